@@ -1,0 +1,77 @@
+"""Short-time spectra and mel bands: the one place that decides windows, padding and scaling."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+
+def stft(waveforms: Tensor, fft_size: int, hop: int, window_size: int | None = None) -> Tensor:
+    """Complex spectrum of waveforms (B, samples): (B, samples // hop + 1, fft_size // 2 + 1).
+
+    Frames are centred on multiples of `hop`, edges reflected, the window a periodic Hann of `window_size`
+    samples (default `fft_size`), nothing scaled. Waveforms too short to reflect are padded with silence,
+    so any length from one sample up is accepted.
+    """
+    samples, half = waveforms.shape[-1], fft_size // 2
+    # Reflection needs more samples than it adds; frames past the waveform's own are cut off again.
+    padded = F.pad(waveforms, (0, max(0, half + 1 - samples)))
+    spectrum = torch.stft(
+        padded,
+        fft_size,
+        hop_length=hop,
+        win_length=window_size or fft_size,
+        window=hann(window_size or fft_size, waveforms.device, waveforms.dtype),
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    return spectrum[..., : samples // hop + 1].transpose(-1, -2)
+
+
+def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: int | None = None) -> Tensor:
+    """Waveforms (B, samples) of a complex spectrum (B, frames, bins); inverse of `stft` with the same sizes.
+
+    Overlapping frames are weighted by the window and divided by the sum of its squares (Griffin and Lim, 1984).
+    The window must reach over at least two hops, so that the samples after the last frame's centre are covered.
+    """
+    return torch.istft(
+        spectrum.transpose(-1, -2),
+        fft_size,
+        hop_length=hop,
+        win_length=window_size or fft_size,
+        window=hann(window_size or fft_size, spectrum.device, spectrum.real.dtype),
+        center=True,
+        length=samples,
+    )
+
+
+def hann(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The periodic Hann window (size,)."""
+    return torch.hann_window(size, periodic=True, device=device, dtype=dtype)
+
+
+def mel_bands(
+    fft_size: int,
+    rate: int,
+    bands: int,
+    lowest_hz: float,
+    highest_hz: float,
+    scale: Literal["slaney", "htk"] = "slaney",
+    normalised: bool = True,
+) -> Tensor:
+    """Triangular filters (bins, bands) from a power or magnitude spectrum to mel bands.
+
+    `normalised` divides each triangle by its width in Hz (Slaney's norm), which makes white noise flat.
+    """
+    return torchaudio.functional.melscale_fbanks(
+        fft_size // 2 + 1,
+        f_min=lowest_hz,
+        f_max=highest_hz,
+        n_mels=bands,
+        sample_rate=rate,
+        norm="slaney" if normalised else None,
+        mel_scale=scale,
+    )
