@@ -1,0 +1,1 @@
+"""Labelled audio: WebDataset shards read into one flat array."""
