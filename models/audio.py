@@ -1,0 +1,107 @@
+"""Waveforms in memory: channels and sampling rates.
+
+Shapes: C channels, n samples. Samples are float32, nominally in [-1, 1].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+# The mean of channels that cancel one another is no picture of what is heard: from this loss on (a power ratio of
+# 6 dB), the loudest channel speaks for all.
+CANCELLATION = 10 ** (-6 / 10)
+
+# soxr's high quality: linear phase, 20 bits, pass band to 0.91 of the lower Nyquist frequency.
+_QUALITY = "HQ"
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A recording in memory: `samples` (C, n) float32 at `rate` Hz."""
+
+    samples: Tensor
+    rate: int
+
+    def __post_init__(self) -> None:
+        if self.samples.ndim != 2 or self.samples.shape[0] == 0:
+            raise ValueError(f"samples must be (channels, n), not {tuple(self.samples.shape)}")
+        if self.samples.dtype != torch.float32:
+            raise ValueError(f"samples must be float32, not {self.samples.dtype}")
+        if self.rate <= 0:
+            raise ValueError(f"rate must be positive, not {self.rate}")
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def frames(self) -> int:
+        return self.samples.shape[1]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.frames / self.rate
+
+    def span(self, start: float, end: float) -> "Waveform":
+        """The part between `start` and `end` in seconds; what lies outside the recording is cut off."""
+        first = max(round(start * self.rate), 0)
+        return Waveform(self.samples[:, first : max(round(end * self.rate), first)], self.rate)
+
+
+def mono(samples: Tensor) -> Tensor:
+    """(C, n) -> (n,): the mean of the channels, or the loudest channel where the mean loses 6 dB or more to it.
+
+    The loss is measured over all n samples together, so a long recording is heard consistently.
+    """
+    if samples.shape[0] == 1:
+        return samples[0]
+    mean = samples.mean(dim=0)
+    powers = samples.double().square().sum(dim=1)
+    loudest = int(powers.argmax())
+    if mean.double().square().sum() <= CANCELLATION * powers[loudest]:
+        return samples[loudest]
+    return mean
+
+
+def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """(C, n) at `from_rate` Hz -> (C, m) at `to_rate` Hz, m = n * to_rate / from_rate rounded, without delay."""
+    return Resampler(from_rate, to_rate, samples.shape[0]).feed(samples, last=True)
+
+
+class Resampler:
+    """Resamples a recording block by block; the blocks together equal the answer for the whole recording.
+
+    Rates are any positive integers in Hz. The output runs behind the input (the filter looks ahead) until the last
+    block, which brings the rest.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self._channels = channels
+        self._from_rate = from_rate
+        self._to_rate = to_rate
+        self._taken = 0
+        self._given = 0
+        self._stream = (
+            None
+            if from_rate == to_rate
+            else soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=_QUALITY)
+        )
+
+    def feed(self, block: Tensor, last: bool = False) -> Tensor:
+        """Takes (C, n), n may be 0, and gives the (C, m) that are ready; nothing may follow a `last` block."""
+        if self._stream is None:
+            return block
+        self._taken += block.shape[1]
+        interleaved = np.ascontiguousarray(block.numpy().T)
+        ready = torch.from_numpy(np.ascontiguousarray(self._stream.resample_chunk(interleaved, last=last).T))
+        self._given += ready.shape[1]
+        if not last:
+            return ready
+        # soxr may round the total length up or down; the length of a recording must not depend on how it was fed.
+        missing = round(self._taken * self._to_rate / self._from_rate) - self._given
+        self._given += missing
+        return torch.nn.functional.pad(ready, (0, missing)) if missing > 0 else ready[:, : ready.shape[1] + missing]
