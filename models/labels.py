@@ -1,0 +1,102 @@
+"""AudioSet's classes and their tree: 527 that detectors answer with, inside an ontology of 632.
+
+Source and licence of the two files: `audioset/ATTRIBUTION.md`.
+"""
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from models.errors import LabelUnknown
+
+CLASSES = 527
+
+_FOLDER = Path(__file__).parent / "audioset"
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class: `mid` is its machine id, `index` its column in a detector's answer (None outside the 527),
+    `path` the names from the root of the ontology down to the class itself."""
+
+    name: str
+    mid: str
+    slug: str
+    path: tuple[str, ...]
+    index: int | None
+
+
+def slug(name: str) -> str:
+    """`Male speech, man speaking` -> `male-speech-man-speaking`; unique among AudioSet's classes."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@cache
+def ontology() -> dict[str, Label]:
+    """All 632 classes by mid, in the ontology's order.
+
+    A class with several parents (a cowbell is a bell, a percussion instrument, and what cattle wear) takes the path
+    of the parent that the ontology names first.
+    """
+    entries = json.loads((_FOLDER / "ontology.json").read_text(encoding="utf-8"))
+    names = {entry["id"]: entry["name"] for entry in entries}
+    parents: dict[str, str] = {}
+    for entry in entries:
+        for child in entry["child_ids"]:
+            parents.setdefault(child, entry["id"])
+    with (_FOLDER / "class_labels_indices.csv").open(encoding="utf-8", newline="") as file:
+        indices = {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
+
+    def path(mid: str) -> tuple[str, ...]:
+        return (*(path(parents[mid]) if mid in parents else ()), names[mid])
+
+    return {mid: Label(name, mid, slug(name), path(mid), indices.get(mid)) for mid, name in names.items()}
+
+
+@cache
+def classes() -> tuple[Label, ...]:
+    """The 527 classes in the order of a detector's columns."""
+    known = [label for label in ontology().values() if label.index is not None]
+    return tuple(sorted(known, key=lambda label: label.index or 0))
+
+
+@cache
+def _by_text() -> dict[str, Label]:
+    """Every text that names exactly one class: mid, name, slug; names win over slugs."""
+    labels = ontology().values()
+    return (
+        {label.slug: label for label in labels}
+        | {label.name.lower(): label for label in labels}
+        | {label.mid: label for label in labels}
+    )
+
+
+def find(text: str) -> Label:
+    """The class with this name (any case), slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
+    wanted = text.strip()
+    label = _by_text().get(wanted) or _by_text().get(wanted.lower())
+    if label is None:
+        names = near(wanted)
+        hint = f" Did you mean {' or '.join(repr(name) for name in names[:3])}?" if names else ""
+        raise LabelUnknown(f"AudioSet has no class named {text!r}.{hint}", near=names)
+    return label
+
+
+def near(text: str, among: Iterable[Label] | None = None, count: int = 5) -> list[str]:
+    """Up to `count` names that `text` may have meant, likeliest first; `among` restricts them."""
+    wanted = text.lower()
+
+    def likeness(label: Label) -> float:
+        # 'Male speech, man speaking' is one class with two names, and either may be the one that was meant.
+        variants = [label.name.lower(), *label.name.lower().split(", ")]
+        whole_word = any(wanted in variant.split() for variant in variants)
+        ratio = max(difflib.SequenceMatcher(None, wanted, variant).ratio() for variant in variants)
+        return ratio + (0.5 if whole_word else 0.0)
+
+    scored = sorted(((likeness(label), label.name) for label in (among or ontology().values())), reverse=True)
+    return [name for score, name in scored[:count] if score >= 0.6]
