@@ -6,8 +6,13 @@ ModelsError
   QueryModelMismatch    a query made by another model
   LabelUnknown          no such class, or one without an embedding
   Cancelled             the caller asked to stop
+  MediaError            about a media file, in or out
+    AudioUndecodable    nothing that can be decoded, or not safely
+    AudioTooLong        longer, or more samples, than is allowed
+    AudioTooWide        more channels than are allowed
+    FormatUnsupported   a format that cannot hold what it should
 
-Media errors live in `media.py`, which must not import torch.
+Nothing here imports torch: the limited child process that decodes must start in a blink.
 """
 
 
@@ -49,3 +54,35 @@ class Cancelled(ModelsError):
     """The caller's `cancelled` callback said stop."""
 
     code = "canceled"
+
+
+class MediaError(ModelsError):
+    """Something is the matter with a media file; `detail` is a sentence for whoever sent it, without paths."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class AudioUndecodable(MediaError):
+    """The file holds no audio stream that can be decoded, or one that changes under way."""
+
+    code = "audio_undecodable"
+
+
+class AudioTooLong(MediaError):
+    """The recording is longer than is allowed, or has more samples."""
+
+    code = "audio_too_long"
+
+
+class AudioTooWide(MediaError):
+    """The recording has more channels than are allowed."""
+
+    code = "audio_too_wide"
+
+
+class FormatUnsupported(MediaError):
+    """The format is unknown, or cannot hold such audio."""
+
+    code = "format_unsupported"

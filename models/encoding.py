@@ -1,0 +1,365 @@
+"""Audio files out: wav and flac keep rate, channels and length to the sample; ogg, mp3, opus and m4a are the
+nearest that their codecs allow. Imports no torch.
+
+Everything but 32-bit float clips above 1. `AudioWriter.quantise` says what a reader of the file will get, so that a
+residual can be made from the stems as they are written.
+"""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, cast
+
+import av
+import numpy as np
+import soundfile
+import soxr
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.format import AudioFormat
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
+from numpy.typing import NDArray
+
+from models.errors import FormatUnsupported
+
+Block = NDArray[np.float32]
+
+# libsndfile's Vorbis encoder keeps what it is given on the stack.
+_VORBIS_BLOCK = 4096
+# RIFF counts bytes in 32 bits.
+_RIFF_BYTES = 2**32 - 1
+
+
+class Format(NamedTuple):
+    """What a file format is and allows. `bit_depths` is empty where the codec has none; `rates` is None where
+    `check_format` decides."""
+
+    extension: str
+    content_type: str
+    bit_depths: tuple[int, ...]
+    default_bit_depth: int | None
+    channels: int
+    rates: tuple[int, ...] | None = None
+
+    @property
+    def lossless(self) -> bool:
+        """Whether rate, channels, length and (at its bit depth) every sample are kept."""
+        return bool(self.bit_depths)
+
+
+_MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+FORMATS: dict[str, Format] = {
+    "wav": Format("wav", "audio/wav", (16, 24, 32), 32, 65535),
+    "flac": Format("flac", "audio/flac", (16, 24), 24, 8),
+    "ogg": Format("ogg", "audio/ogg", (), None, 2),
+    "mp3": Format("mp3", "audio/mpeg", (), None, 2, _MPEG_RATES),
+    "opus": Format("opus", "audio/ogg; codecs=opus", (), None, 2, (48000,)),
+    "m4a": Format("m4a", "audio/mp4", (), None, 2, (*_MPEG_RATES, 64000, 88200, 96000)),
+}
+
+
+def content_type(format: str) -> str:
+    """The media type of a file in `format`. Raises FormatUnsupported for an unknown one."""
+    return _known(format).content_type
+
+
+def check_format(format: str, rate: int, channels: int, bit_depth: int | None = None) -> int:
+    """Whether `format` can hold such audio, asked before work begins. Returns the rate in Hz that the file will have.
+
+    Raises FormatUnsupported: unknown format, a bit depth that it has not, too many channels, a rate that it cannot say.
+    """
+    known = _known(format)
+    if bit_depth is not None and bit_depth not in known.bit_depths:
+        allowed = ", ".join(map(str, known.bit_depths)) or "none can be chosen"
+        raise FormatUnsupported(f"{format} has no bit depth of {bit_depth} ({allowed})")
+    if not 1 <= channels <= known.channels:
+        raise FormatUnsupported(f"{format} holds at most {known.channels} channels, not {channels}")
+    if known.rates:
+        return min(known.rates, key=lambda allowed: abs(allowed - rate))
+    # A FLAC frame says its rate in 16 bits, as Hz or as tens of Hz.
+    if format == "flac" and not (rate <= 65535 or (rate % 10 == 0 and rate <= 655350)):
+        raise FormatUnsupported(f"flac cannot say a sample rate of {rate} Hz; wav can")
+    # libsndfile's Vorbis set-up crashes on rates far outside its tables.
+    if format == "ogg":
+        return min(max(rate, 8000), 192000)
+    return rate
+
+
+def open_writer(path: str | Path, format: str, rate: int, channels: int, bit_depth: int | None = None) -> AudioWriter:
+    """A file in `format` to write blocks to; see AudioWriter. Raises FormatUnsupported as `check_format` does."""
+    file_rate = check_format(format, rate, channels, bit_depth)
+    depth = bit_depth or FORMATS[format].default_bit_depth
+    path = Path(path)
+    match format:
+        case "wav":
+            return WavWriter(path, rate, channels, depth or 32)
+        case "flac":
+            return FlacWriter(path, rate, channels, depth or 24)
+        case "ogg":
+            return VorbisWriter(path, rate, channels, file_rate)
+        case _:
+            return PacketWriter(path, format, rate, channels, file_rate)
+
+
+def _known(format: str) -> Format:
+    if format not in FORMATS:
+        raise FormatUnsupported(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    return FORMATS[format]
+
+
+class AudioWriter:
+    """A file being written, a context manager. A file whose block raised is deleted on the way out.
+
+    `rate` is what blocks come at, `file_rate` what the file has; `frames` counts what was written, at `rate`.
+    """
+
+    bit_depth: int | None = None
+
+    def __init__(self, path: Path, rate: int, channels: int, file_rate: int | None = None) -> None:
+        self.path = path
+        self.rate = rate
+        self.channels = channels
+        self.file_rate = file_rate or rate
+        self.frames = 0
+
+    def write(self, block: Block) -> None:
+        """Appends samples (channels, n), float32, 1 being full scale. Raises ValueError on another shape and on
+        samples that are not finite."""
+        if block.ndim != 2 or block.shape[0] != self.channels:
+            raise ValueError(f"expected ({self.channels}, n) samples, not {block.shape}")
+        if not np.isfinite(block).all():
+            raise ValueError("samples are not finite")
+        self.frames += block.shape[1]
+        self._append(block)
+
+    def quantise(self, block: Block) -> Block:
+        """The samples as a reader of the file gets them: rounded and clipped to integers, clipped to 1 by lossy codecs
+        (whose own error stays unknown), unchanged by 32-bit float."""
+        if self.bit_depth is None:
+            return np.clip(block, -1.0, 1.0, dtype=np.float32)
+        return (_integers(block, self.bit_depth) * np.float32(2.0 ** (1 - self.bit_depth))).astype(np.float32)
+
+    def close(self) -> None:
+        """Finishes the file."""
+        raise NotImplementedError
+
+    def _append(self, block: Block) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            self.path.unlink(missing_ok=True)
+            if kind is None:
+                raise
+        if kind is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
+    # In float32 scaling by a power of two and rounding are both exact, and 24-bit integers fit its mantissa.
+    full = np.float32(2.0 ** (bit_depth - 1))
+    return np.clip(np.rint(block.astype(np.float32) * full), -full, full - 1)
+
+
+class WavWriter(AudioWriter):
+    """RIFF WAVE of 16- or 24-bit integers or 32-bit floats; RF64 (EBU Tech 3306) once it outgrows `riff_bytes`."""
+
+    def __init__(self, path: Path, rate: int, channels: int, bit_depth: int, riff_bytes: int = _RIFF_BYTES) -> None:
+        super().__init__(path, rate, channels)
+        self.bit_depth = bit_depth
+        self._riff_bytes = riff_bytes
+        self._bytes = 0
+        self._file: BinaryIO = path.open("wb")
+        self._file.write(self._header())
+
+    def quantise(self, block: Block) -> Block:
+        return block if self.bit_depth == 32 else super().quantise(block)
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        try:
+            if self._bytes % 2:
+                self._file.write(b"\0")
+            self._file.seek(0)
+            self._file.write(self._header())
+        finally:
+            self._file.close()
+
+    def _append(self, block: Block) -> None:
+        if self.bit_depth == 32:
+            samples = np.ascontiguousarray(block.T, dtype="<f4").tobytes()
+        elif self.bit_depth == 16:
+            samples = _integers(block, 16).T.astype("<i2").tobytes()
+        else:
+            wide = np.ascontiguousarray(_integers(block, 24).T.astype("<i4"))
+            samples = wide.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        self._file.write(samples)
+        self._bytes += len(samples)
+
+    def _header(self) -> bytes:
+        depth = self.bit_depth or 32
+        frame = self.channels * depth // 8
+        tag = 3 if depth == 32 else 1
+        layout = struct.pack("<HHIIHH", tag, self.channels, self.rate, self.rate * frame, frame, depth)
+        chunks = b"fmt " + struct.pack("<I", len(layout)) + layout
+        # "WAVE", the 36 bytes kept for ds64, these chunks, the fact chunk and the data chunk's own header.
+        whole = 4 + 36 + len(chunks) + 12 + 8 + self._bytes + self._bytes % 2
+        if whole <= self._riff_bytes:
+            start = b"RIFF" + struct.pack("<I", whole) + b"WAVE" + b"JUNK" + struct.pack("<I", 28) + bytes(28)
+            counts = (self.frames, self._bytes)
+        else:
+            sizes = struct.pack("<QQQI", whole, self._bytes, self.frames, 0)
+            start = b"RF64" + struct.pack("<I", 0xFFFFFFFF) + b"WAVE" + b"ds64" + struct.pack("<I", 28) + sizes
+            counts = (0xFFFFFFFF, 0xFFFFFFFF)
+        return start + chunks + b"fact" + struct.pack("<II", 4, counts[0]) + b"data" + struct.pack("<I", counts[1])
+
+
+class FlacWriter(AudioWriter):
+    """FLAC of 16 or 24 bits."""
+
+    def __init__(self, path: Path, rate: int, channels: int, bit_depth: int) -> None:
+        super().__init__(path, rate, channels)
+        self.bit_depth = bit_depth
+        self._file = soundfile.SoundFile(path, "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, block: Block) -> None:
+        if self.bit_depth == 16:
+            self._file.write(_integers(block, 16).T.astype(np.int16))
+        else:
+            # libsndfile takes integers at the top of 32 bits.
+            self._file.write(_integers(block, 24).T.astype(np.int32) << 8)
+
+
+class ResamplingWriter(AudioWriter):
+    """A writer whose codec may want another rate: blocks are resampled as they come, and the file holds
+    round(frames x file_rate / rate) samples."""
+
+    def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
+        super().__init__(path, rate, channels, file_rate)
+        self._resampler = (
+            None if rate == file_rate else soxr.ResampleStream(rate, file_rate, channels, dtype="float32", quality="HQ")
+        )
+        self._encoded = 0
+
+    def _append(self, block: Block, last: bool = False) -> None:
+        block = np.clip(block, -1.0, 1.0, dtype=np.float32)
+        if self._resampler is not None:
+            block = self._resampler.resample_chunk(np.ascontiguousarray(block.T), last=last).T
+            # The resampler may end a sample early or late.
+            whole = round(Fraction(self.frames * self.file_rate, self.rate)) if last else 2**62
+            block = block[:, : max(whole - self._encoded, 0)]
+            if last and self._encoded + block.shape[1] < whole:
+                block = np.pad(block, ((0, 0), (0, whole - self._encoded - block.shape[1])))
+        self._encoded += block.shape[1]
+        if block.shape[1]:
+            self._encode(block)
+
+    def _drain(self) -> None:
+        if self._resampler is not None:
+            self._append(np.zeros((self.channels, 0), np.float32), last=True)
+
+    def _encode(self, block: Block) -> None:
+        raise NotImplementedError
+
+
+class VorbisWriter(ResamplingWriter):
+    """Ogg Vorbis, by libsndfile: PyAV's wheel has no libvorbis."""
+
+    def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
+        super().__init__(path, rate, channels, file_rate)
+        self._file = soundfile.SoundFile(path, "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4)
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        self._drain()
+        self._file.close()
+
+    def _encode(self, block: Block) -> None:
+        samples = np.ascontiguousarray(block.T)
+        for start in range(0, len(samples), _VORBIS_BLOCK):
+            self._file.write(samples[start : start + _VORBIS_BLOCK])
+
+
+class _Packets(NamedTuple):
+    """How FFmpeg is asked for a format: muxer and its options, codec, sample format."""
+
+    muxer: str
+    options: dict[str, str]
+    codec: str
+    samples: str
+
+
+_PACKETS = {
+    "mp3": _Packets("mp3", {}, "libmp3lame", "fltp"),
+    "opus": _Packets("ogg", {}, "libopus", "flt"),
+    "m4a": _Packets("ipod", {"movflags": "+faststart"}, "aac", "fltp"),
+}
+
+
+class PacketWriter(ResamplingWriter):
+    """mp3, opus and m4a, by FFmpeg. All three containers say where encoder delay and padding are."""
+
+    def __init__(self, path: Path, format: str, rate: int, channels: int, file_rate: int) -> None:
+        super().__init__(path, rate, channels, file_rate)
+        packets = _PACKETS[format]
+        options = dict(packets.options)
+        if format == "m4a":
+            # The edit list counts in units of the movie: milliseconds, the default, cut or keep up to 22 samples.
+            options["movie_timescale"] = str(file_rate)
+        self._layout = "mono" if channels == 1 else "stereo"
+        self._samples = packets.samples
+        self._container = av.open(f"file:{path.absolute()}", "w", format=packets.muxer, container_options=options)
+        self._stream = cast(AudioStream, self._container.add_stream(packets.codec, rate=file_rate))
+        codec = cast(AudioCodecContext, self._stream.codec_context)
+        codec.layout, codec.format = AudioLayout(self._layout), AudioFormat(packets.samples)
+        # 96 kbit/s a channel, less where low rates have less to say (and MPEG 2.5 allows no more).
+        codec.bit_rate = channels * min(96_000, 4 * file_rate)
+        codec.open()
+        self._frame = codec.frame_size or 1024
+        self._pending = np.zeros((channels, 0), np.float32)
+        self._sent = 0
+        self._closed = False
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._drain()
+            if self._pending.shape[1] or not self._sent:
+                self._send(self._pending)
+            self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def _encode(self, block: Block) -> None:
+        self._pending = np.concatenate([self._pending, block], axis=1)
+        whole = self._pending.shape[1] - self._pending.shape[1] % self._frame
+        for start in range(0, whole, self._frame):
+            self._send(self._pending[:, start : start + self._frame])
+        self._pending = self._pending[:, whole:]
+
+    def _send(self, block: Block) -> None:
+        if not block.shape[1]:
+            return
+        planes = block if self._samples == "fltp" else block.T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes), format=self._samples, layout=self._layout)
+        frame.sample_rate = self.file_rate
+        frame.pts, frame.time_base = self._sent, Fraction(1, self.file_rate)
+        self._sent += block.shape[1]
+        self._container.mux(self._stream.encode(frame))
