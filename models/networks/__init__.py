@@ -31,6 +31,10 @@ class Detector(Protocol):
 
     def __call__(self, waveforms: Tensor) -> DetectorOutput: ...
 
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Windows of a query recording (B, T) -> (B, D)."""
+        ...
+
 
 class Separator(Protocol):
     """Masks the spectrogram of a mixture for one query.

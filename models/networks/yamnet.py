@@ -65,9 +65,7 @@ class Yamnet(nn.Module):
         self.depthwise = nn.ModuleList(
             nn.Conv2d(c, c, 3, stride=stride, groups=c) for c, (stride, _) in zip(channels, BLOCKS, strict=False)
         )
-        self.pointwise = nn.ModuleList(
-            nn.Conv2d(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False)
-        )
+        self.pointwise = nn.ModuleList(nn.Conv2d(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False))
         self.classes = nn.Linear(channels[-1], len(class_indices))
         self.register_buffer("class_indices", torch.tensor(class_indices), persistent=False)
         self.register_buffer("mel", htk_mel_matrix(), persistent=False)
@@ -142,7 +140,7 @@ class Yamnet(nn.Module):
 
 
 def pad_end(x: Tensor, stride: int) -> Tensor:
-    """"Same" padding of a 3x3 convolution, the odd element at the end (bottom, right)."""
+    """ "Same" padding of a 3x3 convolution, the odd element at the end (bottom, right)."""
     if stride == 1:
         return F.pad(x, (1, 1, 1, 1))
     height, width = x.shape[-2:]

@@ -1,0 +1,206 @@
+"""The default preset's separator: a residual U-Net over log-spaced bands, conditioned by FiLM, with a recurrent
+bottleneck that also gets what the ear hears in the mixture.
+
+FiLM: Perez et al. (arXiv 1709.07871). The mask is predicted in bands (one FFT bin each below 1 kHz, about a
+quarter tone above) every 10 ms and spread back to the FFT's bins: resolution is not what limits a model of this size,
+and bands cost a fifth of bins.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import spectrum
+from models.networks.yamnet import Yamnet
+
+STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own step
+EAR_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
+ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
+QUIETEST = 1e-5  # RMS below which nothing is amplified any further
+
+
+class FilmBlock(nn.Module):
+    """x + conv(relu(film(norm(conv(relu(x)))))); the norm's scale and shift are FiLM's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        nn.init.zeros_(self.conv2.weight)  # every block begins as the identity
+
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        scale, shift = film[:, :, None, None].chunk(2, dim=1)
+        hidden = self.norm(self.conv1(F.relu(x)))
+        return x + self.conv2(F.relu(torch.addcmul(shift, hidden, 1 + scale)))
+
+
+class ResUNet(nn.Module):
+    """Mixture and query to a real mask between 0 and 1.
+
+    ear: the detector, frozen; it is shared, not a part of this module's state.
+    channels, blocks: a level of the U-Net each, from the finest (two bands x 20 ms) down.
+    """
+
+    rate = 32_000
+    fft_size = 1024
+    window_size = 800  # the ear's 25 ms, so that one spectrum serves both
+    hop = 320
+
+    def __init__(
+        self,
+        ear: Yamnet,
+        bands: int = 128,
+        channels: tuple[int, ...] = (32, 64, 128, 256),
+        blocks: tuple[int, ...] = (1, 2, 2, 1),
+        code: int = 128,
+        recurrent: int = 128,
+    ) -> None:
+        super().__init__()
+        self.__dict__["ear"] = ear  # not registered: its weights are the detector's
+        self.query_size = ear.embedding_size
+        levels = len(channels)
+        rows = bands // 2**levels
+        to_bands, to_bins = band_matrices(self.fft_size // 2 + 1, bands)
+        self.register_buffer("to_bands", to_bands, persistent=False)
+        self.register_buffer("to_bins", to_bins, persistent=False)
+
+        self.stem = nn.Conv2d(1, channels[0], 3, stride=2, padding=1)
+        self.position = nn.Parameter(torch.zeros(channels[0], 1, bands // 2))
+        self.encoder = nn.ModuleList(
+            nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
+        )
+        self.down = nn.ModuleList(
+            nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.Conv2d(deep, shallow, 1) for shallow, deep in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
+        )
+        self.head = nn.Conv2d(channels[0], 4, 1)
+
+        self.ear_in = nn.Conv2d(ear.map_channels, code, 1)
+        self.ear_mix = nn.Conv2d(2 * code, channels[-1], 1)
+        bottom = channels[-1] * rows
+        self.recurrent_in = nn.Linear(bottom + 1, 2 * recurrent)
+        self.recurrent = nn.GRU(2 * recurrent, recurrent, batch_first=True, bidirectional=True)
+        self.recurrent_out = nn.Linear(2 * recurrent, bottom)
+
+        widths = [width for width, count in zip(channels, blocks, strict=True) for _ in range(count)]
+        self.film_sizes = [2 * width for width in widths + widths[::-1]]
+        self.query_in = nn.Linear(self.query_size, 2 * code)
+        self.query_norm = nn.LayerNorm(2 * code)
+        self.query_ear = nn.Linear(2 * code, code)
+        self.query_film = nn.Linear(2 * code, sum(self.film_sizes))
+        nn.init.normal_(self.query_film.weight, std=0.02)
+        nn.init.zeros_(self.query_film.bias)
+        nn.init.zeros_(self.recurrent_out.weight)
+
+    def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
+        """(B, T) at 32 kHz, (B, D) -> (B, T)."""
+        mixture = self.spectrum(mixtures)
+        mask = self.mask(mixture.abs(), self.condition(queries))
+        return self.waveform(mixture * mask, mixtures.shape[-1])
+
+    def spectrum(self, waveforms: Tensor) -> Tensor:
+        """(B, T) -> complex (B, frames, 513)."""
+        return spectrum.stft(waveforms, self.fft_size, self.hop, self.window_size)
+
+    def waveform(self, masked: Tensor, samples: int) -> Tensor:
+        """Complex (B, frames, 513) -> (B, samples)."""
+        return spectrum.istft(masked, self.fft_size, self.hop, samples, self.window_size)
+
+    def condition(self, queries: Tensor) -> Tensor:
+        """(B, D) -> (B, K): direction of the query, code for the ear's map, scales and shifts of the blocks."""
+        root = queries.clamp(min=0).sqrt()  # tames the few large values of a ReLU embedding
+        code = F.relu(self.query_norm(self.query_in(root)))
+        return torch.cat([F.normalize(root, dim=1), self.query_ear(code), self.query_film(code)], dim=1)
+
+    def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        """(B, frames, 513), (B, K) -> (B, frames, 513) between 0 and 1."""
+        return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, 512, T / 16, 4) and its
+        embeddings in time (B, T / 16, D); frames are padded to whole columns."""
+        frames = magnitude.shape[1]
+        magnitude = F.pad(magnitude, (0, 0, 0, -frames % (2 * STRIDE)))
+        power = magnitude.square()
+        loudness = power.mean(2)
+        active = loudness >= ACTIVE * loudness.amax(1, keepdim=True)
+        level = ((loudness * active).sum(1) / active.sum(1)).sqrt()
+        # The mean power of a bin is the waveform's mean square times the energy of the window, 3/8 of its length.
+        rms = (level / (0.375 * self.window_size) ** 0.5).clamp(min=QUIETEST)
+        bands = (power / rms.square()[:, None, None]) @ self.to_bands
+        log_bands = torch.log10(bands + 1e-2).unsqueeze(1)
+        with torch.no_grad():
+            heard = magnitude[..., : self.ear.mel.shape[0]] * (EAR_LEVEL / self.ear.scale / rms)[:, None, None]
+            ear_map = self.ear.map(self.ear.log_mel_of_magnitude(heard))
+            embeddings = self.ear.deep(ear_map).float().mean(3).clamp(min=0).sqrt()
+            embeddings = F.normalize(embeddings, dim=1).repeat_interleave(2, dim=2).transpose(1, 2)
+            ear_map = torch.log1p(ear_map)
+        return log_bands, ear_map, embeddings
+
+    def predict(self, log_bands: Tensor, ear_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
+        """What `listen` heard and the condition (B, K) -> mask (B, frames, 513)."""
+        direction, ear_code, film = condition.split(
+            [self.query_size, self.ear_in.out_channels, sum(self.film_sizes)], dim=1
+        )
+        films = list(film.split(self.film_sizes, dim=1))
+        x = self.stem(log_bands)
+        x = x + self.position.to(x.dtype)
+        skips = []
+        for level, level_blocks in enumerate(self.encoder):
+            for block in level_blocks:
+                x = block(x, films.pop(0))
+            if level < len(self.down):
+                skips.append(x)
+                x = self.down[level](x)
+        x = self._bottom(x, ear_map, embeddings, direction, ear_code)
+        for level in reversed(range(len(self.decoder))):
+            if level < len(self.up):
+                x = F.interpolate(self.up[level](x), scale_factor=2.0) + skips[level]
+            for block in self.decoder[level]:
+                x = block(x, films.pop(0))
+        logits = F.pixel_shuffle(self.head(F.relu(x)), 2).squeeze(1)
+        return torch.sigmoid(logits.float()) @ self.to_bins
+
+    def _bottom(self, x: Tensor, ear_map: Tensor, embeddings: Tensor, direction: Tensor, ear_code: Tensor) -> Tensor:
+        heard = self.ear_in(ear_map)
+        heard = self.ear_mix(torch.cat([heard, heard * ear_code[:, :, None, None]], dim=1))
+        x = x + F.interpolate(heard, size=x.shape[2:])
+        likeness = embeddings @ direction.unsqueeze(2)  # (B, columns, 1): cosine of the query and each moment
+        columns = x.permute(0, 2, 1, 3).flatten(2)
+        hidden = F.relu(self.recurrent_in(torch.cat([columns, likeness.to(columns.dtype)], dim=2)))
+        with torch.autocast(x.device.type, enabled=False):
+            hidden, _ = self.recurrent(hidden.float())
+        update = self.recurrent_out(hidden).unflatten(2, (x.shape[1], x.shape[3]))
+        return x + update.permute(0, 2, 1, 3).to(x.dtype)
+
+
+def band_matrices(bins: int, bands: int) -> tuple[Tensor, Tensor]:
+    """Bins to bands (bins, bands), a weighted mean, and back (bands, bins), linear interpolation between centres.
+
+    Centres are one bin apart at the bottom and a constant ratio apart above.
+    """
+
+    def centres(ratio: float) -> list[float]:
+        places = [1.0]
+        while len(places) < bands:
+            places.append(max(places[-1] + 1, places[-1] * ratio))
+        return places
+
+    low, high = 1.0, 2.0
+    for _ in range(60):  # bisection: the last centre grows with the ratio
+        middle = (low + high) / 2
+        low, high = (middle, high) if centres(middle)[-1] < bins - 1 else (low, middle)
+    places = torch.tensor(centres(high), dtype=torch.float64)
+    position = torch.arange(bins, dtype=torch.float64).clamp(places[0], places[-1])
+    right = torch.searchsorted(places, position).clamp(1, bands - 1)
+    weight = (position - places[right - 1]) / (places[right] - places[right - 1])
+    back = torch.zeros(bands, bins, dtype=torch.float64)
+    back[right, torch.arange(bins)] = weight
+    back[right - 1, torch.arange(bins)] += 1 - weight
+    return (back / back.sum(1, keepdim=True)).T.float().contiguous(), back.float()

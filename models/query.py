@@ -1,0 +1,156 @@
+"""The latent embedding processor: recordings of a sound -> one query embedding.
+
+Chen et al. (AAAI 2022): recordings are cut into windows, windows without sound are left out, the embeddings of the
+rest are averaged within a recording and then over recordings. What counts as silence, and at which level the ear
+hears, belongs to the model: `QueryRules`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.errors import QueryModelMismatch, SilentQuery
+
+SHORTEST_SECONDS = 0.1
+INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound
+BATCH = 16  # windows the ear hears at once
+
+
+class Embedder(Protocol):
+    """A detector, as far as queries need it."""
+
+    rate: int
+    embedding_size: int
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Windows (B, T) -> (B, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class QueryRules:
+    """How a model makes queries.
+
+    window_seconds, hop_seconds: windows of a recording, the rest dropped unless the recording is shorter than one.
+    least_energy: sum(x^2) that a window must exceed (the paper's absolute threshold), or None.
+    range_db: windows this far below the loudest one are left out, or None.
+    level: RMS to which a recording's kept windows are brought, or None.
+    """
+
+    window_seconds: float = 2.0
+    hop_seconds: float = 2.0
+    least_energy: float | None = 0.1
+    range_db: float | None = None
+    level: float | None = None
+
+
+PAPER_RULES = QueryRules()
+BASE_RULES = QueryRules(window_seconds=0.96, hop_seconds=0.48, least_energy=None, range_db=15.0, level=10 ** (-22 / 20))
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: `vector` (D,), and how well the examples agreed on it.
+
+    coherence: mean cosine of the examples' windows to their mean, 0 to 1; seconds_used: of sound, silence left out.
+    """
+
+    vector: Tensor
+    model: str
+    coherence: float = 1.0
+    seconds_used: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    def without(self, other: "Query") -> "Query":
+        """The negative query: this one with its part along `other` taken away. Raises QueryModelMismatch."""
+        require_model(other, self.model)
+        direction = F.normalize(other.vector, dim=0)
+        remainder = self.vector - (self.vector @ direction) * direction
+        return replace(self, vector=remainder)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file that `load` reads."""
+        details = {
+            "model": self.model,
+            "coherence": repr(self.coherence),
+            "seconds_used": repr(self.seconds_used),
+        }
+        save_file({"query": self.vector.contiguous()}, path, metadata=details)
+
+    @staticmethod
+    def load(path: Path, model: str | None = None) -> "Query":
+        """Read a saved query. Raises QueryModelMismatch if it is no query or another model's than `model`."""
+        try:
+            with safe_open(path, "pt") as file:
+                details, vector = file.metadata() or {}, file.get_tensor("query").float()
+            query = Query(vector, details["model"], float(details["coherence"]), float(details["seconds_used"]))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise QueryModelMismatch(f"{path.name} is not a saved query: make one with `embed`") from error
+        if model is not None:
+            require_model(query, model)
+        return query
+
+
+def require_model(query: Query, model: str) -> None:
+    """Raise QueryModelMismatch unless `query` was made by `model`."""
+    if query.model != model:
+        raise QueryModelMismatch(f"the query was made by model {query.model}, not by {model}: embed the example again")
+
+
+class Windows(NamedTuple):
+    """Kept windows of one recording: (N, T), and how many seconds of sound they cover."""
+
+    waveforms: Tensor
+    seconds: float
+
+
+def embed(embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str) -> Query:
+    """One query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
+
+    Raises SilentQuery if a recording is too short or holds no sound.
+    """
+    means, all_windows, seconds = [], [], 0.0
+    for number, recording in enumerate(recordings, 1):
+        windows = cut(recording, embedder.rate, rules, f"example {number}" if len(recordings) > 1 else "the example")
+        embeddings = torch.cat([embedder.embed(batch) for batch in windows.waveforms.split(BATCH)])
+        means.append(embeddings.mean(0))
+        all_windows.append(embeddings)
+        seconds += windows.seconds
+    vector = torch.stack(means).mean(0)
+    coherence = F.cosine_similarity(torch.cat(all_windows), vector[None], dim=1).mean().clamp(0, 1).item()
+    warnings = []
+    if coherence < INCOHERENT:
+        warnings.append(
+            f"The examples hardly agree (coherence {coherence:.2f}): one or two clean seconds of the same sound "
+            "separate better than many different ones."
+        )
+    return Query(vector.cpu(), model, coherence, seconds, warnings)
+
+
+def cut(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> Windows:
+    """The windows of a mono recording (n,) that hold sound. Raises SilentQuery if there are none."""
+    if len(recording) < SHORTEST_SECONDS * rate:
+        raise SilentQuery(f"{name} lasts {len(recording) / rate:.3f} s: at least {SHORTEST_SECONDS} s are needed")
+    size, hop = (round(seconds * rate) for seconds in (rules.window_seconds, rules.hop_seconds))
+    sounding = min(size, len(recording))
+    padded = F.pad(recording, (0, max(0, size - len(recording))))
+    windows = padded.unfold(0, size, hop)
+    energy = windows.square().sum(1)
+    kept = energy > (0.0 if rules.least_energy is None else rules.least_energy)
+    if rules.range_db is not None:
+        kept &= energy >= energy.max() * 10 ** (-rules.range_db / 10)
+    if not kept.any():
+        raise SilentQuery(f"{name} is silent: choose a part in which the sound is heard")
+    windows = windows[kept]
+    if rules.level is not None:
+        rms = (energy[kept].sum() / (len(windows) * sounding)).sqrt()
+        windows = windows * (rules.level / rms)
+    covered = min(len(recording), len(windows) * hop + size - hop)
+    return Windows(windows, covered / rate)
