@@ -66,12 +66,13 @@ def mel_bands(
 
     `normalised` divides each triangle by its width in Hz (Slaney's norm), which makes white noise flat.
     """
-    return torchaudio.functional.melscale_fbanks(
-        fft_size // 2 + 1,
-        f_min=lowest_hz,
-        f_max=highest_hz,
-        n_mels=bands,
-        sample_rate=rate,
-        norm="slaney" if normalised else None,
-        mel_scale=scale,
-    )
+    with torch.device("cpu"):  # a constant: needed by networks built on the meta device too
+        return torchaudio.functional.melscale_fbanks(
+            fft_size // 2 + 1,
+            f_min=lowest_hz,
+            f_max=highest_hz,
+            n_mels=bands,
+            sample_rate=rate,
+            norm="slaney" if normalised else None,
+            mel_scale=scale,
+        )

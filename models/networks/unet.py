@@ -1,0 +1,152 @@
+"""The paper's separator: a U-Net on magnitude spectrograms, conditioned on a query.
+
+Chen et al., "Zero-shot Audio Source Separation through Query-based Learning from Weakly-labeled Data", AAAI 2022,
+after Kong et al., "Source Separation with Weakly Labelled Data", ICASSP 2020.
+
+Letters in shapes: B mixtures, T samples, C channels of a level, D query, K conditioning values. Images are
+(B, C, frames, bins).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.spectrum import istft, stft
+
+NORM_MOMENTUM = 0.01  # of all batch norms, as published
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """What fixes the shape of a `UNet`; the defaults are the paper's."""
+
+    rate: int = 32_000  # Hz
+    fft_size: int = 2048
+    hop: int = 320  # samples; 10 ms
+    query_size: int = 2048
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)  # of the levels; the centre has twice the last
+
+
+class UNet(nn.Module):
+    """Estimates a mask of 0 to 1 for each time-frequency bin of a mixture, for one query.
+
+    Every convolution block is told what to look for by adding a linear function of the query to its channels.
+    """
+
+    def __init__(self, hyper: HyperParameters | None = None) -> None:
+        super().__init__()
+        hyper = hyper or HyperParameters()
+        self.hyper = hyper
+        self.rate, self.query_size = hyper.rate, hyper.query_size
+        self.fft_size, self.hop = hyper.fft_size, hyper.hop
+        channels, size = hyper.channels, hyper.query_size
+        if (hyper.fft_size // 2) % (1 << len(channels)):
+            raise ValueError(f"{hyper.fft_size // 2} bins cannot be halved {len(channels)} times")
+
+        self.bin_norm = nn.BatchNorm1d(hyper.fft_size // 2 + 1, momentum=NORM_MOMENTUM)
+        self.encoder = nn.ModuleList(
+            ConvBlock(before, after, size) for before, after in zip((1, *channels), channels, strict=False)
+        )
+        self.centre = ConvBlock(channels[-1], 2 * channels[-1], size)
+        upwards = channels[::-1]
+        self.decoder = nn.ModuleList(
+            UpBlock(before, after, size) for before, after in zip((2 * upwards[0], *upwards), upwards, strict=False)
+        )
+        self.last = ConvBlock(channels[0], channels[0], size)
+        self.logits = nn.Conv2d(channels[0], 1, 1)
+
+    def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
+        """Mixtures (B, T) and queries (B, D) to estimates (B, T), with the mixture's phase."""
+        spectrum = self.spectrum(mixtures)
+        mask = self.mask(spectrum.abs(), self.condition(queries))
+        return self.waveform(mask * spectrum, mixtures.shape[-1])
+
+    def condition(self, queries: Tensor) -> Tensor:
+        """Queries (B, D) to the values that each block adds to its channels, side by side: (B, K)."""
+        return torch.cat([layer(queries) for layer in self.shift_layers()], dim=-1)
+
+    def spectrum(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B, T) to a complex spectrum (B, frames, bins)."""
+        return stft(waveforms, self.fft_size, self.hop)
+
+    def waveform(self, spectrum: Tensor, samples: int) -> Tensor:
+        """Complex spectrum (B, frames, bins) to waveforms (B, samples)."""
+        return istft(spectrum, self.fft_size, self.hop, samples)
+
+    def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        """Magnitude (B, frames, bins) and condition (B, K) to a mask (B, frames, bins) from 0 to 1, float32.
+
+        The highest bin has no place in the halving grid; its mask is 0.5, as published.
+        """
+        sizes = [layer.out_features for layer in self.shift_layers()]
+        shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
+        frames = magnitude.shape[1]
+        image = self.bin_norm(magnitude.transpose(1, 2)).transpose(1, 2)[:, None, :, :-1]
+        image = F.pad(image, (0, 0, 0, -frames % (1 << len(self.encoder))))
+
+        skips = []
+        for block in self.encoder:
+            skips.append(block(image, shifts) if skips else in_float32(block, (image,), shifts))
+            image = F.avg_pool2d(skips[-1], 2)
+        image = self.centre(image, shifts)
+        for block in self.decoder:
+            images = (image, skips.pop())
+            image = block(*images, shifts) if skips else in_float32(block, images, shifts)
+        image = in_float32(self.last, (image,), shifts)
+        with torch.autocast(image.device.type, enabled=False):
+            logits = self.logits(image).squeeze(1)
+        return F.pad(logits[:, :frames], (0, 1)).sigmoid()
+
+    def shift_layers(self) -> list[nn.Linear]:
+        """The linear layers that see the query, in the order of their blocks, in which `mask` uses their answers."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)]
+
+
+class ConvBlock(nn.Module):
+    """Twice: 3 x 3 convolution, batch norm, ReLU, plus the query's shift."""
+
+    def __init__(self, before: int, after: int, query_size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(after, momentum=NORM_MOMENTUM)
+        self.shift1 = nn.Linear(query_size, after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after, momentum=NORM_MOMENTUM)
+        self.shift2 = nn.Linear(query_size, after)
+
+    def forward(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        image = shifted(self.norm1(self.conv1(image)), shifts)
+        return shifted(self.norm2(self.conv2(image)), shifts)
+
+
+class UpBlock(nn.Module):
+    """Twice the frames and bins by a transposed convolution, then a block over it and the encoder's image beside it."""
+
+    def __init__(self, before: int, after: int, query_size: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(before, after, 3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(after, momentum=NORM_MOMENTUM)
+        self.shift = nn.Linear(query_size, after)
+        self.block = ConvBlock(2 * after, after, query_size)
+
+    def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        image = shifted(self.norm(self.up(image)), shifts)
+        return self.block(torch.cat([image[:, :, :-1, :-1], skip], dim=1), shifts)
+
+
+def shifted(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+    """What every convolution ends with."""
+    return image.relu() + next(shifts).to(image.dtype)
+
+
+def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """The block's answer in float32, even under autocast.
+
+    Blocks at full resolution decide the estimate's noise: with them in bfloat16 it lies 23 dB below the exact
+    answer, without 42 dB.
+    """
+    with torch.autocast(images[0].device.type, enabled=False):
+        return block(*(image.float() for image in images), shifts)
