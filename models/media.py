@@ -179,7 +179,9 @@ class AudioReader:
         if first is None:
             raise AudioUndecodable("the file holds no audio that can be decoded")
         self._first = first
-        self.info = MediaInfo(container.split(",")[0], codec.name, self.rate, self.channels, None, whole)
+        self.info = MediaInfo(
+            container.split(",")[0], codec.codec.canonical_name, self.rate, self.channels, None, whole
+        )
         self._limits.check(self.rate, self.channels, None if container in ("mp3", "aac") else whole)
         # Only mp4's edit list leaves the cut at the end to the reader: FFmpeg makes the others itself.
         self._cut = None
