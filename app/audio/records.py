@@ -1,0 +1,113 @@
+"""Uploads' records in Redis. Workers read them too; the bytes are in the store under `audio/ID`."""
+
+import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+from redis.exceptions import WatchError
+
+from app.errors import AudioInUse, NotFound
+from app.leftovers import Leftovers
+from app.settings import Settings
+
+SCHEMA = 1
+_EXPIRY = "earmark:audio:expiry"
+
+
+class Audio(BaseModel):
+    """One upload: its bytes' size and digest, and what the probe found. Times are seconds since 1970."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: int = SCHEMA
+    id: str
+    filename: str | None
+    bytes: int
+    sha256: str
+    content_type: str
+    container: str
+    codec: str
+    duration: float | None  # seconds; None where the headers do not say
+    sample_rate: int  # hertz
+    channels: int
+    created_at: float
+    expires_at: float
+
+
+def audio_key(audio_id: str) -> str:
+    """The Redis key of an upload's record."""
+    return f"earmark:audio:{audio_id}"
+
+
+def users_key(audio_id: str) -> str:
+    """The Redis key of the set of unfinished jobs that need the upload."""
+    return f"earmark:audio:{audio_id}:jobs"
+
+
+def store_key(audio_id: str) -> str:
+    """Where the upload's bytes are in the store."""
+    return f"audio/{audio_id}"
+
+
+class AudioRecords:
+    """All uploads of one deployment."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._leftovers = Leftovers(redis)
+
+    def begin(self, audio_id: str) -> None:
+        """Note that bytes are about to be written; they are swept unless `create` follows within the upload's time."""
+        self._leftovers.add(None, store_key(audio_id), time.time() + 2 * self._settings.upload_timeout)
+
+    def create(self, audio: Audio) -> None:
+        """Make a stored upload known."""
+        with self._redis.pipeline() as pipe:
+            pipe.set(audio_key(audio.id), audio.model_dump_json())
+            pipe.zadd(_EXPIRY, {audio.id: audio.expires_at})
+            self._leftovers.settle(pipe, store_key(audio.id))
+            pipe.execute()
+
+    def abandon(self, audio_id: str) -> None:
+        """The bytes of an upload that failed have been deleted."""
+        self._leftovers.settle(None, store_key(audio_id))
+
+    def get(self, audio_id: str) -> Audio:
+        """The record; raises `NotFound`."""
+        document = self._redis.get(audio_key(audio_id))
+        if document is None:
+            raise NotFound("There is no such audio.")
+        return Audio.model_validate_json(document)
+
+    def delete(self, audio_id: str) -> None:
+        """Take the record away; the caller then deletes the bytes and calls `abandon`.
+
+        Raises `NotFound`, and `AudioInUse` while a job that waits or runs needs it.
+        """
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(audio_key(audio_id), users_key(audio_id))
+                    if not pipe.exists(audio_key(audio_id)):
+                        raise NotFound("There is no such audio.")
+                    if pipe.scard(users_key(audio_id)):
+                        raise AudioInUse("A job that waits or runs needs this audio.")
+                    pipe.multi()
+                    pipe.delete(audio_key(audio_id))
+                    pipe.zrem(_EXPIRY, audio_id)
+                    self._leftovers.add(pipe, store_key(audio_id), time.time())
+                    pipe.execute()
+                    return
+                except WatchError:
+                    continue
+
+    def postpone(self, audio_id: str, seconds: float) -> None:
+        """Look at an expired upload again later: it is in use."""
+        self._redis.zadd(_EXPIRY, {audio_id: time.time() + seconds}, xx=True)
+
+    def expired(self, limit: int = 100) -> list[str]:
+        """Ids of uploads whose time is over, the oldest first; some may still be in use."""
+        found: Any = self._redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
+        return [member.decode() for member in found]

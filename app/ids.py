@@ -1,0 +1,27 @@
+"""Names for things: a prefix and a ULID, which sorts by the time it was made (github.com/ulid/spec)."""
+
+import re
+import secrets
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32
+AUDIO = "aud"
+SEPARATION = "sep"
+DETECTION = "det"
+QUERY = "qry"
+
+
+def new_id(prefix: str) -> str:
+    """A new id: `prefix_` and 26 characters, 48 bits of milliseconds and 80 random ones."""
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def pattern(prefix: str) -> str:
+    """A regular expression that ids with this prefix match."""
+    return rf"^{prefix}_[0-7][0-9A-HJKMNP-TV-Z]{{25}}$"
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether a text is such an id; what is not never reaches Redis or the store as part of a key."""
+    return re.fullmatch(pattern(prefix), text) is not None

@@ -1,0 +1,417 @@
+"""Job records in Redis, and the queue. HTTP and workers share this file; it is the truth, RQ's own states are hints.
+
+The life of a job (the steps are in `lifecycle.py`):
+
+1. `create(job)` writes the record and its first event in one transaction that also checks that its uploads exist and
+   marks them as used, then puts the id on the RQ queue `earmark:MODEL`. A process that dies between the two loses
+   nothing: housekeeping finds the record in `lost()` and `requeue()`s it.
+2. The worker's task `worker.tasks.separate(id)` calls `claim(id, execution)` with an id that is new for every
+   delivery. None: the job is over, canceled, gone, or was given up; return quietly. A claim takes the job away from
+   an earlier execution, which from then on can change nothing.
+3. While it works: `progress(...)` and `should_stop(id, execution)`. Either says when to stop: canceled, deleted, or
+   taken by another execution. Outputs are stored under `separations/ID/EXECUTION/`; `claim` has put that prefix in
+   the ledger of leftovers, so that it is swept unless it is published.
+4. One of `publish`, `fail`, `stop` (after a request to cancel) and `release` (the worker shuts down: the job waits
+   again, and the attempt does not count). False: it was not this execution's any more; delete what it stored.
+5. `expired()` and `expire(id)` when the stems' time is over; Redis drops the record itself `record_retention` later.
+
+Every change is a compare-and-set (WATCH, MULTI) that also appends an event to the record's stream: entry ids are
+`1-0`, `2-0`, ... and fields `type` (`state`, `progress`, `target`) and `job` (what changed, as JSON; a `state` or
+`target` event has the whole record but its request). All methods raise redis-py's errors when Redis does not answer.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import WatchError
+from redis.retry import Retry as RedisRetry
+from rq import Queue, Retry
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job as QueuedJob
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from app import lifecycle
+from app.audio.records import audio_key, users_key
+from app.errors import AlreadyOver, NotFound, QueueFull
+from app.leftovers import Leftovers
+from app.lifecycle import Job, JobError, TargetState
+from app.settings import Settings
+
+TASKS = {"separation": "worker.tasks.separate"}
+_OPEN = "earmark:jobs:open"
+_EXPIRY = "earmark:jobs:expiry"
+_KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
+
+
+def connect(settings: Settings) -> Redis:
+    """A pool of connections to the queue's server; it connects when first used."""
+    return Redis.from_url(
+        settings.redis_url,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        health_check_interval=30,
+        retry=RedisRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
+    )
+
+
+def queue_name(model: str) -> str:
+    """The RQ queue of a model's jobs."""
+    return f"earmark:{model}"
+
+
+def record_key(job_id: str) -> str:
+    """The Redis key of a record."""
+    return f"earmark:job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    """The Redis key of a record's stream of events."""
+    return f"earmark:job:{job_id}:events"
+
+
+def _waiting(model: str) -> str:
+    return f"earmark:jobs:waiting:{model}"
+
+
+def _index(kind: str) -> str:
+    return f"earmark:jobs:{kind}"
+
+
+class Jobs:
+    """All jobs of one deployment."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self.redis = redis
+        self._settings = settings
+        self._leftovers = Leftovers(redis)
+
+    # What HTTP does
+
+    def create(self, job: Job) -> Job:
+        """Write a new record and put it on its queue.
+
+        Raises `QueueFull`, and `NotFound` if one of its uploads is gone; then there is no record.
+        """
+        if self.redis.zcard(_waiting(job.model)) >= self._settings.queue_jobs:
+            raise QueueFull("Too many jobs wait for this model; try again later.")
+        job = job.model_copy(update={"revision": 1})
+        uploads = [audio_key(audio_id) for audio_id in job.audio_ids]
+
+        def write(pipe: Pipeline) -> None:
+            for audio_id, found in zip(job.audio_ids, [pipe.exists(key) for key in uploads], strict=True):
+                if not found:
+                    raise NotFound(f"There is no audio {audio_id}.")
+            pipe.multi()
+            self._write(pipe, job, "state")
+            pipe.zadd(_index(job.kind), {job.id: job.created_at})
+
+        self._transaction(write, *uploads)
+        self.enqueue(job)
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """The record as it stands. Raises `NotFound`, and `RecordTooNew` if a newer release wrote it."""
+        document = self.redis.get(record_key(job_id))
+        if document is None:
+            raise NotFound("There is no such job.")
+        return lifecycle.read(document)
+
+    def position(self, job: Job) -> int:
+        """Its place in the line, 1 for the next; 0 when it does not wait."""
+        rank: Any = self.redis.zrank(_waiting(job.model), job.id)
+        return 0 if rank is None else rank + 1
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a waiting job, or ask a running one to stop. Raises `AlreadyOver`, `NotFound`."""
+        job = self._change(job_id, lambda job: lifecycle.cancel_requested(job, time.time()), "state")
+        if job is None:
+            raise AlreadyOver()
+        if job.over:
+            self._leave_queue(job)
+        return job
+
+    def delete(self, job_id: str) -> Job:
+        """Take the record away, whatever its state; work on it stops and cannot publish. Raises `NotFound`.
+
+        The caller deletes what the job stored; should it die before, the ledger of leftovers has it.
+        """
+        deleted: list[Job] = []
+
+        def write(pipe: Pipeline) -> None:
+            document = pipe.get(record_key(job_id))
+            if document is None:
+                raise NotFound("There is no such job.")
+            job = lifecycle.read(document)
+            pipe.multi()
+            self._leave_indices(pipe, job)
+            pipe.zrem(_EXPIRY, job.id)
+            pipe.zrem(_index(job.kind), job.id)
+            pipe.delete(record_key(job.id), events_key(job.id))
+            self._leftovers.add(pipe, f"{job.kind}s/{job.id}", time.time() + self._execution_seconds)
+            deleted[:] = [job]
+
+        self._transaction(write, record_key(job_id))
+        self._leave_queue(deleted[0])
+        return deleted[0]
+
+    # What workers do
+
+    def claim(self, job_id: str, execution: str) -> Job | None:
+        """Take the job for this execution; None when there is nothing to do (over, canceled, given up, deleted)."""
+
+        def ledger(pipe: Pipeline, job: Job) -> None:
+            if job.execution == execution and not job.over:
+                self._leftovers.add(pipe, self.output_prefix(job, execution), time.time() + self._execution_seconds)
+
+        attempts = self._settings.job_attempts
+        try:
+            job = self._change(
+                job_id, lambda job: lifecycle.claimed(job, execution, time.time(), attempts), "state", ledger
+            )
+        except NotFound:
+            return None
+        return job if job is not None and not job.over else None
+
+    @staticmethod
+    def output_prefix(job: Job, execution: str) -> str:
+        """Where an execution stores what it makes."""
+        return f"{job.kind}s/{job.id}/{execution}"
+
+    def progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
+        """Tell how far it is (0 to 1). False: the job is not this execution's any more. Cheap to call often."""
+        return self._own(
+            job_id, lambda job: lifecycle.progressed(job, execution, ratio, stage, time.time()), "progress"
+        )
+
+    def target(self, job_id: str, execution: str, state: TargetState) -> bool:
+        """Tell one target's outcome ahead of the whole. False: not this execution's any more."""
+        return self._own(job_id, lambda job: lifecycle.target_changed(job, execution, state, time.time()), "target")
+
+    def should_stop(self, job_id: str, execution: str) -> bool:
+        """Whether to stop: canceled, deleted, over, or taken by another execution."""
+        try:
+            job = self.get(job_id)
+        except NotFound:
+            return True
+        return job.status != "running" or job.execution != execution or job.cancel_requested_at is not None
+
+    def publish(
+        self,
+        job_id: str,
+        execution: str,
+        targets: list[TargetState],
+        result: dict[str, Any],
+        warnings: list[str] | None = None,
+    ) -> bool:
+        """Make the stored outcome visible, in one step. False: another did, or nobody wants it; delete yours."""
+
+        def ledger(pipe: Pipeline, job: Job) -> None:
+            self._leftovers.settle(pipe, self.output_prefix(job, execution))
+
+        return self._own(
+            job_id,
+            lambda job: lifecycle.published(job, execution, targets, result, warnings or [], time.time()),
+            "state",
+            ledger,
+        )
+
+    def fail(self, job_id: str, execution: str, error: JobError, targets: list[TargetState] | None = None) -> bool:
+        """End the job with an error that trying again would not cure. False: not this execution's any more."""
+        return self._own(job_id, lambda job: lifecycle.failed(job, execution, error, time.time(), targets), "state")
+
+    def stop(self, job_id: str, execution: str) -> bool:
+        """The work was stopped because `cancel` asked for it. False: nobody asked this execution."""
+        return self._own(job_id, lambda job: lifecycle.stopped(job, execution, time.time()), "state")
+
+    def release(self, job_id: str, execution: str) -> bool:
+        """Give the job back unfinished, because the worker shuts down; it waits again. False: not this execution's."""
+        attempts = self._settings.job_attempts
+        return self._own(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts, execution), "state")
+
+    # What housekeeping does
+
+    def lost(self) -> list[str]:
+        """Ids of jobs that wait or run by their record, and that RQ neither holds nor runs, for `lost_after` s."""
+        members: Any = self.redis.smembers(_OPEN)
+        unfinished = [member.decode() for member in members]
+        held: dict[str, set[str]] = {}
+        lost = []
+        for job_id in sorted(unfinished):
+            try:
+                job = self.get(job_id)
+            except NotFound:
+                self.redis.srem(_OPEN, job_id)
+                continue
+            if job.over or time.time() - job.changed_at < self._settings.lost_after:
+                continue
+            if job.model not in held:
+                held[job.model] = self._held(job.model)
+            if job.id not in held[job.model]:
+                lost.append(job.id)
+        return lost
+
+    def requeue(self, job_id: str) -> Job | None:
+        """Put a lost job back on its queue, or give it up if its executions died too often. None: it is over."""
+        attempts = self._settings.job_attempts
+        try:
+            job = self._change(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts), "state")
+        except NotFound:
+            return None
+        if job is not None and not job.over:
+            with suppress(NoSuchJobError):
+                QueuedJob.fetch(job.id, connection=self.redis, serializer=JSONSerializer).delete()
+            self.enqueue(job)
+        return job
+
+    def expired(self, limit: int = 100) -> list[str]:
+        """Ids of jobs whose stems have been kept as long as promised, the oldest first."""
+        found: Any = self.redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
+        return [member.decode() for member in found]
+
+    def expire(self, job_id: str) -> None:
+        """Mark the stems as gone; call it before they are deleted."""
+        with suppress(NotFound):
+            self._change(job_id, lambda job: lifecycle.expired(job, time.time()), "state")
+        self.redis.zrem(_EXPIRY, job_id)
+
+    def trim(self, kind: str = "separation") -> int:
+        """Drop index entries whose records Redis has dropped. Returns how many."""
+        kept = self._settings.stem_retention + self._settings.record_retention + 7 * 86400
+        return self.redis.zremrangebyscore(_index(kind), 0, time.time() - kept)
+
+    # The queue
+
+    def queue(self, model: str) -> Queue:
+        """The RQ queue of a model's jobs, with the JSON serializer."""
+        return Queue(queue_name(model), connection=self.redis, serializer=JSONSerializer)
+
+    def enqueue(self, job: Job) -> None:
+        """Put a job's id on its queue, once."""
+        with suppress(DuplicateJobError):  # it is there already: somebody requeued it meanwhile
+            self.queue(job.model).enqueue_call(
+                TASKS[job.kind],
+                args=[job.id],
+                timeout=int(self._settings.job_timeout),
+                result_ttl=0,
+                failure_ttl=_KEEP_FAILURES,
+                job_id=job.id,
+                retry=Retry(max=self._settings.job_attempts),
+                unique=True,
+            )
+
+    def waiting(self, model: str) -> int:
+        """How many jobs of a model wait."""
+        return self.redis.zcard(_waiting(model))
+
+    def unfinished(self) -> int:
+        """How many jobs wait or run, of all models."""
+        return self.redis.scard(_OPEN)
+
+    @property
+    def _execution_seconds(self) -> float:
+        """After so long no execution can still be alive: its worker's clock has killed it."""
+        return 2 * self._settings.job_timeout + 600
+
+    def _held(self, model: str) -> set[str]:
+        """Ids that RQ holds. Read in the order in which ids move on, so that none slips past between two reads."""
+        queue = self.queue(model)
+        waiting = queue.get_job_ids()
+        taken = queue.intermediate_queue.get_job_ids()
+        started = StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False)
+        return {*waiting, *taken, *started}
+
+    def _leave_queue(self, job: Job) -> None:
+        """Take the id off RQ's list. A worker that already holds it finds no record to claim."""
+        queue = self.queue(job.model)
+        if self.redis.lrem(queue.key, 1, job.id):
+            with suppress(NoSuchJobError):
+                QueuedJob.fetch(job.id, connection=self.redis, serializer=JSONSerializer).delete()
+
+    # Compare-and-set
+
+    def _own(
+        self,
+        job_id: str,
+        step: Callable[[Job], Job | None],
+        event: str,
+        also: Callable[[Pipeline, Job], None] | None = None,
+    ) -> bool:
+        try:
+            return self._change(job_id, step, event, also) is not None
+        except NotFound:
+            return False
+
+    def _change(
+        self,
+        job_id: str,
+        step: Callable[[Job], Job | None],
+        event: str,
+        also: Callable[[Pipeline, Job], None] | None = None,
+    ) -> Job | None:
+        """Take a step of the life cycle, unless the record changed meanwhile: then look again. None: refused."""
+        outcome: list[Job | None] = []
+
+        def write(pipe: Pipeline) -> None:
+            document = pipe.get(record_key(job_id))
+            if document is None:
+                raise NotFound("There is no such job.")
+            job = lifecycle.read(document)
+            changed = step(job)
+            if changed is not None and changed != job:
+                if changed.over and not job.over:
+                    changed.expires_at = time.time() + self._settings.stem_retention
+                changed.revision = job.revision + 1
+                pipe.multi()
+                self._write(pipe, changed, event)
+                if also is not None:
+                    also(pipe, changed)
+            outcome[:] = [changed]
+
+        self._transaction(write, record_key(job_id))
+        return outcome[0]
+
+    def _transaction(self, write: Callable[[Pipeline], None], *keys: str) -> None:
+        with self.redis.pipeline() as pipe:
+            while True:
+                try:
+                    if keys:
+                        pipe.watch(*keys)
+                    write(pipe)
+                    pipe.execute()
+                    return
+                except WatchError:
+                    continue
+
+    def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
+        """The record, its event, and every index that follows from its state."""
+        keep = int(job.expires_at + self._settings.record_retention) if job.over else None
+        pipe.set(record_key(job.id), job.model_dump_json(), exat=keep)
+        told = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude={"request"})
+        pipe.xadd(events_key(job.id), {"type": event, "job": told}, id=f"{job.revision}-0")
+        if job.over:
+            self._leave_indices(pipe, job)
+            pipe.expireat(events_key(job.id), keep or 0)
+            if not job.expired:
+                pipe.zadd(_EXPIRY, {job.id: job.expires_at})
+            return
+        pipe.sadd(_OPEN, job.id)
+        for audio_id in job.audio_ids:
+            pipe.sadd(users_key(audio_id), job.id)
+        if job.status == "queued":
+            pipe.zadd(_waiting(job.model), {job.id: job.changed_at})
+        else:
+            pipe.zrem(_waiting(job.model), job.id)
+
+    def _leave_indices(self, pipe: Pipeline, job: Job) -> None:
+        pipe.srem(_OPEN, job.id)
+        pipe.zrem(_waiting(job.model), job.id)
+        for audio_id in job.audio_ids:
+            pipe.srem(users_key(audio_id), job.id)

@@ -1,0 +1,1 @@
+"""The classes that targets can be asked for by name."""

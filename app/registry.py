@@ -1,0 +1,97 @@
+"""What workers announce at start: models, their embedding sizes and their classes.
+
+A description is kept when its workers are gone, so that jobs can wait for them. The last announcement of a model
+counts. Who is alive is told by heartbeats, which a worker sends with `beat`.
+
+A description is what `models.engine.Engine.describe()` answers:
+{"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
+ "classes": [{"label", "mid", "slug", "path": [...], "askable"}]}
+"""
+
+import time
+
+from pydantic import BaseModel, ConfigDict
+from redis import Redis
+
+from app.errors import ModelUnavailable
+from app.settings import Settings
+
+_MODELS = "earmark:models"
+
+
+class ClassDescription(BaseModel):
+    """One class that the detector knows; `path` leads to it from the root of AudioSet's tree."""
+
+    label: str
+    mid: str
+    slug: str
+    path: list[str] = []
+    askable: bool = False  # the model has an embedding for it, so that a target may name it
+
+
+class ModelDescription(BaseModel):
+    """One model, as its workers described it. `sample_rate` in hertz."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    version: str
+    embedding_size: int
+    labels: int
+    askable_labels: int
+    sample_rate: int
+    classes: list[ClassDescription] = []
+
+
+def _workers(model: str) -> str:
+    return f"earmark:workers:{model}"
+
+
+class Registry:
+    """The models of one deployment."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._parsed: dict[bytes | str, ModelDescription] = {}
+
+    def announce(self, description: dict, worker: str) -> None:
+        """A worker has loaded a model and is ready. `worker` is its own name, new for every start."""
+        model = ModelDescription.model_validate(description)
+        self._redis.hset(_MODELS, model.name, model.model_dump_json())
+        self.beat(model.name, worker)
+
+    def beat(self, model: str, worker: str) -> None:
+        """The worker lives. To be called every `heartbeat_seconds`, while a job runs too."""
+        self._redis.zadd(_workers(model), {worker: time.time()})
+
+    def leave(self, model: str, worker: str) -> None:
+        """The worker ends in good order."""
+        self._redis.zrem(_workers(model), worker)
+
+    def workers(self, model: str) -> int:
+        """How many workers of the model are alive."""
+        return self._redis.zcount(_workers(model), time.time() - self._settings.heartbeat_timeout, "+inf")
+
+    def forget_dead(self, model: str) -> int:
+        """Drop the names of workers that have been silent for ten times the limit. Returns how many."""
+        return self._redis.zremrangebyscore(_workers(model), 0, time.time() - 10 * self._settings.heartbeat_timeout)
+
+    def models(self) -> list[ModelDescription]:
+        """Every model ever announced, by name."""
+        return sorted((self._parse(text) for text in self._redis.hvals(_MODELS)), key=lambda model: model.name)
+
+    def model(self, name: str) -> ModelDescription:
+        """One model; raises `ModelUnavailable` if no worker ever announced it."""
+        text = self._redis.hget(_MODELS, name)
+        if text is None:
+            raise ModelUnavailable(f"No worker has announced the model {name} yet.")
+        return self._parse(text)
+
+    def _parse(self, text: bytes | str) -> ModelDescription:
+        """Descriptions are large (527 classes) and rarely change: parse each text once."""
+        if text not in self._parsed:
+            if len(self._parsed) > 16:
+                self._parsed.clear()
+            self._parsed[text] = ModelDescription.model_validate_json(text)
+        return self._parsed[text]

@@ -1,0 +1,1 @@
+"""Separations: a mixture and targets in, stems out."""
