@@ -89,6 +89,10 @@ class HTSAT(nn.Module):
         """
         return self.hear(self.log_bands(waveforms))
 
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B, T) to latent queries (B, D)."""
+        return self(waveforms).embedding
+
     def log_bands(self, waveforms: Tensor) -> Tensor:
         """Waveforms (B, T) to normalised log-mel bands (B, F, M), F = T // hop + 1. Always float32."""
         with torch.autocast(waveforms.device.type, enabled=False):

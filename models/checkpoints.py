@@ -1,0 +1,241 @@
+"""Weights in and out: bundles of both networks, shipped or in a folder.
+
+A bundle is `model.safetensors` (`detector.*`, `separator.*`, `class_embeddings`) and `config.json`, which says how to
+build the networks and carries the other file's SHA-256. The authors' two files are read in `authors.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.authors import load_authors
+from models.errors import CheckpointInvalid
+from models.query import PAPER_RULES
+
+__all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "save", "shipped", "write"]
+
+SHIPPED = Path(__file__).parent / "weights"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+REQUIRED = {
+    "name": str,
+    "version": str,
+    "preset": str,
+    "detector": dict,
+    "separator": dict,
+    "query": dict,
+    "sha256": str,
+}
+# Beside the separator's own, the entries of the detector that it listens with: they are in the file already.
+SHARED = "ear."
+
+
+@dataclass
+class Bundle:
+    """A detector and a separator that belong together, float32, in eval mode, and what was learnt beside them.
+
+    config: as in `config.json`; class_embeddings: AudioSet's class identifier (mid) to its query (D,);
+    presence: the fitted gate, or None.
+    """
+
+    name: str
+    version: str
+    detector: Any
+    separator: Any
+    config: dict[str, Any]
+    class_embeddings: dict[str, Tensor] = field(default_factory=dict)
+    presence: dict[str, Any] | None = None
+
+
+def load(source: str | Path) -> Bundle:
+    """A shipped bundle by its name ("base"), or the one in a folder.
+
+    CheckpointInvalid says what is missing, damaged or of a wrong shape.
+    """
+    if str(source) in shipped():
+        return read(SHIPPED / f"{source}.safetensors", SHIPPED / f"{source}.json")
+    folder = Path(source)
+    if not folder.is_dir():
+        raise CheckpointInvalid(f"{source}: neither a folder nor one of the shipped models ({', '.join(shipped())})")
+    return read(folder / WEIGHTS, folder / CONFIG)
+
+
+def save(bundle: Bundle, folder: str | Path, half: bool = False) -> None:
+    """Write a bundle into a folder, made if needed. `half`: matrices as float16, half the size, 60 dB from float32."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write(bundle, Path(folder) / WEIGHTS, Path(folder) / CONFIG, half)
+
+
+def shipped() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(config.stem for config in SHIPPED.glob("*.json") if config.with_suffix(".safetensors").is_file())
+
+
+def authors_bundle(detector: str | Path | None = None, separator: str | Path | None = None) -> Bundle:
+    """The authors' files as a bundle of the preset `paper`. CheckpointInvalid without a separator's file."""
+    if separator is None:
+        raise CheckpointInvalid("the detector's file alone cannot separate: give the separator's file too")
+    ear, cutter = load_authors(detector, separator)
+    assert cutter is not None  # noqa: S101  a separator's file was given
+    config = {
+        "name": "paper",
+        "version": "1",
+        "preset": "paper",
+        "detector": asdict(ear.hyper),
+        "separator": asdict(cutter.hyper),
+        "query": asdict(PAPER_RULES),
+    }
+    return Bundle("paper", "1", ear, cutter, config)
+
+
+# --- presets: how a config becomes networks ---
+
+
+def build_paper(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    from models.networks import htsat, unet
+
+    # Not initialised: their own numbers follow, and 370 million random ones would take seconds.
+    with torch.device("meta"):
+        detector = htsat.HTSAT(htsat.HyperParameters(**as_tuples(config["detector"])))
+        return detector, unet.UNet(unet.HyperParameters(**as_tuples(config["separator"])))
+
+
+def build_base(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    from models.networks.resunet import ResUNet
+    from models.networks.yamnet import Yamnet
+
+    detector = Yamnet(**config["detector"])
+    return detector, ResUNet(ear=detector, **as_tuples(config["separator"]))
+
+
+PRESETS: dict[str, Callable[[dict[str, Any]], tuple[nn.Module, nn.Module]]] = {
+    "paper": build_paper,
+    "base": build_base,
+}
+
+
+def as_tuples(arguments: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+
+
+# --- files ---
+
+
+def read(weights: Path, config_path: Path) -> Bundle:
+    config = read_config(config_path)
+    state = read_weights(weights, config["sha256"])
+    try:
+        detector, separator = PRESETS[config["preset"]](config)
+    except KeyError as fault:
+        known = ", ".join(PRESETS)
+        raise CheckpointInvalid(f"{config_path}: unknown preset {config['preset']!r}, not one of {known}") from fault
+    except (TypeError, ValueError) as fault:
+        raise CheckpointInvalid(f"{config_path}: no network can be built so: {fault}") from fault
+    embeddings = state.pop("class_embeddings", torch.zeros(0, 0)).float()
+    mids = config.get("class_embeddings", [])
+    if len(mids) != len(embeddings):
+        raise CheckpointInvalid(f"{weights}: {len(embeddings)} class embeddings for {len(mids)} classes")
+    fill(detector, "detector.", state, weights)
+    fill(separator, "separator.", state, weights)
+    if state:
+        raise CheckpointInvalid(f"{weights}: entry {next(iter(state))!r} belongs to neither network")
+    return Bundle(
+        config["name"],
+        config["version"],
+        detector.eval(),
+        separator.eval(),
+        config,
+        dict(zip(mids, embeddings, strict=True)),
+        config.get("presence"),
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except OSError as fault:
+        raise CheckpointInvalid(f"{path}: {fault.strerror}") from fault
+    except ValueError as fault:
+        raise CheckpointInvalid(f"{path}: not JSON: {fault}") from fault
+    if not isinstance(config, dict):
+        raise CheckpointInvalid(f"{path}: not a JSON object")
+    for key, kind in REQUIRED.items():
+        if not isinstance(config.get(key), kind):
+            raise CheckpointInvalid(f"{path}: {key!r} is missing or not a {kind.__name__}")
+    return config
+
+
+def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        found = digest(path)
+        if found != sha256:
+            raise CheckpointInvalid(f"{path}: its SHA-256 is {found}, and the config says {sha256}")
+        return load_file(path)
+    except OSError as fault:
+        raise CheckpointInvalid(f"{path}: {fault.strerror}") from fault
+    except SafetensorError as fault:
+        raise CheckpointInvalid(f"{path}: not a safetensors file: {fault}") from fault
+
+
+def fill(network: nn.Module, prefix: str, state: dict[str, Tensor], path: Path) -> None:
+    """Move the entries under `prefix` from `state` into the network, as the types that it computes in."""
+    own = {}
+    for name, wanted in owned(network).items():
+        entry = state.pop(prefix + name, None)
+        if entry is None:
+            raise CheckpointInvalid(f"{path}: entry {prefix + name!r} is missing")
+        if entry.shape != wanted.shape:
+            fault = f"has shape {tuple(entry.shape)} instead of {tuple(wanted.shape)}"
+            raise CheckpointInvalid(f"{path}: entry {prefix + name!r} {fault}")
+        own[name] = entry.to(wanted.dtype)
+    network.load_state_dict(own, strict=False, assign=True)
+
+
+def owned(network: nn.Module) -> dict[str, Tensor]:
+    return {name: entry for name, entry in network.state_dict().items() if not name.startswith(SHARED)}
+
+
+def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) -> None:
+    """Write a bundle's two files, the config last: a reader never finds one that promises what is not there."""
+    state = {f"detector.{name}": entry for name, entry in owned(bundle.detector).items()}
+    state |= {f"separator.{name}": entry for name, entry in owned(bundle.separator).items()}
+    if bundle.class_embeddings:
+        state["class_embeddings"] = torch.stack(list(bundle.class_embeddings.values()))
+    state = {name: stored(entry, half) for name, entry in state.items()}
+    config = {key: value for key, value in bundle.config.items() if key not in ("class_embeddings", "presence")}
+    config |= {"name": bundle.name, "version": bundle.version, "class_embeddings": list(bundle.class_embeddings)}
+    if bundle.presence is not None:
+        config["presence"] = bundle.presence
+
+    partial = weights.with_suffix(".partial")
+    try:
+        save_file(state, partial, metadata={"format": "pt"})
+        config["sha256"] = digest(partial)
+        config_path.unlink(missing_ok=True)
+        partial.replace(weights)
+    finally:
+        partial.unlink(missing_ok=True)
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def stored(entry: Tensor, half: bool) -> Tensor:
+    entry = entry.detach().cpu()
+    # Vectors are few, and variances among them may exceed float16's range.
+    if half and entry.is_floating_point() and entry.ndim > 1:
+        entry = entry.half()
+        if not entry.isfinite().all():
+            raise ValueError("weights exceed float16's range: save them in float32")
+    return entry.contiguous()
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
