@@ -6,6 +6,8 @@ quarter tone above) every 10 ms and spread back to the FFT's bins: resolution is
 and bands cost a fifth of bins.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,12 +72,8 @@ class ResUNet(nn.Module):
         self.encoder = nn.ModuleList(
             nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
         )
-        self.down = nn.ModuleList(
-            nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in zip(channels[:-1], channels[1:], strict=True)
-        )
-        self.up = nn.ModuleList(
-            nn.Conv2d(deep, shallow, 1) for shallow, deep in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(channels))
+        self.up = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(channels))
         self.decoder = nn.ModuleList(
             nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
         )

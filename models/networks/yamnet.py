@@ -165,7 +165,7 @@ def htk_mel_matrix(lowest: float = 125.0, highest: float = 7500.0) -> Tensor:
 
 
 def from_teacher(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of `Yamnet` from tensors with batch norms apart (`conv1.*`, `block2.*` ... `block14.*`, `classes.*`)."""
+    """The state of `Yamnet` from tensors with batch norms apart (`conv1.*`, `block2.*` to `block14.*`, `classes.*`)."""
 
     def folded(name: str) -> tuple[Tensor, Tensor]:
         scale = torch.rsqrt(tensors[f"{name}.variance"] + 1e-4)

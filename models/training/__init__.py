@@ -1,0 +1,1 @@
+"""Training on labelled clips: examples mixed on the fly, and the loop that learns from them."""

@@ -1,0 +1,1 @@
+"""Figures: how well targets are separated, by fixed lists of mixtures."""
