@@ -1,0 +1,165 @@
+"""Long recordings to tags and a timeline of events.
+
+The detector hears windows that overlap by half; of each only the middle is kept, so that nothing is lost at seams. An
+event is where a class's smoothed curve rises above a threshold, extended to where it falls below a lower one
+(hysteresis, as in DCASE's sound event detection baselines).
+
+Letters: F rows of the framewise curve, C classes, n samples.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import median_filter
+from torch import Tensor
+
+from models import labels
+from models.errors import Cancelled
+from models.networks import Detector
+
+TOP = 10
+THRESHOLD = 0.2  # of a class's probability, where an event must reach
+RELEASE = 0.5  # times the threshold, where an event ends
+_SMOOTHING_SECONDS = 0.5  # median filter; not smaller than one row
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A class heard somewhere in the recording: the highest probability of its smoothed curve."""
+
+    label: str
+    mid: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """A class heard from `start` to `end` seconds; `confidence` is its curve's highest value there."""
+
+    label: str
+    mid: str
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """tags: surest first. events: in order of time. framewise: (F, 527), row i covers [i, i + 1) * frame_seconds."""
+
+    tags: list[Tag]
+    events: list[Event]
+    framewise: Tensor
+    frame_seconds: float
+    duration: float
+
+
+class Timeline:
+    """Takes a mono recording at the detector's rate block by block, and gives its framewise curve (F, C).
+
+    Windows have the detector's own `window_samples` and advance by half of it; a row is taken from the window in
+    whose middle it lies. A detector whose rows reach beyond their own frame thus never sees an edge of a window there.
+    """
+
+    def __init__(self, detector: Detector, hear: Callable[[Tensor], Tensor]) -> None:
+        """hear: windows (1, T) -> framewise (1, rows, C)."""
+        self._hear = hear
+        self._frame = detector.frame_seconds * detector.rate  # samples a row
+        self._size = detector.window_samples
+        self._rows = round(self._size / self._frame)
+        self._stride_rows = self._rows // 2
+        self._margin_rows = (self._rows - self._stride_rows) // 2
+        self._held = torch.zeros(0)
+        self._start_row = 0  # the row at which the window that begins `_held` begins
+        self._kept: list[Tensor] = []
+        self._count = 0
+
+    def add(self, block: Tensor) -> None:
+        """The next samples (n,)."""
+        self._held = torch.cat([self._held, block])
+        # One sample more than a window: then it is not the last.
+        while len(self._held) > self._size:
+            rows = self._hear(self._held[None, : self._size])[0]
+            self._keep(rows[: self._margin_rows + self._stride_rows])
+            before = self._first_sample(self._start_row)
+            self._start_row += self._stride_rows
+            self._held = self._held[self._first_sample(self._start_row) - before :]
+
+    def finish(self) -> Tensor:
+        """The whole curve (F, C), as many rows as the recording needs; the last window is padded with silence."""
+        samples = self._first_sample(self._start_row) + len(self._held)
+        rows = max(1, math.ceil(samples / self._frame))
+        window = F.pad(self._held, (0, self._size - len(self._held)))
+        self._keep(self._hear(window[None])[0][: rows - self._start_row])
+        return torch.cat(self._kept)
+
+    def _first_sample(self, row: int) -> int:
+        return round(row * self._frame)
+
+    def _keep(self, rows: Tensor) -> None:
+        """Rows of the window at `_start_row`, but for those that the windows before it have kept."""
+        new = rows[self._count - self._start_row :].clone()
+        self._kept.append(new)
+        self._count += len(new)
+
+
+def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int, int]]:
+    """Where a curve (F,) reaches `threshold`, extended on both sides while it is at least `release`: [first, end) rows.
+
+    The spans are apart, in order, and each holds at least one row that reaches the threshold.
+    """
+    above = np.concatenate([[False], curve >= min(release, threshold), [False]])
+    edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
+    return [(int(first), int(end)) for first, end in edges if curve[first:end].max() >= threshold]
+
+
+def smoothed(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
+    """Median filter over half a second: shorter flickers vanish, edges stay where they are."""
+    width = max(1, round(_SMOOTHING_SECONDS / frame_seconds)) // 2 * 2 + 1
+    return median_filter(curve, width, mode="nearest")
+
+
+def timeline(
+    framewise: Tensor, frame_seconds: float, duration: float, top: int = TOP, threshold: float = THRESHOLD
+) -> Detection:
+    """Framewise curve (F, 527) -> tags and events.
+
+    An event begins and ends where the class's smoothed curve passes half of `threshold` (`RELEASE`), and must reach
+    `threshold` in between. Tags are the `top` classes whatever their probability.
+    """
+    curves = framewise.numpy()
+    peaks = curves.max(axis=0)
+    # A median never exceeds what it is made of, so the others are neither events nor tags.
+    likely = np.argsort(-peaks, kind="stable")[: max(4 * top, int((peaks >= threshold).sum()))]
+    tags, events = [], []
+    for index in likely:
+        label = labels.classes()[index]
+        curve = smoothed(curves[:, index], frame_seconds)
+        tags.append(Tag(label.name, label.mid, float(curve.max())))
+        for first, end in spans(curve, threshold, RELEASE * threshold):
+            start, stop = first * frame_seconds, min(end * frame_seconds, duration)
+            events.append(Event(label.name, label.mid, start, stop, float(curve[first:end].max())))
+    tags.sort(key=lambda tag: -tag.probability)
+    events.sort(key=lambda event: (event.start, -event.confidence))
+    return Detection(tags[:top], events, framewise, frame_seconds, duration)
+
+
+def framewise(
+    detector: Detector,
+    blocks: Iterable[Tensor],
+    hear: Callable[[Tensor], Tensor],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[Tensor, int]:
+    """Mono blocks (n,) at the detector's rate -> curve (F, C) and the number of samples. Raises Cancelled."""
+    curve = Timeline(detector, hear)
+    samples = 0
+    for block in blocks:
+        if cancelled():
+            raise Cancelled("the detection was cancelled")
+        curve.add(block)
+        samples += len(block)
+    return curve.finish(), samples

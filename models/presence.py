@@ -1,0 +1,217 @@
+"""Whether a target is in a recording at all, decided once for the whole of it, and the gain that follows from that.
+
+The decision is a logistic regression over `FEATURES`, fitted on validation mixtures and shipped with the weights. Its
+gate is applied when stems are written: one gain for the whole recording and a slow envelope, together at most 30 dB
+down, so that a wrong decision stays audible and nothing flickers.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FEATURES = ("likeness_max", "likeness_mean", "estimate_likeness", "estimate_level")
+
+LOWEST_GAIN_DB = -30.0
+_LEVEL_RANGE_DB = (-60.0, 10.0)  # of the estimate in the mixture
+_HEARD_RANGE_DB = 30.0  # windows this far below the loudest are not asked what they sound like
+_QUIETEST = 1e-5  # RMS below which a window is silence
+
+_STEP_SECONDS = 0.5  # of the envelope
+_EXPAND_BELOW_DB = 40.0  # under a stem's loudest half second, what is left of it is leakage
+_EXPAND_DB = 12.0
+_NEIGHBOURS = 2  # steps on each side that stay open, so that onsets and decays are never cut
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a model decides presence.
+
+    weights: one for each of FEATURES. window_seconds: pieces in which recordings are heard. level: RMS to which each
+    piece is brought before it is heard, or None. opens, closes: presence from which a target is left alone, and up to
+    which it is cut by `LOWEST_GAIN_DB`; between them the gain in dB is linear.
+    """
+
+    weights: tuple[float, ...] = (6.0, 0.0, 6.0, 0.1)
+    bias: float = -5.0
+    window_seconds: float = 2.0
+    level: float | None = None
+    opens: float = 0.5
+    closes: float = 0.05
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Rule":
+        """From a model's configuration; what it leaves out has the default. Raises TypeError, ValueError."""
+        given: dict[str, Any] = dict(config)
+        if "weights" in given:
+            given["weights"] = tuple(given["weights"])
+        rule = cls(**given)
+        if len(rule.weights) != len(FEATURES):
+            raise ValueError(f"presence has {len(rule.weights)} weights, not {len(FEATURES)}")
+        return rule
+
+    def presence(self, measured: Tensor) -> float:
+        """Features (4,) -> probability that the target is there."""
+        return torch.sigmoid(measured.double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias).item()
+
+    def gain_db(self, presence: float) -> float:
+        """The gate's gain for the whole recording, from LOWEST_GAIN_DB to 0."""
+        openness = (presence - self.closes) / (self.opens - self.closes)
+        return LOWEST_GAIN_DB * (1 - min(max(openness, 0.0), 1.0))
+
+
+def features(likenesses: Tensor, estimate_likeness: float, estimate_level_db: float) -> Tensor:
+    """What presence is decided by, in the order of FEATURES: (4,).
+
+    likenesses: (W,) cosines of the query and each window of the mixture, silence left out, W may be 0.
+    estimate_likeness: cosine of the query and the estimate's embedding, 0 for a silent estimate.
+    estimate_level_db: the estimate's energy over the mixture's, in dB; held between -60 and 10.
+    """
+    lowest, highest = _LEVEL_RANGE_DB
+    heard = likenesses if len(likenesses) else torch.zeros(1)
+    level = min(max(estimate_level_db, lowest), highest)
+    return torch.tensor([heard.max().item(), heard.mean().item(), estimate_likeness, level])
+
+
+def level_db(estimate: float, mixture: float) -> float:
+    """Energies -> dB of the estimate in the mixture; silence is the lowest level."""
+    if estimate <= 0 or mixture <= 0:
+        return _LEVEL_RANGE_DB[0]
+    return 10 * math.log10(estimate / mixture)
+
+
+def measure(
+    embed: Callable[[Tensor], Tensor], rate: int, rule: Rule, query: Tensor, mixture: Tensor, estimate: Tensor
+) -> Tensor:
+    """Features (4,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine measures them block by
+    block: for fitting."""
+    mixture_ear, estimate_ear = Ear(embed, rate, rule, query[None]), Ear(embed, rate, rule, query[None], shared=False)
+    mixture_ear.add(mixture[None])
+    estimate_ear.add(estimate[None])
+    mixture_ear.finish()
+    estimate_ear.finish()
+    level = level_db(estimate.double().square().sum().item(), mixture.double().square().sum().item())
+    return features(mixture_ear.likenesses(0), estimate_ear.likeness(0), level)
+
+
+class Ear:
+    """Hears mono recordings in windows as they stream past, and how like the queries (Q, D) they sound.
+
+    embed: windows (B, T) -> (B, D). shared: one recording, compared with every query; otherwise one for each query.
+    """
+
+    def __init__(
+        self, embed: Callable[[Tensor], Tensor], rate: int, rule: Rule, queries: Tensor, shared: bool = True
+    ) -> None:
+        self._embed = embed
+        self._size = round(rule.window_seconds * rate)
+        self._level = rule.level
+        self._queries = queries
+        self._shared = shared
+        recordings = 1 if shared else len(queries)
+        self._held = torch.zeros(recordings, 0)
+        self._sums = torch.zeros(recordings, queries.shape[1], dtype=torch.float64)
+        self._cosines: list[Tensor] = []  # (Q,) a window
+        self._energies: list[Tensor] = []  # (recordings,) a window
+
+    def add(self, block: Tensor) -> None:
+        """The next samples (recordings, n)."""
+        self._held = torch.cat([self._held, block], dim=1)
+        whole = self._held.shape[1] // self._size * self._size
+        for window in self._held[:, :whole].split(self._size, dim=1):
+            self._hear(window)
+        self._held = self._held[:, whole:].clone()
+
+    def finish(self) -> None:
+        """What is left: padded, if it is half a window or all that there is."""
+        left = self._held.shape[1]
+        if left and (left * 2 >= self._size or not self._energies):
+            self._hear(F.pad(self._held, (0, self._size - left)))
+        self._held = self._held[:, :0]
+
+    def likenesses(self, query: int) -> Tensor:
+        """(W,) cosines of the query and every window that is not silent."""
+        if not self._energies:
+            return torch.zeros(0)
+        energies = torch.stack(self._energies)[:, 0 if self._shared else query]
+        heard = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
+        return torch.stack(self._cosines)[heard, query]
+
+    def likeness(self, query: int) -> float:
+        """Cosine of the query and the mean of the windows' embeddings, weighted by energy; 0 for silence."""
+        mean = self._sums[0 if self._shared else query]
+        return F.cosine_similarity(mean, self._queries[query].double(), dim=0).item()
+
+    def _hear(self, windows: Tensor) -> None:
+        energies = windows.square().sum(dim=1)
+        rms = (energies / self._size).sqrt()
+        if self._level is not None:
+            windows = windows * (self._level / rms.clamp_min(_QUIETEST))[:, None]
+        sounding = rms > _QUIETEST
+        embeddings = torch.zeros(len(windows), self._queries.shape[1])
+        if sounding.any():  # an ear's answer to silence says nothing, and costs as much
+            embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
+        self._sums += embeddings * energies[:, None]
+        self._energies.append(energies)
+        self._cosines.append(F.cosine_similarity(embeddings, self._queries, dim=1))
+
+
+class Levels:
+    """Energies of streams (streams, C, n) in steps of half a second."""
+
+    def __init__(self, rate: int, streams: int) -> None:
+        self._step = round(_STEP_SECONDS * rate)
+        self._steps: list[Tensor] = []
+        self._open = torch.zeros(streams, dtype=torch.float64)
+        self._filled = 0
+
+    def add(self, block: Tensor) -> None:
+        energies = block.double().square().sum(dim=1)
+        while energies.shape[1]:
+            part = energies[:, : self._step - self._filled]
+            self._open = self._open + part.sum(dim=1)
+            self._filled += part.shape[1]
+            energies = energies[:, part.shape[1] :]
+            if self._filled == self._step:
+                self._steps.append(self._open)
+                self._open, self._filled = torch.zeros_like(self._open), 0
+
+    def steps(self) -> Tensor:
+        """(streams, steps): the last step may be a part of one."""
+        return torch.stack([*self._steps, self._open] if self._filled or not self._steps else self._steps, dim=1)
+
+    def totals(self) -> Tensor:
+        """(streams,)"""
+        return self.steps().sum(dim=1)
+
+
+class Gate:
+    """The gain of one stem: `gain_db` for all of it, and an envelope that lowers what lies far below its loudest.
+
+    energies: (steps,) of the stem, as `Levels` measures them.
+    """
+
+    def __init__(self, energies: Tensor, gain_db: float) -> None:
+        levels = 10 * torch.log10(energies.double() / energies.max().clamp_min(1e-30) + 1e-30)
+        below = (-_EXPAND_BELOW_DB - levels).clamp(0, _EXPAND_DB)
+        width = 2 * _NEIGHBOURS + 1
+        cut = -F.max_pool1d(-below[None], width, stride=1, padding=_NEIGHBOURS)[0]
+        self._decibels = (gain_db - cut).clamp_min(LOWEST_GAIN_DB)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the gate does anything."""
+        return bool((self._decibels < 0).any())
+
+    def gains(self, start: int, count: int, rate: int) -> Tensor:
+        """Linear gains (count,) of the samples from `start` at `rate`; straight lines in dB between steps' centres."""
+        position = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) / (rate * _STEP_SECONDS) - 0.5
+        position = position.clamp(0, len(self._decibels) - 1)
+        before = position.floor().long()
+        after = (before + 1).clamp_max(len(self._decibels) - 1)
+        decibels = torch.lerp(self._decibels[before], self._decibels[after], position - before)
+        return (10 ** (decibels / 20)).float()

@@ -1,0 +1,308 @@
+"""Long recordings to stems, window by window, in memory that does not grow with the recording.
+
+A mixture comes in blocks at its own rate and channels. It is resampled to the separator's rate, cut into windows of
+one shape, masked once a query, cross-faded, and resampled back to the mixture's rate and exact length. Each window
+carries context on both sides that is computed and thrown away, since estimates are wrong near a window's edges.
+
+Letters: Q queries, C channels, n samples of a block, N windows, W samples of a window, T frames, F bins.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models import wiener
+from models.audio import Resampler
+from models.errors import Cancelled
+from models.networks import Separator
+
+# A recording shorter than a window is padded to a whole number of these, so that it does not cost a full window.
+_SHORTEST_WINDOW_SECONDS = 1.0
+# Finished stems leave in pieces of this length: at 192 kHz, with 8 channels and 16 targets, a window would be 1 GB.
+_PIECE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording that can be read more than once: `blocks()` gives (C, n) float32 at `rate` Hz from its beginning.
+
+    `frames` is its length in samples at `rate`, where that is known before reading.
+    """
+
+    rate: int
+    channels: int
+    frames: int | None
+    blocks: Callable[[], Iterable[Tensor]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a recording is cut, in samples at the separator's rate.
+
+    Window k keeps [k * stride, k * stride + kept) of the recording; `context` samples on either side of that are
+    computed and thrown away, and `overlap` samples are cross-faded with the window after it.
+    """
+
+    size: int
+    context: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if self.stride < max(self.overlap, 1):
+            raise ValueError(
+                f"a window of {self.size} samples is too short for {self.context} of context on each side"
+                f" and {self.overlap} of overlap"
+            )
+
+    @property
+    def kept(self) -> int:
+        return self.size - 2 * self.context
+
+    @property
+    def stride(self) -> int:
+        return self.kept - self.overlap
+
+    def count(self, samples: int) -> int:
+        """How many windows a recording of so many samples takes."""
+        return max(1, math.ceil((samples - self.kept) / self.stride) + 1)
+
+    @classmethod
+    def of(cls, separator: Separator, window: float, context: float, overlap: float) -> "Windows":
+        """From seconds. All three are whole hops, so that every window cuts the recording into the same frames.
+
+        Raises ValueError where the window has no room for its context and overlap.
+        """
+        hop = separator.hop
+        size, side, fade = (
+            math.ceil(round(seconds * separator.rate / hop, 6)) * hop for seconds in (window, context, overlap)
+        )
+        shortest = hop * math.ceil(separator.fft_size / hop)
+        return cls(max(size, shortest), side, fade)
+
+
+@dataclass(frozen=True)
+class Window:
+    """`samples` (C, W), zeros where the recording has none; `kept` counts the samples kept, fewer only in the last."""
+
+    samples: Tensor
+    first: bool
+    last: bool
+    kept: int
+
+
+def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
+    """Cuts a stream of (C, n) blocks into windows; a recording shorter than one gets a shorter window."""
+    held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
+    first = True
+    for block in blocks:
+        held = torch.cat([held, block], dim=1)
+        # One sample more than the window keeps: then it is not the last.
+        while held.shape[1] >= windows.size and held.shape[1] > windows.context + windows.kept:
+            yield Window(held[:, : windows.size], first, False, windows.kept)
+            held = held[:, windows.stride :]
+            first = False
+    while True:
+        left = held.shape[1] - windows.context
+        last = left <= windows.kept
+        size = windows.size
+        if first and last:
+            quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
+            size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
+        samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
+        yield Window(samples, first, last, min(left, windows.kept))
+        if last:
+            return
+        held = held[:, windows.stride :]
+        first = False
+
+
+class CrossFade:
+    """Joins kept parts (Q, C, kept) of windows in their order; what comes out is final."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+        position = (torch.arange(windows.overlap, dtype=torch.float64) + 0.5) / max(windows.overlap, 1)
+        # Both windows estimate the same sound, so amplitudes, not powers, have to add up to one.
+        self._rise = torch.sin(position * math.pi / 2).square().float()
+        self._tail: Tensor | None = None
+
+    def add(self, kept: Tensor, last: bool) -> Tensor:
+        """Takes the next part, gives the samples that no later window touches."""
+        overlap, stride = self._windows.overlap, self._windows.stride
+        if self._tail is not None and overlap:
+            faded = kept[..., :overlap] * self._rise + self._tail
+            kept = torch.cat([faded, kept[..., overlap:]], dim=-1)
+        if last:
+            return kept
+        self._tail = kept[..., stride:] * (1 - self._rise)
+        return kept[..., :stride]
+
+
+class Masking:
+    """Asks the separator: one spectrum a window and channel, one mask a window and query.
+
+    conditions: (Q, K), already conditioned. batch: how many masks are computed at once.
+    """
+
+    def __init__(
+        self,
+        separator: Separator,
+        conditions: Tensor,
+        *,
+        batch: int = 1,
+        joint: bool = False,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self._separator = separator
+        self._conditions = conditions
+        self._batch = batch
+        self._joint = joint
+        self._autocast = autocast
+        self.queries = conditions.shape[0]
+
+    @property
+    def windows(self) -> int:
+        """How many windows to bring at once."""
+        return max(1, self._batch // self.queries)
+
+    @torch.inference_mode()
+    def __call__(self, mixtures: Tensor) -> Tensor:
+        """(N, C, W) -> estimates (N, Q, C, W), on the CPU."""
+        count, channels, samples = mixtures.shape
+        spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
+        spectra = spectra.unflatten(0, (count, channels))
+        # The channels' mean power: a mean of samples would be silent for channels in anti-phase.
+        magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
+        pairs = [(window, query) for window in range(count) for query in range(self.queries)]
+        estimates = torch.empty(count, self.queries, channels, samples)
+        masks: list[Tensor] = []
+        for start in range(0, len(pairs), self._batch):
+            window, query = torch.tensor(pairs[start : start + self._batch]).T.to(magnitude.device)
+            with self._autocast():
+                mask = self._separator.mask(magnitude[window], self._conditions[query]).float()
+            if self._joint:
+                masks.append(mask)
+                continue
+            for number, (w, q) in enumerate(pairs[start : start + self._batch]):
+                estimates[w, q] = self._separator.waveform(spectra[w] * mask[number], samples).cpu()
+        if self._joint:
+            self._refine(spectra, torch.cat(masks).unflatten(0, (count, self.queries)), estimates)
+        return estimates
+
+    def _refine(self, spectra: Tensor, masks: Tensor, estimates: Tensor) -> None:
+        """spectra (N, C, T, F), masks (N, Q, T, F) -> estimates (N, Q, C, W), refined together window by window."""
+        for window, (mixture, mask) in enumerate(zip(spectra, masks, strict=True)):
+            magnitudes = wiener.with_residual(mixture, mask[:, None] * mixture.abs())
+            for query, refined in enumerate(wiener.refine(mixture, magnitudes)[:-1]):
+                estimates[window, query] = self._separator.waveform(refined, estimates.shape[-1]).cpu()
+
+
+def never() -> bool:
+    """The `cancelled` of callers that never cancel."""
+    return False
+
+
+def at_rate(source: Source, rate: int) -> Iterator[Tensor]:
+    """The source's blocks, resampled to `rate`."""
+    resampler = Resampler(source.rate, rate, source.channels)
+    for block in source.blocks():
+        yield resampler.feed(block)
+    yield resampler.feed(torch.zeros(source.channels, 0), last=True)
+
+
+def estimates(
+    masking: Masking,
+    blocks: Iterable[Tensor],
+    channels: int,
+    windows: Windows,
+    rate: int,
+    *,
+    windowed: Callable[[int], None] = lambda count: None,
+    cancelled: Callable[[], bool] = never,
+) -> Iterator[Tensor]:
+    """Mixture blocks (C, n) at the separator's rate -> estimates (Q, C, n') in order, at the same rate.
+
+    Their lengths add up to the mixture's. `windowed(count)` is called after each batch with the windows done so far;
+    `cancelled()` is asked before each. Raises Cancelled.
+    """
+    fade = CrossFade(windows)
+    done = 0
+    for group in _grouped(cut(blocks, channels, windows, rate), masking.windows):
+        if cancelled():
+            raise Cancelled("the separation was cancelled")
+        separated = masking(torch.stack([window.samples for window in group]))
+        for window, estimate in zip(group, separated, strict=True):
+            kept = estimate[..., windows.context : windows.context + window.kept]
+            yield fade.add(kept, window.last)
+        done += len(group)
+        windowed(done)
+
+
+def stems(
+    source: Source,
+    masking: Masking,
+    windows: Windows,
+    rate: int,
+    *,
+    heard: Callable[[Tensor], None] = lambda estimate: None,
+    windowed: Callable[[int], None] = lambda count: None,
+    cancelled: Callable[[], bool] = never,
+) -> Iterator[Tensor]:
+    """A source -> its stems (Q, C, n) in blocks at the source's own rate, aligned with it and exactly as long.
+
+    `heard(estimate (Q, C, n))` gets every estimate at the separator's `rate` before it is resampled. Raises Cancelled.
+    """
+    read = 0
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal read
+        for block in source.blocks():
+            read += block.shape[1]
+            yield block
+
+    mixture = at_rate(replace(source, blocks=counted), rate)
+    back = Resampler(rate, source.rate, masking.queries * source.channels)
+    pieces = _held_back(
+        estimates(masking, mixture, source.channels, windows, rate, windowed=windowed, cancelled=cancelled)
+    )
+    given = 0
+    for estimate, last in pieces:
+        heard(estimate)
+        edges = [*range(0, estimate.shape[-1], round(_PIECE_SECONDS * rate)), estimate.shape[-1]]
+        for start, end in pairwise(edges):
+            final = last and end == edges[-1]
+            stem = back.feed(estimate[..., start:end].flatten(0, 1), last=final)
+            if last:
+                stem = stem[:, : read - given]
+            given += stem.shape[1]
+            yield stem.unflatten(0, (masking.queries, source.channels))
+    if given < read:  # there and back, rates round to within a few samples of the mixture's length
+        yield torch.zeros(masking.queries, source.channels, read - given)
+
+
+def _grouped(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
+    """Groups of up to `count` windows of one shape."""
+    group: list[Window] = []
+    for item in items:
+        group.append(item)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _held_back(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Each item with whether it is the last."""
+    held: Tensor | None = None
+    for item in items:
+        if held is not None:
+            yield held, False
+        held = item
+    if held is not None:
+        yield held, True
