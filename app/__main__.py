@@ -1,0 +1,109 @@
+"""`python -m app`: the API; `--embedded`: everything; `python -m app housekeeping`: what keeps it tidy."""
+
+import logging
+import socket
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+CONNECTIONS = 512  # at once; more are answered 503 at the door
+KEEP_ALIVE = 10  # s an idle connection is kept
+GRACEFUL = 10  # s that running requests get when the server stops
+
+cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
+
+
+@cli.callback(invoke_without_command=True)
+def main(
+    context: typer.Context,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Also start the queue's server and a worker.")] = False,
+    host: Host = None,
+    port: Port = None,
+    model: Annotated[str | None, typer.Option(help="The embedded worker's model.  [default: base]")] = None,
+    home: Annotated[Path | None, typer.Option(help="Where the embedded service keeps its files.")] = None,
+) -> None:
+    """Serves the API, with settings from EARMARK_* variables."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings(host=host, port=port, model=model, home=home)
+    if embedded:
+        _run_embedded(settings)
+    else:
+        _serve(settings, listener=None)
+
+
+@cli.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    descriptor: Annotated[int | None, typer.Option(hidden=True, help="A bound socket, inherited.")] = None,
+) -> None:
+    """Serves the API."""
+    listener = socket.socket(fileno=descriptor) if descriptor is not None else None
+    _serve(_settings(host=host, port=port), listener)
+
+
+@cli.command()
+def housekeeping() -> None:
+    """Gives lost work to other workers, and removes what has expired, until it is stopped."""
+    from app.housekeeping import run
+
+    _log()
+    run(_settings())
+
+
+def _settings(**choices: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in choices.items() if value is not None})
+    except ValidationError as error:
+        for fault in error.errors():
+            typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def _run_embedded(settings: Settings) -> None:
+    from app.embedded import EmbeddedError, run
+    from app.supervision import ProgramFailed
+
+    _log()
+    try:
+        run(settings, lambda line: typer.echo(line))
+    except (EmbeddedError, ProgramFailed) as error:
+        typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+def _serve(settings: Settings, listener: socket.socket | None) -> None:
+    import uvicorn
+
+    from app.main import create_app
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=GRACEFUL,
+            h11_max_incomplete_event_size=64 * 1024,
+            server_header=False,
+            log_level="info",
+            access_log=listener is None,
+        )
+    )
+    server.run(sockets=[listener] if listener else None)
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    cli()

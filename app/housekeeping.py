@@ -1,0 +1,180 @@
+"""`python -m app housekeeping`: gives lost work to other workers, and removes what has expired.
+
+Rounds every few seconds, one housekeeper at a time under a lock in Redis; a second one stands by. A worker that died
+is missed `heartbeat_timeout` after its last beat; a round later its job waits again.
+"""
+
+import contextlib
+import logging
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from redis import Redis
+from redis.exceptions import LockError, RedisError
+from redis.lock import Lock
+from rq import Queue
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from app.audio.records import AudioRecords, store_key
+from app.errors import AudioInUse, EarmarkError, NotFound
+from app.jobs import Jobs, connect
+from app.leftovers import Leftovers
+from app.settings import Settings
+from app.storage import Storage
+
+log = logging.getLogger("earmark.housekeeping")
+
+TIDY_SECONDS = 60.0  # between looks for what has expired: nobody waits for that
+POSTPONE_SECONDS = 300.0  # until an expired upload that is in use is looked at again
+_LOCK = "earmark:housekeeping"
+_QUEUES = "earmark:"
+
+
+class Housekeeping:
+    """One deployment's housekeeper. `round` does everything that is due; any step may be repeated."""
+
+    def __init__(self, redis: Redis, storage: Storage, settings: Settings) -> None:
+        self._redis = redis
+        self._storage = storage
+        self._settings = settings
+        self._jobs = Jobs(redis, settings)
+        self._audio = AudioRecords(redis, settings)
+        self._leftovers = Leftovers(redis)
+        self._taken_since: dict[tuple[str, str], float] = {}
+        self._tidy_next = 0.0
+
+    def round(self) -> None:
+        """Bring lost work back; now and then, remove what has expired."""
+        for queue in self._queues():
+            self._drop_the_dead(queue)
+            self._drop_the_dropped(queue)
+        for job_id in self._jobs.lost():
+            self._bring_back(job_id)
+        if time.monotonic() >= self._tidy_next:
+            self._tidy_next = time.monotonic() + TIDY_SECONDS
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Remove expired stems and uploads, and what dead processes left in the store."""
+        for job_id in self._jobs.expired():
+            self._guarded(self._expire_job, job_id)
+        for audio_id in self._audio.expired():
+            self._guarded(self._expire_audio, audio_id)
+        for prefix in self._leftovers.due():
+            self._guarded(self._delete, prefix)
+        self._jobs.trim()
+        swept = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
+        if swept:
+            log.info("removed %d unfinished files from the store", swept)
+
+    # Lost work
+
+    def _queues(self) -> list[Queue]:
+        queues = Queue.all(connection=self._redis, serializer=JSONSerializer)
+        return [queue for queue in queues if queue.name.startswith(_QUEUES)]
+
+    def _drop_the_dead(self, queue: Queue) -> None:
+        """Strike out executions whose worker no longer beats; `lost` then finds their jobs."""
+        registry = StartedJobRegistry(queue=queue, serializer=JSONSerializer)
+        dropped = self._redis.zremrangebyscore(registry.key, 0, time.time())
+        if dropped:
+            log.warning("%s: %d executions without a heartbeat", queue.name, dropped)
+
+    def _drop_the_dropped(self, queue: Queue) -> None:
+        """Strike out ids that a worker took off the queue and never began: it died between the two."""
+        taken = queue.intermediate_queue.get_job_ids()
+        started = set(StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False))
+        now = time.monotonic()
+        since = {(queue.name, job_id): now for job_id in taken if job_id not in started}
+        for place, first in self._taken_since.items():
+            if place[0] != queue.name or place in since:
+                since[place] = first
+        for (name, job_id), first in list(since.items()):
+            if name == queue.name and now - first > self._settings.lost_after:
+                queue.intermediate_queue.remove(job_id)
+                del since[name, job_id]
+        self._taken_since = since
+
+    def _bring_back(self, job_id: str) -> None:
+        before = self._jobs.get(job_id)
+        after = self._jobs.requeue(job_id)
+        if after is None:
+            return
+        log.warning("job %s was lost (execution %s): %s", job_id, before.execution, after.status)
+        if before.execution is not None:
+            # Should that execution live after all, it cannot publish, and deletes what it stores from now on itself.
+            self._guarded(self._storage.delete_prefix, Jobs.output_prefix(before, before.execution))
+
+    # What has expired
+
+    def _expire_job(self, job_id: str) -> None:
+        prefix = self._prefix(job_id)
+        if prefix is not None:
+            self._leftovers.add(None, prefix, time.time())
+        self._jobs.expire(job_id)
+        if prefix is not None:
+            self._delete(prefix)
+
+    def _prefix(self, job_id: str) -> str | None:
+        try:
+            job = self._jobs.get(job_id)
+        except NotFound:
+            return None
+        return f"{job.kind}s/{job.id}"
+
+    def _expire_audio(self, audio_id: str) -> None:
+        try:
+            self._audio.delete(audio_id)
+        except (AudioInUse, NotFound):
+            self._audio.postpone(audio_id, POSTPONE_SECONDS)
+            return
+        self._delete(store_key(audio_id))
+
+    def _delete(self, prefix: str) -> None:
+        self._storage.delete_prefix(prefix)
+        self._leftovers.settle(None, prefix)
+
+    def _guarded(self, step: Callable[[str], object], name: str) -> None:
+        """What cannot be removed now must not keep the rest from being removed; the next round tries again."""
+        try:
+            step(name)
+        except EarmarkError as error:
+            log.error("%s: %s", name, error)
+
+
+def run(settings: Settings) -> None:
+    """Keeps house until SIGINT or SIGTERM; outlives Redis and the store when they are away."""
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    redis = connect(settings)
+    # Held from round to round, so that who keeps house keeps what it has seen; a dead one's lock runs out.
+    lock = redis.lock(_LOCK, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
+    token = secrets.token_hex(16)
+    housekeeping: Housekeeping | None = None
+    log.info("keeping house every %.0f s", settings.sweep_seconds)
+    while not stopping.is_set():
+        try:
+            if _holds(lock, token):
+                housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings)
+                housekeeping.round()
+        except (RedisError, EarmarkError) as error:
+            log.error("a round failed: %s", error)
+        stopping.wait(settings.sweep_seconds)
+    _let_go(lock)
+
+
+def _holds(lock: Lock, token: str) -> bool:
+    with contextlib.suppress(LockError):  # not ours any more: it ran out while Redis was away
+        if lock.owned():
+            return bool(lock.reacquire())
+    return bool(lock.acquire(token=token))
+
+
+def _let_go(lock: Lock) -> None:
+    with contextlib.suppress(LockError, RedisError):
+        lock.release()

@@ -1,0 +1,131 @@
+"""A worker process from its start to its end: the model, the queue, the store, and a sign of life."""
+
+import functools
+import logging
+import threading
+import time
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from app.errors import StoreUnavailable
+from app.jobs import TASKS, Jobs, connect, queue_name
+from app.lifecycle import JobError
+from app.registry import Registry
+from app.settings import Settings
+from app.storage import Storage
+from models.engine import Engine
+from models.errors import ModelsError
+from worker.gpu_worker import GpuWorker, Signals
+from worker.scratch import Scratch
+from worker.tasks import separate
+from worker.workbench import Workbench
+
+logger = logging.getLogger("earmark.worker")
+
+REDIS_TRIES = 20  # up to 2 s apart: a server that is restarted costs a job nothing
+
+
+class WorkerUnusable(Exception):
+    """The worker cannot begin; the message is for whoever started it."""
+
+
+def work(settings: Settings, model: str, device: str, precision: str, *, burst: bool, hand_over_after: float) -> None:
+    """Take jobs of a model until told to stop; with `burst`, until none is left. Raises WorkerUnusable.
+
+    model: a preset's name or a folder; `hand_over_after`: as in `GpuWorker`.
+    """
+    began = time.monotonic()
+    engine = _load(model, device, precision)
+    description = engine.describe()
+    redis = _patient(connect(settings))
+    registry = Registry(redis, settings)
+    bench = _bench(engine, redis, settings)
+    worker = _worker(bench, queue_name(description["name"]), redis, hand_over_after)
+    try:
+        registry.announce(description, worker.name)
+    except RedisError as error:
+        raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
+    logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
+    presence = _Presence(registry, description["name"], worker.name, settings.heartbeat_seconds)
+    presence.start()
+    try:
+        worker.work(burst=burst)
+    finally:
+        presence.stop()
+        bench.scratch.close()
+
+
+def _load(model: str, device: str, precision: str) -> Engine:
+    try:
+        return Engine.load(model, device=device, precision=precision)
+    except (ModelsError, OSError, ValueError) as error:
+        raise WorkerUnusable(f"the model {model} does not load: {error}") from error
+
+
+def _patient(redis: Redis) -> Redis:
+    redis.set_retry(
+        Retry(ExponentialBackoff(cap=2.0, base=0.05), REDIS_TRIES, (RedisConnectionError, RedisTimeoutError))
+    )
+    return redis
+
+
+def _bench(engine: Engine, redis: Redis, settings: Settings) -> Workbench:
+    try:
+        return Workbench(
+            engine=engine,
+            jobs=Jobs(redis, settings),
+            storage=Storage.open(settings),
+            scratch=Scratch(settings.home / "scratch"),
+            signals=Signals(),
+            settings=settings,
+        )
+    except StoreUnavailable as error:
+        raise WorkerUnusable(error.detail) from error
+    except OSError as error:
+        raise WorkerUnusable(f"no temporary folder: {error}") from error
+
+
+def _worker(bench: Workbench, queue: str, redis: Redis, hand_over_after: float) -> GpuWorker:
+    overrun = JobError(code="timed_out", detail="Did not stop at its timeout; its worker was ended.")
+    return GpuWorker(
+        queue,
+        connection=redis,
+        tasks={TASKS["separation"]: functools.partial(separate, bench)},
+        signals=bench.signals,
+        heartbeat_seconds=bench.settings.heartbeat_seconds,
+        heartbeat_timeout=bench.settings.heartbeat_timeout,
+        hand_over_after=hand_over_after,
+        on_overrun=lambda job_id, execution: bench.jobs.fail(job_id, execution, overrun),
+    )
+
+
+class _Presence(threading.Thread):
+    """Tells the registry that the worker lives, whether it works or waits."""
+
+    def __init__(self, registry: Registry, model: str, worker: str, interval: float) -> None:
+        super().__init__(name="earmark-presence", daemon=True)
+        self._registry = registry
+        self._model = model
+        self._worker = worker
+        self._interval = interval
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(self._interval):
+            try:
+                self._registry.beat(self._model, self._worker)
+            except RedisError as error:
+                logger.warning("the queue's server does not answer: %s", error)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+        try:
+            self._registry.leave(self._model, self._worker)
+        except RedisError as error:
+            logger.warning("left without saying so: %s", error)

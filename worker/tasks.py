@@ -1,0 +1,120 @@
+"""What jobs on the queue may ask for. Each task takes an execution's id, and may be delivered more than once."""
+
+import logging
+import os
+import signal
+import time
+
+import torch
+from redis.exceptions import RedisError
+from rq import Retry
+
+from app.errors import EarmarkError, NotFound, Unavailable
+from app.lifecycle import Job, JobError
+from models.errors import Cancelled, ModelsError
+from worker.gpu_worker import TimedOut
+from worker.separating import NoTargetLeft, separated
+from worker.workbench import Attention, Workbench
+
+logger = logging.getLogger("earmark.worker")
+
+# RQ counts what a task itself gives back apart from deaths; how often a job may be tried is the record's to say.
+AGAIN = Retry(max=1_000_000)
+
+
+def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+    """Do a separation that waits, and publish it; returns `AGAIN` where another execution should try.
+
+    All that can go wrong with the job ends in its record. Delivered again, or to two workers at once, a job is
+    published once: the record belongs to the execution that claimed it last. Raises RedisError.
+    """
+    job = bench.jobs.claim(job_id, execution)
+    if job is None:
+        logger.info("%s: nothing to do", job_id)
+        return None
+    logger.info("%s: begun, attempt %d", job_id, job.attempts)
+    began = time.monotonic()
+    outcome: Retry | None = None
+    try:
+        published = _published(bench, job, execution)
+        logger.info("%s: %s in %.1f s", job_id, "done" if published else "dropped", time.monotonic() - began)
+    except TimedOut:
+        _fail(bench, job, execution, JobError(code="timed_out", detail=f"Took longer than {_timeout(bench)} s."))
+    except Cancelled:
+        outcome = _let_go(bench, job, execution)
+    except NoTargetLeft as error:
+        bench.jobs.fail(job_id, execution, error.error, error.targets)
+        logger.info("%s: no target left: %s", job_id, error.error.detail)
+    except RedisError:
+        raise  # the queue's own trouble is RQ's and housekeeping's
+    except (Unavailable, OSError) as error:
+        outcome = _try_again(bench, job, execution, error)
+    except (EarmarkError, ModelsError) as error:
+        _fail(bench, job, execution, JobError(code=error.code, detail=str(error)))
+    except (MemoryError, torch.OutOfMemoryError):
+        logger.exception("%s: out of memory", job_id)
+        _fail(bench, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
+        torch.cuda.empty_cache()
+    except torch.AcceleratorError as error:
+        # The device no longer works for this process. Another one shall try; this one ends.
+        outcome = _try_again(bench, job, execution, error)
+        os.kill(os.getpid(), signal.SIGTERM)
+    except Exception:
+        logger.exception("%s: failed", job_id)
+        _fail(bench, job, execution, JobError(code="internal", detail="The worker failed; its log says why."))
+    return outcome
+
+
+def _published(bench: Workbench, job: Job, execution: str) -> bool:
+    """Do the work, and publish it; what was stored and not published is removed."""
+    attention = Attention(bench, job.id, execution)
+    published = False
+    try:
+        with bench.scratch.job() as folder:
+            outcome = separated(bench, job, execution, folder, attention)
+        published = bench.jobs.publish(job.id, execution, outcome.targets, outcome.result.model_dump(), [])
+        return published
+    finally:
+        if not published:
+            _remove_outputs(bench, job, execution)
+
+
+def _remove_outputs(bench: Workbench, job: Job, execution: str) -> None:
+    """At once if the store answers; else housekeeping does it, by the ledger that `claim` wrote to."""
+    try:
+        bench.storage.delete_prefix(bench.jobs.output_prefix(job, execution))
+    except (Unavailable, NotFound) as error:
+        logger.warning("%s: outputs left to housekeeping: %s", job.id, error)
+
+
+def _fail(bench: Workbench, job: Job, execution: str, error: JobError) -> None:
+    bench.jobs.fail(job.id, execution, error)
+    logger.info("%s: %s: %s", job.id, error.code, error.detail)
+
+
+def _let_go(bench: Workbench, job: Job, execution: str) -> Retry | None:
+    """Canceled, deleted, taken by another execution, stopped through RQ, or handed over as the worker ends."""
+    if bench.signals.hand_over.is_set() and bench.jobs.release(job.id, execution):
+        logger.info("%s: handed over", job.id)
+        return AGAIN
+    if bench.signals.stop.is_set() and not bench.jobs.should_stop(job.id, execution):
+        bench.jobs.cancel(job.id)
+    bench.jobs.stop(job.id, execution)
+    logger.info("%s: stopped", job.id)
+    return None
+
+
+def _try_again(bench: Workbench, job: Job, execution: str, error: Exception) -> Retry | None:
+    """What may pass is tried again, by whoever is free; the last attempt says what it was."""
+    if job.attempts < bench.settings.job_attempts:
+        logger.warning("%s: attempt %d failed, to be tried again: %s", job.id, job.attempts, error)
+        return AGAIN
+    logger.error("%s: the last attempt failed: %s", job.id, error)
+    code = error.code if isinstance(error, EarmarkError) else "internal"
+    detail = error.detail if isinstance(error, EarmarkError) else "The worker failed; its log says why."
+    _fail(bench, job, execution, JobError(code=code, detail=detail))
+    return None
+
+
+def _timeout(bench: Workbench) -> int:
+    return int(bench.settings.job_timeout)
