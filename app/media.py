@@ -110,7 +110,7 @@ def read_headers(path: Path) -> MediaInfo:
     """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
     import av  # the front end itself loads no decoder
     from av.audio.stream import AudioStream
-    from av.error import FFmpegError
+    from av.error import FFmpegError, InvalidDataError
     from av.stream import Discard
 
     options = {
@@ -121,13 +121,17 @@ def read_headers(path: Path) -> MediaInfo:
     if path.stat().st_size == 0:
         raise ValueError("The file is empty.")
     try:
-        container = av.open(f"file:{path}", container_options=options)
+        try:
+            container = av.open(f"file:{path}", container_options=options)
+        except InvalidDataError:
+            format = _format_of_few_packets(path)
+            container = av.open(f"file:{path}", format=format, container_options=options)
     except FFmpegError as error:
         raise ValueError("The file is no media file of an accepted kind.") from error
     with container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
-            raise ValueError("The file has no audio stream.")
+            raise ValueError("The file has no audio stream that can be decoded.")
         codec = stream.codec_context
         if codec.name not in CODECS:
             raise ValueError(f"The codec {codec.name} is not accepted.")
@@ -159,6 +163,18 @@ def read_headers(path: Path) -> MediaInfo:
             for frame in frames:
                 return dataclasses.replace(info, sample_rate=frame.sample_rate, channels=frame.layout.nb_channels)
     raise ValueError("The file holds no audio that can be decoded.")
+
+
+def _format_of_few_packets(path: Path) -> str | None:
+    """FFmpeg wants to see several packets before it believes in mp3 or AAC, more than a tenth of a second has."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    if start == b"ID3":
+        return "mp3"
+    if len(start) < 2 or start[0] != 0xFF or start[1] & 0xE0 != 0xE0:
+        return None
+    # A sync word, then MPEG's layer: ADTS leaves it at zero.
+    return "mp3" if start[1] & 0x06 else "aac"
 
 
 def main(arguments: list[str]) -> int:

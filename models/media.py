@@ -29,7 +29,7 @@ import soundfile
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import FFmpegError, InvalidDataError
 from av.stream import Discard
 
 from models.encoding import FORMATS, AudioWriter, Block, Format, WavWriter, check_format, content_type, open_writer
@@ -148,7 +148,7 @@ class AudioReader:
             streams = self._container.streams
             stream = streams.best("audio")
             if not isinstance(stream, AudioStream):
-                raise AudioUndecodable("the file has no audio stream")
+                raise AudioUndecodable("the file has no audio stream that can be decoded")
             for other in streams:
                 if other is not stream:
                     other.discard = Discard.all
@@ -171,7 +171,7 @@ class AudioReader:
 
         vorbis = _open_vorbis(path) if container == "ogg" and codec.name == "vorbis" and alone else None
         if vorbis is not None:
-            self._frames = _vorbis_blocks(vorbis)
+            self._frames = self._vorbis(vorbis)
             self.rate, self.channels = vorbis.samplerate, vorbis.channels
         else:
             self._frames = self._decoded(stream)
@@ -185,7 +185,7 @@ class AudioReader:
         self._limits.check(self.rate, self.channels, None if container in ("mp3", "aac") else whole)
         # Only mp4's edit list leaves the cut at the end to the reader: FFmpeg makes the others itself.
         self._cut = None
-        if "mp4" in container and whole is not None:
+        if "mp4" in container and whole:
             self._cut = round(whole * self.rate), _PADDING_PACKETS * max(codec.frame_size, first.shape[1])
 
     def __iter__(self) -> Iterator[Block]:
@@ -237,6 +237,18 @@ class AudioReader:
             began += frame.samples
             yield _as_floats(frame)
 
+    def _vorbis(self, file: soundfile.SoundFile) -> Generator[Block, None, None]:
+        with file:
+            while True:
+                try:
+                    samples = file.read(BLOCK_FRAMES // 4, dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError:
+                    self._damaged += 1
+                    return
+                if not len(samples):
+                    return
+                yield np.asarray(samples.T, np.float32)
+
     def _played(self, stream: AudioStream) -> Iterator[AudioFrame]:
         packets = self._container.demux(stream)
         while True:
@@ -263,13 +275,29 @@ def _open_container(path: Path) -> InputContainer:
         "protocol_whitelist": "file",
     }
     av.logging.set_level(av.logging.PANIC)
+    # The prefix keeps a name such as "concat:..." from being read as a protocol.
+    name = f"file:{path.absolute()}"
     try:
-        # The prefix keeps a name such as "concat:..." from being read as a protocol.
-        return av.open(f"file:{path.absolute()}", "r", container_options=options)
+        try:
+            return av.open(name, "r", container_options=options)
+        except InvalidDataError:
+            return av.open(name, "r", format=_format_of_few_packets(path), container_options=options)
     except FFmpegError as error:
         if isinstance(error, MemoryError | FileNotFoundError | PermissionError):
             raise
         raise AudioUndecodable("not a media file of an accepted kind") from error
+
+
+def _format_of_few_packets(path: Path) -> str | None:
+    """FFmpeg wants to see several packets before it believes in mp3 or AAC, more than a tenth of a second has."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    if start == b"ID3":
+        return "mp3"
+    if len(start) < 2 or start[0] != 0xFF or start[1] & 0xE0 != 0xE0:
+        return None
+    # A sync word, then MPEG's layer: ADTS leaves it at zero.
+    return "mp3" if start[1] & 0x06 else "aac"
 
 
 def _open_vorbis(path: Path) -> soundfile.SoundFile | None:
@@ -278,15 +306,6 @@ def _open_vorbis(path: Path) -> soundfile.SoundFile | None:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
         return None
-
-
-def _vorbis_blocks(file: soundfile.SoundFile) -> Generator[Block, None, None]:
-    with file:
-        while True:
-            samples = file.read(BLOCK_FRAMES // 4, dtype="float32", always_2d=True)
-            if not len(samples):
-                return
-            yield np.asarray(samples.T, np.float32)
 
 
 def _as_floats(frame: AudioFrame) -> Block:
