@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -245,8 +245,6 @@ class Inert:
     def __call__(self, *_: object, **__: object) -> "Inert":
         return self
 
-    def __setstate__(self, _: object) -> None: ...
-
     def __setitem__(self, _: object, __: object) -> None: ...
 
     def append(self, _: object) -> None: ...
@@ -256,10 +254,10 @@ class Inert:
     def add(self, _: object) -> None: ...
 
 
-def stored_tensor(storage: Storage, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor:
+def stored_tensor(storage: object, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor | Inert:
     """Takes the arguments of `torch._utils._rebuild_tensor_v2`."""
     if not isinstance(storage, Storage):
-        raise TypeError("a tensor without numbers")
+        return Inert()
     return StoredTensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
@@ -285,14 +283,30 @@ REBUILT = {
 
 
 # The unpickler written in Python: the one in C reserves memory for whatever index a file makes up for its memo.
-class InertUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class InertUnpickler(PythonUnpickler):
     """An unpickler whose only callables are those of `REBUILT` and `Inert`."""
+
+    # Left out: what reserves memory unseen, and older ways to make objects, which torch never wrote.
+    dispatch: ClassVar = {
+        code: run
+        for code, run in PythonUnpickler.dispatch.items()
+        if bytes([code]) not in (pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ)
+    }
+
+    def load_build(self) -> None:
+        """An object's state: nothing of it is needed, and it could change what the callables are."""
+        self.stack.pop()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         return REBUILT.get((module, name), Inert)
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> Storage | Inert:
         kind, dtype, key, _, elements = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise ValueError(f"unknown kind of numbers {dtype}")
+            return Inert()
         return Storage(str(key), dtype, int(elements))

@@ -1,0 +1,51 @@
+"""The paper's two files, filled with known numbers, made once a session for whoever asks."""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+import torch
+
+PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
+
+
+class AuthorsFiles(NamedTuple):
+    detector: Path
+    separator: Path
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder with the layout, the recipe and the authors' answers."""
+    if not PARITY.is_dir():
+        pytest.skip("../shared/parity is not there")
+    return PARITY
+
+
+@pytest.fixture(scope="session")
+def recipe(parity: Path) -> ModuleType:
+    """The module that fills the authors' layout."""
+    spec = importlib.util.spec_from_file_location("fill", parity / "fill.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def authors_files(recipe: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthorsFiles]:
+    """Both of the authors' files, 2.3 GB, as Lightning writes them; seed 0, as the golden answers want."""
+    folder = tmp_path_factory.mktemp("authors")
+    files = AuthorsFiles(folder / "htsat_audioset_2048d.ckpt", folder / "zeroshot_asp_full.ckpt")
+    whole = recipe.filled("separator")
+    inside = "at_model."
+    detector = {name.removeprefix(inside): entry for name, entry in whole.items() if name.startswith(inside)}
+    torch.save({"epoch": 9, "state_dict": detector}, files.detector)
+    torch.save({"epoch": 9, "state_dict": whole}, files.separator)
+    yield files
+    shutil.rmtree(folder)  # pytest would keep those of three sessions
