@@ -79,7 +79,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes]]:
 
 def decode_clip(encoded: bytes) -> np.ndarray:
     """Encoded mono audio -> int16 at 32 kHz."""
-    with av.open(io.BytesIO(encoded)) as container:
+    with av.open(io.BytesIO(encoded), "r") as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp", layout="mono")
         blocks = [

@@ -48,10 +48,17 @@ class Mixture:
 
 def read(path: Path = VALIDATION) -> list[Row]:
     """The listed rows."""
-    kinds = {field.name: field.type for field in fields(Row)}
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Row(**{name: int(value) if kinds[name] in (int, "int") else value for name, value in row.items()})
+            Row(
+                target=row["target"],
+                target_start=int(row["target_start"]),
+                interference=row["interference"],
+                interference_start=int(row["interference_start"]),
+                query=row["query"],
+                absent=row["absent"],
+                label=row["label"],
+            )
             for row in csv.DictReader(file)
         ]
 

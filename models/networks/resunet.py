@@ -48,6 +48,9 @@ class ResUNet(nn.Module):
     fft_size = 1024
     window_size = 800  # the ear's 25 ms, so that one spectrum serves both
     hop = 320
+    ear: Yamnet
+    to_bands: Tensor
+    to_bins: Tensor
 
     def __init__(
         self,
@@ -150,9 +153,8 @@ class ResUNet(nn.Module):
         x = self.stem(log_bands)
         x = x + self.position.to(x.dtype)
         skips = []
-        for level, level_blocks in enumerate(self.encoder):
-            for block in level_blocks:
-                x = block(x, films.pop(0))
+        for level, blocks in enumerate(self.encoder):
+            x = self._pass(x, blocks, films)
             if level < len(self.down):
                 skips.append(x)
                 x = self.down[level](x)
@@ -160,10 +162,16 @@ class ResUNet(nn.Module):
         for level in reversed(range(len(self.decoder))):
             if level < len(self.up):
                 x = F.interpolate(self.up[level](x), scale_factor=2.0) + skips[level]
-            for block in self.decoder[level]:
-                x = block(x, films.pop(0))
+            x = self._pass(x, self.decoder[level], films)
         logits = F.pixel_shuffle(self.head(F.relu(x)), 2).squeeze(1)
         return torch.sigmoid(logits.float()) @ self.to_bins
+
+    @staticmethod
+    def _pass(x: Tensor, blocks: nn.Module, films: list[Tensor]) -> Tensor:
+        """Through the blocks of one level; each takes the next scales and shifts."""
+        for block in blocks.children():
+            x = block(x, films.pop(0))
+        return x
 
     def _bottom(self, x: Tensor, ear_map: Tensor, embeddings: Tensor, direction: Tensor, ear_code: Tensor) -> Tensor:
         heard = self.ear_in(ear_map)

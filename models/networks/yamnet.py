@@ -51,6 +51,9 @@ class Yamnet(nn.Module):
     map_rows = 4
     map_frames = 16
     frame_seconds = HOP_FRAMES * HEARD_HOP / HEARD_RATE
+    class_indices: Tensor
+    mel: Tensor
+    window: Tensor
 
     def __init__(self, class_indices: list[int], rate: int = 32_000, classes: int = 527) -> None:
         super().__init__()

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.corpus.shards import Clips
-from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.mixtures import Mixture
+from models.evaluation.separation import figures, queries_of, summary
 from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
-from models.query import BASE_RULES, embed
 from models.training.losses import separation_loss
 from models.training.mixing import Batch, Mixer, Recipe
 
@@ -63,7 +61,8 @@ class Trainer:
         self.folder, self.schedule = folder, schedule
         self.sizes = sizes or {}
         torch.manual_seed(0)
-        self.model = ResUNet(ear, **self.sizes).to(memory_format=torch.channels_last)
+        self.model = ResUNet(ear, **self.sizes)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's stubs lack it
         self.average = deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, betas=(0.9, 0.98)
@@ -88,6 +87,7 @@ class Trainer:
     ) -> None:
         """Train until the schedule's minutes are over, counting those before a resumption."""
         stft = (self.model.fft_size, self.model.hop, self.model.window_size)
+        self._asked = [queries_of(self.model.ear, validation, kind) for kind in ("query", "absent")]
         mixer = Mixer(clips, embeddings, recipe, stft, seed=self.state.step)
         total = self.schedule.minutes * 60
         saved = validated = self.state.seconds
@@ -169,14 +169,15 @@ class Trainer:
                 average.copy_(current)
 
     def _row(self, losses: list[float], validation: list[Mixture]) -> dict[str, Any]:
-        figures = validate(self.average, validation)
+        query, absent = self._asked
+        measured = summary(figures(self.average, validation, query, absent))
         row = {
             "minutes": round(self.state.seconds / 60, 2),
             "step": self.state.step,
             "segments": self.state.segments,
             "skipped": self.state.skipped,
             "loss": round(float(np.nanmean(losses)), 3) if losses else math.nan,
-            **{name: round(value, 3) for name, value in figures.items()},
+            **{name: round(value, 3) for name, value in measured.items()},
         }
         self.state.rows.append(row)
         with (self.folder / "log.csv").open("w", newline="") as file:
@@ -185,44 +186,3 @@ class Trainer:
             writer.writerows(self.state.rows)
         (self.folder / "sizes.json").write_text(json.dumps(self.sizes))
         return row
-
-
-@torch.inference_mode()
-def estimate(separator: ResUNet, mixtures: Tensor, queries: Tensor, batch: int = 20) -> Tensor:
-    """(N, samples) and (N, D) -> estimates (N, samples), in bf16 as the service runs."""
-    with torch.autocast("cpu", torch.bfloat16):
-        pairs = zip(mixtures.split(batch), queries.split(batch), strict=True)
-        return torch.cat([separator(some, asked).float() for some, asked in pairs])
-
-
-def validate(separator: ResUNet, validation: list[Mixture]) -> dict[str, float]:
-    """Mean figures in dB over the validation mixtures: improvements of SI-SDR and SDR, the share of wrong sounds,
-    the gain where the sound is right, and how far an absent query's answer lies below the mixture."""
-    mixtures = torch.from_numpy(np.stack([row.mixture for row in validation]))
-    targets = torch.from_numpy(np.stack([row.target for row in validation]))
-    queries, absent = (
-        torch.stack([query_of(separator.ear, getattr(row, kind)) for row in validation]) for kind in ("query", "absent")
-    )
-    estimates = estimate(separator, mixtures, queries)
-    gained = si_sdr(estimates, targets) - si_sdr(mixtures, targets)
-    wrong = si_sdr(estimates, mixtures - targets) > si_sdr(estimates, targets)
-    return {
-        "si_sdri": gained.mean().item(),
-        "sdri": (sdr(estimates, targets) - sdr(mixtures, targets)).mean().item(),
-        "median": gained.median().item(),
-        "wrong": wrong.float().mean().item(),
-        "right_si_sdri": gained[~wrong].mean().item(),
-        "absent": attenuation(estimate(separator, mixtures, absent), mixtures).mean().item(),
-    }
-
-
-_QUERIES: dict[tuple[int, int], Tensor] = {}
-
-
-def query_of(ear: Yamnet, example: np.ndarray) -> Tensor:
-    """The example's query; remembered, since validation asks for the same ones again and again."""
-    key = (id(ear), hash(example.tobytes()))
-    if key not in _QUERIES:
-        with torch.inference_mode():
-            _QUERIES[key] = embed(ear, [torch.from_numpy(example)], BASE_RULES, "validation").vector
-    return _QUERIES[key]

@@ -1,0 +1,67 @@
+"""Figures of a separator on listed mixtures."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.evaluation.metrics import attenuation, sdr, si_sdr
+from models.evaluation.mixtures import Mixture
+from models.query import BASE_RULES, Embedder, QueryRules, embed
+
+BATCH = 20
+
+
+@torch.inference_mode()
+def queries_of(embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES) -> Tensor:
+    """The rows' queries (N, D); kind: "query" (another source of the target's class) or "absent"."""
+    examples = [torch.from_numpy(getattr(row, kind)) for row in rows]
+    return torch.stack([embed(embedder, [example], rules, "evaluated").vector for example in examples])
+
+
+@torch.inference_mode()
+def separated(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
+    """Estimates (N, samples) for one query (N, D) a row, in bf16 as the service runs."""
+    mixtures = stacked(rows, "mixture")
+    with torch.autocast("cpu", torch.bfloat16):
+        pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
+        return torch.cat([separator(some, asked).float() for some, asked in pairs])
+
+
+def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:
+    """Of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is nearer to the interference
+    than to the target, and how far an absent query's answer lies below the mixture."""
+    mixtures, targets = stacked(rows, "mixture"), stacked(rows, "target")
+    estimates = separated(separator, rows, queries)
+    return {
+        "si_sdri": si_sdr(estimates, targets) - si_sdr(mixtures, targets),
+        "sdri": sdr(estimates, targets) - sdr(mixtures, targets),
+        "wrong": si_sdr(estimates, mixtures - targets) > si_sdr(estimates, targets),
+        "absent": attenuation(separated(separator, rows, absent), mixtures),
+    }
+
+
+def summary(measured: dict[str, Tensor]) -> dict[str, float]:
+    """Means over rows; `right_si_sdri` over those that went to the right sound, with the median beside the mean."""
+    return {
+        "si_sdri": measured["si_sdri"].mean().item(),
+        "si_sdri_error": (measured["si_sdri"].std() / len(measured["si_sdri"]) ** 0.5).item(),
+        "si_sdri_median": measured["si_sdri"].median().item(),
+        "sdri": measured["sdri"].mean().item(),
+        "wrong": measured["wrong"].float().mean().item(),
+        "right_si_sdri": measured["si_sdri"][~measured["wrong"]].mean().item(),
+        "absent": measured["absent"].mean().item(),
+    }
+
+
+def area_under_curve(scores: Tensor, there: Tensor) -> float:
+    """Probability that a present target scores above an absent one."""
+    present, absent = scores[there > 0], scores[there == 0]
+    above = (present[:, None] > absent[None]).double() + 0.5 * (present[:, None] == absent[None]).double()
+    return above.mean().item()
+
+
+def stacked(rows: list[Mixture], kind: str) -> Tensor:
+    """(N, samples) of the rows' "mixture" or "target"."""
+    return torch.from_numpy(np.stack([getattr(row, kind) for row in rows]))
