@@ -19,53 +19,71 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="EARMARK_", frozen=True, extra="ignore")
 
     # Where things are
-    home: Path = Field(Path(".earmark"), description="folder of the embedded service: queue's data, store, logs")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, with persistence switched on")
-    redis_timeout: float = Field(5.0, gt=0, description="seconds to connect, and to answer one command")
+    home: Path = Field(
+        default=Path(".earmark"), description="folder of the embedded service: queue's data, store, logs"
+    )
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="Redis or Valkey, with persistence switched on"
+    )
+    redis_timeout: float = Field(default=5.0, gt=0, description="seconds to connect, and to answer one command")
 
     # The object store: a folder, or s3://BUCKET[/PREFIX]
-    store: str = Field("", description="folder or s3://bucket/prefix; empty: the folder `store` under home")
-    store_endpoint: str | None = Field(None, description="S3 server's address; none: Amazon's")
-    store_public_endpoint: str | None = Field(None, description="the same server as clients see it, for signed URLs")
-    store_region: str = Field("us-east-1", description="S3 region")
-    store_access_key: SecretStr | None = Field(None, description="S3 access key; none: the machine's own credentials")
-    store_secret_key: SecretStr | None = Field(None, description="S3 secret key")
-    store_timeout: float = Field(30.0, gt=0, description="seconds an S3 server may be silent before a call fails")
-    signed_url_seconds: float = Field(900.0, gt=0, le=604800, description="seconds a signed stem URL lives")
+    store: str = Field(default="", description="folder or s3://bucket/prefix; empty: the folder `store` under home")
+    store_endpoint: str | None = Field(default=None, description="S3 server's address; none: Amazon's")
+    store_public_endpoint: str | None = Field(
+        default=None, description="the same server as clients see it, for signed URLs"
+    )
+    store_region: str = Field(default="us-east-1", description="S3 region")
+    store_access_key: SecretStr | None = Field(
+        default=None, description="S3 access key; none: the machine's own credentials"
+    )
+    store_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
+    store_timeout: float = Field(
+        default=30.0, gt=0, description="seconds an S3 server may be silent before a call fails"
+    )
+    signed_url_seconds: float = Field(default=900.0, gt=0, le=604800, description="seconds a signed stem URL lives")
 
     # Models and workers
-    model: str = Field("base", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="the model asked for by default")
-    job_timeout: float = Field(1800.0, gt=0, description="seconds one execution of a job may take")
-    job_attempts: int = Field(5, ge=1, le=100, description="executions of one job that may die before it is given up")
-    heartbeat_seconds: float = Field(4.0, gt=0, description="seconds between a worker's heartbeats")
-    heartbeat_timeout: float = Field(15.0, gt=0, description="seconds without one after which a worker is dead")
-    sweep_seconds: float = Field(5.0, gt=0, description="seconds between housekeeping's rounds")
-    lost_after: float = Field(10.0, ge=0, description="seconds a job may be unknown to the queue before it is put back")
-    queue_jobs: int = Field(1000, ge=1, description="waiting jobs of one model above which new ones are refused")
+    model: str = Field(
+        default="base", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="the model asked for by default"
+    )
+    job_timeout: float = Field(default=1800.0, gt=0, description="seconds one execution of a job may take")
+    job_attempts: int = Field(
+        default=5, ge=1, le=100, description="executions of one job that may die before it is given up"
+    )
+    heartbeat_seconds: float = Field(default=4.0, gt=0, description="seconds between a worker's heartbeats")
+    heartbeat_timeout: float = Field(default=15.0, gt=0, description="seconds without one after which a worker is dead")
+    sweep_seconds: float = Field(default=5.0, gt=0, description="seconds between housekeeping's rounds")
+    lost_after: float = Field(
+        default=10.0, ge=0, description="seconds a job may be unknown to the queue before it is put back"
+    )
+    queue_jobs: int = Field(
+        default=1000, ge=1, description="waiting jobs of one model above which new ones are refused"
+    )
 
     # Limits on what is sent
-    upload_bytes: int = Field(512 * MIB, ge=1, description="bytes of one uploaded file")
-    body_bytes: int = Field(MIB, ge=1024, description="bytes of a JSON body, and of one field of a form")
-    upload_timeout: float = Field(HOUR, gt=0, description="seconds one upload may take")
-    upload_idle: float = Field(30.0, gt=0, description="seconds a body may send nothing")
-    recording_seconds: float = Field(2 * HOUR, gt=0, description="seconds of one recording")
-    example_seconds: float = Field(60.0, gt=0, description="seconds of one example")
-    channels: int = Field(8, ge=1, description="channels of one recording")
-    lowest_rate: int = Field(8000, ge=1, description="hertz")
-    highest_rate: int = Field(192000, ge=1, description="hertz")
-    recording_samples: float = Field(1.5e9, gt=0, description="channels x rate x seconds of one recording")
-    targets: int = Field(16, ge=1, description="targets of one separation")
-    examples: int = Field(20, ge=1, description="examples of one target; its spans too")
+    upload_bytes: int = Field(default=512 * MIB, ge=1, description="bytes of one uploaded file")
+    body_bytes: int = Field(default=MIB, ge=1024, description="bytes of a JSON body, and of one field of a form")
+    upload_timeout: float = Field(default=HOUR, gt=0, description="seconds one upload may take")
+    upload_idle: float = Field(default=30.0, gt=0, description="seconds a body may send nothing")
+    recording_seconds: float = Field(default=2 * HOUR, gt=0, description="seconds of one recording")
+    example_seconds: float = Field(default=60.0, gt=0, description="seconds of one example")
+    channels: int = Field(default=8, ge=1, description="channels of one recording")
+    lowest_rate: int = Field(default=8000, ge=1, description="hertz")
+    highest_rate: int = Field(default=192000, ge=1, description="hertz")
+    recording_samples: float = Field(default=1.5e9, gt=0, description="channels x rate x seconds of one recording")
+    targets: int = Field(default=16, ge=1, description="targets of one separation")
+    examples: int = Field(default=20, ge=1, description="examples of one target; its spans too")
 
     # Retention
-    upload_retention: float = Field(24 * HOUR, gt=0, description="seconds an upload is kept")
-    stem_retention: float = Field(72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
-    record_retention: float = Field(30 * 24 * HOUR, gt=0, description="seconds a record outlives its stems")
+    upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds an upload is kept")
+    stem_retention: float = Field(default=72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
+    record_retention: float = Field(default=30 * 24 * HOUR, gt=0, description="seconds a record outlives its stems")
 
     # The server
-    host: str = Field("127.0.0.1", description="address that the API listens on")
-    port: int = Field(8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
-    poll_seconds: int = Field(1, ge=1, description="seconds a client is told to wait between polls")
+    host: str = Field(default="127.0.0.1", description="address that the API listens on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
+    poll_seconds: int = Field(default=1, ge=1, description="seconds a client is told to wait between polls")
 
     @field_validator("store_endpoint", "store_public_endpoint")
     @classmethod

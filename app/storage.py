@@ -218,7 +218,7 @@ class Storage:
         return deleted
 
 
-async def _stream(key: str, found: obstore.GetResult) -> AsyncIterator[bytes]:
+async def _stream(key: str, found: "obstore.GetResult") -> AsyncIterator[bytes]:
     with _told(key):
         async for block in found.stream(min_chunk_size=_READ):
             yield bytes(block)

@@ -1,0 +1,63 @@
+"""`/v1/audio`: uploads."""
+
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request, Response
+
+from app import multipart
+from app.audio import service
+from app.audio.records import store_key
+from app.audio.schemas import AudioAnswer
+from app.errors import RequestInvalid
+from app.openapi import form_body, problems
+from app.problems import fault
+from app.ranges import object_response
+from app.wiring import UsesParts
+
+router = APIRouter(prefix="/v1/audio", tags=["audio"])
+
+_FORM = form_body({"file": {"type": "string", "format": "binary"}}, required=["file"])
+
+
+@router.post("", status_code=201, openapi_extra=_FORM, responses=problems(408, 413, 415, 422, 503))
+async def upload(request: Request, response: Response, parts: UsesParts) -> AudioAnswer:
+    """Upload a recording as the form's field `file`; it is streamed to the store and probed."""
+    async with service.received(parts) as uploads, aclosing(multipart.parts(request, parts.settings, 1)) as form:
+        async for part in form:
+            if part.name != "file" or part.filename is None:
+                raise RequestInvalid("The form has a field that is not known.", [fault("Not known.", part.name)])
+            if uploads.kept:
+                raise RequestInvalid("One file at a time.", [fault("Sent twice.", "file")])
+            await uploads.receive(part)
+        if not uploads.kept:
+            raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
+    answer = AudioAnswer.of(uploads.kept[0])
+    response.headers["Location"] = f"/v1/audio/{answer.id}"
+    return answer
+
+
+@router.get("/{audio_id}", responses=problems(404, 503))
+def get(audio_id: str, parts: UsesParts) -> AudioAnswer:
+    """An upload's record."""
+    return AudioAnswer.of(service.find(parts, audio_id))
+
+
+@router.delete("/{audio_id}", status_code=204, responses=problems(404, 409, 503))
+def delete(audio_id: str, parts: UsesParts) -> None:
+    """Delete an upload; 409 while a job that waits or runs needs it."""
+    service.delete(parts, audio_id)
+
+
+@router.head("/{audio_id}/content", include_in_schema=False)
+@router.get("/{audio_id}/content", response_class=Response, responses=problems(404, 416, 503))
+async def content(audio_id: str, request: Request, parts: UsesParts) -> Response:
+    """The bytes as they were uploaded, with `Range`."""
+    audio = await service.find_async(parts, audio_id)
+    return await object_response(
+        request,
+        parts.storage,
+        store_key(audio.id),
+        size=audio.bytes,
+        sha256=audio.sha256,
+        content_type=audio.content_type,
+    )

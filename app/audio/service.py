@@ -1,0 +1,150 @@
+"""Uploads: from a form's part to the store, probed, known; or gone without a trace."""
+
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path, PureWindowsPath
+from typing import IO
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.concurrency import run_in_threadpool
+
+from app import media
+from app.audio.records import Audio, store_key
+from app.errors import NotFound
+from app.ids import AUDIO, is_id, new_id
+from app.multipart import Part
+from app.wiring import Parts
+
+_NAME_LENGTH = 255  # characters of a client's file name that are kept
+_PROBES_AT_ONCE = anyio.CapacityLimiter(4)  # each is a process of its own
+
+
+class Uploads:
+    """What one request has uploaded; `received` forgets all of it if the request fails."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.kept: list[Audio] = []
+
+    async def receive(self, part: Part) -> Audio:
+        """Stream one file to the store, probe it and make it known.
+
+        Raises `UploadTooLarge`, `StoreUnavailable`, what the probe raises and what the body raises; then the store
+        holds nothing of it.
+        """
+        audio_id, settings = new_id(AUDIO), self._parts.settings
+        key = store_key(audio_id)
+        await run_in_threadpool(self._parts.audio.begin, audio_id)
+        try:
+            with _ProbeFile(self._parts.storage.local_path(key)) as probed:
+                copied = probed.copying(part.chunks)
+                stored = await self._parts.storage.put_stream(key, copied, settings.upload_bytes)
+                async with _PROBES_AT_ONCE:
+                    found = await media.probe(probed.path, settings)
+            now = time.time()
+            audio = Audio(
+                id=audio_id,
+                filename=_plain_name(part.filename),
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                content_type=found.content_type,
+                container=found.container,
+                codec=found.codec,
+                duration=found.duration,
+                sample_rate=found.sample_rate,
+                channels=found.channels,
+                created_at=now,
+                expires_at=now + settings.upload_retention,
+            )
+            await run_in_threadpool(self._parts.audio.create, audio)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await run_sync(_forget_bytes, self._parts, audio_id)
+            raise
+        self.kept.append(audio)
+        self._parts.metrics.uploaded.inc(stored.bytes)
+        return audio
+
+    def forget(self) -> None:
+        """Delete everything that this request uploaded."""
+        for audio in self.kept:
+            delete(self._parts, audio.id)
+
+
+@asynccontextmanager
+async def received(parts: Parts) -> AsyncIterator[Uploads]:
+    """Uploads of one request, forgotten when its block raises."""
+    uploads = Uploads(parts)
+    try:
+        yield uploads
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await run_sync(uploads.forget)
+        raise
+
+
+def find(parts: Parts, audio_id: str) -> Audio:
+    """The record of an upload; raises `NotFound` for what is no id, too."""
+    if not is_id(audio_id, AUDIO):
+        raise NotFound("There is no such audio.")
+    return parts.audio.get(audio_id)
+
+
+async def find_async(parts: Parts, audio_id: str) -> Audio:
+    """`find` for code on the event loop."""
+    return await run_in_threadpool(find, parts, audio_id)
+
+
+def delete(parts: Parts, audio_id: str) -> None:
+    """Delete an upload, record and bytes. Raises `NotFound`, and `AudioInUse` while a job needs it."""
+    find(parts, audio_id)
+    parts.audio.delete(audio_id)
+    _forget_bytes(parts, audio_id)
+
+
+def _forget_bytes(parts: Parts, audio_id: str) -> None:
+    parts.storage.delete(store_key(audio_id))
+    parts.audio.abandon(audio_id)
+
+
+def _plain_name(sent: str | None) -> str | None:
+    """The last part of what a client calls its file, for people to read; it names nothing here."""
+    name = PureWindowsPath(sent or "").name  # takes both kinds of slash for one
+    name = "".join(character for character in name if character.isprintable())
+    return name[:_NAME_LENGTH] or None
+
+
+class _ProbeFile:
+    """A path where the probe finds the bytes: the store's own file, or a copy made while they stream by."""
+
+    def __init__(self, stored: Path | None) -> None:
+        self._stored = stored
+        self._copy: IO[bytes] | None = None
+
+    def __enter__(self) -> "_ProbeFile":
+        if self._stored is None:
+            self._copy = tempfile.NamedTemporaryFile(prefix="earmark-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._copy is not None:
+            self._copy.close()
+
+    @property
+    def path(self) -> Path:
+        """Where to look, once the stream is at its end."""
+        if self._copy is not None:
+            self._copy.flush()
+            return Path(self._copy.name)
+        assert self._stored is not None  # noqa: S101 (one of the two is there)
+        return self._stored
+
+    async def copying(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same chunks, copied on the way where there is no file of the store's own."""
+        async for chunk in chunks:
+            if self._copy is not None:
+                await run_in_threadpool(self._copy.write, chunk)
+            yield chunk

@@ -1,0 +1,71 @@
+"""Request bodies, read as they come: within limits of size and time, and never held whole unless they are small."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from app.errors import ClientGone, MediaTypeUnsupported, RequestInvalid, UploadTimeout, UploadTooLarge
+from app.problems import fault
+from app.settings import Settings
+
+
+async def chunks(request: Request, settings: Settings, limit: int) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises `UploadTooLarge` when more than `limit` bytes are announced or come, `UploadTimeout` when nothing comes for
+    `upload_idle` seconds or it is not over in `upload_timeout`, `ClientGone` when the client hangs up.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise UploadTooLarge(f"The body may have {limit} bytes.")
+    deadline = time.monotonic() + settings.upload_timeout
+    size = 0
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(min(settings.upload_idle, max(0.0, deadline - time.monotonic()))):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            raise UploadTimeout("The body came too slowly.") from error
+        except ClientDisconnect as error:
+            raise ClientGone() from error
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise UploadTooLarge(f"The body may have {limit} bytes.")
+        if chunk:
+            yield chunk
+
+
+def media_type(request: Request) -> str:
+    """The body's content type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_json(request: Request, settings: Settings) -> Any:
+    """A JSON body of at most `body_bytes`; raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` does."""
+    kind = media_type(request)
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise MediaTypeUnsupported("Send application/json.")
+    body = bytearray()
+    async for chunk in chunks(request, settings, settings.body_bytes):
+        body += chunk
+    return parse_json(bytes(body))
+
+
+def parse_json(text: bytes, *pointer: str) -> Any:
+    """JSON by RFC 8259: UTF-8, no NaN; raises `RequestInvalid` that points at the field it came from."""
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise RequestInvalid("The body is not JSON.", [fault("This is not JSON.", *pointer)]) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)

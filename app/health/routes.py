@@ -1,0 +1,47 @@
+"""`/livez`, `/readyz`, `/metrics`: for whoever runs this."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.metrics import CONTENT_TYPE
+from app.openapi import problems
+from app.wiring import UsesParts
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """The queue and the store answer. Workers are counted a model; none is no reason to refuse jobs."""
+
+    status: Literal["ready"] = "ready"
+    queue: Literal["ok"] = "ok"
+    store: Literal["ok"] = "ok"
+    workers: dict[str, int]
+
+
+@router.get("/livez")
+async def alive() -> Alive:
+    """Whether the process answers at all."""
+    return Alive()
+
+
+@router.get("/readyz", responses=problems(503))
+def ready(parts: UsesParts) -> Ready:
+    """Whether jobs can be taken: the queue's server and the store answer."""
+    parts.redis.ping()
+    parts.storage.check()
+    return Ready(workers={model.name: parts.registry.workers(model.name) for model in parts.registry.models()})
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(parts: UsesParts) -> Response:
+    """Figures for Prometheus."""
+    return Response(parts.metrics.expose(), media_type=CONTENT_TYPE)

@@ -1,0 +1,45 @@
+"""`/v1/labels`: classes that a target can be asked for by name."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from app.labels import matching
+from app.openapi import problems
+from app.wiring import UsesParts
+
+router = APIRouter(prefix="/v1/labels", tags=["labels"])
+
+
+class LabelAnswer(BaseModel):
+    """A class of AudioSet; `askable`: the model can make a query of its name. Score 0 to 1."""
+
+    label: str
+    mid: str
+    slug: str
+    path: list[str]
+    askable: bool
+    score: float
+
+
+class LabelsAnswer(BaseModel):
+    """Classes, the best match first."""
+
+    data: list[LabelAnswer]
+
+
+@router.get("", responses=problems(422, 503))
+def search(
+    parts: UsesParts,
+    q: Annotated[str, Query(max_length=200, description="a text to match; empty: all classes")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    askable: Annotated[bool | None, Query(description="only those that can be asked for, or cannot")] = None,
+    model: Annotated[str | None, Query(max_length=64, description="a model; default: the server's")] = None,
+) -> LabelsAnswer:
+    """Search the classes of a model by text."""
+    classes = parts.registry.model(model or parts.settings.model).classes
+    if askable is not None:
+        classes = [known for known in classes if known.askable == askable]
+    found = matching.search(classes, q, limit)
+    return LabelsAnswer(data=[LabelAnswer(**known.model_dump(), score=round(value, 3)) for known, value in found])

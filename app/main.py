@@ -1,0 +1,46 @@
+"""The front end: `create_app(settings)` puts its parts together, and nothing else happens here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from app import openapi, problems
+from app.audio.routes import router as audio
+from app.health.routes import router as health
+from app.labels.routes import router as labels
+from app.models.routes import router as models
+from app.observation import Observation
+from app.separations.routes import router as separations
+from app.separations.schemas import SeparationCreate
+from app.settings import Settings
+from app.wiring import Parts
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for one deployment; without settings, for the one that the environment describes."""
+    parts = Parts.open(settings or Settings())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        parts.close()
+
+    app = FastAPI(
+        title="Earmark",
+        version=VERSION,
+        description="A recording and an example of a sound in, that sound alone out.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.parts = parts
+    problems.install(app)
+    for router in (audio, separations, labels, models, health):
+        app.include_router(router)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    openapi.describe(app, [SeparationCreate])
+    app.add_middleware(Observation, metrics=parts.metrics)
+    return app

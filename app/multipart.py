@@ -1,0 +1,122 @@
+"""multipart/form-data (RFC 7578) as a stream of parts, parsed while it arrives; nothing is spooled."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app import bodies
+from app.errors import NotMultipart, RequestInvalid
+from app.settings import Settings
+
+_OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the parts themselves
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field of the form; read its `chunks` before asking for the next part."""
+
+    name: str
+    filename: str | None  # as sent; None for a plain field
+    chunks: AsyncIterator[bytes]
+
+    async def text(self, limit: int) -> str:
+        """A plain field's text, of at most `limit` bytes; raises `RequestInvalid`."""
+        body = bytearray()
+        async for chunk in self.chunks:
+            body += chunk
+            if len(body) > limit:
+                raise RequestInvalid(f"The field {self.name} may have {limit} bytes.")
+        try:
+            return body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RequestInvalid(f"The field {self.name} is not UTF-8.") from error
+
+
+class _Collector:
+    """Turns the parser's calls into a queue of what happened: a part began, bytes, a part ended, all ended."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self.events: deque[tuple[str, bytes | dict[bytes, bytes]]] = deque()
+        self._field = bytearray()
+        self._value = bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self.parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._headers_begin,
+                "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": lambda: self.events.append(("part", self._headers)),
+                "on_part_data": lambda data, start, end: self.events.append(("data", data[start:end])),
+                "on_part_end": lambda: self.events.append(("end", b"")),
+                "on_end": lambda: self.events.append(("over", b"")),
+            },
+        )
+
+    def _headers_begin(self) -> None:
+        self._headers = {}
+
+    def _header_end(self) -> None:
+        self._headers[bytes(self._field).strip().lower()] = bytes(self._value).strip()
+        self._field.clear()
+        self._value.clear()
+
+
+async def parts(request: Request, settings: Settings, files: int) -> AsyncGenerator[Part, None]:
+    """The form's parts in order, of which at most `files` may be files of full size.
+
+    Raises `NotMultipart`, `RequestInvalid` for a form that is broken or ends early, and what `bodies.chunks` does.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if bodies.media_type(request) != "multipart/form-data" or not boundary:
+        raise NotMultipart("Send multipart/form-data with a boundary.")
+    try:
+        collector = _Collector(boundary)
+    except FormParserError as error:
+        raise NotMultipart("The boundary is too long.") from error
+    limit = files * settings.upload_bytes + settings.body_bytes + _OVERHEAD
+    body = bodies.chunks(request, settings, limit)
+    while (event := await _next(collector, body))[0] != "over":
+        kind, headers = event
+        if kind != "part" or not isinstance(headers, dict):
+            raise RequestInvalid("The form is broken.")
+        name, filename = _disposition(headers)
+        content = _content(collector, body)
+        yield Part(name, filename, content)
+        async for _ in content:  # what the caller did not read
+            pass
+    async for _ in body:  # an epilogue
+        pass
+
+
+async def _content(collector: _Collector, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    while (event := await _next(collector, body))[0] == "data":
+        if isinstance(event[1], bytes):
+            yield event[1]
+
+
+async def _next(collector: _Collector, body: AsyncIterator[bytes]) -> tuple[str, bytes | dict[bytes, bytes]]:
+    while not collector.events:
+        chunk = await anext(body, None)
+        if chunk is None:
+            raise RequestInvalid("The form ends before its last boundary.")
+        try:
+            collector.parser.write(chunk)
+        except FormParserError as error:
+            raise RequestInvalid("The form is broken.") from error
+    return collector.events.popleft()
+
+
+def _disposition(headers: dict[bytes, bytes]) -> tuple[str, str | None]:
+    kind, options = parse_options_header(headers.get(b"content-disposition"))
+    if kind != b"form-data" or b"name" not in options:
+        raise RequestInvalid("A part of the form has no name.")
+    filename = options.get(b"filename")
+    name = options[b"name"].decode("utf-8", "replace")
+    return name, None if filename is None else filename.decode("utf-8", "replace")

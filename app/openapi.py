@@ -1,0 +1,61 @@
+"""What the OpenAPI document says that FastAPI cannot infer: problems, forms, and bodies that are read as streams."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.problems import Problem
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors that a route may answer."""
+    schema = {"$ref": _REFERENCE.format(model="Problem")}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def form_body(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads multipart/form-data itself."""
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": form_schema(properties, required)}}}
+
+
+def form_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """The schema of a form."""
+    return {"schema": {"type": "object", "properties": properties, "required": required, "additionalProperties": False}}
+
+
+def reference(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of a body that `describe` adds to the document."""
+    return {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+
+
+def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
+    """Let the application's document hold the models that routes only refer to."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                openapi_version=app.openapi_version,
+            )
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in [Problem, *bodies]], ref_template=_REFERENCE
+            )
+            schemas = made.setdefault("components", {}).setdefault("schemas", {})
+            for name, schema in definitions["$defs"].items():
+                schemas.setdefault(name, schema)
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = document

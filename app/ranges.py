@@ -1,0 +1,68 @@
+"""Bytes of a stored object as an answer: whole, a range (RFC 9110, section 14), or nothing new."""
+
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.errors import RangeNotSatisfiable
+from app.storage import Storage
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The range asked for as (start, end), end exclusive; None for all of it.
+
+    Several ranges, other units and nonsense are ignored, as the standard allows. Raises `RangeNotSatisfiable`.
+    """
+    match = _RANGE.fullmatch(header.strip().replace(" ", "")) if header else None
+    if match is None:
+        return None
+    first, last = match.groups()
+    if not first and not last:
+        return None
+    if not first:
+        if int(last) == 0 or size == 0:
+            raise RangeNotSatisfiable(size)
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    if int(first) >= size:
+        raise RangeNotSatisfiable(size)
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+async def object_response(
+    request: Request,
+    storage: Storage,
+    key: str,
+    *,
+    size: int,
+    sha256: str,
+    content_type: str,
+    filename: str | None = None,
+) -> Response:
+    """The object's bytes, for GET and HEAD, with Range, If-Range and If-None-Match; `filename` makes it a download.
+
+    Raises `NotFound` when the bytes are gone, before the answer begins.
+    """
+    etag = f'"{sha256}"'
+    headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
+    if filename is not None:
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+    if etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    wanted = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
+    found = parse_range(wanted, size)
+    start, end = found or (0, size)
+    headers["Content-Length"] = str(end - start)
+    if found:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    status = 206 if found else 200
+    if request.method == "HEAD" or end == start:
+        return Response(status_code=status, headers=headers, media_type=content_type)
+    stream: AsyncIterator[bytes] = await storage.open_range(key, start, end)
+    return StreamingResponse(stream, status_code=status, headers=headers, media_type=content_type)

@@ -1,0 +1,80 @@
+"""The one-call form: `mixture`, `query` (files, repeatable), `label` (repeatable) and `options` (JSON)."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from app import bodies
+from app.audio.service import Uploads
+from app.errors import RequestInvalid
+from app.multipart import Part
+from app.problems import fault
+from app.separations.schemas import AudioReference, Options, SeparationCreate, Target
+from app.settings import Settings
+
+TARGET = "target"  # what the one target is called that all `query` files are examples of
+_TEXT_BYTES = 1024  # of one label
+
+
+def files(settings: Settings) -> int:
+    """How many files a form may hold: the mixture and its examples."""
+    return 1 + settings.examples
+
+
+async def read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> SeparationCreate:
+    """Receive a form's files and make of its fields the request that JSON would have been.
+
+    Raises `RequestInvalid`, `RequestValidationError`, and what receiving raises.
+    """
+    mixture: str | None = None
+    queries: list[str] = []
+    labels: list[str] = []
+    options: Options | None = None
+    async for part in form:
+        if part.name in ("mixture", "query") and part.filename is None:
+            raise RequestInvalid(f"The field {part.name} is a file.", [fault("Send a file.", part.name)])
+        if part.name == "mixture" and mixture is None:
+            mixture = (await uploads.receive(part)).id
+        elif part.name == "query" and len(queries) < settings.examples:
+            queries.append((await uploads.receive(part)).id)
+        elif part.name == "label" and len(labels) < settings.targets:
+            labels.append(await part.text(_TEXT_BYTES))
+        elif part.name == "options" and options is None:
+            sent = bodies.parse_json((await part.text(settings.body_bytes)).encode(), "options")
+            options = validated(Options, sent, "options")
+        else:
+            raise RequestInvalid(
+                "The form has a field that is not known, or sent too often.",
+                [fault("Not known, or sent too often.", part.name)],
+            )
+    if mixture is None:
+        raise RequestInvalid("The form has no mixture.", [fault("Field required.", "mixture")])
+    targets: list[Target] = []
+    if queries:
+        targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
+    targets += [validated(Target, {"label": label}, "label") for label in labels]
+    if not targets:
+        raise RequestInvalid("Nothing is asked for.", [fault("Send query files, or labels.", "query")])
+    options = options or Options()
+    return SeparationCreate(
+        mixture=AudioReference(audio_id=mixture),
+        targets=targets,
+        output=options.output,
+        model=options.model,
+        metadata=options.metadata,
+    )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], sent: Any, *place: str) -> Model:
+    """A model from JSON that was sent, or `RequestValidationError` that points into it."""
+    try:
+        return model.model_validate(sent)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**wrong, "loc": ("body", *place, *wrong["loc"])} for wrong in error.errors(include_url=False)]
+        ) from error

@@ -1,0 +1,53 @@
+"""What routes reach: the parts of one deployment, made once by `create_app`, as annotated dependencies."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from redis import Redis
+
+from app.audio.records import AudioRecords
+from app.jobs import Jobs, connect
+from app.metrics import Metrics
+from app.registry import Registry
+from app.settings import Settings
+from app.storage import Storage
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts that requests share; all are safe to use from several threads."""
+
+    settings: Settings
+    redis: Redis
+    storage: Storage
+    jobs: Jobs
+    audio: AudioRecords
+    registry: Registry
+    metrics: Metrics
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Parts":
+        """Build them; nothing connects to the queue's server yet."""
+        redis = connect(settings)
+        jobs, registry = Jobs(redis, settings), Registry(redis, settings)
+        return cls(
+            settings=settings,
+            redis=redis,
+            storage=Storage.open(settings),
+            jobs=jobs,
+            audio=AudioRecords(redis, settings),
+            registry=registry,
+            metrics=Metrics(jobs, registry),
+        )
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.redis.close()
+
+
+def _parts(request: Request) -> Parts:
+    return request.app.state.parts
+
+
+UsesParts = Annotated[Parts, Depends(_parts)]
