@@ -6,6 +6,8 @@ ModelsError
   QueryModelMismatch    a query made by another model
   LabelUnknown          no such class, or one without an embedding
   Cancelled             the caller asked to stop
+  SpanOutside           a span that is not inside its recording
+  DeviceUnavailable     no such accelerator on this machine
   MediaError            about a media file, in or out
     AudioUndecodable    nothing that can be decoded, or not safely
     AudioTooLong        longer, or more samples, than is allowed
@@ -54,6 +56,18 @@ class Cancelled(ModelsError):
     """The caller's `cancelled` callback said stop."""
 
     code = "canceled"
+
+
+class SpanOutside(ModelsError):
+    """A span begins or ends outside its recording, or holds nothing."""
+
+    code = "span_outside"
+
+
+class DeviceUnavailable(ModelsError):
+    """This machine has no accelerator of the kind that was asked for."""
+
+    code = "model_unavailable"
 
 
 class MediaError(ModelsError):

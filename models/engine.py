@@ -1,0 +1,393 @@
+"""Engine: the one door for everybody else. Recordings and queries in; queries, detections and stems out."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models import checkpoints, detection, labels, query, stems
+from models.audio import Waveform, mono, resample
+from models.detection import Detection
+from models.errors import Cancelled, LabelUnknown, SpanOutside
+from models.hearing import Decision, Hearing, Listener
+from models.media import Limits, check_format, open_audio
+from models.precision import Arithmetic, Precision
+from models.presence import Rule
+from models.query import Query, QueryRules, require_model
+from models.separation import Masking, Source, Windows, at_rate, never
+from models.separation import stems as separated_blocks
+from models.stems import Output, Separated, Spool, StemFile, gated
+
+__all__ = ["Engine", "SeparatedFiles", "Separation", "StemFile"]
+
+Progress = Callable[[float, str], None]
+
+WINDOW, CONTEXT, OVERLAP = 10.0, 0.5, 0.25  # seconds
+_BLOCK = 65536
+# What share of a separation's time each stage takes, about.
+_STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
+_MASKS_AT_ONCE = {"cpu": 1, "cuda": 8}
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Stems by their queries' names, what they leave of the mixture, and how sure it is that each target is there."""
+
+    stems: dict[str, Waveform]
+    residual: Waveform
+    presence: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SeparatedFiles:
+    """Stems as files, the residual last and named "residual". gain: by which mixture and stems were multiplied, so
+    that nothing clips. frames, duration (s): of the mixture and of every stem."""
+
+    stems: list[StemFile]
+    presence: dict[str, float]
+    gain: float
+    rate: int
+    channels: int
+    frames: int
+    duration: float
+
+
+class Engine:
+    """A model on a device. Not safe to share between threads."""
+
+    def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
+        self._arithmetic = Arithmetic.of(device, precision)
+        self._bundle = bundle
+        self._detector, self._separator = bundle.detector, bundle.separator
+        # The separator may share parts with the detector: that one keeps its layout, as its numbers make queries.
+        self._arithmetic.prepare(self._separator)
+        self._detector.to(self._arithmetic.device)
+        self._listener = Listener(self._detector, self._arithmetic)
+        self._rules = QueryRules(**bundle.config["query"])
+        self._gates = bundle.presence is not None
+        # Without a fitted rule presence is still told, by a plain one, but nothing is made quieter for it.
+        whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
+        self._rule = Rule.of(bundle.presence if bundle.presence is not None else whole)
+
+    @classmethod
+    def load(
+        cls, source: str | Path | Mapping[str, str | Path], device: str = "auto", precision: Precision = "auto"
+    ) -> "Engine":
+        """A shipped model by name, a folder, or the authors' files {"detector": path, "separator": path} (the
+        separator's file alone will do, since it carries the detector).
+
+        device: "auto", "cpu", "cuda", "cuda:1"; precision: "auto" or "exact" (float32, no shortcut). Raises
+        CheckpointInvalid, DeviceUnavailable.
+        """
+        if isinstance(source, Mapping):
+            return cls(checkpoints.authors_bundle(**source), device, precision)
+        return cls(checkpoints.load(source), device, precision)
+
+    @property
+    def model_id(self) -> str:
+        """Such as "base@1"; queries of other models are refused."""
+        return f"{self._bundle.name}@{self._bundle.version}"
+
+    @property
+    def device(self) -> str:
+        return str(self._arithmetic.device)
+
+    @property
+    def rate(self) -> int:
+        """Hz at which the networks hear."""
+        return self._separator.rate
+
+    def describe(self) -> dict[str, Any]:
+        """What a worker announces: the model, and the classes that it hears or can be asked for."""
+        heard = set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
+        askable = self._bundle.class_embeddings
+        classes = [
+            {
+                "label": label.name,
+                "mid": label.mid,
+                "slug": label.slug,
+                "path": list(label.path),
+                "askable": label.mid in askable,
+            }
+            for label in labels.ontology().values()
+            if label.index in heard or label.mid in askable
+        ]
+        return {
+            "name": self._bundle.name,
+            "version": self._bundle.version,
+            "embedding_size": self._detector.embedding_size,
+            "labels": len(heard),
+            "askable_labels": sum(bool(label["askable"]) for label in classes),
+            "sample_rate": self.rate,
+            "classes": classes,
+        }
+
+    # Queries
+
+    def embed(self, recordings: Sequence[Waveform], spans: Sequence[tuple[float, float]] | None = None) -> Query:
+        """One query from examples of a sound, each at least 0.1 s long.
+
+        spans: (start, end) in seconds of the one recording given; each is an example. Raises SilentQuery, SpanOutside.
+        """
+        if not recordings:
+            raise ValueError("a query needs at least one example")
+        if spans is not None:
+            if len(recordings) != 1:
+                raise ValueError("spans belong to one recording")
+            recordings = [_span(recordings[0], start, end) for start, end in spans]
+        heard = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
+        return query.embed(self._listener, heard, self._rules, self.model_id)
+
+    def label(self, name: str) -> Query:
+        """A class's own query, by its name, slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
+        embeddings = self._bundle.class_embeddings
+        askable = [label for label in labels.ontology().values() if label.mid in embeddings]
+        if not askable:
+            raise LabelUnknown(f"{self.model_id} has no embeddings of classes: give it an example of the sound instead")
+        label = labels.find(name)
+        if label.mid not in embeddings:
+            kin = [other for other in askable if set(other.path[1:]) & set(label.path[1:])]
+            near = [other.name for other in sorted(kin, key=lambda other: -len(set(other.path) & set(label.path)))][:5]
+            hint = f" Near it: {', '.join(near)}." if near else ""
+            raise LabelUnknown(f"{self.model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
+        return Query(embeddings[label.mid].clone(), self.model_id)
+
+    # Detection
+
+    def detect(
+        self,
+        recording: Waveform,
+        top: int = detection.TOP,
+        threshold: float = detection.THRESHOLD,
+        cancelled: Callable[[], bool] = never,
+    ) -> Detection:
+        """What is heard in a recording of any length, and when. Raises Cancelled.
+
+        top: how many tags. threshold: the probability that an event must reach; it ends below half of that.
+        """
+        return self._detect(_in_memory(recording), top, threshold, cancelled)
+
+    def detect_file(
+        self,
+        path: str | Path,
+        top: int = detection.TOP,
+        threshold: float = detection.THRESHOLD,
+        cancelled: Callable[[], bool] = never,
+        limits: Limits | None = None,
+    ) -> Detection:
+        """The same of a file, block by block. Raises MediaError's kinds too."""
+        return self._detect(_in_file(Path(path), limits), top, threshold, cancelled)
+
+    def _detect(self, source: Source, top: int, threshold: float, cancelled: Callable[[], bool]) -> Detection:
+        detector = self._detector
+        blocks = (mono(block) for block in at_rate(source, detector.rate))
+        curve, samples = detection.framewise(detector, blocks, self._listener.framewise, cancelled)
+        return detection.timeline(curve, detector.frame_seconds, samples / detector.rate, top, threshold)
+
+    # Separation
+
+    def separate(
+        self,
+        recording: Waveform,
+        queries: Mapping[str, Query],
+        *,
+        window: float = WINDOW,
+        context: float = CONTEXT,
+        overlap: float = OVERLAP,
+        gate: bool = True,
+        joint: bool = False,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> Separation:
+        """Stems of a recording in memory, with its rate, channels and length.
+
+        window, context (on each side, inside the window), overlap: seconds. gate: make quieter what is not there.
+        joint: refine all targets together. batch: masks at once. progress(ratio, stage). Raises Cancelled,
+        QueryModelMismatch, ValueError for impossible windows or names.
+        """
+        source = _in_memory(recording)
+        report = _reporter(progress)
+        plan = self._plan(queries, window, context, overlap, joint, batch)
+        blocks: list[Tensor] = []
+        decisions, _ = self._separate(source, plan, blocks.append, gate, report, cancelled)
+        found = torch.cat(blocks, dim=-1) if blocks else torch.zeros(len(queries), *recording.samples.shape)
+        found = gated(found, [decision.gate for decision in decisions], 0, recording.rate)
+        report(1.0, "encoding")
+        return Separation(
+            {name: Waveform(stem, recording.rate) for name, stem in zip(queries, found, strict=True)},
+            Waveform(recording.samples - found.sum(dim=0), recording.rate),
+            {name: decision.presence for name, decision in zip(queries, decisions, strict=True)},
+        )
+
+    def separate_file(
+        self,
+        path: str | Path,
+        queries: Mapping[str, Query],
+        folder: str | Path,
+        *,
+        format: str = "flac",
+        bit_depth: int | None = None,
+        residual: bool = True,
+        joint: bool = False,
+        gate: bool = True,
+        window: float = WINDOW,
+        context: float = CONTEXT,
+        overlap: float = OVERLAP,
+        batch: int | None = None,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = never,
+        limits: Limits | None = None,
+    ) -> SeparatedFiles:
+        """The same block by block, file to file: makes `folder`, writes NAME.FORMAT for each query and residual.FORMAT.
+
+        format, bit_depth: of `media.FORMATS`. Stems wait as float32 in a folder of their own inside `folder`. A
+        failure leaves no files. Raises what `separate` raises, MediaError's kinds for the file or the format.
+        """
+        source = _in_file(Path(path), limits)
+        check_format(format, source.rate, source.channels, bit_depth)
+        if not queries and not residual:
+            raise ValueError("no queries and no residual: there is nothing to write")
+        report = _reporter(progress)
+        plan = self._plan(queries, window, context, overlap, joint, batch)
+        folder = Path(folder)
+        existed = folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as waiting,
+                Spool(Path(waiting), len(queries), source.channels) as spool,
+            ):
+                decisions, frames = self._separate(source, plan, spool.append, gate, report, cancelled)
+                gates = [decision.gate for decision in decisions]
+                files, gain = stems.write(
+                    Separated(source, spool, gates, cancelled),
+                    list(queries),
+                    folder,
+                    Output(format, bit_depth, residual),
+                    lambda done: report(done / frames, "encoding"),
+                )
+        except BaseException:
+            if not existed:
+                folder.rmdir()
+            raise
+        presence = {name: decision.presence for name, decision in zip(queries, decisions, strict=True)}
+        return SeparatedFiles(files, presence, gain, source.rate, source.channels, frames, frames / source.rate)
+
+    def _plan(
+        self,
+        queries: Mapping[str, Query],
+        window: float,
+        context: float,
+        overlap: float,
+        joint: bool,
+        batch: int | None,
+    ) -> "_Plan":
+        stems.check_names(list(queries))
+        for asked in queries.values():
+            require_model(asked, self.model_id)
+        windows = Windows.of(self._separator, window, context, overlap)
+        if not queries:
+            return _Plan(torch.zeros(0, self._separator.query_size), windows, None)
+        vectors = torch.stack([asked.vector.float() for asked in queries.values()])
+        with torch.inference_mode(), self._arithmetic.float32():
+            conditions = self._separator.condition(vectors.to(self._arithmetic.device))
+        masking = Masking(
+            self._separator,
+            conditions,
+            batch=batch or _MASKS_AT_ONCE.get(self._arithmetic.device.type, 1),
+            joint=joint,
+            autocast=self._arithmetic.masks,
+        )
+        return _Plan(vectors, windows, masking)
+
+    def _separate(
+        self,
+        source: Source,
+        plan: "_Plan",
+        keep: Callable[[Tensor], None],
+        gate: bool,
+        report: Progress,
+        cancelled: Callable[[], bool],
+    ) -> tuple[Sequence[Decision], int]:
+        """Hears the mixture, gives the stems' blocks (Q, C, n) to `keep`, decides, and counts the mixture's samples."""
+        hearing = Hearing(self._listener, self._rule, plan.queries)
+        read = 0
+
+        def counted() -> Iterator[Tensor]:
+            nonlocal read
+            for block in source.blocks():
+                if cancelled():
+                    raise Cancelled("the separation was cancelled")
+                read += block.shape[1]
+                report(read / source.frames if source.frames else 0.0, "detecting")
+                yield block
+
+        for block in at_rate(replace(source, blocks=counted), self.rate):
+            if plan.masking:
+                hearing.mixture(block)
+        if plan.masking is None:
+            return [], read
+        total = plan.windows.count(round(read * self.rate / source.rate))
+        for block in separated_blocks(
+            source,
+            plan.masking,
+            plan.windows,
+            self.rate,
+            heard=hearing.estimates,
+            windowed=lambda done: report(done / total, "separating"),
+            cancelled=cancelled,
+        ):
+            keep(block)
+        return hearing.decide(gate and self._gates), read
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of the separator: queries (Q, D), how recordings are cut, and masking, None without queries."""
+
+    queries: Tensor
+    windows: Windows
+    masking: Masking | None
+
+
+def _span(recording: Waveform, start: float, end: float) -> Waveform:
+    # Times that people type are rounded: a hundredth of a second beyond the end is no mistake.
+    if not 0 <= start < end <= recording.duration + 0.01:
+        raise SpanOutside(
+            f"the span from {start:g} to {end:g} s is not inside the recording of {recording.duration:g} s"
+        )
+    return recording.span(start, end)
+
+
+def _in_memory(recording: Waveform) -> Source:
+    return Source(recording.rate, recording.channels, recording.frames, lambda: recording.samples.split(_BLOCK, dim=1))
+
+
+def _in_file(path: Path, limits: Limits | None) -> Source:
+    def blocks() -> Iterator[Tensor]:
+        with open_audio(path, limits) as reader:
+            yield from (torch.from_numpy(block) for block in reader)
+
+    with open_audio(path, limits) as reader:
+        known = reader.info
+    frames = known.frames or (round(known.duration * reader.rate) if known.duration else None)
+    return Source(reader.rate, reader.channels, frames, blocks)
+
+
+def _reporter(progress: Progress | None) -> Progress:
+    """Reports (share of a stage, stage) as a ratio of the whole that never falls."""
+    reached = 0.0
+
+    def report(share: float, stage: str) -> None:
+        nonlocal reached
+        start, end = _STAGES[stage]
+        reached = max(reached, start + (end - start) * min(max(share, 0.0), 1.0))
+        if progress is not None:
+            progress(reached, stage)
+
+    return report

@@ -1,0 +1,90 @@
+"""On which device networks run, and with how many bits."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import nn
+
+from models.errors import DeviceUnavailable
+
+logger = logging.getLogger(__name__)
+
+Precision = Literal["auto", "exact"]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A device and the number format that masks are computed in; everything around masks stays float32."""
+
+    device: torch.device
+    bfloat16: bool
+    exact: bool
+
+    @classmethod
+    def of(cls, device: str = "auto", precision: Precision = "auto") -> "Arithmetic":
+        """device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1". Raises DeviceUnavailable."""
+        if precision not in ("auto", "exact"):
+            raise ValueError(f"precision must be 'auto' or 'exact', not {precision!r}")
+        chosen = _device(device)
+        return cls(chosen, precision == "auto" and _has_bfloat16(chosen.type), precision == "exact")
+
+    def prepare(self, network: nn.Module) -> None:
+        """Moves a network to the device, in the layout that its convolutions like best."""
+        network.to(self.device)
+        if not self.exact:
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                    module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @contextmanager
+    def float32(self) -> Iterator[None]:
+        """Computing what must not lose bits; with `exact`, GPUs do not shorten float32 to TF32 either."""
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=not self.exact):
+            yield
+
+    @contextmanager
+    def masks(self) -> Iterator[None]:
+        """Computing masks: in bfloat16 where that is fast and was allowed."""
+        with ExitStack() as stack:
+            stack.enter_context(self.float32())
+            if self.bfloat16:
+                stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
+            yield
+
+
+@cache
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        logger.info("no GPU here: computing on the CPU")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceUnavailable(f"{name!r} is no device: use auto, cpu or cuda") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(f"this machine has no {name}: use auto or cpu")
+    return device
+
+
+@cache
+def _has_bfloat16(kind: str) -> bool:
+    """Whether bfloat16 products are in hardware; elsewhere they are emulated, and slower than float32."""
+    if kind == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        there = kind == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16()
+    if not there:
+        logger.warning("this %s has no bfloat16: computing masks in float32", kind)
+    return there
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16", "bf16"))
