@@ -109,6 +109,7 @@ def _checked(info: MediaInfo, settings: Settings) -> MediaInfo:
 def read_headers(path: Path) -> MediaInfo:
     """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
     import av  # the front end itself loads no decoder
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.error import FFmpegError, InvalidDataError
     from av.stream import Discard
@@ -118,23 +119,24 @@ def read_headers(path: Path) -> MediaInfo:
         "codec_whitelist": ",".join(CODECS),
         "protocol_whitelist": "file",
     }
+    name = f"file:{path}"
     if path.stat().st_size == 0:
         raise ValueError("The file is empty.")
     try:
         try:
-            container = av.open(f"file:{path}", container_options=options)
+            container = av.open(name, container_options=options, metadata_errors="replace")
         except InvalidDataError:
             format = _format_of_few_packets(path)
-            container = av.open(f"file:{path}", format=format, container_options=options)
+            container = av.open(name, format=format, container_options=options, metadata_errors="replace")
     except FFmpegError as error:
         raise ValueError("The file is no media file of an accepted kind.") from error
     with container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             raise ValueError("The file has no audio stream that can be decoded.")
-        codec = stream.codec_context
-        if codec.name not in CODECS:
-            raise ValueError(f"The codec {codec.name} is not accepted.")
+        codec: AudioCodecContext | None = stream.codec_context
+        if codec is None or codec.name not in CODECS:
+            raise ValueError(f"The codec {codec.name if codec else 'in it'} is not accepted.")
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all

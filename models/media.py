@@ -26,6 +26,7 @@ import av
 import av.logging
 import numpy as np
 import soundfile
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -158,9 +159,9 @@ class AudioReader:
             raise
 
     def _open(self, path: Path, stream: AudioStream, alone: bool) -> None:
-        codec = stream.codec_context
-        if codec.name not in CODECS:
-            raise AudioUndecodable(f"the codec {codec.name} is not accepted")
+        codec: AudioCodecContext | None = stream.codec_context
+        if codec is None or codec.name not in CODECS:
+            raise AudioUndecodable(f"the codec {codec.name if codec else 'in it'} is not accepted")
         if codec.channels > self._limits.channels:
             self._limits.check(self._limits.lowest_rate, codec.channels, None)
         container = self._container.format.name
@@ -279,9 +280,10 @@ def _open_container(path: Path) -> InputContainer:
     name = f"file:{path.absolute()}"
     try:
         try:
-            return av.open(name, "r", container_options=options)
+            return av.open(name, "r", container_options=options, metadata_errors="replace")
         except InvalidDataError:
-            return av.open(name, "r", format=_format_of_few_packets(path), container_options=options)
+            format = _format_of_few_packets(path)
+            return av.open(name, "r", format=format, container_options=options, metadata_errors="replace")
     except FFmpegError as error:
         if isinstance(error, MemoryError | FileNotFoundError | PermissionError):
             raise

@@ -114,6 +114,7 @@ def not_media() -> dict[str, bytes]:
         "archive.flac": b"PK\x03\x04\x14\x00\x00\x00\x08\x00" + bytes(range(256)) * 20,
         "picture.ogg": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00" * 9,
         "riff.wav": b"RIFF\xff\xff\xff\xffWAVE",
+        "codec.wav": wav_bytes(bytes(4000), 2, 44100, 16, tag=0x7777),
         "zeros.aac": bytes(5000),
         "random.mp3": np.random.default_rng(4).bytes(20000),
         "playlist.mp3": PLAYLIST.format(name="secret.mp3").encode(),

@@ -1,5 +1,6 @@
 import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -305,6 +306,13 @@ def test_a_damaged_middle_is_counted_and_left_out(tmp_path: Path) -> None:
         frames = sum(block.shape[1] for block in reader)
     assert 150_000 < frames <= 200_000
     assert reader.info.damaged or frames == 200_000
+
+
+def test_tags_in_another_alphabet_are_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    tags = b"INFOIART" + struct.pack("<I", 8) + b"Bj\xf6rk\xff\xfe\0"
+    path.write_bytes(wav_bytes(bytes(4000), 1, 8000, 16) + b"LIST" + struct.pack("<I", len(tags)) + tags)
+    assert read(path).shape == (1, 2000)
 
 
 def test_a_missing_file_is_not_a_bad_file(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+import asyncio
+import contextlib
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from app import media
+from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable, EarmarkError
+from app.media import MediaInfo, probe, probe_blocking
+from app.settings import Settings
+from tests import media_files
+from tests.media_files import noise, wav_bytes
+
+SETTINGS = Settings()
+
+
+def test_the_worker_decodes_what_the_front_end_accepts() -> None:
+    models_media = pytest.importorskip("models.media")
+    assert tuple(media.CONTENT_TYPES) == models_media.CONTAINERS
+    assert media.CODECS == models_media.CODECS
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "container", "codec", "content_type"),
+    [
+        ("a.wav", "PCM_16", "wav", "pcm_s16le", "audio/wav"),
+        ("a.wav", "FLOAT", "wav", "pcm_f32le", "audio/wav"),
+        ("a.flac", "PCM_24", "flac", "flac", "audio/flac"),
+        ("a.ogg", "VORBIS", "ogg", "vorbis", "audio/ogg"),
+        ("a.aiff", "PCM_16", "aiff", "pcm_s16be", "audio/aiff"),
+        ("a.mp3", "MPEG_LAYER_III", "mp3", "mp3", "audio/mpeg"),
+    ],
+)
+def test_the_bytes_say_what_a_file_is(
+    tmp_path: Path, name: str, subtype: str, container: str, codec: str, content_type: str
+) -> None:
+    media_files.write_sound(tmp_path / name, noise(44100), 44100, subtype)
+    upload = (tmp_path / name).rename(tmp_path / "upload")
+    info = asyncio.run(probe(upload, SETTINGS))
+    assert info == MediaInfo(container, codec, 44100, 2, info.duration)
+    assert info.duration == pytest.approx(1.0, abs=1e-3)
+    assert info.content_type == content_type
+
+
+@pytest.mark.parametrize(
+    ("muxer", "encoder", "container", "codec", "content_type"),
+    [
+        ("ogg", "libopus", "ogg", "opus", "audio/ogg"),
+        ("webm", "libopus", "matroska", "opus", "audio/webm"),
+        ("ipod", "aac", "mov", "aac", "audio/mp4"),
+        ("adts", "aac", "aac", "aac", "audio/aac"),
+    ],
+)
+def test_the_bytes_say_what_a_compressed_file_is(
+    tmp_path: Path, muxer: str, encoder: str, container: str, codec: str, content_type: str
+) -> None:
+    media_files.write_packets(tmp_path / "upload", noise(48000), 48000, muxer, encoder)
+    info = probe_blocking(tmp_path / "upload", SETTINGS)
+    assert info == MediaInfo(container, codec, 48000, 2, info.duration)
+    assert info.duration == pytest.approx(1.0, abs=0.05)
+    assert info.content_type == content_type
+
+
+@pytest.mark.parametrize("name", media_files.not_media())
+def test_what_is_no_audio_is_refused(tmp_path: Path, name: str) -> None:
+    media_files.write_packets(tmp_path / "secret.mp3", noise(44100), 44100, "mp3", "libmp3lame")
+    (tmp_path / name).write_bytes(media_files.not_media()[name])
+    with pytest.raises(AudioUndecodable) as refusal:
+        probe_blocking(tmp_path / name, SETTINGS)
+    assert str(tmp_path) not in refusal.value.detail
+
+
+def test_pictures_without_sound_are_refused(tmp_path: Path) -> None:
+    media_files.write_video(tmp_path / "upload", None)
+    with pytest.raises(AudioUndecodable, match="no audio stream"):
+        probe_blocking(tmp_path / "upload", SETTINGS)
+    media_files.write_video(tmp_path / "upload", noise(48000))
+    assert probe_blocking(tmp_path / "upload", SETTINGS).codec == "aac"
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "error"),
+    [
+        (9, 44100, AudioTooWide),
+        (512, 44100, AudioTooWide),
+        (1024, 44100, AudioUndecodable),
+        (1, 1, AudioUndecodable),
+        (2, 192001, AudioUndecodable),
+    ],
+)
+def test_unlikely_headers_are_refused(tmp_path: Path, channels: int, rate: int, error: type[EarmarkError]) -> None:
+    (tmp_path / "upload").write_bytes(wav_bytes(bytes(8192), channels, rate, 16))
+    with pytest.raises(error):
+        probe_blocking(tmp_path / "upload", SETTINGS)
+
+
+def test_what_says_it_is_too_long_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    media_files.write_flac_silence(tmp_path / "upload", 600)
+    assert probe_blocking(tmp_path / "upload", SETTINGS).duration == 600
+    with pytest.raises(AudioTooLong, match="60 s"):
+        probe_blocking(tmp_path / "upload", Settings(recording_seconds=60))
+    with pytest.raises(AudioTooLong):
+        probe_blocking(tmp_path / "upload", Settings(recording_samples=1e6))
+
+
+def test_a_duration_that_is_only_guessed_refuses_nothing(tmp_path: Path) -> None:
+    media_files.write_packets(tmp_path / "upload", noise(48000), 48000, "adts", "aac")
+    assert probe_blocking(tmp_path / "upload", Settings(recording_seconds=0.5)).duration is not None
+
+
+def test_damaged_headers_end_in_a_typed_answer(tmp_path: Path) -> None:
+    """Seeded byte flips in the first bytes of each kind of file, where the parsers are."""
+    chance = random.Random(3)
+    media_files.write_packets(tmp_path / "a.m4a", noise(3000), 48000, "ipod", "aac")
+    media_files.write_packets(tmp_path / "a.webm", noise(3000), 48000, "webm", "libopus")
+    media_files.write_sound(tmp_path / "a.flac", noise(3000), 48000, "PCM_16")
+    for source in ("a.m4a", "a.webm", "a.flac"):
+        for _ in range(4):
+            content = bytearray((tmp_path / source).read_bytes())
+            for _ in range(8):
+                content[chance.randrange(min(len(content), 400))] = chance.randrange(256)
+            (tmp_path / "upload").write_bytes(content)
+            with contextlib.suppress(AudioUndecodable, AudioTooLong, AudioTooWide):
+                assert probe_blocking(tmp_path / "upload", SETTINGS).channels <= 8
+
+
+def test_a_probe_takes_a_blink_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    media_files.write_sound(tmp_path / "a.wav", noise(44100), 44100, "PCM_16")
+    fastest = 60.0
+    for _ in range(3):
+        began = time.monotonic()
+        probe_blocking(tmp_path / "a.wav", SETTINGS)
+        fastest = min(fastest, time.monotonic() - began)
+    assert fastest < 1.0
+    assert not list((tmp_path / "temporary").iterdir())

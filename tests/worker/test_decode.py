@@ -1,0 +1,182 @@
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import soundfile
+
+from app import child
+from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
+from models.media import Limits, open_audio
+from tests import media_files
+from tests.media_files import noise, wav_bytes
+from worker import decode as decoding
+from worker.decode import DecodeTimedOut, decode
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the decoder works; nothing may be left there but what it was asked for."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hour") / "hour.flac"
+    media_files.write_flac_silence(path, 3600, hide_length=True)
+    return path
+
+
+def test_media_become_float_wav(tmp_path: Path, folder: Path) -> None:
+    media_files.write_packets(tmp_path / "upload", noise(30000), 44100, "mp3", "libmp3lame")
+    info = decode(tmp_path / "upload", folder / "mixture.wav")
+    assert (info.container, info.codec, info.rate, info.channels, info.frames) == ("mp3", "mp3", 44100, 2, 30000)
+    with open_audio(tmp_path / "upload") as reader:
+        expected = np.concatenate(list(reader), axis=1)
+    decoded, rate = soundfile.read(folder / "mixture.wav", dtype="float32")
+    np.testing.assert_array_equal(decoded.T, expected)
+    assert rate == 44100
+    assert [path.name for path in folder.iterdir()] == ["mixture.wav"]
+
+
+@pytest.mark.parametrize("name", media_files.not_media())
+def test_what_is_no_audio_is_a_typed_error(tmp_path: Path, folder: Path, name: str) -> None:
+    media_files.write_packets(tmp_path / "secret.mp3", noise(44100), 44100, "mp3", "libmp3lame")
+    (tmp_path / name).write_bytes(media_files.not_media()[name])
+    with pytest.raises(AudioUndecodable) as refusal:
+        decode(tmp_path / name, folder / "mixture.wav")
+    assert str(tmp_path) not in refusal.value.detail
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("channels", "rate", "error"), [(9, 44100, AudioTooWide), (1024, 44100, AudioUndecodable), (1, 1, AudioUndecodable)]
+)
+def test_limits_reach_the_child(
+    tmp_path: Path, folder: Path, channels: int, rate: int, error: type[MediaError]
+) -> None:
+    (tmp_path / "upload").write_bytes(wav_bytes(bytes(8192), channels, rate, 16))
+    with pytest.raises(error):
+        decode(tmp_path / "upload", folder / "mixture.wav")
+    assert not list(folder.iterdir())
+
+
+def test_an_hour_of_silence_stops_at_the_limit(hour: Path, folder: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(AudioTooLong, match="60 s"):
+        decode(hour, folder / "mixture.wav", Limits(seconds=60))
+    assert time.monotonic() - began < 10
+    assert not list(folder.iterdir())
+
+
+def test_ten_minutes_need_no_more_memory_than_a_blink(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes are 212 MB of floats; libraries alone take 220 MB of address space."""
+    monkeypatch.setattr(decoding, "_MEMORY_BYTES", 320 << 20)
+    media_files.write_flac_silence(tmp_path / "upload", 600)
+    assert decode(tmp_path / "upload", folder / "mixture.wav").frames == 600 * 44100
+
+
+def _decoder() -> psutil.Process | None:
+    return next((process for process in psutil.Process().children() if "models.media" in process.cmdline()), None)
+
+
+def test_a_decoder_that_is_killed_harms_nobody(hour: Path, folder: Path) -> None:
+    def kill() -> None:
+        while not any(folder.glob("*/decoded.wav")):
+            time.sleep(0.01)
+        decoder = _decoder()
+        assert decoder is not None
+        os.kill(decoder.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(AudioUndecodable, match="SIGKILL"):
+        decode(hour, folder / "mixture.wav")
+    killer.join()
+    assert not list(folder.iterdir())
+    media_files.write_sound(folder / "next.wav", noise(1000), 8000, "PCM_16")
+    assert decode(folder / "next.wav", folder / "mixture.wav").frames == 1000
+
+
+def test_a_stop_command_ends_it_at_once(hour: Path, folder: Path) -> None:
+    stop = threading.Event()
+    stopped_at = 0.0
+
+    def press() -> None:
+        nonlocal stopped_at
+        while not any(folder.glob("*/decoded.wav")):
+            time.sleep(0.01)
+        stopped_at = time.monotonic()
+        stop.set()
+
+    finger = threading.Thread(target=press)
+    finger.start()
+    with pytest.raises(Cancelled):
+        decode(hour, folder / "mixture.wav", cancelled=stop.is_set)
+    finger.join()
+    assert time.monotonic() - stopped_at < 0.2
+    assert not list(folder.iterdir())
+    assert _decoder() is None
+
+
+def test_one_that_takes_too_long_is_killed(hour: Path, folder: Path) -> None:
+    with pytest.raises(DecodeTimedOut) as refusal:
+        decode(hour, folder / "mixture.wav", seconds=0.3)
+    assert refusal.value.code == "timed_out"
+    assert not list(folder.iterdir())
+
+
+def test_memory_and_file_bombs_meet_the_system_limits(
+    hour: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_MEMORY_BYTES", 128 << 20)
+    with pytest.raises(AudioUndecodable):
+        decode(hour, folder / "mixture.wav")
+    monkeypatch.undo()
+    small = child.ChildLimits(seconds=60, cpu_seconds=60, memory_bytes=1 << 30, file_bytes=1 << 20)
+    monkeypatch.setattr(decoding, "_allowance", lambda *_: small)
+    with pytest.raises(AudioTooLong, match="outgrows"):
+        decode(hour, folder / "mixture.wav")
+    assert not list(folder.iterdir())
+
+
+def test_a_fault_of_ours_is_not_blamed_on_the_file(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        decode(tmp_path / "nothing", folder / "mixture.wav")
+    media_files.write_sound(tmp_path / "a.wav", noise(1000), 8000, "PCM_16")
+    with pytest.raises(OSError, match="No such file"):
+        decode(tmp_path / "a.wav", tmp_path / "no" / "mixture.wav")
+
+
+def test_damaged_files_end_in_sound_or_a_typed_error(tmp_path: Path, folder: Path) -> None:
+    """Seeded byte flips all over each kind of file: the child may die of it, the caller may not."""
+    chance = random.Random(7)
+    media_files.write_packets(tmp_path / "a.mp3", noise(20000), 44100, "mp3", "libmp3lame")
+    media_files.write_packets(tmp_path / "a.opus", noise(20000), 48000, "ogg", "libopus")
+    media_files.write_packets(tmp_path / "a.m4a", noise(20000), 44100, "ipod", "aac")
+    media_files.write_packets(tmp_path / "a.mka", noise(20000), 44100, "matroska", "aac")
+    media_files.write_sound(tmp_path / "a.ogg", noise(20000), 44100, "VORBIS")
+    media_files.write_sound(tmp_path / "a.flac", noise(20000), 44100, "PCM_16")
+    media_files.write_sound(tmp_path / "a.wav", noise(20000), 44100, "FLOAT")
+    for source in sorted(tmp_path.glob("a.*")):
+        for index in range(5):
+            content = bytearray(source.read_bytes())
+            for _ in range(10):
+                content[chance.randrange(min(len(content), 300) if index % 2 else len(content))] = chance.randrange(256)
+            (tmp_path / "upload").write_bytes(content)
+            try:
+                info = decode(tmp_path / "upload", folder / "mixture.wav", Limits(seconds=10))
+                assert soundfile.info(folder / "mixture.wav").frames == info.frames
+                (folder / "mixture.wav").unlink()
+            except (AudioUndecodable, AudioTooLong, AudioTooWide):
+                pass
+            assert not list(folder.iterdir())
