@@ -124,7 +124,7 @@ class Archive:
             self.zip = zipfile.ZipFile(path)
         except OSError as fault:
             raise CheckpointInvalid(f"{path}: {fault.strerror or fault}") from fault
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as fault:
+        except Exception as fault:  # zipfile raises what its parts raise
             raise self.invalid("not a checkpoint in torch's zip format, or cut short") from fault
         try:
             self.state = self.read_state()
@@ -154,16 +154,16 @@ class Archive:
         return checkpoint["state_dict"]
 
     def unpickled(self) -> Any:
-        with self.zip.open(f"{self.root}data.pkl") as program:
-            try:
-                if self.zip.getinfo(program.name).file_size > PICKLE_BYTES:
-                    raise self.invalid("its data.pkl is too large")
+        try:
+            if self.zip.getinfo(f"{self.root}data.pkl").file_size > PICKLE_BYTES:
+                raise self.invalid("its data.pkl is too large")
+            with self.zip.open(f"{self.root}data.pkl") as program:
                 return InertUnpickler(program).load()
-            except CheckpointInvalid:
-                raise
-            # Whatever a hostile or damaged program makes the unpickler raise, the file is what is wrong.
-            except Exception as fault:
-                raise self.invalid(f"its data.pkl cannot be read ({type(fault).__name__}: {fault})") from fault
+        except CheckpointInvalid:
+            raise
+        # Whatever a hostile or damaged program makes the unpickler raise, the file is what is wrong.
+        except Exception as fault:
+            raise self.invalid(f"its data.pkl cannot be read ({type(fault).__name__}: {fault})") from fault
 
     def member(self, name: str, size: int) -> bytes:
         """A member's bytes, `size` at most; its checksum is verified."""
@@ -172,8 +172,10 @@ class Archive:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
                 raise self.invalid(f"its member {name} is compressed or larger than the tensors in it")
             return self.zip.read(info)
-        except (KeyError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as fault:
-            raise self.invalid(f"its member {name} cannot be read: {fault}") from fault
+        except CheckpointInvalid:
+            raise
+        except Exception as fault:  # as above: zipfile raises what its parts raise
+            raise self.invalid(f"its member {name} cannot be read ({type(fault).__name__}: {fault})") from fault
 
     def fill(
         self,
@@ -211,7 +213,7 @@ class Archive:
         raw = bytearray(self.member(f"data/{storage.key}", storage.elements * storage.dtype.itemsize))
         try:
             tensor = torch.frombuffer(raw, dtype=storage.dtype).as_strided(entry.shape, entry.stride, entry.offset)
-        except (RuntimeError, ValueError) as fault:
+        except (RuntimeError, ValueError, TypeError, OverflowError) as fault:
             raise self.invalid(f"entry {name!r} reaches outside its numbers") from fault
         if not tensor.isfinite().all():
             raise self.invalid(f"entry {name!r} holds numbers that are not finite")
