@@ -22,18 +22,19 @@ QUIETEST = 1e-5  # RMS below which nothing is amplified any further
 
 
 class FilmBlock(nn.Module):
-    """x + conv(relu(film(norm(conv(relu(x)))))); the norm's scale and shift are FiLM's."""
+    """x + conv(relu(film(norm(conv(relu(norm(x))))))); the second norm's scale and shift are FiLM's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm2 = nn.BatchNorm2d(channels, affine=False)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         nn.init.zeros_(self.conv2.weight)  # every block begins as the identity
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        hidden = self.norm(self.conv1(F.relu(x)))
+        hidden = self.norm2(self.conv1(F.relu(self.norm1(x))))
         return x + self.conv2(F.relu(torch.addcmul(shift, hidden, 1 + scale)))
 
 
@@ -80,6 +81,7 @@ class ResUNet(nn.Module):
         self.decoder = nn.ModuleList(
             nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
         )
+        self.head_norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], 4, 1)
 
         self.ear_in = nn.Conv2d(ear.map_channels, code, 1)
@@ -163,7 +165,7 @@ class ResUNet(nn.Module):
             if level < len(self.up):
                 x = F.interpolate(self.up[level](x), scale_factor=2.0) + skips[level]
             x = self._pass(x, self.decoder[level], films)
-        logits = F.pixel_shuffle(self.head(F.relu(x)), 2).squeeze(1)
+        logits = F.pixel_shuffle(self.head(F.relu(self.head_norm(x))), 2).squeeze(1)
         return torch.sigmoid(logits.float()) @ self.to_bins
 
     @staticmethod

@@ -28,9 +28,9 @@ class Schedule:
     """minutes: the whole run; the rate is warmed up, held, then falls to zero from `decay_from` of the time on."""
 
     minutes: float = 30.0
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    warmup_steps: int = 200
+    warmup_steps: int = 300
     decay_from: float = 0.4
     gradient_norm: float = 1.0
     ema: float = 0.999
@@ -145,8 +145,10 @@ class Trainer:
             state.skipped += 1
             return math.nan
         with torch.autocast("cpu", torch.bfloat16):
-            heard = [part.repeat_interleave(repeats, 0) for part in self.model.listen(magnitude)]
-            mask = self.model.predict(*heard, self.model.condition(batch.queries))[:, : magnitude.shape[1]]
+            heard = self.model.listen(magnitude)
+            log_bands, ear_map, embeddings = (part.repeat_interleave(repeats, 0) for part in heard)
+            mask = self.model.predict(log_bands, ear_map, embeddings, self.model.condition(batch.queries))
+            mask = mask[:, : magnitude.shape[1]]
         mixture = batch.mixture.repeat_interleave(repeats, 0)
         loss = separation_loss(mixture * mask, batch.targets, mixture)
         self.optimizer.zero_grad(set_to_none=True)

@@ -24,8 +24,8 @@ RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
 CUT_SHARE = 0.05  # of present targets that the gate may touch
 
 
-def bundle(name: str, version: str, ear: Yamnet, separator: ResUNet, sizes: dict[str, Any], training: Clips) -> Bundle:
-    """The networks with each training class's own embedding; presence is fitted afterwards."""
+def bundle(name: str, version: str, ear: Yamnet, separator: ResUNet, sizes: dict[str, Any]) -> Bundle:
+    """The networks and how to build them; class embeddings and presence are added afterwards."""
     config = {
         "name": name,
         "version": version,

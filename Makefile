@@ -1,0 +1,55 @@
+# Each target sets up .venv by itself when needed.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+# One large arena: freed blocks are used again instead of being given back and faulted in anew, a third of training time.
+ALLOCATOR := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483648 MALLOC_TRIM_THRESHOLD_=8589934592
+CORPUS ?= ../shared/corpus
+TEACHER ?= ../shared/teacher
+MINUTES ?= 90
+
+.PHONY: help demo serve test soak lint format bench train evaluate clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[worker,train,test]'
+	touch $@
+
+demo: $(READY) ## separates a bundled recording over HTTP, everything embedded
+	$(BIN)/python -m app.demo
+
+serve: $(READY) ## API, queue and one worker on this machine
+	$(BIN)/python -m app --embedded
+
+test: lint ## everything that must hold, in a few minutes
+	$(BIN)/python -m pytest
+
+soak: $(READY) ## the long suites at full length
+	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak
+
+lint: $(READY) ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(READY) ## put the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## seconds of audio per second, peak memory
+	$(BIN)/python -m models bench
+
+train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in MINUTES
+	$(ALLOCATOR) $(BIN)/python -m models train --corpus $(CORPUS) --teacher $(TEACHER) --minutes $(MINUTES)
+
+evaluate: $(READY) ## the shipped model's figures on the validation mixtures
+	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) --output models/weights/base.figures.json
+
+clean: ## what can be made again
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
