@@ -79,10 +79,13 @@ class Spool:
     def read(self, count: int) -> Tensor:
         """The next `count` samples, (Q, C, count). Raises ValueError at the end: the mixture has become longer."""
         wanted = count * self._channels
-        parts = [np.fromfile(file, np.float32, wanted) for file in self._files]
-        if any(len(part) < wanted for part in parts):
-            raise ValueError("the mixture is longer than it was when it was separated")
-        return torch.from_numpy(np.stack([part.reshape(count, self._channels).T for part in parts]))
+        stems = np.empty((len(self._files), self._channels, count), np.float32)
+        for stem, file in zip(stems, self._files, strict=True):
+            part = np.fromfile(file, np.float32, wanted)
+            if len(part) < wanted:
+                raise ValueError("the mixture is longer than it was when it was separated")
+            stem[:] = part.reshape(count, self._channels).T
+        return torch.from_numpy(stems)
 
     def __enter__(self) -> "Spool":
         return self
@@ -149,7 +152,7 @@ def write(
         for mixture, stems in separated.blocks():
             total = mixture.astype(np.float64) * gain
             for number, writer in enumerate(writers):
-                block = (stems[number] * gain if number < len(stems) else total).astype(np.float32)
+                block = stems[number] * np.float32(gain) if number < len(stems) else _rounded(total, writer.bit_depth)
                 heard = writer.quantise(block)
                 total -= heard
                 writer.write(heard)
@@ -171,16 +174,26 @@ def write(
     return files, gain
 
 
+def _rounded(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
+    """To the steps of an integer format before float32 rounds a first time: 24 bits would notice."""
+    if bit_depth in (16, 24):
+        full = 2.0 ** (bit_depth - 1)
+        samples = np.rint(samples * full) / full
+    return samples.astype(np.float32)
+
+
 def _gain(separated: Separated, output: Output, writer: AudioWriter) -> float:
     """1 where nothing clips, else the gain with which nothing does, in a format that clips at full scale."""
     step = 2.0 ** (1 - writer.bit_depth) if writer.bit_depth else 0.0
     rounding = step * len(separated.gates) / 2  # of the stems together, which the residual takes up
     clips, excess = False, 1.0
     for mixture, stems in separated.blocks():
-        loudest = [stems]
+        loudest: list[NDArray[np.floating]] = [stems]
         if output.residual:
-            stems = np.stack([writer.quantise(stem) for stem in stems])
-            loudest.append(mixture.astype(np.float64) - stems.sum(axis=0, dtype=np.float64))
+            left = mixture.astype(np.float64)
+            for stem in stems:
+                left -= writer.quantise(stem)
+            loudest.append(left)
         # -1 can be written, +1 cannot, and what rounds to either is as good.
         highest, lowest = max(part.max(initial=0) for part in loudest), min(part.min(initial=0) for part in loudest)
         clips |= highest >= 1 - step / 2 if step else highest > 1
