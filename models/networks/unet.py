@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.spectrum import istft, stft
 
@@ -100,6 +101,18 @@ class UNet(nn.Module):
             logits = self.logits(image).squeeze(1)
         return F.pad(logits[:, :frames], (0, 1)).sigmoid()
 
+    def fold(self) -> None:
+        """Merge the batch norms into the convolutions, for faster inference. Answers change by rounding only.
+
+        For good: a folded network can be neither trained nor saved.
+        """
+        for module in list(self.modules()):
+            for conv, norm in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
+                if isinstance(module, (ConvBlock, UpBlock)) and hasattr(module, conv):
+                    fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm), transpose=conv == "up")
+                    setattr(module, conv, fused)
+                    setattr(module, norm, nn.Identity())
+
     def shift_layers(self) -> list[nn.Linear]:
         """The linear layers that see the query, in the order of their blocks, in which `mask` uses their answers."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
@@ -138,8 +151,9 @@ class UpBlock(nn.Module):
 
 
 def shifted(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-    """What every convolution ends with."""
-    return image.relu() + next(shifts).to(image.dtype)
+    """What every convolution ends with. `image` is overwritten: at full resolution memory is what takes the time."""
+    shift = next(shifts).to(image.dtype)
+    return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
 
 
 def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:

@@ -117,6 +117,18 @@ def test_bfloat16_changes_a_mask_little(separator):
     assert (fast - exact).abs().max() < 0.02
 
 
+@torch.no_grad()
+def test_folding_the_batch_norms_changes_nothing(separator):
+    for module in separator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.load_state_dict(module.state_dict() | {"running_mean": torch.randn(module.num_features)})
+    mixtures, queries = torch.randn(2, 4096), torch.randn(2, 16)
+    before = separator(mixtures, queries)
+    separator.fold()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in separator.modules())
+    torch.testing.assert_close(separator(mixtures, queries), before, rtol=0, atol=1e-5)
+
+
 def test_the_separator_learns(separator):
     separator.train()
     separator(torch.randn(2, 4096), torch.randn(2, 16)).square().sum().backward()
