@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="A recording and an example of a sound in, that sound alone out.",
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.parts = parts
     problems.install(app)

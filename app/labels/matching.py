@@ -34,11 +34,11 @@ def score(known: ClassDescription, text: str) -> float:
         return 0.8 + 0.04 * share
     if wanted in label:
         return 0.7 + 0.09 * share
-    likeness = max(SequenceMatcher(None, wanted, other).ratio() for other in [label, *words])
-    if likeness >= _LIKE:
-        return 0.69 * likeness
     # The branches of the tree that lead to it: `animal` finds every animal, behind what is called so.
-    return 0.3 if any(wanted in _folded(step) for step in known.path) else 0.0
+    if any(wanted in _folded(step) for step in known.path):
+        return 0.65
+    likeness = max(SequenceMatcher(None, wanted, other).ratio() for other in [label, *words])
+    return 0.64 * likeness if likeness >= _LIKE else 0.0
 
 
 def search(classes: list[ClassDescription], text: str, limit: int) -> list[tuple[ClassDescription, float]]:
@@ -51,9 +51,14 @@ def search(classes: list[ClassDescription], text: str, limit: int) -> list[tuple
 
 
 def near(classes: list[ClassDescription], text: str) -> list[str]:
-    """Names of classes that can be asked for and that an unknown name may have meant."""
+    """Names of classes that can be asked for, in place of a name that cannot: alike, above it or below it."""
+    if not text.strip():
+        return []
     askable = [known for known in classes if known.askable]
-    return [known.label for known, _ in search(askable, text, _NEAR)] if text.strip() else []
+    meant = find(classes, text)
+    above = [known.label for known in askable if meant is not None and known.label in meant.path]
+    alike = [known.label for known, _ in search(askable, text, _NEAR)]
+    return list(dict.fromkeys([*reversed(above), *alike]))[:_NEAR]
 
 
 def _folded(text: str) -> str:

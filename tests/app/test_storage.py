@@ -117,6 +117,14 @@ def test_deletion_is_complete_and_idempotent(storage: Storage, tmp_path: Path) -
     assert storage.keys("audio") == []
 
 
+def test_empty_folders_of_writers_that_failed_are_no_objects(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cut"):
+        asyncio.run(storage.put_stream("separations/a/1/0.flac", stream(b"x", fails=ValueError("cut")), 100))
+    storage.delete("separations/a")
+    assert storage.delete_prefix("separations/a") == 0
+    assert not (tmp_path / "store" / "separations" / "a").exists()
+
+
 def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         storage.size("audio/a")

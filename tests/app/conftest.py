@@ -1,0 +1,232 @@
+"""The front end on a real socket, with a real queue's server and each kind of store; tests act as the worker."""
+
+import io
+import threading
+import time
+import wave
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from redis import Redis
+
+from app.ids import new_id
+from app.jobs import Jobs
+from app.lifecycle import Job, TargetState
+from app.main import create_app
+from app.separations.records import MixtureRecord, ModelRecord, SeparationRequest, SeparationResult, StemRecord
+from app.settings import Settings
+from app.wiring import Parts
+from tests.conftest import S3Server
+
+MODEL = {
+    "name": "base",
+    "version": "1",
+    "embedding_size": 8,
+    "labels": 4,
+    "askable_labels": 3,
+    "sample_rate": 32000,
+    "classes": [
+        {"label": "Dog", "mid": "/m/0bt9lr", "slug": "dog", "path": ["Animal", "Dog"], "askable": True},
+        {"label": "Siren", "mid": "/m/03kmc9", "slug": "siren", "path": ["Alarm", "Siren"], "askable": True},
+        {
+            "label": "Male speech, man speaking",
+            "mid": "/m/05zppz",
+            "slug": "male-speech-man-speaking",
+            "path": ["Human voice", "Speech", "Male speech, man speaking"],
+            "askable": True,
+        },
+        {"label": "Bark", "mid": "/m/05tny_", "slug": "bark", "path": ["Animal", "Dog", "Bark"], "askable": False},
+    ],
+}
+
+
+@dataclass
+class Service:
+    """A running front end, a client of it, and its parts, for looking behind its answers."""
+
+    client: httpx.Client
+    parts: Parts
+    folder: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, for tests that speak to the socket themselves."""
+        return self.client.base_url.host, self.client.base_url.port or 0
+
+    def upload(self, content: bytes | None = None, filename: str = "street.wav") -> dict[str, Any]:
+        """An upload, by default a second of mono sound; its answer."""
+        answer = self.client.post("/v1/audio", files={"file": (filename, content or wav())})
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+    def separate(self, **fields: Any) -> dict[str, Any]:
+        """A separation by one example, with other fields as given; its answer."""
+        mixture = fields.pop("mixture", None) or {"audio_id": self.upload()["id"]}
+        targets = fields.pop("targets", None) or [{"name": "dog", "label": "Dog"}]
+        answer = self.client.post("/v1/separations", json={"mixture": mixture, "targets": targets, **fields})
+        assert answer.status_code == 202, answer.text
+        return answer.json()
+
+    def finish(self, job_id: str, stems: dict[str, bytes] | None = None) -> Job:
+        """Do a worker's part: claim the job, store stems, publish them."""
+        jobs, execution = self.parts.jobs, new_id("exe").lower()
+        job = jobs.claim(job_id, execution)
+        assert job is not None
+        request = SeparationRequest.model_validate(job.request)
+        stored = []
+        for number, (name, content) in enumerate((stems or {"dog": b"0123456789"}).items()):
+            key = f"{jobs.output_prefix(job, execution)}/{number}.flac"
+            (self.folder / "stem").write_bytes(content)
+            found = self.parts.storage.put_file(key, self.folder / "stem")
+            stored.append(
+                StemRecord(
+                    name=name,
+                    key=key,
+                    content_type="audio/flac",
+                    bytes=found.bytes,
+                    sha256=found.sha256,
+                    peak=0.5,
+                    loudness=-23.0,
+                )
+            )
+        result = SeparationResult(
+            mixture=MixtureRecord(audio_id=request.mixture.audio_id, duration=1.0, sample_rate=16000, channels=1),
+            stems=stored,
+            model=ModelRecord(name="base", version="1"),
+            metrics={"separating": 0.1},
+        )
+        targets = [TargetState(name=target.name, status="succeeded", presence=0.9) for target in request.targets]
+        assert jobs.publish(job_id, execution, targets, result.model_dump())
+        return jobs.get(job_id)
+
+    def stored(self) -> list[str]:
+        """All keys in the store."""
+        return [*self.parts.storage.keys("audio"), *self.parts.storage.keys("separations")]
+
+    def entered(self) -> list[bytes]:
+        """What the ledger of leftovers holds."""
+        found: Any = self.parts.redis.zrange("earmark:leftovers", 0, -1)
+        return found
+
+
+def eventually(condition: Callable[[], object], seconds: float) -> None:
+    """Wait until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def wav(seconds: float = 1.0, rate: int = 16000, channels: int = 1) -> bytes:
+    """Noise as a 16-bit WAV file."""
+    samples = np.random.default_rng(0).integers(-9000, 9000, (round(seconds * rate), channels), dtype=np.int16)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn in a thread; it leaves signals to pytest."""
+
+    def start(self) -> tuple[threading.Thread, int]:
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        end = time.monotonic() + 20
+        while not self.started:
+            assert thread.is_alive() and time.monotonic() < end, "the front end did not start"
+            time.sleep(0.01)
+        return thread, self.servers[0].sockets[0].getsockname()[1]
+
+
+def serve(settings: Settings, folder: Path) -> Iterator[Service]:
+    """A front end with these settings."""
+    app = create_app(settings)
+    server = _Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
+    thread, port = server.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        yield Service(client, app.state.parts, folder)
+    server.should_exit = True
+    thread.join()
+
+
+LIMITS: dict[str, Any] = {
+    "upload_bytes": 2 * 1024 * 1024,
+    "body_bytes": 16 * 1024,
+    "upload_idle": 1.0,
+    "store_timeout": 5.0,
+    "targets": 3,
+    "examples": 2,
+    "example_seconds": 2.0,
+    "recording_seconds": 30.0,
+    "queue_jobs": 20,
+}
+
+
+@pytest.fixture(scope="session")
+def _folder_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("folder-service")
+    yield from serve(Settings(home=folder, redis_url=valkey.connection_url, **LIMITS), folder)
+
+
+@pytest.fixture(scope="session")
+def _s3_service(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("s3-service")
+    yield from serve(seaweed.settings("service", home=folder, redis_url=valkey.connection_url, **LIMITS), folder)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def service(request: pytest.FixtureRequest, redis: Redis) -> Service:
+    """The front end on each kind of store, empty, with the model `base` announced."""
+    found: Service = request.getfixturevalue(f"_{request.param}_service")
+    return _emptied(found)
+
+
+@pytest.fixture
+def s3_service(_s3_service: Service, redis: Redis) -> Service:
+    """The front end on S3, for what only that can do."""
+    return _emptied(_s3_service)
+
+
+@pytest.fixture
+def folder_service(_folder_service: Service, redis: Redis) -> Service:
+    """The front end on a folder, for tests that the store cannot matter to."""
+    return _emptied(_folder_service)
+
+
+def _emptied(service: Service) -> Service:
+    for prefix in ("audio", "separations"):
+        service.parts.storage.delete_prefix(prefix)
+    service.parts.registry.announce(MODEL, "worker-1")
+    return service
+
+
+@pytest.fixture
+def jobs(redis: Redis) -> Jobs:
+    """Jobs on the real queue's server."""
+    return Jobs(redis, Settings(lost_after=0.0, job_attempts=3, queue_jobs=5))
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The answer's problem, checked for what every problem has and for what none may have."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    told = answer.json()
+    assert told["status"] == status and told["code"] == code
+    assert told["type"] == f"urn:earmark:problem:{code}"
+    assert told["title"] and told["detail"]
+    assert told["instance"] == answer.request.url.path
+    assert told["request_id"] == answer.headers["x-request-id"]
+    for secret in ("Traceback", "/work", "/tmp", "site-packages", "kept-by-nobody", "earmark-tests"):
+        assert secret not in answer.text
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+    return told

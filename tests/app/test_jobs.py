@@ -1,0 +1,326 @@
+"""Job records on a real Valkey: whoever comes twice, dies, or comes too late, a job is done once."""
+
+import json
+import threading
+import time
+import zlib
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from app.audio.records import Audio, AudioRecords, users_key
+from app.errors import AlreadyOver, AudioInUse, NotFound, QueueFull, RecordTooNew
+from app.ids import new_id
+from app.jobs import Jobs, events_key, queue_name, record_key
+from app.lifecycle import Job, JobError, TargetState
+from app.settings import Settings
+
+
+@pytest.fixture
+def audio(redis: Redis) -> AudioRecords:
+    return AudioRecords(redis, Settings())
+
+
+@pytest.fixture
+def upload(audio: AudioRecords) -> str:
+    now = time.time()
+    record = Audio(
+        id=new_id("aud"),
+        filename=None,
+        bytes=1,
+        sha256="0",
+        content_type="audio/wav",
+        container="wav",
+        codec="pcm_s16le",
+        duration=1.0,
+        sample_rate=8000,
+        channels=1,
+        created_at=now,
+        expires_at=now + 60,
+    )
+    audio.create(record)
+    return record.id
+
+
+@pytest.fixture
+def job(upload: str) -> Job:
+    return new_job(upload)
+
+
+def new_job(*uploads: str) -> Job:
+    now = time.time()
+    return Job(
+        id=new_id("sep"),
+        kind="separation",
+        model="base",
+        request={},
+        audio_ids=list(uploads),
+        targets=[TargetState(name="dog")],
+        created_at=now,
+        changed_at=now,
+        expires_at=now + 60,
+    )
+
+
+DONE = [TargetState(name="dog", status="succeeded")]
+
+
+def queued(redis: Redis) -> list[bytes]:
+    found: Any = redis.lrange(f"rq:queue:{queue_name('base')}", 0, -1)
+    return found
+
+
+def events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
+    found: Any = redis.xrange(events_key(job.id))
+    return [(name, fields[b"type"].decode(), json.loads(fields[b"job"])) for name, fields in found]
+
+
+def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    assert queued(redis) == [job.id.encode()]
+    assert jobs.position(jobs.get(job.id)) == 1
+    claimed = jobs.claim(job.id, "a")
+    assert claimed is not None and claimed.status == "running" and jobs.position(claimed) == 0
+    assert jobs.progress(job.id, "a", 0.5, "separating")
+    assert jobs.target(job.id, "a", DONE[0])
+    assert not jobs.should_stop(job.id, "a")
+    assert jobs.publish(job.id, "a", DONE, {"gain": 1.0}, ["careful"])
+    done = jobs.get(job.id)
+    assert (done.status, done.result, done.warnings) == ("succeeded", {"gain": 1.0}, ["careful"])
+    assert done.expires_at == pytest.approx(time.time() + 72 * 3600, abs=5)
+    assert jobs.should_stop(job.id, "a")
+    told = events(redis, job)
+    assert [name for name, _, _ in told] == [f"{number}-0".encode() for number in range(1, 6)]
+    assert [kind for _, kind, _ in told] == ["state", "state", "progress", "target", "state"]
+    assert [fields.get("status") for _, _, fields in told] == ["queued", "running", None, "running", "succeeded"]
+    assert all("request" not in fields for _, _, fields in told)
+
+
+def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    assert redis.ttl(record_key(job.id)) == -1
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", DONE, {})
+    for key in (record_key(job.id), events_key(job.id)):
+        assert redis.ttl(key) == pytest.approx(33 * 86400, abs=10)
+
+
+def test_of_two_executions_the_later_one_owns_the_job(jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    assert jobs.claim(job.id, "a") and jobs.claim(job.id, "b")
+    assert jobs.should_stop(job.id, "a") and not jobs.should_stop(job.id, "b")
+    assert not jobs.progress(job.id, "a", 0.9, "separating")
+    assert not jobs.fail(job.id, "a", JobError(code="internal", detail="."))
+    assert not jobs.release(job.id, "a")
+    assert not jobs.publish(job.id, "a", DONE, {"by": "a"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b"})
+    assert not jobs.publish(job.id, "b", DONE, {"by": "b again"})
+    assert jobs.get(job.id).result == {"by": "b"}
+
+
+def test_of_many_at_once_one_publishes(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    outcomes: dict[str, bool] = {}
+    barrier = threading.Barrier(8)
+
+    def work(execution: str) -> None:
+        barrier.wait()
+        claimed = Jobs(redis, Settings(job_attempts=100)).claim(job.id, execution)
+        outcomes[execution] = claimed is not None and jobs.publish(job.id, execution, DONE, {"by": execution})
+
+    threads = [threading.Thread(target=work, args=(f"e{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(outcomes.values()) == 1
+    winner = next(execution for execution, won in outcomes.items() if won)
+    assert jobs.get(job.id).result == {"by": winner}
+    numbers = [int(name.split(b"-")[0]) for name, _, _ in events(redis, job)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.claim(job.id, "b")
+    jobs.publish(job.id, "b", DONE, {})
+    assert redis.zrange("earmark:leftovers", 0, -1) == [f"separations/{job.id}/a".encode()]
+
+
+def test_a_job_whose_process_died_before_queueing_is_found(
+    redis: Redis, jobs: Jobs, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as death, pytest.raises(KeyboardInterrupt):
+        death.setattr(jobs, "enqueue", die)
+        jobs.create(job)
+    assert queued(redis) == []
+    assert jobs.lost() == [job.id]
+    assert Jobs(redis, Settings(lost_after=60)).lost() == []
+    jobs.requeue(job.id)
+    jobs.requeue(job.id)
+    assert queued(redis) == [job.id.encode()]
+    assert jobs.lost() == []
+
+
+def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: Jobs, job: Job, audio: AudioRecords) -> None:
+    jobs.create(job)
+    for execution in ("a", "b", "c"):
+        assert jobs.claim(job.id, execution)
+        redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
+        assert jobs.lost() == [job.id]
+        jobs.requeue(job.id)
+    over = jobs.get(job.id)
+    assert over.status == "failed" and over.error is not None and over.error.code == "worker_lost"
+    assert jobs.claim(job.id, "d") is None
+    assert queued(redis) == [] and jobs.lost() == []
+    audio.delete(job.audio_ids[0])
+
+
+def test_a_redelivered_job_is_given_up_by_the_claim_too(jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    assert [jobs.claim(job.id, execution) is not None for execution in "abcd"] == [True, True, True, False]
+    assert jobs.get(job.id).status == "failed"
+
+
+def test_a_job_given_back_does_not_count(jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    for number in range(9):
+        assert jobs.claim(job.id, f"e{number}")
+        assert jobs.release(job.id, f"e{number}")
+    waiting = jobs.get(job.id)
+    assert (waiting.status, waiting.attempts, jobs.position(waiting)) == ("queued", 0, 1)
+
+
+def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    assert jobs.cancel(job.id).status == "canceled"
+    assert queued(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
+    assert jobs.claim(job.id, "a") is None
+    assert [target.status for target in jobs.get(job.id).targets] == ["canceled"]
+    with pytest.raises(AlreadyOver):
+        jobs.cancel(job.id)
+
+
+def test_a_running_job_is_asked_to_stop(jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    assert not jobs.stop(job.id, "a")
+    asked = jobs.cancel(job.id)
+    assert asked.status == "running" and asked.cancel_requested_at is not None
+    assert jobs.cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+    assert jobs.should_stop(job.id, "a")
+    assert jobs.stop(job.id, "a")
+    assert jobs.get(job.id).status == "canceled"
+
+
+def test_a_job_asked_to_stop_whose_worker_died_is_canceled(jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.cancel(job.id)
+    assert jobs.claim(job.id, "b") is None
+    assert jobs.get(job.id).status == "canceled"
+
+
+def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.delete(job.id)
+    assert jobs.should_stop(job.id, "a")
+    assert not jobs.publish(job.id, "a", DONE, {})
+    with pytest.raises(NotFound):
+        jobs.get(job.id)
+    assert redis.exists(users_key(job.audio_ids[0])) == 0
+    left: Any = redis.keys("earmark:job*")
+    assert left == []
+    # The worker may have stored something after the delete: its prefix stays in the ledger.
+    assert f"separations/{job.id}".encode() in redis.zrange("earmark:leftovers", 0, -1)
+
+
+def test_a_full_queue_refuses(redis: Redis, jobs: Jobs, upload: str) -> None:
+    for _ in range(5):
+        jobs.create(new_job(upload))
+    with pytest.raises(QueueFull):
+        jobs.create(new_job(upload))
+    assert len(queued(redis)) == jobs.waiting("base") == jobs.unfinished() == 5
+    jobs.claim(queued(redis)[0].decode(), "a")
+    jobs.create(new_job(upload))
+
+
+def test_places_in_the_line(jobs: Jobs, upload: str) -> None:
+    line = [jobs.create(new_job(upload)) for _ in range(3)]
+    assert [jobs.position(job) for job in line] == [1, 2, 3]
+    jobs.claim(line[0].id, "a")
+    assert [jobs.position(job) for job in line] == [0, 1, 2]
+
+
+def test_audio_that_a_job_needs_stays(redis: Redis, jobs: Jobs, job: Job, audio: AudioRecords) -> None:
+    jobs.create(job)
+    with pytest.raises(AudioInUse):
+        audio.delete(job.audio_ids[0])
+    jobs.claim(job.id, "a")
+    with pytest.raises(AudioInUse):
+        audio.delete(job.audio_ids[0])
+    jobs.fail(job.id, "a", JobError(code="audio_undecodable", detail="No."))
+    audio.delete(job.audio_ids[0])
+    with pytest.raises(NotFound):
+        jobs.create(new_job(job.audio_ids[0]))
+
+
+def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
+    jobs: Jobs, audio: AudioRecords, upload: str
+) -> None:
+    outcomes: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def attempt(act: Any, *arguments: Any) -> None:
+        barrier.wait()
+        try:
+            act(*arguments)
+            outcomes.append("done")
+        except (NotFound, AudioInUse) as error:
+            outcomes.append(error.code)
+
+    threads = [
+        threading.Thread(target=attempt, args=(jobs.create, new_job(upload))),
+        threading.Thread(target=attempt, args=(audio.delete, upload)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) in (["audio_in_use", "done"], ["done", "not_found"])
+
+
+def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
+    jobs = Jobs(redis, Settings(stem_retention=0.05))
+    job = jobs.create(new_job(upload))
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", DONE, {"stems": []})
+    assert jobs.expired() == []
+    time.sleep(0.1)
+    assert jobs.expired() == [job.id]
+    jobs.expire(job.id)
+    assert jobs.expired() == []
+    expired = jobs.get(job.id)
+    assert expired.expired and expired.status == "succeeded"
+
+
+def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    newer = json.loads(redis.get(record_key(job.id)) or b"") | {"schema_version": 99}
+    redis.set(record_key(job.id), json.dumps(newer))
+    for act in (lambda: jobs.get(job.id), lambda: jobs.claim(job.id, "a"), lambda: jobs.delete(job.id)):
+        with pytest.raises(RecordTooNew):
+            act()
+    assert json.loads(redis.get(record_key(job.id)) or b"") == newer
+
+
+def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    entry: Any = redis.hgetall(f"rq:job:{job.id}")
+    assert json.loads(zlib.decompress(entry[b"data"])) == ["worker.tasks.separate", None, [job.id], {}]

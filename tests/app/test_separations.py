@@ -1,0 +1,429 @@
+"""Separations over HTTP: asked for, polled, canceled, deleted, and their stems fetched."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from app.lifecycle import JobError, TargetState
+from app.separations.records import SeparationRequest
+from tests.app.conftest import MODEL, Service, problem, wav
+
+FIELDS = [
+    *("id", "status", "progress", "url", "events_url", "archive_url", "queue", "cancel_requested_at", "created_at"),
+    *("started_at", "finished_at", "expires_at", "mixture", "targets", "stems", "gain", "model", "metrics", "warnings"),
+    *("error", "metadata"),
+]
+UNKNOWN = "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"
+
+
+def test_a_separation_from_asking_to_its_stems(service: Service) -> None:
+    mixture, example = service.upload(), service.upload()
+    sent = {
+        "mixture": {"audio_id": mixture["id"]},
+        "targets": [
+            {"name": "dog", "examples": [{"audio_id": example["id"]}]},
+            {"name": "siren", "label": "siren"},
+            {"name": "solo", "spans": [{"start": 0.2, "end": 1}]},
+        ],
+        "metadata": {"order": "17"},
+    }
+    answer = service.client.post("/v1/separations", json=sent)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert list(job) == FIELDS
+    assert answer.headers["location"] == job["url"] == f"/v1/separations/{job['id']}"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (job["status"], job["queue"], job["stems"], job["metrics"]) == ("queued", {"position": 1}, [], None)
+    assert job["mixture"] == {"audio_id": mixture["id"], "duration": 1.0, "sample_rate": 16000, "channels": 1}
+    assert job["model"] == {"name": "base", "version": "1"} and job["metadata"] == {"order": "17"}
+    assert [(target["name"], target["label"]) for target in job["targets"]] == [
+        ("dog", None),
+        ("siren", "Siren"),
+        ("solo", None),
+    ]
+    record = SeparationRequest.model_validate(service.parts.jobs.get(job["id"]).request)
+    assert record.output.model_dump() == {
+        "format": "flac",
+        "bit_depth": None,
+        "residual": True,
+        "joint": False,
+        "gate": True,
+    }
+    service.finish(job["id"], {"dog": b"0123456789", "residual": b"rest"})
+    answer = service.client.get(job["url"])
+    done = answer.json()
+    assert "retry-after" not in answer.headers
+    assert (done["status"], done["progress"]) == ("succeeded", {"ratio": 1.0, "stage": "done"})
+    assert list(done["metrics"]) == ["queued", "separating"]
+    stems = {stem["name"]: stem for stem in done["stems"]}
+    assert list(stems["dog"]) == ["name", "url", "content_type", "bytes", "sha256", "peak", "loudness"]
+    assert service.client.get(stems["dog"]["url"], follow_redirects=True).content == b"0123456789"
+    assert service.client.get(stems["residual"]["url"], follow_redirects=True).content == b"rest"
+
+
+def test_polling_by_etag(folder_service: Service) -> None:
+    job = folder_service.separate()
+    first = folder_service.client.get(job["url"])
+    assert first.headers["retry-after"] == "1"
+    headers = {"If-None-Match": first.headers["etag"]}
+    unchanged = folder_service.client.get(job["url"], headers=headers)
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    assert unchanged.headers["etag"] == first.headers["etag"] and "retry-after" in unchanged.headers
+    folder_service.parts.jobs.claim(job["id"], "a")
+    running = folder_service.client.get(job["url"], headers=headers)
+    assert running.status_code == 200 and running.json()["status"] == "running"
+    headers = {"If-None-Match": running.headers["etag"]}
+    folder_service.parts.jobs.progress(job["id"], "a", 0.5, "separating")
+    assert folder_service.client.get(job["url"], headers=headers).status_code == 304
+
+
+def test_stems_where_the_store_signs(s3_service: Service) -> None:
+    service = s3_service
+    job = service.separate()
+    url = f"/v1/separations/{job['id']}/stems/dog"
+    service.finish(job["id"])
+    answer = service.client.get(url)
+    assert answer.status_code == 303 and answer.headers["cache-control"] == "no-store"
+    assert httpx.get(answer.headers["location"]).content == b"0123456789"
+    here = service.client.get(f"{url}?redirect=0", headers={"Range": "bytes=2-3"})
+    assert (here.status_code, here.content) == (206, b"23")
+    saved = service.client.get(f"{url}?download=1")
+    assert (saved.status_code, saved.content) == (200, b"0123456789")
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''dog.flac"
+
+
+def test_stems_from_a_folder(folder_service: Service) -> None:
+    target = {"name": "a b.c", "label": "Dog"}
+    job = folder_service.separate(targets=[target])
+    folder_service.finish(job["id"], {"a b.c": b"0123456789"})
+    url = folder_service.client.get(job["url"]).json()["stems"][0]["url"]
+    answer = folder_service.client.get(url)
+    assert (answer.status_code, answer.content) == (200, b"0123456789")
+    assert answer.headers["content-type"] == "audio/flac" and "content-disposition" not in answer.headers
+    for header, body in {"bytes=0-0": b"0", "bytes=-3": b"789", "bytes=8-99": b"89"}.items():
+        part = folder_service.client.get(url, headers={"Range": header})
+        assert (part.status_code, part.content) == (206, body)
+    refused = folder_service.client.get(url, headers={"Range": "bytes=10-"})
+    problem(refused, 416, "range_not_satisfiable")
+    assert refused.headers["content-range"] == "bytes */10"
+    head = folder_service.client.head(url)
+    assert (head.headers["content-length"], head.content) == ("10", b"")
+    saved = folder_service.client.get(f"{url}?download=1")
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''a%20b.c.flac"
+
+
+def test_stems_that_are_not_there(service: Service) -> None:
+    job = service.separate()
+    url = f"/v1/separations/{job['id']}/stems/dog"
+    problem(service.client.get(url), 404, "not_found")
+    service.finish(job["id"])
+    for name in ("cat", "residual", "%00", "a%2fdog"):
+        problem(service.client.get(f"/v1/separations/{job['id']}/stems/{name}"), 404, "not_found")
+    service.parts.jobs.expire(job["id"])
+    problem(service.client.get(url), 410, "stems_expired")
+    told = service.client.get(job["url"]).json()
+    assert told["status"] == "succeeded" and told["stems"] == []
+
+
+def test_stems_that_the_store_lost_are_not_found(folder_service: Service) -> None:
+    job = folder_service.separate()
+    folder_service.finish(job["id"])
+    folder_service.parts.storage.delete_prefix(f"separations/{job['id']}")
+    problem(folder_service.client.get(f"/v1/separations/{job['id']}/stems/dog"), 404, "not_found")
+
+
+def test_a_deleted_separation_is_gone_from_the_store(service: Service) -> None:
+    job = service.separate()
+    service.finish(job["id"])
+    assert any(key.startswith("separations/") for key in service.stored())
+    assert service.client.delete(job["url"]).status_code == 204
+    assert not any(key.startswith("separations/") for key in service.stored())
+    problem(service.client.get(job["url"]), 404, "not_found")
+    problem(service.client.delete(job["url"]), 404, "not_found")
+
+
+def test_deleting_a_running_separation_stops_it(folder_service: Service) -> None:
+    job = folder_service.separate()
+    folder_service.parts.jobs.claim(job["id"], "a")
+    assert folder_service.client.delete(job["url"]).status_code == 204
+    assert folder_service.parts.jobs.should_stop(job["id"], "a")
+
+
+def test_canceling(folder_service: Service) -> None:
+    waiting, running = folder_service.separate(), folder_service.separate()
+    answer = folder_service.client.post(f"{waiting['url']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (202, "canceled")
+    problem(folder_service.client.post(f"{waiting['url']}/cancel"), 409, "already_over")
+    folder_service.parts.jobs.claim(running["id"], "a")
+    asked = folder_service.client.post(f"{running['url']}/cancel")
+    assert asked.status_code == 202 and asked.json()["cancel_requested_at"]
+    assert folder_service.client.post(f"{running['url']}/cancel").json() == asked.json()
+    problem(folder_service.client.post("/v1/separations/sep_1/cancel"), 404, "not_found")
+
+
+def test_a_failed_job_tells_what_it_died_of(folder_service: Service) -> None:
+    job = folder_service.separate()
+    folder_service.parts.jobs.claim(job["id"], "a")
+    error = JobError(code="audio_silent", detail="The example is silent.")
+    target = TargetState(name="dog", status="failed", error=error)
+    folder_service.parts.jobs.fail(job["id"], "a", error, [target])
+    told = folder_service.client.get(job["url"]).json()
+    assert told["status"] == "failed" and told["error"] == error.model_dump()
+    assert told["targets"][0]["error"] == error.model_dump()
+
+
+DOG = {"name": "dog", "label": "Dog"}
+WRONG: dict[str, tuple[Any, str, list[str]]] = {
+    "no targets": ({"targets": []}, "request_invalid", ["/targets"]),
+    "missing targets": ({"targets": None}, "request_invalid", ["/targets"]),
+    "too many targets": (
+        {"targets": [{"name": f"t{number}", "label": "Dog"} for number in range(4)]},
+        "request_invalid",
+        ["/targets"],
+    ),
+    "unknown field": ({"colour": 1}, "request_invalid", ["/colour"]),
+    "unknown target field": ({"targets": [{**DOG, "loud": True}]}, "request_invalid", ["/targets/0/loud"]),
+    "auto, later": ({"auto": {"max_targets": 8}}, "request_invalid", ["/auto"]),
+    "webhook, later": ({"webhook": {"url": "https://x.example"}}, "request_invalid", ["/webhook"]),
+    "saved query, later": (
+        {"targets": [{"name": "x", "query_id": "qry_1"}]},
+        "request_invalid",
+        ["/targets/0/query_id"],
+    ),
+    "embedding, later": ({"targets": [{**DOG, "embedding": [0.1]}]}, "request_invalid", ["/targets/0/embedding"]),
+    "negative, later": ({"targets": [{**DOG, "not_label": "Siren"}]}, "request_invalid", ["/targets/0/not_label"]),
+    "two kinds": (
+        {"targets": [{**DOG, "spans": [{"start": 0, "end": 0.5}]}]},
+        "request_invalid",
+        ["/targets/0"],
+    ),
+    "no kind": ({"targets": [{"name": "x"}]}, "request_invalid", ["/targets/0"]),
+    "no name": ({"targets": [{"spans": [{"start": 0, "end": 1}]}]}, "request_invalid", ["/targets/0"]),
+    "bad name": ({"targets": [{"name": "../x", "label": "Dog"}]}, "request_invalid", ["/targets/0/name"]),
+    "name with newline": ({"targets": [{"name": "x\n", "label": "Dog"}]}, "request_invalid", ["/targets/0/name"]),
+    "long name": ({"targets": [{"name": "x" * 65, "label": "Dog"}]}, "request_invalid", ["/targets/0/name"]),
+    "same name": ({"targets": [DOG, {**DOG, "name": "DOG"}]}, "request_invalid", ["/targets/1/name"]),
+    "reserved": ({"targets": [{**DOG, "name": "Residual"}]}, "name_reserved", ["/targets/0/name"]),
+    "no such label": ({"targets": [{"name": "x", "label": "Sirene"}]}, "label_unknown", ["/targets/0/label"]),
+    "label not askable": ({"targets": [{"name": "x", "label": "Bark"}]}, "label_unknown", ["/targets/0/label"]),
+    "span after the end": (
+        {"targets": [{"name": "x", "spans": [{"start": 0, "end": 0.5}, {"start": 0.5, "end": 1.3}]}]},
+        "span_outside",
+        ["/targets/0/spans/1"],
+    ),
+    "span backwards": (
+        {"targets": [{"name": "x", "spans": [{"start": 0.5, "end": 0.5}]}]},
+        "request_invalid",
+        ["/targets/0/spans/0"],
+    ),
+    "span before": (
+        {"targets": [{"name": "x", "spans": [{"start": -1, "end": 0.5}]}]},
+        "request_invalid",
+        ["/targets/0/spans/0/start"],
+    ),
+    "too many spans": (
+        {"targets": [{"name": "x", "spans": [{"start": 0, "end": 0.5}] * 3}]},
+        "request_invalid",
+        ["/targets/0/spans"],
+    ),
+    "example unknown id": (
+        {"targets": [{"name": "x", "examples": [{"audio_id": "x"}]}]},
+        "request_invalid",
+        ["/targets/0/examples/0/audio_id"],
+    ),
+    "format": ({"output": {"format": "wma"}}, "request_invalid", ["/output/format"]),
+    "bit depth": ({"output": {"format": "flac", "bit_depth": 32}}, "format_unsupported", ["/output/bit_depth"]),
+    "bit depth of mp3": ({"output": {"format": "mp3", "bit_depth": 16}}, "format_unsupported", ["/output/bit_depth"]),
+    "type": ({"output": {"joint": "yes"}}, "request_invalid", ["/output/joint"]),
+    "metadata": ({"metadata": {"a": 1}}, "request_invalid", ["/metadata/a"]),
+    "model": ({"model": "../x"}, "request_invalid", ["/model"]),
+    "pointer escapes": ({"a/b~c": 1}, "request_invalid", ["/a~1b~0c"]),
+}
+
+
+@pytest.mark.parametrize(("change", "code", "pointers"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_done_is_refused_where_it_stands(
+    folder_service: Service, change: Any, code: str, pointers: list[str]
+) -> None:
+    mixture = folder_service.upload()
+    sent = {"mixture": {"audio_id": mixture["id"]}, "targets": [DOG]} | change
+    told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
+    assert [fault.get("pointer") for fault in told["errors"]] == pointers
+    assert folder_service.parts.jobs.unfinished() == 0
+
+
+def test_unknown_labels_come_with_near_names(folder_service: Service) -> None:
+    mixture = {"audio_id": folder_service.upload()["id"]}
+    for text, near in (("Sirene", "Siren"), ("male speech", "Male speech, man speaking"), ("Bark", "Dog")):
+        answer = folder_service.client.post(
+            "/v1/separations", json={"mixture": mixture, "targets": [{"name": "x", "label": text}]}
+        )
+        assert near in problem(answer, 422, "label_unknown")["errors"][0]["detail"]
+
+
+def test_formats_that_cannot_hold_the_channels(folder_service: Service) -> None:
+    mixture = {"audio_id": folder_service.upload(wav(0.2, 48000, 4))["id"]}
+    for name in ("mp3", "ogg", "opus", "m4a"):
+        answer = folder_service.client.post(
+            "/v1/separations", json={"mixture": mixture, "targets": [DOG], "output": {"format": name}}
+        )
+        told = problem(answer, 422, "format_unsupported")
+        assert told["errors"][0]["pointer"] == "/output/format"
+    for output in ({"format": "flac", "bit_depth": 16}, {"format": "wav", "bit_depth": 32}):
+        folder_service.separate(mixture=mixture, output=output)
+
+
+def test_examples_that_are_too_long(folder_service: Service) -> None:
+    example = folder_service.upload(wav(3.0, 8000))
+    sent = {
+        "mixture": {"audio_id": folder_service.upload()["id"]},
+        "targets": [{"name": "x", "examples": [{"audio_id": example["id"]}]}],
+    }
+    told = problem(folder_service.client.post("/v1/separations", json=sent), 422, "audio_too_long")
+    assert told["errors"][0]["pointer"] == "/targets/0/examples/0/audio_id"
+
+
+def test_uploads_that_are_not_there(folder_service: Service) -> None:
+    known = {"audio_id": folder_service.upload()["id"]}
+    unknown = {"audio_id": UNKNOWN}
+    for mixture, target, place in (
+        (unknown, DOG, "/mixture/audio_id"),
+        (known, {"name": "x", "examples": [known, unknown]}, "/targets/0/examples/1/audio_id"),
+    ):
+        answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": [target]})
+        assert problem(answer, 404, "not_found")["errors"][0]["pointer"] == place
+
+
+def test_models_that_no_worker_announced(folder_service: Service) -> None:
+    mixture = {"audio_id": folder_service.upload()["id"]}
+    for model in ("paper", "base@2"):
+        answer = folder_service.client.post(
+            "/v1/separations", json={"mixture": mixture, "targets": [DOG], "model": model}
+        )
+        problem(answer, 503, "model_unavailable")
+    assert folder_service.separate(model="base@1")["model"] == {"name": "base", "version": "1"}
+    folder_service.parts.registry.leave("base", "worker-1")
+    assert folder_service.separate()["status"] == "queued"
+
+
+def test_a_full_queue_says_when_to_come_back(folder_service: Service) -> None:
+    mixture = {"audio_id": folder_service.upload()["id"]}
+    for _ in range(folder_service.parts.settings.queue_jobs):
+        folder_service.separate(mixture=mixture)
+    answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": [DOG]})
+    problem(answer, 503, "queue_full")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[1", b"\xff\xfe", b'{"a": NaN}', b"[" * 9000],
+    ids=["empty", "open", "list", "bytes", "nan", "deep"],
+)
+def test_bodies_that_are_no_json(folder_service: Service, body: bytes) -> None:
+    answer = folder_service.client.post("/v1/separations", content=body, headers={"Content-Type": "application/json"})
+    problem(answer, 422, "request_invalid")
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"x"', b"1", b"{}"])
+def test_json_that_is_no_request(folder_service: Service, body: bytes) -> None:
+    answer = folder_service.client.post("/v1/separations", content=body, headers={"Content-Type": "application/json"})
+    assert problem(answer, 422, "request_invalid")["errors"]
+
+
+def test_bodies_of_another_kind_or_size(folder_service: Service) -> None:
+    post: Callable[..., httpx.Response] = folder_service.client.post
+    problem(post("/v1/separations", content=b"a=b"), 415, "media_type_unsupported")
+    problem(post("/v1/separations", data={"a": "b"}), 415, "media_type_unsupported")
+    large = json.dumps({"a": "x" * 20_000})
+    problem(
+        post("/v1/separations", content=large, headers={"Content-Type": "application/json"}), 413, "upload_too_large"
+    )
+
+
+def form(*queries: bytes, mixture: bytes | None = None) -> list[tuple[str, Any]]:
+    return [
+        ("mixture", ("street.wav", mixture or wav())),
+        *(("query", (f"{number}.wav", query)) for number, query in enumerate(queries)),
+    ]
+
+
+def test_everything_in_one_call(service: Service) -> None:
+    options = {"output": {"format": "wav", "residual": False}, "metadata": {"order": "17"}}
+    answer = service.client.post(
+        "/v1/separations",
+        files=form(wav(0.5), wav(0.7)),
+        data={"label": ["Siren", "Male speech, man speaking"], "options": json.dumps(options)},
+    )
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert [(target["name"], target["label"]) for target in job["targets"]] == [
+        ("target", None),
+        ("siren", "Siren"),
+        ("male-speech-man-speaking", "Male speech, man speaking"),
+    ]
+    request = SeparationRequest.model_validate(service.parts.jobs.get(job["id"]).request)
+    assert len(request.targets[0].examples) == 2
+    assert (request.output.format, request.output.residual, job["metadata"]) == ("wav", False, {"order": "17"})
+    assert len(service.stored()) == 3
+    assert service.client.get(f"/v1/audio/{job['mixture']['audio_id']}").json()["filename"] == "street.wav"
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "code"),
+    [
+        (form(), {}, "request_invalid"),
+        (form(wav())[1:], {}, "request_invalid"),
+        (form(b"no audio"), {}, "audio_undecodable"),
+        (form(mixture=b"no audio"), {"label": "Dog"}, "audio_undecodable"),
+        (form(wav(3.0, 8000)), {}, "audio_too_long"),
+        (form(wav()), {"label": "Unicorn"}, "label_unknown"),
+        (form(wav()), {"label": ["Dog", "dog"]}, "request_invalid"),
+        (form(wav()), {"options": "{"}, "request_invalid"),
+        (form(wav()), {"options": '{"targets": []}'}, "request_invalid"),
+        (form(wav()), {"options": '{"output": {"bit_depth": 7}}'}, "format_unsupported"),
+        (form(wav(), wav(), wav()), {}, "request_invalid"),
+        ([*form(wav()), ("mixture", ("b.wav", wav()))], {}, "request_invalid"),
+        (form(wav()), {"mixture": "text"}, "request_invalid"),
+        (form(wav()), {"colour": "red"}, "request_invalid"),
+    ],
+)
+def test_a_form_that_fails_takes_its_files_with_it(
+    folder_service: Service, files: list, fields: dict[str, Any], code: str
+) -> None:
+    service = folder_service
+    problem(service.client.post("/v1/separations", files=files, data=fields), 422, code)
+    assert service.stored() == [] and service.entered() == []
+    assert service.parts.redis.keys("earmark:audio:*") == []
+    assert service.parts.jobs.unfinished() == 0
+
+
+def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
+    answer = s3_service.client.post("/v1/separations", files=form(wav()), data={"label": "Unicorn"})
+    problem(answer, 422, "label_unknown")
+    assert s3_service.stored() == [] and s3_service.entered() == []
+
+
+def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None:
+    answer = folder_service.client.post(
+        "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "webhook": {}}'}
+    )
+    told = problem(answer, 422, "request_invalid")
+    assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/webhook"]
+
+
+@pytest.mark.parametrize("name", ["sep_1", UNKNOWN, "sep_01HZZZZZZZZZZZZZZZZZZZZZZZ"])
+def test_separations_that_are_not_there(folder_service: Service, name: str) -> None:
+    url = f"/v1/separations/{name}"
+    for answer in (
+        folder_service.client.get(url),
+        folder_service.client.delete(url),
+        folder_service.client.get(f"{url}/stems/dog"),
+    ):
+        problem(answer, 404, "not_found")
+
+
+def test_the_model_of_these_tests_is_what_an_engine_describes() -> None:
+    assert set(MODEL) == {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate", "classes"}

@@ -1,0 +1,102 @@
+"""The arrows between packages, and what the front end may load; read from the source, as architecture.md has them."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+OURS = {"app", "models", "worker"}
+# What the front end must live without: its image has none of these.
+HEAVY = {"torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "matplotlib", "lightning"}
+# What a worker may use of the front end: not its wiring, not its routes.
+NOT_FOR_WORKERS = {"main", "wiring", "bodies", "multipart", "problems", "observation", "openapi", "ranges", "web"}
+RESOURCE_PARTS = {"routes", "service", "schemas", "forms", "checks"}
+TOP_LEVEL = {
+    *("app", "worker", "models", "tests", "docker", ".ci", ".git", ".gitignore", ".venv", ".dockerignore"),
+    *("docker-compose.yml", "pyproject.toml", "constraints.txt", "README.md", "Makefile", "LICENSE"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it, as dotted names; relative ones made absolute."""
+    found = set()
+    package = path.relative_to(REPOSITORY).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__"):
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    return found
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def arrows(package: str) -> list[tuple[Path, str]]:
+    """Every import in a package, with its file."""
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files
+    return [(path.relative_to(REPOSITORY), name) for path in files for name in sorted(imports(path))]
+
+
+def test_app_imports_nothing_else_of_ours_and_nothing_heavy() -> None:
+    forbidden = (OURS - {"app"}) | HEAVY
+    assert [arrow for arrow in arrows("app") if arrow[1].split(".")[0] in forbidden] == []
+
+
+def test_models_import_nothing_else_of_ours() -> None:
+    assert [arrow for arrow in arrows("models") if arrow[1].split(".")[0] in OURS - {"models"}] == []
+
+
+def test_workers_do_not_import_wiring_routes_or_the_page() -> None:
+    def forbidden(name: str) -> bool:
+        steps = name.split(".")
+        return steps[0] == "app" and (
+            (steps[1:2] != [] and steps[1] in NOT_FOR_WORKERS) or (len(steps) > 2 and steps[2] in RESOURCE_PARTS)
+        )
+
+    assert [arrow for arrow in arrows("worker") if forbidden(arrow[1])] == []
+
+
+def test_nothing_of_ours_imports_tests() -> None:
+    assert [arrow for package in sorted(OURS) for arrow in arrows(package) if arrow[1].split(".")[0] == "tests"] == []
+
+
+@pytest.mark.parametrize("code", ["import models", "from worker.tasks import x", "import_module('torch')"])
+def test_the_reader_of_imports_sees_forbidden_arrows(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "REPOSITORY", tmp_path)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "hidden.py").write_text(f"def late():\n    {code}\n")
+    with pytest.raises(AssertionError):
+        test_app_imports_nothing_else_of_ours_and_nothing_heavy()
+
+
+def test_the_front_end_loads_no_torch_and_no_decoder() -> None:
+    code = "import sys, app.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not set(loaded) & (HEAVY | {"av", "models", "worker"})
+
+
+def test_the_top_level_is_closed() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert {line.split("/")[0] for line in tracked.stdout.splitlines()} <= TOP_LEVEL
+
+
+def test_no_file_is_named_for_nothing() -> None:
+    names = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [
+        path for package in sorted(OURS) for path in (REPOSITORY / package).rglob("*.py") if path.stem in names
+    ] == []
