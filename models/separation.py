@@ -54,10 +54,7 @@ class Windows:
 
     def __post_init__(self) -> None:
         if self.stride < max(self.overlap, 1):
-            raise ValueError(
-                f"a window of {self.size} samples is too short for {self.context} of context on each side"
-                f" and {self.overlap} of overlap"
-            )
+            raise ValueError(f"{self} has no room for its context and overlap")
 
     @property
     def kept(self) -> int:
@@ -82,7 +79,13 @@ class Windows:
             math.ceil(round(seconds * separator.rate / hop, 6)) * hop for seconds in (window, context, overlap)
         )
         shortest = hop * math.ceil(separator.fft_size / hop)
-        return cls(max(size, shortest), side, fade)
+        size = max(size, shortest)
+        if size - 2 * side - fade < max(fade, 1):
+            raise ValueError(
+                f"a window of {window:g} s is too short for {context:g} s of context on each side and {overlap:g} s of"
+                " overlap: make it longer, or them shorter"
+            )
+        return cls(size, side, fade)
 
 
 @dataclass(frozen=True)

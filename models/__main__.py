@@ -1,0 +1,58 @@
+"""python -m models: separate | detect | embed | convert | train | ship | evaluate | bench."""
+
+import sys
+
+import typer
+
+from models import bench, commands
+from models.errors import MediaError, ModelsError
+from models.evaluation import commands as evaluation
+from models.training import commands as training
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Takes a recording and an example of a sound, and gives back that sound alone.",
+)
+app.command()(commands.separate)
+app.command()(commands.detect)
+app.command()(commands.embed)
+app.command()(commands.convert)
+app.command()(training.train)
+app.command()(training.ship)
+app.add_typer(evaluation.app, name="evaluate")
+app.command()(bench.bench)
+
+
+# What to do next, where the error itself cannot know.
+_NEXT = {
+    "checkpoint_invalid": "give --weights a model's name or a folder made by convert, or --separator the authors' file",
+    "audio_undecodable": "wav, flac, mp3, ogg, opus, m4a, aiff and webm can be read: does it play?",
+    "audio_too_long": "cut it, or use a shorter example",
+    "query_model_mismatch": "make the query again with embed and the same --weights",
+    "label_unknown": "give --query an example of the sound",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0: done; 1: what was given cannot be used (one line says why, and what to do); 2: usage; 130: Ctrl-C."""
+    try:
+        app(arguments, prog_name="python -m models")
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            sys.stderr.write("stopped\n")
+        return end.code if isinstance(end.code, int) else 1
+    except ModelsError as error:
+        hint = f"; {_NEXT[error.code]}" if error.code in _NEXT else ""
+        sys.stderr.write(f"error: {error.detail if isinstance(error, MediaError) else error}{hint}\n")
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"error: {error}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

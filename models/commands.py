@@ -1,0 +1,259 @@
+"""The commands of `python -m models` that use a model: separate, detect, embed, convert."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models import checkpoints, labels
+from models.audio import Waveform
+from models.detection import THRESHOLD, TOP
+from models.engine import CONTEXT, OVERLAP, WINDOW, Engine
+from models.errors import MediaError
+from models.media import FORMATS, Limits, open_audio
+from models.plots import draw_detection
+from models.precision import Precision
+from models.query import Query
+from models.stems import check_names
+
+EXAMPLE_LIMITS = Limits(seconds=600)  # examples are read into memory
+
+progress_console = Console(stderr=True)
+console = Console()
+
+Recording = Annotated[
+    Path, typer.Argument(help="A recording, of any kind that FFmpeg reads.", exists=True, dir_okay=False)
+]
+Weights = Annotated[str, typer.Option(help="A shipped model's name, or a folder made by convert.")]
+DetectorFile = Annotated[
+    Path | None, typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt.", exists=True, dir_okay=False)
+]
+SeparatorFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--separator",
+        help="The authors' zeroshot_asp_full.ckpt; alone will do, it holds both.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto: bfloat16 where it is fast; exact: float32.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Span = Annotated[list[str] | None, typer.Option("--span", help="A part in seconds, START-END; repeatable.")]
+
+
+def separate(
+    mixture: Recording,
+    query: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An example of the sound, or a query saved by embed; repeatable, examples are averaged.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A class of AudioSet, such as Siren; repeatable.")] = None,
+    span: Span = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems beside you.")
+    ] = None,
+    residual: Annotated[bool, typer.Option("--residual", help="Also write what the targets leave.")] = False,
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "flac",
+    bit_depth: Annotated[int | None, typer.Option(help="16, 24 or 32, where the format has it.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Refine all targets together (Wiener filter).")] = False,
+    gate: Annotated[bool, typer.Option(help="Turn down what is not in the recording.")] = True,
+    window: Annotated[float, typer.Option(help="Seconds that the model sees at once.")] = WINDOW,
+    context: Annotated[float, typer.Option(help="Seconds on each side of a window that are thrown away.")] = CONTEXT,
+    overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = OVERLAP,
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    separator: SeparatorFile = None,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: Json = False,
+) -> None:
+    """Take sounds out of a recording: by example, by class, or by where they are heard in it.
+
+    Examples make one target, named target; spans of the recording make one, named span; each saved query and each
+    class makes its own.
+    """
+    if not (query or label or span):
+        raise typer.BadParameter("say what to take out: --query FILE, --label NAME or --span START-END")
+    engine = _engine(weights, detector, separator, device, precision)
+    queries = _queries(engine, mixture, query or [], label or [], [_seconds(text) for text in span or []])
+    with _bar("separating") as advance:
+        done = engine.separate_file(
+            mixture,
+            queries,
+            output or Path(f"{mixture.stem}-stems"),
+            format=format,
+            bit_depth=bit_depth,
+            residual=residual,
+            joint=joint,
+            gate=gate,
+            window=window,
+            context=context,
+            overlap=overlap,
+            progress=advance,
+        )
+    if as_json:
+        stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
+        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id})
+        return
+    table = Table("stem", "presence", "peak", "loudness", "file")
+    for stem in done.stems:
+        table.add_row(
+            stem.name,
+            f"{done.presence[stem.name]:.2f}" if stem.name in done.presence else "",
+            f"{stem.peak:.3f}",
+            f"{stem.loudness:.1f} LUFS" if stem.loudness is not None else "silent",
+            str(stem.path),
+        )
+    console.print(table)
+    if done.gain != 1:
+        console.print(f"Turned down by {-20 * np.log10(done.gain):.1f} dB, all alike, so that nothing clips.")
+
+
+def detect(
+    recording: Recording,
+    top: Annotated[int, typer.Option(help="How many classes to list.", min=1, max=labels.CLASSES)] = TOP,
+    threshold: Annotated[
+        float, typer.Option(help="Probability that an event must reach; it ends below half of it.", min=0.001, max=1)
+    ] = THRESHOLD,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the timeline, such as out.png.", dir_okay=False)] = None,
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    separator: SeparatorFile = None,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    as_json: Json = False,
+) -> None:
+    """Tell what is heard in a recording, and when."""
+    engine = _engine(weights, detector, separator, device, precision)
+    with progress_console.status("listening"):
+        found = engine.detect_file(recording, top, threshold)
+    if plot is not None:
+        draw_detection(found, plot, recording.name)
+    if as_json:
+        _print_json(
+            {
+                "duration": found.duration,
+                "tags": [asdict(tag) for tag in found.tags],
+                "events": [asdict(event) for event in found.events],
+                "model": engine.model_id,
+            }
+        )
+        return
+    tags = Table("class", "probability")
+    for tag in found.tags:
+        tags.add_row(tag.label, f"{tag.probability:.2f}")
+    events = Table("from", "to", "class", "confidence")
+    for event in found.events:
+        events.add_row(f"{event.start:.2f} s", f"{event.end:.2f} s", event.label, f"{event.confidence:.2f}")
+    console.print(tags, events)
+
+
+def embed(
+    examples: Annotated[list[Path], typer.Argument(help="Examples of one sound.", exists=True, dir_okay=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the query.", dir_okay=False)],
+    span: Span = None,
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    separator: SeparatorFile = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Make a query from examples of a sound, to use again with separate --query."""
+    spans = [_seconds(text) for text in span or []]
+    if spans and len(examples) != 1:
+        raise typer.BadParameter("--span takes parts of one example: give one file")
+    engine = _engine(weights, detector, separator, device, "exact")
+    made = engine.embed([_read(path) for path in examples], spans or None)
+    made.save(output)
+    if as_json:
+        _print_json({key: value for key, value in vars(made).items() if key != "vector"} | {"path": str(output)})
+        return
+    console.print(f"{output}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
+    for warning in made.warnings:
+        console.print(f"[yellow]{warning}")
+
+
+def convert(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", file_okay=False)],
+    separator: Annotated[Path, typer.Option(help="The authors' zeroshot_asp_full.ckpt.", exists=True, dir_okay=False)],
+    detector: DetectorFile = None,
+    half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
+) -> None:
+    """Turn the authors' files into a folder that --weights takes and that no pickle is in."""
+    with progress_console.status("converting"):
+        checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
+    console.print(f"{output}: use it with --weights {output}")
+
+
+def _engine(weights: str, detector: Path | None, separator: Path | None, device: str, precision: str) -> Engine:
+    if precision not in ("auto", "exact"):
+        raise typer.BadParameter(f"{precision!r} is neither auto nor exact", param_hint="--precision")
+    chosen: Precision = "exact" if precision == "exact" else "auto"
+    given = {name: path for name, path in (("detector", detector), ("separator", separator)) if path is not None}
+    with progress_console.status("loading the model"):
+        return Engine.load(given or weights, device, chosen)
+
+
+def _queries(
+    engine: Engine, mixture: Path, files: list[Path], names: list[str], spans: list[tuple[float, float]]
+) -> dict[str, Query]:
+    saved = [path for path in files if path.suffix == ".safetensors"]
+    examples = [path for path in files if path.suffix != ".safetensors"]
+    made: list[tuple[str, Query]] = [(path.stem, Query.load(path, engine.model_id)) for path in saved]
+    if examples:
+        made.append(("target", engine.embed([_read(path) for path in examples])))
+    if spans:
+        made.append(("span", engine.embed([_read(mixture, Limits())], spans)))
+    made += [(labels.find(name).slug, engine.label(name)) for name in names]
+    for _, query in made:
+        for warning in query.warnings:
+            progress_console.print(f"[yellow]{warning}")
+    check_names([name for name, _ in made])
+    return dict(made)
+
+
+def _read(path: Path, limits: Limits = EXAMPLE_LIMITS) -> Waveform:
+    try:
+        with open_audio(path, limits) as reader:
+            blocks = [torch.from_numpy(block) for block in reader]
+            return Waveform(torch.cat(blocks, dim=1), reader.rate)
+    except MediaError as error:
+        error.detail = f"{path.name}: {error.detail}"
+        raise
+
+
+def _seconds(text: str) -> tuple[float, float]:
+    start, _, end = text.partition("-")
+    try:
+        return float(start), float(end)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no span: write START-END in seconds, such as 3.2-5.0") from None
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[float, str], None]]:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    shown = progress_console.is_terminal  # a log has no use for a bar
+    columns = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=progress_console, transient=True, disable=not shown) as progress:
+        task = progress.add_task(title, total=1.0)
+        yield lambda ratio, stage: progress.update(task, completed=ratio, description=stage)
+
+
+def _print_json(answer: dict[str, Any]) -> None:
+    typer.echo(json.dumps(answer, indent=2))

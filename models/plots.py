@@ -1,0 +1,33 @@
+"""Pictures."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from models.detection import Detection
+from models.labels import classes
+
+
+def draw_detection(found: Detection, path: Path, title: str = "") -> None:
+    """The curves of the surest classes over time, their events as bars above them; `path` says the format."""
+    rows = {tag.mid: row for row, tag in enumerate(reversed(found.tags))}
+    columns = {label.mid: label.index for label in classes()}
+    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    curves = [found.framewise[:, columns[mid]].numpy() for mid in rows]
+    extent = (0, len(found.framewise) * found.frame_seconds, -0.5, len(rows) - 0.5)
+    image = axes.imshow(
+        curves, aspect="auto", origin="lower", extent=extent, vmin=0, vmax=1, cmap="Blues", interpolation="nearest"
+    )
+    for event in found.events:
+        if event.mid in rows:
+            row = rows[event.mid]
+            axes.plot([event.start, event.end], [row + 0.4] * 2, color="tab:red", linewidth=2, solid_capstyle="butt")
+    axes.set_yticks(range(len(rows)), [tag.label for tag in reversed(found.tags)])
+    axes.set_xlim(0, found.duration)
+    axes.set_xlabel("seconds")
+    axes.set_title(title)
+    figure.colorbar(image, ax=axes, label="probability")
+    figure.savefig(path, dpi=120)

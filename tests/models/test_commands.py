@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from models import checkpoints
+from models.__main__ import app, main
+from models.networks import htsat, unet
+from models.query import PAPER_RULES
+from tests.models.bands import tone
+
+EAR = htsat.HyperParameters(
+    bands=32, frames=256, runs=2, patch=(2, 2), channels=8, depths=(2, 2), heads=(2, 4), window=4, window_samples=81600
+)
+CUTTER = unet.HyperParameters(fft_size=256, hop=64, query_size=16, channels=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A folder with the paper's networks, small, and two classes that can be asked for."""
+    torch.manual_seed(0)
+    config = {"preset": "paper", "detector": vars(EAR), "separator": vars(CUTTER), "query": vars(PAPER_RULES)}
+    classes = {"/m/03kmc9": torch.rand(16), "/m/0bt9lr": torch.rand(16)}
+    networks = htsat.HTSAT(EAR).eval(), unet.UNet(CUTTER).eval()
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    checkpoints.save(checkpoints.Bundle("small", "1", *networks, config, classes), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where the user is, with a mixture in 16-bit stereo and two examples."""
+    monkeypatch.chdir(tmp_path)
+    time = 3 * 22050
+    stereo = torch.stack([tone(0, time, 22050), tone(1, time, 22050)], dim=1)
+    soundfile.write("mixture.flac", stereo.numpy(), 22050, "PCM_16")
+    for number in (1, 2):
+        soundfile.write(f"example{number}.wav", tone(number, 44100, 44100).numpy(), 44100)
+    soundfile.write("silence.wav", np.zeros(44100), 44100)
+    (tmp_path / "notes.txt").write_text("no audio")
+    return tmp_path
+
+
+def run(*arguments: str) -> str:
+    answer = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+def test_separate_writes_stems_that_add_up(folder, weights):
+    options = ("--query", "example1.wav", "--query", "example2.wav", "--label", "siren", "--span", "0.5-2.5")
+    said = run("separate", "mixture.flac", *options, "--residual", "-o", "out", "--weights", weights, "--json")
+    answer = json.loads(said)
+    assert answer["model"] == "small@1"
+    assert [stem["name"] for stem in answer["stems"]] == ["target", "span", "siren", "residual"]
+    assert set(answer["presence"]) == {"target", "span", "siren"}
+    assert (answer["rate"], answer["channels"], answer["frames"]) == (22050, 2, 3 * 22050)
+    mixture, _ = soundfile.read("mixture.flac", dtype="int32")
+    total = sum(soundfile.read(stem["path"], dtype="int32")[0].astype(np.int64) for stem in answer["stems"])
+    assert np.array_equal(total, mixture)
+
+
+def test_separate_prints_a_table_and_leaves_the_residual_out(folder, weights):
+    said = run("separate", "mixture.flac", "--label", "Dog", "--format", "wav", "--weights", weights, "--joint")
+    assert "dog" in said
+    assert [path.name for path in (folder / "mixture-stems").iterdir()] == ["dog.wav"]
+
+
+def test_embed_makes_a_query_that_separate_takes(folder, weights):
+    said = json.loads(
+        run("embed", "example1.wav", "example2.wav", "-o", "mine.safetensors", "--weights", weights, "--json")
+    )
+    assert said["model"] == "small@1"
+    assert 0 <= said["coherence"] <= 1
+    with safe_open("mine.safetensors", "pt") as file:
+        assert file.metadata()["model"] == "small@1"
+    run("separate", "mixture.flac", "--query", "mine.safetensors", "-o", "out", "--weights", weights)
+    assert (folder / "out" / "mine.flac").is_file()
+    assert "coherence" in run("embed", "mixture.flac", "--span", "0-2", "-o", "span.safetensors", "--weights", weights)
+
+
+def test_detect_prints_tags_and_events_and_draws_them(folder, weights):
+    options = ("--weights", weights, "--top", "3", "--threshold", "0.4")
+    answer = json.loads(run("detect", "mixture.flac", *options, "--json", "--plot", "out.png"))
+    assert len(answer["tags"]) == 3
+    assert answer["duration"] == pytest.approx(3.0, abs=1e-3)
+    assert (folder / "out.png").read_bytes().startswith(b"\x89PNG")
+    assert answer["tags"][0]["label"] in run("detect", "mixture.flac", *options)
+
+
+def fails(capsys, *arguments: str) -> tuple[int, str]:
+    code = main(list(arguments))
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return code, said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("separate", "mixture.flac"), 2, "say what to take out"),
+        (("separate", "nowhere.wav", "--label", "Dog"), 2, "nowhere.wav"),
+        (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
+        (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),
+        (("separate", "mixture.flac", "--label", "Dgo"), 1, "Did you mean 'Dog'"),
+        (("separate", "mixture.flac", "--label", "Bark"), 1, "give --query an example"),
+        (("separate", "mixture.flac", "--query", "silence.wav"), 1, "silent"),
+        (("separate", "mixture.flac", "--query", "notes.txt"), 1, "notes.txt: "),
+        (("separate", "notes.txt", "--label", "Dog"), 1, "can be read"),
+        (("separate", "mixture.flac", "--label", "Dog", "--format", "aiff"), 1, "known are wav"),
+        (("separate", "mixture.flac", "--label", "Dog", "--bit-depth", "20"), 1, "bit depth"),
+        (("separate", "mixture.flac", "--label", "Dog", "--window", "1"), 1, "too short"),
+        (("separate", "mixture.flac", "--label", "Dog", "--device", "cuda:63"), 1, "auto or cpu"),
+        (("separate", "mixture.flac", "--label", "Dog", "--precision", "half"), 2, "neither auto nor exact"),
+        (("detect", "notes.txt"), 1, "can be read"),
+        (("embed", "example1.wav", "example2.wav", "-o", "q.safetensors", "--span", "0-1"), 2, "one file"),
+        (("embed", "silence.wav", "-o", "q.safetensors"), 1, "silent"),
+    ],
+    ids=lambda value: " ".join(value[2:] or value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(arguments, code, words, folder, weights, capsys):
+    before = set(folder.iterdir())
+    given, said = fails(capsys, *arguments, "--weights", weights)
+    assert given == code
+    assert words in " ".join(said.split())
+    assert said.startswith("error: ") == (code == 1)
+    if code == 1:
+        assert said.count("\n") == 1
+    assert set(folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_weights_that_are_not_there_are_one_line(folder, capsys):
+    code, said = fails(capsys, "detect", "mixture.flac", "--weights", "nowhere")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "convert" in said
+
+
+def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
+    code, said = fails(capsys, "convert", "--separator", "notes.txt", "-o", "model")
+    assert (code, said.count("\n")) == (1, 1)
+    assert not (folder / "model").exists()
+
+
+def test_ctrl_c_is_no_traceback_and_leaves_nothing(folder, weights, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.separation.Masking.__call__", interrupted)
+    assert fails(capsys, "separate", "mixture.flac", "--label", "Dog", "--weights", weights) == (130, "stopped\n")
+    assert not (folder / "mixture-stems").exists()
+
+
+def test_help_names_every_command():
+    said = run("--help")
+    for command in ("separate", "detect", "embed", "convert", "train", "evaluate", "bench"):
+        assert command in said
