@@ -16,6 +16,7 @@ from models import spectrum
 from models.networks.yamnet import Yamnet
 
 STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own step
+PATCH = (4, 2)  # frames x bands of one cell at the top: detail inside it is the stem's and the head's affair
 EAR_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
 ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
 QUIETEST = 1e-5  # RMS below which nothing is amplified any further
@@ -42,7 +43,8 @@ class ResUNet(nn.Module):
     """Mixture and query to a real mask between 0 and 1.
 
     ear: the detector, frozen; it is shared, not a part of this module's state.
-    channels, blocks: a level of the U-Net each, from the finest (two bands x 20 ms) down.
+    channels, blocks: a level of the U-Net each, from the finest (two bands x 40 ms) down; each halves the bands, the
+        last one leaves time as it is.
     """
 
     rate = 32_000
@@ -65,24 +67,28 @@ class ResUNet(nn.Module):
         super().__init__()
         self.__dict__["ear"] = ear  # not registered: its weights are the detector's
         self.query_size = ear.embedding_size
-        levels = len(channels)
-        rows = bands // 2**levels
+        if len(channels) != 4:
+            raise ValueError(f"four levels end in the ear's columns of {STRIDE} frames, not {len(channels)}")
+        rows = bands // 2 ** len(channels)
         to_bands, to_bins = band_matrices(self.fft_size // 2 + 1, bands)
         self.register_buffer("to_bands", to_bands, persistent=False)
         self.register_buffer("to_bins", to_bins, persistent=False)
 
-        self.stem = nn.Conv2d(1, channels[0], 3, stride=2, padding=1)
+        self.stem = nn.Conv2d(1, channels[0], (6, 4), stride=PATCH, padding=1)
         self.position = nn.Parameter(torch.zeros(channels[0], 1, bands // 2))
         self.encoder = nn.ModuleList(
             nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
         )
-        self.down = nn.ModuleList(nn.Conv2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(channels))
+        self.down = nn.ModuleList(
+            nn.Conv2d(wide, narrow, halved, stride=halved)
+            for (wide, narrow), halved in zip(pairwise(channels), ((2, 2), (2, 2), (1, 2)), strict=True)
+        )
         self.up = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(channels))
         self.decoder = nn.ModuleList(
             nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
         )
         self.head_norm = nn.BatchNorm2d(channels[0])
-        self.head = nn.Conv2d(channels[0], 4, 1)
+        self.head = nn.Conv2d(channels[0], PATCH[0] * PATCH[1], 1)
 
         self.ear_in = nn.Conv2d(ear.map_channels, code, 1)
         self.ear_mix = nn.Conv2d(2 * code, channels[-1], 1)
@@ -163,10 +169,11 @@ class ResUNet(nn.Module):
         x = self._bottom(x, ear_map, embeddings, direction, ear_code)
         for level in reversed(range(len(self.decoder))):
             if level < len(self.up):
-                x = F.interpolate(self.up[level](x), scale_factor=2.0) + skips[level]
+                x = F.interpolate(self.up[level](x), size=skips[level].shape[2:]) + skips[level]
             x = self._pass(x, self.decoder[level], films)
-        logits = F.pixel_shuffle(self.head(F.relu(self.head_norm(x))), 2).squeeze(1)
-        return torch.sigmoid(logits.float()) @ self.to_bins
+        logits = self.head(F.relu(self.head_norm(x))).unflatten(1, PATCH)  # (B, 4, 2, T / 4, bands / 2)
+        in_bands = torch.sigmoid(logits.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2).float())
+        return in_bands @ self.to_bins
 
     @staticmethod
     def _pass(x: Tensor, blocks: nn.Module, films: list[Tensor]) -> Tensor:

@@ -6,15 +6,17 @@ from torch import Tensor
 SOFT = 1e-3  # 30 dB: what is better than this is good enough
 
 
-def separation_loss(estimates: Tensor, targets: Tensor, mixtures: Tensor, soft: float = SOFT) -> Tensor:
-    """Mean over rows of the negative SNR in dB with a soft threshold; all complex (B, frames, bins).
+def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor, soft: float = SOFT) -> Tensor:
+    """Mean over rows of the negative SNR in dB with a soft threshold.
 
-    Where the target is silent, the energy of the estimate against the mixture's, with the same threshold.
+    masks: real (B, frames, bins); targets, mixtures: complex, the same shape. Where the target is silent, the energy
+    of the estimate against the mixture's, with the same threshold.
     """
-
-    def energy(spectra: Tensor) -> Tensor:
-        return torch.view_as_real(spectra).square().sum((1, 2, 3))
-
-    target, mixture = energy(targets), energy(mixtures)
+    # |m X - S|^2 = m^2 |X|^2 - 2 m Re(X* S) + |S|^2: no complex number needs a gradient.
+    power = mixtures.real.square() + mixtures.imag.square()
+    likeness = mixtures.real * targets.real + mixtures.imag * targets.imag
+    target = torch.view_as_real(targets).square().sum((1, 2, 3))
+    mixture = power.sum((1, 2))
+    error = (masks * (masks * power - 2 * likeness)).sum((1, 2)) + target
     reference = torch.where(target > 1e-6 * mixture, target, mixture)
-    return 10 * torch.log10((energy(estimates - targets) + soft * reference) / reference).mean()
+    return 10 * torch.log10((error.clamp(min=0) + soft * reference) / reference).mean()

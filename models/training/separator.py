@@ -28,12 +28,12 @@ class Schedule:
     """minutes: the whole run; the rate is warmed up, held, then falls to zero from `decay_from` of the time on."""
 
     minutes: float = 30.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
     warmup_steps: int = 300
     decay_from: float = 0.4
     gradient_norm: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.998
     checkpoint_minutes: float = 1.0
     validate_minutes: float = 5.0
 
@@ -150,7 +150,7 @@ class Trainer:
             mask = self.model.predict(log_bands, ear_map, embeddings, self.model.condition(batch.queries))
             mask = mask[:, : magnitude.shape[1]]
         mixture = batch.mixture.repeat_interleave(repeats, 0)
-        loss = separation_loss(mixture * mask, batch.targets, mixture)
+        loss = separation_loss(mask.float(), batch.targets, mixture)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), schedule.gradient_norm)

@@ -1,0 +1,105 @@
+"""Examples to queries: silence, levels, coherence, files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.errors import QueryModelMismatch, SilentQuery
+from models.query import BASE_RULES, PAPER_RULES, Query, cut, embed
+
+RATE = 32_000
+
+
+class Bands:
+    """An embedder whose answer can be worked out by hand: energy in eight bands of a window."""
+
+    rate = RATE
+    embedding_size = 8
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        power = torch.fft.rfft(waveforms).abs().square()[:, 1:]
+        return torch.stack([band.sum(1) for band in power[:, : power.shape[1] // 8 * 8].chunk(8, dim=1)], dim=1).sqrt()
+
+
+def tone(frequency: float, seconds: float, level: float = 0.1) -> Tensor:
+    return level * torch.sin(2 * torch.pi * frequency * torch.arange(int(seconds * RATE)) / RATE)
+
+
+@pytest.mark.parametrize("rules", [BASE_RULES, PAPER_RULES])
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 0.96, 1.99, 2.0, 7.1])
+def test_any_length_from_a_tenth_of_a_second_makes_a_query(rules, seconds: float) -> None:
+    query = embed(Bands(), [tone(500, seconds)], rules, "tests@1")
+    assert query.vector.shape == (8,)
+    assert 0 < query.seconds_used <= seconds + 1e-6
+    assert query.vector.argmax() == 0
+
+
+@pytest.mark.parametrize("rules", [BASE_RULES, PAPER_RULES])
+@pytest.mark.parametrize(
+    "recording", [torch.zeros(RATE), torch.zeros(0), tone(500, 0.05)], ids=["zeros", "empty", "short"]
+)
+def test_silence_and_crumbs_are_typed_errors(rules, recording: Tensor) -> None:
+    with pytest.raises(SilentQuery):
+        embed(Bands(), [recording], rules, "tests@1")
+
+
+def test_paper_leaves_out_windows_by_absolute_energy() -> None:
+    recording = torch.cat([tone(500, 2, 0.1), tone(500, 2, 1e-4), tone(500, 2, 0.1)])
+    assert len(cut(recording, RATE, PAPER_RULES).waveforms) == 2
+    with pytest.raises(SilentQuery):
+        cut(recording * 1e-3, RATE, PAPER_RULES)
+
+
+def test_base_hears_a_quiet_example_as_it_hears_a_loud_one() -> None:
+    recording = torch.cat([tone(500, 2), torch.zeros(RATE), tone(900, 1)])
+    loud, quiet = (embed(Bands(), [recording * gain], BASE_RULES, "tests@1") for gain in (1.0, 1e-3))
+    assert torch.allclose(loud.vector, quiet.vector, rtol=1e-4)
+    assert loud.seconds_used == quiet.seconds_used
+
+
+def test_recordings_weigh_the_same_whatever_their_length() -> None:
+    low, high = tone(500, 8), tone(9_000, 1)
+    both = embed(Bands(), [low, high], BASE_RULES, "tests@1").vector
+    apart = [embed(Bands(), [one], BASE_RULES, "tests@1").vector for one in (low, high)]
+    assert torch.allclose(both, torch.stack(apart).mean(0), rtol=1e-4)
+
+
+def test_examples_that_disagree_are_warned_about() -> None:
+    same = embed(Bands(), [tone(500, 2), tone(510, 2)], BASE_RULES, "tests@1")
+    scattered = embed(Bands(), [tone(f, 2) for f in (500, 3_000, 7_000, 11_000, 15_000)], BASE_RULES, "tests@1")
+    assert same.coherence > 0.99 and not same.warnings
+    assert scattered.coherence < 0.5 and scattered.warnings
+
+
+def test_without_takes_away_what_the_other_query_holds() -> None:
+    low, high = (embed(Bands(), [tone(f, 2)], BASE_RULES, "tests@1") for f in (500, 9_000))
+    both = embed(Bands(), [tone(500, 2) + tone(9_000, 2)], BASE_RULES, "tests@1")
+    left = both.without(high)
+    assert torch.cosine_similarity(left.vector, high.vector, dim=0).abs() < 1e-4
+    assert torch.cosine_similarity(left.vector, low.vector, dim=0) > 0.99
+
+
+def test_a_query_survives_its_file(tmp_path: Path) -> None:
+    query = embed(Bands(), [tone(500, 2)], BASE_RULES, "tests@1")
+    query.save(tmp_path / "q.safetensors")
+    again = Query.load(tmp_path / "q.safetensors", model="tests@1")
+    assert torch.equal(query.vector, again.vector)
+    assert (again.model, again.coherence, again.seconds_used) == (query.model, query.coherence, query.seconds_used)
+
+
+def test_another_models_query_is_refused(tmp_path: Path) -> None:
+    query = Query(torch.ones(8), "other@1")
+    query.save(tmp_path / "q.safetensors")
+    with pytest.raises(QueryModelMismatch, match="other@1"):
+        Query.load(tmp_path / "q.safetensors", model="tests@1")
+    with pytest.raises(QueryModelMismatch):
+        Query(torch.ones(8), "tests@1").without(query)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"not a query at all"])
+def test_a_file_that_is_no_query_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "q.safetensors").write_bytes(content)
+    with pytest.raises(QueryModelMismatch):
+        Query.load(tmp_path / "q.safetensors")
