@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 from rq import Queue
+from rq.executions import ExecutionRegistry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -53,7 +54,7 @@ class Housekeeping:
             self._drop_the_dead(queue)
             self._drop_the_dropped(queue)
         for job_id in self._jobs.lost():
-            self._bring_back(job_id)
+            self._guarded(self._bring_back, job_id)
         if time.monotonic() >= self._tidy_next:
             self._tidy_next = time.monotonic() + TIDY_SECONDS
             self.tidy()
@@ -101,13 +102,15 @@ class Housekeeping:
 
     def _bring_back(self, job_id: str) -> None:
         before = self._jobs.get(job_id)
+        # RQ keeps the names of executions for longer than the executions, and cannot delete a job that has such.
+        self._redis.delete(ExecutionRegistry(job_id, self._redis).key)
         after = self._jobs.requeue(job_id)
         if after is None:
             return
         log.warning("job %s was lost (execution %s): %s", job_id, before.execution, after.status)
         if before.execution is not None:
             # Should that execution live after all, it cannot publish, and deletes what it stores from now on itself.
-            self._guarded(self._storage.delete_prefix, Jobs.output_prefix(before, before.execution))
+            self._storage.delete_prefix(Jobs.output_prefix(before, before.execution))
 
     # What has expired
 
@@ -139,11 +142,15 @@ class Housekeeping:
         self._leftovers.settle(None, prefix)
 
     def _guarded(self, step: Callable[[str], object], name: str) -> None:
-        """What cannot be removed now must not keep the rest from being removed; the next round tries again."""
+        """One thing that fails must not keep the rest from being done; the next round tries again."""
         try:
             step(name)
+        except RedisError:
+            raise
         except EarmarkError as error:
             log.error("%s: %s", name, error)
+        except Exception:
+            log.exception("%s", name)
 
 
 def run(settings: Settings) -> None:
@@ -156,7 +163,7 @@ def run(settings: Settings) -> None:
     lock = redis.lock(_LOCK, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
-    log.info("keeping house every %.0f s", settings.sweep_seconds)
+    log.info("keeping house every %g s", settings.sweep_seconds)
     while not stopping.is_set():
         try:
             if _holds(lock, token):

@@ -18,11 +18,13 @@ from typing import Any, ClassVar
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import Retry, SimpleWorker
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
+from rq.registry import StartedJobRegistry
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, WorkerStatus
 
 logger = logging.getLogger("earmark.worker")
@@ -31,7 +33,7 @@ OVERRUN_GRACE = 30.0  # s past its timeout after which a job that still runs tak
 EXIT_OVERRUN = 70
 WORKER_TTL = 30  # s; how long an idle worker blocks on its queue is this less 15
 
-Task = Callable[..., None]
+Task = Callable[..., Retry | None]
 
 
 class TaskRefused(Exception):
@@ -188,6 +190,44 @@ class GpuWorker(SimpleWorker):
             deadline=time.monotonic() + timeout + OVERRUN_GRACE,
             on_overrun=lambda: self.on_overrun(job.id, execution.id),
         )
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """RQ's own also beats once more, and so would bring back a few fields of a job that is gone."""
+        job.ended_at = now()
+
+    def handle_job_success(
+        self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        if not self._has_lost(job, execution):
+            super().handle_job_success(job, queue, started_job_registry, execution)
+
+    def handle_job_retry(
+        self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
+    ) -> None:
+        if not self._has_lost(job, execution):
+            super().handle_job_retry(job, queue, retry, started_job_registry, execution)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        if execution is None or not self._has_lost(job, execution):
+            super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+    def _has_lost(self, job: Job, execution: Execution) -> bool:
+        """Whether this worker was taken for dead and its job given to another: RQ's notes on the job are not its
+        any more, and to write them would hurt the other."""
+        if self.connection.zscore(job.started_job_registry.key, execution.composite_key) is not None:
+            return False
+        logger.warning("%s: was taken for dead; the job is another worker's", job.id)
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline, execution)
+            pipeline.execute()
+        return True
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:
         """RQ's stop command ends here; there is no horse, so the running task is told."""

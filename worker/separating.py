@@ -185,6 +185,7 @@ class _Separation:
             gate=output.gate,
             progress=progress,
             cancelled=self._attention.cancelled,
+            limits=self._limits(self._bench.settings.recording_seconds),
         )
 
     def _store(self, files: SeparatedFiles) -> list[StemRecord]:

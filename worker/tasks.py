@@ -39,7 +39,7 @@ def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
         published = _published(bench, job, execution)
         logger.info("%s: %s in %.1f s", job_id, "done" if published else "dropped", time.monotonic() - began)
     except TimedOut:
-        _fail(bench, job, execution, JobError(code="timed_out", detail=f"Took longer than {_timeout(bench)} s."))
+        _fail(bench, job, execution, JobError(code="timed_out", detail="The job took longer than is allowed."))
     except Cancelled:
         outcome = _let_go(bench, job, execution)
     except NoTargetLeft as error:
@@ -114,7 +114,3 @@ def _try_again(bench: Workbench, job: Job, execution: str, error: Exception) -> 
     detail = error.detail if isinstance(error, EarmarkError) else "The worker failed; its log says why."
     _fail(bench, job, execution, JobError(code=code, detail=detail))
     return None
-
-
-def _timeout(bench: Workbench) -> int:
-    return int(bench.settings.job_timeout)

