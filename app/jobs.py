@@ -26,45 +26,22 @@ from contextlib import suppress
 from typing import Any
 
 from redis import Redis
-from redis.backoff import ExponentialBackoff
 from redis.client import Pipeline
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
-from redis.retry import Retry as RedisRetry
-from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError, NoSuchJobError
-from rq.job import Job as QueuedJob
-from rq.registry import StartedJobRegistry
-from rq.serializers import JSONSerializer
+from rq import Queue
 
 from app import lifecycle
 from app.audio.records import audio_key, users_key
 from app.errors import AlreadyOver, NotFound, QueueFull
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
+from app.queues import TASKS, Queues, connect, queue_name
 from app.settings import Settings
 
-TASKS = {"separation": "worker.tasks.separate"}
+__all__ = ["TASKS", "Jobs", "connect", "events_key", "queue_name", "record_key"]
+
 _OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
-_KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
-
-
-def connect(settings: Settings) -> Redis:
-    """A pool of connections to the queue's server; it connects when first used."""
-    return Redis.from_url(
-        settings.redis_url,
-        socket_timeout=settings.redis_timeout,
-        socket_connect_timeout=settings.redis_timeout,
-        health_check_interval=30,
-        retry=RedisRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
-    )
-
-
-def queue_name(model: str) -> str:
-    """The RQ queue of a model's jobs."""
-    return f"earmark:{model}"
 
 
 def record_key(job_id: str) -> str:
@@ -91,6 +68,7 @@ class Jobs:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
         self._settings = settings
+        self._queues = Queues(redis, settings)
         self._leftovers = Leftovers(redis)
 
     # What HTTP does
@@ -106,6 +84,8 @@ class Jobs:
         uploads = [audio_key(audio_id) for audio_id in job.audio_ids]
 
         def write(pipe: Pipeline) -> None:
+            if pipe.exists(record_key(job.id)):
+                return  # the answer to our first try was lost
             for audio_id, found in zip(job.audio_ids, [pipe.exists(key) for key in uploads], strict=True):
                 if not found:
                     raise NotFound(f"There is no audio {audio_id}.")
@@ -113,7 +93,7 @@ class Jobs:
             self._write(pipe, job, "state")
             pipe.zadd(_index(job.kind), {job.id: job.created_at})
 
-        self._transaction(write, *uploads)
+        self._transaction(write, record_key(job.id), *uploads)
         self.enqueue(job)
         return job
 
@@ -135,7 +115,7 @@ class Jobs:
         if job is None:
             raise AlreadyOver()
         if job.over:
-            self._leave_queue(job)
+            self._queues.remove(job)
         return job
 
     def delete(self, job_id: str) -> Job:
@@ -159,7 +139,7 @@ class Jobs:
             deleted[:] = [job]
 
         self._transaction(write, record_key(job_id))
-        self._leave_queue(deleted[0])
+        self._queues.remove(deleted[0])
         return deleted[0]
 
     # What workers do
@@ -253,7 +233,7 @@ class Jobs:
             if job.over or time.time() - job.changed_at < self._settings.lost_after:
                 continue
             if job.model not in held:
-                held[job.model] = self._held(job.model)
+                held[job.model] = self._queues.held(job.model)
             if job.id not in held[job.model]:
                 lost.append(job.id)
         return lost
@@ -266,9 +246,7 @@ class Jobs:
         except NotFound:
             return None
         if job is not None and not job.over:
-            with suppress(NoSuchJobError):
-                QueuedJob.fetch(job.id, connection=self.redis, serializer=JSONSerializer).delete()
-            self.enqueue(job)
+            self._queues.put_again(job)
         return job
 
     def expired(self, limit: int = 100) -> list[str]:
@@ -287,25 +265,15 @@ class Jobs:
         kept = self._settings.stem_retention + self._settings.record_retention + 7 * 86400
         return self.redis.zremrangebyscore(_index(kind), 0, time.time() - kept)
 
-    # The queue
+    # The queue, and figures
 
     def queue(self, model: str) -> Queue:
-        """The RQ queue of a model's jobs, with the JSON serializer."""
-        return Queue(queue_name(model), connection=self.redis, serializer=JSONSerializer)
+        """The RQ queue of a model's jobs."""
+        return self._queues.queue(model)
 
     def enqueue(self, job: Job) -> None:
         """Put a job's id on its queue, once."""
-        with suppress(DuplicateJobError):  # it is there already: somebody requeued it meanwhile
-            self.queue(job.model).enqueue_call(
-                TASKS[job.kind],
-                args=[job.id],
-                timeout=int(self._settings.job_timeout),
-                result_ttl=0,
-                failure_ttl=_KEEP_FAILURES,
-                job_id=job.id,
-                retry=Retry(max=self._settings.job_attempts),
-                unique=True,
-            )
+        self._queues.put(job)
 
     def waiting(self, model: str) -> int:
         """How many jobs of a model wait."""
@@ -319,21 +287,6 @@ class Jobs:
     def _execution_seconds(self) -> float:
         """After so long no execution can still be alive: its worker's clock has killed it."""
         return 2 * self._settings.job_timeout + 600
-
-    def _held(self, model: str) -> set[str]:
-        """Ids that RQ holds. Read in the order in which ids move on, so that none slips past between two reads."""
-        queue = self.queue(model)
-        waiting = queue.get_job_ids()
-        taken = queue.intermediate_queue.get_job_ids()
-        started = StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False)
-        return {*waiting, *taken, *started}
-
-    def _leave_queue(self, job: Job) -> None:
-        """Take the id off RQ's list. A worker that already holds it finds no record to claim."""
-        queue = self.queue(job.model)
-        if self.redis.lrem(queue.key, 1, job.id):
-            with suppress(NoSuchJobError):
-                QueuedJob.fetch(job.id, connection=self.redis, serializer=JSONSerializer).delete()
 
     # Compare-and-set
 

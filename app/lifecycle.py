@@ -8,7 +8,8 @@
        '--failed----> failed                               (given up: its executions died too often)
 
 None means that the step is not allowed, and nothing changes. A running job belongs to the execution that claimed it
-last: steps of any other execution are refused, so that work that is delivered twice is published once.
+last: steps of any other execution are refused, so that work that is delivered twice is published once. A step that
+ended the job may be taken again by the same execution and changes nothing: its first answer may have been lost.
 `jobs.py` keeps records in Redis and takes these steps there.
 """
 
@@ -146,7 +147,7 @@ def published(
 ) -> Job | None:
     """The owner's work is done and stored; all of it becomes visible in this one step."""
     if not _owns(job, execution):
-        return None
+        return _again(job, execution, "succeeded")
     update = {"targets": targets, "result": result, "warnings": warnings, "progress": Progress(ratio=1.0, stage="done")}
     return _ended(job, "succeeded", now, update)
 
@@ -156,7 +157,7 @@ def failed(
 ) -> Job | None:
     """The owner cannot do it, and nobody could."""
     if not _owns(job, execution):
-        return None
+        return _again(job, execution, "failed")
     return _ended(job, "failed", now, {"error": error, "targets": targets or _all(job, "failed")})
 
 
@@ -186,7 +187,9 @@ def canceled(job: Job, now: float) -> Job | None:
 
 def stopped(job: Job, execution: str, now: float) -> Job | None:
     """The owner saw the request to stop, and did."""
-    return canceled(job, now) if _owns(job, execution) and job.cancel_requested_at is not None else None
+    if not _owns(job, execution):
+        return _again(job, execution, "canceled")
+    return canceled(job, now) if job.cancel_requested_at is not None else None
 
 
 def requeued(job: Job, now: float, attempts: int, execution: str | None = None) -> Job | None:
@@ -210,6 +213,10 @@ def expired(job: Job, now: float) -> Job | None:
 
 def _owns(job: Job, execution: str) -> bool:
     return job.status == "running" and job.execution == execution
+
+
+def _again(job: Job, execution: str, status: Status) -> Job | None:
+    return job.model_copy() if job.status == status and job.execution == execution else None
 
 
 def _ended(job: Job, status: Status, now: float, update: dict[str, Any]) -> Job:

@@ -1,22 +1,26 @@
 """Uploads: from a form's part to the store, probed, known; or gone without a trace."""
 
+import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
 import anyio
 from anyio.to_thread import run_sync
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app import media
 from app.audio.records import Audio, store_key
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.ids import AUDIO, is_id, new_id
 from app.multipart import Part
 from app.wiring import Parts
+
+log = logging.getLogger("earmark.audio")
 
 _NAME_LENGTH = 255  # characters of a client's file name that are kept
 _PROBES_AT_ONCE = anyio.CapacityLimiter(4)  # each is a process of its own
@@ -61,7 +65,7 @@ class Uploads:
             )
             await run_in_threadpool(self._parts.audio.create, audio)
         except BaseException:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), _in_the_ledger():
                 await run_sync(_forget_bytes, self._parts, audio_id)
             raise
         self.kept.append(audio)
@@ -81,7 +85,7 @@ async def received(parts: Parts) -> AsyncIterator[Uploads]:
     try:
         yield uploads
     except BaseException:
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), _in_the_ledger():
             await run_sync(uploads.forget)
         raise
 
@@ -108,6 +112,15 @@ def delete(parts: Parts, audio_id: str) -> None:
 def _forget_bytes(parts: Parts, audio_id: str) -> None:
     parts.storage.delete(store_key(audio_id))
     parts.audio.abandon(audio_id)
+
+
+@contextmanager
+def _in_the_ledger() -> Iterator[None]:
+    """Cleaning up that fails must not hide why it was needed: housekeeping has the bytes in its ledger or its index."""
+    try:
+        yield
+    except (StoreUnavailable, RedisError) as error:
+        log.error("bytes of a failed upload are left to housekeeping: %s", error)
 
 
 def _plain_name(sent: str | None) -> str | None:

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ def test_of_two_executions_the_later_one_owns_the_job(jobs: Jobs, job: Job) -> N
     assert not jobs.release(job.id, "a")
     assert not jobs.publish(job.id, "a", DONE, {"by": "a"})
     assert jobs.publish(job.id, "b", DONE, {"by": "b"})
-    assert not jobs.publish(job.id, "b", DONE, {"by": "b again"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first answer was lost"})
     assert jobs.get(job.id).result == {"by": "b"}
 
 
@@ -139,6 +140,25 @@ def test_of_many_at_once_one_publishes(redis: Redis, jobs: Jobs, job: Job) -> No
     assert jobs.get(job.id).result == {"by": winner}
     numbers = [int(name.split(b"-")[0]) for name, _, _ in events(redis, job)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: Jobs, upload: str) -> None:
+    ends: list[tuple[str, Callable[[str], bool]]] = [
+        ("succeeded", lambda job_id: jobs.publish(job_id, "a", DONE, {})),
+        ("failed", lambda job_id: jobs.fail(job_id, "a", JobError(code="internal", detail="."))),
+        ("canceled", lambda job_id: jobs.cancel(job_id) is not None and jobs.stop(job_id, "a")),
+    ]
+    for status, end in ends:
+        job = jobs.create(new_job(upload))
+        assert jobs.create(job) == job
+        assert jobs.claim(job.id, "a") and jobs.claim(job.id, "a")
+        assert end(job.id)
+        told = len(events(redis, job))
+        if status == "canceled":
+            assert jobs.stop(job.id, "a")
+        else:
+            assert end(job.id)
+        assert (jobs.get(job.id).status, len(events(redis, job))) == (status, told)
 
 
 def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: Jobs, job: Job) -> None:

@@ -92,6 +92,10 @@ class Life(RuleBasedStateMachine):
     @rule(execution=EXECUTIONS)
     def stop(self, execution: str) -> None:
         before = self.job
+        assert (lifecycle.stopped(before, execution, self.now) is not None) == (
+            before.execution == execution
+            and (before.status == "canceled" or (before.status == "running" and before.cancel_requested_at is not None))
+        )
         if self.take(lifecycle.stopped(before, execution, self.tick())):
             assert before.execution == execution and before.cancel_requested_at is not None
 
