@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from app import openapi, problems
+from app import docs, openapi, problems
 from app.audio.routes import router as audio
 from app.health.routes import router as health
 from app.labels.routes import router as labels
@@ -34,6 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=VERSION,
         description="A recording and an example of a sound in, that sound alone out.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for router in (audio, separations, labels, models, health):
         app.include_router(router)
+    docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     openapi.describe(app, [SeparationCreate])
     app.add_middleware(Observation, metrics=parts.metrics)

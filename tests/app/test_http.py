@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,7 +202,10 @@ def test_the_document_describes_what_is_answered(folder_service: Service) -> Non
 
 
 def test_docs_and_the_front_page(folder_service: Service) -> None:
-    assert folder_service.client.get("/docs").status_code == 200
+    page = folder_service.client.get("/docs").text
+    assert "//" not in page.replace("window.location.origin + '/docs", "").replace("<!-- `SwaggerUIBundle`", "")
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert path.startswith("/docs/") and len(folder_service.client.get(path).content) > 1000
     assert folder_service.client.get("/").headers["location"] == "/docs"
 
 
