@@ -21,7 +21,7 @@ async def chunks(request: Request, settings: Settings, limit: int) -> AsyncItera
     `upload_idle` seconds or it is not over in `upload_timeout`, `ClientGone` when the client hangs up.
     """
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isascii() and announced.isdigit() and int(announced[:19]) > limit:
         raise UploadTooLarge(f"The body may have {limit} bytes.")
     deadline = time.monotonic() + settings.upload_timeout
     size = 0
