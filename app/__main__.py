@@ -25,7 +25,10 @@ def main(
     embedded: Annotated[bool, typer.Option("--embedded", help="Also start the queue's server and a worker.")] = False,
     host: Host = None,
     port: Port = None,
-    model: Annotated[str | None, typer.Option(help="The embedded worker's model.  [default: base]")] = None,
+    model: Annotated[str | None, typer.Option(help="The default model.  [default: base]")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="The embedded worker's weights, a folder.  [default: the shipped model]")
+    ] = None,
     home: Annotated[Path | None, typer.Option(help="Where the embedded service keeps its files.")] = None,
 ) -> None:
     """Serves the API, with settings from EARMARK_* variables."""
@@ -33,7 +36,7 @@ def main(
         return
     settings = _settings(host=host, port=port, model=model, home=home)
     if embedded:
-        _run_embedded(settings)
+        _run_embedded(settings, weights)
     else:
         _serve(settings, listener=None)
 
@@ -67,13 +70,13 @@ def _settings(**choices: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
-def _run_embedded(settings: Settings) -> None:
+def _run_embedded(settings: Settings, weights: Path | None) -> None:
     from app.embedded import EmbeddedError, run
     from app.supervision import ProgramFailed
 
     _log()
     try:
-        run(settings, lambda line: typer.echo(line))
+        run(settings, typer.echo, weights)
     except (EmbeddedError, ProgramFailed) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None

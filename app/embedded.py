@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,8 +31,10 @@ class EmbeddedError(Exception):
     """The service cannot start; the message is for the person who started it."""
 
 
-def run(settings: Settings, say: Callable[[str], None]) -> None:
+def run(settings: Settings, say: Callable[[str], None], weights: Path | None = None) -> None:
     """Runs the service until SIGINT or SIGTERM; `say` gets the lines meant for the person who started it.
+
+    weights: a folder to load instead of the model that is shipped under the name `settings.model`.
 
     Raises EmbeddedError, or app.supervision.ProgramFailed when one of the programs cannot be started.
     """
@@ -45,7 +46,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> None:
             children = _start_queue(supervisor, settings)
             if not supervisor.wait_until(lambda: _answers(children.redis_url), stopping.is_set):
                 return
-            _start_programs(supervisor, children, listener)
+            _start_programs(supervisor, children, weights, listener)
             say(f"Earmark is starting at {address} (loading the model) ...")
             if supervisor.wait_until(lambda: _is_ready(address), stopping.is_set):
                 say(f"Earmark is ready: {address}   API: {address}/docs   data: {children.home}   stop: Ctrl-C")
@@ -137,11 +138,13 @@ def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
     )
 
 
-def _start_programs(supervisor: Supervisor, settings: Settings, listener: socket.socket) -> None:
+def _start_programs(
+    supervisor: Supervisor, settings: Settings, weights: Path | None, listener: socket.socket
+) -> None:
     environment = settings.as_environment()
     python = [sys.executable, "-m"]
     descriptor = listener.fileno()
-    worker = [*python, "worker", "--model", settings.model, "--hand-over-after", str(HAND_OVER)]
+    worker = [*python, "worker", "--model", str(weights or settings.model), "--hand-over-after", str(HAND_OVER)]
     supervisor.add(Program("worker", worker, environment, patience=HAND_OVER + 25.0))
     supervisor.add(Program("housekeeping", [*python, "app", "housekeeping"], environment))
     api = [*python, "app", "serve", "--descriptor", str(descriptor)]
@@ -160,6 +163,6 @@ def _is_ready(address: str) -> bool:
     """The API answers that queue and store do, and at least one worker has announced itself."""
     try:
         with urllib.request.urlopen(f"{address}/readyz", timeout=2.0) as answer:  # noqa: S310 (our own address)
-            return json.load(answer).get("workers", 0) > 0
-    except (OSError, urllib.error.URLError, ValueError):
+            return sum(json.load(answer)["workers"].values()) > 0
+    except (OSError, ValueError):
         return False

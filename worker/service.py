@@ -54,7 +54,7 @@ def work(settings: Settings, model: str, device: str, precision: str, *, burst: 
     presence = _Presence(registry, description["name"], worker.name, settings.heartbeat_seconds)
     presence.start()
     try:
-        worker.work(burst=burst)
+        worker.work(burst=burst, logging_level="WARNING")  # what RQ tells of each job, we tell too
     finally:
         presence.stop()
         bench.scratch.close()

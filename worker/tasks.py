@@ -20,6 +20,7 @@ logger = logging.getLogger("earmark.worker")
 
 # RQ counts what a task itself gives back apart from deaths; how often a job may be tried is the record's to say.
 AGAIN = Retry(max=1_000_000)
+INTERNAL = "The worker failed; its log says why."
 
 
 def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
@@ -51,17 +52,8 @@ def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
         outcome = _try_again(bench, job, execution, error)
     except (EarmarkError, ModelsError) as error:
         _fail(bench, job, execution, JobError(code=error.code, detail=str(error)))
-    except (MemoryError, torch.OutOfMemoryError):
-        logger.exception("%s: out of memory", job_id)
-        _fail(bench, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
-        torch.cuda.empty_cache()
-    except torch.AcceleratorError as error:
-        # The device no longer works for this process. Another one shall try; this one ends.
-        outcome = _try_again(bench, job, execution, error)
-        os.kill(os.getpid(), signal.SIGTERM)
-    except Exception:
-        logger.exception("%s: failed", job_id)
-        _fail(bench, job, execution, JobError(code="internal", detail="The worker failed; its log says why."))
+    except Exception as error:
+        outcome = _unforeseen(bench, job, execution, error)
     return outcome
 
 
@@ -92,6 +84,22 @@ def _fail(bench: Workbench, job: Job, execution: str, error: JobError) -> None:
     logger.info("%s: %s: %s", job.id, error.code, error.detail)
 
 
+def _unforeseen(bench: Workbench, job: Job, execution: str, error: Exception) -> Retry | None:
+    """What is nobody's fault but ours, or the machine's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        logger.exception("%s: out of memory", job.id)
+        _fail(bench, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
+        torch.cuda.empty_cache()
+        return None
+    if isinstance(error, torch.AcceleratorError):
+        # The device no longer works for this process. Another one shall try; this one ends.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return _try_again(bench, job, execution, error)
+    logger.exception("%s: failed", job.id)
+    _fail(bench, job, execution, JobError(code="internal", detail=INTERNAL))
+    return None
+
+
 def _let_go(bench: Workbench, job: Job, execution: str) -> Retry | None:
     """Canceled, deleted, taken by another execution, stopped through RQ, or handed over as the worker ends."""
     if bench.signals.hand_over.is_set() and bench.jobs.release(job.id, execution):
@@ -111,6 +119,6 @@ def _try_again(bench: Workbench, job: Job, execution: str, error: Exception) -> 
         return AGAIN
     logger.error("%s: the last attempt failed: %s", job.id, error)
     code = error.code if isinstance(error, EarmarkError) else "internal"
-    detail = error.detail if isinstance(error, EarmarkError) else "The worker failed; its log says why."
+    detail = error.detail if isinstance(error, EarmarkError) else INTERNAL
     _fail(bench, job, execution, JobError(code=code, detail=detail))
     return None

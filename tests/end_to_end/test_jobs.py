@@ -128,6 +128,23 @@ def test_a_mixture_that_is_no_audio_fails_the_job(deployment: Deployment, worker
     assert deployment.stored(job) == []
 
 
+def test_a_store_that_is_away_for_a_moment_costs_the_job_a_moment(deployment: Deployment, worker: subprocess.Popen):
+    mixture = deployment.upload()
+    folder = Path(deployment.settings.store_location)
+    folder.rename(folder.with_name("away"))
+    folder.touch()  # and not a folder: the store does not answer
+    try:
+        job = deployment.submit(mixture, [{"name": "dog", "label": "Dog"}])
+        eventually(lambda: deployment.jobs.get(job.id).status == "running")
+        time.sleep(0.5)
+    finally:
+        folder.unlink()
+        folder.with_name("away").rename(folder)
+    done = deployment.wait(job)
+    assert done.status == "succeeded"
+    assert done.attempts == 1
+
+
 @pytest.mark.parametrize("ask", ["the record", "the queue"])
 def test_a_running_job_stops_when_asked(deployment: Deployment, worker: subprocess.Popen, ask: str):
     job = deployment.submit(deployment.upload(seconds=LONG), [{"name": "dog", "label": "Dog"}])
