@@ -19,6 +19,7 @@ STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own
 PATCH = (4, 2)  # frames x bands of one cell at the top: detail inside it is the stem's and the head's affair
 EAR_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
 ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
+MASK_FLOOR = 0.02  # -34 dB: doubt ends in a quiet mixture, not in a hole, and nothing is ever masked to digital zero
 QUIETEST = 1e-5  # RMS below which nothing is amplified any further
 
 
@@ -54,6 +55,8 @@ class ResUNet(nn.Module):
     ear: Yamnet
     to_bands: Tensor
     to_bins: Tensor
+    query_mean: Tensor
+    query_deviation: Tensor
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class ResUNet(nn.Module):
         self.head_norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], PATCH[0] * PATCH[1], 1)
 
+        self.ear_norm = nn.BatchNorm2d(ear.map_channels, affine=False)
         self.ear_in = nn.Conv2d(ear.map_channels, code, 1)
         self.ear_mix = nn.Conv2d(2 * code, channels[-1], 1)
         bottom = channels[-1] * rows
@@ -99,6 +103,9 @@ class ResUNet(nn.Module):
 
         widths = [width for width, count in zip(channels, blocks, strict=True) for _ in range(count)]
         self.film_sizes = [2 * width for width in widths + widths[::-1]]
+        # What all sounds have in common hides what tells them apart: `standardise` takes it away.
+        self.register_buffer("query_mean", torch.zeros(self.query_size))
+        self.register_buffer("query_deviation", torch.ones(self.query_size))
         self.query_in = nn.Linear(self.query_size, 2 * code)
         self.query_norm = nn.LayerNorm(2 * code)
         self.query_ear = nn.Linear(2 * code, code)
@@ -123,17 +130,28 @@ class ResUNet(nn.Module):
 
     def condition(self, queries: Tensor) -> Tensor:
         """(B, D) -> (B, K): direction of the query, code for the ear's map, scales and shifts of the blocks."""
-        root = queries.clamp(min=0).sqrt()  # tames the few large values of a ReLU embedding
-        code = F.relu(self.query_norm(self.query_in(root)))
-        return torch.cat([F.normalize(root, dim=1), self.query_ear(code), self.query_film(code)], dim=1)
+        standard = self.standardise(queries)
+        code = F.relu(self.query_norm(self.query_in(standard)))
+        return torch.cat([F.normalize(standard, dim=1), self.query_ear(code), self.query_film(code)], dim=1)
+
+    def standardise(self, embeddings: Tensor) -> Tensor:
+        """The ear's embeddings (..., D) with mean 0 and deviation 1 over the training clips, (..., D)."""
+        root = embeddings.clamp(min=0).sqrt()  # tames the few large values of a ReLU embedding
+        return ((root - self.query_mean) / self.query_deviation).clamp(-5, 5)
+
+    def learn_queries(self, embeddings: Tensor) -> None:
+        """Take mean and deviation from training clips' embeddings (N, D); once, before training."""
+        root = embeddings.clamp(min=0).sqrt()
+        self.query_mean.copy_(root.mean(0))
+        self.query_deviation.copy_(root.std(0).clamp(min=0.02))
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
         """(B, frames, 513), (B, K) -> (B, frames, 513) between 0 and 1."""
         return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
 
     def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, 512, T / 16, 4) and its
-        embeddings in time (B, T / 16, D); frames are padded to whole columns."""
+        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, 512, T / 16, 4) and the
+        direction of its embeddings in time (B, T / 16, D); frames are padded to whole columns."""
         frames = magnitude.shape[1]
         magnitude = F.pad(magnitude, (0, 0, 0, -frames % (2 * STRIDE)))
         power = magnitude.square()
@@ -147,8 +165,8 @@ class ResUNet(nn.Module):
         with torch.no_grad():
             heard = magnitude[..., : self.ear.mel.shape[0]] * (EAR_LEVEL / self.ear.scale / rms)[:, None, None]
             ear_map = self.ear.map(self.ear.log_mel_of_magnitude(heard))
-            embeddings = self.ear.deep(ear_map).float().mean(3).clamp(min=0).sqrt()
-            embeddings = F.normalize(embeddings, dim=1).repeat_interleave(2, dim=2).transpose(1, 2)
+            embeddings = self.standardise(self.ear.deep(ear_map).float().mean(3).transpose(1, 2))
+            embeddings = F.normalize(embeddings, dim=2).repeat_interleave(2, dim=1)
             ear_map = torch.log1p(ear_map)
         return log_bands, ear_map, embeddings
 
@@ -173,7 +191,7 @@ class ResUNet(nn.Module):
             x = self._pass(x, self.decoder[level], films)
         logits = self.head(F.relu(self.head_norm(x))).unflatten(1, PATCH)  # (B, 4, 2, T / 4, bands / 2)
         in_bands = torch.sigmoid(logits.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2).float())
-        return in_bands @ self.to_bins
+        return (MASK_FLOOR + (1 - MASK_FLOOR) * in_bands) @ self.to_bins
 
     @staticmethod
     def _pass(x: Tensor, blocks: nn.Module, films: list[Tensor]) -> Tensor:
@@ -183,7 +201,7 @@ class ResUNet(nn.Module):
         return x
 
     def _bottom(self, x: Tensor, ear_map: Tensor, embeddings: Tensor, direction: Tensor, ear_code: Tensor) -> Tensor:
-        heard = self.ear_in(ear_map)
+        heard = self.ear_in(self.ear_norm(ear_map))
         heard = self.ear_mix(torch.cat([heard, heard * ear_code[:, :, None, None]], dim=1))
         x = x + F.interpolate(heard, size=x.shape[2:])
         likeness = embeddings @ direction.unsqueeze(2)  # (B, columns, 1): cosine of the query and each moment

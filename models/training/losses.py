@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 SOFT = 1e-3  # 30 dB: what is better than this is good enough
+SOFT_ABSENT = 1e-2  # 20 dB, or silence would be worth more than separating, and doubt would end in it
 
 
-def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor, soft: float = SOFT) -> Tensor:
+def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
     """Mean over rows of the negative SNR in dB with a soft threshold.
 
     masks: real (B, frames, bins); targets, mixtures: complex, the same shape. Where the target is silent, the energy
-    of the estimate against the mixture's, with the same threshold.
+    of the estimate against the mixture's, with a threshold of its own.
     """
     # |m X - S|^2 = m^2 |X|^2 - 2 m Re(X* S) + |S|^2: no complex number needs a gradient.
     power = mixtures.real.square() + mixtures.imag.square()
@@ -18,5 +19,7 @@ def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor, soft: floa
     target = torch.view_as_real(targets).square().sum((1, 2, 3))
     mixture = power.sum((1, 2))
     error = (masks * (masks * power - 2 * likeness)).sum((1, 2)) + target
-    reference = torch.where(target > 1e-6 * mixture, target, mixture)
-    return 10 * torch.log10((error.clamp(min=0) + soft * reference) / reference).mean()
+    present = target > 1e-6 * mixture
+    reference = torch.where(present, target, mixture)
+    soft = torch.where(present, SOFT, SOFT_ABSENT)
+    return 10 * torch.log10(error.clamp(min=0) / reference + soft).mean()

@@ -51,6 +51,11 @@ class Batch:
     queries: Tensor
 
 
+def _loudness(samples: np.ndarray) -> float:
+    """Of int16 samples, from every eighth of them."""
+    return float(np.square(samples[::8], dtype=np.float32).sum())
+
+
 class Mixer:
     """Draws batches from decoded clips and their cached query embeddings (clips, versions, D)."""
 
@@ -159,7 +164,12 @@ class Mixer:
         samples = self.clips.samples[clip.start : clip.start + clip.frames]
         speed = self.random.uniform(*SPEEDS) if self.random.random() < 0.8 else 1.0
         spare = clip.frames - self.frames * speed  # below 0: the clip is placed somewhere in the segment
-        start = self.random.uniform(min(0.0, spare), max(0.0, spare))
+        if spare <= 0:
+            start = self.random.uniform(spare, 0.0)
+        else:
+            # The louder of two: where a long clip is silent, only its noise floor could be asked for.
+            starts = self.random.uniform(0.0, spare, 2)
+            start = max(starts, key=lambda first: _loudness(samples[int(first) : int(first + self.frames * speed)]))
         return at_speed(samples, start, self.frames, speed) / 32768
 
     def _curve(self) -> np.ndarray:

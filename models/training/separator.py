@@ -28,12 +28,12 @@ class Schedule:
     """minutes: the whole run; the rate is warmed up, held, then falls to zero from `decay_from` of the time on."""
 
     minutes: float = 30.0
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 300
     decay_from: float = 0.4
     gradient_norm: float = 1.0
-    ema: float = 0.998
+    ema: float = 0.995
     checkpoint_minutes: float = 1.0
     validate_minutes: float = 5.0
 
@@ -87,6 +87,9 @@ class Trainer:
     ) -> None:
         """Train until the schedule's minutes are over, counting those before a resumption."""
         stft = (self.model.fft_size, self.model.hop, self.model.window_size)
+        if self.state.step == 0:
+            for network in (self.model, self.average):
+                network.learn_queries(torch.from_numpy(embeddings[:, 0].astype(np.float32)))
         self._asked = [queries_of(self.model.ear, validation, kind) for kind in ("query", "absent")]
         mixer = Mixer(clips, embeddings, recipe, stft, seed=self.state.step)
         total = self.schedule.minutes * 60
