@@ -248,7 +248,7 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
 def test_what_cannot_be_done_is_refused_where_it_stands(
     folder_service: Service, change: Any, code: str, pointers: list[str]
 ) -> None:
-    mixture = folder_service.upload()
+    mixture = folder_service.recording()
     sent = {"mixture": {"audio_id": mixture["id"]}, "targets": [DOG]} | change
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
     assert [fault.get("pointer") for fault in told["errors"]] == pointers
@@ -256,7 +256,7 @@ def test_what_cannot_be_done_is_refused_where_it_stands(
 
 
 def test_unknown_labels_come_with_near_names(folder_service: Service) -> None:
-    mixture = {"audio_id": folder_service.upload()["id"]}
+    mixture = {"audio_id": folder_service.recording()["id"]}
     for text, near in (("Sirene", "Siren"), ("male speech", "Male speech, man speaking"), ("Bark", "Dog")):
         answer = folder_service.client.post(
             "/v1/separations", json={"mixture": mixture, "targets": [{"name": "x", "label": text}]}
@@ -279,7 +279,7 @@ def test_formats_that_cannot_hold_the_channels(folder_service: Service) -> None:
 def test_examples_that_are_too_long(folder_service: Service) -> None:
     example = folder_service.upload(wav(3.0, 8000))
     sent = {
-        "mixture": {"audio_id": folder_service.upload()["id"]},
+        "mixture": {"audio_id": folder_service.recording()["id"]},
         "targets": [{"name": "x", "examples": [{"audio_id": example["id"]}]}],
     }
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, "audio_too_long")
@@ -287,7 +287,7 @@ def test_examples_that_are_too_long(folder_service: Service) -> None:
 
 
 def test_uploads_that_are_not_there(folder_service: Service) -> None:
-    known = {"audio_id": folder_service.upload()["id"]}
+    known = {"audio_id": folder_service.recording()["id"]}
     unknown = {"audio_id": UNKNOWN}
     for mixture, target, place in (
         (unknown, DOG, "/mixture/audio_id"),
@@ -298,7 +298,7 @@ def test_uploads_that_are_not_there(folder_service: Service) -> None:
 
 
 def test_models_that_no_worker_announced(folder_service: Service) -> None:
-    mixture = {"audio_id": folder_service.upload()["id"]}
+    mixture = {"audio_id": folder_service.recording()["id"]}
     for model in ("paper", "base@2"):
         answer = folder_service.client.post(
             "/v1/separations", json={"mixture": mixture, "targets": [DOG], "model": model}
@@ -310,7 +310,7 @@ def test_models_that_no_worker_announced(folder_service: Service) -> None:
 
 
 def test_a_full_queue_says_when_to_come_back(folder_service: Service) -> None:
-    mixture = {"audio_id": folder_service.upload()["id"]}
+    mixture = {"audio_id": folder_service.recording()["id"]}
     for _ in range(folder_service.parts.settings.queue_jobs):
         folder_service.separate(mixture=mixture)
     answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": [DOG]})
