@@ -55,7 +55,7 @@ class Loudness:
         self._weights = _weights(channels)
         self._step = round(_STEP_SECONDS * rate)
         self._left = np.zeros((channels, 0))
-        self._energies: list[np.ndarray] = []  # weighted energy of each whole step
+        self._energies: list[float] = []  # weighted energy of each whole step
 
     def add(self, block: np.ndarray) -> None:
         if block.shape[1] == 0:
@@ -66,12 +66,12 @@ class Loudness:
         held = np.concatenate([self._left, filtered], axis=1)
         steps = held.shape[1] // self._step
         whole = held[:, : steps * self._step].reshape(len(held), steps, self._step)
-        self._energies.append(self._weights @ np.square(whole).sum(axis=2))
+        self._energies += (self._weights @ np.square(whole).sum(axis=2)).tolist()
         self._left = held[:, steps * self._step :]
 
     def integrated(self) -> float | None:
         """LUFS; None where nothing is above -70 LUFS. A recording shorter than 400 ms counts as one block."""
-        steps = np.concatenate([*self._energies, np.zeros(0)])
+        steps = np.array(self._energies)
         if len(steps) < _STEPS_A_BLOCK:
             samples = len(steps) * self._step + self._left.shape[1]
             rest = float(self._weights @ np.square(self._left).sum(axis=1))

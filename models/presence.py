@@ -115,8 +115,9 @@ class Ear:
         recordings = 1 if shared else len(queries)
         self._held = torch.zeros(recordings, 0)
         self._sums = torch.zeros(recordings, queries.shape[1], dtype=torch.float64)
-        self._cosines: list[Tensor] = []  # (Q,) a window
-        self._energies: list[Tensor] = []  # (recordings,) a window
+        # Numbers rather than tensors: small tensors that stay between large ones that go keep the heap from shrinking.
+        self._cosines: list[list[float]] = []  # (Q,) a window
+        self._energies: list[list[float]] = []  # (recordings,) a window
 
     def add(self, block: Tensor) -> None:
         """The next samples (recordings, n)."""
@@ -137,9 +138,9 @@ class Ear:
         """(W,) cosines of the query and every window that is not silent."""
         if not self._energies:
             return torch.zeros(0)
-        energies = torch.stack(self._energies)[:, 0 if self._shared else query]
+        energies = torch.tensor(self._energies)[:, 0 if self._shared else query]
         heard = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
-        return torch.stack(self._cosines)[heard, query]
+        return torch.tensor(self._cosines)[heard, query]
 
     def likeness(self, query: int) -> float:
         """Cosine of the query and the mean of the windows' embeddings, weighted by energy; 0 for silence."""
@@ -156,8 +157,8 @@ class Ear:
         if sounding.any():  # an ear's answer to silence says nothing, and costs as much
             embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
         self._sums += embeddings * energies[:, None]
-        self._energies.append(energies)
-        self._cosines.append(F.cosine_similarity(embeddings, self._queries, dim=1))
+        self._energies.append(energies.tolist())
+        self._cosines.append(F.cosine_similarity(embeddings, self._queries, dim=1).tolist())
 
 
 class Levels:
@@ -165,7 +166,7 @@ class Levels:
 
     def __init__(self, rate: int, streams: int) -> None:
         self._step = round(_STEP_SECONDS * rate)
-        self._steps: list[Tensor] = []
+        self._steps: list[list[float]] = []
         self._open = torch.zeros(streams, dtype=torch.float64)
         self._filled = 0
 
@@ -177,12 +178,13 @@ class Levels:
             self._filled += part.shape[1]
             energies = energies[:, part.shape[1] :]
             if self._filled == self._step:
-                self._steps.append(self._open)
+                self._steps.append(self._open.tolist())
                 self._open, self._filled = torch.zeros_like(self._open), 0
 
     def steps(self) -> Tensor:
         """(streams, steps): the last step may be a part of one."""
-        return torch.stack([*self._steps, self._open] if self._filled or not self._steps else self._steps, dim=1)
+        steps = [*self._steps, self._open.tolist()] if self._filled or not self._steps else self._steps
+        return torch.tensor(steps, dtype=torch.float64).T
 
     def totals(self) -> Tensor:
         """(streams,)"""
