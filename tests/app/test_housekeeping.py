@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -89,7 +90,8 @@ def take(queue: Queue, job: Job, execution: str, beat_seconds: float) -> None:
         Execution.create(queued, 60, pipeline=pipe, worker_name="dead")
         pipe.execute()
     registry = queue.started_job_registry
-    for member in queue.connection.zrange(registry.key, 0, -1):
+    members: Any = queue.connection.zrange(registry.key, 0, -1)
+    for member in members:
         queue.connection.zadd(registry.key, {member: time.time() + beat_seconds})
         if beat_seconds < 0:
             queue.connection.delete(f"rq:execution:{member.decode()}")  # it expires with the heartbeat

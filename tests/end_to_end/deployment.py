@@ -104,7 +104,7 @@ class Deployment:
         return programs
 
     def _announced(self, program: subprocess.Popen) -> bool:
-        names = self.redis.zrange("earmark:workers:base", 0, -1)
+        names: Any = self.redis.zrange("earmark:workers:base", 0, -1)
         return any(name.decode().split(".")[1] == str(program.pid) for name in names)
 
     def start_housekeeping(self) -> subprocess.Popen:

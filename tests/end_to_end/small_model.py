@@ -14,6 +14,7 @@ CONFIG = {
     "separator": {"bands": 32, "channels": [4, 8, 8, 16], "blocks": [1, 1, 1, 1], "code": 16, "recurrent": 16},
     "query": {"window_seconds": 0.96, "hop_seconds": 0.48, "least_energy": None, "range_db": 15.0, "level": 0.079},
 }
+EMBEDDING_SIZE = 1024  # YAMNet's
 DOG = "/m/0bt9lr"
 
 
@@ -21,5 +22,5 @@ def save_small_model(folder: Path) -> None:
     """Write it, with one class that can be asked for by name."""
     torch.manual_seed(0)
     detector, separator = build_base(CONFIG)
-    dog = torch.randn(detector.embedding_size)
+    dog = torch.randn(EMBEDDING_SIZE)
     save(Bundle("base", "small", detector.eval(), separator.eval(), CONFIG, {DOG: dog}), folder)

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rq.job import Job as QueuedJob
 
@@ -31,7 +32,7 @@ def assert_done_once(deployment: Deployment, job: Job) -> Job:
     """One success in the record's events, and in the store what the record says and nothing else."""
     done = deployment.jobs.get(job.id)
     assert done.status == "succeeded", f"{done.error}\n{deployment.logs()}"
-    events = deployment.redis.xrange(f"earmark:job:{job.id}:events")
+    events: Any = deployment.redis.xrange(f"earmark:job:{job.id}:events")
     assert sum(b'"status":"succeeded"' in event[b"job"] and event[b"type"] == b"state" for _, event in events) == 1
     stems = SeparationResult.model_validate(done.result).stems
     assert deployment.stored(job) == sorted(stem.key for stem in stems)

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -192,7 +193,7 @@ def test_a_killed_decoder_costs_the_job_or_the_target_and_no_more(
     # FLAC of noise, long enough that its decoder can be caught at work.
     long = deployment.upload(seconds=LONG if victim == "mixture" else 55.0)
     short = deployment.upload(seconds=2.0)
-    targets = [{"name": "dog", "label": "Dog"}]
+    targets: list[dict[str, Any]] = [{"name": "dog", "label": "Dog"}]
     if victim == "example":
         targets.insert(0, {"name": "mine", "examples": [{"audio_id": long}]})
     job = deployment.submit(long if victim == "mixture" else short, targets)
