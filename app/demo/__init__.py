@@ -1,0 +1,1 @@
+"""The demonstration: a bundled recording separated over HTTP, measured, and drawn."""
