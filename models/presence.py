@@ -19,6 +19,7 @@ FEATURES = ("likeness_max", "likeness_mean", "estimate_likeness", "estimate_leve
 LOWEST_GAIN_DB = -30.0
 _LEVEL_RANGE_DB = (-60.0, 10.0)  # of the estimate in the mixture
 _HEARD_RANGE_DB = 30.0  # windows this far below the loudest are not asked what they sound like
+_AT_ONCE_SECONDS = 8.0  # of windows, so that small networks are not called for one at a time
 _QUIETEST = 1e-5  # RMS below which a window is silence
 
 _STEP_SECONDS = 0.5  # of the envelope
@@ -109,6 +110,7 @@ class Ear:
     ) -> None:
         self._embed = embed
         self._size = round(rule.window_seconds * rate)
+        self._batch = self._size * max(1, int(_AT_ONCE_SECONDS * rate / self._size))
         self._level = rule.level
         self._queries = queries
         self._shared = shared
@@ -122,16 +124,19 @@ class Ear:
     def add(self, block: Tensor) -> None:
         """The next samples (recordings, n)."""
         self._held = torch.cat([self._held, block], dim=1)
-        whole = self._held.shape[1] // self._size * self._size
-        for window in self._held[:, :whole].split(self._size, dim=1):
-            self._hear(window)
-        self._held = self._held[:, whole:].clone()
+        while self._held.shape[1] >= self._batch:
+            self._hear(self._held[:, : self._batch])
+            self._held = self._held[:, self._batch :].clone()
 
     def finish(self) -> None:
-        """What is left: padded, if it is half a window or all that there is."""
-        left = self._held.shape[1]
-        if left and (left * 2 >= self._size or not self._energies):
-            self._hear(F.pad(self._held, (0, self._size - left)))
+        """What is left; a part of a window is padded."""
+        left = self._held.shape[1] % self._size
+        # Heard too if it is half a window, or all that there is.
+        if left * 2 >= self._size or (left and left == self._held.shape[1] and not self._energies):
+            self._held = F.pad(self._held, (0, self._size - left))
+        whole = self._held.shape[1] // self._size * self._size
+        if whole:
+            self._hear(self._held[:, :whole])
         self._held = self._held[:, :0]
 
     def likenesses(self, query: int) -> Tensor:
@@ -147,18 +152,20 @@ class Ear:
         mean = self._sums[0 if self._shared else query]
         return F.cosine_similarity(mean, self._queries[query].double(), dim=0).item()
 
-    def _hear(self, windows: Tensor) -> None:
-        energies = windows.square().sum(dim=1)
+    def _hear(self, block: Tensor) -> None:
+        """Whole windows (recordings, windows * size), all at once."""
+        windows = block.unflatten(1, (-1, self._size))
+        energies = windows.square().sum(dim=2)
         rms = (energies / self._size).sqrt()
         if self._level is not None:
-            windows = windows * (self._level / rms.clamp_min(_QUIETEST))[:, None]
+            windows = windows * (self._level / rms.clamp_min(_QUIETEST))[..., None]
         sounding = rms > _QUIETEST
-        embeddings = torch.zeros(len(windows), self._queries.shape[1])
+        embeddings = torch.zeros(*rms.shape, self._queries.shape[1])
         if sounding.any():  # an ear's answer to silence says nothing, and costs as much
             embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
-        self._sums += embeddings * energies[:, None]
-        self._energies.append(energies.tolist())
-        self._cosines.append(F.cosine_similarity(embeddings, self._queries, dim=1).tolist())
+        self._sums += (embeddings * energies[..., None]).sum(dim=1)
+        self._energies += energies.T.tolist()
+        self._cosines += F.cosine_similarity(embeddings, self._queries[:, None], dim=2).T.tolist()
 
 
 class Levels:

@@ -21,7 +21,7 @@ from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
 
-# A recording shorter than a window is padded to a whole number of these, so that it does not cost a full window.
+# The last window is padded to a whole number of these, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
 # Finished stems leave in pieces of this length: at 192 kHz, with 8 channels and 16 targets, a window would be 1 GB.
 _PIECE_SECONDS = 1.0
@@ -99,7 +99,7 @@ class Window:
 
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
-    """Cuts a stream of (C, n) blocks into windows; a recording shorter than one gets a shorter window."""
+    """Cuts a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds."""
     held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
     first = True
     for block in blocks:
@@ -113,7 +113,7 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
         left = held.shape[1] - windows.context
         last = left <= windows.kept
         size = windows.size
-        if first and last:
+        if last:
             quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
             size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
         samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
@@ -292,10 +292,10 @@ def _grouped(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
     """Groups of up to `count` windows of one shape."""
     group: list[Window] = []
     for item in items:
-        group.append(item)
-        if len(group) == count:
+        if group and (len(group) == count or item.samples.shape != group[0].samples.shape):
             yield group
             group = []
+        group.append(item)
     if group:
         yield group
 
