@@ -72,6 +72,7 @@ def ship(
     output.mkdir(parents=True, exist_ok=True)
     checkpoints.write(bundle, output / f"{name}.safetensors", output / f"{name}.json", half=True)
     shipping.write_manifest(training, "train", output / f"{name}.manifest.csv")
+    shipping.write_curve(trainer.state.rows, output / f"{name}.training.csv", output / f"{name}.training.png")
     console.print(f"{output / name}.safetensors: {(output / f'{name}.safetensors').stat().st_size / 1e6:.1f} MB")
 
 

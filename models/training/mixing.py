@@ -33,11 +33,11 @@ class Recipe:
     third_source: float = 0.2
     single_source: float = 0.04
     absent: float = 0.15
-    hard_negative: float = 0.15
+    hard_negative: float = 0.1
     other_group: float = 0.65
     layered: float = 0.1
-    room: float = 0.15
-    filtered: float = 0.8
+    room: float = 0.1
+    filtered: float = 0.7
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
 
 

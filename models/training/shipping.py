@@ -90,6 +90,31 @@ def fit_presence(features: Tensor, there: Tensor) -> Rule:
     return Rule(rule.weights, rule.bias, rule.window_seconds, rule.level, opens, opens / 2)
 
 
+def write_curve(rows: list[dict[str, Any]], table: Path, picture: Path) -> None:
+    """The run as a table, and drawn: improvement on validation mixtures and absent queries' level over segments."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    segments = [row["segments"] / 1000 for row in rows]
+    figure, (gains, levels) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for name, label in (("si_sdri", "SI-SDR"), ("sdri", "SDR"), ("right_si_sdri", "SI-SDR, right sound")):
+        gains.plot(segments, [row[name] for row in rows], marker=".", label=label)
+    gains.set(xlabel="thousand segments of 2 s", ylabel="improvement, dB")
+    gains.legend()
+    levels.plot(segments, [-row["absent"] for row in rows], marker=".", label="absent query, dB below the mixture")
+    levels.plot(segments, [row["loss"] for row in rows], marker=".", label="training loss, dB")
+    levels.set(xlabel="thousand segments of 2 s")
+    levels.legend()
+    figure.savefig(picture, dpi=90)
+    pyplot.close(figure)
+
+
 def write_manifest(clips: Clips, split: str, path: Path) -> None:
     """What the weights were made of: the attribution that CC-BY asks for, and what finds the same sounds again."""
     with path.open("w", encoding="utf-8", newline="") as file:
