@@ -1,0 +1,111 @@
+"""What the README shows is run as it stands there: the demonstration, the walk-through, the command line."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECORDINGS = ROOT / "app" / "demo" / "recordings"
+
+
+def block(language: str, holding: str) -> str:
+    """The README's code block of a language that holds a text."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return next(text for text in blocks if holding in text)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python -m app --embedded` with the shipped model, as `make serve` runs it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("service")
+    command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 120
+        while not ready(url):
+            assert process.poll() is None and time.monotonic() < end, (home / "log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def ready(url: str) -> bool:
+    try:
+        return bool(httpx.get(f"{url}/v1/models").json()["data"])
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a reader stands: a folder in which `app/` is found."""
+    (tmp_path / "app").symlink_to(ROOT / "app")
+    return tmp_path
+
+
+def run(command: list[str], cwd: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_walk_through_with_curl(service: str, folder: Path) -> None:
+    script = block("sh", "# 1. Upload").replace("http://127.0.0.1:8000", service)
+    run(["bash", "-euo", "pipefail", "-c", script], folder)
+    mixture, wanted, residual = (
+        soundfile.read(path, dtype="int32")[0]
+        for path in (RECORDINGS / "mixture.flac", folder / "wanted.flac", folder / "residual.flac")
+    )
+    assert (wanted + residual == mixture).all()
+
+
+def test_the_walk_through_with_python(service: str, folder: Path) -> None:
+    script = block("python", "httpx.Client").replace("http://127.0.0.1:8000", service)
+    printed = run([sys.executable, "-W", "error", "-c", script], folder)
+    assert [line.split()[0] for line in printed.splitlines()] == ["target", "residual"]
+
+
+def test_the_demonstration(tmp_path: Path) -> None:
+    printed = run([sys.executable, "-m", "app.demo", "--output", str(tmp_path / "out")], ROOT)
+    assert "exactly" in printed
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"birds.flac", "residual.flac", "spectrograms.png"}
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    lines = [
+        line.split("#")[0].split(maxsplit=1)[1]
+        for line in block("sh", "-m models detect").splitlines()
+        if line.startswith(".venv/bin/python")
+    ]
+    assert len(lines) == 5
+    for name, recording in (("street", "mixture"), ("dog", "example"), ("dog1", "example"), ("dog2", "target")):
+        samples, rate = soundfile.read(RECORDINGS / f"{recording}.flac")
+        soundfile.write(tmp_path / f"{name}.wav", samples, rate)
+    for line in lines:
+        run([sys.executable, *line.split()], tmp_path)
+    made = {path.name for path in tmp_path.rglob("*")}
+    assert {"target.flac", "residual.flac", "siren.flac", "timeline.png", "dog.safetensors"} <= made
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    named = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
