@@ -138,9 +138,7 @@ def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
     )
 
 
-def _start_programs(
-    supervisor: Supervisor, settings: Settings, weights: Path | None, listener: socket.socket
-) -> None:
+def _start_programs(supervisor: Supervisor, settings: Settings, weights: Path | None, listener: socket.socket) -> None:
     environment = settings.as_environment()
     python = [sys.executable, "-m"]
     descriptor = listener.fileno()

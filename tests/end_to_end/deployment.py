@@ -172,6 +172,7 @@ class Deployment:
             model="base",
             request={
                 "mixture": {"audio_id": mixture, "duration": None, "sample_rate": RATE, "channels": 1},
+                "model": {"name": "base", "version": "1"},
                 "targets": targets,
                 "output": output,
             },
