@@ -7,6 +7,7 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from app.conditional import has_already
 from app.errors import RangeNotSatisfiable
 from app.storage import Storage
 
@@ -53,7 +54,7 @@ async def object_response(
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
     if filename is not None:
         headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
-    if etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+    if has_already(request, etag):
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
     found = parse_range(wanted, size)

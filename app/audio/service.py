@@ -1,10 +1,11 @@
 """Uploads: from a form's part to the store, probed, known; or gone without a trace."""
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
@@ -15,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import media
 from app.audio.records import Audio, store_key
-from app.errors import NotFound, StoreUnavailable
+from app.errors import AudioInUse, NotFound, StoreUnavailable
 from app.ids import AUDIO, is_id, new_id
 from app.multipart import Part
 from app.wiring import Parts
@@ -73,9 +74,10 @@ class Uploads:
         return audio
 
     def forget(self) -> None:
-        """Delete everything that this request uploaded."""
+        """Delete what this request uploaded, but not what a job needs: making it may have been all but confirmed."""
         for audio in self.kept:
-            delete(self._parts, audio.id)
+            with suppress(AudioInUse):
+                delete(self._parts, audio.id)
 
 
 @asynccontextmanager
@@ -131,7 +133,10 @@ def _plain_name(sent: str | None) -> str | None:
 
 
 class _ProbeFile:
-    """A path where the probe finds the bytes: the store's own file, or a copy made while they stream by."""
+    """A path where the probe finds the bytes: the store's own file, or a copy made while they stream by.
+
+    The copy has no name in any folder, so that it is gone with this process, whatever the process dies of.
+    """
 
     def __init__(self, stored: Path | None) -> None:
         self._stored = stored
@@ -139,7 +144,7 @@ class _ProbeFile:
 
     def __enter__(self) -> "_ProbeFile":
         if self._stored is None:
-            self._copy = tempfile.NamedTemporaryFile(prefix="earmark-")
+            self._copy = tempfile.TemporaryFile()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,8 +155,7 @@ class _ProbeFile:
     def path(self) -> Path:
         """Where to look, once the stream is at its end."""
         if self._copy is not None:
-            self._copy.flush()
-            return Path(self._copy.name)
+            return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
         assert self._stored is not None  # noqa: S101 (one of the two is there)
         return self._stored
 
@@ -159,5 +163,14 @@ class _ProbeFile:
         """The same chunks, copied on the way where there is no file of the store's own."""
         async for chunk in chunks:
             if self._copy is not None:
-                await run_in_threadpool(self._copy.write, chunk)
+                await run_in_threadpool(_written, self._copy, chunk)
             yield chunk
+
+
+def _written(copy: IO[bytes], chunk: bytes) -> None:
+    try:
+        copy.write(chunk)
+        copy.flush()  # the probe is another process
+    except OSError as error:
+        log.error("cannot copy an upload for its probe: %s", error)
+        raise StoreUnavailable("There is no room for the upload now.") from error

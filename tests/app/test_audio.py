@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,24 @@ def test_a_client_that_hangs_up_leaves_nothing(service: Service, size: int) -> N
     nothing_left(service)
 
 
+def test_the_copy_for_the_probe_has_no_name(
+    s3_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed in mid-upload leaves nothing in its temporary folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    head, tail = form_ends("a.wav")
+    seen: list[list[Path]] = []
+
+    def slowly() -> Iterator[bytes]:
+        yield head + wav(2.0)
+        eventually(s3_service.entered, 5)
+        seen.append(list(tmp_path.iterdir()))
+        yield tail
+
+    assert s3_service.client.post("/v1/audio", content=slowly(), headers=FORM).status_code == 201
+    assert seen == [[]]
+
+
 def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
     with socket.create_connection(folder_service.address, timeout=10) as connection:
         head = (
@@ -217,6 +236,8 @@ def test_every_range_is_answered_by_the_standard(service: Service) -> None:
     assert service.client.get(url, headers={"Range": "bytes=0-0", "If-Range": etag}).status_code == 206
     assert service.client.get(url, headers={"Range": "bytes=0-0", "If-Range": '"old"'}).content == content
     assert service.client.get(url, headers={"If-None-Match": f'"x", {etag}'}).status_code == 304
+    for known in (f"W/{etag}", "*"):
+        assert service.client.get(url, headers={"If-None-Match": known}).status_code == 304
 
 
 def test_audio_in_use_cannot_be_deleted(service: Service) -> None:
