@@ -20,6 +20,7 @@ Every change is a compare-and-set (WATCH, MULTI) that also appends an event to t
 `target` event has the whole record but its request). All methods raise redis-py's errors when Redis does not answer.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,26 +28,24 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import RedisError, WatchError
 from rq import Queue
 
 from app import lifecycle
 from app.audio.records import audio_key, users_key
-from app.errors import AlreadyOver, NotFound, QueueFull
+from app.errors import AlreadyOver, NotFound, QueueFull, RecordTooNew
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
+from app.listing import Listing, record_key
 from app.queues import TASKS, Queues, connect, queue_name
 from app.settings import Settings
 
 __all__ = ["TASKS", "Jobs", "connect", "events_key", "queue_name", "record_key"]
 
+log = logging.getLogger("earmark.jobs")
+
 _OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
-
-
-def record_key(job_id: str) -> str:
-    """The Redis key of a record."""
-    return f"earmark:job:{job_id}"
 
 
 def events_key(job_id: str) -> str:
@@ -58,10 +57,6 @@ def _waiting(model: str) -> str:
     return f"earmark:jobs:waiting:{model}"
 
 
-def _index(kind: str) -> str:
-    return f"earmark:jobs:{kind}"
-
-
 class Jobs:
     """All jobs of one deployment."""
 
@@ -70,6 +65,7 @@ class Jobs:
         self._settings = settings
         self._queues = Queues(redis, settings)
         self._leftovers = Leftovers(redis)
+        self._listing = Listing(redis)
 
     # What HTTP does
 
@@ -91,10 +87,13 @@ class Jobs:
                     raise NotFound(f"There is no audio {audio_id}.")
             pipe.multi()
             self._write(pipe, job, "state")
-            pipe.zadd(_index(job.kind), {job.id: job.created_at})
+            self._listing.add(pipe, job)
 
         self._transaction(write, record_key(job.id), *uploads)
-        self.enqueue(job)
+        try:
+            self.enqueue(job)
+        except RedisError as error:  # the record stands, so the job is accepted: housekeeping queues it
+            log.error("%s is not on its queue yet: %s", job.id, error)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -103,6 +102,12 @@ class Jobs:
         if document is None:
             raise NotFound("There is no such job.")
         return lifecycle.read(document)
+
+    def newest(
+        self, kind: str, limit: int, before: str | None, status: lifecycle.Status | None
+    ) -> tuple[list[Job], str | None]:
+        """A page of a list; see `Listing.newest`."""
+        return self._listing.newest(kind, limit, before, status)
 
     def position(self, job: Job) -> int:
         """Its place in the line, 1 for the next; 0 when it does not wait."""
@@ -133,7 +138,7 @@ class Jobs:
             pipe.multi()
             self._leave_indices(pipe, job)
             pipe.zrem(_EXPIRY, job.id)
-            pipe.zrem(_index(job.kind), job.id)
+            self._listing.remove(pipe, job)
             pipe.delete(record_key(job.id), events_key(job.id))
             self._leftovers.add(pipe, f"{job.kind}s/{job.id}", time.time() + self._execution_seconds)
             deleted[:] = [job]
@@ -230,6 +235,8 @@ class Jobs:
             except NotFound:
                 self.redis.srem(_OPEN, job_id)
                 continue
+            except RecordTooNew:  # the newer release's housekeeping looks after it
+                continue
             if job.over or time.time() - job.changed_at < self._settings.lost_after:
                 continue
             if job.model not in held:
@@ -263,7 +270,7 @@ class Jobs:
     def trim(self, kind: str = "separation") -> int:
         """Drop index entries whose records Redis has dropped. Returns how many."""
         kept = self._settings.stem_retention + self._settings.record_retention + 7 * 86400
-        return self.redis.zremrangebyscore(_index(kind), 0, time.time() - kept)
+        return self._listing.trim(kind, kept)
 
     # The queue, and figures
 

@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     # The server
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
+    longest_wait: int = Field(default=60, ge=0, description="seconds that `Prefer: wait` may hold an answer back")
     poll_seconds: int = Field(default=1, ge=1, description="seconds a client is told to wait between polls")
 
     @field_validator("store_endpoint", "store_public_endpoint")

@@ -54,7 +54,7 @@ async def read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) 
     targets: list[Target] = []
     if queries:
         targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
-    targets += [validated(Target, {"label": label}, "label") for label in labels]
+    targets += [validated(Target, {"label": label}) for label in labels]
     if not targets:
         raise RequestInvalid("Nothing is asked for.", [fault("Send query files, or labels.", "query")])
     options = options or Options()

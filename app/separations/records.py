@@ -1,5 +1,6 @@
 """What a separation's record holds: the request as checked, and the result as published. Workers use these too."""
 
+from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -51,12 +52,20 @@ class MixtureRecord(BaseModel):
     channels: int
 
 
+class ModelRecord(BaseModel):
+    """Which model does it, or did."""
+
+    name: str
+    version: str
+
+
 class SeparationRequest(BaseModel):
-    """`Job.request` of a separation."""
+    """`Job.request` of a separation; `model` is the one that was announced when it was asked for."""
 
     model_config = ConfigDict(extra="ignore")
 
     mixture: MixtureRecord
+    model: ModelRecord
     targets: list[TargetRecord]
     output: OutputRecord
 
@@ -73,11 +82,9 @@ class StemRecord(BaseModel):
     loudness: float | None
 
 
-class ModelRecord(BaseModel):
-    """Which model did it."""
-
-    name: str
-    version: str
+def file_name(stem: StemRecord) -> str:
+    """What a stem is called where it is saved."""
+    return f"{stem.name}{PurePosixPath(stem.key).suffix}"
 
 
 class SeparationResult(BaseModel):

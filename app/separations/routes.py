@@ -1,20 +1,21 @@
 """`/v1/separations`: jobs."""
 
 from contextlib import aclosing
-from pathlib import PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart
+from app import bodies, multipart, waiting
 from app.audio.service import received
-from app.lifecycle import Job
+from app.conditional import has_already
+from app.lifecycle import OVER, Status
 from app.openapi import form_schema, problems, reference
 from app.ranges import object_response
 from app.separations import forms, service
-from app.separations.schemas import SeparationAnswer, SeparationCreate
+from app.separations.records import file_name
+from app.separations.schemas import SeparationAnswer, SeparationCreate, SeparationsAnswer
 from app.wiring import Parts, UsesParts
 
 router = APIRouter(prefix="/v1/separations", tags=["separations"])
@@ -56,16 +57,46 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
     return answer
 
 
+@router.get("", responses=problems(422, 503))
+def newest(
+    parts: UsesParts,
+    status: Annotated[Status | None, Query(description="only those in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
+) -> SeparationsAnswer:
+    """Separations, the newest first; a page may be short where few are in the state asked for."""
+    answers, following = service.newest(parts, status, limit, cursor)
+    return SeparationsAnswer(data=answers, next_cursor=following, has_more=following is not None)
+
+
 @router.get(
     "/{separation_id}",
     response_model=SeparationAnswer,
     responses=problems(404, 503) | {304: {"description": "Not changed"}},
 )
-def get(separation_id: str, request: Request, response: Response, parts: UsesParts) -> SeparationAnswer | Response:
-    """The job as it stands; poll it after `Retry-After` seconds."""
-    answer = service.tell(parts, job := service.find(parts, separation_id))
-    headers = _polling(parts, job) | {"ETag": service.etag(answer), "Cache-Control": "private, no-cache"}
-    if headers["ETag"] in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
+async def get(
+    separation_id: str,
+    request: Request,
+    response: Response,
+    parts: UsesParts,
+    prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
+) -> SeparationAnswer | Response:
+    """The job as it stands; poll it after `Retry-After` seconds.
+
+    With `Prefer: wait=SECONDS` the answer comes when the job is over, or with `If-None-Match` when it differs.
+    """
+    conditional = "if-none-match" in request.headers
+
+    def look() -> tuple[SeparationAnswer, bool]:
+        answer = service.tell(parts, service.find(parts, separation_id))
+        return answer, answer.status in OVER or (conditional and not has_already(request, service.etag(answer)))
+
+    wait = waiting.preferred(prefer, parts.settings)
+    answer = await waiting.until_news(request, wait, look)
+    headers = _polling(parts, answer) | {"ETag": service.etag(answer), "Cache-Control": "private, no-cache"}
+    if wait:
+        headers["Preference-Applied"] = f"wait={wait}"
+    if has_already(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return answer
@@ -74,9 +105,9 @@ def get(separation_id: str, request: Request, response: Response, parts: UsesPar
 @router.post("/{separation_id}/cancel", status_code=202, responses=problems(404, 409, 503))
 def cancel(separation_id: str, response: Response, parts: UsesParts) -> SeparationAnswer:
     """Cancel a waiting job, or ask a running one to stop; a repeat answers the same, 409 once it is over."""
-    job = parts.jobs.cancel(service.find(parts, separation_id).id)
-    response.headers.update(_polling(parts, job))
-    return service.tell(parts, job)
+    answer = service.tell(parts, parts.jobs.cancel(service.find(parts, separation_id).id))
+    response.headers.update(_polling(parts, answer))
+    return answer
 
 
 @router.delete("/{separation_id}", status_code=204, responses=problems(404, 503))
@@ -111,9 +142,24 @@ async def stem(
         size=found.bytes,
         sha256=found.sha256,
         content_type=found.content_type,
-        filename=f"{found.name}{PurePosixPath(found.key).suffix}" if download else None,
+        filename=file_name(found) if download else None,
     )
 
 
-def _polling(parts: Parts, job: Job) -> dict[str, str]:
-    return {} if job.over else {"Retry-After": str(parts.settings.poll_seconds)}
+@router.get(
+    "/{separation_id}/archive",
+    response_class=StreamingResponse,
+    responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
+)
+def archive(separation_id: str, parts: UsesParts) -> StreamingResponse:
+    """All stems in one zip, not compressed."""
+    content = service.archived(parts, separation_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{separation_id}.zip"',
+        "Cache-Control": "private, no-cache",
+    }
+    return StreamingResponse(content, headers=headers, media_type="application/zip")
+
+
+def _polling(parts: Parts, answer: SeparationAnswer) -> dict[str, str]:
+    return {} if answer.status in OVER else {"Retry-After": str(parts.settings.poll_seconds)}

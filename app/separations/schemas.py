@@ -125,15 +125,15 @@ class SeparationAnswer(BaseModel):
     targets: list[TargetState]
     stems: list[StemAnswer]
     gain: float
-    model: ModelRecord | None
+    model: ModelRecord
     metrics: dict[str, float] | None
     warnings: list[str]
     error: JobError | None
     metadata: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, position: int, model: ModelRecord | None) -> "SeparationAnswer":
-        """The answer for a record; `model` is what the registry knows until the result says which it was."""
+    def of(cls, job: Job, position: int) -> "SeparationAnswer":
+        """The answer for a record, at this place in the line."""
         request = SeparationRequest.model_validate(job.request)
         result = SeparationResult.model_validate(job.result) if job.result is not None else None
         url = f"/v1/separations/{job.id}"
@@ -160,12 +160,20 @@ class SeparationAnswer(BaseModel):
             targets=job.targets,
             stems=stems,
             gain=result.gain if result is not None else 1.0,
-            model=result.model if result is not None else model,
+            model=result.model if result is not None else request.model,
             metrics=_metrics(job, result),
             warnings=job.warnings,
             error=job.error,
             metadata=job.metadata,
         )
+
+
+class SeparationsAnswer(BaseModel):
+    """A page of separations, the newest first; `next_cursor` leads to the next one, if `has_more`."""
+
+    data: list[SeparationAnswer]
+    next_cursor: str | None
+    has_more: bool
 
 
 def _time(seconds: float | None) -> datetime | None:

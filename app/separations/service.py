@@ -2,15 +2,16 @@
 
 import hashlib
 import time
+from collections.abc import AsyncIterator
 
 from app.audio import service as audio
 from app.audio.records import Audio
-from app.errors import ModelUnavailable, NotFound, RequestInvalid, StemsExpired
+from app.errors import NotFound, RequestInvalid, StemsExpired
 from app.ids import SEPARATION, is_id, new_id
-from app.lifecycle import Job, TargetState
+from app.lifecycle import Job, Status, TargetState
 from app.problems import fault
 from app.registry import ModelDescription
-from app.separations import checks
+from app.separations import archive, checks
 from app.separations.records import (
     KIND,
     ExampleRecord,
@@ -38,7 +39,12 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
     output = checks.output(sent.output, mixture)
     targets = [_target(parts, model, mixture, target, index) for index, target in enumerate(sent.targets)]
     checks.names([target.name for target in targets])
-    request = SeparationRequest(mixture=_mixture(mixture), targets=targets, output=output)
+    request = SeparationRequest(
+        mixture=_mixture(mixture),
+        model=ModelRecord(name=model.name, version=model.version),
+        targets=targets,
+        output=output,
+    )
     now = time.time()
     used = [mixture.id, *(example.audio_id for target in targets for example in target.examples)]
     job = Job(
@@ -67,20 +73,23 @@ def find(parts: Parts, job_id: str) -> Job:
 
 def tell(parts: Parts, job: Job) -> SeparationAnswer:
     """The job as clients see it."""
-    model = None
-    if job.result is None:
-        try:
-            known = parts.registry.model(job.model)
-            model = ModelRecord(name=known.name, version=known.version)
-        except ModelUnavailable:
-            model = None
-    return SeparationAnswer.of(job, parts.jobs.position(job), model)
+    return SeparationAnswer.of(job, parts.jobs.position(job))
 
 
 def etag(answer: SeparationAnswer) -> str:
     """Changes with everything but `progress` and `queue`, which change by themselves all the time."""
     told = answer.model_dump_json(exclude={"progress", "queue"})
     return f'"{hashlib.sha256(told.encode()).hexdigest()[:32]}"'
+
+
+def newest(
+    parts: Parts, status: Status | None, limit: int, cursor: str | None
+) -> tuple[list[SeparationAnswer], str | None]:
+    """Separations, the newest first, and the cursor of the next page; raises `RequestInvalid` for no such cursor."""
+    if cursor is not None and not is_id(cursor, SEPARATION):
+        raise RequestInvalid("The cursor is none that a page gave.")
+    jobs, following = parts.jobs.newest(KIND, limit, cursor, status)
+    return [tell(parts, job) for job in jobs], following
 
 
 def delete(parts: Parts, job_id: str) -> None:
@@ -92,14 +101,32 @@ def delete(parts: Parts, job_id: str) -> None:
 def stem(parts: Parts, job_id: str, name: str) -> StemRecord:
     """A published stem; raises `NotFound`, and `StemsExpired` once they were swept."""
     job = find(parts, job_id)
-    if job.status != "succeeded" or job.result is None:
-        raise NotFound(f"The separation is {job.status}; it has no stems.")
-    for found in SeparationResult.model_validate(job.result).stems:
+    for found in _published(job):
         if found.name == name:
-            if job.expired or job.expires_at <= time.time():
-                raise StemsExpired("The stems were kept as long as promised.")
+            _kept(job)
             return found
     raise NotFound("There is no such stem.")
+
+
+def archived(parts: Parts, job_id: str) -> AsyncIterator[bytes]:
+    """All published stems as a zip. Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before its first byte."""
+    job = find(parts, job_id)
+    stems = _published(job)
+    _kept(job)
+    for found in stems:
+        parts.storage.size(found.key)
+    return archive.stream(parts.storage, stems, job.finished_at or job.created_at)
+
+
+def _published(job: Job) -> list[StemRecord]:
+    if job.status != "succeeded" or job.result is None:
+        raise NotFound(f"The separation is {job.status}; it has no stems.")
+    return SeparationResult.model_validate(job.result).stems
+
+
+def _kept(job: Job) -> None:
+    if job.expired or job.expires_at <= time.time():
+        raise StemsExpired("The stems were kept as long as promised.")
 
 
 def _target(parts: Parts, model: ModelDescription, mixture: Audio, sent: Target, index: int) -> TargetRecord:

@@ -343,77 +343,6 @@ def test_bodies_of_another_kind_or_size(folder_service: Service) -> None:
     )
 
 
-def form(*queries: bytes, mixture: bytes | None = None) -> list[tuple[str, Any]]:
-    return [
-        ("mixture", ("street.wav", mixture or wav())),
-        *(("query", (f"{number}.wav", query)) for number, query in enumerate(queries)),
-    ]
-
-
-def test_everything_in_one_call(service: Service) -> None:
-    options = {"output": {"format": "wav", "residual": False}, "metadata": {"order": "17"}}
-    answer = service.client.post(
-        "/v1/separations",
-        files=form(wav(0.5), wav(0.7)),
-        data={"label": ["Siren", "Male speech, man speaking"], "options": json.dumps(options)},
-    )
-    assert answer.status_code == 202, answer.text
-    job = answer.json()
-    assert [(target["name"], target["label"]) for target in job["targets"]] == [
-        ("target", None),
-        ("siren", "Siren"),
-        ("male-speech-man-speaking", "Male speech, man speaking"),
-    ]
-    request = SeparationRequest.model_validate(service.parts.jobs.get(job["id"]).request)
-    assert len(request.targets[0].examples) == 2
-    assert (request.output.format, request.output.residual, job["metadata"]) == ("wav", False, {"order": "17"})
-    assert len(service.stored()) == 3
-    assert service.client.get(f"/v1/audio/{job['mixture']['audio_id']}").json()["filename"] == "street.wav"
-
-
-@pytest.mark.parametrize(
-    ("files", "fields", "code"),
-    [
-        (form(), {}, "request_invalid"),
-        (form(wav())[1:], {}, "request_invalid"),
-        (form(b"no audio"), {}, "audio_undecodable"),
-        (form(mixture=b"no audio"), {"label": "Dog"}, "audio_undecodable"),
-        (form(wav(3.0, 8000)), {}, "audio_too_long"),
-        (form(wav()), {"label": "Unicorn"}, "label_unknown"),
-        (form(wav()), {"label": ["Dog", "dog"]}, "request_invalid"),
-        (form(wav()), {"options": "{"}, "request_invalid"),
-        (form(wav()), {"options": '{"targets": []}'}, "request_invalid"),
-        (form(wav()), {"options": '{"output": {"bit_depth": 7}}'}, "format_unsupported"),
-        (form(wav(), wav(), wav()), {}, "request_invalid"),
-        ([*form(wav()), ("mixture", ("b.wav", wav()))], {}, "request_invalid"),
-        (form(wav()), {"mixture": "text"}, "request_invalid"),
-        (form(wav()), {"colour": "red"}, "request_invalid"),
-    ],
-)
-def test_a_form_that_fails_takes_its_files_with_it(
-    folder_service: Service, files: list, fields: dict[str, Any], code: str
-) -> None:
-    service = folder_service
-    problem(service.client.post("/v1/separations", files=files, data=fields), 422, code)
-    assert service.stored() == [] and service.entered() == []
-    assert service.parts.redis.keys("earmark:audio:*") == []
-    assert service.parts.jobs.unfinished() == 0
-
-
-def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
-    answer = s3_service.client.post("/v1/separations", files=form(wav()), data={"label": "Unicorn"})
-    problem(answer, 422, "label_unknown")
-    assert s3_service.stored() == [] and s3_service.entered() == []
-
-
-def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None:
-    answer = folder_service.client.post(
-        "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "webhook": {}}'}
-    )
-    told = problem(answer, 422, "request_invalid")
-    assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/webhook"]
-
-
 @pytest.mark.parametrize("name", ["sep_1", UNKNOWN, "sep_01HZZZZZZZZZZZZZZZZZZZZZZZ"])
 def test_separations_that_are_not_there(folder_service: Service, name: str) -> None:
     url = f"/v1/separations/{name}"
@@ -421,6 +350,8 @@ def test_separations_that_are_not_there(folder_service: Service, name: str) -> N
         folder_service.client.get(url),
         folder_service.client.delete(url),
         folder_service.client.get(f"{url}/stems/dog"),
+        folder_service.client.get(f"{url}/archive"),
+        folder_service.client.get(url, headers={"Prefer": "wait=60"}),
     ):
         problem(answer, 404, "not_found")
 

@@ -1,0 +1,75 @@
+"""All jobs of a kind in the order in which they were made, for lists that are read page by page.
+
+One sorted set a kind, with equal scores: Redis then sorts by the ids, and ids sort by the time at which they were made.
+"""
+
+import time
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+
+from app import ids, lifecycle
+from app.errors import RecordTooNew
+from app.lifecycle import Job, Status
+
+_PREFIXES = {"separation": ids.SEPARATION}  # of the ids, by the jobs' kind
+_LOOKED_AT = 200  # records read for one page of the jobs in one state
+
+
+def record_key(job_id: str) -> str:
+    """The Redis key of a record."""
+    return f"earmark:job:{job_id}"
+
+
+def _list_key(kind: str) -> str:
+    return f"earmark:jobs:{kind}"
+
+
+class Listing:
+    """The lists of one deployment."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def add(self, pipe: Pipeline, job: Job) -> None:
+        """Enter a new job, within a transaction."""
+        pipe.zadd(_list_key(job.kind), {job.id: 0})
+
+    def remove(self, pipe: Pipeline, job: Job) -> None:
+        """Strike a deleted job out, within a transaction."""
+        pipe.zrem(_list_key(job.kind), job.id)
+
+    def newest(self, kind: str, limit: int, before: str | None, status: Status | None) -> tuple[list[Job], str | None]:
+        """Jobs, the newest first, made before the one with the id `before`; and the id to go on from, None at the end.
+
+        Fewer than `limit` come, with more to follow, where few of those looked at are in the state asked for.
+        """
+        most = _LOOKED_AT if status else limit
+        start = f"({before}" if before else "+"
+        found: Any = self._redis.zrange(_list_key(kind), start, "-", desc=True, bylex=True, offset=0, num=most + 1)
+        job_ids = [member.decode() for member in found]
+        jobs: list[Job] = []
+        for place, document in enumerate(self._documents(job_ids[:most]), start=1):
+            if (job := _read(document)) is not None and status in (None, job.status):
+                jobs.append(job)
+            if len(jobs) == limit or place == most:
+                return jobs, job_ids[place - 1] if place < len(job_ids) else None
+        return jobs, None
+
+    def trim(self, kind: str, age: float) -> int:
+        """Drop jobs made more than `age` seconds ago, whose records Redis has dropped. Returns how many."""
+        oldest = ids.first_id(_PREFIXES[kind], time.time() - age)
+        return self._redis.zremrangebylex(_list_key(kind), "-", f"({oldest}")
+
+    def _documents(self, job_ids: list[str]) -> list[bytes | None]:
+        documents: Any = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
+        return documents
+
+
+def _read(document: bytes | None) -> Job | None:
+    """None for what is gone, and for what only a newer release can read: that one lists it."""
+    try:
+        return None if document is None else lifecycle.read(document)
+    except RecordTooNew:
+        return None
