@@ -33,7 +33,8 @@ def evaluate_mixtures(
     rows = list(mixtures.render(mixtures.read(), clips))
     rules = QueryRules(**bundle.config["query"])
     query, absent = (separation.queries_of(bundle.detector, rows, kind, rules) for kind in ("query", "absent"))
-    figures = separation.summary(separation.figures(bundle.separator, rows, query, absent))
+    measured = separation.figures(bundle.separator, rows, query, absent)
+    figures = separation.summary(measured)
     mids = [find(row.row.label).mid for row in rows]
     labelled = [at for at, mid in enumerate(mids) if mid in bundle.class_embeddings]
     if labelled:
@@ -46,8 +47,13 @@ def evaluate_mixtures(
     for name, value in figures.items():
         table.add_row(name, f"{value:.2f}")
     console.print(table)
+    classes = separation.by_class(measured["si_sdri"], [row.row.label for row in rows])
+    console.print("best:  " + ", ".join(f"{label} {gain:.1f}" for label, gain in classes[:6]))
+    console.print("worst: " + ", ".join(f"{label} {gain:.1f}" for label, gain in classes[-6:]))
     if output:
-        output.write_text(json.dumps(figures, indent=2) + "\n")
+        rounded = {name: round(value, 3) for name, value in figures.items()}
+        by_class = {label: round(gain, 2) for label, gain in classes}
+        output.write_text(json.dumps(rounded | {"mixtures": len(rows), "si_sdri_by_class": by_class}, indent=2) + "\n")
 
 
 @torch.inference_mode()

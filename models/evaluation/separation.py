@@ -1,5 +1,6 @@
 """Figures of a separator on listed mixtures."""
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ def summary(measured: dict[str, Tensor]) -> dict[str, float]:
         "right_si_sdri": measured["si_sdri"][~measured["wrong"]].mean().item(),
         "absent": measured["absent"].mean().item(),
     }
+
+
+def by_class(improvements: Tensor, labels: list[str]) -> list[tuple[str, float]]:
+    """Mean improvement of each class, best first."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for label, gain in zip(labels, improvements.tolist(), strict=True):
+        gains[label].append(gain)
+    return sorted(((label, sum(some) / len(some)) for label, some in gains.items()), key=lambda item: -item[1])
 
 
 def area_under_curve(scores: Tensor, there: Tensor) -> float:
