@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 # One large arena: freed blocks are used again instead of being given back and faulted in anew, a third of training time.
 ALLOCATOR := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483648 MALLOC_TRIM_THRESHOLD_=8589934592
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 90
@@ -15,6 +16,8 @@ help: ## what can be made
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null && command -v curl >/dev/null || { \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[worker,train,test]'
