@@ -12,6 +12,7 @@ from rich.table import Table
 from models import checkpoints
 from models.corpus import shards
 from models.evaluation import mixtures, separation
+from models.evaluation.metrics import si_sdr
 from models.labels import find
 from models.presence import Rule, measure
 from models.query import QueryRules
@@ -35,6 +36,9 @@ def evaluate_mixtures(
     query, absent = (separation.queries_of(bundle.detector, rows, kind, rules) for kind in ("query", "absent"))
     measured = separation.figures(bundle.separator, rows, query, absent)
     figures = separation.summary(measured)
+    targets, mixed = separation.stacked(rows, "target"), separation.stacked(rows, "mixture")
+    bound = si_sdr(separation.ideal(bundle.separator, rows), targets) - si_sdr(mixed, targets)
+    figures["ideal_mask_si_sdri"] = bound.mean().item()
     mids = [find(row.row.label).mid for row in rows]
     labelled = [at for at, mid in enumerate(mids) if mid in bundle.class_embeddings]
     if labelled:

@@ -30,6 +30,18 @@ def separated(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
         return torch.cat([separator(some, asked).float() for some, asked in pairs])
 
 
+@torch.inference_mode()
+def ideal(separator: Any, rows: list[Mixture]) -> Tensor:
+    """What the best real mask up to 1 gives in the separator's own spectrum: (N, samples), the bound of any query."""
+    mixtures, targets = stacked(rows, "mixture"), stacked(rows, "target")
+    estimates = []
+    for mixture, target in zip(mixtures.split(BATCH), targets.split(BATCH), strict=True):
+        whole, wanted = separator.spectrum(mixture), separator.spectrum(target)
+        mask = ((whole.conj() * wanted).real / whole.abs().square().clamp(min=1e-12)).clamp(0, 1)
+        estimates.append(separator.waveform(whole * mask, mixture.shape[-1]))
+    return torch.cat(estimates)
+
+
 def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:
     """Of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is nearer to the interference
     than to the target, and how far an absent query's answer lies below the mixture."""
