@@ -30,7 +30,9 @@ WINDOW, CONTEXT, OVERLAP = 10.0, 0.5, 0.25  # seconds
 _BLOCK = 65536
 # What share of a separation's time each stage takes, about.
 _STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
-_MASKS_AT_ONCE = {"cpu": 1, "cuda": 8}
+# What masks computed at once may take. More is no faster on a CPU; on a GPU it fills the device.
+_MASKING_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
+_MOST_MASKS = 16
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,17 @@ class SeparatedFiles:
 
 
 class Engine:
-    """A model on a device. Not safe to share between threads."""
+    """A model on a device. Not safe to share between threads; it prepares the bundle's networks for good, so that
+    no other engine may have the same bundle, nor `checkpoints.save`."""
 
     def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
         self._arithmetic = Arithmetic.of(device, precision)
         self._bundle = bundle
         self._detector, self._separator = bundle.detector, bundle.separator
-        # The separator may share parts with the detector: that one keeps its layout, as its numbers make queries.
+        self._arithmetic.prepare(self._detector)
         self._arithmetic.prepare(self._separator)
-        self._detector.to(self._arithmetic.device)
+        if not self._arithmetic.exact:
+            self._separator.fold()
         self._listener = Listener(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
         self._gates = bundle.presence is not None
@@ -299,11 +303,15 @@ class Engine:
         masking = Masking(
             self._separator,
             conditions,
-            batch=batch or _MASKS_AT_ONCE.get(self._arithmetic.device.type, 1),
+            batch=batch or self._masks_at_once(windows),
             joint=joint,
             autocast=self._arithmetic.masks,
         )
         return _Plan(vectors, windows, masking)
+
+    def _masks_at_once(self, windows: Windows) -> int:
+        needed = self._separator.mask_bytes * windows.size / self.rate
+        return min(max(int(_MASKING_BYTES.get(self._arithmetic.device.type, 0) / needed), 1), _MOST_MASKS)
 
     def _separate(
         self,

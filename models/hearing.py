@@ -12,7 +12,11 @@ from models.presence import Ear, Gate, Levels, Rule, features, level_db
 
 
 class Listener:
-    """A detector on its device, in float32 whatever the precision: embeddings made at different times must compare."""
+    """A detector on its device.
+
+    Queries and timelines are made in float32 whatever the precision: a query is kept, and compared at other times. What
+    only decides presence may be heard in bfloat16, which moves a cosine by less than 0.005.
+    """
 
     def __init__(self, detector, arithmetic: Arithmetic) -> None:
         self._detector = detector
@@ -25,6 +29,12 @@ class Listener:
         """Windows (B, T) -> (B, D), on the CPU."""
         with self._arithmetic.float32():
             return self._detector.embed(waveforms.to(self._arithmetic.device)).cpu()
+
+    @torch.inference_mode()
+    def sketch(self, waveforms: Tensor) -> Tensor:
+        """Windows (B, T) -> (B, D), on the CPU, in the arithmetic of masks."""
+        with self._arithmetic.masks():
+            return self._detector.embed(waveforms.to(self._arithmetic.device)).float().cpu()
 
     @torch.inference_mode()
     def framewise(self, waveforms: Tensor) -> Tensor:
@@ -49,8 +59,8 @@ class Hearing:
 
     def __init__(self, listener: Listener, rule: Rule, queries: Tensor) -> None:
         self._rule = rule
-        self._mixture = Ear(listener.embed, listener.rate, rule, queries)
-        self._estimates = Ear(listener.embed, listener.rate, rule, queries, shared=False)
+        self._mixture = Ear(listener.sketch, listener.rate, rule, queries)
+        self._estimates = Ear(listener.sketch, listener.rate, rule, queries, shared=False)
         self._mixture_energy = 0.0
         self._levels = Levels(listener.rate, len(queries))
 

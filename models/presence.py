@@ -223,4 +223,4 @@ class Gate:
         before = position.floor().long()
         after = (before + 1).clamp_max(len(self._decibels) - 1)
         decibels = torch.lerp(self._decibels[before], self._decibels[after], position - before)
-        return (10 ** (decibels / 20)).float()
+        return (decibels.float() * (math.log(10) / 20)).exp()

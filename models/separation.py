@@ -147,7 +147,7 @@ class CrossFade:
 
 
 class Masking:
-    """Asks the separator: one spectrum a window and channel, one mask a window and query.
+    """Asks the separator: one spectrum a window and channel, listened to once, one mask a window and query.
 
     conditions: (Q, K), already conditioned. batch: how many masks are computed at once.
     """
@@ -181,28 +181,33 @@ class Masking:
         spectra = spectra.unflatten(0, (count, channels))
         # The channels' mean power: a mean of samples would be silent for channels in anti-phase.
         magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
-        pairs = [(window, query) for window in range(count) for query in range(self.queries)]
         estimates = torch.empty(count, self.queries, channels, samples)
-        masks: list[Tensor] = []
-        for start in range(0, len(pairs), self._batch):
-            window, query = torch.tensor(pairs[start : start + self._batch]).T.to(magnitude.device)
-            with self._autocast():
-                mask = self._separator.mask(magnitude[window], self._conditions[query]).float()
-            if self._joint:
-                masks.append(mask)
-                continue
-            for number, (w, q) in enumerate(pairs[start : start + self._batch]):
-                estimates[w, q] = self._separator.waveform(spectra[w] * mask[number], samples).cpu()
+        flat = estimates.flatten(0, 1)  # a row each pair of window and query, in the order of `_masks`
         if self._joint:
-            self._refine(spectra, torch.cat(masks).unflatten(0, (count, self.queries)), estimates)
+            masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
+            for window, (mixture, mask) in enumerate(zip(spectra, masks, strict=True)):
+                refined = wiener.refine(mixture, wiener.with_residual(mixture, mask[:, None] * mixture.abs()))
+                for query, spectrum in enumerate(refined[:-1]):
+                    estimates[window, query] = self._separator.waveform(spectrum, samples)
+            return estimates
+        done = 0
+        for masks in self._masks(magnitude):
+            for mask in masks:
+                flat[done] = self._separator.waveform(spectra[done // self.queries] * mask, samples)
+                done += 1
         return estimates
 
-    def _refine(self, spectra: Tensor, masks: Tensor, estimates: Tensor) -> None:
-        """spectra (N, C, T, F), masks (N, Q, T, F) -> estimates (N, Q, C, W), refined together window by window."""
-        for window, (mixture, mask) in enumerate(zip(spectra, masks, strict=True)):
-            magnitudes = wiener.with_residual(mixture, mask[:, None] * mixture.abs())
-            for query, refined in enumerate(wiener.refine(mixture, magnitudes)[:-1]):
-                estimates[window, query] = self._separator.waveform(refined, estimates.shape[-1]).cpu()
+    def _masks(self, magnitude: Tensor) -> Iterator[Tensor]:
+        """Magnitudes (N, T, F) -> masks of all pairs of a window and a query, windows first, a batch at a time."""
+        count, frames, _ = magnitude.shape
+        with self._autocast():
+            heard = self._separator.listen(magnitude)
+        pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
+        for window, query in (batch.T for batch in pairs.split(self._batch)):
+            asked = heard if count == 1 else tuple(part[window] for part in heard)
+            with self._autocast():
+                mask = self._separator.predict(*asked, self._conditions[query])
+            yield mask[:, :frames].float()
 
 
 def never() -> bool:

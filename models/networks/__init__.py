@@ -39,14 +39,15 @@ class Detector(Protocol):
 class Separator(Protocol):
     """Masks the spectrogram of a mixture for one query.
 
-    A query is conditioned once and a mixture transformed once; `forward(mixtures (B, T), queries (B, D))`
-    wraps the steps for tests and benchmarks.
+    A query is conditioned once, a mixture transformed and listened to once, and only `predict` runs for every pair of
+    them; `forward(mixtures (B, T), queries (B, D))` wraps the steps for tests and benchmarks.
     """
 
     rate: int
     query_size: int
     fft_size: int
     hop: int
+    mask_bytes: int  # memory that `predict` works in, about, for each second of each mask
 
     def __call__(self, mixtures: Tensor, queries: Tensor) -> Tensor: ...
 
@@ -59,7 +60,22 @@ class Separator(Protocol):
         ...
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        """(B, frames, bins), (B, K) -> real (B, frames, bins), at least 0."""
+        """(B, frames, bins), (B, K) -> real (B, frames, bins), at least 0: `listen` and `predict` in one."""
+        ...
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor, ...]:
+        """(B, frames, bins) -> what does not depend on the query, each (B, ...)."""
+        ...
+
+    def predict(self, *heard_and_condition: Tensor) -> Tensor:
+        """What `listen` heard, of B mixtures or of one for all, and conditions (B, K) -> mask (B, frames, bins).
+
+        It may have more frames than the mixture: padding."""
+        ...
+
+    def fold(self) -> None:
+        """Merge what can be merged for faster inference; answers change by rounding only. For good: neither training
+        nor saving afterwards."""
         ...
 
     def waveform(self, spectrum: Tensor, samples: int) -> Tensor:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import spectrum
 from models.networks.yamnet import Yamnet
@@ -24,20 +25,25 @@ QUIETEST = 1e-5  # RMS below which nothing is amplified any further
 
 
 class FilmBlock(nn.Module):
-    """x + conv(relu(film(norm(conv(relu(norm(x))))))); the second norm's scale and shift are FiLM's."""
+    """x + conv(relu(film(norm(conv(relu(norm(x))))))); the second norm's scale and shift are FiLM's.
+
+    x may be of one mixture for all rows of `film`.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
-        self.norm2 = nn.BatchNorm2d(channels, affine=False)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels, affine=False)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         nn.init.zeros_(self.conv2.weight)  # every block begins as the identity
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        hidden = self.norm2(self.conv1(F.relu(self.norm1(x), inplace=True)))
+        # In float32 the film would turn everything after it into float32; gradients over a whole image need that.
+        film = film if self.training else film.to(hidden.dtype)
         scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        hidden = self.norm2(self.conv1(F.relu(self.norm1(x))))
-        return x + self.conv2(F.relu(torch.addcmul(shift, hidden, 1 + scale)))
+        return self.conv2(F.relu(torch.addcmul(shift, hidden, 1 + scale), inplace=True)).add_(x)
 
 
 class ResUNet(nn.Module):
@@ -52,6 +58,7 @@ class ResUNet(nn.Module):
     fft_size = 1024
     window_size = 800  # the ear's 25 ms, so that one spectrum serves both
     hop = 320
+    mask_bytes = 1 << 20
     ear: Yamnet
     to_bands: Tensor
     to_bins: Tensor
@@ -171,7 +178,7 @@ class ResUNet(nn.Module):
         return log_bands, ear_map, embeddings
 
     def predict(self, log_bands: Tensor, ear_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
-        """What `listen` heard and the condition (B, K) -> mask (B, frames, 513)."""
+        """What `listen` heard, of B mixtures or of one for all, and the condition (B, K) -> mask (B, T, 513)."""
         direction, ear_code, film = condition.split(
             [self.query_size, self.ear_in.out_channels, sum(self.film_sizes)], dim=1
         )
@@ -193,6 +200,15 @@ class ResUNet(nn.Module):
         in_bands = torch.sigmoid(logits.permute(0, 3, 1, 4, 2).flatten(3).flatten(1, 2).float())
         return (MASK_FLOOR + (1 - MASK_FLOOR) * in_bands) @ self.to_bins
 
+    def fold(self) -> None:
+        """Merge batch norms into the convolutions before them, for faster inference. Answers change by rounding only.
+
+        For good: a folded network can be neither trained nor saved.
+        """
+        for block in self.modules():
+            if isinstance(block, FilmBlock) and isinstance(block.norm2, nn.BatchNorm2d):
+                block.conv1, block.norm2 = fuse_conv_bn_eval(block.conv1, block.norm2), nn.Identity()
+
     @staticmethod
     def _pass(x: Tensor, blocks: nn.Module, films: list[Tensor]) -> Tensor:
         """Through the blocks of one level; each takes the next scales and shifts."""
@@ -202,7 +218,8 @@ class ResUNet(nn.Module):
 
     def _bottom(self, x: Tensor, ear_map: Tensor, embeddings: Tensor, direction: Tensor, ear_code: Tensor) -> Tensor:
         heard = self.ear_in(self.ear_norm(ear_map))
-        heard = self.ear_mix(torch.cat([heard, heard * ear_code[:, :, None, None]], dim=1))
+        asked = heard * ear_code[:, :, None, None].to(heard.dtype)
+        heard = self.ear_mix(torch.cat([heard.expand_as(asked), asked], dim=1))
         x = x + F.interpolate(heard, size=x.shape[2:])
         likeness = embeddings @ direction.unsqueeze(2)  # (B, columns, 1): cosine of the query and each moment
         columns = x.permute(0, 2, 1, 3).flatten(2)

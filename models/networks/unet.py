@@ -43,6 +43,8 @@ class UNet(nn.Module):
         self.hyper = hyper
         self.rate, self.query_size = hyper.rate, hyper.query_size
         self.fft_size, self.hop = hyper.fft_size, hyper.hop
+        # Three images of the first level at once, in float32.
+        self.mask_bytes = 3 * 4 * hyper.channels[0] * (hyper.fft_size // 2) * hyper.rate // hyper.hop
         channels, size = hyper.channels, hyper.query_size
         if (hyper.fft_size // 2) % (1 << len(channels)):
             raise ValueError(f"{hyper.fft_size // 2} bins cannot be halved {len(channels)} times")
@@ -82,12 +84,18 @@ class UNet(nn.Module):
 
         The highest bin has no place in the halving grid; its mask is 0.5, as published.
         """
+        return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor]:
+        """Magnitude (B, frames, bins) to the first image (B, 1, T, bins - 1), frames padded to what can be halved."""
+        image = self.bin_norm(magnitude.transpose(1, 2)).transpose(1, 2)[:, None, :, :-1]
+        return (F.pad(image, (0, 0, 0, -magnitude.shape[1] % (1 << len(self.encoder)))),)
+
+    def predict(self, image: Tensor, condition: Tensor) -> Tensor:
+        """What `listen` heard, of B mixtures or of one for all, and condition (B, K) to a mask (B, T, bins)."""
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
-        frames = magnitude.shape[1]
-        image = self.bin_norm(magnitude.transpose(1, 2)).transpose(1, 2)[:, None, :, :-1]
-        image = F.pad(image, (0, 0, 0, -frames % (1 << len(self.encoder))))
-
+        image = image.expand(len(condition), -1, -1, -1)
         skips = []
         for block in self.encoder:
             skips.append(block(image, shifts) if skips else in_float32(block, (image,), shifts))
@@ -99,7 +107,7 @@ class UNet(nn.Module):
         image = in_float32(self.last, (image,), shifts)
         with torch.autocast(image.device.type, enabled=False):
             logits = self.logits(image).squeeze(1)
-        return F.pad(logits[:, :frames], (0, 1)).sigmoid()
+        return F.pad(logits, (0, 1)).sigmoid()
 
     def fold(self) -> None:
         """Merge the batch norms into the convolutions, for faster inference. Answers change by rounding only.

@@ -8,7 +8,6 @@ twice the size has the same bins below 8 kHz at twice the magnitude: no resampli
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +65,8 @@ class Yamnet(nn.Module):
         self.stem = nn.Conv2d(1, 32, 3, stride=2)
         channels = [32] + [width for _, width in BLOCKS]
         self.depthwise = nn.ModuleList(
-            nn.Conv2d(c, c, 3, stride=stride, groups=c) for c, (stride, _) in zip(channels, BLOCKS, strict=False)
+            nn.Conv2d(c, c, 3, stride, padding=2 - stride, groups=c)
+            for c, (stride, _) in zip(channels, BLOCKS, strict=False)
         )
         self.pointwise = nn.ModuleList(nn.Conv2d(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False))
         self.classes = nn.Linear(channels[-1], len(class_indices))
@@ -105,17 +105,12 @@ class Yamnet(nn.Module):
 
     def map(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) -> the 512-channel map (B, 512, frames / 16, 4), of any number of frames."""
-        x = F.relu(self.stem(pad_end(log_mel.unsqueeze(1), 2)))
-        for convolution, mix, stride in self._blocks(0, MAP_BLOCKS):
-            x = F.relu(mix(F.relu(convolution(pad_end(x, stride)))))
-        return x
+        x = F.relu(self.stem(pad_end(log_mel.unsqueeze(1))))
+        return self._blocks(x, 0, MAP_BLOCKS)
 
     def deep(self, feature_map: Tensor) -> Tensor:
         """The map -> the last layer's (B, 1024, frames / 32, 2), whose mean is the embedding."""
-        x = feature_map
-        for convolution, mix, stride in self._blocks(MAP_BLOCKS, len(BLOCKS)):
-            x = F.relu(mix(F.relu(convolution(pad_end(x, stride)))))
-        return x
+        return self._blocks(feature_map, MAP_BLOCKS, len(BLOCKS))
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
         """(B, T) -> (B, frames, 64); frame i begins at sample i * hop."""
@@ -137,15 +132,16 @@ class Yamnet(nn.Module):
         """Magnitude (B, frames, 257) up to 8 kHz as at 16 kHz -> (B, frames, 64)."""
         return torch.log(magnitude @ self.mel + LOG_OFFSET)
 
-    def _blocks(self, first: int, last: int) -> Iterator[tuple[nn.Module, nn.Module, int]]:
+    def _blocks(self, x: Tensor, first: int, last: int) -> Tensor:
         for index in range(first, last):
-            yield self.depthwise[index], self.pointwise[index], BLOCKS[index][0]
+            if BLOCKS[index][0] == 2:
+                x = pad_end(x)
+            x = F.relu(self.pointwise[index](F.relu(self.depthwise[index](x), inplace=True)), inplace=True)
+        return x
 
 
-def pad_end(x: Tensor, stride: int) -> Tensor:
-    """ "Same" padding of a 3x3 convolution, the odd element at the end (bottom, right)."""
-    if stride == 1:
-        return F.pad(x, (1, 1, 1, 1))
+def pad_end(x: Tensor) -> Tensor:
+    """ "Same" padding of a 3x3 convolution of stride 2, the odd element at the end (bottom, right)."""
     height, width = x.shape[-2:]
     down, across = (1 if size % 2 == 0 else 2 for size in (height, width))
     return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))

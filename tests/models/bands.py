@@ -56,10 +56,12 @@ class BandSeparator(nn.Module):
     query_size = BANDS
     fft_size = 1024
     hop = 320
+    mask_bytes = 1 << 20
 
     def __init__(self) -> None:
         super().__init__()
         self.masked: list[int] = []  # how many masks were asked for at once
+        self.heard = 0  # windows listened to
 
     def condition(self, queries: Tensor) -> Tensor:
         return queries
@@ -68,8 +70,19 @@ class BandSeparator(nn.Module):
         return stft(waveforms, self.fft_size, self.hop)
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        self.masked.append(len(magnitude))
-        return condition[:, None, band_of_bins(self.fft_size)].clamp(0, 1).expand_as(magnitude)
+        return self.predict(*self.listen(magnitude), condition)
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor]:
+        self.heard += len(magnitude)
+        return (magnitude,)
+
+    def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        self.masked.append(len(condition))
+        mask = condition[:, None, band_of_bins(self.fft_size)].clamp(0, 1)
+        return mask.expand(-1, magnitude.shape[1], -1)
+
+    def fold(self) -> None:
+        """Nothing to merge."""
 
     def waveform(self, spectrum: Tensor, samples: int) -> Tensor:
         return istft(spectrum, self.fft_size, self.hop, samples)

@@ -211,6 +211,7 @@ def test_progress_never_falls_and_ends_at_one(file, tmp_path):
         window=0.5,
         context=0.05,
         overlap=0.1,
+        batch=1,
         progress=lambda ratio, stage: told.append((ratio, stage)),
     )
     ratios = [ratio for ratio, _ in told]

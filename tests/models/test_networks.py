@@ -108,6 +108,14 @@ def test_a_condition_can_be_made_once_and_used_for_many_mixtures(separator):
 
 
 @torch.no_grad()
+def test_one_mixture_is_listened_to_once_for_many_queries(separator):
+    magnitude, conditions = torch.rand(1, 30, 129), separator.condition(torch.randn(3, 16))
+    together = separator.predict(*separator.listen(magnitude), conditions)[:, :30]
+    alone = torch.cat([separator.mask(magnitude, condition[None]) for condition in conditions])
+    torch.testing.assert_close(together, alone)
+
+
+@torch.no_grad()
 def test_bfloat16_changes_a_mask_little(separator):
     magnitude, condition = torch.rand(1, 32, 129), separator.condition(torch.randn(1, 16))
     exact = separator.mask(magnitude, condition)

@@ -1,9 +1,11 @@
 """The default preset's separator: shapes, levels, what it shares with the ear."""
 
+import copy
+
 import pytest
 import torch
 
-from models.networks.resunet import ResUNet, band_matrices
+from models.networks.resunet import FilmBlock, ResUNet, band_matrices
 from models.networks.yamnet import Yamnet
 
 
@@ -41,6 +43,30 @@ def test_rows_of_a_batch_do_not_touch_one_another(network: ResUNet) -> None:
     together = network(mixtures, queries)
     alone = torch.cat([network(mixtures[i : i + 1], queries[i : i + 1]) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_one_mixture_is_listened_to_once_for_many_queries(network: ResUNet) -> None:
+    magnitude = network.spectrum(torch.randn(1, 48_000)).abs()
+    conditions = network.condition(torch.rand(3, 1024))
+    together = network.predict(*network.listen(magnitude), conditions)[:, : magnitude.shape[1]]
+    alone = torch.cat([network.mask(magnitude, condition[None]) for condition in conditions])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_folding_changes_nothing_but_rounding(network: ResUNet) -> None:
+    folded = copy.deepcopy(network)
+    for block in (module for module in folded.modules() if isinstance(module, FilmBlock)):
+        block.norm2.get_buffer("running_mean").normal_()
+        block.norm2.get_buffer("running_var").uniform_(0.5, 2)
+    mixtures, queries = torch.randn(2, 32_000), torch.rand(2, 1024)
+    before = folded(mixtures, queries)
+    folded.fold()
+    assert not any(
+        isinstance(module.norm2, torch.nn.BatchNorm2d) for module in folded.modules() if isinstance(module, FilmBlock)
+    )
+    torch.testing.assert_close(folded(mixtures, queries), before, rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()

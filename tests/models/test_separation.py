@@ -124,6 +124,7 @@ def test_masks_are_asked_for_in_full_batches_over_windows_and_queries():
     masking = Masking(cast(Separator, separator), torch.eye(BANDS)[:2], batch=4)
     list(estimates(masking, noise(2, 4 * RATE).split(5000, dim=1), 2, in_seconds(1, 0, 0), RATE))
     assert separator.masked == [4, 4], "four windows and two queries; a mask serves both channels"
+    assert separator.heard == 4, "each window is listened to once for both queries"
 
 
 def test_channels_in_anti_phase_are_separated_as_well_as_one():
