@@ -6,7 +6,6 @@ small launcher sets them and becomes the program. Linux only.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import selectors
@@ -140,6 +139,8 @@ def run(
 
 async def run_async(program: Sequence[str], limits: ChildLimits, *, folder: Path | None = None) -> Outcome:
     """`run` for an event loop. Cancelling the task kills the child, and returns when it is gone."""
+    import asyncio  # a child of ours imports this file too, and asyncio would be half of what it waits for
+
     stop = threading.Event()
     running = asyncio.create_task(asyncio.to_thread(run, program, limits, folder=folder, cancelled=stop.is_set))
     try:

@@ -37,7 +37,7 @@ def score(known: ClassDescription, text: str) -> float:
     # The branches of the tree that lead to it: `animal` finds every animal, behind what is called so.
     if any(wanted in _folded(step) for step in known.path):
         return 0.65
-    likeness = max(SequenceMatcher(None, wanted, other).ratio() for other in [label, *words])
+    likeness = max(_likeness(wanted, other) for other in [label, *words])
     return 0.64 * likeness if likeness >= _LIKE else 0.0
 
 
@@ -59,6 +59,13 @@ def near(classes: list[ClassDescription], text: str) -> list[str]:
     above = [known.label for known in askable if meant is not None and known.label in meant.path]
     alike = [known.label for known, _ in search(askable, text, _NEAR)]
     return list(dict.fromkeys([*reversed(above), *alike]))[:_NEAR]
+
+
+def _likeness(wanted: str, other: str) -> float:
+    """The share of letters in common; 0 where their numbers alone rule out that it is worth showing."""
+    matcher = SequenceMatcher(None, wanted, other)
+    possible = matcher.real_quick_ratio() >= _LIKE and matcher.quick_ratio() >= _LIKE
+    return matcher.ratio() if possible else 0.0
 
 
 def _folded(text: str) -> str:
