@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from redis import Redis
 
-from app.audio.records import Audio, store_key
+from app.audio.records import store_key
 from app.ids import new_id
 from app.jobs import Jobs
 from app.lifecycle import Job, TargetState
@@ -24,6 +24,7 @@ from app.main import create_app
 from app.separations.records import MixtureRecord, ModelRecord, SeparationRequest, SeparationResult, StemRecord
 from app.settings import Settings
 from app.wiring import Parts
+from tests.app.records import new_audio
 from tests.conftest import S3Server
 
 MODEL = {
@@ -69,21 +70,8 @@ class Service:
 
     def recording(self) -> dict[str, Any]:
         """A second of mono sound, stored and made known without a request or a probe: quick, for other tests' sake."""
-        content, now = wav(), time.time()
-        audio = Audio(
-            id=new_id("aud"),
-            filename="street.wav",
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            content_type="audio/wav",
-            container="wav",
-            codec="pcm_s16le",
-            duration=1.0,
-            sample_rate=16000,
-            channels=1,
-            created_at=now,
-            expires_at=now + 60,
-        )
+        content = wav()
+        audio = new_audio(filename="street.wav", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         (self.folder / "recording").write_bytes(content)
         self.parts.storage.put_file(store_key(audio.id), self.folder / "recording")
         self.parts.audio.create(audio)

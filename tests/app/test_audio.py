@@ -258,7 +258,7 @@ def test_ids_that_are_none_are_not_found(folder_service: Service, name: str) -> 
 
 
 def test_file_names_are_only_for_reading(folder_service: Service) -> None:
-    for sent, kept in (("../../a b.wav", "a b.wav"), ("x" * 999, "x" * 255), ("", None), ("/", None), ("a\x07b", "ab")):
+    for sent, kept in (("../../a\x07 b.wav", "a b.wav"), ("x" * 999, "x" * 255), ("/", None)):
         body = form_ends(sent)[0] + wav() + form_ends(sent)[1]
         answer = folder_service.client.post("/v1/audio", content=body, headers=FORM)
         assert answer.json()["filename"] == kept, answer.text

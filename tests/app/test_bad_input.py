@@ -1,17 +1,23 @@
 """Nothing that a stranger sends makes an answer of 500 or more, or leaves anything behind."""
 
 import json
+import os
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.app.conftest import Service
 
+pytestmark = pytest.mark.soak
+
 fuzz = hypothesis_settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=500 if os.environ.get("EARMARK_SOAK") else 25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 # Every text that JSON can carry, with lone surrogates, which are no Unicode.
 TEXT = st.text(st.characters(), max_size=12)
@@ -80,13 +86,15 @@ def test_any_path_and_parameter(folder_service: Service, path: bytes, text: str)
         survives(folder_service, folder_service.client.get(route + escaped))
     query = "".join(f"%{byte:02x}" for byte in text.encode("utf-8", "surrogatepass"))
     for name in ("q", "model", "limit", "askable"):
+        survives(folder_service, folder_service.client.get(f"/v1/separations?cursor={query}&{name}={query}"))
         answer = folder_service.client.get(f"/v1/labels?{name}={query}")
         if answer.status_code != 503:  # a model that nobody announced
             survives(folder_service, answer)
 
 
 def test_any_header(folder_service: Service) -> None:
-    url = folder_service.upload()["url"]
+    urls = [folder_service.upload()["url"], f"/v1/separations/{folder_service.separate()['id']}"]
+    folder_service.parts.jobs.cancel(urls[1].rpartition("/")[2])
 
     @fuzz
     @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
@@ -94,7 +102,8 @@ def test_any_header(folder_service: Service) -> None:
     @example("-" + "9" * 30)
     def survive(value: str) -> None:
         for name in ("Range", "If-Range", "If-None-Match", "X-Request-Id", "Accept", "Prefer"):
-            for sent in (value, f"bytes={value}"):
+            sent = f"bytes={value}" if name == "Range" else f"wait={value}" if name == "Prefer" else value
+            for url in urls:
                 survives(folder_service, folder_service.client.get(url, headers={name: sent.strip()}))
 
     survive()

@@ -11,15 +11,15 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from app.audio.records import Audio, AudioRecords, store_key
+from app.audio.records import AudioRecords, store_key
 from app.errors import NotFound
 from app.housekeeping import Housekeeping
-from app.ids import new_id
 from app.jobs import Jobs
 from app.leftovers import Leftovers
-from app.lifecycle import Job, TargetState
+from app.lifecycle import Job
 from app.settings import Settings
 from app.storage import Storage
+from tests.app.records import new_audio, new_job
 
 
 @pytest.fixture
@@ -41,38 +41,6 @@ def storage(settings: Settings) -> Storage:
 @pytest.fixture
 def housekeeping(redis: Redis, storage: Storage, settings: Settings) -> Housekeeping:
     return Housekeeping(redis, storage, settings)
-
-
-def new_job(audio_ids: list[str] | None = None) -> Job:
-    now = time.time()
-    return Job(
-        id=new_id("sep"),
-        kind="separation",
-        model="base",
-        request={},
-        audio_ids=audio_ids or [],
-        targets=[TargetState(name="dog")],
-        created_at=now,
-        changed_at=now,
-        expires_at=now + 3600,
-    )
-
-
-def new_audio(expires_at: float) -> Audio:
-    return Audio(
-        id=new_id("aud"),
-        filename=None,
-        bytes=3,
-        sha256="0" * 64,
-        content_type="audio/wav",
-        container="wav",
-        codec="pcm_s16le",
-        duration=1.0,
-        sample_rate=44100,
-        channels=1,
-        created_at=0.0,
-        expires_at=expires_at,
-    )
 
 
 def store(storage: Storage, key: str, folder: Path) -> None:
@@ -179,7 +147,7 @@ def test_an_expired_upload_goes_unless_a_job_needs_it(
     audio = new_audio(expires_at=time.time() - 1)
     store(storage, store_key(audio.id), tmp_path)
     records.create(audio)
-    job = jobs.create(new_job([audio.id]))
+    job = jobs.create(new_job(audio.id))
     housekeeping.tidy()
     assert storage.size(store_key(audio.id)) == 3
     jobs.cancel(job.id)

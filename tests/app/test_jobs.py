@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.audio.records import Audio, AudioRecords, users_key
+from app.audio.records import AudioRecords, users_key
 from app.errors import AlreadyOver, AudioInUse, NotFound, QueueFull, RecordTooNew
-from app.ids import new_id
 from app.jobs import Jobs, events_key, queue_name, record_key
 from app.lifecycle import Job, JobError, TargetState
 from app.settings import Settings
+from tests.app.records import new_audio, new_job
 
 
 @pytest.fixture
@@ -25,21 +25,7 @@ def audio(redis: Redis) -> AudioRecords:
 
 @pytest.fixture
 def upload(audio: AudioRecords) -> str:
-    now = time.time()
-    record = Audio(
-        id=new_id("aud"),
-        filename=None,
-        bytes=1,
-        sha256="0",
-        content_type="audio/wav",
-        container="wav",
-        codec="pcm_s16le",
-        duration=1.0,
-        sample_rate=8000,
-        channels=1,
-        created_at=now,
-        expires_at=now + 60,
-    )
+    record = new_audio()
     audio.create(record)
     return record.id
 
@@ -47,21 +33,6 @@ def upload(audio: AudioRecords) -> str:
 @pytest.fixture
 def job(upload: str) -> Job:
     return new_job(upload)
-
-
-def new_job(*uploads: str) -> Job:
-    now = time.time()
-    return Job(
-        id=new_id("sep"),
-        kind="separation",
-        model="base",
-        request={},
-        audio_ids=list(uploads),
-        targets=[TargetState(name="dog")],
-        created_at=now,
-        changed_at=now,
-        expires_at=now + 60,
-    )
 
 
 DONE = [TargetState(name="dog", status="succeeded")]
