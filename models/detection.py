@@ -58,6 +58,11 @@ class Detection:
     duration: float
 
 
+def row_seconds(detector: Detector) -> float:
+    """How long one row of a timeline is."""
+    return detector.frame_seconds * detector.rows_held
+
+
 class Timeline:
     """Takes a mono recording at the detector's rate block by block, and gives its framewise curve (F, C).
 
@@ -68,7 +73,8 @@ class Timeline:
     def __init__(self, detector: Detector, hear: Callable[[Tensor], Tensor]) -> None:
         """hear: windows (1, T) -> framewise (1, rows, C)."""
         self._hear = hear
-        self._frame = detector.frame_seconds * detector.rate  # samples a row
+        self._repeats = detector.rows_held
+        self._frame = row_seconds(detector) * detector.rate  # samples a row
         self._size = detector.window_samples
         self._rows = round(self._size / self._frame)
         self._stride_rows = self._rows // 2
@@ -83,7 +89,7 @@ class Timeline:
         self._held = torch.cat([self._held, block])
         # One sample more than a window: then it is not the last.
         while len(self._held) > self._size:
-            rows = self._hear(self._held[None, : self._size])[0]
+            rows = self._rows_of(self._held[: self._size])
             self._keep(rows[: self._margin_rows + self._stride_rows])
             before = self._first_sample(self._start_row)
             self._start_row += self._stride_rows
@@ -94,8 +100,12 @@ class Timeline:
         samples = self._first_sample(self._start_row) + len(self._held)
         rows = max(1, math.ceil(samples / self._frame))
         window = F.pad(self._held, (0, self._size - len(self._held)))
-        self._keep(self._hear(window[None])[0][: rows - self._start_row])
+        self._keep(self._rows_of(window)[: rows - self._start_row])
         return torch.cat(self._kept)
+
+    def _rows_of(self, window: Tensor) -> Tensor:
+        # Of what the network only repeats one row is kept: two hours of all repeats would be 1.5 GB.
+        return self._hear(window[None])[0][:: self._repeats]
 
     def _first_sample(self, row: int) -> int:
         return round(row * self._frame)

@@ -190,7 +190,7 @@ class Engine:
         detector = self._detector
         blocks = (mono(block) for block in at_rate(source, detector.rate))
         curve, samples = detection.framewise(detector, blocks, self._listener.framewise, cancelled)
-        return detection.timeline(curve, detector.frame_seconds, samples / detector.rate, top, threshold)
+        return detection.timeline(curve, detection.row_seconds(detector), samples / detector.rate, top, threshold)
 
     # Separation
 

@@ -28,6 +28,7 @@ class Detector(Protocol):
     embedding_size: int
     window_samples: int  # what the timeline of a long recording feeds at once
     frame_seconds: float  # one framewise row of such a window: row i covers [i, i + 1) * frame_seconds
+    rows_held: int  # how many rows one step of the network fills: the others only repeat the first
 
     def __call__(self, waveforms: Tensor) -> DetectorOutput: ...
 

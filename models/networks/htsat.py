@@ -59,7 +59,7 @@ class HTSAT(nn.Module):
         super().__init__()
         hyper = hyper or HyperParameters()
         last = len(hyper.depths) - 1
-        rows, _ = hyper.grid(last)
+        rows, columns = hyper.grid(last)
         if rows % hyper.runs:
             raise ValueError(f"{rows} rows of the last stage do not unfold into {hyper.runs} runs")
         self.hyper = hyper
@@ -67,6 +67,7 @@ class HTSAT(nn.Module):
         self.embedding_size = hyper.channels << last
         self.window_samples = hyper.window_samples
         self.frame_seconds = hyper.window_samples / hyper.rate / hyper.frames
+        self.rows_held = hyper.frames // (hyper.runs * columns)
 
         filters = mel_bands(hyper.fft_size, hyper.rate, hyper.bands, hyper.lowest_hz, hyper.highest_hz)
         self.register_buffer("band_filters", filters, persistent=False)

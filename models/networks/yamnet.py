@@ -50,6 +50,7 @@ class Yamnet(nn.Module):
     map_rows = 4
     map_frames = 16
     frame_seconds = HOP_FRAMES * HEARD_HOP / HEARD_RATE
+    rows_held = 1
     class_indices: Tensor
     mel: Tensor
     window: Tensor

@@ -33,6 +33,7 @@ class BandDetector(nn.Module):
     embedding_size = BANDS
     window_samples = 4 * RATE
     frame_seconds = 0.1
+    rows_held = 1
 
     def powers(self, waveforms: Tensor) -> Tensor:
         power = stft(waveforms, 1024, 320).abs().square()

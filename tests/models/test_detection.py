@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from models import labels
-from models.detection import Timeline, framewise, smoothed, spans, timeline
+from models.detection import Timeline, framewise, row_seconds, smoothed, spans, timeline
 from models.errors import Cancelled
 from models.networks import Detector, DetectorOutput
 
@@ -24,6 +24,7 @@ class LevelDetector(nn.Module):
     embedding_size = 1
     window_samples = 20 * FRAME
     frame_seconds = FRAME / RATE
+    rows_held = 1
 
     def forward(self, waveforms: Tensor) -> DetectorOutput:
         rows = waveforms.abs().unflatten(1, (-1, FRAME)).mean(dim=2)
@@ -42,6 +43,25 @@ def curve_of(recording: Tensor, blocks: int) -> Tensor:
     curve, samples = framewise(detector, recording.split(blocks), hear)
     assert samples == len(recording)
     return curve
+
+
+class HoldingDetector(LevelDetector):
+    """Says each of its rows five times, as the paper's detector says its own 32 times."""
+
+    frame_seconds = FRAME / RATE / 5
+    rows_held = 5
+
+    def forward(self, waveforms: Tensor) -> DetectorOutput:
+        heard = super().forward(waveforms)
+        return heard._replace(framewise=heard.framewise.repeat_interleave(5, dim=1))
+
+
+def test_rows_that_only_repeat_are_kept_once():
+    recording = torch.rand(7777)
+    holding = cast(Detector, HoldingDetector())
+    curve, _ = framewise(holding, recording.split(1000), lambda windows: holding(windows).framewise)
+    assert torch.equal(curve, curve_of(recording, 1000))
+    assert row_seconds(holding) == pytest.approx(FRAME / RATE)
 
 
 @settings(max_examples=50, deadline=None)

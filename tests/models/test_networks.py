@@ -28,6 +28,8 @@ def test_the_detector_hears_clips_of_any_length_up_to_its_own(ear, samples):
     heard = ear(torch.randn(3, samples))
     assert heard.clipwise.shape == (3, 5)
     assert heard.framewise.shape == (3, 256, 5)
+    steps = heard.framewise.unflatten(1, (-1, ear.rows_held))
+    assert (steps == steps[:, :, :1]).all(), "rows of a step repeat the first"
     assert heard.embedding.shape == (3, 16) == (3, ear.embedding_size)
     assert all(answer.isfinite().all() for answer in heard)
 
