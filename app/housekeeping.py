@@ -21,9 +21,10 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from app.audio.records import AudioRecords, store_key
-from app.errors import AudioInUse, EarmarkError, NotFound
+from app.errors import AudioInUse, EarmarkError, NotFound, StoreUnavailable
 from app.jobs import Jobs, connect
 from app.leftovers import Leftovers
+from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
 
@@ -45,6 +46,8 @@ class Housekeeping:
         self._jobs = Jobs(redis, settings)
         self._audio = AudioRecords(redis, settings)
         self._leftovers = Leftovers(redis)
+        self._registry = Registry(redis, settings)
+        self._abandoned: list[str] = []  # prefixes of executions that died; the ledger has them too
         self._taken_since: dict[tuple[str, str], float] = {}
         self._tidy_next = 0.0
 
@@ -55,6 +58,10 @@ class Housekeeping:
             self._drop_the_dropped(queue)
         for job_id in self._jobs.lost():
             self._guarded(self._bring_back, job_id)
+        # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.
+        while self._abandoned:
+            self._storage.delete_prefix(self._abandoned[-1])
+            self._abandoned.pop()
         if time.monotonic() >= self._tidy_next:
             self._tidy_next = time.monotonic() + TIDY_SECONDS
             self.tidy()
@@ -67,6 +74,8 @@ class Housekeeping:
             self._guarded(self._expire_audio, audio_id)
         for prefix in self._leftovers.due():
             self._guarded(self._delete, prefix)
+        for model in self._registry.models():
+            self._registry.forget_dead(model.name)
         self._jobs.trim()
         swept = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
         if swept:
@@ -110,7 +119,7 @@ class Housekeeping:
         log.warning("job %s was lost (execution %s): %s", job_id, before.execution, after.status)
         if before.execution is not None:
             # Should that execution live after all, it cannot publish, and deletes what it stores from now on itself.
-            self._storage.delete_prefix(Jobs.output_prefix(before, before.execution))
+            self._abandoned.append(Jobs.output_prefix(before, before.execution))
 
     # What has expired
 
@@ -145,8 +154,8 @@ class Housekeeping:
         """One thing that fails must not keep the rest from being done; the next round tries again."""
         try:
             step(name)
-        except RedisError:
-            raise
+        except (RedisError, StoreUnavailable):
+            raise  # the rest would fail too, each after a long wait
         except EarmarkError as error:
             log.error("%s: %s", name, error)
         except Exception:
@@ -171,6 +180,8 @@ def run(settings: Settings) -> None:
                 housekeeping.round()
         except (RedisError, EarmarkError) as error:
             log.error("a round failed: %s", error)
+        except Exception:  # a defect of one step must not end the others' rounds
+            log.exception("a round failed")
         stopping.wait(settings.sweep_seconds)
     _let_go(lock)
 

@@ -12,7 +12,7 @@ from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
 from app.audio.records import AudioRecords, store_key
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.housekeeping import Housekeeping
 from app.jobs import Jobs
 from app.leftovers import Leftovers
@@ -170,3 +170,29 @@ def test_what_nobody_owns_is_removed_when_its_time_has_come(
     housekeeping.tidy()
     assert storage.keys("separations/sep_x") == []
     assert Leftovers(redis).due() == []
+
+
+class AwayStore(Storage):
+    """A store that answers no request to delete, and counts them."""
+
+    asked = 0
+
+    def delete_prefix(self, prefix: str) -> int:
+        self.asked += 1
+        raise StoreUnavailable()
+
+
+def test_lost_work_does_not_wait_for_a_store_that_is_away(redis: Redis, jobs: Jobs, settings: Settings):
+    """Each request may last as long as the store's patience: one a round, after everything that needs no store."""
+    away = AwayStore.open(settings)
+    assert isinstance(away, AwayStore)
+    housekeeping = Housekeeping(redis, away, settings)
+    lost = [jobs.create(new_job()) for _ in range(3)]
+    for job in lost:
+        take(jobs.queue("base"), job, f"e-{job.id}", beat_seconds=-0.1)
+        jobs.claim(job.id, f"e-{job.id}")
+        Leftovers(redis).add(None, f"separations/{job.id}", 0.0)
+    with pytest.raises(StoreUnavailable):
+        housekeeping.round()
+    assert away.asked == 1
+    assert sorted(jobs.queue("base").get_job_ids()) == sorted(job.id for job in lost)
