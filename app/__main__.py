@@ -14,7 +14,7 @@ CONNECTIONS = 512  # at once; more are answered 503 at the door
 KEEP_ALIVE = 10  # s an idle connection is kept
 GRACEFUL = 10  # s that running requests get when the server stops
 
-cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
 

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     model: str = Field(
         default="base", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="the model asked for by default"
     )
+    worker_threads: int = Field(
+        default=0, ge=0, description="threads one worker computes with on a CPU; 0: one a core, right for one worker"
+    )
     job_timeout: float = Field(default=1800.0, gt=0, description="seconds one execution of a job may take")
     job_attempts: int = Field(
         default=5, ge=1, le=100, description="executions of one job that may die before it is given up"

@@ -1,35 +1,56 @@
 """`python -m worker`: loads a model and takes jobs for it off the queue until it is told to stop."""
 
 import logging
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from app.settings import Settings
 
-cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False)
+cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXIT_UNUSABLE = 2
+EXIT_CUT_OFF = 1
 
 
 @cli.command()
 def main(
     model: Annotated[str | None, typer.Option(help="A preset's name, or a folder of weights.  [default: base]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, or exact: float32 without shortcuts.")] = "auto",
+    precision: Annotated[Literal["auto", "exact"], typer.Option(help="exact: float32 without shortcuts.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=0, help="Threads to compute with; 0: one a core.  [default: EARMARK_WORKER_THREADS, or 0]"),
+    ] = None,
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
     hand_over_after: Annotated[
         float, typer.Option(help="Seconds a job may still run after SIGTERM before it goes back to the queue.")
     ] = 20.0,
 ) -> None:
-    """Works on the queue `earmark:MODEL`; the queue and the store come from EARMARK_* variables."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    from worker.service import WorkerUnusable, work
+    """Works on the queue `earmark:MODEL`; the queue and the store come from EARMARK_* variables.
 
-    settings = Settings()
+    Several workers on one host that compute on its CPU share its cores: give each its part with --threads.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = _settings(threads)
+    from worker.service import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
+
     try:
         work(settings, model or settings.model, device, precision, burst=burst, hand_over_after=hand_over_after)
     except WorkerUnusable as error:
         typer.secho(f"The worker cannot start: {error}", fg="red", err=True)
+        raise typer.Exit(EXIT_UNUSABLE) from None
+    except CutOff as error:
+        typer.secho(f"The worker ends: {error}", fg="red", err=True)
+        raise typer.Exit(EXIT_CUT_OFF) from None
+
+
+def _settings(threads: int | None) -> Settings:
+    try:
+        return Settings() if threads is None else Settings(worker_threads=threads)
+    except ValidationError as error:
+        for fault in error.errors():
+            typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
 
 

@@ -48,7 +48,8 @@ class Deadline(UnixSignalDeathPenalty):
     """RQ's alarm clock, raising `TimedOut` where RQ would raise its `JobTimeoutException`."""
 
     def __init__(self, timeout: int, exception: Any = JobTimeoutException, **details: Any) -> None:
-        super().__init__(timeout, TimedOut if exception is JobTimeoutException else exception, **details)
+        raised: Any = TimedOut if exception is JobTimeoutException else exception
+        super().__init__(timeout, raised, **details)
 
 
 class Signals:
@@ -109,6 +110,8 @@ class Watch(threading.Thread):
                 self.beat()
             except RedisError as error:
                 logger.warning("heartbeat lost: %s", error)
+            except Exception:  # whatever it is, the clock must go on
+                logger.exception("heartbeat failed")
 
     def end_process(self) -> None:
         logger.critical("a job ignores its timeout: this process ends")
@@ -154,6 +157,7 @@ class GpuWorker(SimpleWorker):
         self.heartbeat_timeout = math.ceil(heartbeat_timeout)
         self.hand_over_after = hand_over_after
         self.on_overrun = on_overrun
+        self.told_to_stop = False
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
             [queue],
@@ -236,6 +240,7 @@ class GpuWorker(SimpleWorker):
     def handle_warm_shutdown_request(self) -> None:
         """SIGTERM or Ctrl-C: the running job may finish, for a while; then it goes back to the queue."""
         super().handle_warm_shutdown_request()
+        self.told_to_stop = True
         timer = threading.Timer(self.hand_over_after, self.signals.hand_over.set)
         timer.daemon = True
         timer.start()

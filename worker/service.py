@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 
+import torch
 from redis import Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -12,7 +13,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from app.errors import StoreUnavailable
+from app.errors import ModelUnavailable, StoreUnavailable
 from app.jobs import TASKS, Jobs, connect, queue_name
 from app.lifecycle import JobError
 from app.registry import Registry
@@ -20,6 +21,7 @@ from app.settings import Settings
 from app.storage import Storage
 from models.engine import Engine
 from models.errors import ModelsError
+from models.precision import Precision
 from worker.gpu_worker import GpuWorker, Signals
 from worker.scratch import Scratch
 from worker.tasks import separate
@@ -34,33 +36,50 @@ class WorkerUnusable(Exception):
     """The worker cannot begin; the message is for whoever started it."""
 
 
-def work(settings: Settings, model: str, device: str, precision: str, *, burst: bool, hand_over_after: float) -> None:
-    """Take jobs of a model until told to stop; with `burst`, until none is left. Raises WorkerUnusable.
+class CutOff(Exception):
+    """The worker ends without having been told to; who started it should start another."""
+
+
+def work(
+    settings: Settings, model: str, device: str, precision: Precision, *, burst: bool, hand_over_after: float
+) -> None:
+    """Take jobs of a model until told to stop; with `burst`, until none is left. Raises WorkerUnusable, CutOff.
 
     model: a preset's name or a folder; `hand_over_after`: as in `GpuWorker`.
     """
     began = time.monotonic()
+    if settings.worker_threads:
+        torch.set_num_threads(settings.worker_threads)
     engine = _load(model, device, precision)
     description = engine.describe()
     redis = _patient(connect(settings))
     registry = Registry(redis, settings)
     bench = _bench(engine, redis, settings)
-    worker = _worker(bench, queue_name(description["name"]), redis, hand_over_after)
     try:
-        registry.announce(description, worker.name)
-    except RedisError as error:
-        raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
-    logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
-    presence = _Presence(registry, description["name"], worker.name, settings.heartbeat_seconds)
-    presence.start()
-    try:
-        worker.work(burst=burst, logging_level="WARNING")  # what RQ tells of each job, we tell too
+        try:
+            worker = _worker(bench, queue_name(description["name"]), redis, hand_over_after)
+            registry.announce(description, worker.name)
+        except RedisError as error:
+            raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
+        logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
+        _take_jobs(worker, _Presence(registry, description, worker.name, settings.heartbeat_seconds), burst)
     finally:
-        presence.stop()
         bench.scratch.close()
 
 
-def _load(model: str, device: str, precision: str) -> Engine:
+def _take_jobs(worker: GpuWorker, presence: "_Presence", burst: bool) -> None:
+    presence.start()
+    try:
+        worker.work(burst=burst, logging_level="WARNING")  # what RQ tells of each job, we tell too
+    except RedisError as error:
+        raise CutOff(f"the queue's server stays away: {error}") from error
+    finally:
+        presence.stop()
+    if not burst and not worker.told_to_stop:  # RQ logs what happened, and returns as if all were well
+        raise CutOff("it could not go on; the messages above say why")
+
+
+def _load(model: str, device: str, precision: Precision) -> Engine:
     try:
         return Engine.load(model, device=device, precision=precision)
     except (ModelsError, OSError, ValueError) as error:
@@ -105,12 +124,14 @@ def _worker(bench: Workbench, queue: str, redis: Redis, hand_over_after: float) 
 
 
 class _Presence(threading.Thread):
-    """Tells the registry that the worker lives, whether it works or waits."""
+    """Tells the registry that the worker lives, whether it works or waits, and what it can do should the server
+    have lost that."""
 
-    def __init__(self, registry: Registry, model: str, worker: str, interval: float) -> None:
+    def __init__(self, registry: Registry, description: dict, worker: str, interval: float) -> None:
         super().__init__(name="earmark-presence", daemon=True)
         self._registry = registry
-        self._model = model
+        self._description = description
+        self._model: str = description["name"]
         self._worker = worker
         self._interval = interval
         self._over = threading.Event()
@@ -118,9 +139,18 @@ class _Presence(threading.Thread):
     def run(self) -> None:
         while not self._over.wait(self._interval):
             try:
-                self._registry.beat(self._model, self._worker)
+                self._beat()
             except RedisError as error:
                 logger.warning("the queue's server does not answer: %s", error)
+
+    def _beat(self) -> None:
+        try:
+            self._registry.model(self._model)
+        except ModelUnavailable:
+            logger.warning("the queue's server has lost what it held; announcing %s again", self._model)
+            self._registry.announce(self._description, self._worker)
+        else:
+            self._registry.beat(self._model, self._worker)
 
     def stop(self) -> None:
         self._over.set()

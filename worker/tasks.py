@@ -4,12 +4,14 @@ import logging
 import os
 import signal
 import time
+import traceback
+from contextlib import suppress
 
 import torch
 from redis.exceptions import RedisError
 from rq import Retry
 
-from app.errors import EarmarkError, NotFound, Unavailable
+from app.errors import AlreadyOver, EarmarkError, NotFound, Unavailable
 from app.lifecycle import Job, JobError
 from models.errors import Cancelled, ModelsError
 from worker.gpu_worker import TimedOut
@@ -89,6 +91,7 @@ def _unforeseen(bench: Workbench, job: Job, execution: str, error: Exception) ->
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         logger.exception("%s: out of memory", job.id)
         _fail(bench, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors
         torch.cuda.empty_cache()
         return None
     if isinstance(error, torch.AcceleratorError):
@@ -106,7 +109,8 @@ def _let_go(bench: Workbench, job: Job, execution: str) -> Retry | None:
         logger.info("%s: handed over", job.id)
         return AGAIN
     if bench.signals.stop.is_set() and not bench.jobs.should_stop(job.id, execution):
-        bench.jobs.cancel(job.id)
+        with suppress(AlreadyOver, NotFound):
+            bench.jobs.cancel(job.id)
     bench.jobs.stop(job.id, execution)
     logger.info("%s: stopped", job.id)
     return None

@@ -30,6 +30,9 @@ RATE = 16_000
 # So that deaths are noticed in seconds; the promise of 30 s is tested with the defaults.
 QUICK = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
 
+# Several workers share the cores, and each of OpenMP's threads waits busily for its own.
+ONE_THREAD = {"EARMARK_WORKER_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 
 def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Waits until `condition()` is true and returns what it was."""
@@ -82,7 +85,7 @@ class Deployment:
             program = subprocess.Popen(
                 [sys.executable, "-m", *words],
                 cwd=ROOT,
-                env={**os.environ, **self.settings.as_environment(), "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **self.settings.as_environment(), **ONE_THREAD},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

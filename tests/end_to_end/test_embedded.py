@@ -17,7 +17,7 @@ import psutil
 import pytest
 import soundfile
 
-from tests.end_to_end.deployment import RATE, ROOT, eventually
+from tests.end_to_end.deployment import ONE_THREAD, RATE, ROOT, eventually
 from tests.media_files import noise, not_media, wav_bytes, write_flac_silence
 
 CODES = {"audio_undecodable", "audio_too_long", "audio_too_wide"}
@@ -46,7 +46,7 @@ class Service:
         return [*words, "--weights", str(self.model)]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **ONE_THREAD}
 
     def _ready(self, begun: int) -> str | None:
         said = self.log.read_bytes()[begun:].decode()

@@ -79,6 +79,14 @@ def test_no_job_is_lost_when_the_queue_restarts(deploy: Deploy):
     assert worker.poll() is None, "a restart of the queue's server costs a worker nothing"
 
 
+def test_a_worker_announces_itself_again_to_a_server_that_lost_everything(deploy: Deploy):
+    deployment = deploy()
+    deployment.start_worker()
+    deployment.redis.flushall()
+    eventually(lambda: deployment.registry.models() and deployment.registry.workers("base") == 1, 10)
+    deployment.wait(deployment.submit(deployment.upload(), DOG))
+
+
 def test_of_two_workers_with_the_same_job_one_publishes(deploy: Deploy):
     """One is paused until it is taken for dead, and goes on when another has its job."""
     deployment = deploy()
@@ -123,6 +131,7 @@ def test_a_worker_says_why_it_cannot_start(deploy: Deploy):
     deployment = deploy()
     program = deployment.start("worker", "--model", "no-such-model")
     assert program.wait(60) == 2
-    said = (deployment.folder / "worker-0.log").read_text().splitlines()
-    assert said[-1].startswith("The worker cannot start: the model no-such-model does not load")
+    said = (deployment.folder / "worker-0.log").read_text()
+    assert said.splitlines()[-1].startswith("The worker cannot start: the model no-such-model does not load")
     assert "Traceback" not in said
+    assert deployment.temporary_files() == []
