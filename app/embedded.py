@@ -48,8 +48,9 @@ def run(settings: Settings, say: Callable[[str], None], weights: Path | None = N
                 return
             _start_programs(supervisor, children, weights, listener)
             say(f"Earmark is starting at {address} (loading the model) ...")
-            if supervisor.wait_until(lambda: _is_ready(address), stopping.is_set):
+            if supervisor.wait_until(lambda: bool(_served(address)), stopping.is_set):
                 say(f"Earmark is ready: {address}   API: {address}/docs   data: {children.home}   stop: Ctrl-C")
+                _warn_of_another_model(_served(address), settings.model, say)
             while not stopping.wait(0.2):
                 supervisor.keep()
         finally:
@@ -157,10 +158,20 @@ def _answers(redis_url: str) -> bool:
         return False
 
 
-def _is_ready(address: str) -> bool:
-    """The API answers that queue and store do, and at least one worker has announced itself."""
+def _warn_of_another_model(served: set[str], default: str, say: Callable[[str], None]) -> None:
+    if served and default not in served:
+        name = min(served)
+        say(
+            f'Its model is {name}, but requests are for {default} unless they say "model": "{name}"; '
+            f"start with --model {name} to change that"
+        )
+
+
+def _served(address: str) -> set[str]:
+    """The models that have a worker, once the API answers that queue and store do."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
     try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=2.0) as answer:  # noqa: S310 (our own address)
-            return sum(json.load(answer)["workers"].values()) > 0
+        with direct.open(f"{address}/readyz", timeout=2.0) as answer:
+            return {model for model, workers in json.load(answer)["workers"].items() if workers}
     except (OSError, ValueError):
-        return False
+        return set()

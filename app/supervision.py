@@ -58,16 +58,22 @@ class Program:
         now = time.monotonic()
         if self.process is None:
             if now >= self._start_again:
-                self.start()
+                try:
+                    self.start()
+                except OSError as error:  # no memory or no process number left: that may pass
+                    self._died(f"not started: {error.strerror}")
             return
         status = self.process.poll()
-        if status is None:
-            return
-        self.process = None
+        if status is not None:
+            self.process = None
+            self._died(_describe(status))
+
+    def _died(self, how: str) -> None:
+        now = time.monotonic()
         self.deaths = self.deaths + 1 if now - self._started < STEADY else 1
         wait = min(FIRST_WAIT * 2 ** (self.deaths - 1), LONGEST_WAIT)
         self._start_again = now + wait
-        logger.warning("%s ended (%s); starting it again in %.1f s", self.name, _describe(status), wait)
+        logger.warning("%s ended (%s); starting it again in %.1f s", self.name, how, wait)
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL once it was given `patience` seconds."""

@@ -2,9 +2,11 @@
 what came back. Exits 0 only if the stem improved by 3 dB or more and stem + residual is the mixture, sample by sample.
 """
 
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +26,7 @@ MIXTURE, TARGET, EXAMPLE = (RECORDINGS / f"{name}.flac" for name in ("mixture", 
 NAME = "birds"
 LEAST_IMPROVEMENT_DB = 3.0
 READY_SECONDS = 180.0
+TIMEOUT_SECONDS = 60.0
 
 console = Console()
 
@@ -36,23 +39,26 @@ def main(
     output.mkdir(parents=True, exist_ok=True)
     try:
         if url:
-            passed = _demonstrate(url, output, lambda: True)
+            with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS) as client:
+                passed = _demonstrate(client, output, lambda: True)
         else:
             with tempfile.TemporaryDirectory(prefix="earmark-demo-") as home:
                 passed = _with_service(Path(home), output)
-    except DemoFailed as error:
-        console.print(f"[red]{error}")
+    except (DemoFailed, httpx.HTTPError) as error:
+        console.print(f"[red]{error}" + ("" if url else f" (the service's messages: {output / 'service.log'})"))
         passed = False
     raise typer.Exit(0 if passed else 1)
 
 
 def _with_service(home: Path, output: Path) -> bool:
     port = _free_port()
+    # Not by way of a proxy that the environment may name.
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_SECONDS, trust_env=False)
     command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
-    with (output / "service.log").open("wb") as log:
+    with client, (output / "service.log").open("wb") as log:
         service = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  our own program
         try:
-            return _demonstrate(f"http://127.0.0.1:{port}", output, lambda: service.poll() is None)
+            return _demonstrate(client, output, lambda: service.poll() is None)
         finally:
             service.terminate()
             try:
@@ -62,22 +68,21 @@ def _with_service(home: Path, output: Path) -> bool:
                 service.wait()
 
 
-def _demonstrate(url: str, output: Path, running) -> bool:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        with console.status("starting the service: queue, worker, API"):
-            wait_until_ready(client, running, READY_SECONDS)
-        mixture, example = upload(client, MIXTURE), upload(client, EXAMPLE)
-        with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
-            task = bar.add_task("queued", total=1.0)
-            job = separate(
-                client,
-                mixture["id"],
-                example["id"],
-                NAME,
-                lambda ratio, stage: bar.update(task, completed=ratio, description=stage),
-            )
-            bar.update(task, completed=1.0, description="done")
-        paths = download(client, job, output)
+def _demonstrate(client: httpx.Client, output: Path, running: Callable[[], bool]) -> bool:
+    with console.status("starting the service: queue, worker, API"):
+        wait_until_ready(client, running, READY_SECONDS)
+    mixture, example = upload(client, MIXTURE), upload(client, EXAMPLE)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("queued", total=1.0)
+        job = separate(
+            client,
+            mixture["id"],
+            example["id"],
+            NAME,
+            lambda ratio, stage: bar.update(task, completed=ratio, description=stage),
+        )
+        bar.update(task, completed=1.0, description="done")
+    paths = download(client, job, output)
     return _judge(job, paths, output)
 
 
@@ -111,8 +116,6 @@ def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 

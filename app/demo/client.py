@@ -19,7 +19,7 @@ def wait_until_ready(client: httpx.Client, running: Callable[[], bool], seconds:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not running():
-            raise DemoFailed("the service ended before it was ready: its messages stand above")
+            raise DemoFailed("the service ended before it was ready")
         try:
             answer = client.get("/readyz")
             if answer.status_code == 200 and client.get("/v1/models").json()["data"]:
