@@ -44,11 +44,6 @@ class Format(NamedTuple):
     channels: int
     rates: tuple[int, ...] | None = None
 
-    @property
-    def lossless(self) -> bool:
-        """Whether rate, channels, length and (at its bit depth) every sample are kept."""
-        return bool(self.bit_depths)
-
 
 _MPEG_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FORMATS: dict[str, Format] = {

@@ -193,10 +193,6 @@ class Levels:
         steps = [*self._steps, self._open.tolist()] if self._filled or not self._steps else self._steps
         return torch.tensor(steps, dtype=torch.float64).T
 
-    def totals(self) -> Tensor:
-        """(streams,)"""
-        return self.steps().sum(dim=1)
-
 
 class Gate:
     """The gain of one stem: `gain_db` for all of it, and an envelope that lowers what lies far below its loudest.
