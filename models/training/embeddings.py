@@ -13,7 +13,6 @@ from models.query import BASE_RULES, cut
 from models.training.variety import SPEEDS, at_speed, filter_curve
 
 VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
-LONGEST = 10 * RATE
 BATCH = 64
 
 
