@@ -101,6 +101,7 @@ class Supervisor:
         self.programs.append(program)
 
     def keep(self) -> None:
+        """Looks after every program once; to be called a few times a second."""
         for program in self.programs:
             program.keep()
 
@@ -120,6 +121,7 @@ class Supervisor:
         return False
 
     def stop(self) -> None:
+        """Stops all programs, the last one first."""
         while self.programs:
             self.programs.pop().stop()
 

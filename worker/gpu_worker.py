@@ -60,6 +60,7 @@ class Signals:
         self.hand_over = threading.Event()
 
     def clear(self) -> None:
+        """Forget what was asked of the last job."""
         self.stop.clear()
         self.hand_over.clear()
 
@@ -114,6 +115,7 @@ class Watch(threading.Thread):
                 logger.exception("heartbeat failed")
 
     def end_process(self) -> None:
+        """End it at once, with EXIT_OVERRUN: no exception reaches a call that does not come back."""
         logger.critical("a job ignores its timeout: this process ends")
         try:
             self.on_overrun()
@@ -121,6 +123,7 @@ class Watch(threading.Thread):
             os._exit(EXIT_OVERRUN)
 
     def stop(self) -> None:
+        """The job is over; wait for the last beat."""
         self.over.set()
         self.join()
 

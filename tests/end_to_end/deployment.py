@@ -1,12 +1,13 @@
 """A deployment whose programs can be killed one by one."""
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ class Deployment:
         self.server.stop()
         time.sleep(away)
         self.server = self._serve_queue(port)
+
+    @contextlib.contextmanager
+    def paused_queue(self) -> Iterator[None]:
+        """The queue's server neither answers nor hangs up meanwhile."""
+        server: Any = self.redis.info("server")
+        os.kill(server["process_id"], signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(server["process_id"], signal.SIGCONT)
 
     # Programs
 

@@ -233,7 +233,7 @@ def test_a_killed_worker_is_replaced(service: Service):
 
 def test_what_was_accepted_survives_the_service(service: Service):
     """Stopped with jobs that wait and one that runs, started again on the same folder: all are done."""
-    addresses = [service.separate(60.0) for _ in range(3)]
+    addresses = [service.separate(60.0), service.separate(), service.separate()]
     programs = service.programs()
     assert service.client.get(addresses[-1]).json()["status"] == "queued"
     assert service.stop() == 0

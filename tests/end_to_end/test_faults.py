@@ -79,6 +79,22 @@ def test_no_job_is_lost_when_the_queue_restarts(deploy: Deploy):
     assert worker.poll() is None, "a restart of the queue's server costs a worker nothing"
 
 
+def test_a_paused_queue_server_costs_time_and_nothing_else(deploy: Deploy):
+    """Nobody can beat meanwhile, so that its worker is taken for dead; the job is done once all the same."""
+    deployment = deploy()
+    deployment.start_housekeeping()
+    worker = deployment.start_worker()
+    job = deployment.submit(deployment.upload(seconds=LONG), DOG)
+    deployment.wait_running(job)
+    with deployment.paused_queue():
+        time.sleep(2.5 * deployment.settings.heartbeat_timeout)
+    deployment.wait(job)
+    eventually(lambda: deployment.temporary_files() == [])
+    assert_done_once(deployment, job)
+    deployment.wait(deployment.submit(deployment.upload(), DOG))
+    assert worker.poll() is None
+
+
 def test_a_worker_announces_itself_again_to_a_server_that_lost_everything(deploy: Deploy):
     deployment = deploy()
     deployment.start_worker()
