@@ -64,7 +64,7 @@ def test_the_unexpected_is_logged_and_not_told(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("the secret at /work/secret")
+        raise RuntimeError("the secret at /srv/secret")
 
     monkeypatch.setattr(type(folder_service.parts.registry), "models", fail)
     with caplog.at_level(logging.ERROR):
