@@ -237,6 +237,9 @@ class Jobs:
                 continue
             except RecordTooNew:  # the newer release's housekeeping looks after it
                 continue
+            except ValueError:  # one damaged record must not keep the others from being brought back
+                log.exception("the record of %s cannot be read", job_id)
+                continue
             if job.over or time.time() - job.changed_at < self._settings.lost_after:
                 continue
             if job.model not in held:

@@ -91,9 +91,12 @@ class Job(BaseModel):
 
 
 def read(document: bytes | str) -> Job:
-    """A record from its JSON, upgraded if an older release wrote it; raises `RecordTooNew` if a newer one did."""
+    """A record from its JSON, upgraded if an older release wrote it; raises `RecordTooNew` if a newer one did, and
+    ValueError if it is damaged."""
     fields = json.loads(document)
-    version = fields.get("schema_version", 0)
+    version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
+    if not isinstance(version, int):
+        raise ValueError("the record is no JSON object with a schema's number")
     if version > SCHEMA:
         raise RecordTooNew(f"The record has schema {version}; this release reads up to {SCHEMA}.")
     while version < SCHEMA:

@@ -311,6 +311,18 @@ def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: Jobs, job
     assert json.loads(redis.get(record_key(job.id)) or b"") == newer
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
+def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
+    redis: Redis, upload: str, damage: bytes
+) -> None:
+    jobs = Jobs(redis, Settings(lost_after=0))
+    damaged, whole = (jobs.create(new_job(upload)) for _ in range(2))
+    redis.delete("rq:queue:" + queue_name(whole.model))
+    redis.set(record_key(damaged.id), damage)
+    assert whole.id in jobs.lost()
+    assert damaged.id not in jobs.lost()
+
+
 def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: Jobs, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
