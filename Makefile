@@ -8,7 +8,7 @@ ALLOCATOR := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483648 MALLOC_TRIM_TH
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
-MINUTES ?= 90
+MINUTES ?= 62
 
 .PHONY: help demo serve test soak lint format bench train evaluate clean
 
