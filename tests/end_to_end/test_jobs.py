@@ -18,7 +18,7 @@ from app.separations.records import SeparationResult
 from app.settings import Settings
 from tests.end_to_end.deployment import RATE, Deployment, eventually
 
-LONG = 150.0  # seconds of recording: several of work
+LONG = 600.0  # seconds of recording: several of work, also on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_deleted_jobs_work_stops_and_leaves_nothing(deployment: Deployment, wo
 
 
 def test_a_job_past_its_timeout_ends_with_a_typed_error(deployment: Deployment, worker: subprocess.Popen):
-    hurried = Settings(**{**deployment.settings.model_dump(), "job_timeout": 2})
+    hurried = Settings(**{**deployment.settings.model_dump(), "job_timeout": 1})
     patient = deployment.jobs
     deployment.jobs = Jobs(deployment.redis, hurried)
     try:
