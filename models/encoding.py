@@ -8,6 +8,7 @@ residual can be made from the stems as they are written.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -105,7 +106,7 @@ def _known(format: str) -> Format:
     return FORMATS[format]
 
 
-class AudioWriter:
+class AudioWriter(ABC):
     """A file being written, a context manager. A file whose block raised is deleted on the way out.
 
     `rate` is what blocks come at, `file_rate` what the file has; `frames` counts what was written, at `rate`.
@@ -137,12 +138,13 @@ class AudioWriter:
             return np.clip(block, -1.0, 1.0, dtype=np.float32)
         return (_integers(block, self.bit_depth) * np.float32(2.0 ** (1 - self.bit_depth))).astype(np.float32)
 
+    @abstractmethod
     def close(self) -> None:
         """Finishes the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _append(self, block: Block) -> None:
-        raise NotImplementedError
+        """Writes samples (channels, n) that were checked."""
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -267,8 +269,9 @@ class ResamplingWriter(AudioWriter):
         if self._resampler is not None:
             self._append(np.zeros((self.channels, 0), np.float32), last=True)
 
+    @abstractmethod
     def _encode(self, block: Block) -> None:
-        raise NotImplementedError
+        """Encodes samples (channels, n) at `file_rate`."""
 
 
 class VorbisWriter(ResamplingWriter):

@@ -10,8 +10,6 @@ from typing import NamedTuple
 import pytest
 import torch
 
-PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity"
-
 
 class AuthorsFiles(NamedTuple):
     detector: Path
@@ -19,11 +17,9 @@ class AuthorsFiles(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def parity() -> Path:
+def parity(shared: Path) -> Path:
     """The folder with the layout, the recipe and the authors' answers."""
-    if not PARITY.is_dir():
-        pytest.skip("../shared/parity is not there")
-    return PARITY
+    return shared / "parity"
 
 
 @pytest.fixture(scope="session")
