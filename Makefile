@@ -17,8 +17,8 @@ help: ## what can be made
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null && command -v curl >/dev/null || { \
-	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl; }
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null && command -v curl >/dev/null && command -v ffprobe >/dev/null || { \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl ffmpeg; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --constraint constraints.txt --editable '.[worker,train,test]'

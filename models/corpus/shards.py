@@ -18,21 +18,35 @@ import av
 import numpy as np
 import soxr
 
+from models.labels import ontology
+
 RATE = 32_000
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled clip; `start` and `frames` are its place in the flat array."""
+    """One labelled clip; `start` and `frames` are its place in the flat array.
+
+    mids: the classes that it is labelled with, at least one; never all that are true of it.
+    """
 
     key: str
     start: int
     frames: int
-    label: str
-    mid: str
+    mids: tuple[str, ...]
     group: str
     kind: str
     source: dict[str, Any]  # package, path, licence: what attribution needs
+
+    @property
+    def mid(self) -> str:
+        """The first class."""
+        return self.mids[0]
+
+    @property
+    def label(self) -> str:
+        """The first class's name."""
+        return ontology()[self.mid].name
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ def load(shards: list[Path], cache: Path, advance: Callable[[str], None] = lambd
             raise FileNotFoundError(f"no shards to decode, and {cache} holds no decoded clips")
         _decode_all(shards, cache, advance)
     records = json.loads(index.read_text())
-    return Clips(np.memmap(cache / "samples.int16", dtype=np.int16, mode="r"), [Clip(**record) for record in records])
+    return Clips(np.memmap(cache / "samples.int16", dtype=np.int16, mode="r"), [Clip(**record | {"mids": tuple(record["mids"])}) for record in records])
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes]]:
@@ -108,8 +122,7 @@ def _decode_all(shards: list[Path], cache: Path, advance: Callable[[str], None])
                         "key": key,
                         "start": start,
                         "frames": len(clip),
-                        "label": description["labels"][0],
-                        "mid": description["mids"][0],
+                        "mids": description["mids"],
                         "group": description["group"],
                         "kind": description["kind"],
                         "source": source,

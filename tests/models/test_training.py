@@ -38,7 +38,7 @@ def clips() -> Clips:
                 sound = 0.3 * np.sin(2 * np.pi * frequency * (1 + 0.05 * group) * times)
             start = sum(map(len, samples))
             listed.append(
-                Clip(f"{label}{group}", start, RATE, label, find(label).mid, f"{label}/{group}", "effect", {})
+                Clip(f"{label}{group}", start, RATE, (find(label).mid,), f"{label}/{group}", "effect", {})
             )
             samples.append((sound * 32767).astype(np.int16))
     return Clips(np.concatenate(samples), listed)
