@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import checkpoints
-from models.corpus import shards
+from models.corpus.decoded import load
 from models.evaluation import mixtures, separation
 from models.evaluation.metrics import si_sdr
 from models.labels import find
@@ -30,7 +30,7 @@ def evaluate_mixtures(
 ) -> None:
     """The 300 validation mixtures: two sources at 0 dB, the query from another source of the target's class."""
     bundle = checkpoints.load(weights)
-    clips = shards.load(sorted(corpus.glob("valid-*.tar")), cache / "corpus" / "valid", console.print)
+    clips = load(corpus, "valid", cache, console.print)
     rows = list(mixtures.render(mixtures.read(), clips))
     rules = QueryRules(**bundle.config["query"])
     query, absent = (separation.queries_of(bundle.detector, rows, kind, rules) for kind in ("query", "absent"))

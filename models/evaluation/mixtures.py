@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import related
-from models.corpus.shards import RATE, Clip, Clips
 
 VALIDATION = Path(__file__).with_name("validation.csv")
 SEGMENT = 2 * RATE

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from models import checkpoints
-from models.corpus import shards
+from models.corpus.clips import Clips
+from models.corpus.decoded import load
 from models.evaluation import mixtures
 from models.evaluation.separation import area_under_curve
 from models.presence import Rule
@@ -39,7 +40,7 @@ def train(
     training, heard = _clips(corpus, trainer.model.ear, cache, "train")
     validation, _ = _clips(corpus, trainer.model.ear, cache, "valid")
     rows = list(mixtures.render(mixtures.read(), validation))
-    in_memory = shards.Clips(np.array(training.samples), training.clips)
+    in_memory = Clips(np.array(training.samples), training.clips)
     trainer.run(in_memory, heard, Recipe(), rows, lambda row: console.print(row))
 
 
@@ -76,6 +77,6 @@ def ship(
     console.print(f"{output / name}.safetensors: {(output / f'{name}.safetensors').stat().st_size / 1e6:.1f} MB")
 
 
-def _clips(corpus: Path, ear: Any, cache: Path, split: str) -> tuple[shards.Clips, np.ndarray]:
-    clips = shards.load(sorted(corpus.glob(f"{split}-*.tar")), cache / "corpus" / split, console.print)
+def _clips(corpus: Path, ear: Any, cache: Path, split: str) -> tuple[Clips, np.ndarray]:
+    clips = load(corpus, split, cache, console.print)
     return clips, embeddings.load(ear, clips, cache / "embeddings" / f"{split}.npy")

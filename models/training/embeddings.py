@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.corpus.shards import RATE, Clips
+from models.corpus.clips import RATE, Clips
 from models.errors import SilentQuery
 from models.networks.yamnet import Yamnet
 from models.query import BASE_RULES, cut

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from models import spectrum
+from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import related, siblings
-from models.corpus.shards import RATE, Clip, Clips
 from models.training.variety import SPEEDS, at_speed, filter_curve, in_room
 
 

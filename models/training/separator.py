@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.corpus.shards import Clips
+from models.corpus.clips import Clips
 from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import figures, queries_of, summary
 from models.networks.resunet import ResUNet

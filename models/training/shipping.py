@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoints import Bundle
-from models.corpus.shards import Clips
+from models.corpus.clips import Clips
 from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import queries_of, separated
 from models.networks.resunet import ResUNet

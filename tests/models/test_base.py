@@ -11,7 +11,7 @@ import torch
 
 from models.audio import Waveform
 from models.checkpoints import SHIPPED
-from models.corpus.shards import load
+from models.corpus.decoded import load
 from models.engine import Engine
 from models.evaluation import mixtures
 from models.evaluation.metrics import attenuation, sdr, si_sdr
@@ -33,7 +33,7 @@ def auto() -> Engine:
 
 @pytest.fixture(scope="module")
 def rows(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[mixtures.Mixture]:
-    clips = load(sorted((shared / "corpus").glob("valid-*.tar")), tmp_path_factory.mktemp("valid"))
+    clips = load(shared / "corpus", "valid", tmp_path_factory.mktemp("cache"))
     listed = mixtures.read()
     return list(mixtures.render([listed[at] for at in SOME], clips))
 

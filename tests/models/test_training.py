@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.corpus.clips import Clip, Clips
+from models.corpus.decoded import load
 from models.corpus.relations import ancestors, related, siblings
-from models.corpus.shards import Clip, Clips, load
 from models.evaluation import mixtures
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.separation import area_under_curve
@@ -37,9 +38,7 @@ def clips() -> Clips:
             else:
                 sound = 0.3 * np.sin(2 * np.pi * frequency * (1 + 0.05 * group) * times)
             start = sum(map(len, samples))
-            listed.append(
-                Clip(f"{label}{group}", start, RATE, (find(label).mid,), f"{label}/{group}", "effect", {})
-            )
+            listed.append(Clip(f"{label}{group}", start, RATE, (find(label).mid,), f"{label}/{group}", "effect", {}))
             samples.append((sound * 32767).astype(np.int16))
     return Clips(np.concatenate(samples), listed)
 
@@ -193,12 +192,12 @@ def test_shards_are_decoded_once(shared: Path, tmp_path: Path) -> None:
     with tarfile.open(shared / "corpus" / "valid-000.tar") as whole, tarfile.open(small, "w") as part:
         for _, member in zip(range(8), whole, strict=False):
             part.addfile(member, whole.extractfile(member))
-    decoded = load([small], tmp_path / "cache")
+    decoded = load(tmp_path, "valid", tmp_path / "cache")
     assert len(decoded.clips) == 4
     assert all(np.abs(decoded.waveform(clip)).max() > 0.01 for clip in decoded.clips)
-    assert len(load([], tmp_path / "cache").clips) == 4, "the second time needs no shards"
+    assert len(load(tmp_path / "nowhere", "valid", tmp_path / "cache").clips) == 4, "the second time needs no shards"
     with pytest.raises(FileNotFoundError):
-        load([], tmp_path / "elsewhere")
+        load(tmp_path / "nowhere", "valid", tmp_path / "elsewhere")
 
 
 def test_measures() -> None:
