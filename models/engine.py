@@ -204,6 +204,7 @@ class Engine:
         overlap: float = OVERLAP,
         gate: bool = True,
         joint: bool = False,
+        exhaustive: bool = False,
         batch: int | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = never,
@@ -211,12 +212,13 @@ class Engine:
         """Stems of a recording in memory, with its rate, channels and length.
 
         window, context (on each side, inside the window), overlap: seconds. gate: make quieter what is not there.
-        joint: refine all targets together. batch: masks at once. progress(ratio, stage). Raises Cancelled,
-        QueryModelMismatch, ValueError for impossible windows or names.
+        joint: refine all targets together; exhaustive: with nothing kept for a residual, for targets that are all the
+        recording holds. batch: masks at once. progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError
+        for impossible windows or names.
         """
         source = _in_memory(recording)
         report = _reporter(progress)
-        plan = self._plan(queries, window, context, overlap, joint, batch)
+        plan = self._plan(queries, window, context, overlap, joint, batch, exhaustive)
         blocks: list[Tensor] = []
         decisions, _ = self._separate(source, plan, blocks.append, gate, report, cancelled)
         found = torch.cat(blocks, dim=-1) if blocks else torch.zeros(len(queries), *recording.samples.shape)
@@ -290,6 +292,7 @@ class Engine:
         overlap: float,
         joint: bool,
         batch: int | None,
+        exhaustive: bool = False,
     ) -> "_Plan":
         stems.check_names(list(queries))
         for asked in queries.values():
@@ -305,6 +308,7 @@ class Engine:
             conditions,
             batch=batch or self._masks_at_once(windows),
             joint=joint,
+            exhaustive=exhaustive,
             autocast=self._arithmetic.masks,
         )
         return _Plan(vectors, windows, masking)

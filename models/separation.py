@@ -149,7 +149,8 @@ class CrossFade:
 class Masking:
     """Asks the separator: one spectrum a window and channel, listened to once, one mask a window and query.
 
-    conditions: (Q, K), already conditioned. batch: how many masks are computed at once.
+    conditions: (Q, K), already conditioned. batch: how many masks are computed at once. joint: refine all queries'
+    estimates together, beside a residual; exhaustive: without one, since the queries are all that the mixture holds.
     """
 
     def __init__(
@@ -159,12 +160,14 @@ class Masking:
         *,
         batch: int = 1,
         joint: bool = False,
+        exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self._separator = separator
         self._conditions = conditions
         self._batch = batch
         self._joint = joint
+        self._exhaustive = exhaustive
         self._autocast = autocast
         self.queries = conditions.shape[0]
 
@@ -186,8 +189,10 @@ class Masking:
         if self._joint:
             masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
             for window, (mixture, mask) in enumerate(zip(spectra, masks, strict=True)):
-                refined = wiener.refine(mixture, wiener.with_residual(mixture, mask[:, None] * mixture.abs()))
-                for query, spectrum in enumerate(refined[:-1]):
+                magnitudes = mask[:, None] * mixture.abs()
+                if not self._exhaustive:
+                    magnitudes = wiener.with_residual(mixture, magnitudes)
+                for query, spectrum in enumerate(wiener.refine(mixture, magnitudes)[: self.queries]):
                     estimates[window, query] = self._separator.waveform(spectrum, samples)
             return estimates
         done = 0
