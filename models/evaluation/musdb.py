@@ -72,7 +72,7 @@ def evaluate_musdb(
     direct: Annotated[
         bool, typer.Option("--direct", help="The same SDR by its formula, without museval: 100 times faster.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Songs scored at a time, each takes about 5 GB.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Songs scored at a time, each takes about 10 GB with museval.", min=1)] = 1,
     window: Annotated[float, typer.Option(help="Seconds that the model sees at once; the authors' 2.")] = WINDOW,
     context: Annotated[float, typer.Option(help="Seconds at a window's sides that are thrown away.")] = CONTEXT,
     overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = OVERLAP,

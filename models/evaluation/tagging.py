@@ -1,0 +1,237 @@
+"""`evaluate tagging`: how well a model's ear tells which classes a clip holds.
+
+Labels of clips are never complete. A clip of a class is one of its ancestors' too; a clip of an ancestor, or of an
+ensemble that holds the class, may be one of the class or not: it is left out of that class's ranking, neither right
+nor wrong. The classes are those that some clip is labelled with, of which the ear can answer with each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from models.commands import DetectorFile, Device, Weights
+from models.corpus.clips import RATE, Clip
+from models.corpus.decoded import load
+from models.corpus.relations import implied, unknown
+from models.evaluation import json_report, resampling
+from models.evaluation.listening import Ear
+from models.evaluation.ranking import area_under_curve, average_precision, d_prime
+from models.evaluation.resampling import interval
+from models.labels import ontology
+
+_SHOWN = 8  # of the best and of the worst classes
+
+console, progress_console = Console(), Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """A class's average precision with its interval, and the area under its curve.
+
+    clips, groups: in which it is there; left_out: clips of which nobody knows.
+    """
+
+    label: str
+    mid: str
+    clips: int
+    groups: int
+    left_out: int
+    average_precision: float
+    low: float
+    high: float
+    area: float
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """Means over classes, each with an interval over draws of source groups; chance: what no ear at all would have.
+
+    unheard, few: classes left out since the ear cannot answer with them, or since they have too few groups.
+    """
+
+    mean_average_precision: float
+    mean_average_precision_interval: tuple[float, float]
+    area: float
+    area_interval: tuple[float, float]
+    d_prime: float
+    chance: float
+    clips: int
+    groups: int
+    classes: list[ClassFigures]
+    unheard: list[str]
+    few: list[str]
+
+
+def evaluate_tagging(
+    corpus: Annotated[Path, typer.Option(help="A corpus of labelled clips, of any kind that training takes.")],
+    split: Annotated[str, typer.Option(help="The part of it to measure on.")] = "valid",
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    least_groups: Annotated[int, typer.Option(help="Leave out classes of fewer source groups.", min=1)] = 1,
+    device: Device = "auto",
+    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of all classes, such as out.png.", dir_okay=False)] = None,
+) -> None:
+    """Mean average precision, area under the curve and d' of a model's ear on clips whose classes are known."""
+    ear = Ear.load(weights, detector, device)
+    clips = load(corpus, split, cache, progress_console.print)
+    heard = track(clips.clips, "listening", console=progress_console, transient=True)
+    scores = np.stack([ear.clipwise(clips.waveform(clip), RATE) for clip in heard])
+    found = measure(scores, clips.clips, ear.hears, least_groups)
+    _print(found, f"{ear.name} on {corpus.name}/{split}: {found.clips} clips of {found.groups} source groups")
+    if output:
+        json_report.write({"model": ear.name, "split": split, "least_groups": least_groups, **asdict(found)}, output)
+    if plot:
+        draw(found, plot, ear.name)
+
+
+def measure(scores: np.ndarray, clips: Sequence[Clip], hears: frozenset[str], least_groups: int = 1) -> Tagging:
+    """Scores (N, 527) of clips -> figures. Raises ValueError where no class can be measured."""
+    labelled = sorted({mid for clip in clips for mid in clip.mids}, key=lambda mid: ontology()[mid].name)
+    there, counted = truth(clips, labelled)
+    groups = np.array([clip.group for clip in clips])
+    drawn = resampling.weights(groups.tolist())
+    classes: list[ClassFigures] = []
+    precisions, areas = [], []
+    unheard, few = [], []
+    for column, mid in enumerate(labelled):
+        label, some = ontology()[mid], counted[:, column]
+        positive = there[some, column]
+        of_class = len(set(groups[some][positive]))
+        if label.index is None or mid not in hears:
+            unheard.append(label.name)
+        elif of_class < least_groups or positive.all():
+            few.append(label.name)
+        else:
+            ranked = scores[some, label.index]
+            weights = redrawn(drawn[:, some], positive)
+            precisions.append(average_precision(ranked, positive, weights))
+            areas.append(area_under_curve(ranked, positive, weights))
+            classes.append(
+                ClassFigures(
+                    label.name,
+                    mid,
+                    int(positive.sum()),
+                    of_class,
+                    int((~some).sum()),
+                    float(average_precision(ranked, positive)),
+                    *interval(precisions[-1]),
+                    float(area_under_curve(ranked, positive)),
+                )
+            )
+    if not classes:
+        raise ValueError(
+            f"no class can be measured: {len(unheard)} are not among the ear's, {len(few)} have fewer than"
+            f" {least_groups} source groups or nothing to be told from"
+        )
+    area = _mean(classes, lambda one: one.area)
+    return Tagging(
+        mean_average_precision=_mean(classes, lambda one: one.average_precision),
+        mean_average_precision_interval=interval(_mean_of_draws(precisions)),
+        area=area,
+        area_interval=interval(_mean_of_draws(areas)),
+        d_prime=d_prime(area),
+        chance=_mean(classes, lambda one: one.clips / (len(clips) - one.left_out)),
+        clips=len(clips),
+        groups=len(set(groups)),
+        classes=classes,
+        unheard=unheard,
+        few=few,
+    )
+
+
+def truth(clips: Sequence[Clip], mids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each class is there in each clip, and whether the clip's labels say so at all: (N, C) bool each."""
+    there = np.zeros((len(clips), len(mids)), dtype=bool)
+    counted = np.ones_like(there)
+    for row, clip in enumerate(clips):
+        known = frozenset().union(*(implied(mid) for mid in clip.mids))
+        open_to_doubt = frozenset().union(*(unknown(mid) for mid in clip.mids)) - known
+        there[row] = [mid in known for mid in mids]
+        counted[row] = [mid not in open_to_doubt for mid in mids]
+    return there, counted
+
+
+def redrawn(drawn: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Draws (draws, N) of the clips that hold the class, with as much weight as there was; the others stay as they are.
+
+    Otherwise every draw would look easier than the clips are: precision rises with the share of what is to be found,
+    and where one clip stands above the right one, in a third of draws none does. A draw may hold no such clip.
+    """
+    weights = np.where(positive, drawn, 1.0)
+    whole = weights[:, positive].sum(axis=1, keepdims=True)
+    weights[:, positive] *= np.divide(positive.sum(), whole, out=np.zeros_like(whole), where=whole > 0)
+    return weights
+
+
+def _mean(classes: Sequence[ClassFigures], figure: Callable[[ClassFigures], float]) -> float:
+    return float(np.mean([figure(one) for one in classes]))
+
+
+def _mean_of_draws(figures: list[np.ndarray]) -> np.ndarray:
+    """(draws,): of each draw the mean over the classes that it holds."""
+    table = np.stack(figures)
+    there = ~np.isnan(table)
+    held = there.sum(axis=0)
+    return np.divide(np.where(there, table, 0).sum(axis=0), held, out=np.full(len(held), np.nan), where=held > 0)
+
+
+def _print(found: Tagging, title: str) -> None:
+    low, high = found.mean_average_precision_interval
+    area_low, area_high = found.area_interval
+    table = Table("figure", "value", "95 % of draws of groups", title=title)
+    table.add_row("mean average precision", f"{found.mean_average_precision:.3f}", f"{low:.3f} to {high:.3f}")
+    table.add_row("the same by chance", f"{found.chance:.3f}", "")
+    table.add_row("area under the curve", f"{found.area:.4f}", f"{area_low:.4f} to {area_high:.4f}")
+    spread = f"{d_prime(area_low):.2f} to {d_prime(area_high):.2f}"
+    table.add_row("d' of that area", f"{found.d_prime:.2f}", spread)
+    console.print(table)
+    console.print(
+        f"Means over {len(found.classes)} classes. Left out: {len(found.few)} with too few source groups"
+        f", {len(found.unheard)} that the ear cannot answer with"
+        + (f" ({', '.join(found.unheard)})." if found.unheard else ".")
+    )
+    ranked = sorted(found.classes, key=lambda one: -one.average_precision)
+    by_class = Table("class", "clips", "groups", "average precision", "area", title="best and worst classes")
+    for place, one in enumerate(ranked):
+        if place < _SHOWN or place >= len(ranked) - _SHOWN:
+            precision = f"{one.average_precision:.2f} [{one.low:.2f}, {one.high:.2f}]"
+            ends = place == _SHOWN - 1 and len(ranked) > 2 * _SHOWN
+            by_class.add_row(one.label, str(one.clips), str(one.groups), precision, f"{one.area:.3f}", end_section=ends)
+    console.print(by_class)
+
+
+def draw(found: Tagging, path: Path, title: str) -> None:
+    """Average precision of every class with its interval, best on top; darker where more source groups say so."""
+    ranked = sorted(found.classes, key=lambda one: one.average_precision)
+    figure = Figure(figsize=(8, 1.5 + 0.17 * len(ranked)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rows = np.arange(len(ranked))
+    axes.hlines(rows, [one.low for one in ranked], [one.high for one in ranked], "0.75", linewidth=2)
+    groups = np.array([one.groups for one in ranked])
+    dots = axes.scatter(
+        [one.average_precision for one in ranked], rows, 22, np.log2(groups), cmap="viridis_r", zorder=2
+    )
+    axes.axvline(found.mean_average_precision, color="tab:red", linestyle="--", linewidth=1)
+    axes.text(found.mean_average_precision, len(ranked), f" mean {found.mean_average_precision:.2f}", color="tab:red")
+    axes.set_yticks(rows, [one.label for one in ranked], fontsize=7)
+    axes.set_ylim(-1, len(ranked) + 1)
+    axes.set_xlim(0, 1.02)
+    axes.set_xlabel("average precision, with the middle 95 % of draws of source groups")
+    axes.set_title(f"{title}: {len(ranked)} classes")
+    axes.grid(axis="x", alpha=0.3)
+    ticks = range(int(np.log2(groups.max())) + 1)
+    bar = figure.colorbar(dots, ax=axes, ticks=list(ticks), label="source groups", shrink=0.5)
+    bar.ax.set_yticklabels([str(2**tick) for tick in ticks])
+    figure.savefig(path, dpi=120)
