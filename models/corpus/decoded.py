@@ -1,57 +1,126 @@
-"""Clips decoded once: a folder with `samples.int16` and `clips.json`, which a memory map opens at no cost."""
+"""Clips decoded once: a folder with `samples.int16` and `clips.jsonl`, which a memory map opens at no cost."""
 
+import csv
 import json
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+import logging
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from models.corpus.clips import Clip, Clips
-from models.corpus.shards import decode_clip, read_shard
+from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.parallel import alone, cores, in_order
+from models.corpus.recordings import CorpusInvalid, Fault, Recording, Samples, Unusable, summed
+from models.corpus.sources import fingerprint, open_source
+
+LAYOUT = 1  # part of the cache's name: another way to decode or to write must not find this one's files
+REPORT = 1000  # recordings between two calls of `advance`
+
+# What attribution needs; the rest of a source's description stays in the corpus.
+_SOURCE = ("package", "path", "license")
+
+log = logging.getLogger(__name__)
 
 
-def load(corpus: Path, split: str, cache: Path, advance: Callable[[str], None] = lambda _: None) -> Clips:
-    """The clips of one split of a corpus, decoded into `cache` the first time.
+def load(
+    corpus: Path, split: str, cache: Path, advance: Callable[[str], None] = lambda _: None, workers: int | None = None
+) -> Clips:
+    """The clips of one split of a corpus of any kind (see `models.corpus`), decoded into `cache` the first time.
 
-    Raises FileNotFoundError if there is neither a corpus nor a cache.
+    The cache's folder is named by a fingerprint of the corpus's files, so that another corpus or a changed one is
+    decoded anew. Recordings are kept whole. What could not be used is counted in the log and listed in `faults.csv`
+    beside the samples. Raises FileNotFoundError or CorpusInvalid if there is no such corpus or split, or if nothing of
+    it is left.
     """
-    folder = cache / "corpus" / split
-    index = folder / "clips.json"
-    if not index.exists():
-        shards = sorted(corpus.glob(f"{split}-*.tar"))
-        if not shards:
-            raise FileNotFoundError(f"{corpus} has no {split}-*.tar, and {folder} holds no decoded clips")
-        _decode_all(shards, folder, advance)
-    clips = [Clip(**record | {"mids": tuple(record["mids"])}) for record in json.loads(index.read_text())]
+    source = open_source(corpus, split)
+    folder = cache / "corpus" / f"{source.name}-{split}-{fingerprint(source)}-{LAYOUT}"
+    if not folder.exists():
+        # Whoever waited for another process finds its work done.
+        with alone(_beside(folder, "lock"), waits=True):
+            if not folder.exists():
+                _decode_all(source, folder, advance, workers or cores())
+    return opened(folder)
+
+
+def opened(folder: Path) -> Clips:
+    """Clips that were decoded into a folder."""
+    with (folder / "clips.jsonl").open(encoding="utf-8") as lines:
+        records = map(json.loads, lines)
+        clips = [Clip(**record | {"mids": tuple(record["mids"])}) for record in records]
     return Clips(np.memmap(folder / "samples.int16", dtype=np.int16, mode="r"), clips)
 
 
-def _decode_shard(path: Path) -> list[tuple[str, dict[str, Any], np.ndarray]]:
-    return [(key, description, decode_clip(audio)) for key, description, audio in read_shard(path)]
+def decode(row: Recording | Fault) -> tuple[Recording | None, Samples, list[Fault]]:
+    """A recording's samples, and what was wrong with it; no recording if nothing is left."""
+    if isinstance(row, Fault):
+        return None, np.zeros(0, np.int16), [row]
+    faults: list[Fault] = []
+    try:
+        blocks = list(row.audio.blocks(lambda detail: faults.append(Fault(row.place, "damaged", detail))))
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+        if not len(samples):
+            raise Unusable("undecodable", "no samples")
+    except Unusable as error:
+        return None, np.zeros(0, np.int16), [Fault(row.place, error.reason, error.detail)]
+    except OSError as error:
+        return None, np.zeros(0, np.int16), [Fault(row.place, "unreadable", str(error))]
+    return row, samples, faults
 
 
-def _decode_all(shards: list[Path], cache: Path, advance: Callable[[str], None]) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    records, start = [], 0
-    with ProcessPoolExecutor() as pool, (cache / "samples.int16").open("wb") as samples:
-        for path, decoded in zip(shards, pool.map(_decode_shard, shards), strict=True):
-            advance(path.name)
-            for key, description, clip in decoded:
-                samples.write(clip.tobytes())
-                source = {name: description[name] for name in ("package", "path", "license") if name in description}
-                records.append(
-                    {
-                        "key": key,
-                        "start": start,
-                        "frames": len(clip),
-                        "mids": description["mids"],
-                        "group": description["group"],
-                        "kind": description["kind"],
-                        "source": source,
-                    }
-                )
-                start += len(clip)
-    # Written last: its presence says that the samples are whole.
-    (cache / "clips.json").write_text(json.dumps(records))
+def write_faults(faults: Iterable[Fault], path: Path) -> None:
+    """Faults as CSV: place, reason, detail."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["place", "reason", "detail"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(fault) for fault in faults)
+
+
+def _decode_all(
+    source: Iterable[Recording | Fault], folder: Path, advance: Callable[[str], None], workers: int
+) -> None:
+    # Renamed when it is whole: an interrupted decode leaves this name, which the next one clears away.
+    partial = _beside(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    faults: list[Fault] = []
+    clips = start = 0
+    with (
+        (partial / "samples.int16").open("wb") as samples_file,
+        (partial / "clips.jsonl").open("w", encoding="utf-8") as clips_file,
+    ):
+        for recording, samples, found in in_order(decode, source, workers):
+            faults += found
+            if recording is None:
+                continue
+            samples_file.write(samples.tobytes())
+            clips_file.write(json.dumps(_described(recording, start, len(samples))) + "\n")
+            start += len(samples)
+            clips += 1
+            if clips % REPORT == 0:
+                advance(f"{clips} clips, {start / RATE / 3600:.2f} h")
+    if faults:
+        write_faults(faults, partial / "faults.csv")
+    if not clips:
+        raise CorpusInvalid(f"nothing of {folder.name} can be used: {summed(faults)}")
+    if faults:
+        log.warning("%s: %s; listed in %s", folder.name, summed(faults), folder / "faults.csv")
+    advance(f"{clips} clips, {start / RATE / 3600:.2f} h")
+    partial.rename(folder)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(f"{folder.name}.{ending}")
+
+
+def _described(recording: Recording, start: int, frames: int) -> dict:
+    return {
+        "key": recording.key,
+        "start": start,
+        "frames": frames,
+        "mids": recording.mids,
+        "group": recording.group,
+        "kind": recording.kind,
+        "source": {name: recording.source[name] for name in _SOURCE if name in recording.source},
+    }

@@ -1,44 +1,103 @@
-"""WebDataset shards of labelled clips: tars of pairs `KEY.opus` (or any audio) and `KEY.json` (`labels`, `mids`,
-`group`, ...)."""
+"""WebDataset shards of labelled clips: tars `SPLIT-NNN.tar` of pairs `KEY.opus` (or any audio) and `KEY.json`.
 
-import io
+The JSON has `mids` (or `labels`, by name), and may have `group`, `kind` and anything that tells where the clip is from.
+"""
+
 import json
+import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-import soxr
+from models.corpus.reading import MemberAudio
+from models.corpus.recordings import Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
 
-from models.corpus.clips import RATE
+AUDIO = frozenset(
+    ("aac", "aif", "aiff", "flac", "m4a", "mka", "mkv", "mov", "mp3", "mp4", "oga", "ogg", "opus", "w64", "wav", "webm")
+)
 
-
-def read_shard(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Pairs of one shard: key, the JSON, and the encoded audio."""
-    waiting: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(path) as tar:
-        for member in tar:
-            stored = tar.extractfile(member)
-            if stored is None:
-                continue
-            key, _, suffix = member.name.rpartition(".")
-            pair = waiting.setdefault(key, {})
-            pair["json" if suffix == "json" else "audio"] = stored.read()
-            if len(pair) == 2:
-                del waiting[key]
-                yield key, json.loads(pair["json"]), pair["audio"]
+_NAME = re.compile(r"(?P<split>.+?)(?:-(?P<number>\d+))?\.tar")
+# What the JSON says that a recording has fields for, or that follows from them.
+_FIELDS = {"labels", "mids", "group", "kind", "seconds"}
 
 
-def decode_clip(encoded: bytes) -> np.ndarray:
-    """Encoded mono audio -> int16 at 32 kHz."""
-    with av.open(io.BytesIO(encoded), "r") as container:
-        stream = container.streams.audio[0]
-        resampler = av.AudioResampler(format="fltp", layout="mono")
-        blocks = [
-            converted.to_ndarray()[0] for frame in container.decode(stream) for converted in resampler.resample(frame)
-        ]
-        rate = stream.rate
-    samples = soxr.resample(np.concatenate(blocks), rate, RATE, quality="HQ")
-    return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
+@dataclass(frozen=True)
+class Shards:
+    """One split of a folder of shards."""
+
+    root: Path
+    split: str
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return splits(self.root)
+
+    def files(self) -> Iterator[Path]:
+        named = [(path, _NAME.fullmatch(path.name)) for path in self.root.glob("*.tar")]
+        # By number: with a thousand shards and more, names sort otherwise.
+        found = [(int(name["number"] or 0), path) for path, name in named if name and name["split"] == self.split]
+        yield from (path for _, path in sorted(found))
+
+    def __iter__(self) -> Iterator[Recording | Fault]:
+        yield from unique(row for path in self.files() for row in read_shard(path))
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that a folder has shards of."""
+    return tuple(sorted({name["split"] for path in root.glob("*.tar") if (name := _NAME.fullmatch(path.name))}))
+
+
+def read_shard(path: Path) -> Iterator[Recording | Fault]:
+    """The pairs of one shard; only the JSON is read."""
+    waiting: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                key, _, suffix = member.name.removeprefix("./").rpartition(".")
+                if suffix.lower() not in AUDIO | {"json"}:
+                    yield Fault(f"{path.name}:{member.name}", "neither audio nor JSON")
+                    continue
+                pair = waiting.setdefault(key, {})
+                part = "json" if suffix.lower() == "json" else "audio"
+                if part in pair:
+                    yield Fault(f"{path.name}:{member.name}", "duplicate key", key)
+                    continue
+                stored = tar.extractfile(member) if part == "json" else None
+                pair[part] = stored.read() if stored else MemberAudio.of(path, member)
+                if len(pair) == 2:
+                    del waiting[key]
+                    yield _recording(key, pair["json"], pair["audio"], f"{path.name}:{key}")
+    except (tarfile.TarError, EOFError) as error:
+        yield Fault(path.name, "truncated shard", str(error))
+    for key, pair in waiting.items():
+        yield Fault(f"{path.name}:{key}", "JSON without audio" if "json" in pair else "audio without JSON")
+
+
+def _recording(key: str, description: bytes, audio: MemberAudio, place: str) -> Recording | Fault:
+    try:
+        fields = json.loads(description)
+        labels = fields.get("mids") or fields.get("labels") or []
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise TypeError("labels are not a list of texts")
+        mids = mids_of(labels)
+    except Unusable as error:
+        return Fault(place, error.reason, error.detail)
+    except (ValueError, TypeError, AttributeError) as error:
+        return Fault(place, "malformed JSON", str(error))
+    return Recording(
+        key=key_of(key),
+        mids=mids,
+        group=str(fields.get("group") or key),
+        kind=str(fields.get("kind") or kind_of(mids)),
+        source={name: value for name, value in fields.items() if name not in _FIELDS},
+        audio=audio,
+        place=place,
+    )

@@ -1,0 +1,68 @@
+"""What is doubtful about a corpus's recordings, and what two of its splits have in common."""
+
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from models.corpus.duplicates import Pair, alike, compare
+from models.corpus.survey import Heard
+
+
+def doubtful(heard: list[Heard], min_seconds: float) -> dict[str, list[Heard]]:
+    """Recordings by what is doubtful about them."""
+    return {
+        "silent (peak below -60 dBFS)": [entry for entry in heard if entry.silent],
+        "clipped (runs of samples at full scale)": [entry for entry in heard if entry.distorted],
+        f"shorter than {min_seconds:g} s": [entry for entry in heard if entry.seconds < min_seconds],
+    }
+
+
+def repeated(heard: list[Heard]) -> int:
+    """How many recordings repeat an earlier one of their split, sample for sample; silence left out."""
+    counts = Counter((entry.split, entry.digest) for entry in heard if not entry.silent)
+    return sum(count - 1 for count in counts.values())
+
+
+def shared_groups(heard: list[Heard]) -> dict[str, list[str]]:
+    """Groups that are in more than one split, with those splits."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for entry in heard:
+        splits[entry.group].add(entry.split)
+    return {group: sorted(found) for group, found in sorted(splits.items()) if len(found) > 1}
+
+
+def across_splits(corpus: Path, heard: list[Heard]) -> list[Pair]:
+    """Every pair of recordings of two splits that are one sound, surest first."""
+    parts: dict[str, list[Heard]] = defaultdict(list)
+    for entry in heard:
+        if not entry.silent:
+            parts[entry.split].append(entry)
+    exact: list[Pair] = []
+    candidates = []
+    for first, second in combinations(sorted(parts), 2):
+        for one, other in _alike(parts[first], parts[second]) | _equal(parts[first], parts[second]):
+            members = (one.split, one.key), (other.split, other.key)
+            if one.digest == other.digest:
+                exact.append(Pair(*members, exact=True, correlation=1.0))
+            else:
+                candidates.append(members)
+    near = compare(corpus, sorted(candidates))
+    return sorted([*exact, *near], key=lambda pair: (-pair.exact, -pair.correlation, pair.first, pair.second))
+
+
+def _equal(first: list[Heard], second: list[Heard]) -> set[tuple[Heard, Heard]]:
+    digests: dict[bytes, list[Heard]] = defaultdict(list)
+    for entry in second:
+        digests[entry.digest].append(entry)
+    return {(entry, other) for entry in first for other in digests[entry.digest]}
+
+
+def _alike(first: list[Heard], second: list[Heard]) -> set[tuple[Heard, Heard]]:
+    arrays = [
+        (np.stack([entry.thumbnail for entry in part]), np.array([entry.seconds for entry in part]))
+        for part in (first, second)
+    ]
+    pairs = alike(arrays[0][0], arrays[1][0], arrays[0][1], arrays[1][1])
+    return {(first[one], second[other]) for one, other in pairs}

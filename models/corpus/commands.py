@@ -1,0 +1,262 @@
+"""`python -m models corpus ...`: pack, stats, check, manifest."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from models.corpus import checks, statistics
+from models.corpus import manifest as manifests
+from models.corpus.decoded import write_faults
+from models.corpus.duplicates import Pair
+from models.corpus.packing import Settings, Tally, pack
+from models.corpus.parallel import cores
+from models.corpus.recordings import CorpusInvalid, Fault, Recording, by_reason, summed
+from models.corpus.sources import open_source, splits_of
+from models.corpus.survey import Heard, Survey, survey
+from models.encoding import check_format
+
+FIRST = 10  # places shown of each sort
+WORKERS = cores()
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Labelled audio: WebDataset shards, CSV files with audio (AudioSet's segments, or columns path,labels), "
+    "packed HDF5, MUSDB18. What is wrong in a corpus is reported with its place, and the rest goes on.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Corpus = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of shards (SPLIT-000.tar), of CSV files and audio, of HDF5 files, or MUSDB18; or one CSV or "
+        "HDF5 file."
+    ),
+]
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="one a processor")]
+FaultsFile = Annotated[
+    Path | None, typer.Option("--faults", help="CSV file for all faults: place, reason, detail.", dir_okay=False)
+]
+
+
+@app.command("pack")
+def pack_corpus(
+    source: Corpus,
+    output: Annotated[Path, typer.Argument(help="Folder for the shards.", file_okay=False)],
+    split: Splits = None,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    workers: Workers = WORKERS,
+    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Longer recordings are cut into pieces of this length, which share a group.")
+    ] = 10,
+    faults: FaultsFile = None,
+) -> None:
+    """Turn a corpus of any kind into WebDataset shards: mono, 32 kHz (opus: 48 kHz).
+
+    An interrupted pack goes on where it was when it is called again. Of recordings that are cut, a rest shorter than
+    1 s and silent pieces (peak below -60 dBFS) are left out, and counted.
+    """
+    check_format(format, 32_000, 1)
+    settings = Settings(format, shard_mb, max_seconds)
+    output.mkdir(parents=True, exist_ok=True)
+    found: list[Fault] = []
+    table = Table("split", "shards", "clips", "hours", "left over", "faults")
+    for name in _splits(source, split):
+        opened = open_source(source, name)
+        with errors.status(f"counting {name}"):
+            rows = sum(1 for _ in opened)
+        with _bar(f"packing {name}", rows) as advance:
+            tally = pack(opened, output, settings, workers, _from_tally(advance))
+        found += tally.faults
+        hours, left_over = f"{tally.seconds / 3600:.2f}", f"{tally.left_over:.1f} s"
+        table.add_row(name, str(tally.shards), str(tally.clips), hours, left_over, str(len(tally.faults)))
+    console.print(table)
+    _report(found, faults)
+
+
+@app.command("stats")
+def show_statistics(
+    corpus: Corpus,
+    split: Splits = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
+    workers: Workers = WORKERS,
+    faults: FaultsFile = None,
+) -> None:
+    """Count what a corpus holds, class by class. All of it is decoded once."""
+    heard = _survey(corpus, split, workers)
+    classes, totals = statistics.count_classes(heard.heard), statistics.totals(heard.heard)
+    if plot is not None:
+        title = f"{corpus.name}: {totals['clips']} clips, {totals['minutes']:.0f} min"
+        statistics.draw(heard.heard, classes, plot, title)
+    if as_json:
+        counts = [asdict(one) | {"minutes": round(one.minutes, 3)} for one in classes]
+        console.print_json(json.dumps({"totals": totals, "classes": counts, "faults": by_reason(heard.faults)}))
+        _report(heard.faults, faults, quiet=True)
+        return
+    table = Table("class", *_right("clips", "minutes", "groups", "median s", "with classes below"))
+    for one in classes:
+        figures = f"{one.minutes:.2f}", str(one.groups), f"{one.median_seconds:.2f}"
+        table.add_row(one.label, str(one.clips), *(figures if one.clips else ("", "", "")), str(one.with_parts))
+    console.print(table, _sums(totals))
+    console.print(
+        f"{totals['classes']} classes, {totals['several_labels']} clips with several labels, "
+        f"median length {totals['median_seconds']:.2f} s"
+    )
+    _report(heard.faults, faults)
+
+
+@app.command("check")
+def check(
+    corpus: Corpus,
+    split: Splits = None,
+    min_seconds: Annotated[float, typer.Option(help="What is shorter is reported.")] = 0.1,
+    workers: Workers = WORKERS,
+    faults: FaultsFile = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="CSV file for all duplicates across splits.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Decode all of a corpus and look for what is wrong with it.
+
+    Reports faults, silent, clipped and short recordings, and what would make validation too easy: groups in two splits,
+    and sounds in two splits, exactly or at another level, through another codec, or cut by some milliseconds. Ends
+    with 1 if there are such groups or sounds.
+    """
+    heard = _survey(corpus, split, workers)
+    _report(heard.faults, faults)
+    for name, entries in checks.doubtful(heard.heard, min_seconds).items():
+        console.print(f"{len(entries)} {name}")
+        for entry in entries[:FIRST]:
+            console.print(f"  {entry.place}: {entry.seconds:.2f} s, {entry.level:.1f} dBFS", highlight=False)
+    repeated = checks.repeated(heard.heard)
+    console.print(f"{repeated} recordings that repeat another of their split, sample for sample")
+    shared = checks.shared_groups(heard.heard)
+    console.print(f"{len(shared)} groups in two splits")
+    for group, splits in list(shared.items())[:FIRST]:
+        console.print(f"  {group}: {', '.join(splits)}", highlight=False)
+    with errors.status("comparing splits"):
+        same = checks.across_splits(corpus, heard.heard)
+    _show_pairs(same, heard.heard, pairs)
+    if shared or same:
+        raise typer.Exit(1)
+
+
+@app.command("manifest")
+def write_manifest(
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file.", dir_okay=False)],
+    split: Splits = None,
+    faults: FaultsFile = None,
+) -> None:
+    """List what a corpus was made of: package, path, licence, label, mid, split. No audio is read."""
+    rows: set[manifests.Row] = set()
+    found: list[Fault] = []
+    for name in _splits(corpus, split):
+        entries = list(open_source(corpus, name))
+        rows |= manifests.rows([entry for entry in entries if isinstance(entry, Recording)], name)
+        found += [entry for entry in entries if isinstance(entry, Fault)]
+    manifests.write_rows(rows, output)
+    console.print(f"{len(rows)} rows in {output}")
+    _report(found, faults)
+
+
+def _splits(corpus: Path, wanted: list[str] | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(wanted)) if wanted else splits_of(corpus)
+
+
+def _survey(corpus: Path, split: list[str] | None, workers: int) -> Survey:
+    names = _splits(corpus, split)
+    with errors.status("counting"):
+        rows = sum(1 for name in names for _ in open_source(corpus, name))
+    with _bar("decoding", rows) as advance:
+        heard = survey(corpus, names, workers, lambda seconds: advance(1, seconds))
+    if not heard.heard:
+        raise CorpusInvalid(f"nothing of {corpus} can be used: {summed(heard.faults)}")
+    return heard
+
+
+@contextmanager
+def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar over a corpus's rows; it is told of rows done and the seconds of audio in them."""
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[speed]}"), TimeElapsedColumn()),
+    )
+    with Progress(*columns, console=errors) as progress:
+        task = progress.add_task(doing, total=rows, speed="")
+        heard = 0.0
+
+        def advance(count: int, seconds: float) -> None:
+            nonlocal heard
+            heard += seconds
+            elapsed = progress.tasks[0].elapsed or 0.0
+            speed = f"{heard / elapsed:.0f} s of audio a second" if elapsed > 0 else ""
+            progress.update(task, advance=count, speed=speed)
+
+        yield advance
+
+
+def _from_tally(advance: Callable[[int, float], None]) -> Callable[[Tally], None]:
+    """Tells a bar what a tally has more than when it was last seen; what an earlier call packed took no time now."""
+    rows, seconds, begun = 0, 0.0, False
+
+    def seen(tally: Tally) -> None:
+        nonlocal rows, seconds, begun
+        advance(tally.rows - rows, tally.seconds - seconds if begun else 0.0)
+        rows, seconds, begun = tally.rows, tally.seconds, True
+
+    return seen
+
+
+def _right(*names: str) -> list[Column]:
+    return [Column(name, justify="right") for name in names]
+
+
+def _sums(totals: dict) -> Table:
+    table = Table("", *_right("clips", "minutes", "groups"))
+    parts = {**totals["by_kind"], **totals["by_split"], "all": totals}
+    for name, sums in parts.items():
+        table.add_row(name, str(sums["clips"]), f"{sums['minutes']:.1f}", str(sums["groups"]))
+    return table
+
+
+def _show_pairs(same: list[Pair], heard: list[Heard], output: Path | None) -> None:
+    exact = sum(pair.exact for pair in same)
+    console.print(f"{len(same)} pairs of one sound in two splits, {exact} of them sample for sample")
+    found = {(entry.split, entry.key): entry for entry in heard}
+    rows = [
+        (*pair.first, found[pair.first].group, *pair.second, found[pair.second].group, f"{pair.correlation:.3f}")
+        for pair in same
+    ]
+    for split, key, group, other_split, other, other_group, alike in rows[:FIRST]:
+        console.print(f"  {alike} {split} {key} ({group}) = {other_split} {other} ({other_group})", highlight=False)
+    if output is not None:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["split", "key", "group", "other_split", "other_key", "other_group", "correlation"])
+            writer.writerows(rows)
+
+
+def _report(faults: list[Fault], output: Path | None, quiet: bool = False) -> None:
+    """Says what was wrong, by reason and with the first places; all of it in `output`."""
+    if output is not None:
+        write_faults(faults, output)
+    if quiet or not faults:
+        return
+    errors.print(f"{len(faults)} faults: {summed(faults)}", highlight=False)
+    for fault in faults[:FIRST]:
+        errors.print(f"  {fault}", highlight=False, markup=False)
+    if len(faults) > FIRST and output is None:
+        errors.print(f"  and {len(faults) - FIRST} more: --faults FILE lists all", highlight=False)

@@ -1,0 +1,113 @@
+"""The same sound twice: exactly, or at another level, through another codec, or cut by some milliseconds.
+
+Two steps. Each recording has a thumbnail, its log-mel spectrogram without silent ends, pooled to a fixed size; a matrix
+product of two splits' thumbnails finds pairs that look alike and last about as long. Their waveforms then decide, by
+the highest normalised cross-correlation over all shifts: other takes of one sound look alike, but do not correlate.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+
+from models.corpus.clips import RATE
+from models.corpus.decoded import decode
+from models.corpus.recordings import Recording, Samples
+from models.corpus.sources import open_source
+from models.spectrum import mel_bands, stft
+
+BANDS = 24
+PARTS = 32
+LOWEST_HZ, HIGHEST_HZ = 100.0, 7000.0  # what every codec keeps
+FFT_SIZE = 1024
+RANGE = 1e-4  # 40 dB below the loudest: below it codecs say what they like
+SOUNDING = 1e-4  # ends this far below the loudest 10 ms are no part of the sound
+
+ALIKE = 0.85  # cosine of two thumbnails that are worth a closer look
+LONGER = 1.15, 0.05  # how much longer one may be than the other: factor, and seconds
+SAME = 0.9  # correlation of waveforms from which they are one sound: other takes reach 0.87, codecs leave 0.93
+CLOSER = 8  # at most so many are looked at for a recording, the most alike first
+ROWS = 512  # thumbnails compared at a time
+LOW_RATE = 8  # waveforms are compared at 32 kHz / 8: what codecs and edits change least
+LONGEST = 30.0  # seconds of them that are compared
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two recordings, by split and key, that are one sound; `exact`: sample for sample."""
+
+    first: tuple[str, str]
+    second: tuple[str, str]
+    exact: bool
+    correlation: float
+
+
+def thumbnail(samples: Samples) -> np.ndarray:
+    """int16 (n,) at 32 kHz -> float16 (PARTS * BANDS,), of length 1 and mean 0; zeros for silence."""
+    floats = torch.from_numpy(samples.astype(np.float32) / 32768)
+    # Short sounds want finer steps: PARTS of them at least.
+    hop = int(np.clip(len(floats) // (4 * PARTS), 32, 320))
+    power = stft(floats[None], FFT_SIZE, hop)[0].abs().square() @ _bands()
+    loudness = power.sum(1)
+    sounding = torch.nonzero(loudness > SOUNDING * loudness.max())[:, 0]
+    if not len(sounding):
+        return np.zeros(PARTS * BANDS, np.float16)
+    power = power[int(sounding[0]) : int(sounding[-1]) + 1]
+    pooled = torch.nn.functional.adaptive_avg_pool1d(power.T, PARTS).T
+    log = torch.log10(pooled / pooled.max() + RANGE)
+    log = log - log.mean()
+    return (log / log.norm().clamp(min=1e-6)).flatten().half().numpy()
+
+
+def alike(
+    first: np.ndarray, second: np.ndarray, first_seconds: np.ndarray, second_seconds: np.ndarray
+) -> Iterator[tuple[int, int]]:
+    """Pairs of rows of two sets of thumbnails (N, K), (M, K) that look alike and last about as long."""
+    factor, more = LONGER
+    others = torch.from_numpy(second).float().T
+    for start in range(0, len(first), ROWS):
+        cosines = (torch.from_numpy(first[start : start + ROWS]).float() @ others).numpy()
+        longer = np.maximum(first_seconds[start : start + ROWS, None], second_seconds)
+        shorter = np.minimum(first_seconds[start : start + ROWS, None], second_seconds)
+        cosines[longer > factor * shorter + more] = -1
+        for row in np.flatnonzero((cosines >= ALIKE).any(axis=1)):
+            best = np.argsort(-cosines[row])[:CLOSER]
+            yield from ((start + int(row), int(column)) for column in best if cosines[row, column] >= ALIKE)
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Highest normalised cross-correlation, in either polarity, of two waveforms (n,), (m,) over all shifts."""
+    size = 1 << (len(first) + len(second) - 1).bit_length()
+    spectra = np.fft.rfft(first, size), np.fft.rfft(second, size)
+    scale = np.linalg.norm(first) * np.linalg.norm(second)
+    return float(np.abs(np.fft.irfft(spectra[0] * spectra[1].conj(), size)).max() / scale) if scale else 0.0
+
+
+def compare(corpus: Path, pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> Iterator[Pair]:
+    """Those of the pairs, each two (split, key), that are one sound; reads the recordings again."""
+    pairs = list(pairs)
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for split, key in (member for pair in pairs for member in pair):
+        wanted[split].add(key)
+    low: dict[tuple[str, str], np.ndarray] = {}
+    for split, keys in wanted.items():
+        for row in open_source(corpus, split):
+            if isinstance(row, Recording) and row.key in keys:
+                low[split, row.key] = _low_rate(decode(row)[1])
+    for first, second in pairs:
+        likeness = correlation(low[first], low[second])
+        if likeness >= SAME:
+            yield Pair(first, second, False, likeness)
+
+
+def _low_rate(samples: Samples) -> np.ndarray:
+    floats = samples[: round(LONGEST * RATE)].astype(np.float32) / 32768
+    return soxr.resample(floats, RATE, RATE // LOW_RATE)
+
+
+def _bands() -> torch.Tensor:
+    return mel_bands(FFT_SIZE, RATE, BANDS, LOWEST_HZ, HIGHEST_HZ)

@@ -1,0 +1,260 @@
+"""Any corpus as WebDataset shards: encoded in parallel, written in order, and gone on with where it was interrupted.
+
+A shard is written under another name and renamed when it is whole; then the journal `.pack-SPLIT.jsonl` says how many
+rows of the source it closed with, so that the next call skips those without reading them. The journal's first line is
+what was packed and how: another source or other settings are refused, since shards of both would stand side by side.
+"""
+
+import io
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.corpus.clips import RATE
+from models.corpus.parallel import alone, in_order
+from models.corpus.reading import pieces
+from models.corpus.recordings import CorpusInvalid, Fault, Recording, Samples, Source, Unusable, summed
+from models.corpus.sources import fingerprint
+from models.encoding import open_writer
+from models.labels import ontology
+
+# The rest of a recording that was cut into pieces says little when it is this short.
+SHORTEST_REST = 1.0  # seconds
+# A piece whose peak is below this (-60 dBFS) holds nothing of what its recording is labelled with.
+SILENCE = 33
+
+# Bits a sample of formats that ask: what the decoded clips have.
+_BIT_DEPTHS = {"flac": 16, "wav": 16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How shards are written: audio format, size of a shard in MiB, and what longer recordings are cut to in s."""
+
+    format: str = "opus"
+    shard_mb: float = 24
+    max_seconds: float = 10
+
+
+@dataclass
+class Tally:
+    """What was packed: `rows` of the source, of which came `clips`; `left_over` counts seconds of short rests and
+    silent pieces that were left out."""
+
+    rows: int = 0
+    clips: int = 0
+    shards: int = 0
+    seconds: float = 0.0
+    left_over: float = 0.0
+    faults: list[Fault] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row of the source, encoded: (key, audio, JSON) of each piece."""
+
+    pieces: list[tuple[str, bytes, dict[str, Any]]]
+    left_over: float
+    faults: list[Fault]
+
+
+def pack(
+    source: Source,
+    output: Path,
+    settings: Settings = Settings(),
+    workers: int = 1,
+    advance: Callable[[Tally], None] = lambda _: None,
+) -> Tally:
+    """Writes one split to `output` as SPLIT-000.tar, ...; does what is left of it if it was interrupted.
+
+    Raises CorpusInvalid: the folder holds a pack of something else, or shards that no journal tells of; another
+    process is packing there; nothing of the source is left. OSError where writing fails; FormatUnsupported.
+    """
+    with alone(output / f".pack-{source.split}.lock", waits=False):
+        journal = output / f".pack-{source.split}.jsonl"
+        head = asdict(settings) | {"source": fingerprint(source), "split": source.split}
+        tally, complete = _resumed(journal, head)
+        advance(tally)
+        if not complete:
+            _pack_rest(source, output, settings, workers, advance, tally, journal)
+        return tally
+
+
+def _pack_rest(
+    source: Source,
+    output: Path,
+    settings: Settings,
+    workers: int,
+    advance: Callable[[Tally], None],
+    tally: Tally,
+    journal: Path,
+) -> None:
+    rest = islice(source, tally.rows, None)
+    shard = _Shard(output, source.split, tally.shards, settings)
+    recorded = len(tally.faults)
+    try:
+        for row in in_order(partial(encode, settings=settings), rest, workers):
+            if shard.is_full:
+                shard.finish()
+                tally.shards += 1
+                _record(journal, tally, recorded)
+                recorded = len(tally.faults)
+                shard = _Shard(output, source.split, tally.shards, settings)
+            for key, audio, description in row.pieces:
+                shard.add(key, audio, description)
+                tally.clips += 1
+                tally.seconds += description["seconds"]
+            tally.rows += 1
+            tally.left_over += row.left_over
+            tally.faults += row.faults
+            advance(tally)
+        if not tally.clips:
+            raise CorpusInvalid(f"nothing of {source.name}, {source.split}, can be packed: {summed(tally.faults)}")
+        if shard.size:
+            shard.finish()
+            tally.shards += 1
+        _record(journal, tally, recorded, complete=True)
+    finally:
+        shard.discard()
+
+
+def encode(row: Recording | Fault, settings: Settings) -> Encoded:
+    """A recording's pieces, encoded, with their JSON."""
+    if isinstance(row, Fault):
+        return Encoded([], 0.0, [row])
+    faults: list[Fault] = []
+    made: list[tuple[float, bytes, int]] = []
+    left_over = 0.0
+    place = 0
+    try:
+        blocks = row.audio.blocks(lambda detail: faults.append(Fault(row.place, "damaged", detail)))
+        for piece, only in _with_only(pieces(blocks, round(settings.max_seconds * RATE))):
+            if not only and _says_little(piece, settings, first=place == 0):
+                left_over += len(piece) / RATE
+            else:
+                made.append((place / RATE, _encoded(piece, settings.format), len(piece)))
+            place += len(piece)
+        if not place:
+            raise Unusable("undecodable", "no samples")
+        if not made:
+            raise Unusable("silent recording")
+    except Unusable as error:
+        return Encoded([], 0.0, [Fault(row.place, error.reason, error.detail)])
+    except OSError as error:
+        return Encoded([], 0.0, [Fault(row.place, "unreadable", str(error))])
+    cut = place / RATE > settings.max_seconds
+    return Encoded(
+        [
+            (f"{row.key}-{number:03d}" if cut else row.key, audio, _description(row, offset if cut else None, frames))
+            for number, (offset, audio, frames) in enumerate(made)
+        ],
+        left_over,
+        faults,
+    )
+
+
+def _with_only(cut: Iterator[Samples]) -> Iterator[tuple[Samples, bool]]:
+    """Pieces, and whether each is the only one of its recording."""
+    first = next(cut, None)
+    if first is None:
+        return
+    second = next(cut, None)
+    yield first, second is None
+    if second is not None:
+        yield second, False
+        yield from ((piece, False) for piece in cut)
+
+
+def _says_little(piece: Samples, settings: Settings, first: bool) -> bool:
+    short = len(piece) < min(SHORTEST_REST, settings.max_seconds) * RATE and not first
+    return short or np.abs(piece.astype(np.int32)).max() < SILENCE
+
+
+def _encoded(samples: Samples, format: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip"
+        with open_writer(path, format, RATE, 1, _BIT_DEPTHS.get(format)) as writer:
+            writer.write(samples.astype(np.float32)[None] * np.float32(1 / 32768))
+        return path.read_bytes()
+
+
+def _description(row: Recording, offset: float | None, frames: int) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "labels": [ontology()[mid].name for mid in row.mids],
+        "mids": list(row.mids),
+        "seconds": round(frames / RATE, 3),
+        "group": row.group,
+        "kind": row.kind,
+    }
+    if offset is not None:
+        before = row.source.get("offset", 0)
+        said["offset"] = round(offset + (before if isinstance(before, int | float) else 0), 3)
+    return row.source | said
+
+
+class _Shard:
+    """One tar being written, under a name that no reader looks for."""
+
+    def __init__(self, output: Path, split: str, number: int, settings: Settings) -> None:
+        self._path = output / f"{split}-{number:03d}.tar"
+        self._partial = self._path.with_name(f".{self._path.name}.partial")
+        self._settings = settings
+        self._tar = tarfile.open(self._partial, "w")  # noqa: SIM115 - closed by finish
+        self.size = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= self._settings.shard_mb * 2**20
+
+    def add(self, key: str, audio: bytes, description: dict[str, Any]) -> None:
+        described = json.dumps(description, ensure_ascii=False).encode()
+        for suffix, content in ((self._settings.format, audio), ("json", described)):
+            # Owner 0 and time 0, as TarInfo has them: the same clips make the same shard.
+            member = tarfile.TarInfo(f"{key}.{suffix}")
+            member.size = len(content)
+            self._tar.addfile(member, io.BytesIO(content))
+        self.size = self._tar.offset
+
+    def finish(self) -> None:
+        self._tar.close()
+        self._partial.rename(self._path)
+
+    def discard(self) -> None:
+        self._tar.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def _resumed(journal: Path, head: dict[str, Any]) -> tuple[Tally, bool]:
+    """What an earlier call packed, and whether that was all."""
+    if not journal.exists():
+        if present := sorted(journal.parent.glob(f"{head['split']}-*.tar")):
+            raise CorpusInvalid(f"{present[0]} is there already, and not by an interrupted pack: choose another folder")
+        journal.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        return Tally(), False
+    # A line that was being written when the machine went down does not count.
+    whole, _, _ = journal.read_text(encoding="utf-8").rpartition("\n")
+    journal.write_text(whole + "\n", encoding="utf-8")
+    lines = [json.loads(line) for line in whole.splitlines()]
+    if lines[0] != head:
+        changed = ", ".join(name for name in head if lines[0].get(name) != head[name])
+        raise CorpusInvalid(f"{journal.parent} holds a pack with another {changed}: choose another folder or empty it")
+    if len(lines) == 1:
+        return Tally(), False
+    complete = lines[-1].pop("complete")
+    faults = [Fault(**fault) for line in lines[1:] for fault in line["faults"]]
+    return Tally(**lines[-1] | {"faults": faults}), complete
+
+
+def _record(journal: Path, tally: Tally, recorded: int, complete: bool = False) -> None:
+    """Adds a line: the sums so far, and the faults that no line before it has."""
+    line = asdict(tally) | {"faults": [asdict(fault) for fault in tally.faults[recorded:]], "complete": complete}
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,166 @@
+"""What every source of labelled audio gives: recordings, and faults for what cannot be one."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.corpus.relations import ancestors
+from models.errors import LabelUnknown, ModelsError
+from models.labels import find
+
+Samples = NDArray[np.int16]
+
+_SPEECH, _MUSIC, _INSTRUMENT = "/m/09x0r", "/m/04rlf", "/m/04szw"
+
+
+class CorpusInvalid(ModelsError):
+    """Nothing that can be read as a corpus, no such split in it, or nothing of it left."""
+
+    code = "corpus_invalid"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something in a corpus that is wrong: where (file and line, shard and member), what kind of wrong, and in detail.
+
+    Faults of one `reason` are counted together.
+    """
+
+    place: str
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+class Unusable(ModelsError):
+    """A row or a recording that cannot be used; becomes a Fault where its place is known."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Audio(Protocol):
+    """Where a recording's samples are; small, and can be pickled, so that another process may read them."""
+
+    def blocks(self, damaged: Callable[[str], None]) -> Iterator[Samples]:
+        """Mono int16 at 32 kHz, block by block. `damaged` is told of parts that were left out.
+
+        Raises Unusable, MediaError or OSError where nothing can be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One labelled recording, not yet read.
+
+    key: unique in its split, of letters, digits, `-` and `_`; mids: the classes that it is labelled with, at least one;
+    group: recordings that may be the same sound; kind: effect, speech, music or instrument; source: package, path and
+    licence where known; place: for faults.
+    """
+
+    key: str
+    mids: tuple[str, ...]
+    group: str
+    kind: str
+    source: dict[str, Any]
+    audio: Audio
+    place: str
+
+
+class Source(Protocol):
+    """One split of a corpus. Iterating gives each row in a fixed order, as a recording or as its fault, and reads no
+    audio; it may be done again."""
+
+    @property
+    def root(self) -> Path:
+        """The corpus's folder, or its one file."""
+        ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All splits of the corpus."""
+        ...
+
+    def files(self) -> Iterator[Path]:
+        """Every file that the split is made of: what a cache's name depends on."""
+        ...
+
+    def __iter__(self) -> Iterator[Recording | Fault]: ...
+
+
+def key_of(text: str) -> str:
+    """A key from any text: what may not stand in one becomes `_`, and a hash then keeps different texts apart."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", text)
+    return safe if safe == text else f"{safe}-{hashlib.blake2s(text.encode(), digest_size=4).hexdigest()}"
+
+
+def mids_of(texts: Iterable[str]) -> tuple[str, ...]:
+    """Classes by mid, name or slug, each once, in order. Raises Unusable: none given, or one that is unknown."""
+    mids: dict[str, None] = {}
+    for text in texts:
+        found = _found(text)
+        if isinstance(found, LabelUnknown):
+            raise Unusable("unknown label", str(found)) from found
+        mids[found] = None
+    if not mids:
+        raise Unusable("no label")
+    return tuple(mids)
+
+
+@lru_cache(4096)
+def _found(text: str) -> str | LabelUnknown:
+    """A class's mid. An error is kept too: it holds likely names, which take some time to find."""
+    try:
+        return find(text).mid
+    except LabelUnknown as error:
+        return error
+
+
+def kind_of(mids: tuple[str, ...]) -> str:
+    """The kind of a recording that nothing else tells: by its first class's place in the ontology."""
+    lineage = {mids[0]} | ancestors(mids[0])
+    for mid, kind in ((_SPEECH, "speech"), (_INSTRUMENT, "instrument"), (_MUSIC, "music")):
+        if mid in lineage:
+            return kind
+    return "effect"
+
+
+def unique(rows: Iterable[Recording | Fault]) -> Iterator[Recording | Fault]:
+    """The same rows; a recording whose key was there before becomes a fault."""
+    seen: set[str] = set()
+    for row in rows:
+        if isinstance(row, Recording):
+            if row.key in seen:
+                yield Fault(row.place, "duplicate key", row.key)
+                continue
+            seen.add(row.key)
+        yield row
+
+
+def by_reason(faults: Iterable[Fault]) -> list[tuple[str, int]]:
+    """How many faults of each reason, most first."""
+    return Counter(fault.reason for fault in faults).most_common()
+
+
+def summed(faults: Iterable[Fault]) -> str:
+    """The same in words; says so where there are none."""
+    return ", ".join(f"{count} × {reason}" for reason, count in by_reason(faults)) or "no faults"

@@ -1,0 +1,27 @@
+"""Which split a file belongs to, by its name."""
+
+import re
+from pathlib import Path
+
+_SUFFIX = re.compile(r"_segments$|[_-]part\d+$|[_-]\d+$")
+_KNOWN = {
+    "balanced_train": "train",
+    "unbalanced_train": "train",
+    "validation": "valid",
+    "val": "valid",
+    "eval": "test",
+    "evaluation": "test",
+}
+
+
+def split_of(path: Path) -> str:
+    """`balanced_train_segments.csv` -> train, `eval.h5` -> test, `valid.csv` -> valid; other names say themselves."""
+    stem = path.stem.lower()
+    while (shorter := _SUFFIX.sub("", stem)) != stem and shorter:
+        stem = shorter
+    return known(stem)
+
+
+def known(name: str) -> str:
+    """The one word for a split that has several."""
+    return _KNOWN.get(name.lower(), name.lower())
