@@ -1,0 +1,254 @@
+"""`evaluate events`: how well a model's ear tells when a sound begins and ends.
+
+Event-based F1 with collars, and beside it segment-based F1 over seconds (`event_counts`). Only classes that the
+references name are scored, and of them only those that the ear can answer with. An answer that is a relative of what a
+scene holds (above it, below it, its ensemble), without being there itself, is ignored: it is not wrong, and no name for
+another. Events come from the detector as in the service, smoothed and with hysteresis.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from models.commands import DetectorFile, Device, Weights
+from models.corpus.decoded import load
+from models.corpus.relations import related
+from models.detection import THRESHOLD, timeline
+from models.evaluation import json_report, resampling, soundscapes, strong
+from models.evaluation.event_counts import MEASURES, Counts, count
+from models.evaluation.listening import Ear
+from models.evaluation.soundscapes import SCENES, SEED, Known, Scene
+from models.labels import ontology
+
+THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+console, progress_console = Console(), Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What is known of a scene, and the ear's curve (F, 527) of it."""
+
+    name: str
+    seconds: float
+    events: list[Known]
+    curve: Tensor
+    row_seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """F1 by one measure, over all classes together unless said otherwise.
+
+    f1, interval, mean_over_classes, by_class: of all scenes at the given threshold. curve: at each of `THRESHOLDS`.
+    best_threshold: chosen on every other scene; best_f1: of the rest at that threshold.
+    """
+
+    f1: float
+    interval: tuple[float, float]
+    mean_over_classes: float
+    by_class: dict[str, float]
+    curve: list[float]
+    best_threshold: float
+    best_f1: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """By measure; events: how many there are to find. unheard: classes that the ear cannot answer with."""
+
+    threshold: float
+    measures: dict[str, Measured]
+    scenes: int
+    events: int
+    unheard: list[str]
+
+
+def evaluate_events(
+    corpus: Annotated[
+        Path | None, typer.Option(help="Compose soundscapes from this corpus's clips, whose labels know no times.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="The part of the corpus to compose from.")] = "valid",
+    scenes: Annotated[int, typer.Option(help="How many soundscapes to compose.", min=4)] = SCENES,
+    seed: Annotated[int, typer.Option(help="Draws other soundscapes.")] = SEED,
+    strong_labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--strong",
+            help="Or a table that knows the times: filename, onset, offset, event_label (DESED) or segment_id,"
+            " start_time_seconds, end_time_seconds, label (AudioSet strong), by tabs or commas.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="The table's recordings. Default: beside it.", exists=True, file_okay=False)
+    ] = None,
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    threshold: Annotated[
+        float, typer.Option(help="Probability that an event must reach.", min=0.001, max=1)
+    ] = THRESHOLD,
+    device: Device = "auto",
+    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
+) -> None:
+    """Event-based and segment-based F1 of a model's ear, on strongly labelled recordings or composed soundscapes."""
+    if (corpus is None) == (strong_labels is None):
+        raise typer.BadParameter("give --corpus to compose soundscapes from, or --strong with a table of events")
+    ear = Ear.load(weights, detector, device)
+    left_out = ""
+    if corpus is not None:
+        composed = soundscapes.compose(load(corpus, split, cache, progress_console.print), scenes, seed)
+        heard = listen(ear, track(composed, "listening", scenes, console=progress_console, transient=True))
+        where = f"{scenes} soundscapes from {corpus.name}/{split}"
+    else:
+        assert strong_labels is not None  # noqa: S101  one of both was given
+        table = strong.read(strong_labels)
+        files = strong.scenes(table, audio or strong_labels.parent)
+        heard = listen(ear, track(files, "listening", len(table.events), console=progress_console, transient=True))
+        where = f"{len(heard)} recordings of {strong_labels.name}"
+        rows = sum(table.unknown.values())
+        left_out = (
+            f"Left out: {rows} rows of {len(table.unknown)} names that are no classes, {len(table.missing)} files."
+        )
+    found = measure(heard, ear.hears, threshold)
+    _print(found, f"{ear.name} on {where}: {found.events} events")
+    if left_out:
+        console.print(left_out)
+    if output:
+        json_report.write({"model": ear.name, "on": where, "thresholds": THRESHOLDS, **asdict(found)}, output)
+    if plot:
+        draw(found, heard, plot, ear.name)
+
+
+def listen(ear: Ear, scenes: Iterable[Scene]) -> list[Heard]:
+    """The ear's curve of each scene; the sound is let go."""
+    return [Heard(scene.name, scene.seconds, scene.events, *ear.curve(scene.samples, scene.rate)) for scene in scenes]
+
+
+def measure(heard: Sequence[Heard], hears: frozenset[str], threshold: float = THRESHOLD) -> Result:
+    """Raises ValueError where fewer than two scenes hold an event of a class that the ear can answer with."""
+    named = {event.mid for scene in heard for event in scene.events}
+    scored = sorted(named & hears)
+    holding = sum(any(event.mid in hears for event in scene.events) for scene in heard)
+    if holding < 2:
+        raise ValueError(f"{holding} of {len(heard)} scenes hold an event that the ear can answer with: too few")
+    known, seconds = [scene.events for scene in heard], [scene.seconds for scene in heard]
+    counted = {
+        level: count(known, [answers(scene, scored, level) for scene in heard], seconds, scored)
+        for level in sorted({*THRESHOLDS, threshold})
+    }
+    drawn = resampling.weights(range(len(heard)))
+    return Result(
+        threshold,
+        {name: _measured(name, counted, threshold, scored, drawn) for name in MEASURES},
+        len(heard),
+        sum(event.mid in hears for events in known for event in events),
+        sorted(_name(mid) for mid in named - hears),
+    )
+
+
+def _measured(
+    name: str, counted: dict[float, dict[str, Counts]], threshold: float, scored: Sequence[str], drawn: np.ndarray
+) -> Measured:
+    given = counted[threshold][name]
+    of_class = given.by_class()
+    best = max(THRESHOLDS, key=lambda level: float(counted[level][name].half(0).f1()))
+    return Measured(
+        f1=float(given.f1()),
+        interval=resampling.interval(given.f1(drawn)),
+        mean_over_classes=float(np.nanmean(of_class)),
+        by_class={_name(mid): float(f1) for mid, f1 in zip(scored, of_class, strict=True)},
+        curve=[float(counted[level][name].f1()) for level in THRESHOLDS],
+        best_threshold=best,
+        best_f1=float(counted[best][name].half(1).f1()),
+    )
+
+
+def answers(scene: Heard, scored: Sequence[str], threshold: float) -> list[Known]:
+    """The detector's events of the scored classes, but for relatives of what is there that are not there themselves."""
+    there = {event.mid for event in scene.events}
+    ignored = {mid for mid in scored if mid not in there and any(related(mid, other) for other in there)}
+    counted = set(scored) - ignored
+    found = timeline(scene.curve, scene.row_seconds, scene.seconds, top=1, threshold=threshold)
+    return [Known(event.mid, event.start, event.end) for event in found.events if event.mid in counted]
+
+
+def _name(mid: str) -> str:
+    return ontology()[mid].name
+
+
+def _print(found: Result, title: str) -> None:
+    table = Table("F1", f"at {found.threshold:g}", "95 % of draws", "mean of classes", "best, other half", title=title)
+    for name, one in found.measures.items():
+        table.add_row(
+            name,
+            f"{one.f1:.3f}",
+            f"{one.interval[0]:.3f} to {one.interval[1]:.3f}",
+            f"{one.mean_over_classes:.3f}",
+            f"{one.best_f1:.3f} at {one.best_threshold:g}",
+        )
+    console.print(table)
+    classes = len(next(iter(found.measures.values())).by_class)
+    console.print(
+        f"Over {classes} classes together, draws of scenes. Best: one threshold for all classes, chosen on every other"
+        " scene, with the F1 of the rest."
+    )
+    if found.unheard:
+        console.print(f"Left out, since the ear cannot answer with them: {', '.join(found.unheard)}.")
+
+
+def draw(found: Result, heard: Sequence[Heard], path: Path, title: str) -> None:
+    """F1 over the threshold, and of the first scenes what is known (above) and what was answered (below)."""
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    curves, lanes = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    places = range(len(THRESHOLDS))
+    for name, one in found.measures.items():
+        (line,) = curves.plot(places, one.curve, marker="o", markersize=4, label=name)
+        curves.axhline(one.f1, color=line.get_color(), linestyle=":", linewidth=1)
+    curves.set_xticks(places, [f"{level:g}" for level in THRESHOLDS])
+    curves.set_xlabel(f"threshold; dotted: at {found.threshold:g}, the one in use")
+    curves.set_ylabel("F1, all classes together")
+    curves.set_ylim(bottom=0)
+    curves.set_title(f"{title}: {found.events} events in {found.scenes} scenes")
+    curves.grid(alpha=0.3)
+    curves.legend()
+    _draw_scenes(lanes, heard, found.threshold)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_scenes(axes: Axes, heard: Sequence[Heard], threshold: float, most: int = 30) -> None:
+    scored = sorted({event.mid for scene in heard for event in scene.events})
+    names: list[str] = []
+    shown: list[Heard] = []
+    for scene in heard:
+        answered = answers(scene, scored, threshold)
+        mids = sorted({event.mid for event in [*scene.events, *answered]}, key=_name)
+        if shown and len(names) + len(mids) > most:
+            break
+        for lane, mid in enumerate(mids, len(names)):
+            for events, shift, colour in ((scene.events, -0.2, "0.35"), (answered, 0.2, "tab:orange")):
+                spans = [(event.start, event.end - event.start) for event in events if event.mid == mid]
+                axes.broken_barh(spans, (lane + shift - 0.18, 0.36), color=colour)
+        names += [_name(mid) for mid in mids]
+        shown.append(scene)
+        axes.axhline(len(names) - 0.5, color="0.8", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, max(scene.seconds for scene in shown))
+    axes.set_xlabel("seconds")
+    axes.set_title(f"first scenes: known (grey) and answered at {threshold:g} (orange)")
