@@ -115,9 +115,18 @@ def build_base(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     return detector, ResUNet(ear=detector, **as_tuples(config["separator"]))
 
 
+def build_transformer(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    from models.networks import htsat
+    from models.networks.resunet import ResUNet
+
+    detector = htsat.HTSAT(htsat.HyperParameters(**as_tuples(config["detector"])))
+    return detector, ResUNet(ear=detector, **as_tuples(config["separator"]))
+
+
 PRESETS: dict[str, Callable[[dict[str, Any]], tuple[nn.Module, nn.Module]]] = {
     "paper": build_paper,
     "base": build_base,
+    "transformer": build_transformer,
 }
 
 

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
+ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
+QUIETEST = 1e-5  # RMS below which nothing is amplified any further
+
 
 def stft(waveforms: Tensor, fft_size: int, hop: int, window_size: int | None = None) -> Tensor:
     """Complex spectrum of waveforms (B, samples): (B, samples // hop + 1, fft_size // 2 + 1).
@@ -46,6 +49,15 @@ def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: 
         center=True,
         length=samples,
     )
+
+
+def loudness(magnitude: Tensor, window_size: int) -> Tensor:
+    """RMS (B,) of the waveforms whose magnitudes (B, frames, bins) are given, over the frames in which they sound."""
+    power = magnitude.square().mean(2)
+    active = power >= ACTIVE * power.amax(1, keepdim=True)
+    level = ((power * active).sum(1) / active.sum(1)).sqrt()
+    # The mean power of a bin is the waveform's mean square times the energy of the window, 3/8 of its length.
+    return (level / (0.375 * window_size) ** 0.5).clamp(min=QUIETEST)
 
 
 def hann(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -46,3 +46,7 @@ class Clips:
     def waveform(self, clip: Clip) -> np.ndarray:
         """The clip, float32 in [-1, 1]."""
         return self.samples[clip.start : clip.start + clip.frames].astype(np.float32) / 32768
+
+    def without(self, mids: frozenset[str]) -> "Clips":
+        """The same array, and of its clips those that are labelled with none of the classes."""
+        return Clips(self.samples, [clip for clip in self.clips if not mids.intersection(clip.mids)])

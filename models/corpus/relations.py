@@ -5,6 +5,7 @@ for its own ancestors and descendants (so `Music` for no instrument), nor an ens
 """
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def ancestors(mid: str) -> frozenset[str]:
     return above.union(*(ancestors(parent) for parent in above))
 
 
+@cache
+def descendants(mid: str) -> frozenset[str]:
+    """Everything below a class, itself left out."""
+    return frozenset(other for other in parents() if mid in ancestors(other))
+
+
+def with_descendants(mids: Iterable[str]) -> frozenset[str]:
+    """The classes and everything below them: what holding them out takes away."""
+    return frozenset().union(*({mid} | descendants(mid) for mid in mids))
+
+
+@cache
 def related(first: str, second: str) -> bool:
     """Whether a clip of one class may well be, or hold, a clip of the other."""
     lineages = [{mid} | ancestors(mid) for mid in (first, second)]
@@ -46,6 +59,19 @@ def related(first: str, second: str) -> bool:
     )
 
 
+@cache
+def implied(mid: str) -> frozenset[str]:
+    """What is true of a clip that is labelled with a class: the class and everything above it."""
+    return ancestors(mid) | {mid}
+
+
+@cache
+def unknown(mid: str) -> frozenset[str]:
+    """What a clip that is labelled with a class may hold or not: everything below it, and an ensemble's parts."""
+    return frozenset(other for other in parents() if related(mid, other)) - implied(mid)
+
+
+@cache
 def siblings(first: str, second: str) -> bool:
     """Whether two classes share a parent: the hardest pairs to tell apart."""
     return first != second and bool(parents().get(first, frozenset()) & parents().get(second, frozenset()))

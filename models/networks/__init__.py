@@ -37,6 +37,21 @@ class Detector(Protocol):
         ...
 
 
+class Ear(Detector, Protocol):
+    """A detector that a separator may listen with while it separates: it hears what the separator's spectrum shows.
+
+    Both use an FFT of 1024 at 32 kHz under a window of 800 samples (25 ms) every 320.
+    """
+
+    map_channels: int
+    signed_embeddings: bool  # False where they end in a ReLU
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """Magnitudes (B, frames, 513), frames a multiple of 32, of mixtures at the level at which the ear hears -> a
+        map (B, map_channels, columns, rows) and embeddings (B, columns, D), a column every 16 frames (160 ms)."""
+        ...
+
+
 class Separator(Protocol):
     """Masks the spectrogram of a mixture for one query.
 

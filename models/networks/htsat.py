@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.networks import DetectorOutput
 from models.spectrum import mel_bands, stft
 
+LOWEST_DB = -100.0  # of a band's power
 OTHER_REGION = -100.0  # added to the attention between tokens that only the cyclic shift made neighbours
 
 
@@ -40,22 +41,54 @@ class HyperParameters:
     mlp_ratio: int = 4
     classes: int = 527
     window_samples: int = 320_000  # what a long recording is cut into: 10 s
+    # The small variant differs in these: a window for the spectrum that it shares with a separator, and time that is
+    # neither stretched to `frames` nor merged between stages, so that it hears every column of the patches.
+    window_size: int | None = None  # samples of the spectrum's window; None: as long as the FFT
+    merge_time: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.merge_time and self.runs != 1:
+            raise ValueError("time that is not stretched cannot be folded into runs")
 
     def grid(self, stage: int) -> tuple[int, int]:
         """Tokens (H, W) of a stage; ValueError if the sizes do not divide."""
         sides = (self.runs * self.bands, self.frames // self.runs)
-        steps = (self.patch[0] << stage, self.patch[1] << stage)
+        steps = (self.patch[0] << stage, self.patch[1] << (stage if self.merge_time else 0))
         if self.frames % self.runs or sides[0] % steps[0] or sides[1] % steps[1]:
             raise ValueError(f"stage {stage}: an image of {sides} does not divide into tokens of {steps}")
         return sides[0] // steps[0], sides[1] // steps[1]
 
+    def attention(self, stage: int) -> tuple[int, int]:
+        """Tokens (rows, columns) of an attention window; where rows run out while columns stay, it is wider."""
+        grid = self.grid(stage)
+        rows = min(self.window, grid[0])
+        return rows, min(self.window if self.merge_time or rows == self.window else 2 * self.window, grid[1])
+
+
+EAR_COLUMN = 16  # frames of a column that separators listen to
+
+# A small ear: tokens of 20 ms from the first stage to the last.
+SMALL = HyperParameters(
+    patch=(8, 2),
+    runs=1,
+    channels=32,
+    depths=(2, 2, 2, 2),
+    heads=(2, 4, 8, 16),
+    window_size=800,
+    merge_time=False,
+)
+
 
 class HTSAT(nn.Module):
-    """Hears sounds in clips of up to `frames` frames (10.23 s as published)."""
+    """Hears sounds in clips of up to `frames` frames (10.23 s as published), or of any length without `merge_time`.
 
+    drop_path: share of blocks that are left out for a clip while training.
+    """
+
+    signed_embeddings = True
     band_filters: Tensor
 
-    def __init__(self, hyper: HyperParameters | None = None) -> None:
+    def __init__(self, hyper: HyperParameters | None = None, drop_path: float = 0.0) -> None:
         super().__init__()
         hyper = hyper or HyperParameters()
         last = len(hyper.depths) - 1
@@ -64,29 +97,50 @@ class HTSAT(nn.Module):
             raise ValueError(f"{rows} rows of the last stage do not unfold into {hyper.runs} runs")
         self.hyper = hyper
         self.rate = hyper.rate
-        self.embedding_size = hyper.channels << last
+        self.embedding_size = self.map_channels = hyper.channels << last
         self.window_samples = hyper.window_samples
-        self.frame_seconds = hyper.window_samples / hyper.rate / hyper.frames
-        self.rows_held = hyper.frames // (hyper.runs * columns)
+        if hyper.merge_time:
+            self.frame_seconds = hyper.window_samples / hyper.rate / hyper.frames
+            self.rows_held = hyper.frames // (hyper.runs * columns)
+        else:
+            self.frame_seconds = hyper.patch[1] * hyper.hop / hyper.rate
+            self.rows_held = 1
 
         filters = mel_bands(hyper.fft_size, hyper.rate, hyper.bands, hyper.lowest_hz, hyper.highest_hz)
         self.register_buffer("band_filters", filters, persistent=False)
         self.band_norm = nn.BatchNorm1d(hyper.bands)
         self.patches = nn.Conv2d(1, hyper.channels, hyper.patch, stride=hyper.patch)
         self.patch_norm = nn.LayerNorm(hyper.channels)
+        merged = (2, 2 if hyper.merge_time else 1)
         self.stages = nn.ModuleList(
-            Stage(hyper.channels << i, hyper.grid(i), depth, heads, hyper.window, hyper.mlp_ratio, merged=i < last)
+            Stage(
+                hyper.channels << i,
+                depth,
+                heads,
+                self._attention(i),
+                hyper.mlp_ratio,
+                merged if i < last else None,
+                drop_path,
+            )
             for i, (depth, heads) in enumerate(zip(hyper.depths, hyper.heads, strict=True))
         )
         self.norm = nn.LayerNorm(self.embedding_size)
         self.head = nn.Conv2d(self.embedding_size, hyper.classes, (rows // hyper.runs, 3), padding=(0, 1))
         self.apply(initialise)
 
+    def _attention(self, stage: int) -> tuple[int, int]:
+        """The stage's window of attention, checked against its grid."""
+        grid, window = self.hyper.grid(stage), self.hyper.attention(stage)
+        if grid[0] % window[0] or grid[1] % window[1]:
+            raise ValueError(f"a grid of {grid} tokens does not divide into windows of {window}")
+        return window
+
     def forward(self, waveforms: Tensor) -> DetectorOutput:
         """Waveforms (B, T) in [-1, 1] to clipwise (B, classes), framewise (B, frames, classes), embedding (B, D).
 
-        Clips shorter than the network's own length are repeated and stretched, so framewise always has `frames`
-        rows over the clip's duration. ValueError for clips that are longer.
+        With `merge_time`, clips shorter than the network's own length are repeated and stretched, so framewise always
+        has `frames` rows over the clip's duration; ValueError for clips that are longer. Without, framewise has a row
+        for every whole column of patches, at least one.
         """
         return self.hear(self.log_bands(waveforms))
 
@@ -97,30 +151,65 @@ class HTSAT(nn.Module):
     def log_bands(self, waveforms: Tensor) -> Tensor:
         """Waveforms (B, T) to normalised log-mel bands (B, F, M), F = T // hop + 1. Always float32."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            power = stft(waveforms.float(), self.hyper.fft_size, self.hyper.hop).abs().square()
-            decibels = 10 * (power @ self.band_filters).clamp(min=1e-10).log10()
+            hyper = self.hyper
+            return self.bands_of(stft(waveforms.float(), hyper.fft_size, hyper.hop, hyper.window_size).abs())
+
+    def bands_of(self, magnitude: Tensor) -> Tensor:
+        """Magnitudes (B, F, bins) to normalised log-mel bands (B, F, M). Always float32."""
+        with torch.autocast(magnitude.device.type, enabled=False):
+            power = magnitude.square() @ self.band_filters
+            decibels = 10 * power.clamp(min=10 ** (LOWEST_DB / 10)).log10()
             return self.band_norm(decibels.transpose(1, 2)).transpose(1, 2)
 
     def hear(self, bands: Tensor) -> DetectorOutput:
         """Log-mel bands (B, F, M) from `log_bands` to what is heard in them. ValueError if F exceeds `frames`."""
+        return self.answer(self.tokens(bands))
+
+    def tokens(self, bands: Tensor) -> Tensor:
+        """Log-mel bands (B, F, M) to the last stage's tokens (B, H, W, D). ValueError if F exceeds `frames`."""
         tokens = self.patches(self.image(bands)).permute(0, 2, 3, 1)  # B H W C
         tokens = self.patch_norm(tokens)
         for stage in self.stages:
             tokens = stage(tokens)
-        tokens = self.norm(tokens)
+        if not self.hyper.merge_time:
+            tokens = tokens[:, :, : max(1, bands.shape[1] // self.hyper.patch[1])]
+        return self.norm(tokens)
+
+    def answer(self, tokens: Tensor) -> DetectorOutput:
+        """The last stage's tokens (B, H, W, D) to what they say."""
         embedding = tokens.float().mean((1, 2))
 
         # unfold: the runs come back from the frequency axis, one after another in time
         runs = self.hyper.runs
         time = tokens.unflatten(1, (runs, -1)).permute(0, 4, 2, 1, 3).flatten(3)  # B D rows-of-a-run (runs W)
         steps = self.head(time).float().squeeze(2).transpose(1, 2)  # B steps classes
-        framewise = steps.sigmoid().repeat_interleave(self.hyper.frames // steps.shape[1], dim=1)
+        framewise = steps.sigmoid().repeat_interleave(self.rows_held, dim=1)
         return DetectorOutput(steps.mean(1).sigmoid(), framewise, embedding)
 
+    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """As `networks.Ear` says; for hyperparameters without `merge_time`."""
+        tokens = self.tokens(self.bands_of(magnitude)).float()
+        columns = tokens.unflatten(2, (-1, EAR_COLUMN // self.hyper.patch[1])).mean(3)  # B H columns D
+        return columns.permute(0, 3, 2, 1), columns.mean(1)
+
+    def silence(self) -> Tensor:
+        """What a frame of silence is as normalised bands (M,): zero would be the mean of all that was heard."""
+        norm = self.band_norm
+        assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  it keeps statistics
+        return (LOWEST_DB - norm.running_mean) * (norm.running_var + norm.eps).rsqrt() * norm.weight + norm.bias
+
     def image(self, bands: Tensor) -> Tensor:
-        """Bands (B, F, M) repeated and stretched to `frames`, then folded: (B, 1, runs M, frames / runs)."""
+        """Bands (B, F, M) repeated and stretched to `frames`, then folded: (B, 1, runs M, frames / runs). Without
+        `merge_time` they are padded with silence to whole windows of attention."""
         frames, runs = self.hyper.frames, self.hyper.runs
         heard = bands.shape[1]
+        if not self.hyper.merge_time:
+            whole = max(heard // self.hyper.patch[1], 1) * self.hyper.patch[1]
+            bands, heard = bands[:, :whole], min(heard, whole)
+            widest = max(self.hyper.attention(stage)[1] for stage in range(len(self.stages)))
+            silence = self.silence().to(bands.dtype).expand(len(bands), -heard % (widest * self.hyper.patch[1]), -1)
+            padded = torch.cat([bands, silence], dim=1)
+            return padded.transpose(1, 2).unsqueeze(1)
         if heard > frames:
             raise ValueError(f"a clip of {heard} frames is longer than the network's {frames}; cut it into windows")
         bands = bands.repeat(1, frames // heard, 1).unsqueeze(1)
@@ -129,21 +218,24 @@ class HTSAT(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of windowed attention, every second shifted; if `merged`, then half the grid and twice the channels."""
+    """Blocks of windowed attention, every second shifted; then, if `merged` says by how much, a smaller grid of twice
+    the channels."""
 
     def __init__(
-        self, channels: int, grid: tuple[int, int], depth: int, heads: int, window: int, mlp_ratio: int, merged: bool
+        self,
+        channels: int,
+        depth: int,
+        heads: int,
+        window: tuple[int, int],
+        mlp_ratio: int,
+        merged: tuple[int, int] | None,
+        drop_path: float,
     ) -> None:
         super().__init__()
-        window = min(window, *grid)
-        if grid[0] % window or grid[1] % window:
-            raise ValueError(f"a grid of {grid} tokens does not divide into windows of {window}")
-        # A grid that is one window has no borders to look across.
-        shift = 0 if grid == (window, window) else window // 2
         self.blocks = nn.ModuleList(
-            Block(channels, grid, heads, window, shift if i % 2 else 0, mlp_ratio) for i in range(depth)
+            Block(channels, heads, window, i % 2 == 1, mlp_ratio, drop_path) for i in range(depth)
         )
-        self.merge = PatchMerging(channels) if merged else nn.Identity()
+        self.merge = PatchMerging(channels, merged) if merged else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
@@ -155,67 +247,86 @@ class Block(nn.Module):
     """Pre-norm transformer block whose attention sees one window: tokens (B, H, W, C) in and out."""
 
     def __init__(
-        self, channels: int, grid: tuple[int, int], heads: int, window: int, shift: int, mlp_ratio: int
+        self, channels: int, heads: int, window: tuple[int, int], shifted: bool, mlp_ratio: int, drop_path: float
     ) -> None:
         super().__init__()
+        self.drop_path = drop_path
         self.attention_norm = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, grid, heads, window, shift)
+        self.attention = WindowAttention(channels, heads, window, shifted)
         self.mlp_norm = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
             nn.Linear(channels, mlp_ratio * channels), nn.GELU(), nn.Linear(mlp_ratio * channels, channels)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attention(self.attention_norm(tokens))
-        return tokens + self.mlp(self.mlp_norm(tokens))
+        tokens = tokens + self.kept(self.attention(self.attention_norm(tokens)))
+        return tokens + self.kept(self.mlp(self.mlp_norm(tokens)))
+
+    def kept(self, update: Tensor) -> Tensor:
+        """While training, a share of the clips goes without the update (Huang et al., "Stochastic Depth", 2016)."""
+        if not (self.training and self.drop_path):
+            return update
+        kept = torch.rand(len(update), 1, 1, 1, device=update.device) >= self.drop_path
+        return update * (kept / (1 - self.drop_path)).to(update.dtype)
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows of `window` x `window` tokens, after a cyclic shift by `shift` up and left."""
+    """Attention within windows of (rows, columns) tokens; if `shifted`, after a cyclic shift by half a window, along
+    axes that have more than one."""
 
     pair_rows: Tensor
-    mask: Tensor | None
 
-    def __init__(self, channels: int, grid: tuple[int, int], heads: int, window: int, shift: int) -> None:
+    def __init__(self, channels: int, heads: int, window: tuple[int, int], shifted: bool) -> None:
         super().__init__()
-        self.heads, self.window, self.shift = heads, window, shift
+        self.heads, self.window, self.shifted = heads, window, shifted
         self.qkv = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, channels)
-        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.bias_table = nn.Parameter(torch.zeros((2 * window[0] - 1) * (2 * window[1] - 1), heads))
         self.register_buffer("pair_rows", pair_rows(window), persistent=False)
-        self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
+        self._masks: dict[tuple, Tensor] = {}
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, height, width, channels = tokens.shape
-        rows, columns, side = height // self.window, width // self.window, self.window
-        if self.shift:
-            tokens = tokens.roll((-self.shift, -self.shift), (1, 2))
+        down, across = self.window
+        rows, columns = height // down, width // across
+        # An axis that is one window has no borders to look across.
+        shift = (self.shifted * (rows > 1) * (down // 2), self.shifted * (columns > 1) * (across // 2))
+        if any(shift):
+            tokens = tokens.roll((-shift[0], -shift[1]), (1, 2))
         # cut: (3, B, G E, N, C / E); windows stand beside heads so that fused kernels see four dimensions
-        cut = self.qkv(tokens).view(batch, rows, side, columns, side, 3, self.heads, channels // self.heads)
+        cut = self.qkv(tokens).view(batch, rows, down, columns, across, 3, self.heads, channels // self.heads)
         query, key, value = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias(rows * columns).to(query.dtype))
-        mixed = mixed.view(batch, rows, columns, self.heads, side, side, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        bias = self.bias((height, width), shift).to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        mixed = mixed.view(batch, rows, columns, self.heads, down, across, -1).permute(0, 1, 4, 2, 5, 3, 6)
         tokens = self.projection(mixed.reshape(batch, height, width, channels))
-        return tokens.roll((self.shift, self.shift), (1, 2)) if self.shift else tokens
+        return tokens.roll(shift, (1, 2)) if any(shift) else tokens
 
-    def bias(self, windows: int) -> Tensor:
+    def bias(self, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:
         """What is added to the scores before the softmax: (1, G E, N, N)."""
         bias = self.bias_table[self.pair_rows].permute(2, 0, 1)  # E N N
-        if self.mask is None:
+        if not any(shift):
+            windows = grid[0] * grid[1] // (self.window[0] * self.window[1])
             return bias.repeat(windows, 1, 1).unsqueeze(0)
-        return (bias + self.mask.unsqueeze(1)).flatten(0, 1).unsqueeze(0)
+        place = (grid, shift, bias.device)
+        if place not in self._masks:  # made once for each size, where it is used
+            self._masks = {place: shift_mask(grid, self.window, shift).to(bias.device)}
+        return (bias + self._masks[place].unsqueeze(1)).flatten(0, 1).unsqueeze(0)
 
 
 class PatchMerging(nn.Module):
-    """2 x 2 neighbours side by side, 4C, then linearly to 2C: (B, H, W, C) to (B, H / 2, W / 2, 2C)."""
+    """Neighbours in rows x columns side by side, 4C for 2 x 2, then linearly to 2C: (B, H, W, C) to
+    (B, H / rows, W / columns, 2C)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, merged: tuple[int, int]) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * channels)
-        self.linear = nn.Linear(4 * channels, 2 * channels, bias=False)
+        self.merged = merged
+        self.norm = nn.LayerNorm(merged[0] * merged[1] * channels)
+        self.linear = nn.Linear(merged[0] * merged[1] * channels, 2 * channels, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        neighbours = [tokens[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        rows, columns = self.merged
+        neighbours = [tokens[:, row::rows, column::columns] for column in range(columns) for row in range(rows)]
         return self.linear(self.norm(torch.cat(neighbours, dim=-1)))
 
 
@@ -223,27 +334,28 @@ class PatchMerging(nn.Module):
 # needs them all the same.
 
 
-def pair_rows(window: int) -> Tensor:
+def pair_rows(window: tuple[int, int]) -> Tensor:
     """For each pair (query, key) of tokens in a window, the row of the bias table that their distance selects."""
-    place = torch.arange(window, device="cpu")
-    row, column = torch.meshgrid(place, place, indexing="ij")
+    row, column = torch.meshgrid(*(torch.arange(side, device="cpu") for side in window), indexing="ij")
     row, column = row.flatten(), column.flatten()
-    down = row[:, None] - row[None, :] + window - 1
-    right = column[:, None] - column[None, :] + window - 1
-    return (2 * window - 1) * down + right
+    down = row[:, None] - row[None, :] + window[0] - 1
+    right = column[:, None] - column[None, :] + window[1] - 1
+    return (2 * window[1] - 1) * down + right
 
 
-def shift_mask(grid: tuple[int, int], window: int, shift: int) -> Tensor:
+def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
     """(G, N, N): 0 between tokens that are neighbours in the sound, `OTHER_REGION` between the others."""
 
-    def regions(side: int) -> Tensor:
+    def regions(axis: int) -> Tensor:
         # After the shift the last window holds the end of the axis and, behind it, what came round from the start.
-        place = torch.arange(side, device="cpu")
-        return (place >= side - window).long() + (place >= side - shift).long()
+        place = torch.arange(grid[axis], device="cpu")
+        if not shift[axis]:
+            return torch.zeros_like(place)
+        return (place >= grid[axis] - window[axis]).long() + (place >= grid[axis] - shift[axis]).long()
 
-    height, width = grid
-    region = 3 * regions(height)[:, None] + regions(width)[None, :]
-    region = region.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window**2)
+    (height, width), (down, across) = grid, window
+    region = 3 * regions(0)[:, None] + regions(1)[None, :]
+    region = region.view(height // down, down, width // across, across).transpose(1, 2).reshape(-1, down * across)
     return torch.where(region[:, :, None] == region[:, None, :], 0.0, OTHER_REGION)
 
 

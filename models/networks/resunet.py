@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import spectrum
-from models.networks.yamnet import Yamnet
+from models.networks import Ear
 
 STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own step
 PATCH = (4, 2)  # frames x bands of one cell at the top: detail inside it is the stem's and the head's affair
 EAR_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
-ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
 MASK_FLOOR = 0.02  # -34 dB: doubt ends in a quiet mixture, not in a hole, and nothing is ever masked to digital zero
-QUIETEST = 1e-5  # RMS below which nothing is amplified any further
 
 
 class FilmBlock(nn.Module):
@@ -59,7 +57,7 @@ class ResUNet(nn.Module):
     window_size = 800  # the ear's 25 ms, so that one spectrum serves both
     hop = 320
     mask_bytes = 1 << 20
-    ear: Yamnet
+    ear: Ear
     to_bands: Tensor
     to_bins: Tensor
     query_mean: Tensor
@@ -67,7 +65,7 @@ class ResUNet(nn.Module):
 
     def __init__(
         self,
-        ear: Yamnet,
+        ear: Ear,
         bands: int = 128,
         channels: tuple[int, ...] = (32, 64, 128, 256),
         blocks: tuple[int, ...] = (1, 2, 2, 1),
@@ -143,38 +141,34 @@ class ResUNet(nn.Module):
 
     def standardise(self, embeddings: Tensor) -> Tensor:
         """The ear's embeddings (..., D) with mean 0 and deviation 1 over the training clips, (..., D)."""
-        root = embeddings.clamp(min=0).sqrt()  # tames the few large values of a ReLU embedding
-        return ((root - self.query_mean) / self.query_deviation).clamp(-5, 5)
+        return ((self._root(embeddings) - self.query_mean) / self.query_deviation).clamp(-5, 5)
 
     def learn_queries(self, embeddings: Tensor) -> None:
         """Take mean and deviation from training clips' embeddings (N, D); once, before training."""
-        root = embeddings.clamp(min=0).sqrt()
+        root = self._root(embeddings)
         self.query_mean.copy_(root.mean(0))
         self.query_deviation.copy_(root.std(0).clamp(min=0.02))
+
+    def _root(self, embeddings: Tensor) -> Tensor:
+        """Tames the few large values of an embedding. Negative queries may leave the range of a ReLU."""
+        within = embeddings if self.ear.signed_embeddings else embeddings.clamp(min=0)
+        return within.sign() * within.abs().sqrt()
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
         """(B, frames, 513), (B, K) -> (B, frames, 513) between 0 and 1."""
         return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
 
     def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, 512, T / 16, 4) and the
-        direction of its embeddings in time (B, T / 16, D); frames are padded to whole columns."""
+        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, channels, T / 16, rows) and
+        the direction of its embeddings in time (B, T / 16, D); frames are padded to whole columns."""
         frames = magnitude.shape[1]
         magnitude = F.pad(magnitude, (0, 0, 0, -frames % (2 * STRIDE)))
-        power = magnitude.square()
-        loudness = power.mean(2)
-        active = loudness >= ACTIVE * loudness.amax(1, keepdim=True)
-        level = ((loudness * active).sum(1) / active.sum(1)).sqrt()
-        # The mean power of a bin is the waveform's mean square times the energy of the window, 3/8 of its length.
-        rms = (level / (0.375 * self.window_size) ** 0.5).clamp(min=QUIETEST)
-        bands = (power / rms.square()[:, None, None]) @ self.to_bands
+        rms = spectrum.loudness(magnitude, self.window_size)
+        bands = (magnitude.square() / rms.square()[:, None, None]) @ self.to_bands
         log_bands = torch.log10(bands + 1e-2).unsqueeze(1)
         with torch.no_grad():
-            heard = magnitude[..., : self.ear.mel.shape[0]] * (EAR_LEVEL / self.ear.scale / rms)[:, None, None]
-            ear_map = self.ear.map(self.ear.log_mel_of_magnitude(heard))
-            embeddings = self.standardise(self.ear.deep(ear_map).float().mean(3).transpose(1, 2))
-            embeddings = F.normalize(embeddings, dim=2).repeat_interleave(2, dim=1)
-            ear_map = torch.log1p(ear_map)
+            ear_map, embeddings = self.ear.listen(magnitude * (EAR_LEVEL / rms)[:, None, None])
+            embeddings = F.normalize(self.standardise(embeddings.float()), dim=2)
         return log_bands, ear_map, embeddings
 
     def predict(self, log_bands: Tensor, ear_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:

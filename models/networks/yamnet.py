@@ -47,8 +47,7 @@ class Yamnet(nn.Module):
 
     embedding_size = 1024
     map_channels = 512
-    map_rows = 4
-    map_frames = 16
+    signed_embeddings = False
     frame_seconds = HOP_FRAMES * HEARD_HOP / HEARD_RATE
     rows_held = 1
     class_indices: Tensor
@@ -103,6 +102,13 @@ class Yamnet(nn.Module):
         """Log-mel patches (N, 96, 64) -> scores (N, 521) and embeddings (N, 1024)."""
         embedding = self.deep(self.map(patches)).mean((2, 3))
         return torch.sigmoid(self.classes(embedding)), embedding
+
+    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Ear.listen` says: the map is that of `map`, an embedding is of two columns (320 ms)."""
+        log_mel = self.log_mel_of_magnitude(magnitude[..., : self.mel.shape[0]] / self.scale)
+        feature_map = self.map(log_mel)
+        embeddings = self.deep(feature_map).float().mean(3).transpose(1, 2)
+        return torch.log1p(feature_map), embeddings.repeat_interleave(2, dim=1)
 
     def map(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) -> the 512-channel map (B, 512, frames / 16, 4), of any number of frames."""

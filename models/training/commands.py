@@ -1,82 +1,154 @@
-"""`python -m models train` and `python -m models ship`."""
+"""`python -m models train ...` and `python -m models ship`."""
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models import checkpoints
-from models.corpus.clips import Clips
-from models.corpus.decoded import load
-from models.evaluation import mixtures
-from models.evaluation.separation import area_under_curve
-from models.presence import Rule
-from models.query import BASE_RULES
-from models.training import embeddings, shipping, teacher
+from models.networks.htsat import HyperParameters
+from models.training import detector as detecting
+from models.training import paper, runs, shipping
+from models.training.loop import Loop, Schedule
 from models.training.mixing import Recipe
-from models.training.separator import Schedule, Trainer
 
 console = Console(stderr=True)
+app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator that listens with it.")
 
-Corpus = Annotated[Path, typer.Option(help="Folder of WebDataset shards, train-*.tar and valid-*.tar.")]
-TeacherFolder = Annotated[Path, typer.Option("--teacher", help="Folder with yamnet.safetensors and class_map.csv.")]
-Run = Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")]
+CorpusOption = Annotated[Path, typer.Option("--corpus", help="Shards, a folder with a CSV, HDF5: see corpus --help.")]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips and their embeddings are kept.")]
+HoldOut = Annotated[
+    str, typer.Option("--hold-out", help='Classes that no stage may hear, with all below them: "Dog, Siren".')
+]
+Minutes = Annotated[
+    float, typer.Option(help="Length of the whole run; an interrupted one goes on where it stopped.", min=0.01)
+]
+Steps = Annotated[int | None, typer.Option(help="Length in steps instead: then a run is the same each time.", min=1)]
+BatchSize = Annotated[int | None, typer.Option("--batch", help="Mixtures in a batch, of all processes together.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="The highest; warmed up and brought to zero.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[int, typer.Option(help="Processes: a GPU each. Or start this command with torchrun.", min=1)]
+Precision = Annotated[str, typer.Option(help="bf16-mixed or 32-true.")]
+Seed = Annotated[int, typer.Option(help="Of batches, masks and first weights.")]
 
 
-def train(
-    corpus: Corpus,
-    teacher_folder: TeacherFolder,
-    run: Run = Path("runs/base"),
+@app.command("detector")
+def train_detector(
+    corpus: CorpusOption,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Folder with yamnet.safetensors; without, from labels alone.")
+    ] = None,
+    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/detector"),
+    as_paper: Annotated[
+        bool, typer.Option("--paper", help="The paper's size, clips of 10 s and way to mix: wants AudioSet and a GPU.")
+    ] = False,
     cache: Cache = Path(".cache"),
-    minutes: Annotated[float, typer.Option(help="Length of the whole run; an interrupted one goes on.")] = 60.0,
+    hold_out: HoldOut = "",
+    minutes: Minutes = 60.0,
+    steps: Steps = None,
+    batch: BatchSize = None,
+    learning_rate: Rate = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "bf16-mixed",
+    seed: Seed = 0,
 ) -> None:
-    """Train the default preset's separator on a corpus of labelled clips."""
-    trainer = Trainer(teacher.load(teacher_folder), run, Schedule(minutes=minutes))
-    training, heard = _clips(corpus, trainer.model.ear, cache, "train")
-    validation, _ = _clips(corpus, trainer.model.ear, cache, "valid")
-    rows = list(mixtures.render(mixtures.read(), validation))
-    in_memory = Clips(np.array(training.samples), training.clips)
-    trainer.run(in_memory, heard, Recipe(), rows, lambda row: console.print(row))
+    """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
+    place = runs.Place(corpus, cache, runs.held(hold_out))
+    if place.held_out and teacher:
+        raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
+    setup = runs.DetectorSetup(place, teacher)
+    if as_paper:
+        setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
+    setup = replace(setup, recipe=runs.with_batch(setup.recipe, batch))
+    schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
+    with _bar("detector") as (report, advance):
+        runs.train_detector(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
+
+
+@app.command("separator")
+def train_separator(
+    corpus: CorpusOption,
+    ear: Annotated[
+        Path, typer.Option(help="What it listens with: the teacher's folder, or the run of a detector.", exists=True)
+    ],
+    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/separator"),
+    recipe: Annotated[
+        str, typer.Option(help="default, or paper: anchors, energy matching, own segment, L1.")
+    ] = "default",
+    cache: Cache = Path(".cache"),
+    hold_out: HoldOut = "",
+    minutes: Minutes = 60.0,
+    steps: Steps = None,
+    batch: BatchSize = None,
+    learning_rate: Rate = None,
+    channels: Annotated[
+        str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
+    ] = "",
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "bf16-mixed",
+    seed: Seed = 0,
+) -> None:
+    """Train a separator on mixtures of labelled clips, asked with examples."""
+    if recipe not in ("default", "paper"):
+        raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
+    by_paper = recipe == "paper"
+    sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
+    setup = runs.SeparatorSetup(
+        runs.Place(corpus, cache, runs.held(hold_out)),
+        ear,
+        by_paper,
+        sizes,
+        runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch),
+    )
+    schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
+    with _bar("separator") as (report, advance):
+        runs.train_separator(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
 
 
 def ship(
-    corpus: Corpus,
-    teacher_folder: TeacherFolder,
-    run: Run = Path("runs/base"),
-    cache: Cache = Path(".cache"),
+    run: Annotated[Path, typer.Option(help="A separator's run.")] = Path("runs/separator"),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "base",
     version: Annotated[str, typer.Option(help="Its version.")] = "1",
-    output: Annotated[Path, typer.Option(help="Folder for NAME.safetensors, NAME.json and NAME.manifest.csv.")] = Path(
-        "models/weights"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Folder for NAME.safetensors, NAME.json, NAME.manifest.csv and the run's curve.")
+    ] = Path("models/weights"),
 ) -> None:
     """Turn a run into a model: averaged weights in float16, class embeddings, presence, manifest."""
-    trainer = Trainer(teacher.load(teacher_folder), run, Schedule())
-    separator, ear = trainer.average, trainer.model.ear
-    training, heard = _clips(corpus, ear, cache, "train")
-    validation, _ = _clips(corpus, ear, cache, "valid")
-    rows = list(mixtures.render(mixtures.read(), validation))
-    bundle = shipping.bundle(name, version, ear, separator, trainer.sizes)
-    bundle.class_embeddings = shipping.class_embeddings(heard, training)
-    rule = Rule(window_seconds=shipping.PRESENCE_WINDOW, level=BASE_RULES.level)
-    features, there = shipping.presence_features(ear, separator, rows, rule)
-    even = torch.arange(len(features)) % 2 == 0
-    rule = shipping.fit_presence(features[even], there[even])
-    bundle.presence = asdict(rule)
-    scores = torch.tensor([rule.presence(row) for row in features])
-    console.print(f"presence: AUC {area_under_curve(scores[~even], there[~even]):.3f} on the rows not fitted on")
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(bundle, output / f"{name}.safetensors", output / f"{name}.json", half=True)
-    shipping.write_manifest(training, "train", output / f"{name}.manifest.csv")
-    shipping.write_curve(trainer.state.rows, output / f"{name}.training.csv", output / f"{name}.training.png")
-    console.print(f"{output / name}.safetensors: {(output / f'{name}.safetensors').stat().st_size / 1e6:.1f} MB")
+    made = shipping.ship(run, name, version, output)
+    size = (output / f"{name}.safetensors").stat().st_size / 1e6
+    console.print(f"{output / name}.safetensors: {size:.1f} MB, {len(made.class_embeddings)} classes by name")
 
 
-def _clips(corpus: Path, ear: Any, cache: Path, split: str) -> tuple[Clips, np.ndarray]:
-    clips = load(corpus, split, cache, console.print)
-    return clips, embeddings.load(ear, clips, cache / "embeddings" / f"{split}.npy")
+def _schedule(
+    schedule: Schedule, minutes: float, steps: int | None, learning_rate: float | None, seed: int
+) -> Schedule:
+    rate = schedule.learning_rate if learning_rate is None else learning_rate
+    return replace(schedule, minutes=minutes, steps=steps, learning_rate=rate, seed=seed)
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[tuple[runs.Report, runs.Advance]]:
+    """A progress bar that tells seconds of audio a second; rows of the log are printed above it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=1.0, speed="")
+
+        def advance(loop: Loop) -> None:
+            state = loop.state
+            seconds = max(state.seconds, 1e-9)
+            pace, waiting = state.audio / seconds, state.waited / seconds
+            speed = f"step {state.step}, {pace:.0f} s of audio a second, {waiting:.1%} waiting"
+            progress.update(task, completed=loop.schedule.progress(state.step, state.seconds), speed=speed)
+
+        yield lambda row: console.print(row), advance

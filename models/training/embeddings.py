@@ -1,61 +1,91 @@
 """Query embeddings of all clips, made once: training asks for thousands a minute, and the ear does not change."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from models.corpus.clips import RATE, Clips
+from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
-from models.networks.yamnet import Yamnet
-from models.query import BASE_RULES, cut
-from models.training.variety import SPEEDS, at_speed, filter_curve
+from models.networks import Detector
+from models.query import BASE_RULES, QueryRules, cut
+from models.training.variety import SPEEDS, filter_points, filtered, play
 
 VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
 BATCH = 64
 
 
-def load(ear: Yamnet, clips: Clips, cache: Path, advance: Callable[[int], None] = lambda _: None) -> np.ndarray:
-    """Embeddings (clips, VERSIONS, D) float16; version 0 is the clip unchanged. Read from `cache` if there."""
-    if cache.exists():
-        return np.load(cache)
+def load(
+    ear: Detector,
+    clips: Clips,
+    folder: Path,
+    rules: QueryRules = BASE_RULES,
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
+
+    Read from `folder` if this ear has heard these clips by these rules."""
+    path = folder / f"{_fingerprint(ear, clips, rules)}.npy"
+    if path.exists():
+        return np.load(path)
     embeddings = np.zeros((len(clips.clips), VERSIONS, ear.embedding_size), np.float16)
     random = np.random.default_rng(0)
-    waiting: list[tuple[int, int, torch.Tensor]] = []
-
-    def hear() -> None:
-        batch = torch.cat([windows for _, _, windows in waiting])
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            heard = torch.cat([ear.embed(part) for part in batch.split(BATCH)]).float().numpy()
-        place = 0
-        for index, version, windows in waiting:
-            embeddings[index, version] = heard[place : place + len(windows)].mean(0)
-            place += len(windows)
-        waiting.clear()
-
+    waiting: list[tuple[int, int, Tensor]] = []
     for index, clip in enumerate(clips.clips):
         for version in range(VERSIONS):
-            samples = clips.waveform(clip) if version == 0 else _varied(clips.waveform(clip), random)
+            samples = torch.from_numpy(clips.waveform(clip)) if version == 0 else _varied(clips, clip, random)
             try:
-                waiting.append((index, version, cut(torch.from_numpy(samples), RATE, BASE_RULES).waveforms))
+                waiting.append((index, version, cut(samples, RATE, rules).waveforms))
             except SilentQuery:  # shorter than a query may be, or a silent part: the clip as it is stands in
                 embeddings[index, version] = embeddings[index, 0]
         if sum(len(windows) for _, _, windows in waiting) >= BATCH:
-            hear()
+            _hear(ear, waiting, embeddings)
             advance(index)
     if waiting:
-        hear()
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    np.save(cache, embeddings)
+        _hear(ear, waiting, embeddings)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, embeddings)
+    partial.replace(path)
     return embeddings
 
 
-def _varied(samples: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    frames = min(len(samples), int(random.uniform(0.5, 6) * RATE))
-    start = random.integers(0, len(samples) - frames + 1)
+def _hear(ear: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
+    batch = torch.cat([windows for _, _, windows in waiting])
+    device = _device(ear)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        heard = torch.cat([ear.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
+    place = 0
+    for index, version, windows in waiting:
+        embeddings[index, version] = heard[place : place + len(windows)].mean(0)
+        place += len(windows)
+    waiting.clear()
+
+
+def _varied(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
+    """A part of the clip at another speed through another filter."""
+    frames = min(clip.frames, int(random.uniform(0.5, 6) * RATE))
+    start = random.integers(0, clip.frames - frames + 1)
     speed = random.uniform(*SPEEDS)
-    played = at_speed(samples[start : start + frames], 0.0, int(frames / speed), speed)
-    size = 1 << (len(played) - 1).bit_length()
-    curve = filter_curve(size // 2 + 1, RATE, random)
-    return np.fft.irfft(np.fft.rfft(played, size) * curve, size)[: len(played)].astype(np.float32)
+    samples = torch.from_numpy(np.array(clips.samples[clip.start : clip.start + clip.frames]))
+    place = torch.zeros(1, dtype=torch.long), torch.tensor([clip.frames])
+    moving = torch.tensor([float(start)], dtype=torch.float64), torch.tensor([speed], dtype=torch.float64)
+    played = play(samples, *place, *moving, int(frames / speed))
+    return filtered(played, torch.from_numpy(filter_points(random))[None], RATE)[0]
+
+
+def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
+    """What the embeddings depend on: the ear's weights, which clips there are, how queries are made."""
+    found = hashlib.sha256(repr(rules).encode())
+    for weights in ear.state_dict().values():  # pyright: ignore[reportAttributeAccessIssue]  ears are modules
+        found.update(weights.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for clip in clips.clips:
+        found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _device(ear: Detector) -> torch.device:
+    return next(ear.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]  ears are modules

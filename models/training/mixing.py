@@ -1,29 +1,37 @@
-"""Training examples: mixtures of clips of different classes, each asked with several queries.
+"""Training examples: mixtures of clips of unrelated classes, each asked with several queries.
 
-Sources stay apart as int16 crops until they are spectra: mixing, levels and equalising are products there, so that
-an example costs little more than its STFT.
+A batch is drawn in two steps. `plan` decides everything with small arrays on the CPU: which clips, where in them, how
+fast, how loud, what is asked. `render` makes sound of it with tensor products wherever the corpus lies: on a GPU no
+sample leaves the device. Mixture number i of step s is drawn from a generator seeded by (seed, s, i): it is the same
+whatever came before it and however many processes share the batch, so a run goes on exactly where it stopped.
 """
 
+import warnings
 from collections import defaultdict
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from models import spectrum
-from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.clips import RATE, Clips
 from models.corpus.relations import related, siblings
-from models.training.variety import SPEEDS, at_speed, filter_curve, in_room
+from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
+
+ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
+SILENT = 1e-4  # of a segment's energy: less is nothing to ask for
+TRIES = 20  # draws before a class whose clips all stand against what is there is given up
+ROOMS = 64
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How examples are made; all shares are probabilities.
 
-    mixtures: mixtures a batch, each asked `queries` times.
+    mixtures: mixtures a batch, of all processes together, each asked `queries` times.
     interference_db: a source's energy against the first one's, over the whole segment.
+    anchored: share of sources cut where the detector hears their class, rather than where they are loud.
     """
 
     mixtures: int = 16
@@ -35,160 +43,276 @@ class Recipe:
     absent: float = 0.15
     hard_negative: float = 0.1
     other_group: float = 0.65
+    anchored: float = 0.0
     layered: float = 0.1
+    varied_speed: float = 0.8
     room: float = 0.1
     filtered: float = 0.7
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
-    """mixture: complex (mixtures, frames, bins); targets: complex (rows, frames, bins), zero where absent;
-    queries: (rows, D); rows are mixtures x queries, mixture by mixture."""
+    """mixture: complex (M, frames, bins); targets: complex (R, frames, bins), zero where absent; queries: (R, D);
+    R rows are the M mixtures x the recipe's queries, mixture by mixture. classes: of each mixture, the mids of its
+    clips."""
 
     mixture: Tensor
     targets: Tensor
     queries: Tensor
+    classes: list[frozenset[str]]
+    samples: int  # of each mixture
+
+    @property
+    def seconds(self) -> float:
+        """Of audio that is learned from: a mixture counts as often as it is asked."""
+        return max(len(self.queries), len(self.mixture)) * self.samples / RATE
 
 
-def _loudness(samples: np.ndarray) -> float:
-    """Of int16 samples, from every eighth of them."""
-    return float(np.square(samples[::8], dtype=np.float32).sum())
+@dataclass
+class Plan:
+    """A batch before it is sound. Plays are numbered in order; a source is one play or two, a mixture some sources."""
+
+    clips: list[int] = field(default_factory=list)  # of each play, place among the corpus's clips
+    offsets: list[float] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+    source_of_play: list[int] = field(default_factory=list)
+    mixture_of_source: list[int] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)  # dB, of each source
+    filters: list[np.ndarray] = field(default_factory=list)
+    rooms: list[int] = field(default_factory=list)  # -1: none
+    asked: list[tuple[int, int]] = field(default_factory=list)  # mixture, and source or -1 where it is absent
+    queries: list[np.ndarray] = field(default_factory=list)
 
 
 class Mixer:
-    """Draws batches from decoded clips and their cached query embeddings (clips, versions, D)."""
+    """Draws batches from decoded clips and their cached query embeddings (clips, versions, D); without these nothing
+    can be asked.
+
+    anchors: (clips,) first sample of the stretch in which a detector hears each clip's class most, or None.
+    device: where the samples lie and mixtures are made.
+    """
 
     def __init__(
-        self, clips: Clips, embeddings: np.ndarray, recipe: Recipe, stft: tuple[int, int, int], seed: int = 0
+        self,
+        clips: Clips,
+        embeddings: np.ndarray | None,
+        recipe: Recipe,
+        stft: tuple[int, int, int],
+        seed: int = 0,
+        anchors: np.ndarray | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.clips, self.embeddings, self.recipe = clips, embeddings, recipe
+        self.clips, self.embeddings, self.recipe, self.seed, self.anchors = clips, embeddings, recipe, seed, anchors
         self.fft_size, self.hop, self.window_size = stft
-        self.random = np.random.default_rng(seed)
         self.frames = int(recipe.seconds * RATE)
+        self.samples = _tensor(clips.samples).to(device)
+        self.begins = torch.tensor([clip.start for clip in clips.clips], device=device)
+        self.lengths = torch.tensor([clip.frames for clip in clips.clips], device=device)
+        self.responses = rooms(ROOMS, RATE, np.random.default_rng(0)).to(device)
+        self.energies = _running_energies(clips)
         self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, clip in enumerate(clips.clips):
-            if embeddings[index, 0].any():  # a clip without an embedding cannot be asked for
-                self.groups[clip.mid][clip.group].append(index)
+            if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be asked for
+                for mid in clip.mids:
+                    self.groups[mid][clip.group].append(index)
         self.classes = list(self.groups)
         weights = np.array([len(self.groups[mid]) for mid in self.classes], float) ** recipe.class_power
-        self.weights = weights / weights.sum()
+        self.shares = weights / weights.sum()
+        # Of each class, the classes that may stand against it: all, and its siblings (places in `classes`).
+        self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
+        self.near_foes = {mid: self._shares(mid, siblings) for mid in self.classes}
 
-    @cached_property
-    def foes(self) -> dict[str, tuple[list[int], list[int]]]:
-        """Of each class, the classes that may stand against it: all, and its siblings (places in `classes`)."""
-        return {
-            mid: (
-                [place for place, other in enumerate(self.classes) if not related(mid, other)],
-                [place for place, other in enumerate(self.classes) if siblings(mid, other) and not related(mid, other)],
-            )
-            for mid in self.classes
-        }
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of a step, or one of `parts` equal shares of its mixtures."""
+        return self.render(self.plan(step, part, parts))
 
-    def batch(self) -> Batch:
-        """Draw one batch."""
-        recipe, rows = self.recipe, []
-        sources: list[np.ndarray] = []
-        owners: list[int] = []
-        curves: list[np.ndarray] = []
-        gains: list[float] = []
-        asked: list[tuple[int, int | None, np.ndarray]] = []  # mixture, source or None, query
-        for mixture in range(recipe.mixtures):
-            mids = self._classes()
-            places = []
-            for number, mid in enumerate(mids):
-                index = self._clip(mid)
-                places.append((len(sources), index, mid))
-                sources.append(self._source(index, mid))
-                owners.append(mixture)
-                curves.append(self._curve())
-                gains.append(0.0 if number == 0 else self.random.uniform(*recipe.interference_db))
-            order = [places[0], *self.random.permutation(np.array(places[1:], dtype=object)).tolist()]
-            for turn in range(recipe.queries):
-                absent = turn > 0 and (turn >= len(order) or self.random.random() < recipe.absent * recipe.queries)
-                if absent:
-                    mid = self._absent(mids)
-                    asked.append((mixture, None, self._query(self._clip(mid), mid, own=False)))
-                else:
-                    source, index, mid = order[turn]
-                    asked.append((mixture, source, self._query(index, mid, own=True)))
-        spectra = spectrum.stft(torch.from_numpy(np.stack(sources)), self.fft_size, self.hop, self.window_size)
-        spectra = spectra * torch.from_numpy(np.stack(curves))[:, None]
+    def plan(self, step: int, part: int = 0, parts: int = 1) -> Plan:
+        """Decide what a batch holds."""
+        if self.recipe.mixtures % parts:
+            raise ValueError(f"{self.recipe.mixtures} mixtures a batch cannot be shared equally by {parts} processes")
+        plan = Plan()
+        share = self.recipe.mixtures // parts
+        for mixture in range(part * share, (part + 1) * share):
+            self._add_mixture(plan, np.random.default_rng([self.seed, step, mixture]))
+        return plan
+
+    def render(self, plan: Plan) -> Batch:
+        """Make sound of a plan: spectra of mixtures and targets, on the corpus's device."""
+        device = self.samples.device
+        sources = self.sources(plan)
+        spectra = spectrum.stft(sources, self.fft_size, self.hop, self.window_size)
+        points = torch.from_numpy(np.stack(plan.filters)).to(device)
+        spectra = spectra * filter_curves(points, spectra.shape[2], RATE)[:, None]
         energy = spectra.abs().square().sum((1, 2)).clamp(min=1e-8)
-        scale = torch.tensor(10 ** (np.array(gains) / 20), dtype=torch.float32) / energy.sqrt()
+        scale = 10 ** (torch.tensor(plan.gains, device=device, dtype=torch.float32) / 20) / energy.sqrt()
         spectra = spectra * scale[:, None, None]
-        mixtures = torch.zeros(recipe.mixtures, *spectra.shape[1:], dtype=spectra.dtype)
-        mixtures.index_add_(0, torch.tensor(owners), spectra)
-        silence = torch.zeros_like(spectra[0])
-        rows = [silence if source is None else spectra[source] for _, source, _ in asked]
-        queries = np.stack([query for _, _, query in asked])
-        return Batch(mixtures, torch.stack(rows), torch.from_numpy(queries))
+        owners = torch.tensor(plan.mixture_of_source, device=device)
+        count = plan.mixture_of_source[-1] + 1
+        mixtures = spectra.new_zeros(count, *spectra.shape[1:]).index_add_(0, owners, spectra)
+        silence = torch.zeros_like(spectra[:1])
+        wanted = torch.tensor([source for _, source in plan.asked], device=device, dtype=torch.long)
+        targets = torch.cat([spectra, silence])[wanted]  # -1 is the silence at the end
+        queries = torch.from_numpy(np.array(plan.queries, np.float32)).to(device)
+        return Batch(mixtures, targets, queries, self.classes_of(plan), self.frames)
 
-    def _classes(self) -> list[str]:
-        """The classes of one mixture, none related to another."""
+    def sources(self, plan: Plan) -> Tensor:
+        """Waveforms (S, T) of a plan's sources, each in its room; filters and levels are left to spectra."""
+        device = self.samples.device
+        chosen = torch.tensor(plan.clips, device=device)
+        played = play(
+            self.samples,
+            self.begins[chosen],
+            self.lengths[chosen],
+            torch.tensor(plan.offsets, device=device, dtype=torch.float64),
+            torch.tensor(plan.speeds, device=device, dtype=torch.float64),
+            self.frames,
+        )
+        sources = played.new_zeros(len(plan.mixture_of_source), self.frames)
+        sources.index_add_(0, torch.tensor(plan.source_of_play, device=device), played)
+        inside = [source for source, room in enumerate(plan.rooms) if room >= 0]
+        if inside:
+            responses = self.responses[[plan.rooms[source] for source in inside]]
+            sources[inside] = in_rooms(sources[inside], responses)
+        return sources
+
+    def classes_of(self, plan: Plan) -> list[frozenset[str]]:
+        """The classes that the clips of each mixture are labelled with."""
+        found: list[set[str]] = [set() for _ in range(plan.mixture_of_source[-1] + 1)]
+        for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
+            found[plan.mixture_of_source[source]].update(self.clips.clips[clip].mids)
+        return [frozenset(mids) for mids in found]
+
+    def _add_mixture(self, plan: Plan, random: np.random.Generator) -> None:
         recipe = self.recipe
-        mids = [self.classes[self.random.choice(len(self.classes), p=self.weights)]]
-        draw = self.random.random()
-        count = 1 if draw < recipe.single_source else 3 if draw > 1 - recipe.third_source else 2
-        while len(mids) < count:
-            anyone, near = self.foes[mids[0]]
-            if near and self.random.random() < recipe.hard_negative:
-                mid = self.classes[self.random.choice(near)]
+        mixture = plan.mixture_of_source[-1] + 1 if plan.mixture_of_source else 0
+        chosen = self._choose(random)
+        first = len(plan.mixture_of_source)
+        for number, (index, mid) in enumerate(chosen):
+            plan.mixture_of_source.append(mixture)
+            plan.gains.append(0.0 if number == 0 else random.uniform(*recipe.interference_db))
+            points = filter_points(random) if random.random() < recipe.filtered else np.zeros(FILTER_POINTS)
+            plan.filters.append(points)
+            plan.rooms.append(int(random.integers(ROOMS)) if random.random() < recipe.room else -1)
+            self._play(plan, index, random)
+            if random.random() < recipe.layered:
+                other = self._clip(mid, [mids for at, mids in self._mids(chosen) if at != number], random)
+                if other is not None:
+                    self._play(plan, other, random)
+        order = [0, *(1 + random.permutation(len(chosen) - 1)).tolist()]
+        for turn in range(recipe.queries):
+            absent = turn > 0 and (turn >= len(order) or random.random() < recipe.absent * recipe.queries)
+            if absent:
+                index, mid = self._absent([mids for _, mids in self._mids(chosen)], random)
+                plan.asked.append((mixture, -1))
             else:
-                weights = self.weights[anyone]
-                mid = self.classes[self.random.choice(anyone, p=weights / weights.sum())]
-            if not any(related(mid, other) for other in mids):
-                mids.append(mid)
-        return mids
+                index, mid = chosen[order[turn]]
+                plan.asked.append((mixture, first + order[turn]))
+            plan.queries.append(self._query(index, mid, not absent, random))
 
-    def _absent(self, mids: list[str]) -> str:
+    def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
+        return [(number, self.clips.clips[index].mids) for number, (index, _) in enumerate(chosen)]
+
+    def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
+        """The sources of one mixture: clips, and the class that each stands for; no class related to another's."""
+        recipe = self.recipe
+        mid = self.classes[random.choice(len(self.classes), p=self.shares)]
+        first = self._clip(mid, [], random)
+        assert first is not None  # noqa: S101  nothing stands against it
+        chosen = [(first, mid)]
+        draw = random.random()
+        count = 1 if draw < recipe.single_source else 3 if draw > 1 - recipe.third_source else 2
+        while len(chosen) < count:
+            near = self.near_foes[mid] is not None and random.random() < recipe.hard_negative
+            foes = self.near_foes[mid] if near else self.foes[mid]
+            if foes is None:
+                raise ValueError(f"no class of the corpus is unrelated to {mid}: nothing to mix it with")
+            other = self.classes[random.choice(foes[0], p=foes[1])]
+            clip = self._clip(other, [mids for _, mids in self._mids(chosen)], random)
+            if clip is not None:
+                chosen.append((clip, other))
+        return chosen
+
+    def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str]:
         while True:
-            mid = self.classes[self.random.choice(len(self.classes), p=self.weights)]
-            if not any(related(mid, other) for other in mids):
-                return mid
+            mid = self.classes[random.choice(len(self.classes), p=self.shares)]
+            clip = self._clip(mid, there, random)
+            if clip is not None:
+                return clip, mid
 
-    def _clip(self, mid: str) -> int:
+    def _clip(self, mid: str, against: list[tuple[str, ...]], random: np.random.Generator) -> int | None:
+        """A clip of a class, groups evenly, none of whose labels is related to `against`; None if that is rare."""
         groups = list(self.groups[mid].values())
-        group = groups[self.random.integers(len(groups))]
-        return group[self.random.integers(len(group))]
+        for _ in range(TRIES):
+            group = groups[random.integers(len(groups))]
+            index = group[random.integers(len(group))]
+            mids = self.clips.clips[index].mids
+            if not any(related(own, other) for own in mids for others in against for other in others):
+                return index
+        return None
 
-    def _source(self, index: int, mid: str) -> np.ndarray:
-        played = self._play(self.clips.clips[index])
-        if self.random.random() < self.recipe.layered:
-            played = played + self._play(self.clips.clips[self._clip(mid)])
-        if self.random.random() < self.recipe.room:
-            played = in_room(played, RATE, self.random)
-        return played if np.square(played).sum() > 1e-4 else self._source(self._clip(mid), mid)
+    def _shares(self, mid: str, wanted) -> tuple[list[int], np.ndarray] | None:
+        places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not related(mid, other)]
+        return (places, self.shares[places] / self.shares[places].sum()) if places else None
 
-    def _play(self, clip: Clip) -> np.ndarray:
-        samples = self.clips.samples[clip.start : clip.start + clip.frames]
-        speed = self.random.uniform(*SPEEDS) if self.random.random() < 0.8 else 1.0
+    def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
+        clip = self.clips.clips[index]
+        speed = random.uniform(*SPEEDS) if random.random() < self.recipe.varied_speed else 1.0
         spare = clip.frames - self.frames * speed  # below 0: the clip is placed somewhere in the segment
         if spare <= 0:
-            start = self.random.uniform(spare, 0.0)
+            offset = random.uniform(spare, 0.0)
         else:
-            # The louder of two: where a long clip is silent, only its noise floor could be asked for.
-            starts = self.random.uniform(0.0, spare, 2)
-            start = max(starts, key=lambda first: _loudness(samples[int(first) : int(first + self.frames * speed)]))
-        return at_speed(samples, start, self.frames, speed) / 32768
+            # The loudest of some: where a long clip is silent, only its noise floor could be asked for.
+            offsets = random.uniform(0.0, spare, 2)
+            energies = self._energy(index, offsets, speed)
+            if energies.max() < SILENT:
+                offsets = random.uniform(0.0, spare, 16)
+                energies = self._energy(index, offsets, speed)
+            offset = offsets[energies.argmax()]
+            if self.anchors is not None and random.random() < self.recipe.anchored:
+                offset = min(float(self.anchors[index]), spare)
+        plan.clips.append(index)
+        plan.offsets.append(float(offset))
+        plan.speeds.append(float(speed))
+        plan.source_of_play.append(len(plan.mixture_of_source) - 1)
 
-    def _curve(self) -> np.ndarray:
-        bins = self.fft_size // 2 + 1
-        filtered = self.random.random() < self.recipe.filtered
-        return filter_curve(bins, RATE, self.random) if filtered else np.ones(bins, np.float32)
+    def _energy(self, index: int, offsets: np.ndarray, speed: float) -> np.ndarray:
+        running = self.energies[index]
+        first = (offsets / ENERGY_HOP).astype(int)
+        last = np.minimum(first + int(self.frames * speed / ENERGY_HOP), len(running) - 1)
+        return running[last] - running[first]
 
-    def _query(self, index: int, mid: str, own: bool) -> np.ndarray:
+    def _query(self, index: int, mid: str, own: bool, random: np.random.Generator) -> np.ndarray:
         """One to three examples, averaged: of other groups of the class, or of the target's own clip."""
+        assert self.embeddings is not None  # noqa: S101  a recipe without queries never comes here
         groups = self.groups[mid]
         others = [group for group in groups if group != self.clips.clips[index].group]
         chosen = [index]
-        if not own or (others and self.random.random() < self.recipe.other_group):
+        if not own or (others and random.random() < self.recipe.other_group):
             names = others or list(groups)
-            count = 1 if self.random.random() < 0.7 else self.random.integers(2, 4)
-            picked = [groups[names[self.random.integers(len(names))]] for _ in range(count)]
-            chosen = [group[self.random.integers(len(group))] for group in picked]
-        versions = self.random.integers(self.embeddings.shape[1], size=len(chosen))
+            count = 1 if random.random() < 0.7 else random.integers(2, 4)
+            picked = [groups[names[random.integers(len(names))]] for _ in range(count)]
+            chosen = [group[random.integers(len(group))] for group in picked]
+        versions = random.integers(self.embeddings.shape[1], size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
-        if self.random.random() < 0.5:  # dropout: no single feature may be relied upon
-            query = query * (self.random.random(len(query)) > 0.1)
+        if random.random() < 0.5:  # dropout: no single feature may be relied upon
+            query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)
+
+
+def _tensor(samples: np.ndarray) -> Tensor:
+    """Samples as a tensor that shares their memory. Nobody writes to it, so that a map of a file will do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(samples)
+
+
+def _running_energies(clips: Clips) -> list[np.ndarray]:
+    """Of each clip, the energy before each multiple of ENERGY_HOP samples, from every eighth sample."""
+    found = []
+    for clip in clips.clips:
+        samples = clips.samples[clip.start : clip.start + clip.frames : 8].astype(np.float32) / 32768
+        steps = ENERGY_HOP // 8
+        padded = np.pad(np.square(samples), (0, -len(samples) % steps))
+        found.append(np.concatenate([[0.0], 8 * padded.reshape(-1, steps).sum(1, dtype=np.float64).cumsum()]))
+    return found

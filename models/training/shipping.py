@@ -10,31 +10,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models import checkpoints
 from models.checkpoints import Bundle
+from models.corpus import manifest
 from models.corpus.clips import Clips
 from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import queries_of, separated
-from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
 from models.presence import Rule, measure
-from models.query import BASE_RULES
+from models.query import BASE_RULES, PAPER_RULES, QueryRules
+from models.training import runs
 
 PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
 RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
 CUT_SHARE = 0.05  # of present targets that the gate may touch
 
 
-def bundle(name: str, version: str, ear: Yamnet, separator: ResUNet, sizes: dict[str, Any]) -> Bundle:
-    """The networks and how to build them; class embeddings and presence are added afterwards."""
-    config = {
+def ship(run: Path, name: str, version: str, output: Path) -> Bundle:
+    """Turn a separator's run into a model: NAME.safetensors, NAME.json, NAME.manifest.csv and the run's curve.
+
+    Presence is fitted on every second of the mixtures that the run was watched by, if it was watched by any.
+    """
+    ear, separator, setup, log = runs.load_separator(run)
+    place = runs.Place(Path(setup["place"]["corpus"]), Path(setup["place"]["cache"]), tuple(setup["place"]["held_out"]))
+    rules = PAPER_RULES if setup["paper"] else BASE_RULES
+    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
+    clips = place.clips("train")
+    made.class_embeddings = class_embeddings(place.embeddings(ear, clips, rules), clips)
+    rows = runs.watched(place)
+    if rows and not setup["paper"]:  # the paper has no gate
+        features, there = presence_features(
+            ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)
+        )
+        even = torch.arange(len(features)) % 2 == 0
+        made.presence = asdict(fit_presence(features[even], there[even]))
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoints.write(made, output / f"{name}.safetensors", output / f"{name}.json", half=True)
+    manifest.write(clips, "train", output / f"{name}.manifest.csv")
+    write_curve(log, output / f"{name}.training.csv", output / f"{name}.training.png")
+    return made
+
+
+def config(name: str, version: str, ear: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
+    """How to build the networks, and what no stage of them has heard."""
+    taught = isinstance(ear, Yamnet)
+    made = {
         "name": name,
         "version": version,
-        "preset": "base",
-        "detector": {"class_indices": ear.class_indices.tolist(), "rate": ear.rate},
-        "separator": sizes,
-        "query": asdict(BASE_RULES),
+        "preset": "paper" if setup["paper"] else "base" if taught else "transformer",
+        "detector": {"class_indices": ear.class_indices.tolist(), "rate": ear.rate} if taught else asdict(ear.hyper),
+        "separator": setup["sizes"],
+        "query": asdict(rules),
     }
-    return Bundle(name, version, ear, separator, config)
+    if setup["paper"]:
+        made["separator"] = {"query_size": ear.embedding_size, **setup["sizes"]}
+    if setup["place"]["held_out"]:
+        made["held_out"] = setup["place"]["held_out"]
+    return made
 
 
 def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
@@ -42,7 +74,8 @@ def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, clip in enumerate(clips.clips):
         if embeddings[index, 0].any():
-            groups[clip.mid][clip.group].append(index)
+            for mid in clip.mids:
+                groups[mid][clip.group].append(index)
     return {
         mid: torch.from_numpy(
             np.stack([embeddings[of_group, 0].astype(np.float32).mean(0) for of_group in of_class.values()]).mean(0)
@@ -51,7 +84,7 @@ def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
     }
 
 
-def presence_features(ear: Yamnet, separator: ResUNet, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
+def presence_features(ear: Any, separator: Any, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
     """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
     measured = []
     for kind in ("query", "absent"):
@@ -101,27 +134,17 @@ def write_curve(rows: list[dict[str, Any]], table: Path, picture: Path) -> None:
         writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    segments = [row["segments"] / 1000 for row in rows]
+    hours = [row["audio_hours"] for row in rows]
     figure, (gains, levels) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
     for name, label in (("si_sdri", "SI-SDR"), ("sdri", "SDR"), ("right_si_sdri", "SI-SDR, right sound")):
-        gains.plot(segments, [row[name] for row in rows], marker=".", label=label)
-    gains.set(xlabel="thousand segments of 2 s", ylabel="improvement, dB")
-    gains.legend()
-    levels.plot(segments, [-row["absent"] for row in rows], marker=".", label="absent query, dB below the mixture")
-    levels.plot(segments, [row["loss"] for row in rows], marker=".", label="training loss, dB")
-    levels.set(xlabel="thousand segments of 2 s")
+        if name in rows[-1]:
+            gains.plot(hours, [row[name] for row in rows], marker=".", label=label)
+            gains.legend()
+    gains.set(xlabel="hours of audio learned from", ylabel="improvement, dB")
+    if "absent" in rows[-1]:
+        levels.plot(hours, [-row["absent"] for row in rows], marker=".", label="absent query, dB in the mixture")
+    levels.plot(hours, [row["loss"] for row in rows], marker=".", label="training loss")
+    levels.set(xlabel="hours of audio learned from")
     levels.legend()
     figure.savefig(picture, dpi=90)
     pyplot.close(figure)
-
-
-def write_manifest(clips: Clips, split: str, path: Path) -> None:
-    """What the weights were made of: the attribution that CC-BY asks for, and what finds the same sounds again."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["package", "path", "licence", "label", "mid", "split"])
-        rows = {
-            (clip.source["package"], clip.source["path"], clip.source["license"], clip.label, clip.mid, split)
-            for clip in clips.clips
-        }
-        writer.writerows(sorted(rows))

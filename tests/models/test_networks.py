@@ -51,7 +51,7 @@ def test_framewise_rows_follow_time_across_the_folds(ear):
 
 def test_attention_looks_over_borders_of_windows_and_not_round_the_edges():
     torch.manual_seed(0)
-    attention = htsat.WindowAttention(8, (8, 8), heads=2, window=4, shift=2).eval()
+    attention = htsat.WindowAttention(8, heads=2, window=(4, 4), shifted=True).eval()
     tokens = torch.randn(1, 8, 8, 8)
     before = attention(tokens)
     changed = tokens.clone()

@@ -1,0 +1,67 @@
+"""Anchors: where in a clip a detector hears the clip's class most (Chen et al., AAAI 2022, section 3.1).
+
+Labels say what a clip contains, never where. The detector's framewise curve of the class, summed over the length of a
+segment, is largest where the segment should be cut.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from models.corpus.clips import RATE, Clip, Clips
+from models.labels import classes
+from models.networks import Detector
+
+BATCH = 16
+
+
+@torch.inference_mode()
+def mine(detector: Detector, clips: Clips, seconds: float = 2.0) -> np.ndarray:
+    """First sample (clips,) of each clip's segment of `seconds`; 0 where the clip is not longer than that.
+
+    Classes that the detector does not answer for (outside the 527) are anchored in the middle. Clips longer than the
+    detector's window are heard in windows, one after the other.
+    """
+    column = {label.mid: at for at, label in enumerate(classes())}
+    frames = int(seconds * RATE)
+    starts = np.array([max(0, clip.frames - frames) // 2 for clip in clips.clips])
+    longer = [
+        index for index, clip in enumerate(clips.clips) if clip.frames > frames and column.keys() & set(clip.mids)
+    ]
+    for first in range(0, len(longer), BATCH):
+        batch = longer[first : first + BATCH]
+        curves = _curves(detector, clips, [clips.clips[index] for index in batch])
+        for index, curve in zip(batch, curves, strict=True):
+            clip = clips.clips[index]
+            wanted = [column[mid] for mid in clip.mids if mid in column]
+            starts[index] = loudest_stretch(curve[:, wanted].mean(1), detector.frame_seconds, frames, clip.frames)
+    return starts
+
+
+def loudest_stretch(curve: np.ndarray, frame_seconds: float, frames: int, whole: int) -> int:
+    """The first sample of the `frames` samples, of `whole`, over which a curve (F,) sums up highest."""
+    width = max(1, round(frames / RATE / frame_seconds))
+    sums = np.convolve(curve, np.ones(width), "same")
+    # Of equally high places the middle one: a curve that is flat has no reason for an edge.
+    highest = np.flatnonzero(sums >= sums.max() - 1e-6)
+    centre = (highest[len(highest) // 2] + 0.5) * frame_seconds * RATE
+    return int(np.clip(centre - frames / 2, 0, whole - frames))
+
+
+def _curves(detector: Detector, clips: Clips, chosen: list[Clip]) -> list[np.ndarray]:
+    """Of each clip the framewise curve (F, 527) over its own length."""
+    device = next(detector.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]  detectors are modules
+    size = detector.window_samples
+    windows, owners = [], []
+    for number, clip in enumerate(chosen):
+        for part in torch.from_numpy(clips.waveform(clip)).split(size):
+            windows.append(F.pad(part, (0, size - len(part))))
+            owners.append(number)
+    heard = detector(torch.stack(windows).to(device)).framewise.float().cpu().numpy()
+    curves = []
+    for number, clip in enumerate(chosen):
+        rows = math.ceil(clip.frames / RATE / detector.frame_seconds)
+        curves.append(np.concatenate([heard[at] for at, owner in enumerate(owners) if owner == number])[:rows])
+    return curves

@@ -1,0 +1,194 @@
+"""Training a detector from clip-level labels, with or without a teacher.
+
+The labels of a clip are never all that is true of it: what is above them in the ontology counts as there too, what is
+below them is left out of the loss. A teacher, a network that heard far more, adds what it hears in the same mixtures,
+labelled or not: its scores over time and its embeddings.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.corpus.relations import implied, unknown
+from models.labels import CLASSES, classes
+from models.networks.htsat import HTSAT, SMALL, HyperParameters
+from models.networks.resunet import EAR_LEVEL, ResUNet
+from models.networks.yamnet import Yamnet
+from models.spectrum import loudness
+from models.training import paper
+from models.training.loop import Learner, Schedule
+from models.training.mixing import Batch, Recipe
+
+SCHEDULE = Schedule(weight_decay=0.05, warmup_steps=200, decay_from=0.3, ema=0.998)
+RECIPE = Recipe(mixtures=16, queries=0, seconds=2.56, third_source=0.1, single_source=0.6, class_power=0.3, room=0.2)
+RARE = -5.0  # logit of a class before anything is learned: hardly any is in a clip
+TEACHER_PATCH = 3  # columns of 320 ms that the teacher scores at once: the 0.96 s it was trained on
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """How a detector learns.
+
+    mixup: blend log-mels with those of the reversed batch by Beta(mixup, mixup), 0: not. mix_labels: blend the labels
+    likewise; the paper does not. stripes: masked stretches on each axis, at most `widest` (frames, bands) wide.
+    level_db: the level is varied by up to so much. labels, scores, embeddings: weights of the losses.
+    """
+
+    mixup: float = 0.5
+    mix_labels: bool = True
+    stripes: int = 2
+    widest: tuple[int, int] = (64, 8)
+    drop_path: float = 0.1
+    level_db: float = 6.0
+    labels: float = 1.0
+    scores: float = 1.0
+    embeddings: float = 0.1
+
+
+PAPER_LESSONS = Lessons(mix_labels=False, level_db=0.0)
+PAPER_RECIPE = replace(
+    paper.recipe(32),
+    seconds=10.0,
+    single_source=1.0,
+    anchored=0.0,  # whole clips of AudioSet
+)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the teacher hears: scores (B, patches, C) of `classes` (C,) and standardised embeddings (B, patches, D)."""
+
+    classes: Tensor
+    scores: Tensor
+    embeddings: Tensor
+
+
+class Teacher:
+    """YAMNet run fully convolutionally; embeddings standardised over the training clips' (N, D)."""
+
+    def __init__(self, ear: Yamnet, embeddings: np.ndarray) -> None:
+        self.ear = ear
+        # The separator's own standardisation, so that the student learns what separators look at.
+        self._separator = ResUNet(ear, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
+        self._separator.learn_queries(torch.from_numpy(embeddings.astype(np.float32)))
+        self._separator.requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        self.ear.to(device)
+        self._separator.to(device)
+
+    @torch.no_grad()
+    def hear(self, magnitude: Tensor) -> Heard:
+        """Magnitudes (B, frames, bins) at the ear's level, frames a multiple of 32."""
+        _, embeddings = self.ear.listen(magnitude)
+        patches = over_patches(embeddings[:, ::2].float())
+        scores = torch.sigmoid(self.ear.classes(patches))
+        return Heard(self.ear.class_indices, scores, self._separator.standardise(patches))
+
+
+def over_patches(columns: Tensor) -> Tensor:
+    """(B, columns of 320 ms, D) -> means over every stretch of 0.96 s (B, columns - 2, D)."""
+    return columns.unfold(1, TEACHER_PATCH, 1).mean(3)
+
+
+class DetectorLearner(Learner):
+    """A detector learning from mixtures whose clips are labelled."""
+
+    network: HTSAT
+    teacher: Teacher | None
+
+    def __init__(self, hyper: HyperParameters = SMALL, lessons: Lessons | None = None, teacher: Teacher | None = None):
+        super().__init__()
+        self.lessons = lessons or Lessons()
+        if teacher is not None:
+            # Its scores would be of other mixtures than those that mixup makes.
+            self.lessons = replace(self.lessons, mixup=0.0)
+        self.network = HTSAT(hyper, drop_path=self.lessons.drop_path)
+        if self.network.head.bias is not None:
+            nn.init.constant_(self.network.head.bias, RARE)
+        self.__dict__["teacher"] = teacher  # not registered: it is not trained
+        if teacher is not None:
+            self.project = nn.Linear(self.network.embedding_size, teacher.ear.embedding_size)
+        self.targets = LabelTargets()
+
+    def sound(self, batch: Batch) -> bool:
+        return bool(torch.isfinite(torch.view_as_real(batch.mixture)).all())
+
+    def forward(self, batch: Batch) -> Tensor:
+        lessons, network = self.lessons, self.network
+        magnitude = batch.mixture.abs()
+        magnitude = magnitude * (EAR_LEVEL / loudness(magnitude, network.hyper.window_size or 0))[:, None, None]
+        frames = magnitude.shape[1] // 32 * 32
+        heard = self.teacher.hear(magnitude[:, :frames]) if self.teacher is not None else None
+        change = lessons.level_db * (2 * torch.rand(len(magnitude), 1, 1, device=magnitude.device) - 1)
+        bands = network.bands_of(magnitude * 10 ** (change / 20))
+        bands = stripes_masked(bands, lessons.stripes, lessons.widest)
+        wanted, known = self.targets(batch.classes, bands.device)
+        if lessons.mixup:
+            blend = torch.distributions.Beta(lessons.mixup, lessons.mixup).sample((len(bands),)).to(bands.device)
+            bands = blended(bands, blend[:, None, None])
+            if lessons.mix_labels:
+                wanted, known = blended(wanted, blend[:, None]), known & known.flip(0)
+        tokens = network.tokens(bands)
+        answer = network.answer(tokens)
+        with torch.autocast(bands.device.type, enabled=False):
+            loss = lessons.labels * self._of_labels(answer.clipwise.float(), wanted, known)
+            if heard is not None:
+                loss = loss + self._of_teacher(heard, tokens.float(), answer.framewise.float())
+        return loss
+
+    @staticmethod
+    def _of_labels(clipwise: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+        """Binary cross-entropy over what is known, a clip's classes summed; a mean over equal rows."""
+        each = F.binary_cross_entropy(clipwise.clamp(1e-6, 1 - 1e-6), wanted, reduction="none")
+        return (each * known).sum(1).mean()
+
+    def _of_teacher(self, heard: Heard, tokens: Tensor, framewise: Tensor) -> Tensor:
+        per_column = 32 // self.network.hyper.patch[1]  # of the teacher's columns
+        columns = heard.scores.shape[1] + TEACHER_PATCH - 1
+        steps = framewise[:, : columns * per_column, heard.classes]
+        logits = over_patches(torch.logit(steps, 1e-6).unflatten(1, (columns, per_column)).mean(2))
+        scores = F.binary_cross_entropy_with_logits(logits, heard.scores, reduction="none").sum(2).mean()
+        embedding = tokens.mean(1)[:, : columns * per_column].unflatten(1, (columns, per_column)).mean(2)
+        distance = F.mse_loss(self.project(over_patches(embedding)), heard.embeddings, reduction="none").sum(2).mean()
+        return self.lessons.scores * scores + self.lessons.embeddings * distance
+
+
+class LabelTargets:
+    """Labels of clips as rows of the 527 classes."""
+
+    def __init__(self) -> None:
+        self._column = {label.mid: at for at, label in enumerate(classes())}
+
+    def __call__(self, labelled: list[frozenset[str]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mids of each clip -> what is there (B, 527) as 0 or 1, and what is known (B, 527) as booleans."""
+        wanted, known = torch.zeros(len(labelled), CLASSES), torch.ones(len(labelled), CLASSES, dtype=torch.bool)
+        for row, mids in enumerate(labelled):
+            known[row, self._columns(frozenset().union(*map(unknown, mids)))] = False
+            there = self._columns(frozenset().union(*map(implied, mids)))
+            wanted[row, there], known[row, there] = 1.0, True
+        return wanted.to(device), known.to(device)
+
+    def _columns(self, mids: frozenset[str]) -> list[int]:
+        return [self._column[mid] for mid in mids if mid in self._column]
+
+
+def blended(rows: Tensor, share: Tensor) -> Tensor:
+    """Each row with the row at its place from the end; share: of the row itself."""
+    return torch.lerp(rows.flip(0), rows, share)
+
+
+def stripes_masked(bands: Tensor, stripes: int, widest: tuple[int, int]) -> Tensor:
+    """Log-mels (B, F, M) with random stretches of frames and of bands set to their mean (Park et al., SpecAugment)."""
+    for axis, most in ((1, widest[0]), (2, widest[1])):
+        size = bands.shape[axis]
+        place = torch.arange(size, device=bands.device)
+        for _ in range(stripes):
+            width = torch.rand(len(bands), 1, device=bands.device) * min(most, size)
+            start = torch.rand(len(bands), 1, device=bands.device) * (size - width)
+            hidden = (place >= start) & (place < start + width)
+            bands = bands.masked_fill(hidden.unsqueeze(3 - axis), 0.0)
+    return bands

@@ -1,0 +1,91 @@
+"""The paper's own way to train a separator (Chen et al., AAAI 2022, section 3; models.md of the design, section 5).
+
+Two clips of two different classes, cut where the detector hears them; the second brought to the first's energy; their
+sum is the mixture, and both are targets. The query of a target is the detector's embedding of the target's own
+segment. L1 on the waveform.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.corpus.clips import RATE, Clips
+from models.networks import Detector
+from models.networks.unet import HyperParameters, UNet
+from models.training.loop import Learner, Schedule
+from models.training.mixing import Mixer, Recipe
+
+SCHEDULE = Schedule(weight_decay=0.0, betas=(0.9, 0.999), amsgrad=True, ema=0.0)
+SEGMENT_SECONDS = 2.0
+GAINS = (0.02, 50.0)  # within which the second segment's amplitude is changed
+
+
+def recipe(pairs: int) -> Recipe:
+    """Pairs of clips, nothing varied, nothing absent; classes evenly."""
+    return Recipe(
+        mixtures=pairs,
+        queries=0,
+        seconds=SEGMENT_SECONDS,
+        interference_db=(0.0, 0.0),
+        third_source=0.0,
+        single_source=0.0,
+        hard_negative=0.0,
+        anchored=1.0,
+        layered=0.0,
+        varied_speed=0.0,
+        room=0.0,
+        filtered=0.0,
+        class_power=0.0,
+    )
+
+
+@dataclass
+class Pairs:
+    """sources: (2 P, T) waveforms at their level in the mixtures; the two of a pair follow one another."""
+
+    sources: Tensor
+
+    @property
+    def seconds(self) -> float:
+        return self.sources.numel() / RATE
+
+
+class PairMixer:
+    """Draws pairs of anchored segments. anchors: (clips,) as `anchors.mine` finds them."""
+
+    def __init__(
+        self, clips: Clips, anchors: np.ndarray, pairs: int, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.mixer = Mixer(clips, None, recipe(pairs), (1024, 320, 1024), seed, anchors, device)
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Pairs:
+        """The pairs of a step, or one of `parts` equal shares of them."""
+        first, second = self.mixer.sources(self.mixer.plan(step, part, parts)).unflatten(0, (-1, 2)).unbind(1)
+        ratio = (first.square().sum(1) / second.square().sum(1).clamp(min=1e-12)).sqrt().clamp(*GAINS)
+        return Pairs(torch.stack([first, second * ratio[:, None]], dim=1).flatten(0, 1))
+
+
+class PaperLearner(Learner):
+    """The paper's U-Net, asked with what a frozen detector hears in each target."""
+
+    network: UNet
+    detector: Detector
+
+    def __init__(self, detector: Detector, hyper: HyperParameters) -> None:
+        super().__init__()
+        if hyper.query_size != detector.embedding_size:
+            raise ValueError(f"queries of {hyper.query_size} values from an ear that makes {detector.embedding_size}")
+        self.network = UNet(hyper)
+        self.__dict__["detector"] = detector  # not registered: it is not trained
+
+    def sound(self, batch: Pairs) -> bool:
+        return bool(torch.isfinite(batch.sources).all())
+
+    def forward(self, batch: Pairs) -> Tensor:
+        with torch.no_grad():
+            queries = self.detector.embed(batch.sources).float()
+        mixtures = batch.sources.unflatten(0, (-1, 2)).sum(1).repeat_interleave(2, 0)
+        return F.l1_loss(self.network(mixtures, queries).float(), batch.sources)

@@ -1,0 +1,282 @@
+"""Runs: a folder each, with what was asked for (`run.json`), the checkpoint and the logs.
+
+A run is of a detector or of a separator; a separator's run names the ear that it listens with: the teacher's folder or
+a detector's run. What is held out is taken away before anything else sees the corpus.
+"""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from models.checkpoints import as_tuples
+from models.corpus.clips import Clips
+from models.corpus.decoded import load
+from models.corpus.recordings import CorpusInvalid
+from models.corpus.relations import with_descendants
+from models.errors import LabelUnknown
+from models.evaluation import mixtures
+from models.evaluation.separation import figures, queries_of, summary
+from models.labels import find
+from models.networks.htsat import HTSAT, SMALL, HyperParameters
+from models.networks.resunet import ResUNet
+from models.networks.unet import HyperParameters as UNetSizes
+from models.networks.unet import UNet
+from models.query import BASE_RULES, PAPER_RULES, QueryRules
+from models.training import anchors, detector, embeddings, paper, teacher
+from models.training.detector import DetectorLearner, Lessons, Teacher
+from models.training.loop import Loop, Schedule, averaged
+from models.training.mixing import Mixer, Recipe
+from models.training.separator import SeparatorLearner
+from models.training.tagging import mean_average_precision
+
+SETUP = "run.json"
+DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
+WATCHED = 300  # validation mixtures, where the committed list is not of this corpus
+
+Report = Callable[[dict[str, Any]], None]
+Advance = Callable[[Loop], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings. held_out: mids that no
+    stage may see, descendants included (see `held`)."""
+
+    corpus: Path
+    cache: Path = Path(".cache")
+    held_out: tuple[str, ...] = ()
+
+    def clips(self, split: str) -> Clips:
+        """The split's clips without what is held out."""
+        return load(self.corpus, split, self.cache).without(frozenset(self.held_out))
+
+    def embeddings(self, ear: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
+        """Queries of the clips, cached."""
+        return embeddings.load(ear, clips, self.cache / "embeddings", rules)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes. devices: processes, a GPU each or, on a CPU, with a share of its cores."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "bf16-mixed"
+
+    def fabric(self) -> Fabric:
+        """Fabric, launched: behind this call there are `devices` processes (or those of torchrun)."""
+        made = Fabric(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.precision,  # pyright: ignore[reportArgumentType]  Fabric says which it knows
+            strategy="ddp" if self.devices > 1 else "auto",
+        )
+        made.launch()
+        return made
+
+
+def held(names: str) -> tuple[str, ...]:
+    """ "Dog, Siren" -> the mids of the classes and of everything below them. Raises LabelUnknown.
+
+    Names may hold commas themselves: the longest name that there is counts.
+    """
+    parts = [part.strip() for part in names.split(",") if part.strip()]
+    found: list[str] = []
+    while parts:
+        taken = next((count for count in range(len(parts), 1, -1) if _is_label(", ".join(parts[:count]))), 1)
+        found.append(find(", ".join(parts[:taken])).mid)
+        parts = parts[taken:]
+    return tuple(sorted(with_descendants(found)))
+
+
+def _is_label(text: str) -> bool:
+    try:
+        find(text)
+    except LabelUnknown:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class DetectorSetup:
+    """A detector's run. teacher: folder, or None to learn from labels alone."""
+
+    place: Place
+    teacher: Path | None = None
+    hyper: HyperParameters = SMALL
+    lessons: Lessons = field(default_factory=Lessons)
+    recipe: Recipe = detector.RECIPE
+
+
+@dataclass(frozen=True)
+class SeparatorSetup:
+    """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet."""
+
+    place: Place
+    ear: Path
+    paper: bool = False
+    sizes: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+
+
+def train_detector(
+    run: Path, setup: DetectorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
+) -> Loop:
+    """Train a detector in a folder, or go on with it."""
+    fabric = machine.fabric()
+    _write(run, {"kind": "detector", **_plain(setup)}, fabric)
+    torch.manual_seed(schedule.seed)
+    heard = None
+    with fabric.rank_zero_first():  # the others find what it has cached
+        clips = setup.place.clips("train")
+        if setup.teacher is not None:
+            ear = teacher.load(setup.teacher)
+            heard = Teacher(ear, setup.place.embeddings(ear, clips)[:, 0])
+            heard.to(fabric.device)
+    learner = DetectorLearner(setup.hyper, setup.lessons, heard)
+    loop = Loop(fabric, learner, run, schedule)
+    hyper = setup.hyper
+    stft = (hyper.fft_size, hyper.hop, hyper.window_size or hyper.fft_size)
+    mixer = Mixer(clips, None, setup.recipe, stft, schedule.seed, device=corpus_device(clips, fabric))
+    validation = _if_any(setup.place, "valid")
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return {"map": mean_average_precision(network, validation)} if validation else {}
+
+    loop.run(mixer.batch, validate, report, advance)
+    return loop
+
+
+def train_separator(
+    run: Path, setup: SeparatorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
+) -> Loop:
+    """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
+    fabric = machine.fabric()
+    _write(run, {"kind": "separator", **_plain(setup)}, fabric)
+    ear = load_ear(setup.ear, setup.place.held_out).to(fabric.device)
+    torch.manual_seed(schedule.seed)
+    with fabric.rank_zero_first():  # the others find what it has cached
+        clips = setup.place.clips("train")
+        heard = np.zeros(0) if setup.paper else setup.place.embeddings(ear, clips)
+    device = corpus_device(clips, fabric)
+    rows = watched(setup.place)
+    rules = PAPER_RULES if setup.paper else BASE_RULES
+    if setup.paper:
+        learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
+        found = anchors.mine(ear, clips, paper.SEGMENT_SECONDS)
+        draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
+        loop = Loop(fabric, learner, run, schedule)
+    else:
+        learner = SeparatorLearner(ear, as_tuples(setup.sizes))
+        learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
+        found = anchors.mine(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
+        draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device).batch
+        loop = Loop(fabric, learner, run, schedule)
+    asked = [queries_of(ear, rows, kind, rules) for kind in ("query", "absent")] if rows else []
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return summary(figures(network, rows, *asked)) if rows else {}
+
+    loop.run(draw, validate, report, advance)
+    return loop
+
+
+def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
+    """The GPU, if the corpus fits beside what training needs: then it is mixed there. Otherwise the CPU."""
+    if fabric.device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(fabric.device)
+    fits = clips.samples.nbytes < DEVICE_SHARE * free
+    if not fits:
+        warnings.warn(f"the corpus ({clips.samples.nbytes / 2**30:.0f} GiB) does not fit on the GPU", stacklevel=2)
+    return fabric.device if fits else torch.device("cpu")
+
+
+def watched(place: Place) -> list[mixtures.Mixture]:
+    """The mixtures that a run is watched by: the committed list, less what is held out, or, of another corpus, some
+    drawn from its split `valid`; none if it has none."""
+    clips = _if_any(place, "valid")
+    if clips is None:
+        return []
+    there = {clip.key for clip in clips.clips}
+    listed = mixtures.read()
+    rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
+    if len(rows) < len(listed) // 2:
+        rows = mixtures.draw(clips, WATCHED)
+    return list(mixtures.render(rows, clips))
+
+
+def load_ear(source: Path, held_out: tuple[str, ...] = ()) -> Any:
+    """The teacher from its folder, or the detector of a run, in eval mode and frozen.
+
+    Raises ValueError if it may have heard what is held out.
+    """
+    if (source / SETUP).exists():
+        setup = read(source)
+        if not set(held_out) <= set(setup["place"]["held_out"]):
+            raise ValueError(f"the detector of {source} has heard what is to be held out: train one without it")
+        if setup["teacher"] and held_out:
+            raise ValueError(f"the detector of {source} learned from a teacher, which has heard what is to be held out")
+        ear = HTSAT(HyperParameters(**as_tuples(setup["hyper"])))
+        averaged(source, ear)
+        return ear.eval().requires_grad_(False)
+    if held_out:
+        raise ValueError("a teacher has heard everything: with classes held out, train a detector from labels first")
+    return teacher.load(source)
+
+
+def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
+    """The ear and the separator of a run, what was asked for, and the rows of its log."""
+    setup = read(run)
+    if setup["kind"] != "separator":
+        raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
+    ear = load_ear(Path(setup["ear"]), tuple(setup["place"]["held_out"]))
+    if setup["paper"]:
+        separator: nn.Module = UNet(UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup["sizes"])))
+    else:
+        separator = ResUNet(ear, **as_tuples(setup["sizes"]))
+    state = averaged(run, separator)
+    return ear, separator.eval().requires_grad_(False), setup, state["rows"]
+
+
+def read(run: Path) -> dict[str, Any]:
+    """What was asked for. Raises FileNotFoundError."""
+    path = run / SETUP
+    if not path.exists():
+        raise FileNotFoundError(f"{run} is not the folder of a run: no {SETUP} in it")
+    return json.loads(path.read_text())
+
+
+def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
+    """Say what is asked for; a run that goes on must be asked for the same. Raises ValueError."""
+    path = run / SETUP
+    if path.exists() and read(run) != json.loads(json.dumps(asked)):
+        raise ValueError(f"{run} holds another run: give --run a new folder, or ask for what {path} says")
+    if fabric.is_global_zero:
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asked, indent=2) + "\n")
+    fabric.barrier()
+
+
+def _plain(setup: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(setup), default=str))
+
+
+def _if_any(place: Place, split: str) -> Clips | None:
+    try:
+        return place.clips(split)
+    except (FileNotFoundError, CorpusInvalid):
+        return None
+
+
+def with_batch(recipe: Recipe, mixtures_a_batch: int | None) -> Recipe:
+    """The recipe with another batch size."""
+    return replace(recipe, mixtures=mixtures_a_batch) if mixtures_a_batch else recipe
