@@ -194,10 +194,11 @@ def _description(row: Recording, offset: float | None, frames: int) -> dict[str,
         "group": row.group,
         "kind": row.kind,
     }
+    said |= row.source
     if offset is not None:
         before = row.source.get("offset", 0)
         said["offset"] = round(offset + (before if isinstance(before, int | float) else 0), 3)
-    return row.source | said
+    return said
 
 
 class _Shard:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -30,7 +30,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: int) -> Iterator[Made]:
+def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: int) -> Generator[Made, None, None]:
     """`work` of each thing, in their order, by `workers` processes; in this one where there are few or one worker.
 
     `work` and `things` can be pickled. At most AHEAD a worker are taken from `things` before their answers are used.
@@ -69,9 +69,8 @@ def alone(path: Path, waits: bool) -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    # Before torch is loaded, with the work: the workers share the processors already.
+    os.environ["OMP_NUM_THREADS"] = "1"
     # Ctrl-C reaches the whole group: the parent ends its workers, which have nothing to say about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
