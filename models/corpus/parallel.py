@@ -4,6 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -69,8 +70,10 @@ def alone(path: Path, waits: bool) -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    # Before torch is loaded, with the work: the workers share the processors already.
+    # The workers share the processors already. Torch comes with the work, or is here with the program's main module.
     os.environ["OMP_NUM_THREADS"] = "1"
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
     # Ctrl-C reaches the whole group: the parent ends its workers, which have nothing to say about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

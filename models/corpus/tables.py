@@ -131,10 +131,18 @@ def _rows_by_header(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column name, both stripped of blanks."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        for row in reader:
+        for row in _rows_until_broken(reader):
             cells = {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
             # Commas in a name that was not quoted spill over the last column.
             yield reader.line_num, cells | ({"": "more cells than columns"} if None in row else {})
+
+
+def _rows_until_broken(reader: "csv.DictReader[str]") -> Iterator[dict]:
+    """The reader's rows; a quote that is never closed makes one that has no columns, and ends them."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        yield {"": str(error)}
 
 
 def _audio_below(folder: Path) -> dict[str, Path]:
@@ -152,14 +160,17 @@ def _audio_below(folder: Path) -> dict[str, Path]:
 def _segments(table: Path, audio: dict[str, Path], package: str) -> Iterator[Recording | Fault]:
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        for cells in reader:
-            if not cells or cells[0].startswith("#"):
-                continue
-            place = f"{table.name}:{reader.line_num}"
-            try:
-                yield _segment(cells, audio, package, place)
-            except Unusable as error:
-                yield Fault(place, error.reason, error.detail)
+        try:
+            for cells in reader:
+                if not cells or cells[0].startswith("#"):
+                    continue
+                place = f"{table.name}:{reader.line_num}"
+                try:
+                    yield _segment(cells, audio, package, place)
+                except Unusable as error:
+                    yield Fault(place, error.reason, error.detail)
+        except csv.Error as error:
+            yield Fault(f"{table.name}:{reader.line_num}", "malformed row", str(error))
 
 
 def _segment(cells: list[str], audio: dict[str, Path], package: str, place: str) -> Recording:

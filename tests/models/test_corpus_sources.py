@@ -227,6 +227,19 @@ def test_wrong_rows_of_a_table_are_told_with_their_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("table", ["balanced_train_segments.csv", "train.csv"])
+def test_a_quote_that_is_never_closed_loses_what_follows_and_says_so(segments: Path, table: str) -> None:
+    path = segments / table
+    if table == "train.csv":
+        (segments / "balanced_train_segments.csv").unlink()
+        path.write_text("path,labels\naudio/YcutByName01.wav,Dog\n")
+    good = len(read(segments, "train")[0])
+    path.write_text(path.read_text() + '"' + "never, closed\n" * 20_000)
+    recordings, faults = read(segments, "train")
+    assert len(recordings) == good > 0
+    assert [fault.reason for fault in faults] == ["malformed row"] and faults[0].place.startswith(table)
+
+
 @given(st.lists(st.sampled_from([label.mid for label in ontology().values()]), min_size=1, max_size=5, unique=True))
 def test_labels_are_read_in_every_form(mids: list[str]) -> None:
     assert labels_of("; ".join(ontology()[mid].name for mid in mids)) == tuple(mids)
