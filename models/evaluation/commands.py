@@ -1,77 +1,211 @@
-"""`python -m models evaluate ...`: each prints a table and writes JSON."""
+"""`python -m models evaluate ...`: each prints a table and writes JSON, and a picture if asked."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import checkpoints
 from models.corpus.decoded import load
-from models.evaluation import mixtures, separation
-from models.evaluation.metrics import si_sdr
-from models.labels import find
-from models.presence import Rule, measure
-from models.query import QueryRules
+from models.corpus.sources import open_source, splits_of
+from models.evaluation import comparison, events, listing, mixtures, musdb, scenes, separation, tagging, zero_shot
+from models.evaluation.pictures import draw_gains
+from models.evaluation.rendering import Sounds, chosen
+from models.evaluation.subject import Subject
+from models.evaluation.summaries import Summary
+from models.evaluation.zero_shot_report import Report, draw_gaps
+from models.presence import Rule
+from models.presence import measure as measure_presence
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model.")
+app.command("musdb")(musdb.evaluate_musdb)
+app.command("tagging")(tagging.evaluate_tagging)
+app.command("events")(events.evaluate_events)
 console = Console()
+progress_console = Console(stderr=True)
+
+Corpus = Annotated[Path, typer.Option(help="Folder with the corpus; its valid split is measured on.")]
+Weights = Annotated[str, typer.Option(help="A shipped model's name or a folder.")]
+DetectorFile = Annotated[
+    Path | None, typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt.", exists=True, dir_okay=False)
+]
+SeparatorFile = Annotated[
+    Path | None,
+    typer.Option("--separator", help="The authors' zeroshot_asp_full.ckpt.", exists=True, dir_okay=False),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
+Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)]
+Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", dir_okay=False)]
 
 
 @app.command("mixtures")
 def evaluate_mixtures(
-    corpus: Annotated[Path, typer.Option(help="Folder with the corpus's valid-*.tar.")],
-    weights: Annotated[str, typer.Option(help="A shipped model's name or a folder.")] = "base",
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    corpus: Corpus,
+    weights: Weights = "base",
+    detector: DetectorFile = None,
+    separator: SeparatorFile = None,
+    half: Annotated[str, typer.Option(help="choose, report or both: no source group is in two halves.")] = "both",
+    rows: Annotated[int | None, typer.Option(help="Only so many, the first of the list.", min=1)] = None,
+    list_file: Annotated[
+        Path, typer.Option("--list", help="Rows of another corpus, made by draw.", exists=True, dir_okay=False)
+    ] = listing.REPORTING,
+    device: Device = "auto",
+    cache: Cache = Path(".cache"),
+    output: Output = None,
+    plot: Plot = None,
 ) -> None:
-    """The 300 validation mixtures: two sources at 0 dB, the query from another source of the target's class."""
-    bundle = checkpoints.load(weights)
-    clips = load(corpus, "valid", cache, console.print)
-    rows = list(mixtures.render(mixtures.read(), clips))
-    rules = QueryRules(**bundle.config["query"])
-    query, absent = (separation.queries_of(bundle.detector, rows, kind, rules) for kind in ("query", "absent"))
-    measured = separation.figures(bundle.separator, rows, query, absent)
-    figures = separation.summary(measured)
-    targets, mixed = separation.stacked(rows, "target"), separation.stacked(rows, "mixture")
-    bound = si_sdr(separation.ideal(bundle.separator, rows), targets) - si_sdr(mixed, targets)
-    figures["ideal_mask_si_sdri"] = bound.mean().item()
-    mids = [find(row.row.label).mid for row in rows]
-    labelled = [at for at, mid in enumerate(mids) if mid in bundle.class_embeddings]
-    if labelled:
-        asked = torch.stack([bundle.class_embeddings[mids[at]] for at in labelled])
-        by_label = separation.figures(bundle.separator, [rows[at] for at in labelled], asked, absent[labelled])
-        figures["label_si_sdri"] = by_label["si_sdri"].mean().item()
-    if bundle.presence:
-        figures["presence_auc"] = _presence(bundle, rows, query, absent)
-    table = Table("figure", "value", title=f"{bundle.name}@{bundle.version}, {len(rows)} mixtures")
-    for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}")
-    console.print(table)
-    classes = separation.by_class(measured["si_sdri"], [row.row.label for row in rows])
-    console.print("best:  " + ", ".join(f"{label} {gain:.1f}" for label, gain in classes[:6]))
-    console.print("worst: " + ", ".join(f"{label} {gain:.1f}" for label, gain in classes[-6:]))
+    """The listed mixtures of two sources at 0 dB, asked with each kind of query; clean, silence and three sources."""
+    if half not in (*listing.HALVES, "both"):
+        raise typer.BadParameter(f"{half!r} is none of {', '.join(listing.HALVES)} and both", param_hint="--half")
+    subject = _subject(weights, detector, separator, device)
+    listed = {number: row for number, row in enumerate(listing.read(list_file)) if half in (row.half, "both")}
+    listed = dict(list(listed.items())[:rows])
+    clips = load(corpus, "valid", cache, progress_console.print)
+    trained = None
+    if "train" in splits_of(corpus):
+        keys = {row.trained for row in listed.values()}
+        trained = Sounds(chosen(open_source(corpus, "train"), keys))
+    else:
+        progress_console.print(f"{corpus} has no training split: no row of clips that were trained on")
+    with _bar("mixtures", len(listed)) as advance:
+        summary = Summary(scenes.measure(subject, listed, Sounds(clips), trained, advance))
+    if "label" not in summary.queries:
+        progress_console.print(f"{subject.model_id} has no embeddings of classes: no row of labels")
+    presence = None
+    if subject.bundle.presence and list_file == listing.REPORTING:  # its rows are of the same corpus
+        presence = _presence(subject, list(mixtures.render(mixtures.read(), clips)))
+    title = f"{subject.model_id}, {len(listed)} mixtures"
+    for table in summary.tables(title):
+        console.print(table)
+    if presence is not None:
+        console.print(f"presence: area under the curve {presence:.3f}, on the rows that its rule was not fitted on")
     if output:
-        rounded = {name: round(value, 3) for name, value in figures.items()}
-        by_class = {label: round(gain, 2) for label, gain in classes}
-        output.write_text(json.dumps(rounded | {"mixtures": len(rows), "si_sdri_by_class": by_class}, indent=2) + "\n")
+        about = {"model": subject.model_id, "list": listing.digest(list_file), "half": half, "presence_auc": presence}
+        _write(about | summary.as_json(), output)
+    if plot:
+        draw_gains(summary, plot, subject.model_id)
 
 
-@torch.inference_mode()
-def _presence(
-    bundle: checkpoints.Bundle, rows: list[mixtures.Mixture], query: torch.Tensor, absent: torch.Tensor
-) -> float:
-    """Area under the curve on the rows that the rule was not fitted on: the odd ones."""
-    rule, scores = Rule.of(bundle.presence or {}), []
-    odd = list(range(1, len(rows), 2))
-    for asked in (query, absent):
-        estimates = separation.separated(bundle.separator, [rows[at] for at in odd], asked[odd])
-        for at, estimate in zip(odd, estimates, strict=True):
-            mixture = torch.from_numpy(rows[at].mixture)
-            measured = measure(bundle.detector.embed, bundle.detector.rate, rule, asked[at], mixture, estimate)
-            scores.append(rule.presence(measured))
+@app.command("zero-shot")
+def evaluate_zero_shot(
+    corpus: Corpus,
+    weights: Annotated[str, typer.Option(help="A model whose config lists classes that it never heard.")],
+    beside: Annotated[str | None, typer.Option(help="Another model, on the very same mixtures.")] = None,
+    valid_only: Annotated[
+        bool, typer.Option("--valid-only", help="Unseen clips of the valid split only: the other model heard the rest.")
+    ] = False,
+    rows: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = zero_shot.ROWS,
+    seconds: Annotated[float, typer.Option(help="Length of a mixture.", min=0.5, max=10)] = zero_shot.SECONDS,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 2028,
+    device: Device = "auto",
+    cache: Cache = Path(".cache"),
+    output: Output = None,
+    plot: Plot = None,
+) -> None:
+    """Classes that the model never heard beside classes that it did, on the same mixtures, asked by example."""
+    bundle = checkpoints.load(weights)
+    held_out = zero_shot.held_out(bundle.config)
+    other = checkpoints.load(beside) if beside else None
+    clips = [load(corpus, "valid", cache, progress_console.print)]
+    if not valid_only:
+        clips.append(load(corpus, "train", cache, progress_console.print))
+    drawn = zero_shot.draw(clips[0], None if valid_only else clips[1], held_out, rows, seconds, seed)
+    if skipped := zero_shot.unasked(clips, held_out, drawn):
+        progress_console.print(f"not measured, clips of one source group only: {', '.join(skipped)}")
+    if other and not valid_only:
+        progress_console.print(f"{other.name} was trained on some of these clips, if on this corpus: see --valid-only")
+    sounds = Sounds(*clips)
+    with _bar("mixtures", len(drawn) * (2 if other else 1)) as advance:
+        report = Report(bundle, zero_shot.measure(Subject(bundle, device), drawn, sounds, advance))
+        if other:
+            report.put_beside(other, zero_shot.measure(Subject(other, device), drawn, sounds, advance))
+    for table in report.tables():
+        console.print(table)
+    if output:
+        _write(report.as_json() | {"list": zero_shot.digest(drawn), "valid_only": valid_only, "seed": seed}, output)
+    if plot:
+        draw_gaps(report, plot)
+
+
+@app.command("compare")
+def evaluate_compare(
+    first: Annotated[Path, typer.Argument(help="JSON of one model.", exists=True, dir_okay=False)],
+    second: Annotated[Path, typer.Argument(help="JSON of another.", exists=True, dir_okay=False)],
+    output: Output = None,
+) -> None:
+    """Two models' figures on the rows that both have: means, paired differences, intervals."""
+    ours, theirs = comparison.read(first), comparison.read(second)
+    compared = comparison.compare(ours, theirs)
+    console.print(comparison.table(ours, theirs, compared))
+    if output:
+        _write(comparison.as_json(ours, theirs, compared), output)
+
+
+@app.command("draw")
+def evaluate_draw(
+    corpus: Corpus,
+    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = listing.REPORTING,
+    rows: Annotated[int, typer.Option(help="How many.", min=2)] = listing.ROWS,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = listing.SEED,
+    cache: Cache = Path(".cache"),
+) -> None:
+    """Draw the list of mixtures anew, from the corpus's valid and train splits: the same rows for the same seed."""
+    valid, train = (load(corpus, split, cache, progress_console.print) for split in ("valid", "train"))
+    drawn = listing.draw(valid, train, rows, seed)
+    listing.write(drawn, output)
+    console.print(f"{output}: {len(drawn)} mixtures of {len({row.label for row in drawn})} target classes")
+
+
+def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> Subject:
+    if detector or separator:
+        return Subject(checkpoints.authors_bundle(detector, separator), device)
+    return Subject(checkpoints.load(weights), device)
+
+
+def _presence(subject: Subject, rows: list[mixtures.Mixture]) -> float:
+    """Area under the curve on the watched rows that the rule was not fitted on: the odd ones."""
+    rule, scores = Rule.of(subject.bundle.presence or {}), []
+    odd = rows[1::2]
+    size = subject.rows_at_once(2)
+    for kind in ("query", "absent"):
+        queries = torch.stack([subject.query(getattr(row, kind)) for row in odd])
+        heard = separation.stacked(odd, "mixture")
+        for some, asked in zip(heard.split(size), queries.split(size), strict=True):
+            for query, mixture, estimate in zip(asked, some, subject.estimates(some, [asked])[0], strict=True):
+                listener = subject.listener
+                scores.append(
+                    rule.presence(measure_presence(listener.sketch, listener.rate, rule, query, mixture, estimate))
+                )
     there = torch.tensor([1.0] * len(odd) + [0.0] * len(odd))
     return separation.area_under_curve(torch.tensor(scores), there)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = progress_console.is_terminal  # a log has no use for a bar
+    with Progress(
+        *columns, TimeRemainingColumn(), console=progress_console, transient=True, disable=not shown
+    ) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _write(figures: dict[str, Any], path: Path) -> None:
+    """JSON with a line an entry, but the rows' figures a line each: they are long."""
+    rows = figures.pop("rows", None)
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    if rows is not None:
+        values = rows.pop("values")
+        lines = [f"  {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in values.items()]
+        parts = [f" {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in rows.items()]
+        inner = ",\n".join([*parts, ' "values": {\n' + ",\n".join(lines) + "\n }"])
+        text = text[:-2] + ',\n "rows": {\n' + inner + "\n }\n}"
+    path.write_text(text + "\n", encoding="utf-8")

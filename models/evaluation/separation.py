@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.mixtures import Mixture
+from models.evaluation.subject import ideal_mask
 from models.query import BASE_RULES, Embedder, QueryRules, embed
 
 BATCH = 20
@@ -36,9 +37,7 @@ def ideal(separator: Any, rows: list[Mixture]) -> Tensor:
     mixtures, targets = stacked(rows, "mixture"), stacked(rows, "target")
     estimates = []
     for mixture, target in zip(mixtures.split(BATCH), targets.split(BATCH), strict=True):
-        whole, wanted = separator.spectrum(mixture), separator.spectrum(target)
-        mask = ((whole.conj() * wanted).real / whole.abs().square().clamp(min=1e-12)).clamp(0, 1)
-        estimates.append(separator.waveform(whole * mask, mixture.shape[-1]))
+        estimates.append(ideal_mask(separator, mixture, target))
     return torch.cat(estimates)
 
 

@@ -1,0 +1,142 @@
+"""`python -m models evaluate ...`, with the model that ships on a small corpus of files."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from models.__main__ import main
+from models.checkpoints import CONFIG, SHIPPED, WEIGHTS, load
+from models.corpus import decoded
+from models.corpus.clips import RATE
+from models.evaluation import listing, scenes
+from models.evaluation.rendering import Sounds
+from models.evaluation.subject import Subject
+from models.labels import find
+from tests.models import tones
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tones as wav files, their labels in a CSV."""
+    folder = tmp_path_factory.mktemp("tones")
+    with (folder / "all.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "labels", "group", "split"])
+        for split in ("valid", "train"):
+            clips = tones.corpus(split)
+            for clip in clips.clips:
+                soundfile.write(folder / f"{clip.key}.wav", clips.waveform(clip), RATE)
+                writer.writerow([f"{clip.key}.wav", clip.mid, clip.group, split])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def listed(corpus: Path, cache: Path) -> Path:
+    """Rows of that corpus, drawn by the command."""
+    path = corpus / "rows" / "drawn.csv"
+    path.parent.mkdir()
+    assert evaluate("draw", corpus, cache, "--output", path, "--rows", 12) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def holding_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that ships, said to have never heard dogs."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copy(SHIPPED / "base.safetensors", folder / WEIGHTS)
+    config = json.loads((SHIPPED / "base.json").read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"name": "undogged", "held_out": [find("Dog").mid]}))
+    return folder
+
+
+def evaluate(command: str, corpus: Path, cache: Path, *options: object) -> int:
+    common = ["--corpus", corpus, "--cache", cache, *options]
+    return main(["evaluate", command, *map(str, common)])
+
+
+def test_mixtures_are_measured_drawn_and_compared(
+    corpus: Path, cache: Path, listed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*options: object) -> None:
+        common = ("--list", listed, "--device", "cpu", *options)
+        assert evaluate("mixtures", corpus, cache, *common) == 0
+
+    measure("--output", tmp_path / "all.json", "--plot", tmp_path / "all.png")
+    said = capfd.readouterr().out
+    assert "base@1, 12 mixtures" in said and "trained clip" in said and "clean" in said
+    assert (tmp_path / "all.png").stat().st_size > 10_000
+    whole = json.loads((tmp_path / "all.json").read_text())
+    assert whole["model"] == "base@1"
+    assert whole["mixtures"] == len(whole["rows"]["number"]) == 12
+    assert whole["list"] == listing.digest(listed)
+    assert whole["means"]["mixture/example/si_sdri"]["rows"] == 12
+
+    measure("--half", "report", "--rows", 3, "--output", tmp_path / "half.json")
+    half = json.loads((tmp_path / "half.json").read_text())
+    assert half["rows"]["number"] == [1, 3, 5]
+    capfd.readouterr()
+    arguments = [str(tmp_path / "all.json"), str(tmp_path / "half.json"), "--output", str(tmp_path / "compared.json")]
+    assert main(["evaluate", "compare", *arguments]) == 0
+    assert "mixture/example/si_sdri" in capfd.readouterr().out
+    compared = json.loads((tmp_path / "compared.json").read_text())
+    assert compared["figures"]["mixture/example/si_sdri"]["difference"]["rows"] == 3
+    assert abs(compared["figures"]["mixture/example/si_sdri"]["difference"]["value"]) < 0.1  # the same model
+
+
+def test_a_list_of_another_corpus_is_refused(corpus: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("mixtures", corpus, cache, "--rows", 2) == 1
+    assert "another corpus's" in capfd.readouterr().err
+
+
+def test_zero_shot_beside_a_model_that_heard_all(
+    corpus: Path, cache: Path, holding_out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--weights", holding_out, "--beside", "base", "--rows", 6, "--device", "cpu")
+    files = ("--output", tmp_path / "unseen.json", "--plot", tmp_path / "unseen.png")
+    assert evaluate("zero-shot", corpus, cache, *options, *files) == 0
+    said = capfd.readouterr()
+    assert "undogged@1" in said.out and "base@1" in said.out and "Dog" in said.out
+    assert "--valid-only" in said.err
+    whole = json.loads((tmp_path / "unseen.json").read_text())
+    assert whole["held_out"] == ["Dog"]
+    assert whole["rows"]["label"] == ["Dog"] * 6
+    # The two are the same networks.
+    assert whole["difference"]["unseen/si_sdri"]["value"] == pytest.approx(0, abs=0.01)
+    assert (tmp_path / "unseen.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "said"),
+    [
+        ("zero-shot", ["--weights", "base"], "does not say which classes it never heard"),
+        ("mixtures", ["--weights", "nothing"], "neither a folder nor one of the shipped models"),
+        ("mixtures", ["--half", "third"], "none of choose, report and both"),
+        ("mixtures", ["--detector", __file__], "cannot separate"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_line(
+    corpus: Path, cache: Path, command: str, options: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(command, corpus, cache, *options) in (1, 2)
+    told = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert said in told
+
+
+def test_the_model_that_ships_keeps_its_floor(shared: Path, cache: Path) -> None:
+    """Ten mixtures: whatever the machine, it is far from doing nothing, and below the bound."""
+    listed = dict(list(enumerate(listing.read()))[10:20])  # not of the fifth that has every scene: quicker
+    found = scenes.measure(
+        Subject(load("base"), "cpu"), listed, Sounds(decoded.load(shared / "corpus", "valid", cache))
+    )
+    own, bound = found.values["mixture/own/si_sdri"], found.values["oracle/si_sdri"]
+    assert own.mean() > 5
+    assert (own < bound + 0.1).all()
