@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from models.evaluation.rendering import Sounds
 from models.evaluation.subject import Subject
 from models.evaluation.summaries import Summary
 from models.labels import find
+from models.networks import unet
+from models.query import PAPER_RULES
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
 
@@ -130,6 +132,17 @@ def test_a_subject_answers_as_its_separator_alone(clips: Clips, listed: dict[int
     assert torch.allclose(estimate[[0, *range(2, len(mixes))]], alone[[0, *range(2, len(mixes))]], atol=1e-3)
     assert estimate[1].isnan().all()
     assert torch.isnan(subject.query(np.zeros(32_000, np.float32))).all()
+
+
+def test_the_papers_separator_is_measured_by_its_own_rules(clips: Clips, listed: dict[int, listing.Listed]) -> None:
+    """Of another shape and hop, and without embeddings of classes."""
+    torch.manual_seed(0)
+    whole = bundle()
+    separator = unet.UNet(unet.HyperParameters(fft_size=512, query_size=BANDS, channels=(4, 8))).eval()
+    paper = replace(whole, separator=separator, class_embeddings={}, config={"query": asdict(PAPER_RULES)})
+    found = scenes.measure(Subject(paper, "cpu"), {number: listed[number] for number in range(4)}, Sounds(clips))
+    assert np.isfinite(found.values["mixture/example/si_sdri"]).any()
+    assert not any("/label/" in name for name in found.values)
 
 
 def test_rows_are_measured_alike_in_any_company(
