@@ -1,10 +1,11 @@
-"""python -m models: separate | detect | embed | convert | train | ship | evaluate | bench."""
+"""python -m models: separate | detect | embed | convert | corpus | train | ship | evaluate | bench."""
 
 import sys
 
 import typer
 
 from models import bench, commands
+from models.corpus import commands as corpus
 from models.errors import MediaError, ModelsError
 from models.evaluation import commands as evaluation
 from models.training import commands as training
@@ -24,6 +25,7 @@ app.command()(commands.embed)
 app.command()(commands.convert)
 app.command()(training.ship)
 app.add_typer(training.app, name="train")
+app.add_typer(corpus.app, name="corpus")
 app.add_typer(evaluation.app, name="evaluate")
 app.command()(bench.bench)
 

@@ -9,6 +9,7 @@ whatever came before it and however many processes share the batch, so a run goe
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
 SILENT = 1e-4  # of a segment's energy: less is nothing to ask for
-TRIES = 20  # draws before a class whose clips all stand against what is there is given up
+TRIES = 20  # draws after which something that is not related to what is there is given up
 ROOMS = 64
 
 
@@ -109,7 +110,7 @@ class Mixer:
         self.samples = _tensor(clips.samples).to(device)
         self.begins = torch.tensor([clip.start for clip in clips.clips], device=device)
         self.lengths = torch.tensor([clip.frames for clip in clips.clips], device=device)
-        self.responses = rooms(ROOMS, RATE, np.random.default_rng(0)).to(device)
+        self.responses = _responses().to(device)
         self.energies = _running_energies(clips)
         self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, clip in enumerate(clips.clips):
@@ -202,13 +203,14 @@ class Mixer:
         order = [0, *(1 + random.permutation(len(chosen) - 1)).tolist()]
         for turn in range(recipe.queries):
             absent = turn > 0 and (turn >= len(order) or random.random() < recipe.absent * recipe.queries)
-            if absent:
-                index, mid = self._absent([mids for _, mids in self._mids(chosen)], random)
-                plan.asked.append((mixture, -1))
+            missing = self._absent([mids for _, mids in self._mids(chosen)], random) if absent else None
+            if missing is None:  # or a corpus of few classes, all of which are there
+                source = order[turn % len(order)]
+                plan.asked.append((mixture, first + source))
+                plan.queries.append(self._query(*chosen[source], True, random))
             else:
-                index, mid = chosen[order[turn]]
-                plan.asked.append((mixture, first + order[turn]))
-            plan.queries.append(self._query(index, mid, not absent, random))
+                plan.asked.append((mixture, -1))
+                plan.queries.append(self._query(*missing, False, random))
 
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
         return [(number, self.clips.clips[index].mids) for number, (index, _) in enumerate(chosen)]
@@ -222,7 +224,9 @@ class Mixer:
         chosen = [(first, mid)]
         draw = random.random()
         count = 1 if draw < recipe.single_source else 3 if draw > 1 - recipe.third_source else 2
-        while len(chosen) < count:
+        for _ in range(TRIES):
+            if len(chosen) == count:
+                break
             near = self.near_foes[mid] is not None and random.random() < recipe.hard_negative
             foes = self.near_foes[mid] if near else self.foes[mid]
             if foes is None:
@@ -233,12 +237,14 @@ class Mixer:
                 chosen.append((clip, other))
         return chosen
 
-    def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str]:
-        while True:
+    def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str] | None:
+        """A clip, and its class, that is related to nothing that is there; None if that is rare."""
+        for _ in range(TRIES):
             mid = self.classes[random.choice(len(self.classes), p=self.shares)]
             clip = self._clip(mid, there, random)
             if clip is not None:
                 return clip, mid
+        return None
 
     def _clip(self, mid: str, against: list[tuple[str, ...]], random: np.random.Generator) -> int | None:
         """A clip of a class, groups evenly, none of whose labels is related to `against`; None if that is rare."""
@@ -298,6 +304,12 @@ class Mixer:
         if random.random() < 0.5:  # dropout: no single feature may be relied upon
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)
+
+
+@cache
+def _responses() -> Tensor:
+    """The rooms of every run."""
+    return rooms(ROOMS, RATE, np.random.default_rng(0))
 
 
 def _tensor(samples: np.ndarray) -> Tensor:
