@@ -111,11 +111,11 @@ class Summary:
         names = [f"{QUERY_NAMES[name]} [95 %]" for name in MAIN_QUERIES]
         table = table_of("mixture, clean and silence, dB", "asked for A", "n", *names)
         rows = {
-            "A + B: SDR": "mixture/{}/sdr",
+            "A+B: SDR": "mixture/{}/sdr",
             "A alone: SDR": "clean/{}/sdr",
-            "B: in over out": "silence/{}/attenuation",
-            "A + B + C: gain": "three/{}/si_sdri",
-            "A + B, for C": "absent/{}/attenuation",
+            "B: in / out": "silence/{}/attenuation",
+            "A+B+C: gain": "three/{}/si_sdri",
+            "A+B, for C": "absent/{}/attenuation",
         }
         for title, figure in rows.items():
             of = [self.means.get(figure.format(name)) for name in MAIN_QUERIES]
@@ -129,7 +129,7 @@ class Summary:
         by_label = self.classes.get("label", {})
         for label, of in self.classes.get("example", {}).items():
             table.add_row(
-                label if len(label) <= 26 else f"{label[:25]}…",
+                label if len(label) <= 24 else f"{label[:23].rstrip()}…",
                 str(of["si_sdri"].rows),
                 with_interval(of["si_sdri"]),
                 decibels(of["median"]),
