@@ -1,6 +1,6 @@
 """Labelled clips in one flat int16 array that training can index freely: no decoder runs while training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ RATE = 32_000
 class Clip:
     """One labelled clip; `start` and `frames` are its place in the flat array.
 
-    mids: the classes that it is labelled with, at least one; never all that are true of it.
+    mids: the classes that it is labelled with, never all that are true of it; none if nobody labelled it.
     """
 
     key: str
@@ -46,6 +46,12 @@ class Clips:
     def waveform(self, clip: Clip) -> np.ndarray:
         """The clip, float32 in [-1, 1]."""
         return self.samples[clip.start : clip.start + clip.frames].astype(np.float32) / 32768
+
+    def joined(self, other: "Clips") -> "Clips":
+        """These clips and others after them, in memory."""
+        begin = len(self.samples)
+        moved = [replace(clip, start=clip.start + begin) for clip in other.clips]
+        return Clips(np.concatenate([self.samples, other.samples]), self.clips + moved)
 
     def without(self, mids: frozenset[str]) -> "Clips":
         """The same array, and of its clips those that are labelled with none of the classes."""

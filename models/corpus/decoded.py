@@ -12,7 +12,7 @@ import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.parallel import alone, cores, in_order
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, Samples, Unusable, summed
+from models.corpus.recordings import CorpusInvalid, Fault, Recording, Samples, Source, Unusable, summed
 from models.corpus.sources import fingerprint, open_source
 
 LAYOUT = 1  # part of the cache's name: another way to decode or to write must not find this one's files
@@ -34,8 +34,14 @@ def load(
     beside the samples. Raises FileNotFoundError or CorpusInvalid if there is no such corpus or split, or if nothing of
     it is left.
     """
-    source = open_source(corpus, split)
-    folder = cache / "corpus" / f"{source.name}-{split}-{fingerprint(source)}-{LAYOUT}"
+    return load_source(open_source(corpus, split), cache, advance, workers)
+
+
+def load_source(
+    source: Source, cache: Path, advance: Callable[[str], None] = lambda _: None, workers: int | None = None
+) -> Clips:
+    """The same of a source."""
+    folder = cache / "corpus" / f"{source.name}-{source.split}-{fingerprint(source)}-{LAYOUT}"
     if not folder.exists():
         # Whoever waited for another process finds its work done.
         with alone(_beside(folder, "lock"), waits=True):

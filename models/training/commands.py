@@ -42,6 +42,9 @@ def train_detector(
     teacher: Annotated[
         Path | None, typer.Option(help="Folder with yamnet.safetensors; without, from labels alone.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Folder of audio files without labels, to hear with the teacher.")
+    ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/detector"),
     as_paper: Annotated[
         bool, typer.Option("--paper", help="The paper's size, clips of 10 s and way to mix: wants AudioSet and a GPU.")
@@ -61,7 +64,9 @@ def train_detector(
     place = runs.Place(corpus, cache, runs.held(hold_out))
     if place.held_out and teacher:
         raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
-    setup = runs.DetectorSetup(place, teacher)
+    if unlabelled and not teacher:
+        raise typer.BadParameter("--unlabelled wants --teacher: without it there is nothing to learn from such audio")
+    setup = runs.DetectorSetup(place, teacher, unlabelled)
     if as_paper:
         setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
     setup = replace(setup, recipe=runs.with_batch(setup.recipe, batch))

@@ -20,7 +20,7 @@ from models.networks.yamnet import Yamnet
 from models.spectrum import loudness
 from models.training import paper
 from models.training.loop import Learner, Schedule
-from models.training.mixing import Batch, Recipe
+from models.training.mixing import UNLABELLED, Batch, Recipe
 
 SCHEDULE = Schedule(weight_decay=0.05, warmup_steps=200, decay_from=0.3, ema=0.998)
 RECIPE = Recipe(mixtures=16, queries=0, seconds=2.56, third_source=0.1, single_source=0.6, class_power=0.3, room=0.2)
@@ -164,10 +164,14 @@ class LabelTargets:
         self._column = {label.mid: at for at, label in enumerate(classes())}
 
     def __call__(self, labelled: list[frozenset[str]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mids of each clip -> what is there (B, 527) as 0 or 1, and what is known (B, 527) as booleans."""
+        """Mids of each clip -> what is there (B, 527) as 0 or 1, and what is known (B, 527) as booleans.
+
+        Of a clip with a part that nobody labelled, only what its labels say is known."""
         wanted, known = torch.zeros(len(labelled), CLASSES), torch.ones(len(labelled), CLASSES, dtype=torch.bool)
         for row, mids in enumerate(labelled):
             known[row, self._columns(frozenset().union(*map(unknown, mids)))] = False
+            if UNLABELLED in mids:
+                known[row] = False
             there = self._columns(frozenset().union(*map(implied, mids)))
             wanted[row, there], known[row, there] = 1.0, True
         return wanted.to(device), known.to(device)

@@ -81,7 +81,7 @@ def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
     """What the embeddings depend on: the ear's weights, which clips there are, how queries are made."""
     found = hashlib.sha256(repr(rules).encode())
     for weights in ear.state_dict().values():  # pyright: ignore[reportAttributeAccessIssue]  ears are modules
-        found.update(weights.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
     return found.hexdigest()[:16]

@@ -8,6 +8,7 @@ whatever came before it and however many processes share the batch, so a run goe
 
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -22,6 +23,7 @@ from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
 SILENT = 1e-4  # of a segment's energy: less is nothing to ask for
+UNLABELLED = ""  # stands for the class of clips that have none; unrelated to every class but itself
 TRIES = 20  # draws after which something that is not related to what is there is given up
 ROOMS = 64
 
@@ -32,6 +34,7 @@ class Recipe:
 
     mixtures: mixtures a batch, of all processes together, each asked `queries` times.
     interference_db: a source's energy against the first one's, over the whole segment.
+    unlabelled: share of sources that are clips without labels, if the corpus has such.
     anchored: share of sources cut where the detector hears their class, rather than where they are loud.
     """
 
@@ -49,6 +52,7 @@ class Recipe:
     varied_speed: float = 0.8
     room: float = 0.1
     filtered: float = 0.7
+    unlabelled: float = 0.3
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
 
 
@@ -115,10 +119,14 @@ class Mixer:
         self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, clip in enumerate(clips.clips):
             if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be asked for
-                for mid in clip.mids:
+                for mid in clip.mids or (UNLABELLED,):
                     self.groups[mid][clip.group].append(index)
         self.classes = list(self.groups)
         weights = np.array([len(self.groups[mid]) for mid in self.classes], float) ** recipe.class_power
+        if UNLABELLED in self.classes:
+            place = self.classes.index(UNLABELLED)
+            weights[place] = 0.0
+            weights[place] = weights.sum() * recipe.unlabelled / (1 - recipe.unlabelled)
         self.shares = weights / weights.sum()
         # Of each class, the classes that may stand against it: all, and its siblings (places in `classes`).
         self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
@@ -178,10 +186,10 @@ class Mixer:
         return sources
 
     def classes_of(self, plan: Plan) -> list[frozenset[str]]:
-        """The classes that the clips of each mixture are labelled with."""
+        """The classes that the clips of each mixture are labelled with; UNLABELLED where one is not."""
         found: list[set[str]] = [set() for _ in range(plan.mixture_of_source[-1] + 1)]
         for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
-            found[plan.mixture_of_source[source]].update(self.clips.clips[clip].mids)
+            found[plan.mixture_of_source[source]].update(self.clips.clips[clip].mids or (UNLABELLED,))
         return [frozenset(mids) for mids in found]
 
     def _add_mixture(self, plan: Plan, random: np.random.Generator) -> None:
@@ -206,14 +214,15 @@ class Mixer:
             missing = self._absent([mids for _, mids in self._mids(chosen)], random) if absent else None
             if missing is None:  # or a corpus of few classes, all of which are there
                 source = order[turn % len(order)]
+                index, mid = chosen[source]
                 plan.asked.append((mixture, first + source))
-                plan.queries.append(self._query(*chosen[source], True, random))
             else:
+                index, mid = missing
                 plan.asked.append((mixture, -1))
-                plan.queries.append(self._query(*missing, False, random))
+            plan.queries.append(self._query(index, mid, missing is None, random))
 
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
-        return [(number, self.clips.clips[index].mids) for number, (index, _) in enumerate(chosen)]
+        return [(number, self.clips.clips[index].mids or (UNLABELLED,)) for number, (index, _) in enumerate(chosen)]
 
     def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
         """The sources of one mixture: clips, and the class that each stands for; no class related to another's."""
@@ -252,12 +261,13 @@ class Mixer:
         for _ in range(TRIES):
             group = groups[random.integers(len(groups))]
             index = group[random.integers(len(group))]
-            mids = self.clips.clips[index].mids
+            mids = self.clips.clips[index].mids or (UNLABELLED,)
             if not any(related(own, other) for own in mids for others in against for other in others):
                 return index
         return None
 
-    def _shares(self, mid: str, wanted) -> tuple[list[int], np.ndarray] | None:
+    def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
+        """Places of the unrelated classes that are wanted against one, and the share of each; None if none is."""
         places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not related(mid, other)]
         return (places, self.shares[places] / self.shares[places].sum()) if places else None
 

@@ -18,9 +18,10 @@ from torch import nn
 
 from models.checkpoints import as_tuples
 from models.corpus.clips import Clips
-from models.corpus.decoded import load
+from models.corpus.decoded import load, load_source
 from models.corpus.recordings import CorpusInvalid
 from models.corpus.relations import with_descendants
+from models.corpus.unlabelled import Unlabelled
 from models.errors import LabelUnknown
 from models.evaluation import mixtures
 from models.evaluation.separation import figures, queries_of, summary
@@ -39,7 +40,7 @@ from models.training.tagging import mean_average_precision
 
 SETUP = "run.json"
 DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
-WATCHED = 300  # validation mixtures, where the committed list is not of this corpus
+WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
 
 Report = Callable[[dict[str, Any]], None]
 Advance = Callable[[Loop], None]
@@ -107,10 +108,12 @@ def _is_label(text: str) -> bool:
 
 @dataclass(frozen=True)
 class DetectorSetup:
-    """A detector's run. teacher: folder, or None to learn from labels alone."""
+    """A detector's run. teacher: folder, or None to learn from labels alone. unlabelled: a folder of audio files that
+    are heard with the teacher."""
 
     place: Place
     teacher: Path | None = None
+    unlabelled: Path | None = None
     hyper: HyperParameters = SMALL
     lessons: Lessons = field(default_factory=Lessons)
     recipe: Recipe = detector.RECIPE
@@ -141,6 +144,8 @@ def train_detector(
             ear = teacher.load(setup.teacher)
             heard = Teacher(ear, setup.place.embeddings(ear, clips)[:, 0])
             heard.to(fabric.device)
+            if setup.unlabelled is not None:
+                clips = clips.joined(load_source(Unlabelled(setup.unlabelled), setup.place.cache))
     learner = DetectorLearner(setup.hyper, setup.lessons, heard)
     loop = Loop(fabric, learner, run, schedule)
     hyper = setup.hyper

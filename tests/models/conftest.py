@@ -45,3 +45,12 @@ def authors_files(recipe: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     torch.save({"epoch": 9, "state_dict": whole}, files.separator)
     yield files
     shutil.rmtree(folder)  # pytest would keep those of three sessions
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of small products wait for each other more than they compute, most of all beside other programs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,175 +1,351 @@
-"""Training: what reaches a batch, what the loss says, that a run learns and goes on where it stopped."""
+"""What detectors and separators learn from, and the way from a corpus to a model that ships."""
 
+import csv
+import json
+import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from models.corpus.clips import Clip, Clips
-from models.corpus.decoded import load
-from models.corpus.relations import ancestors, related, siblings
+from models import checkpoints
+from models.__main__ import main
+from models.audio import Waveform
+from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.decoded import load_source
+from models.corpus.relations import related, with_descendants
+from models.corpus.unlabelled import Unlabelled
+from models.engine import Engine
+from models.errors import LabelUnknown
 from models.evaluation import mixtures
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.separation import area_under_curve
-from models.labels import find
+from models.labels import classes, find
+from models.networks.htsat import HyperParameters
+from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.yamnet import Yamnet
-from models.training.losses import separation_loss
-from models.training.mixing import Mixer, Recipe
-from models.training.separator import Schedule, Trainer
-from models.training.variety import at_speed, filter_curve, in_room
+from models.training import anchors, embeddings, paper, runs
+from models.training.detector import (
+    DetectorLearner,
+    LabelTargets,
+    Lessons,
+    Teacher,
+    blended,
+    over_patches,
+    stripes_masked,
+)
+from models.training.mixing import UNLABELLED, Mixer, Recipe
+from tests.models import small_corpus
 
-RATE = 32_000
-SMALL = {"bands": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1, 1), "code": 16, "recurrent": 16}
+EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
+UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
 
-
-@pytest.fixture(scope="module")
-def clips() -> Clips:
-    """Four classes that a network can tell apart: tones of three registers, and noise; three groups each."""
-    random = np.random.default_rng(0)
-    times = np.arange(RATE) / RATE
-    samples, listed = [], []
-    for label, frequency in (("Dog", 300), ("Siren", 2_500), ("Bell", 9_000), ("Wind", None)):
-        for group in range(3):
-            if frequency is None:
-                sound = random.standard_normal(RATE) * 0.1
-            else:
-                sound = 0.3 * np.sin(2 * np.pi * frequency * (1 + 0.05 * group) * times)
-            start = sum(map(len, samples))
-            listed.append(Clip(f"{label}{group}", start, RATE, (find(label).mid,), f"{label}/{group}", "effect", {}))
-            samples.append((sound * 32767).astype(np.int16))
-    return Clips(np.concatenate(samples), listed)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def embeddings(clips: Clips) -> np.ndarray:
-    """One direction a class, as an ear that knows them would answer."""
-    random = np.random.default_rng(1)
-    places = sorted({clip.mid for clip in clips.clips})
-    directions = random.random((len(places), 1024)).astype(np.float16)
-    return np.stack([directions[[places.index(clip.mid)] * 2] for clip in clips.clips])
+def column(name: str) -> int:
+    return [label.name for label in classes()].index(name)
 
 
-def mixer(clips: Clips, embeddings: np.ndarray, seed: int = 0, **recipe: float) -> Mixer:
-    return Mixer(clips, embeddings, Recipe(mixtures=4, seconds=1.0, **recipe), (1024, 320, 800), seed)  # type: ignore[arg-type]
+# --- detectors ---
 
 
-def test_relations_know_the_graph_and_what_ensembles_hold() -> None:
-    dog, bark, animal = (find(name).mid for name in ("Dog", "Bark", "Animal"))
-    music, piano, singing, kit, snare = (find(n).mid for n in ("Music", "Piano", "Singing", "Drum kit", "Snare drum"))
-    assert animal in ancestors(bark)
-    assert related(dog, bark) and related(bark, animal) and related(dog, dog)
-    assert related(music, piano) and related(music, singing) and related(singing, music) and related(kit, snare)
-    assert not related(dog, piano) and not related(piano, snare)
-    assert siblings(find("Trumpet").mid, find("Trombone").mid) and not siblings(dog, piano)
+def test_targets_hold_what_is_implied_and_leave_out_what_is_unknown() -> None:
+    labelled = [frozenset({find("Dog").mid}), frozenset({find("Bark").mid, find("Speech").mid})]
+    wanted, known = LabelTargets()(labelled, torch.device("cpu"))
+    for name, there, told in [("Dog", 1, True), ("Animal", 1, True), ("Bark", 0, False), ("Cat", 0, True)]:
+        assert (wanted[0, column(name)], known[0, column(name)]) == (there, told), name
+    assert wanted[1, [column("Bark"), column("Dog"), column("Speech"), column("Animal")]].tolist() == [1, 1, 1, 1]
+    assert known[1, column("Bark")] and not known[1, column("Conversation")]
 
 
-def test_mixtures_are_the_sum_of_what_can_be_asked_for(clips: Clips, embeddings: np.ndarray) -> None:
-    batch = mixer(clips, embeddings, third_source=0.0, single_source=0.0, absent=0.0).batch()
-    both = batch.targets.unflatten(0, (-1, 2)).sum(1)
-    assert torch.allclose(both, batch.mixture, atol=1e-4 * batch.mixture.abs().max().item())
+def test_of_a_mixture_with_an_unlabelled_part_only_its_labels_are_known() -> None:
+    wanted, known = LabelTargets()([frozenset({UNLABELLED, find("Dog").mid})], torch.device("cpu"))
+    assert wanted[0, [column("Dog"), column("Animal")]].tolist() == [1, 1]
+    assert known.sum() == wanted.sum()
 
 
-def test_a_batch_is_the_same_for_the_same_seed(clips: Clips, embeddings: np.ndarray) -> None:
-    first, second, other = (mixer(clips, embeddings, seed).batch() for seed in (3, 3, 4))
-    assert torch.equal(first.mixture, second.mixture) and torch.equal(first.queries, second.queries)
-    assert not torch.equal(first.mixture, other.mixture)
+def test_audio_without_labels_is_heard_with_the_teacher_and_never_twice_in_a_mixture(tmp_path: Path) -> None:
+    for number in range(3):
+        path = tmp_path / "more" / f"{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, np.random.default_rng(number).standard_normal(RATE) * 0.1, RATE)
+    more = load_source(Unlabelled(tmp_path / "more"), tmp_path / "cache", workers=1)
+    assert [clip.mids for clip in more.clips] == [()] * 3
+    joined = small_corpus.clips().joined(more)
+    assert np.array_equal(joined.waveform(joined.clips[-1]), more.waveform(more.clips[-1]))
+    drawn = Mixer(joined, None, Recipe(mixtures=50, queries=0, single_source=0.0, third_source=0.5), (1024, 320, 800))
+    plan = drawn.plan(0)
+    counts = [0] * 50
+    for play, source in enumerate(plan.source_of_play):
+        counts[plan.mixture_of_source[source]] += not joined.clips[plan.clips[play]].mids
+    classes_of = drawn.classes_of(plan)
+    with_some = [UNLABELLED in mids for mids in classes_of]
+    assert 10 < sum(with_some) < 40
+    assert all(bool(count) == some for count, some in zip(counts, with_some, strict=True))
 
 
-def test_absent_queries_have_silent_targets(clips: Clips, embeddings: np.ndarray) -> None:
-    batch = mixer(clips, embeddings, absent=1.0, third_source=0.0).batch()
-    silent = batch.targets.abs().sum((1, 2)) == 0
-    assert silent.tolist() == [False, True] * 4
+def test_stripes_hide_stretches_of_frames_and_of_bands_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    bands = torch.ones(64, 200, 64)
+    masked = stripes_masked(bands, 2, (64, 8))
+    hidden = masked == 0
+    frames, rows = hidden.all(2), hidden.all(1)
+    assert (hidden == (frames[:, :, None] | rows[:, None])).all(), "whole frames or whole bands"
+    assert frames.sum(1).max() <= 128 and rows.sum(1).max() <= 16
+    assert 30 < frames.sum(1).float().mean() < 80 and 3 < rows.sum(1).float().mean() < 10
+    assert torch.equal(stripes_masked(bands, 0, (64, 8)), bands)
 
 
-def test_queries_come_from_other_groups_when_told_so(clips: Clips, embeddings: np.ndarray) -> None:
-    marked = embeddings.copy()
-    for index, clip in enumerate(clips.clips):
-        marked[index] = index + 1  # the query now says which clip it was made from
-        assert clip.group.endswith(str(index % 3))
-    drawn = mixer(clips, marked, other_group=1.0)
-    for _ in range(20):
-        index = int(drawn.random.integers(len(clips.clips)))
-        query = drawn._query(index, clips.clips[index].mid, own=True).max()
-        assert query != index + 1
+def test_blending_mixes_a_batch_with_its_reverse() -> None:
+    rows = torch.arange(4.0)[:, None]
+    assert blended(rows, torch.full((4, 1), 0.75)).flatten().tolist() == [0.75, 1.25, 1.75, 2.25]
 
 
-@pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
-def test_speed_moves_the_pitch(speed: float) -> None:
-    tone = np.sin(2 * np.pi * 1_000 * np.arange(RATE) / RATE)
-    played = at_speed(tone, 0, 16_000, speed)
-    peak = np.abs(np.fft.rfft(played)).argmax() * RATE / 16_000
-    assert peak == pytest.approx(1_000 * speed, abs=3)
+def small_batches(queries: int = 0) -> Mixer:
+    clips = small_corpus.clips()
+    recipe = Recipe(
+        mixtures=8, queries=queries, third_source=0.0, single_source=1.0, filtered=0.0, room=0.0, seconds=0.96
+    )
+    return Mixer(clips, small_corpus.embeddings(clips), recipe, (1024, 320, 800))
 
 
-def test_a_clip_placed_inside_a_segment_is_silent_around() -> None:
-    played = at_speed(np.ones(100), -50, 300, 1.0)
-    assert not played[:50].any() and played[60:140].all() and not played[150:].any()
+def learned(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
+    """The loss before and after."""
+    drawn = small_batches()
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
+    learner.train()
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        loss = learner(drawn.batch(step))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses[:5]) / 5, sum(losses[-5:]) / 5
 
 
-def test_filters_and_rooms_keep_the_sound_in_bounds() -> None:
-    random = np.random.default_rng(0)
-    curve = filter_curve(513, RATE, random)
-    assert curve.min() > 10 ** (-10.1 / 20) and curve.max() < 10 ** (10.1 / 20)
-    click = np.zeros(RATE, np.float32)
-    click[100] = 1
-    heard = in_room(click, RATE, random)
-    assert heard.shape == click.shape and heard[100] > 0.5 and np.abs(heard[:100]).max() < 1e-3
-    assert np.square(heard[5_000:10_000]).sum() > np.square(heard[20_000:25_000]).sum(), "reflections decay"
+def test_a_detector_learns_from_clip_level_labels() -> None:
+    torch.manual_seed(0)
+    learner = DetectorLearner(EAR, Lessons(mixup=0.0, stripes=0, drop_path=0.0))
+    before, after = learned(learner)
+    assert after < 0.5 * before, (before, after)
+    clips, ear = small_corpus.clips(), learner.network.eval()
+    with torch.inference_mode():
+        answers = ear(torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips])).clipwise
+    places = [find(name).index for name, _ in small_corpus.CLASSES]
+    right = answers[:, places].argmax(1) == torch.arange(4).repeat_interleave(small_corpus.GROUPS)
+    assert right.float().mean() > 0.8
 
 
-def test_the_loss_is_a_soft_snr_and_rewards_silence_where_nothing_is_there() -> None:
-    target = torch.randn(1, 10, 20, dtype=torch.complex64)
-    mixture = 2 * target  # so that a mask of a half is right
-    silence = torch.zeros_like(target)
-    for level, wanted, there in [(0.5, -30, True), (0.0, 0, True), (1.0, 0, True), (0.0, -20, False), (1.0, 0, False)]:
-        mask = torch.full((1, 10, 20), level)
-        loss = separation_loss(mask, target if there else silence, mixture).item()
-        assert loss == pytest.approx(wanted, abs=0.1), (level, there)
-
-
-@given(seed=st.integers(0, 2**31))
-def test_the_loss_is_that_of_the_complex_spectra(seed: int) -> None:
-    torch.manual_seed(seed)
-    target, other = torch.randn(2, 3, 10, 20, dtype=torch.complex64)
-    mask = torch.rand(3, 10, 20)
-    error = (mask * (target + other) - target).abs().square().sum((1, 2))
-    energy = target.abs().square().sum((1, 2))
-    plainly = (10 * torch.log10((error + 1e-3 * energy) / energy)).mean()
-    assert torch.allclose(separation_loss(mask, target, target + other), plainly, atol=1e-4)
-
-
-def test_a_run_learns_and_goes_on_where_it_stopped(clips: Clips, embeddings: np.ndarray, tmp_path: Path) -> None:
+def test_a_student_comes_nearer_to_its_teacher() -> None:
+    torch.manual_seed(0)
+    clips = small_corpus.clips()
     ear = Yamnet(list(range(521))).eval().requires_grad_(False)
-    rows = list(mixtures.render(mixtures.draw(clips, 8), clips))
-    recipe = Recipe(mixtures=4, seconds=1.0, third_source=0.0, absent=0.1, filtered=0.0, room=0.0)
-    schedule = Schedule(minutes=0.15, warmup_steps=10, ema=0.9, validate_minutes=0.05, checkpoint_minutes=0.02)
-    first = Trainer(ear, tmp_path, schedule, SMALL)
-    first.run(clips, embeddings, recipe, rows)
-    losses = [row["loss"] for row in first.state.rows]
-    assert losses[-1] < losses[0], losses
-    assert losses[-1] < -4
-    assert first.state.skipped == 0
+    teacher = Teacher(ear, small_corpus.embeddings(clips)[:, 0])
+    # Nothing but the teacher is learned from: neither labels nor masks.
+    learner = DetectorLearner(EAR, Lessons(labels=0.0, stripes=0, drop_path=0.0), teacher)
+    before, after = learned(learner, 40)
+    assert after < 0.8 * before, (before, after)
+    assert not any(name.startswith("teacher") for name, _ in learner.named_parameters())
 
-    second = Trainer(ear, tmp_path, Schedule(minutes=0.17, warmup_steps=10, ema=0.9), SMALL)
-    assert second.state.step == first.state.step
-    resumed = second.model.state_dict()
-    assert all(torch.equal(value, resumed[name]) for name, value in first.model.state_dict().items())
-    second.run(clips, embeddings, recipe, rows)
-    assert second.state.step > first.state.step
+
+def test_patches_are_means_of_three_columns() -> None:
+    columns = torch.arange(5.0)[None, :, None]
+    assert over_patches(columns).flatten().tolist() == [1, 2, 3]
+
+
+# --- anchors, and the paper's recipe ---
+
+
+@pytest.mark.parametrize(("loud", "expected"), [((3.0, 5.0), 3.0), ((0.0, 0.5), 0.0), ((9.5, 10.0), 8.0)])
+def test_anchors_lie_where_the_curve_is_high(loud: tuple[float, float], expected: float) -> None:
+    curve = np.full(500, 0.01)
+    curve[int(loud[0] / 0.02) : int(loud[1] / 0.02)] = 1
+    start = anchors.loudest_stretch(curve, 0.02, 2 * RATE, 10 * RATE)
+    assert start / RATE == pytest.approx(expected, abs=0.75)
+    held = curve[int(start / RATE / 0.02) : int((start / RATE + 2) / 0.02)]
+    assert held.sum() == pytest.approx(curve.sum() - 0.01 * (500 - len(held)), rel=0.02), "all of the sound is in it"
+
+
+def test_a_flat_curve_is_cut_in_the_middle() -> None:
+    assert anchors.loudest_stretch(np.ones(500), 0.02, 2 * RATE, 10 * RATE) / RATE == pytest.approx(4, abs=0.5)
+
+
+def test_anchors_find_the_sound_with_a_detector_that_hears_it() -> None:
+    """Silence, then the tone: the band detector's curve of its class follows the sound."""
+    from tests.models.bands import BandDetector
+
+    samples = np.zeros(5 * RATE, np.int16)
+    samples[3 * RATE : 4 * RATE] = 20_000 * np.sin(2 * np.pi * 250 * np.arange(RATE) / RATE)
+    mid = classes()[0].mid
+    detector = BandDetector()
+    detector.register_parameter("device", torch.nn.Parameter(torch.zeros(1)))  # networks say where they are so
+    found = anchors.mine(detector, Clips(samples, [Clip("a", 0, 5 * RATE, (mid,), "a", "effect", {})]), 1.0)
+    assert found[0] / RATE == pytest.approx(3, abs=0.3)
+
+
+def test_pairs_have_equal_energy_and_come_from_different_classes() -> None:
+    clips = small_corpus.clips()
+    drawn = paper.PairMixer(clips, np.zeros(len(clips.clips), int), 16)
+    pairs = drawn.batch(0)
+    energy = pairs.sources.square().sum(1).unflatten(0, (-1, 2))
+    assert torch.allclose(energy[:, 0], energy[:, 1], rtol=1e-3)
+    classes_of = drawn.mixer.classes_of(drawn.mixer.plan(0))
+    assert all(len(mids) == 2 for mids in classes_of)
+    halves = torch.cat([drawn.batch(0, part, 2).sources for part in range(2)])
+    assert torch.allclose(halves, pairs.sources, atol=1e-6)
+
+
+def test_the_papers_separator_learns() -> None:
+    torch.manual_seed(0)
+    from models.networks.htsat import HTSAT
+
+    ear = HTSAT(EAR).eval().requires_grad_(False)
+    learner = paper.PaperLearner(ear, UNET)
+    clips = small_corpus.clips()
+    batch = paper.Pairs(paper.PairMixer(clips, np.zeros(len(clips.clips), int), 2).batch(0).sources[:, :16_000])
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3, amsgrad=True)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = learner(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0], losses
+    with pytest.raises(ValueError, match="queries of 8 values"):
+        paper.PaperLearner(ear, replace(UNET, query_size=8))
+
+
+# --- embeddings ---
+
+
+def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path) -> None:
+    clips = small_corpus.clips(("Dog", "Siren"))
+    ear = Yamnet(list(range(521))).eval()
+    first = embeddings.load(ear, clips, tmp_path)
+    assert first.shape == (6, embeddings.VERSIONS, 1024) and first.any(axis=2).all()
+    assert np.array_equal(embeddings.load(ear, clips, tmp_path), first)
+    assert len(list(tmp_path.iterdir())) == 1
+    embeddings.load(ear, clips.without(with_descendants([find("Dog").mid])), tmp_path)
+    torch.nn.init.normal_(ear.stem.weight)
+    embeddings.load(ear, clips, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3, "other clips, another ear"
+
+
+# --- runs ---
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", []),
+        ("Siren", ["Siren"]),
+        ("Siren, Hammer", ["Siren", "Hammer"]),
+        ("Chicken, rooster, Pig", ["Chicken, rooster", "Pig"]),
+        ("Bird vocalization, bird call, bird song", ["Bird vocalization, bird call, bird song"]),
+        ("siren,Race car, auto racing", ["Siren", "Race car, auto racing"]),
+    ],
+)
+def test_names_with_commas_can_be_held_out(text: str, names: list[str]) -> None:
+    assert set(runs.held(text)) == with_descendants(find(name).mid for name in names)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(LabelUnknown, match="Sirenn"):
+        runs.held("Dog, Sirenn")
+
+
+def test_teachers_are_refused_where_something_is_held_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="teacher has heard everything"):
+        runs.load_ear(tmp_path, ("/m/0bt9lr",))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wav files with a CSV: what someone who has labelled clips has."""
+    folder = tmp_path_factory.mktemp("corpus")
+    with (folder / "clips.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "labels", "group", "split"])
+        for name, frequency in small_corpus.CLASSES:
+            for group in range(4):
+                sound = small_corpus.sound(frequency, group, np.random.default_rng(group))
+                path = folder / f"{name}{group}.wav"
+                with wave.open(str(path), "wb") as out:
+                    out.setparams((1, 2, RATE, len(sound), "NONE", ""))
+                    out.writeframes((sound * 32767).astype("<i2").tobytes())
+                writer.writerow([path.name, name, f"{name}/{group}", "valid" if group > 1 else "train"])
+    return folder
+
+
+def test_from_labels_alone_to_a_model_that_never_heard_a_class(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The paper's claim as commands: detector, separator, model, all of them without the class."""
+    monkeypatch.chdir(tmp_path)
+    common = ["--corpus", str(corpus), "--hold-out", "Siren", "--steps", "2", "--accelerator", "cpu"]
+    assert main(["train", "detector", *common, "--batch", "2", "--run", "ear"]) == 0
+    sizes = ["--channels", "8,8,8,8", "--batch", "2"]
+    assert main(["train", "separator", *common, *sizes, "--ear", "ear", "--run", "cut"]) == 0
+    assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
+    config = json.loads(Path("made/model.json").read_text())
+    assert set(config["held_out"]) == with_descendants([find("Siren").mid])
+    assert set(config["class_embeddings"]) == {find(name).mid for name in ("Dog", "Bell", "Wind")}
+    assert config["presence"]["weights"]
+    with Path("made/model.manifest.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"Dog", "Bell", "Wind"}
+    bundle = checkpoints.read(Path("made/model.safetensors"), Path("made/model.json"))
+    engine = Engine(bundle, "cpu")
+    sound = Waveform(torch.from_numpy(small_corpus.sound(300.0, 0, np.random.default_rng(0)))[None], RATE)
+    done = engine.separate(sound, {"dog": engine.embed([sound])})
+    assert torch.allclose(done.stems["dog"].samples + done.residual.samples, sound.samples, atol=1e-6)
+    assert engine.detect(sound).framewise.shape[0] >= 49, "a row every 20 ms"
+
+
+def test_what_heard_a_class_cannot_serve_where_it_is_held_out(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--corpus", str(corpus), "--steps", "1", "--batch", "2", "--accelerator", "cpu"]
+    assert main(["train", "detector", *common, "--run", "ear"]) == 0
+    assert main(["train", "separator", *common, "--hold-out", "Siren", "--ear", "ear", "--run", "cut"]) == 1
+    assert "has heard what is to be held out" in capsys.readouterr().err
+    assert main(["train", "detector", *common, "--hold-out", "Dog", "--run", "ear"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert main(["ship", "--run", "ear"]) == 1
+    assert "ship the run of a separator" in capsys.readouterr().err
+
+
+def test_the_papers_recipe_ends_in_a_model_of_the_papers_kind(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--corpus", str(corpus), "--steps", "1", "--batch", "2", "--accelerator", "cpu"]
+    assert main(["train", "detector", *common, "--run", "ear"]) == 0
+    wanted = ["--recipe", "paper", "--channels", "4,4", "--ear", "ear", "--run", "cut"]
+    assert main(["train", "separator", *common, *wanted]) == 0
+    assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
+    bundle = checkpoints.read(Path("made/model.safetensors"), Path("made/model.json"))
+    assert bundle.config["preset"] == "paper" and bundle.presence is None
+    with torch.inference_mode():
+        assert bundle.separator(torch.randn(1, RATE), torch.randn(1, 256)).shape == (1, RATE)
+
+
+# --- what is measured with ---
 
 
 def test_the_validation_list_is_what_it_says(shared: Path) -> None:
-    folder = shared / "corpus"
+    import tarfile
+
     rows = mixtures.read()
     assert len(rows) == 300
     listed = {key for row in rows for key in (row.target, row.interference, row.query, row.absent)}
-    import json
-    import tarfile
-
-    with tarfile.open(folder / "valid-000.tar") as tar:
+    with tarfile.open(shared / "corpus" / "valid-000.tar") as tar:
         described = {
             member.name.split(".")[0]: json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
             for member in tar
@@ -183,21 +359,6 @@ def test_the_validation_list_is_what_it_says(shared: Path) -> None:
         assert target["mids"] == query["mids"] and target["group"] != query["group"]
         assert not related(target["mids"][0], interference["mids"][0])
         assert not any(related(absent["mids"][0], other["mids"][0]) for other in (target, interference))
-
-
-def test_shards_are_decoded_once(shared: Path, tmp_path: Path) -> None:
-    import tarfile
-
-    small = tmp_path / "valid-000.tar"
-    with tarfile.open(shared / "corpus" / "valid-000.tar") as whole, tarfile.open(small, "w") as part:
-        for _, member in zip(range(8), whole, strict=False):
-            part.addfile(member, whole.extractfile(member))
-    decoded = load(tmp_path, "valid", tmp_path / "cache")
-    assert len(decoded.clips) == 4
-    assert all(np.abs(decoded.waveform(clip)).max() > 0.01 for clip in decoded.clips)
-    assert len(load(tmp_path / "nowhere", "valid", tmp_path / "cache").clips) == 4, "the second time needs no shards"
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "nowhere", "valid", tmp_path / "elsewhere")
 
 
 def test_measures() -> None:

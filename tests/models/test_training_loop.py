@@ -28,6 +28,8 @@ SIZES = {"bands": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1, 1), "cod
 SHORT = Schedule(steps=6, warmup_steps=2, checkpoint_minutes=0.0, validate_minutes=1e9, ema=0.9)
 EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def fabric() -> Fabric:
     made = Fabric(accelerator="cpu", devices=1, precision="32-true")
