@@ -36,6 +36,7 @@ _NEXT = {
     "audio_undecodable": "wav, flac, mp3, ogg, opus, m4a, aiff and webm can be read: does it play?",
     "audio_too_long": "cut it, or use a shorter example",
     "query_model_mismatch": "make the query again with embed and the same --weights",
+    "corpus_invalid": "python -m models corpus --help says what can be read",
     "label_unknown": "give --query an example of the sound",
 }
 

@@ -8,6 +8,7 @@ ModelsError
   Cancelled             the caller asked to stop
   SpanOutside           a span that is not inside its recording
   DeviceUnavailable     no such accelerator on this machine
+  CorpusInvalid         nothing that can be read as a corpus of labelled audio
   MediaError            about a media file, in or out
     AudioUndecodable    nothing that can be decoded, or not safely
     AudioTooLong        longer, or more samples, than is allowed
@@ -68,6 +69,12 @@ class DeviceUnavailable(ModelsError):
     """This machine has no accelerator of the kind that was asked for."""
 
     code = "model_unavailable"
+
+
+class CorpusInvalid(ModelsError):
+    """Nothing that can be read as a corpus, no such split in it, or nothing of it left."""
+
+    code = "corpus_invalid"
 
 
 class MediaError(ModelsError):

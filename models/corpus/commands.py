@@ -19,10 +19,11 @@ from models.corpus.decoded import write_faults
 from models.corpus.duplicates import Pair
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import cores
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, by_reason, summed
+from models.corpus.recordings import Fault, Recording, by_reason, summed
 from models.corpus.sources import open_source, splits_of
 from models.corpus.survey import Heard, Survey, survey
 from models.encoding import check_format
+from models.errors import CorpusInvalid
 
 FIRST = 10  # places shown of each sort
 WORKERS = cores()

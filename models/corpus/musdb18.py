@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from models.corpus.reading import FileAudio, StreamAudio
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, key_of, kind_of, unique
+from models.corpus.recordings import Fault, Recording, key_of, kind_of, unique
+from models.errors import CorpusInvalid
 from models.labels import find
 
 LABELS = {"vocals": "Singing", "drums": "Drum kit", "bass": "Bass guitar", "other": "Music"}

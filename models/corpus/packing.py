@@ -21,9 +21,10 @@ import numpy as np
 from models.corpus.clips import RATE
 from models.corpus.parallel import alone, in_order
 from models.corpus.reading import pieces
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, Samples, Source, Unusable, summed
+from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summed
 from models.corpus.sources import fingerprint
 from models.encoding import open_writer
+from models.errors import CorpusInvalid
 from models.labels import ontology
 
 # The rest of a recording that was cut into pieces says little when it is this short.

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
-from models.corpus.recordings import CorpusInvalid
+from models.errors import CorpusInvalid
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")

@@ -21,12 +21,6 @@ Samples = NDArray[np.int16]
 _SPEECH, _MUSIC, _INSTRUMENT = "/m/09x0r", "/m/04rlf", "/m/04szw"
 
 
-class CorpusInvalid(ModelsError):
-    """Nothing that can be read as a corpus, no such split in it, or nothing of it left."""
-
-    code = "corpus_invalid"
-
-
 @dataclass(frozen=True)
 class Fault:
     """Something in a corpus that is wrong: where (file and line, shard and member), what kind of wrong, and in detail.

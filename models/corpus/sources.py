@@ -7,9 +7,10 @@ from pathlib import Path
 from models.corpus import musdb18, packed, shards, tables
 from models.corpus.musdb18 import Musdb
 from models.corpus.packed import Packed
-from models.corpus.recordings import CorpusInvalid, Source
+from models.corpus.recordings import Source
 from models.corpus.shards import Shards
 from models.corpus.tables import Tables
+from models.errors import CorpusInvalid
 
 
 def open_source(path: Path, split: str) -> Source:

@@ -19,9 +19,10 @@ from math import isfinite
 from pathlib import Path
 
 from models.corpus.reading import FileAudio, Segment
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
+from models.corpus.recordings import Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
 from models.corpus.shards import AUDIO
 from models.corpus.splits import known, split_of
+from models.errors import CorpusInvalid
 from models.labels import ontology
 
 

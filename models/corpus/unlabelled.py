@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.corpus.reading import FileAudio
-from models.corpus.recordings import CorpusInvalid, Fault, Recording, key_of
+from models.corpus.recordings import Fault, Recording, key_of
 from models.corpus.shards import AUDIO
+from models.errors import CorpusInvalid
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from models.evaluation.summaries import Summary
 from models.evaluation.zero_shot_report import Report, draw_gaps
 from models.presence import Rule
 from models.presence import measure as measure_presence
+from models.training import runs
+from models.training import zero_shot as zero_shot_training
+from models.training.progress import training_bar
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model.")
 app.command("musdb")(musdb.evaluate_musdb)
@@ -96,7 +99,14 @@ def evaluate_mixtures(
 @app.command("zero-shot")
 def evaluate_zero_shot(
     corpus: Corpus,
-    weights: Annotated[str, typer.Option(help="A model whose config lists classes that it never heard.")],
+    weights: Annotated[
+        str | None, typer.Option(help="A model whose config lists classes that it never heard. Default: train one.")
+    ] = None,
+    hold_out: Annotated[
+        str, typer.Option("--hold-out", help="To train: the classes, with all below them.")
+    ] = zero_shot_training.HELD_OUT,
+    minutes: Annotated[float, typer.Option(help="To train: length of both runs together.", min=0.02)] = 60.0,
+    run: Annotated[Path, typer.Option(help="To train: folder for the runs and the model.")] = Path("runs/zero-shot"),
     beside: Annotated[str | None, typer.Option(help="Another model, on the very same mixtures.")] = None,
     valid_only: Annotated[
         bool, typer.Option("--valid-only", help="Unseen clips of the valid split only: the other model heard the rest.")
@@ -110,6 +120,11 @@ def evaluate_zero_shot(
     plot: Plot = None,
 ) -> None:
     """Classes that the model never heard beside classes that it did, on the same mixtures, asked by example."""
+    if weights is None:
+        place = runs.Place(corpus, cache, runs.held(hold_out))
+        machine = runs.Machine(accelerator="cpu" if device == "cpu" else "auto")
+        with training_bar("zero-shot") as (report_row, advance_step):
+            weights = str(zero_shot_training.train(place, run, minutes, machine, report_row, advance_step))
     bundle = checkpoints.load(weights)
     held_out = zero_shot.held_out(bundle.config)
     other = checkpoints.load(beside) if beside else None

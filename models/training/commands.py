@@ -1,22 +1,19 @@
 """`python -m models train ...` and `python -m models ship`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models import checkpoints
 from models.networks.htsat import HyperParameters
 from models.training import detector as detecting
 from models.training import paper, runs, shipping
-from models.training.loop import Loop, Schedule
+from models.training.loop import Schedule
 from models.training.mixing import Recipe
+from models.training.progress import console, training_bar
 
-console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator that listens with it.")
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Shards, a folder with a CSV, HDF5: see corpus --help.")]
@@ -71,7 +68,7 @@ def train_detector(
         setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
     setup = replace(setup, recipe=runs.with_batch(setup.recipe, batch))
     schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
-    with _bar("detector") as (report, advance):
+    with training_bar("detector") as (report, advance):
         runs.train_detector(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
 
 
@@ -112,7 +109,7 @@ def train_separator(
         runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch),
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
-    with _bar("separator") as (report, advance):
+    with training_bar("separator") as (report, advance):
         runs.train_separator(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
 
 
@@ -121,13 +118,14 @@ def ship(
     name: Annotated[str, typer.Option(help="Name of the model.")] = "base",
     version: Annotated[str, typer.Option(help="Its version.")] = "1",
     output: Annotated[
-        Path, typer.Option(help="Folder for NAME.safetensors, NAME.json, NAME.manifest.csv and the run's curve.")
-    ] = Path("models/weights"),
+        Path | None, typer.Option(help="Folder for it, which --weights takes. Default: among the shipped ones.")
+    ] = None,
 ) -> None:
     """Turn a run into a model: averaged weights in float16, class embeddings, presence, manifest."""
     made = shipping.ship(run, name, version, output)
-    size = (output / f"{name}.safetensors").stat().st_size / 1e6
-    console.print(f"{output / name}.safetensors: {size:.1f} MB, {len(made.class_embeddings)} classes by name")
+    console.print(
+        f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"
+    )
 
 
 def _schedule(
@@ -135,25 +133,3 @@ def _schedule(
 ) -> Schedule:
     rate = schedule.learning_rate if learning_rate is None else learning_rate
     return replace(schedule, minutes=minutes, steps=steps, learning_rate=rate, seed=seed)
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[tuple[runs.Report, runs.Advance]]:
-    """A progress bar that tells seconds of audio a second; rows of the log are printed above it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=1.0, speed="")
-
-        def advance(loop: Loop) -> None:
-            state = loop.state
-            seconds = max(state.seconds, 1e-9)
-            pace, waiting = state.audio / seconds, state.waited / seconds
-            speed = f"step {state.step}, {pace:.0f} s of audio a second, {waiting:.1%} waiting"
-            progress.update(task, completed=loop.schedule.progress(state.step, state.seconds), speed=speed)
-
-        yield lambda row: console.print(row), advance

@@ -19,10 +19,9 @@ from torch import nn
 from models.checkpoints import as_tuples
 from models.corpus.clips import Clips
 from models.corpus.decoded import load, load_source
-from models.corpus.recordings import CorpusInvalid
 from models.corpus.relations import with_descendants
 from models.corpus.unlabelled import Unlabelled
-from models.errors import LabelUnknown
+from models.errors import CorpusInvalid, LabelUnknown
 from models.evaluation import mixtures
 from models.evaluation.separation import figures, queries_of, summary
 from models.labels import find

@@ -26,8 +26,10 @@ RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
 CUT_SHARE = 0.05  # of present targets that the gate may touch
 
 
-def ship(run: Path, name: str, version: str, output: Path) -> Bundle:
-    """Turn a separator's run into a model: NAME.safetensors, NAME.json, NAME.manifest.csv and the run's curve.
+def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bundle:
+    """Turn a separator's run into a model: weights, config, manifest of the training clips and the run's curve.
+
+    output: the folder that `checkpoints.load` will be given, or None for a place among the shipped ones, by `name`.
 
     Presence is fitted on every second of the mixtures that the run was watched by, if it was watched by any.
     """
@@ -44,10 +46,14 @@ def ship(run: Path, name: str, version: str, output: Path) -> Bundle:
         )
         even = torch.arange(len(features)) % 2 == 0
         made.presence = asdict(fit_presence(features[even], there[even]))
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(made, output / f"{name}.safetensors", output / f"{name}.json", half=True)
-    manifest.write(clips, "train", output / f"{name}.manifest.csv")
-    write_curve(log, output / f"{name}.training.csv", output / f"{name}.training.png")
+    if output is None:
+        folder, prefix = checkpoints.SHIPPED, f"{name}."
+        checkpoints.write(made, folder / f"{name}.safetensors", folder / f"{name}.json", half=True)
+    else:
+        folder, prefix = output, ""
+        checkpoints.save(made, folder, half=True)
+    manifest.write(clips, "train", folder / f"{prefix}manifest.csv")
+    write_curve(log, folder / f"{prefix}training.csv", folder / f"{prefix}training.png")
     return made
 
 

@@ -14,7 +14,7 @@ import pytest
 from models.corpus import parallel
 from models.corpus.decoded import load
 from models.corpus.manifest import write
-from models.corpus.recordings import CorpusInvalid
+from models.errors import CorpusInvalid
 from models.labels import find
 from tests.models.small_corpora import encoded, noise, pair, tone, write_packed, write_shard
 

@@ -16,8 +16,9 @@ import soundfile
 from models.corpus.decoded import decode
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import alone
-from models.corpus.recordings import CorpusInvalid, Recording
+from models.corpus.recordings import Recording
 from models.corpus.sources import open_source
+from models.errors import CorpusInvalid
 from tests.models.small_corpora import RATE, encoded, noise, pitch, tone, write_musdb_hq, write_packed, write_shard
 
 REPOSITORY = Path(__file__).resolve().parents[2]

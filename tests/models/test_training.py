@@ -293,13 +293,13 @@ def test_from_labels_alone_to_a_model_that_never_heard_a_class(
     sizes = ["--channels", "8,8,8,8", "--batch", "2"]
     assert main(["train", "separator", *common, *sizes, "--ear", "ear", "--run", "cut"]) == 0
     assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
-    config = json.loads(Path("made/model.json").read_text())
+    config = json.loads(Path("made/config.json").read_text())
     assert set(config["held_out"]) == with_descendants([find("Siren").mid])
     assert set(config["class_embeddings"]) == {find(name).mid for name in ("Dog", "Bell", "Wind")}
     assert config["presence"]["weights"]
-    with Path("made/model.manifest.csv").open() as file:
+    with Path("made/manifest.csv").open() as file:
         assert {row["label"] for row in csv.DictReader(file)} == {"Dog", "Bell", "Wind"}
-    bundle = checkpoints.read(Path("made/model.safetensors"), Path("made/model.json"))
+    bundle = checkpoints.load("made")
     engine = Engine(bundle, "cpu")
     sound = Waveform(torch.from_numpy(small_corpus.sound(300.0, 0, np.random.default_rng(0)))[None], RATE)
     done = engine.separate(sound, {"dog": engine.embed([sound])})
@@ -330,7 +330,7 @@ def test_the_papers_recipe_ends_in_a_model_of_the_papers_kind(
     wanted = ["--recipe", "paper", "--channels", "4,4", "--ear", "ear", "--run", "cut"]
     assert main(["train", "separator", *common, *wanted]) == 0
     assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
-    bundle = checkpoints.read(Path("made/model.safetensors"), Path("made/model.json"))
+    bundle = checkpoints.load("made")
     assert bundle.config["preset"] == "paper" and bundle.presence is None
     with torch.inference_mode():
         assert bundle.separator(torch.randn(1, RATE), torch.randn(1, 256)).shape == (1, RATE)

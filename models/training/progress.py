@@ -1,0 +1,34 @@
+"""How a run shows that it gets on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from models.training.loop import Loop
+from models.training.runs import Advance, Report
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
+    """A progress bar that tells seconds of audio a second; rows of the log are printed above it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=1.0, speed="")
+
+        def advance(loop: Loop) -> None:
+            state = loop.state
+            seconds = max(state.seconds, 1e-9)
+            pace, waiting = state.audio / seconds, state.waited / seconds
+            speed = f"step {state.step}, {pace:.0f} s of audio a second, {waiting:.1%} waiting"
+            progress.update(task, completed=loop.schedule.progress(state.step, state.seconds), speed=speed)
+
+        yield lambda row: console.print(row), advance
