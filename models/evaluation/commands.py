@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import checkpoints
+from models.commands import DetectorFile, Device, SeparatorFile, Weights
 from models.corpus.decoded import load
 from models.corpus.sources import open_source, splits_of
 from models.evaluation import comparison, events, listing, mixtures, musdb, scenes, separation, tagging, zero_shot
@@ -34,15 +35,6 @@ console = Console()
 progress_console = Console(stderr=True)
 
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus; its valid split is measured on.")]
-Weights = Annotated[str, typer.Option(help="A shipped model's name or a folder.")]
-DetectorFile = Annotated[
-    Path | None, typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt.", exists=True, dir_okay=False)
-]
-SeparatorFile = Annotated[
-    Path | None,
-    typer.Option("--separator", help="The authors' zeroshot_asp_full.ckpt.", exists=True, dir_okay=False),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)]
 Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", dir_okay=False)]

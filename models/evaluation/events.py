@@ -21,13 +21,13 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from models.commands import DetectorFile, Device, Weights
+from models.commands import Device, Weights
 from models.corpus.decoded import load
 from models.corpus.relations import related
 from models.detection import THRESHOLD, timeline
 from models.evaluation import json_report, resampling, soundscapes, strong
 from models.evaluation.event_counts import MEASURES, Counts, count
-from models.evaluation.listening import Ear
+from models.evaluation.listening import DetectorAlone, Ear
 from models.evaluation.soundscapes import SCENES, SEED, Known, Scene
 from models.labels import ontology
 
@@ -96,7 +96,7 @@ def evaluate_events(
         Path | None, typer.Option(help="The table's recordings. Default: beside it.", exists=True, file_okay=False)
     ] = None,
     weights: Weights = "base",
-    detector: DetectorFile = None,
+    detector: DetectorAlone = None,
     threshold: Annotated[
         float, typer.Option(help="Probability that an event must reach.", min=0.001, max=1)
     ] = THRESHOLD,

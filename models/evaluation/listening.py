@@ -1,10 +1,11 @@
 """A model's ear alone, on its device: what it hears in a clip, and when."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor
 
 from models import checkpoints, detection
@@ -13,6 +14,12 @@ from models.checkpoints import load_authors
 from models.hearing import Listener
 from models.labels import CLASSES, classes
 from models.precision import Arithmetic
+from models.training import runs
+
+DetectorAlone = Annotated[
+    Path | None,
+    typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt, or a detector's run.", exists=True),
+]
 
 # Shorter clips are padded with silence to this, so that every clip is at least as long as what networks hear at once.
 LEAST_SECONDS = 1.0
@@ -32,7 +39,13 @@ class Ear:
 
     @classmethod
     def load(cls, weights: str | Path, detector: Path | None = None, device: str = "auto") -> "Ear":
-        """Of a shipped model or a folder, or the authors' own detector by its file. Raises CheckpointInvalid."""
+        """Of a shipped model or a folder; or a detector alone: the authors' own by its file, or that of a run's folder.
+
+        Raises CheckpointInvalid, FileNotFoundError.
+        """
+        if detector is not None and detector.is_dir():
+            runs.read(detector)
+            return cls(detector.name, runs.load_ear(detector), device)
         if detector is not None:
             return cls(detector.name, load_authors(detector)[0], device)
         bundle = checkpoints.load(weights)

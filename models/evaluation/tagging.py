@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.commands import DetectorFile, Device, Weights
+from models.commands import Device, Weights
 from models.corpus.clips import RATE, Clip
 from models.corpus.decoded import load
 from models.corpus.relations import implied, unknown
 from models.evaluation import json_report, resampling
-from models.evaluation.listening import Ear
+from models.evaluation.listening import DetectorAlone, Ear
 from models.evaluation.ranking import area_under_curve, average_precision, d_prime
 from models.evaluation.resampling import interval
 from models.labels import ontology
@@ -75,7 +75,7 @@ def evaluate_tagging(
     corpus: Annotated[Path, typer.Option(help="A corpus of labelled clips, of any kind that training takes.")],
     split: Annotated[str, typer.Option(help="The part of it to measure on.")] = "valid",
     weights: Weights = "base",
-    detector: DetectorFile = None,
+    detector: DetectorAlone = None,
     least_groups: Annotated[int, typer.Option(help="Leave out classes of fewer source groups.", min=1)] = 1,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),

@@ -25,6 +25,7 @@ from models.training.mixing import UNLABELLED, Batch, Recipe
 SCHEDULE = Schedule(weight_decay=0.05, warmup_steps=200, decay_from=0.3, ema=0.998)
 RECIPE = Recipe(mixtures=16, queries=0, seconds=2.56, third_source=0.1, single_source=0.6, class_power=0.3, room=0.2)
 RARE = -5.0  # logit of a class before anything is learned: hardly any is in a clip
+QUIET = 10**-1.5  # patches this far below the loudest one are not learned from the teacher
 TEACHER_PATCH = 3  # columns of 320 ms that the teacher scores at once: the 0.96 s it was trained on
 
 
@@ -44,8 +45,8 @@ class Lessons:
     drop_path: float = 0.1
     level_db: float = 6.0
     labels: float = 1.0
-    scores: float = 1.0
-    embeddings: float = 0.1
+    scores: float = 2.0
+    embeddings: float = 20.0
 
 
 PAPER_LESSONS = Lessons(mix_labels=False, level_db=0.0)
@@ -59,11 +60,13 @@ PAPER_RECIPE = replace(
 
 @dataclass(frozen=True)
 class Heard:
-    """What the teacher hears: scores (B, patches, C) of `classes` (C,) and standardised embeddings (B, patches, D)."""
+    """What the teacher hears: scores (B, patches, C) of `classes` (C,), standardised embeddings (B, patches, D), and in
+    which patches (B, patches) there is something to hear."""
 
     classes: Tensor
     scores: Tensor
     embeddings: Tensor
+    sounding: Tensor
 
 
 class Teacher:
@@ -86,7 +89,9 @@ class Teacher:
         _, embeddings = self.ear.listen(magnitude)
         patches = over_patches(embeddings[:, ::2].float())
         scores = torch.sigmoid(self.ear.classes(patches))
-        return Heard(self.ear.class_indices, scores, self._separator.standardise(patches))
+        energy = over_patches(magnitude.square().mean(2).unflatten(1, (-1, 32)).mean(2, keepdim=True)).squeeze(2)
+        sounding = energy >= QUIET * energy.amax(1, keepdim=True)
+        return Heard(self.ear.class_indices, scores, self._separator.standardise(patches), sounding)
 
 
 def over_patches(columns: Tensor) -> Tensor:
@@ -151,10 +156,12 @@ class DetectorLearner(Learner):
         columns = heard.scores.shape[1] + TEACHER_PATCH - 1
         steps = framewise[:, : columns * per_column, heard.classes]
         logits = over_patches(torch.logit(steps, 1e-6).unflatten(1, (columns, per_column)).mean(2))
-        scores = F.binary_cross_entropy_with_logits(logits, heard.scores, reduction="none").sum(2).mean()
+        scores = F.binary_cross_entropy_with_logits(logits, heard.scores, reduction="none").sum(2)
         embedding = tokens.mean(1)[:, : columns * per_column].unflatten(1, (columns, per_column)).mean(2)
-        distance = F.mse_loss(self.project(over_patches(embedding)), heard.embeddings, reduction="none").sum(2).mean()
-        return self.lessons.scores * scores + self.lessons.embeddings * distance
+        # Direction only: in the standardised space lengths are those of what is rare, silence most of all.
+        distance = 1 - F.cosine_similarity(self.project(over_patches(embedding)), heard.embeddings, dim=2)
+        each = self.lessons.scores * scores + self.lessons.embeddings * distance
+        return ((each * heard.sounding).sum(1) / heard.sounding.sum(1)).mean()
 
 
 class LabelTargets:

@@ -290,6 +290,8 @@ def test_from_labels_alone_to_a_model_that_never_heard_a_class(
     monkeypatch.chdir(tmp_path)
     common = ["--corpus", str(corpus), "--hold-out", "Siren", "--steps", "2", "--accelerator", "cpu"]
     assert main(["train", "detector", *common, "--batch", "2", "--run", "ear"]) == 0
+    assert main(["evaluate", "tagging", "--corpus", str(corpus), "--detector", "ear", "--output", "tags.json"]) == 0
+    assert json.loads(Path("tags.json").read_text())
     sizes = ["--channels", "8,8,8,8", "--batch", "2"]
     assert main(["train", "separator", *common, *sizes, "--ear", "ear", "--run", "cut"]) == 0
     assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
