@@ -10,10 +10,10 @@ CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 62
 
-.PHONY: help demo serve test soak lint format bench train evaluate clean
+.PHONY: help demo serve test soak lint format bench train evaluate zero-shot clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
@@ -49,10 +49,17 @@ bench: $(READY) ## seconds of audio per second, peak memory
 	$(BIN)/python -m models bench
 
 train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in MINUTES
-	$(ALLOCATOR) $(BIN)/python -m models train --corpus $(CORPUS) --teacher $(TEACHER) --minutes $(MINUTES)
+	$(ALLOCATOR) $(BIN)/python -m models train separator \
+	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --run runs/base
 
-evaluate: $(READY) ## the shipped model's figures on the validation mixtures
-	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) --output models/weights/base.figures.json
+evaluate: $(READY) ## the shipped model's figures: mixtures, tagging, events
+	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) \
+	  --output models/weights/base.figures.json --plot models/weights/base.gains.png
+	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS)
+	$(BIN)/python -m models evaluate events --corpus $(CORPUS)
+
+zero-shot: $(READY) ## trains a model that never hears ten classes, in MINUTES, and measures it on them
+	$(ALLOCATOR) $(BIN)/python -m models evaluate zero-shot --corpus $(CORPUS) --minutes $(MINUTES)
 
 clean: ## what can be made again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info

@@ -142,13 +142,15 @@ class Loop:
                 state.audio += batch.seconds * fabric.world_size
                 # Of the slowest process, so that all of them agree on when the run is over.
                 state.seconds += self._slowest(time.monotonic() - began)
-                advance(self)
+                if fabric.is_global_zero:
+                    advance(self)
                 over = schedule.progress(state.step, state.seconds) >= 1
                 if over or state.seconds - validated >= schedule.validate_minutes * 60:
                     validated = state.seconds
                     row = self._row(losses, validate)
                     losses.clear()
-                    report(row)
+                    if fabric.is_global_zero:
+                        report(row)
                 if over or state.seconds - saved >= schedule.checkpoint_minutes * 60:
                     saved = state.seconds
                     self.save()

@@ -22,13 +22,16 @@ def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=1.0, speed="")
+        # Not visible before the first step: of several processes only the first one takes any here.
+        task = progress.add_task(name, total=1.0, speed="", visible=False)
 
         def advance(loop: Loop) -> None:
             state = loop.state
             seconds = max(state.seconds, 1e-9)
             pace, waiting = state.audio / seconds, state.waited / seconds
             speed = f"step {state.step}, {pace:.0f} s of audio a second, {waiting:.1%} waiting"
-            progress.update(task, completed=loop.schedule.progress(state.step, state.seconds), speed=speed)
+            progress.update(
+                task, visible=True, completed=loop.schedule.progress(state.step, state.seconds), speed=speed
+            )
 
         yield lambda row: console.print(row), advance

@@ -5,6 +5,7 @@ a detector's run. What is held out is taken away before anything else sees the c
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -73,11 +74,15 @@ class Machine:
 
     def fabric(self) -> Fabric:
         """Fabric, launched: behind this call there are `devices` processes (or those of torchrun)."""
+        # torchrun has started the processes already, and says how many.
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.devices))
+        nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
         made = Fabric(
             accelerator=self.accelerator,
-            devices=self.devices,
+            devices=devices,
+            num_nodes=nodes,
             precision=self.precision,  # pyright: ignore[reportArgumentType]  Fabric says which it knows
-            strategy="ddp" if self.devices > 1 else "auto",
+            strategy="ddp" if devices * nodes > 1 else "auto",
         )
         made.launch()
         return made
