@@ -57,6 +57,12 @@ class Arithmetic:
             yield
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are; the CPU for one without."""
+    first = next(network.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 @cache
 def _device(name: str) -> torch.device:
     if name == "auto":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.mixtures import Mixture
-from models.evaluation.subject import ideal_mask
+from models.precision import device_of
 from models.query import BASE_RULES, Embedder, QueryRules, embed
 
 BATCH = 20
@@ -17,28 +17,33 @@ BATCH = 20
 
 @torch.inference_mode()
 def queries_of(embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES) -> Tensor:
-    """The rows' queries (N, D); kind: "query" (another source of the target's class) or "absent"."""
+    """The rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
+
+    Raises SilentQuery if by the rules there is nothing to hear in one."""
     examples = [torch.from_numpy(getattr(row, kind)) for row in rows]
-    return torch.stack([embed(embedder, [example], rules, "evaluated").vector for example in examples])
+    ear = _Ear(embedder)
+    return torch.stack([embed(ear, [example], rules, "evaluated").vector for example in examples])
 
 
 @torch.inference_mode()
 def separated(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
-    """Estimates (N, samples) for one query (N, D) a row, in bf16 as the service runs."""
-    mixtures = stacked(rows, "mixture")
-    with torch.autocast("cpu", torch.bfloat16):
+    """Estimates (N, samples), on the CPU, for one query (N, D) a row, in bf16 as the service runs."""
+    mixtures, device = stacked(rows, "mixture"), device_of(separator)
+    with torch.autocast(device.type, torch.bfloat16):
         pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
-        return torch.cat([separator(some, asked).float() for some, asked in pairs])
+        return torch.cat([separator(some.to(device), asked.to(device)).float().cpu() for some, asked in pairs])
 
 
-@torch.inference_mode()
-def ideal(separator: Any, rows: list[Mixture]) -> Tensor:
-    """What the best real mask up to 1 gives in the separator's own spectrum: (N, samples), the bound of any query."""
-    mixtures, targets = stacked(rows, "mixture"), stacked(rows, "target")
-    estimates = []
-    for mixture, target in zip(mixtures.split(BATCH), targets.split(BATCH), strict=True):
-        estimates.append(ideal_mask(separator, mixture, target))
-    return torch.cat(estimates)
+class _Ear:
+    """An embedder that takes windows from the CPU and answers there, wherever it is."""
+
+    def __init__(self, embedder: Any) -> None:
+        self._embedder, self._device = embedder, device_of(embedder)
+        self.rate: int = embedder.rate
+        self.embedding_size: int = embedder.embedding_size
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        return self._embedder.embed(waveforms.to(self._device)).float().cpu()
 
 
 def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:

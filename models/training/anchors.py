@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from models.corpus.clips import RATE, Clip, Clips
 from models.labels import classes
 from models.networks import Detector
+from models.precision import device_of
 
 BATCH = 16
 
@@ -52,7 +53,7 @@ def loudest_stretch(curve: np.ndarray, frame_seconds: float, frames: int, whole:
 
 def _curves(detector: Detector, clips: Clips, chosen: list[Clip]) -> list[np.ndarray]:
     """Of each clip the framewise curve (F, 527) over its own length."""
-    device = next(detector.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]  detectors are modules
+    device = device_of(detector)  # pyright: ignore[reportArgumentType]  detectors are modules
     size = detector.window_samples
     windows, owners = [], []
     for number, clip in enumerate(chosen):

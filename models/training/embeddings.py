@@ -11,6 +11,7 @@ from torch import Tensor
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
 from models.networks import Detector
+from models.precision import device_of
 from models.query import BASE_RULES, QueryRules, cut
 from models.training.variety import SPEEDS, filter_points, filtered, play
 
@@ -55,7 +56,7 @@ def load(
 
 def _hear(ear: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
     batch = torch.cat([windows for _, _, windows in waiting])
-    device = _device(ear)
+    device = device_of(ear)  # pyright: ignore[reportArgumentType]  ears are modules
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
         heard = torch.cat([ear.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
     place = 0
@@ -85,7 +86,3 @@ def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
     return found.hexdigest()[:16]
-
-
-def _device(ear: Detector) -> torch.device:
-    return next(ear.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]  ears are modules

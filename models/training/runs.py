@@ -18,11 +18,11 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from models.checkpoints import as_tuples
-from models.corpus.clips import Clips
+from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load, load_source
 from models.corpus.relations import with_descendants
 from models.corpus.unlabelled import Unlabelled
-from models.errors import CorpusInvalid, LabelUnknown
+from models.errors import CorpusInvalid, LabelUnknown, SilentQuery
 from models.evaluation import mixtures
 from models.evaluation.separation import figures, queries_of, summary
 from models.labels import find
@@ -30,7 +30,7 @@ from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.resunet import ResUNet
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.unet import UNet
-from models.query import BASE_RULES, PAPER_RULES, QueryRules
+from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.training import anchors, detector, embeddings, paper, teacher
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.loop import Loop, Schedule, averaged
@@ -176,8 +176,8 @@ def train_separator(
         clips = setup.place.clips("train")
         heard = np.zeros(0) if setup.paper else setup.place.embeddings(ear, clips)
     device = corpus_device(clips, fabric)
-    rows = watched(setup.place)
     rules = PAPER_RULES if setup.paper else BASE_RULES
+    rows = watched(setup.place, rules)
     if setup.paper:
         learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
         found = anchors.mine(ear, clips, paper.SEGMENT_SECONDS)
@@ -209,9 +209,9 @@ def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
     return fabric.device if fits else torch.device("cpu")
 
 
-def watched(place: Place) -> list[mixtures.Mixture]:
+def watched(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
     """The mixtures that a run is watched by: the committed list, less what is held out, or, of another corpus, some
-    drawn from its split `valid`; none if it has none."""
+    drawn from its split `valid`; none if it has none. Rows whose examples are silent by the rules are left out."""
     clips = _if_any(place, "valid")
     if clips is None:
         return []
@@ -220,7 +220,15 @@ def watched(place: Place) -> list[mixtures.Mixture]:
     rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
     if len(rows) < len(listed) // 2:
         rows = mixtures.draw(clips, WATCHED)
-    return list(mixtures.render(rows, clips))
+    return [row for row in mixtures.render(rows, clips) if all(_heard(clip, rules) for clip in (row.query, row.absent))]
+
+
+def _heard(clip: np.ndarray, rules: QueryRules) -> bool:
+    try:
+        cut(torch.from_numpy(clip), RATE, rules)
+    except SilentQuery:
+        return False
+    return True
 
 
 def load_ear(source: Path, held_out: tuple[str, ...] = ()) -> Any:

@@ -39,7 +39,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
     made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
     clips = place.clips("train")
     made.class_embeddings = class_embeddings(place.embeddings(ear, clips, rules), clips)
-    rows = runs.watched(place)
+    rows = runs.watched(place, rules)
     if rows and not setup["paper"]:  # the paper has no gate
         features, there = presence_features(
             ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)

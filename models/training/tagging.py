@@ -7,6 +7,7 @@ from torchmetrics.functional.classification import multilabel_average_precision
 
 from models.corpus.clips import RATE, Clips
 from models.labels import classes
+from models.precision import device_of
 from models.training.detector import LabelTargets
 
 SECONDS = 2.56  # heard of each clip, from its beginning: as long as what detectors learn from
@@ -17,7 +18,7 @@ BATCH = 32
 def mean_average_precision(detector: nn.Module, clips: Clips) -> float:
     """Over the classes that the clips are labelled with; a class above a label counts as there too."""
     size = int(SECONDS * RATE)
-    device = next(detector.parameters()).device
+    device = device_of(detector)
     wanted, _ = LabelTargets()([frozenset(clip.mids) for clip in clips.clips], torch.device("cpu"))
     labelled = {mid for clip in clips.clips for mid in clip.mids}
     columns = [at for at, label in enumerate(classes()) if label.mid in labelled]
