@@ -125,7 +125,10 @@ class DetectorLearner(Learner):
     def forward(self, batch: Batch) -> Tensor:
         lessons, network = self.lessons, self.network
         magnitude = batch.mixture.abs()
-        magnitude = magnitude * (EAR_LEVEL / loudness(magnitude, network.hyper.window_size or 0))[:, None, None]
+        magnitude = (
+            magnitude
+            * (EAR_LEVEL / loudness(magnitude, network.hyper.window_size or network.hyper.fft_size))[:, None, None]
+        )
         frames = magnitude.shape[1] // 32 * 32
         heard = self.teacher.hear(magnitude[:, :frames]) if self.teacher is not None else None
         change = lessons.level_db * (2 * torch.rand(len(magnitude), 1, 1, device=magnitude.device) - 1)

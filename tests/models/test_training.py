@@ -16,7 +16,7 @@ from models.__main__ import main
 from models.audio import Waveform
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import load_source
-from models.corpus.relations import related, with_descendants
+from models.corpus.relations import ancestors, related, with_descendants
 from models.corpus.unlabelled import Unlabelled
 from models.engine import Engine
 from models.errors import LabelUnknown
@@ -38,9 +38,11 @@ from models.training.detector import (
     stripes_masked,
 )
 from models.training.mixing import UNLABELLED, Mixer, Recipe
+from models.training.zero_shot import HELD_OUT
 from tests.models import small_corpus
 
 EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
+LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4)
 UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,9 +130,10 @@ def learned(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
     return sum(losses[:5]) / 5, sum(losses[-5:]) / 5
 
 
-def test_a_detector_learns_from_clip_level_labels() -> None:
+@pytest.mark.parametrize("hyper", [EAR, LIKE_THE_PAPERS], ids=["small", "like the paper's"])
+def test_a_detector_learns_from_clip_level_labels(hyper: HyperParameters) -> None:
     torch.manual_seed(0)
-    learner = DetectorLearner(EAR, Lessons(mixup=0.0, stripes=0, drop_path=0.0))
+    learner = DetectorLearner(hyper, Lessons(mixup=0.0, stripes=0, drop_path=0.0))
     before, after = learned(learner)
     assert after < 0.5 * before, (before, after)
     clips, ear = small_corpus.clips(), learner.network.eval()
@@ -252,6 +255,14 @@ def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path)
 )
 def test_names_with_commas_can_be_held_out(text: str, names: list[str]) -> None:
     assert set(runs.held(text)) == with_descendants(find(name).mid for name in names)
+
+
+def test_the_ten_classes_of_the_zero_shot_model_have_eight_source_groups_each(shared: Path) -> None:
+    with (shared / "corpus" / "classes.csv").open() as file:
+        groups = {row["mid"]: int(row["groups"]) for row in csv.DictReader(file)}
+    mids = runs.held(HELD_OUT)
+    named = [mid for mid in mids if mid in groups and not ancestors(mid) & set(mids)]
+    assert len(named) == 10 and min(groups[mid] for mid in named) >= 8
 
 
 def test_an_unknown_name_is_refused() -> None:
