@@ -9,6 +9,7 @@ that was not, if it is told its length in steps. (A length in minutes makes the 
 import csv
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,13 +86,13 @@ class Learner(nn.Module):
 
     network: nn.Module
 
-    def forward(self, batch: Any) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, batch: Any) -> Tensor: ...
 
+    @abstractmethod
     def sound(self, batch: Any) -> bool:
         """Whether a batch holds numbers only. Asked before the forward pass: a NaN would stay in the batch norms'
         statistics although the step is skipped."""
-        raise NotImplementedError
 
 
 Draw = Callable[[int, int, int], Batch]  # step, part, parts -> batch
