@@ -277,6 +277,7 @@ def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
     path = run / SETUP
     if path.exists() and read(run) != json.loads(json.dumps(asked)):
         raise ValueError(f"{run} holds another run: give --run a new folder, or ask for what {path} says")
+    fabric.barrier()  # every process has read what was there
     if fabric.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asked, indent=2) + "\n")
