@@ -44,7 +44,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
         features, there = presence_features(
             ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)
         )
-        even = torch.arange(len(features)) % 2 == 0
+        even = (torch.arange(len(rows)) % 2 == 0).repeat(2)  # of the present queries, then of the absent ones
         made.presence = asdict(fit_presence(features[even], there[even]))
     if output is None:
         folder, prefix = checkpoints.SHIPPED, f"{name}."
