@@ -1,9 +1,10 @@
 """Classes that a model never heard, beside classes that it did: the gain of each, on the same mixtures.
 
 Every mixture holds a clip of an unseen class and one of a seen class, at equal energy over the segment, and is asked
-for both: each with a clip of its class from another source group. What separates the two gains is then neither the
-mixture nor the other sound. Seen sources are of the validation split; unseen ones may be of either, since nothing of
-them was trained on, but for a comparison with a model that did hear them the validation split alone is fair.
+for both: each with a clip of its class from another source group and, as the paper trains and tests, with the source's
+own segment. What separates the two gains is then neither the mixture nor the other sound. Seen sources are of the
+validation split; unseen ones may be of either, since nothing of them was trained on, but for a comparison with a model
+that did hear them the validation split alone is fair.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ ROWS = 400
 SECONDS = 2
 CANDIDATES = 8  # seen clips of which the one that sounds about as long as the unseen is taken
 SIDES = ("unseen", "seen")
+OWN = "_own"  # of what was asked with the source's own segment
 FIGURES = ("si_sdri", "sdri", "wrong")
 
 
@@ -51,8 +53,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measured:
-    """`values`: "unseen/si_sdri" and the like, and "gap/si_sdri", unseen - seen; each (rows,), NaN where a query could
-    not be made. `groups`: the unseen sources' groups."""
+    """`values`: "unseen/si_sdri", "seen_own/sdri" and the like, and "gap/si_sdri", unseen - seen; each (rows,), NaN
+    where a query could not be made. `groups`: the unseen sources' groups."""
 
     rows: list[Pair]
     groups: list[str]
@@ -120,7 +122,8 @@ def measure(
     subject: Subject, rows: Sequence[Pair], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
 ) -> Measured:
     """Both sources' figures of every row. advance: called with the number of rows done, batch by batch."""
-    columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in SIDES for figure in FIGURES}
+    asked = [side + kind for kind in ("", OWN) for side in SIDES]
+    columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in asked for figure in FIGURES}
     heard: dict[str, torch.Tensor] = {}
 
     def query(key: str) -> torch.Tensor:
@@ -137,8 +140,10 @@ def measure(
             torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("target", "interference")
         ]
         queries = [torch.stack([query(getattr(row, f"{side}_query")) for row in batch]) for side in SIDES]
+        queries += [torch.stack([subject.query(segment.numpy()) for segment in of_side]) for of_side in sources]
         estimates = subject.estimates(mixtures, queries)
-        for side, estimate, source, other in zip(SIDES, estimates, sources, reversed(sources), strict=True):
+        sought = zip(asked, estimates, 2 * sources, 2 * sources[::-1], strict=True)
+        for side, estimate, source, other in sought:
             near = si_sdr(estimate, source)
             wrong = torch.where(near.isnan(), near, (si_sdr(estimate, other) > near).float())
             columns[f"{side}/si_sdri"] += (near - si_sdr(mixtures, source)).tolist()
@@ -146,7 +151,9 @@ def measure(
             columns[f"{side}/wrong"] += wrong.tolist()
         advance(len(batch))
     values = {name: np.array(column) for name, column in columns.items()}
-    values |= {f"gap/{figure}": values[f"unseen/{figure}"] - values[f"seen/{figure}"] for figure in FIGURES}
+    for kind in ("", OWN):
+        for figure in FIGURES:
+            values[f"gap{kind}/{figure}"] = values[f"unseen{kind}/{figure}"] - values[f"seen{kind}/{figure}"]
     return Measured(list(rows), [sounds.clip(row.unseen).group for row in rows], values)
 
 

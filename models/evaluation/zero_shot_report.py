@@ -11,7 +11,7 @@ from rich.table import Table
 from models.checkpoints import Bundle
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
-from models.evaluation.zero_shot import Measured, Result, paired, summarise
+from models.evaluation.zero_shot import OWN, SIDES, Measured, Result, paired, summarise
 from models.labels import ontology
 
 
@@ -45,17 +45,16 @@ class Report:
             results[self.other] = self.other_result
         columns = [f"{model} [95 %]" for model in results] + (["difference [95 %]"] if self.other else [])
         table = table_of("never heard beside heard, same mixtures: SI-SDR gain, dB", "", "n", *columns)
-        for title, name in (
-            ("unseen", "unseen/si_sdri"),
-            ("seen", "seen/si_sdri"),
-            ("unseen - seen", "gap/si_sdri"),
-        ):
-            cells = [with_interval(result.means[name]) for result in results.values()]
-            cells += [with_interval(self.differences[name])] if self.other else []
-            table.add_row(title, str(self.result.means[name].rows), *cells)
-        for title, name in (("unseen, confused", "unseen/wrong"), ("seen, confused", "seen/wrong")):
-            cells = [percent(result.means[name]) for result in results.values()] + ([""] if self.other else [])
-            table.add_row(title, str(self.result.means[name].rows), *cells)
+        for asked_with, kind in (("another clip", ""), ("own segment", OWN)):
+            for title, side in (("unseen", "unseen"), ("seen", "seen"), ("unseen - seen", "gap")):
+                name = f"{side}{kind}/si_sdri"
+                cells = [with_interval(result.means[name]) for result in results.values()]
+                cells += [with_interval(self.differences[name])] if self.other else []
+                table.add_row(f"{title}, by {asked_with}", str(self.result.means[name].rows), *cells)
+            for side in SIDES:
+                name = f"{side}{kind}/wrong"
+                cells = [percent(result.means[name]) for result in results.values()] + ([""] if self.other else [])
+                table.add_row(f"{side}, by {asked_with}: confused", str(self.result.means[name].rows), *cells)
         return table
 
     def _classes(self) -> Table:
