@@ -17,6 +17,7 @@ from models.training.variety import SPEEDS, filter_points, filtered, play
 
 VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
 BATCH = 64
+REPORT = 1000  # clips between two calls of `advance`
 
 
 def load(
@@ -44,7 +45,8 @@ def load(
                 embeddings[index, version] = embeddings[index, 0]
         if sum(len(windows) for _, _, windows in waiting) >= BATCH:
             _hear(ear, waiting, embeddings)
-            advance(index)
+        if index % REPORT == REPORT - 1:
+            advance(index + 1)
     if waiting:
         _hear(ear, waiting, embeddings)
     folder.mkdir(parents=True, exist_ok=True)

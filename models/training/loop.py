@@ -97,6 +97,8 @@ class Learner(nn.Module):
 
 Draw = Callable[[int, int, int], Batch]  # step, part, parts -> batch
 Validate = Callable[[nn.Module], dict[str, float]]
+Report = Callable[[dict[str, Any]], None]  # takes a row of the log
+Advance = Callable[["Loop"], None]  # called after every step
 
 
 class Loop:
@@ -127,8 +129,8 @@ class Loop:
         self,
         draw: Draw,
         validate: Validate = lambda network: {},
-        report: Callable[[dict[str, Any]], None] = lambda row: None,
-        advance: Callable[["Loop"], None] = lambda loop: None,
+        report: Report = lambda row: None,
+        advance: Advance = lambda loop: None,
     ) -> None:
         """Train until the schedule is over. `report` gets a row whenever validation has run, `advance` every step."""
         schedule, state, fabric = self.schedule, self.state, self.fabric

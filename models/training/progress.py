@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.training.loop import Loop
-from models.training.runs import Advance, Report
+from models.training.loop import Advance, Loop, Report
 
 console = Console(stderr=True)
 

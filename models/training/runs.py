@@ -7,7 +7,6 @@ a detector's run. What is held out is taken away before anything else sees the c
 import json
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,15 @@ from models.networks.unet import UNet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.training import anchors, detector, embeddings, paper, teacher
 from models.training.detector import DetectorLearner, Lessons, Teacher
-from models.training.loop import Loop, Schedule, averaged
+from models.training.loop import Advance, Loop, Report, Schedule, averaged
 from models.training.mixing import Mixer, Recipe
+from models.training.progress import console
 from models.training.separator import SeparatorLearner
 from models.training.tagging import mean_average_precision
 
 SETUP = "run.json"
 DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
 WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
-
-Report = Callable[[dict[str, Any]], None]
-Advance = Callable[[Loop], None]
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,15 @@ class Place:
 
     def clips(self, split: str) -> Clips:
         """The split's clips without what is held out."""
-        return load(self.corpus, split, self.cache).without(frozenset(self.held_out))
+        return load(self.corpus, split, self.cache, console.print).without(frozenset(self.held_out))
 
     def embeddings(self, ear: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
         """Queries of the clips, cached."""
-        return embeddings.load(ear, clips, self.cache / "embeddings", rules)
+
+        def advance(heard: int) -> None:
+            console.print(f"queries of {heard} of {len(clips.clips)} clips")
+
+        return embeddings.load(ear, clips, self.cache / "embeddings", rules, advance)
 
 
 @dataclass(frozen=True)

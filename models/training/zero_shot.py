@@ -5,7 +5,7 @@ from pathlib import Path
 
 from models.training import runs, shipping
 from models.training.detector import SCHEDULE
-from models.training.loop import Schedule
+from models.training.loop import Advance, Report, Schedule
 
 # Ten classes of the shared corpus with eight source groups or more each: animals, vehicles, tools, instruments.
 HELD_OUT = (
@@ -15,7 +15,7 @@ DETECTOR_SHARE = 0.45  # of the time
 
 
 def train(
-    place: runs.Place, folder: Path, minutes: float, machine: runs.Machine, report: runs.Report, advance: runs.Advance
+    place: runs.Place, folder: Path, minutes: float, machine: runs.Machine, report: Report, advance: Advance
 ) -> Path:
     """Train detector and separator without `place.held_out`, and ship them; the model's folder.
 
