@@ -85,8 +85,10 @@ def table(first: Figures, second: Figures, compared: list[Compared]) -> Table:
     """What the command prints; shares of confused rows stay shares."""
     columns = ("figure", "n", first.model, second.model, "difference [95 %]", "higher")
     shown = table_of("second - first, paired", *columns)
-    # Figures differ at the end of their names: the models' names may be cut instead.
+    # Figures differ at the end of their names: the models' names are folded instead.
     shown.columns[0].min_width = max((len(one.figure) + 3 for one in compared), default=0)
+    for column in shown.columns[2:4]:
+        column.max_width, column.overflow = 9, "fold"
     for one in compared:
         share = one.figure.endswith("/wrong")
         scale = 100 if share else 1
