@@ -20,6 +20,7 @@ from models.corpus.relations import related
 VALIDATION = Path(__file__).with_name("validation.csv")
 SEGMENT = 2 * RATE
 ROWS = 300
+TRIES = 100  # draws a row, after which there are too few unrelated classes
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def render(rows: list[Row], clips: Clips) -> Iterator[Mixture]:
 
 
 def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
-    """Draw rows, target classes evenly, from clips whose class has two source groups or more."""
+    """Draw rows, target classes evenly, from clips whose class has two source groups or more.
+
+    Raises ValueError if there are not enough such classes, or too few unrelated ones."""
     random = np.random.default_rng(seed)
     groups: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips.clips:
@@ -116,7 +119,11 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
         return int(max(starts, key=lambda first: power[first + SEGMENT] - power[first]))
 
     rows = []
-    while len(rows) < count:
+    if not askable:
+        raise ValueError("no class has clips of two source groups: there is nothing to ask with")
+    for _ in range(count * TRIES):
+        if len(rows) == count:
+            break
         mid = askable[len(rows) % len(askable)]
         target = clip_of(mid)
         other = list(groups)[choose(list(groups))]
@@ -136,6 +143,8 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
                 target.label,
             )
         )
+    if len(rows) < count:
+        raise ValueError("too few classes are unrelated to one another: two in a mixture and a third that is absent")
     return rows
 
 

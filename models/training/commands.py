@@ -61,6 +61,8 @@ def train_detector(
     place = runs.Place(corpus, cache, runs.held(hold_out))
     if place.held_out and teacher:
         raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
+    if as_paper and teacher:
+        raise typer.BadParameter("the paper's detector learns from labels alone: leave out --teacher or --paper")
     if unlabelled and not teacher:
         raise typer.BadParameter("--unlabelled wants --teacher: without it there is nothing to learn from such audio")
     setup = runs.DetectorSetup(place, teacher, unlabelled)

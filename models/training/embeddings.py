@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from models.query import BASE_RULES, QueryRules, cut
 from models.training.variety import SPEEDS, filter_points, filtered, play
 
 VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
+LAYOUT = 2  # of what is kept: another way to make it must not find what this one made
 BATCH = 64
 REPORT = 1000  # clips between two calls of `advance`
 
@@ -36,19 +38,22 @@ def load(
     embeddings = np.zeros((len(clips.clips), VERSIONS, ear.embedding_size), np.float16)
     random = np.random.default_rng(0)
     waiting: list[tuple[int, int, Tensor]] = []
+    silent: list[tuple[int, int]] = []
     for index, clip in enumerate(clips.clips):
         for version in range(VERSIONS):
             samples = torch.from_numpy(clips.waveform(clip)) if version == 0 else _varied(clips, clip, random)
             try:
                 waiting.append((index, version, cut(samples, RATE, rules).waveforms))
-            except SilentQuery:  # shorter than a query may be, or a silent part: the clip as it is stands in
-                embeddings[index, version] = embeddings[index, 0]
+            except SilentQuery:  # shorter than a query may be, or a silent part
+                silent.append((index, version))
         if sum(len(windows) for _, _, windows in waiting) >= BATCH:
             _hear(ear, waiting, embeddings)
         if index % REPORT == REPORT - 1:
             advance(index + 1)
     if waiting:
         _hear(ear, waiting, embeddings)
+    for index, version in silent:  # the clip as it is stands in
+        embeddings[index, version] = embeddings[index, 0]
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, embeddings)
@@ -80,11 +85,17 @@ def _varied(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
     return filtered(played, torch.from_numpy(filter_points(random))[None], RATE)[0]
 
 
+def weights_digest(ear: Any) -> str:
+    """What tells an ear from one with other weights."""
+    found = hashlib.sha256()
+    for weights in ear.state_dict().values():
+        found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
     """What the embeddings depend on: the ear's weights, which clips there are, how queries are made."""
-    found = hashlib.sha256(repr(rules).encode())
-    for weights in ear.state_dict().values():  # pyright: ignore[reportAttributeAccessIssue]  ears are modules
-        found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    found = hashlib.sha256(f"{LAYOUT} {rules} {weights_digest(ear)}".encode())
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
     return found.hexdigest()[:16]

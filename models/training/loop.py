@@ -3,7 +3,8 @@ several processes, checkpoints that a run goes on from exactly.
 
 Lightning Fabric brings devices, precision and processes. What happens in a step depends on its number alone: batches
 are drawn by it and torch's generator is seeded by it, so a run that was interrupted ends in the same weights as one
-that was not, if it is told its length in steps. (A length in minutes makes the learning rate depend on the clock.)
+that was not, if it is told its length in steps. (A length in minutes makes the learning rate depend on the clock; on a
+GPU some sums are made in any order.)
 """
 
 import csv
@@ -176,7 +177,7 @@ class Loop:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        whole = torch.load(path, weights_only=True, map_location=self.fabric.device)
+        whole = torch.load(path, weights_only=True, map_location="cpu")  # each takes its own to where it computes
         self.learner.load_state_dict(whole["learner"])
         self.average.load_state_dict(whole["average"])
         self.optimizer.load_state_dict(whole["optimizer"])

@@ -20,6 +20,6 @@ def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
     mixture = power.sum((1, 2))
     error = (masks * (masks * power - 2 * likeness)).sum((1, 2)) + target
     present = target > 1e-6 * mixture
-    reference = torch.where(present, target, mixture)
+    reference = torch.where(present, target, mixture).clamp(min=1e-12)  # digital silence is nothing to learn from
     soft = torch.where(present, SOFT, SOFT_ABSENT)
     return 10 * torch.log10(error.clamp(min=0) / reference + soft).mean()

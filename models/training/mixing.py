@@ -233,7 +233,7 @@ class Mixer:
         chosen = [(first, mid)]
         draw = random.random()
         count = 1 if draw < recipe.single_source else 3 if draw > 1 - recipe.third_source else 2
-        for _ in range(TRIES):
+        for _ in range(count * TRIES):
             if len(chosen) == count:
                 break
             near = self.near_foes[mid] is not None and random.random() < recipe.hard_negative

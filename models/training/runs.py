@@ -32,6 +32,7 @@ from models.networks.unet import UNet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.training import anchors, detector, embeddings, paper, teacher
 from models.training.detector import DetectorLearner, Lessons, Teacher
+from models.training.embeddings import weights_digest
 from models.training.loop import Advance, Loop, Report, Schedule, averaged
 from models.training.mixing import Mixer, Recipe
 from models.training.progress import console
@@ -170,8 +171,11 @@ def train_separator(
 ) -> Loop:
     """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
     fabric = machine.fabric()
-    _write(run, {"kind": "separator", **_plain(setup)}, fabric)
-    ear = load_ear(setup.ear, setup.place.held_out).to(fabric.device)
+    ear = load_ear(setup.ear, setup.place.held_out)
+    if setup.paper and not isinstance(ear, HTSAT):
+        raise ValueError("the paper's separator listens with a transformer: give --ear the run of a detector")
+    _write(run, {"kind": "separator", "ear_weights": weights_digest(ear), **_plain(setup)}, fabric)
+    ear.to(fabric.device)
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
         clips = setup.place.clips("train")
@@ -220,7 +224,11 @@ def watched(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
     listed = mixtures.read()
     rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
     if len(rows) < len(listed) // 2:
-        rows = mixtures.draw(clips, WATCHED)
+        try:
+            rows = mixtures.draw(clips, WATCHED)
+        except ValueError as fault:
+            console.print(f"the run is not watched: {fault}")
+            return []
     return [row for row in mixtures.render(rows, clips) if all(_heard(clip, rules) for clip in (row.query, row.absent))]
 
 
@@ -257,6 +265,8 @@ def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, 
     if setup["kind"] != "separator":
         raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
     ear = load_ear(Path(setup["ear"]), tuple(setup["place"]["held_out"]))
+    if weights_digest(ear) != setup["ear_weights"]:
+        raise ValueError(f"the ear in {setup['ear']} has changed since {run} was trained with it")
     if setup["paper"]:
         separator: nn.Module = UNet(UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup["sizes"])))
     else:

@@ -14,6 +14,7 @@ from models import checkpoints
 from models.checkpoints import Bundle
 from models.corpus import manifest
 from models.corpus.clips import Clips
+from models.evaluation import mixtures
 from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import queries_of, separated
 from models.networks.yamnet import Yamnet
@@ -44,7 +45,10 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
         features, there = presence_features(
             ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)
         )
-        even = (torch.arange(len(rows)) % 2 == 0).repeat(2)  # of the present queries, then of the absent ones
+        # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
+        place = {row: at for at, row in enumerate(mixtures.read())}
+        fitted = [place.get(row.row, at) % 2 == 0 for at, row in enumerate(rows)]
+        even = torch.tensor(fitted).repeat(2)  # of the present queries, then of the absent ones
         made.presence = asdict(fit_presence(features[even], there[even]))
     if output is None:
         folder, prefix = checkpoints.SHIPPED, f"{name}."

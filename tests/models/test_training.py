@@ -319,6 +319,53 @@ def test_from_labels_alone_to_a_model_that_never_heard_a_class(
     assert engine.detect(sound).framewise.shape[0] >= 49, "a row every 20 ms"
 
 
+def test_every_stage_trains_as_if_the_class_had_never_been_there(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, query statistics and averages of both stages, bit for bit, beside a corpus without the class."""
+    monkeypatch.chdir(tmp_path)
+    never = tmp_path / "never"
+    never.mkdir()
+    rows = (corpus / "clips.csv").read_text().splitlines()
+    (never / "clips.csv").write_text("\n".join(row for row in rows if not row.startswith("Siren")) + "\n")
+    for path in corpus.glob("*.wav"):
+        (never / path.name).symlink_to(path)
+    states = []
+    for folder, more in ((corpus, ["--hold-out", "Siren"]), (never, [])):
+        common = ["--corpus", str(folder), *more, "--steps", "2", "--batch", "4", "--accelerator", "cpu"]
+        ear, cut = f"{folder.name}-ear", f"{folder.name}-cut"
+        assert main(["train", "detector", *common, "--run", ear]) == 0
+        assert main(["train", "separator", *common, "--channels", "8,8,8,8", "--ear", ear, "--run", cut]) == 0
+        whole = [torch.load(Path(run) / "checkpoint.pt", weights_only=True) for run in (ear, cut)]
+        states.append([checkpoint[kind] for checkpoint in whole for kind in ("learner", "average")])
+    for held, without in zip(*states, strict=True):
+        assert held.keys() == without.keys()
+        assert all(torch.equal(value, without[name]) for name, value in held.items())
+
+
+def test_an_ear_that_changed_is_noticed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu"]
+    assert main(["train", "detector", *common, "--steps", "1", "--run", "ear"]) == 0
+    sizes = ["--channels", "8,8,8,8", "--ear", "ear", "--run", "cut"]
+    assert main(["train", "separator", *common, "--steps", "1", *sizes]) == 0
+    assert main(["train", "detector", *common, "--steps", "2", "--run", "ear"]) == 0
+    assert main(["ship", "--run", "cut", "--output", "made"]) == 1
+
+
+@pytest.mark.parametrize("names", [("Dog", "Siren"), ("Music", "Piano"), ()])
+def test_too_few_classes_to_watch_by_are_said_so(names: tuple[str, ...]) -> None:
+    random = np.random.default_rng(0)
+    listed = [
+        Clip(f"{name}{group}", (3 * at + group) * RATE, RATE, (find(name).mid,), f"{name}/{group}", "effect", {})
+        for at, name in enumerate(names)
+        for group in range(3)
+    ]
+    samples = (3000 * random.standard_normal(max(1, len(listed)) * RATE)).astype(np.int16)
+    with pytest.raises(ValueError, match=r"two source groups|too few classes"):
+        mixtures.draw(Clips(samples, listed), 4)
+
+
 def test_what_heard_a_class_cannot_serve_where_it_is_held_out(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
