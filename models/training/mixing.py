@@ -208,18 +208,24 @@ class Mixer:
                 other = self._clip(mid, [mids for at, mids in self._mids(chosen) if at != number], random)
                 if other is not None:
                     self._play(plan, other, random)
+        labels: list[set[str]] = [set() for _ in chosen]
+        for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
+            if source >= first:
+                labels[source - first].update(self.clips.clips[clip].mids or (UNLABELLED,))
         order = [0, *(1 + random.permutation(len(chosen) - 1)).tolist()]
         for turn in range(recipe.queries):
             absent = turn > 0 and (turn >= len(order) or random.random() < recipe.absent * recipe.queries)
-            missing = self._absent([mids for _, mids in self._mids(chosen)], random) if absent else None
+            missing = self._absent([tuple(mids) for mids in labels], random) if absent else None
             if missing is None:  # or a corpus of few classes, all of which are there
                 source = order[turn % len(order)]
                 index, mid = chosen[source]
                 plan.asked.append((mixture, first + source))
+                against = [tuple(mids) for at, mids in enumerate(labels) if at != source]
             else:
                 index, mid = missing
                 plan.asked.append((mixture, -1))
-            plan.queries.append(self._query(index, mid, missing is None, random))
+                against = [tuple(mids) for mids in labels]
+            plan.queries.append(self._query(index, mid, missing is None, against, random))
 
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
         return [(number, self.clips.clips[index].mids or (UNLABELLED,)) for number, (index, _) in enumerate(chosen)]
@@ -261,10 +267,14 @@ class Mixer:
         for _ in range(TRIES):
             group = groups[random.integers(len(groups))]
             index = group[random.integers(len(group))]
-            mids = self.clips.clips[index].mids or (UNLABELLED,)
-            if not any(related(own, other) for own in mids for others in against for other in others):
+            if not self._kin(index, against):
                 return index
         return None
+
+    def _kin(self, index: int, against: list[tuple[str, ...]]) -> bool:
+        """Whether a label of a clip is related to one of `against`."""
+        mids = self.clips.clips[index].mids or (UNLABELLED,)
+        return any(related(own, other) for own in mids for others in against for other in others)
 
     def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
         """Places of the unrelated classes that are wanted against one, and the share of each; None if none is."""
@@ -298,8 +308,11 @@ class Mixer:
         last = np.minimum(first + int(self.frames * speed / ENERGY_HOP), len(running) - 1)
         return running[last] - running[first]
 
-    def _query(self, index: int, mid: str, own: bool, random: np.random.Generator) -> np.ndarray:
-        """One to three examples, averaged: of other groups of the class, or of the target's own clip."""
+    def _query(
+        self, index: int, mid: str, own: bool, against: list[tuple[str, ...]], random: np.random.Generator
+    ) -> np.ndarray:
+        """One to three examples, averaged: of other groups of the class, or of the target's own clip. None of them has
+        a label that is related to `against`, what else there is in the mixture."""
         assert self.embeddings is not None  # noqa: S101  a recipe without queries never comes here
         groups = self.groups[mid]
         others = [group for group in groups if group != self.clips.clips[index].group]
@@ -308,7 +321,8 @@ class Mixer:
             names = others or list(groups)
             count = 1 if random.random() < 0.7 else random.integers(2, 4)
             picked = [groups[names[random.integers(len(names))]] for _ in range(count)]
-            chosen = [group[random.integers(len(group))] for group in picked]
+            drawn = [group[random.integers(len(group))] for group in picked]
+            chosen = [other for other in drawn if not self._kin(other, against)] or [index]
         versions = random.integers(self.embeddings.shape[1], size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
         if random.random() < 0.5:  # dropout: no single feature may be relied upon

@@ -88,7 +88,7 @@ def test_queries_come_from_other_groups_when_told_so(clips: Clips) -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
         index = int(random.integers(len(clips.clips)))
-        assert drawn._query(index, clips.clips[index].mid, True, random)[index] == 0
+        assert drawn._query(index, clips.clips[index].mid, True, [], random)[index] == 0
 
 
 @pytest.mark.parametrize("held_out", ["Siren", "Dog", "Wind"])
@@ -142,6 +142,39 @@ def test_no_label_of_a_clip_stands_against_its_own_kin() -> None:
             for one in range(len(kinds)):
                 for other in range(one):
                     assert not any(related(a, b) for a in kinds[one] for b in kinds[other])
+
+
+def test_no_query_has_a_label_of_what_else_is_there() -> None:
+    """A clip of dogs and speech is no example of dogs where speech is the interference, nor of what is absent."""
+    labels = [("Dog",), ("Dog", "Speech"), ("Siren",), ("Siren", "Speech"), ("Speech",), ("Piano",)]
+    samples = (np.random.default_rng(0).standard_normal(2 * len(labels) * RATE) * 3000).astype(np.int16)
+    listed = [
+        Clip(
+            f"{copy}{number}",
+            (copy * len(labels) + number) * RATE,
+            RATE,
+            tuple(map(mid, names)),
+            f"{copy}{number}",
+            "effect",
+            {},
+        )
+        for copy in range(2)
+        for number, names in enumerate(labels)
+    ]
+    marked = np.eye(len(listed), dtype=np.float16)[:, None]  # a query says which clips it was made from
+    recipe = Recipe(mixtures=16, seconds=0.5, absent=0.4, layered=0.0, other_group=1.0)
+    drawn = Mixer(Clips(samples, listed), marked, recipe, STFT)
+    for step in range(20):
+        plan = drawn.plan(step)
+        for (mixture, asked), query in zip(plan.asked, plan.queries, strict=True):
+            others = [
+                label
+                for play, source in enumerate(plan.source_of_play)
+                if plan.mixture_of_source[source] == mixture and source != asked
+                for label in listed[plan.clips[play]].mids
+            ]
+            examples = [label for place in np.flatnonzero(query) for label in listed[place].mids]
+            assert not any(related(one, other) for one in examples for other in others)
 
 
 def test_a_corpus_of_kin_alone_is_refused() -> None:
