@@ -119,7 +119,7 @@ class Mixer:
         self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, clip in enumerate(clips.clips):
             if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be asked for
-                for mid in clip.mids or (UNLABELLED,):
+                for mid in self._labels(index):
                     self.groups[mid][clip.group].append(index)
         self.classes = list(self.groups)
         weights = np.array([len(self.groups[mid]) for mid in self.classes], float) ** recipe.class_power
@@ -189,7 +189,7 @@ class Mixer:
         """The classes that the clips of each mixture are labelled with; UNLABELLED where one is not."""
         found: list[set[str]] = [set() for _ in range(plan.mixture_of_source[-1] + 1)]
         for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
-            found[plan.mixture_of_source[source]].update(self.clips.clips[clip].mids or (UNLABELLED,))
+            found[plan.mixture_of_source[source]].update(self._labels(clip))
         return [frozenset(mids) for mids in found]
 
     def _add_mixture(self, plan: Plan, random: np.random.Generator) -> None:
@@ -211,7 +211,7 @@ class Mixer:
         labels: list[set[str]] = [set() for _ in chosen]
         for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
             if source >= first:
-                labels[source - first].update(self.clips.clips[clip].mids or (UNLABELLED,))
+                labels[source - first].update(self._labels(clip))
         order = [0, *(1 + random.permutation(len(chosen) - 1)).tolist()]
         for turn in range(recipe.queries):
             absent = turn > 0 and (turn >= len(order) or random.random() < recipe.absent * recipe.queries)
@@ -227,8 +227,12 @@ class Mixer:
                 against = [tuple(mids) for mids in labels]
             plan.queries.append(self._query(index, mid, missing is None, against, random))
 
+    def _labels(self, index: int) -> tuple[str, ...]:
+        """The classes of a clip; UNLABELLED stands for none."""
+        return self.clips.clips[index].mids or (UNLABELLED,)
+
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
-        return [(number, self.clips.clips[index].mids or (UNLABELLED,)) for number, (index, _) in enumerate(chosen)]
+        return [(number, self._labels(index)) for number, (index, _) in enumerate(chosen)]
 
     def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
         """The sources of one mixture: clips, and the class that each stands for; no class related to another's."""
@@ -273,7 +277,7 @@ class Mixer:
 
     def _kin(self, index: int, against: list[tuple[str, ...]]) -> bool:
         """Whether a label of a clip is related to one of `against`."""
-        mids = self.clips.clips[index].mids or (UNLABELLED,)
+        mids = self._labels(index)
         return any(related(own, other) for own in mids for others in against for other in others)
 
     def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
