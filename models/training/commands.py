@@ -90,6 +90,12 @@ def train_separator(
     steps: Steps = None,
     batch: BatchSize = None,
     learning_rate: Rate = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of the recipe, such as room=0.2; may be repeated.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Weights to begin with: a model's name or folder, or another run.")
+    ] = None,
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
     ] = "",
@@ -102,13 +108,16 @@ def train_separator(
     if recipe not in ("default", "paper"):
         raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
     by_paper = recipe == "paper"
+    if by_paper and (change or start):
+        raise typer.BadParameter("the paper's recipe stands as it is: leave out --set and --from, or --recipe paper")
     sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
     setup = runs.SeparatorSetup(
         runs.Place(corpus, cache, runs.held(hold_out)),
         ear,
         by_paper,
         sizes,
-        runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch),
+        runs.with_changes(runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
+        start,
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):

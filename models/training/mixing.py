@@ -18,7 +18,8 @@ from torch import Tensor
 
 from models import spectrum
 from models.corpus.clips import RATE, Clips
-from models.corpus.relations import related, siblings
+from models.corpus.relations import related, siblings, with_descendants
+from models.labels import find
 from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
@@ -35,6 +36,7 @@ class Recipe:
     mixtures: mixtures a batch, of all processes together, each asked `queries` times.
     interference_db: a source's energy against the first one's, over the whole segment.
     unlabelled: share of sources that are clips without labels, if the corpus has such.
+    band: share of mixtures that are three or four instruments playing at once.
     anchored: share of sources cut where the detector hears their class, rather than where they are loud.
     """
 
@@ -52,6 +54,7 @@ class Recipe:
     varied_speed: float = 0.8
     room: float = 0.1
     filtered: float = 0.7
+    band: float = 0.0
     unlabelled: float = 0.3
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
 
@@ -131,6 +134,8 @@ class Mixer:
         # Of each class, the classes that may stand against it: all, and its siblings (places in `classes`).
         self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
         self.near_foes = {mid: self._shares(mid, siblings) for mid in self.classes}
+        instruments = with_descendants([find("Musical instrument").mid])
+        self.players = [at for at, mid in enumerate(self.classes) if mid in instruments]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """The batch of a step, or one of `parts` equal shares of its mixtures."""
@@ -237,6 +242,8 @@ class Mixer:
     def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
         """The sources of one mixture: clips, and the class that each stands for; no class related to another's."""
         recipe = self.recipe
+        if recipe.band and random.random() < recipe.band and self.players:
+            return self._band(random)
         mid = self.classes[random.choice(len(self.classes), p=self.shares)]
         first = self._clip(mid, [], random)
         assert first is not None  # noqa: S101  nothing stands against it
@@ -254,6 +261,20 @@ class Mixer:
             clip = self._clip(other, [mids for _, mids in self._mids(chosen)], random)
             if clip is not None:
                 chosen.append((clip, other))
+        return chosen
+
+    def _band(self, random: np.random.Generator) -> list[tuple[int, str]]:
+        """Three or four instruments, fewer where so many unrelated ones are rare."""
+        chosen: list[tuple[int, str]] = []
+        shares = self.shares[self.players] / self.shares[self.players].sum()
+        count = int(random.integers(3, 5))
+        for _ in range(count * TRIES):
+            if len(chosen) == count:
+                break
+            mid = self.classes[random.choice(self.players, p=shares)]
+            clip = self._clip(mid, [mids for _, mids in self._mids(chosen)], random)
+            if clip is not None:
+                chosen.append((clip, mid))
         return chosen
 
     def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str] | None:

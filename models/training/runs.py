@@ -17,6 +17,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from models.checkpoints import as_tuples
+from models.checkpoints import load as load_model
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load, load_source
 from models.corpus.relations import with_descendants
@@ -127,13 +128,15 @@ class DetectorSetup:
 
 @dataclass(frozen=True)
 class SeparatorSetup:
-    """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet."""
+    """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet.
+    start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones."""
 
     place: Place
     ear: Path
     paper: bool = False
     sizes: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
+    start: str | None = None
 
 
 def train_detector(
@@ -190,7 +193,10 @@ def train_separator(
         loop = Loop(fabric, learner, run, schedule)
     else:
         learner = SeparatorLearner(ear, as_tuples(setup.sizes))
-        learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
+        if setup.start is None:
+            learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
+        else:
+            learner.network.load_state_dict(_weights(setup.start))
         found = anchors.mine(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
         draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device).batch
         loop = Loop(fabric, learner, run, schedule)
@@ -201,6 +207,12 @@ def train_separator(
 
     loop.run(draw, validate, report, advance)
     return loop
+
+
+def _weights(start: str) -> dict[str, torch.Tensor]:
+    """The separator's weights of a run or of a model, with the queries' mean and deviation that belong to them."""
+    is_run = (Path(start) / SETUP).exists()
+    return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()
 
 
 def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
@@ -309,3 +321,21 @@ def _if_any(place: Place, split: str) -> Clips | None:
 def with_batch(recipe: Recipe, mixtures_a_batch: int | None) -> Recipe:
     """The recipe with another batch size."""
     return replace(recipe, mixtures=mixtures_a_batch) if mixtures_a_batch else recipe
+
+
+def with_changes(recipe: Recipe, changes: list[str]) -> Recipe:
+    """The recipe with fields set, such as ["room=0.2", "interference_db=-5:5"]. Raises ValueError."""
+    known = asdict(recipe)
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise ValueError(f"a recipe has no {name!r}, but {', '.join(known)}")
+        kind = type(known[name])
+        try:
+            found[name] = tuple(float(part) for part in text.split(":")) if kind is tuple else kind(text)
+        except ValueError:
+            raise ValueError(f"{change}: {text!r} is not such as {known[name]}") from None
+        if kind is tuple and len(found[name]) != len(known[name]):
+            raise ValueError(f"{change}: {len(known[name])} numbers with a colon between them")
+    return replace(recipe, **found)
