@@ -10,6 +10,7 @@ EarmarkError                    code                      status
     AudioSilent                 audio_silent              422
     AudioTooLong                audio_too_long            422
     AudioTooWide                audio_too_wide            422
+    UrlRefused                  url_refused               422
   NotFound                      not_found                 404
   UploadTooLarge                upload_too_large          413
   NotMultipart                  not_multipart             415
@@ -118,6 +119,13 @@ class AudioTooWide(RequestInvalid):
 
     code = "audio_too_wide"
     title = "The audio has too many channels"
+
+
+class UrlRefused(RequestInvalid):
+    """The URL may not be asked, or gives nothing to fetch; told without a word on what lies inside."""
+
+    code = "url_refused"
+    title = "The URL is refused"
 
 
 class NotFound(EarmarkError):

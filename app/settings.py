@@ -4,6 +4,7 @@ Read from the environment with the prefix `EARMARK_` (`EARMARK_REDIS_URL`, `EARM
 starts others (`python -m app --embedded`) hands its choices down with `as_environment()`.
 """
 
+from ipaddress import ip_network
 from pathlib import Path
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
@@ -78,6 +79,15 @@ class Settings(BaseSettings):
     targets: int = Field(default=16, ge=1, description="targets of one separation")
     examples: int = Field(default=20, ge=1, description="examples of one target; its spans too")
 
+    # Requests to addresses that clients name: recordings by URL, webhooks
+    outside_ports: str = Field(
+        default="80,443", pattern=r"^\d{1,5}(,\d{1,5})*$", description="ports that may be asked, with commas between"
+    )
+    outside_networks: str = Field(
+        default="", description="networks that may be asked though they are not public (10.1.0.0/16,fd00:1::/64)"
+    )
+    fetch_timeout: float = Field(default=120.0, gt=0, description="seconds that fetching one recording may take")
+
     # Retention
     upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds an upload is kept")
     stem_retention: float = Field(default=72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
@@ -95,6 +105,13 @@ class Settings(BaseSettings):
         if value:
             HttpUrl(value)
         return value.rstrip("/") if value else None
+
+    @field_validator("outside_networks")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for text in value.split(",") if value else ():
+            ip_network(text)
+        return value
 
     @property
     def store_location(self) -> str:

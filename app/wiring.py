@@ -9,6 +9,7 @@ from redis import Redis
 from app.audio.records import AudioRecords
 from app.jobs import Jobs, connect
 from app.metrics import Metrics
+from app.outside import Outside
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
@@ -25,6 +26,7 @@ class Parts:
     audio: AudioRecords
     registry: Registry
     metrics: Metrics
+    outside: Outside
 
     @classmethod
     def open(cls, settings: Settings) -> "Parts":
@@ -39,6 +41,7 @@ class Parts:
             audio=AudioRecords(redis, settings),
             registry=registry,
             metrics=Metrics(jobs, registry),
+            outside=Outside(settings),
         )
 
     def close(self) -> None:

@@ -1,0 +1,78 @@
+"""Servers that strangers' URLs lead to, on addresses of the loopback network; they say what they were asked."""
+
+import contextlib
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Origin:
+    """One server: what it answers (bytes, or pieces with pauses of seconds between), and the requests it has read."""
+
+    address: str
+    port: int
+    answer: list[bytes | float] = field(default_factory=list)
+    asked: list[bytes] = field(default_factory=list)
+    connections: int = 0
+    names: list[str | None] = field(default_factory=list)  # by server name indication
+
+
+def ok(body: bytes, *headers: str) -> list[bytes | float]:
+    """An answer of 200."""
+    head = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers])
+    return [head.encode() + b"\r\n\r\n" + body]
+
+
+def moved(location: str, status: int = 302) -> list[bytes | float]:
+    """An answer that leads elsewhere."""
+    return [f"HTTP/1.1 {status} Moved\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode()]
+
+
+@contextlib.contextmanager
+def origin(address: str = "127.0.0.2", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
+    """A server that closes each connection after its one answer."""
+    with socket.create_server((address, port), backlog=16) as listener:
+        served = Origin(address, listener.getsockname()[1])
+        over = threading.Event()
+        if tls is not None:
+            tls.sni_callback = lambda _, name, __: served.names.append(name)
+
+        def serve() -> None:
+            while True:
+                plain, _ = listener.accept()
+                with plain, contextlib.suppress(OSError):
+                    if over.is_set():
+                        return
+                    served.connections += 1
+                    with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
+                        _answer(connection, served, over)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield served
+        over.set()
+        with contextlib.suppress(OSError):
+            socket.create_connection((address, served.port)).close()
+        thread.join(10)
+
+
+def _answer(connection: socket.socket, served: Origin, over: threading.Event) -> None:
+    connection.settimeout(10)
+    read = b""
+    while b"\r\n\r\n" not in read:
+        if not (chunk := connection.recv(65536)):
+            return
+        read += chunk
+    length = re.search(rb"(?i)content-length: (\d+)", read)
+    while length and len(read.partition(b"\r\n\r\n")[2]) < int(length[1]):
+        read += connection.recv(65536)
+    served.asked.append(read)
+    for piece in served.answer:
+        if isinstance(piece, bytes):
+            connection.sendall(piece)
+        elif over.wait(piece):
+            return
