@@ -61,6 +61,19 @@ def housekeeping() -> None:
     run(_settings())
 
 
+@cli.command()
+def settings(
+    into: Annotated[Path | None, typer.Option(help="A Markdown file to write it into, between its two marks.")] = None,
+) -> None:
+    """Prints every setting as a table."""
+    from app import reference
+
+    if into is None:
+        typer.echo(reference.table())
+    else:
+        typer.echo("written" if reference.write_into(into) else "unchanged")
+
+
 def _settings(**choices: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in choices.items() if value is not None})

@@ -1,0 +1,52 @@
+"""The settings as a table for people, made from `app/settings.py`: `python -m app settings`."""
+
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from app.settings import Settings
+
+BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
+
+
+def table() -> str:
+    """Every setting as a row of a Markdown table: its variable, its default, what it means and in which unit."""
+    rows = [f"| `EARMARK_{name.upper()}` | {_default(field)} | {_cell(field)} |" for name, field in _fields()]
+    return "\n".join(("| variable | default | meaning |", "|---|---|---|", *rows))
+
+
+def write_into(document: Path) -> bool:
+    """Replace what stands between the two marks in a document; says whether that changed it.
+
+    Raises ValueError where the marks are missing.
+    """
+    text = document.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{document} has no marks {BEGIN} and {END}")
+    changed = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if changed != text:
+        document.write_text(changed, encoding="utf-8")
+    return changed != text
+
+
+def _fields() -> list[tuple[str, FieldInfo]]:
+    return list(Settings.model_fields.items())
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if default is None or default == "":
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, float):
+        return f"`{default:.10g}`"
+    return f"`{default}`"
+
+
+def _cell(field: FieldInfo) -> str:
+    if not field.description:
+        raise ValueError("a setting without a description")
+    return field.description.replace("|", "\\|")
