@@ -104,10 +104,10 @@ class Jobs:
         return lifecycle.read(document)
 
     def newest(
-        self, kind: str, limit: int, before: str | None, status: lifecycle.Status | None
+        self, owner: str, kind: str, limit: int, before: str | None, status: lifecycle.Status | None
     ) -> tuple[list[Job], str | None]:
         """A page of a list; see `Listing.newest`."""
-        return self._listing.newest(kind, limit, before, status)
+        return self._listing.newest(owner, kind, limit, before, status)
 
     def position(self, job: Job) -> int:
         """Its place in the line, 1 for the next; 0 when it does not wait."""

@@ -63,6 +63,7 @@ class Job(BaseModel):
     schema_version: int = SCHEMA
     id: str
     kind: str
+    owner: str = ""  # id of the API key that made it; empty where keys are switched off
     model: str  # the queue, by the model's name
     request: dict[str, Any]
     audio_ids: list[str]  # uploads that must stay until the job is over

@@ -1,6 +1,7 @@
-"""All jobs of a kind in the order in which they were made, for lists that are read page by page.
+"""Everybody's jobs of a kind in the order in which they were made, for lists that are read page by page.
 
-One sorted set a kind, with equal scores: Redis then sorts by the ids, and ids sort by the time at which they were made.
+One sorted set an owner and kind, with equal scores: Redis then sorts by the ids, and ids sort by the time at which
+they were made.
 """
 
 import time
@@ -22,8 +23,11 @@ def record_key(job_id: str) -> str:
     return f"earmark:job:{job_id}"
 
 
-def _list_key(kind: str) -> str:
-    return f"earmark:jobs:{kind}"
+_OWNERS = "earmark:owners"  # whoever made a job, ever: as many as there are keys
+
+
+def _list_key(owner: str, kind: str) -> str:
+    return f"earmark:jobs:{kind}:{owner}"
 
 
 class Listing:
@@ -34,20 +38,25 @@ class Listing:
 
     def add(self, pipe: Pipeline, job: Job) -> None:
         """Enter a new job, within a transaction."""
-        pipe.zadd(_list_key(job.kind), {job.id: 0})
+        pipe.zadd(_list_key(job.owner, job.kind), {job.id: 0})
+        pipe.sadd(_OWNERS, job.owner)
 
     def remove(self, pipe: Pipeline, job: Job) -> None:
         """Strike a deleted job out, within a transaction."""
-        pipe.zrem(_list_key(job.kind), job.id)
+        pipe.zrem(_list_key(job.owner, job.kind), job.id)
 
-    def newest(self, kind: str, limit: int, before: str | None, status: Status | None) -> tuple[list[Job], str | None]:
-        """Jobs, the newest first, made before the one with the id `before`; and the id to go on from, None at the end.
+    def newest(
+        self, owner: str, kind: str, limit: int, before: str | None, status: Status | None
+    ) -> tuple[list[Job], str | None]:
+        """An owner's jobs, the newest first, made before the one with the id `before`; and the id to go on from,
+        None at the end.
 
         Fewer than `limit` come, with more to follow, where few of those looked at are in the state asked for.
         """
         most = _LOOKED_AT if status else limit
         start = f"({before}" if before else "+"
-        found: Any = self._redis.zrange(_list_key(kind), start, "-", desc=True, bylex=True, offset=0, num=most + 1)
+        key = _list_key(owner, kind)
+        found: Any = self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=most + 1)
         job_ids = [member.decode() for member in found]
         jobs: list[Job] = []
         for place, document in enumerate(self._documents(job_ids[:most]), start=1):
@@ -60,7 +69,9 @@ class Listing:
     def trim(self, kind: str, age: float) -> int:
         """Drop jobs made more than `age` seconds ago, whose records Redis has dropped. Returns how many."""
         oldest = ids.first_id(_PREFIXES[kind], time.time() - age)
-        return self._redis.zremrangebylex(_list_key(kind), "-", f"({oldest}")
+        owners: Any = self._redis.smembers(_OWNERS)
+        keys = [_list_key(owner.decode(), kind) for owner in owners]
+        return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
 
     def _documents(self, job_ids: list[str]) -> list[bytes | None]:
         documents: Any = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []

@@ -1,12 +1,14 @@
 """What routes reach: the parts of one deployment, made once by `create_app`, as annotated dependencies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
 from redis import Redis
 
+from app import callers
 from app.audio.records import AudioRecords
+from app.callers import ANYBODY, Caller
 from app.jobs import Jobs, connect
 from app.metrics import Metrics
 from app.outside import Outside
@@ -17,7 +19,7 @@ from app.storage import Storage
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that requests share; all are safe to use from several threads."""
+    """The parts that requests share, safe to use from several threads; and who asks."""
 
     settings: Settings
     redis: Redis
@@ -27,6 +29,7 @@ class Parts:
     registry: Registry
     metrics: Metrics
     outside: Outside
+    caller: Caller = ANYBODY
 
     @classmethod
     def open(cls, settings: Settings) -> "Parts":
@@ -50,7 +53,7 @@ class Parts:
 
 
 def _parts(request: Request) -> Parts:
-    return request.app.state.parts
+    return replace(request.app.state.parts, caller=callers.of(request))
 
 
 UsesParts = Annotated[Parts, Depends(_parts)]

@@ -22,6 +22,7 @@ class Audio(BaseModel):
 
     schema_version: int = SCHEMA
     id: str
+    owner: str = ""  # id of the API key that made it; empty where keys are switched off
     filename: str | None
     bytes: int
     sha256: str

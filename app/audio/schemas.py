@@ -29,7 +29,7 @@ class AudioAnswer(BaseModel):
     @classmethod
     def of(cls, audio: Audio) -> "AudioAnswer":
         """The answer for a record."""
-        fields = audio.model_dump(exclude={"schema_version", "created_at", "expires_at"})
+        fields = audio.model_dump(exclude={"schema_version", "owner", "created_at", "expires_at"})
         return cls(
             **fields,
             created_at=datetime.fromtimestamp(audio.created_at, UTC),

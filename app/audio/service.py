@@ -52,6 +52,7 @@ class Uploads:
             now = time.time()
             audio = Audio(
                 id=audio_id,
+                owner=self._parts.caller.key_id,
                 filename=_plain_name(part.filename),
                 bytes=stored.bytes,
                 sha256=stored.sha256,
@@ -93,10 +94,10 @@ async def received(parts: Parts) -> AsyncIterator[Uploads]:
 
 
 def find(parts: Parts, audio_id: str) -> Audio:
-    """The record of an upload; raises `NotFound` for what is no id, too."""
+    """The record of the caller's upload; raises `NotFound` for what is no id and what is another's, too."""
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
-    return parts.audio.get(audio_id)
+    return parts.caller.own(parts.audio.get(audio_id), "audio")
 
 
 async def find_async(parts: Parts, audio_id: str) -> Audio:

@@ -50,6 +50,7 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
     job = Job(
         id=new_id(SEPARATION),
         kind=KIND,
+        owner=parts.caller.key_id,
         model=model.name,
         request=request.model_dump(),
         audio_ids=list(dict.fromkeys(used)),
@@ -65,10 +66,10 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
 
 
 def find(parts: Parts, job_id: str) -> Job:
-    """The record of a separation; raises `NotFound` for what is no id, too."""
+    """The record of the caller's separation; raises `NotFound` for what is no id and what is another's, too."""
     if not is_id(job_id, SEPARATION):
         raise NotFound("There is no such separation.")
-    return parts.jobs.get(job_id)
+    return parts.caller.own(parts.jobs.get(job_id), "job")
 
 
 def tell(parts: Parts, job: Job) -> SeparationAnswer:
@@ -85,10 +86,13 @@ def etag(answer: SeparationAnswer) -> str:
 def newest(
     parts: Parts, status: Status | None, limit: int, cursor: str | None
 ) -> tuple[list[SeparationAnswer], str | None]:
-    """Separations, the newest first, and the cursor of the next page; raises `RequestInvalid` for no such cursor."""
+    """The caller's separations, the newest first, and the cursor of the next page.
+
+    Raises `RequestInvalid` for what is no cursor.
+    """
     if cursor is not None and not is_id(cursor, SEPARATION):
         raise RequestInvalid("The cursor is none that a page gave.")
-    jobs, following = parts.jobs.newest(KIND, limit, cursor, status)
+    jobs, following = parts.jobs.newest(parts.caller.key_id, KIND, limit, cursor, status)
     return [tell(parts, job) for job in jobs], following
 
 

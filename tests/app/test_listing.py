@@ -69,7 +69,7 @@ def test_old_entries_are_trimmed(folder_service: Service) -> None:
     assert listing() == 0
     ancient = first_id("sep", time.time() - 400 * 86400)
     assert is_id(ancient, "sep") and ancient < jobs[-1] < first_id("sep", time.time() + 1) < new_id("seq")
-    folder_service.parts.redis.zadd("earmark:jobs:separation", {ancient: 0})
+    folder_service.parts.redis.zadd("earmark:jobs:separation:", {ancient: 0})
     assert listing() == 1 and pages(folder_service) == [jobs]
 
 
