@@ -16,7 +16,6 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 from rq import Queue
-from rq.executions import ExecutionRegistry
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -56,6 +55,7 @@ class Housekeeping:
         for queue in self._queues():
             self._drop_the_dead(queue)
             self._drop_the_dropped(queue)
+        self._jobs.serve_all()
         for job_id in self._jobs.lost():
             self._guarded(self._bring_back, job_id)
         # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.
@@ -111,8 +111,6 @@ class Housekeeping:
 
     def _bring_back(self, job_id: str) -> None:
         before = self._jobs.get(job_id)
-        # RQ keeps the names of executions for longer than the executions, and cannot delete a job that has such.
-        self._redis.delete(ExecutionRegistry(job_id, self._redis).key)
         after = self._jobs.requeue(job_id)
         if after is None:
             return

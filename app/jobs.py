@@ -3,8 +3,8 @@
 The life of a job (the steps are in `lifecycle.py`):
 
 1. `create(job)` writes the record and its first event in one transaction that also checks that its uploads exist and
-   marks them as used, then puts the id on the RQ queue `earmark:MODEL`. A process that dies between the two loses
-   nothing: housekeeping finds the record in `lost()` and `requeue()`s it.
+   marks them as used, and gives the job its place in the line (`line.py`), from which it comes to an RQ queue in its
+   turn. What falls out of both, housekeeping finds in `lost()` and `requeue()`s.
 2. The worker's task `worker.tasks.separate(id)` calls `claim(id, execution)` with an id that is new for every
    delivery. None: the job is over, canceled, gone, or was given up; return quietly. A claim takes the job away from
    an earlier execution, which from then on can change nothing.
@@ -28,14 +28,15 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import WatchError
 from rq import Queue
 
 from app import lifecycle
 from app.audio.records import audio_key, users_key
-from app.errors import AlreadyOver, NotFound, QueueFull, RecordTooNew
+from app.errors import AlreadyOver, NotFound, RecordTooNew
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
+from app.line import Line
 from app.listing import Listing, record_key
 from app.queues import TASKS, Queues, connect, queue_name
 from app.settings import Settings
@@ -53,10 +54,6 @@ def events_key(job_id: str) -> str:
     return f"earmark:job:{job_id}:events"
 
 
-def _waiting(model: str) -> str:
-    return f"earmark:jobs:waiting:{model}"
-
-
 class Jobs:
     """All jobs of one deployment."""
 
@@ -64,18 +61,18 @@ class Jobs:
         self.redis = redis
         self._settings = settings
         self._queues = Queues(redis, settings)
+        self._line = Line(redis, settings)
         self._leftovers = Leftovers(redis)
         self._listing = Listing(redis)
 
     # What HTTP does
 
     def create(self, job: Job) -> Job:
-        """Write a new record and put it on its queue.
+        """Write a new record and put it in line; where a worker is free, it is on its queue at once.
 
         Raises `QueueFull`, and `NotFound` if one of its uploads is gone; then there is no record.
         """
-        if self.redis.zcard(_waiting(job.model)) >= self._settings.queue_jobs:
-            raise QueueFull("Too many jobs wait for this model; try again later.")
+        self._line.check(job)
         job = job.model_copy(update={"revision": 1})
         uploads = [audio_key(audio_id) for audio_id in job.audio_ids]
 
@@ -88,12 +85,10 @@ class Jobs:
             pipe.multi()
             self._write(pipe, job, "state")
             self._listing.add(pipe, job)
+            self._queues.write(pipe, job)
+            self._line.enter(pipe, job)
 
         self._transaction(write, record_key(job.id), *uploads)
-        try:
-            self.enqueue(job)
-        except RedisError as error:  # the record stands, so the job is accepted: housekeeping queues it
-            log.error("%s is not on its queue yet: %s", job.id, error)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -111,16 +106,13 @@ class Jobs:
 
     def position(self, job: Job) -> int:
         """Its place in the line, 1 for the next; 0 when it does not wait."""
-        rank: Any = self.redis.zrank(_waiting(job.model), job.id)
-        return 0 if rank is None else rank + 1
+        return self._line.position(job)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a waiting job, or ask a running one to stop. Raises `AlreadyOver`, `NotFound`."""
         job = self._change(job_id, lambda job: lifecycle.cancel_requested(job, time.time()), "state")
         if job is None:
             raise AlreadyOver()
-        if job.over:
-            self._queues.remove(job)
         return job
 
     def delete(self, job_id: str) -> Job:
@@ -144,7 +136,6 @@ class Jobs:
             deleted[:] = [job]
 
         self._transaction(write, record_key(job_id))
-        self._queues.remove(deleted[0])
         return deleted[0]
 
     # What workers do
@@ -219,15 +210,19 @@ class Jobs:
     def release(self, job_id: str, execution: str) -> bool:
         """Give the job back unfinished, because the worker shuts down; it waits again. False: not this execution's."""
         attempts = self._settings.job_attempts
-        return self._own(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts, execution), "state")
+        return self._own(
+            job_id, lambda job: lifecycle.requeued(job, time.time(), attempts, execution), "state", self._back
+        )
 
     # What housekeeping does
 
     def lost(self) -> list[str]:
-        """Ids of jobs that wait or run by their record, and that RQ neither holds nor runs, for `lost_after` s."""
+        """Ids of jobs that wait or run by their record, and that neither the line nor RQ has, for `lost_after` s."""
         members: Any = self.redis.smembers(_OPEN)
-        unfinished = [member.decode() for member in members]
-        held: dict[str, set[str]] = {}
+        unfinished = {member.decode() for member in members}
+        for model in self._line.models():  # in the order in which ids move on, so that none slips past
+            unfinished -= self._line.members(model)
+            unfinished -= self._queues.held(model)
         lost = []
         for job_id in sorted(unfinished):
             try:
@@ -240,24 +235,30 @@ class Jobs:
             except ValueError:  # one damaged record must not keep the others from being brought back
                 log.exception("the record of %s cannot be read", job_id)
                 continue
-            if job.over or time.time() - job.changed_at < self._settings.lost_after:
-                continue
-            if job.model not in held:
-                held[job.model] = self._queues.held(job.model)
-            if job.id not in held[job.model]:
+            if not job.over and time.time() - job.changed_at >= self._settings.lost_after:
                 lost.append(job.id)
         return lost
 
     def requeue(self, job_id: str) -> Job | None:
-        """Put a lost job back on its queue, or give it up if its executions died too often. None: it is over."""
+        """Put a lost job in front of its queue: it has had its turn. None: it is over.
+
+        One whose executions died too often is given up.
+        """
+
+        def put(pipe: Pipeline, job: Job) -> None:
+            if not job.over:
+                self._back(pipe, job)
+                self._queues.put_first(pipe, job)
+
         attempts = self._settings.job_attempts
         try:
-            job = self._change(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts), "state")
+            return self._change(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts), "state", put)
         except NotFound:
             return None
-        if job is not None and not job.over:
-            self._queues.put_again(job)
-        return job
+
+    def _back(self, pipe: Pipeline, job: Job) -> None:
+        if not job.over:
+            self._line.back(pipe, job)
 
     def expired(self, limit: int = 100) -> list[str]:
         """Ids of jobs whose stems have been kept as long as promised, the oldest first."""
@@ -277,17 +278,26 @@ class Jobs:
 
     # The queue, and figures
 
-    def queue(self, model: str) -> Queue:
-        """The RQ queue of a model's jobs."""
-        return self._queues.queue(model)
+    def queue(self, model: str, short: bool = False) -> Queue:
+        """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
+        return self._queues.queue(model, short)
 
-    def enqueue(self, job: Job) -> None:
-        """Put a job's id on its queue, once."""
-        self._queues.put(job)
+    def serve(self, model: str) -> None:
+        """Put jobs whose turn has come on the queue; cheap, and harmless whoever calls it."""
+        self._line.fill(model)
+
+    def serve_all(self) -> None:
+        """The same for every model."""
+        for model in self._line.models():
+            self._line.fill(model)
 
     def waiting(self, model: str) -> int:
         """How many jobs of a model wait."""
-        return self.redis.zcard(_waiting(model))
+        return self._line.waiting(model)
+
+    def waiting_seconds(self, model: str) -> float:
+        """Seconds of audio of the jobs of a model that wait."""
+        return self._line.waiting_seconds(model)
 
     def unfinished(self) -> int:
         """How many jobs wait or run, of all models."""
@@ -368,13 +378,11 @@ class Jobs:
         pipe.sadd(_OPEN, job.id)
         for audio_id in job.audio_ids:
             pipe.sadd(users_key(audio_id), job.id)
-        if job.status == "queued":
-            pipe.zadd(_waiting(job.model), {job.id: job.changed_at})
-        else:
-            pipe.zrem(_waiting(job.model), job.id)
+        if job.status == "running" and event == "state":
+            self._line.leave(pipe, job, over=False)
 
     def _leave_indices(self, pipe: Pipeline, job: Job) -> None:
         pipe.srem(_OPEN, job.id)
-        pipe.zrem(_waiting(job.model), job.id)
+        self._line.leave(pipe, job, over=True)
         for audio_id in job.audio_ids:
             pipe.srem(users_key(audio_id), job.id)

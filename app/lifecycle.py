@@ -67,6 +67,8 @@ class Job(BaseModel):
     model: str  # the queue, by the model's name
     request: dict[str, Any]
     audio_ids: list[str]  # uploads that must stay until the job is over
+    weight: float = 1.0  # its share of the workers beside other owners' jobs
+    audio_seconds: float | None = None  # of the recording that it works on; None where its header does not say
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None

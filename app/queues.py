@@ -1,20 +1,23 @@
-"""RQ queues, one a model: `earmark:MODEL`, with the JSON serializer and one entry a job, named by the job's id.
+"""RQ queues, two a model, with the JSON serializer and one entry a job, named by the job's id.
 
-What RQ says about a job is a hint; its record is the truth. So entries may be put, removed and lost at will.
+`earmark:MODEL` is for workers that take any job, `earmark:MODEL:short` for those that take short ones only. They are
+kept short: jobs wait for their turn in `line.py`. What RQ says about a job is a hint; its record is the truth. So
+entries may be put, removed and lost at will.
 """
-
-from contextlib import suppress
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as RedisRetry
 from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.executions import ExecutionRegistry
 from rq.job import Job as Entry
+from rq.job import JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.utils import now
 
 from app.lifecycle import Job
 from app.settings import Settings
@@ -34,9 +37,9 @@ def connect(settings: Settings) -> Redis:
     )
 
 
-def queue_name(model: str) -> str:
-    """The RQ queue of a model's jobs."""
-    return f"earmark:{model}"
+def queue_name(model: str, short: bool = False) -> str:
+    """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
+    return f"earmark:{model}:short" if short else f"earmark:{model}"
 
 
 class Queues:
@@ -46,42 +49,45 @@ class Queues:
         self._redis = redis
         self._settings = settings
 
-    def queue(self, model: str) -> Queue:
-        """The RQ queue of a model's jobs."""
-        return Queue(queue_name(model), connection=self._redis, serializer=JSONSerializer)
+    def queue(self, model: str, short: bool = False) -> Queue:
+        """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
+        return Queue(queue_name(model, short), connection=self._redis, serializer=JSONSerializer)
 
-    def put(self, job: Job) -> None:
-        """Put a job's id on its queue, unless it has an entry already."""
-        with suppress(DuplicateJobError):
-            self.queue(job.model).enqueue_call(
-                TASKS[job.kind],
-                args=[job.id],
-                timeout=int(self._settings.job_timeout),
-                result_ttl=0,
-                failure_ttl=_KEEP_FAILURES,
-                job_id=job.id,
-                retry=Retry(max=self._settings.job_attempts),
-                unique=True,
-            )
+    def write(self, pipe: Pipeline, job: Job) -> None:
+        """A job's entry, on no queue yet, within a transaction."""
+        entry = Entry.create(
+            TASKS[job.kind],
+            args=[job.id],
+            id=job.id,
+            connection=self._redis,
+            serializer=JSONSerializer,
+            origin=queue_name(job.model),
+            status=JobStatus.QUEUED,
+            timeout=int(self._settings.job_timeout),
+            result_ttl=0,
+            failure_ttl=_KEEP_FAILURES,
+            retry=Retry(max=self._settings.job_attempts),
+        )
+        entry.enqueued_at = now()
+        entry.save(pipeline=pipe)
 
-    def put_again(self, job: Job) -> None:
-        """Put a job's id on its queue, whatever became of its last entry."""
-        self._forget(job)
-        self.put(job)
-
-    def remove(self, job: Job) -> None:
-        """Take the id off its list. A worker that already holds it finds nothing to claim."""
-        if self._redis.lrem(self.queue(job.model).key, 1, job.id):
-            self._forget(job)
+    def put_first(self, pipe: Pipeline, job: Job) -> None:
+        """Put a job in front of its queue with a new entry, whatever became of its last one, within a transaction."""
+        for short in (False, True):
+            pipe.lrem(self.queue(job.model, short).key, 0, job.id)
+        # RQ keeps the names of executions for longer than the executions.
+        pipe.delete(Entry.key_for(job.id), ExecutionRegistry(job.id, self._redis).key)
+        self.write(pipe, job)
+        queue = self.queue(job.model)
+        pipe.sadd(Queue.redis_queues_keys, queue.key)
+        pipe.lpush(queue.key, job.id)
 
     def held(self, model: str) -> set[str]:
         """Ids that RQ holds. Read in the order in which ids move on, so that none slips past between two reads."""
-        queue = self.queue(model)
-        waiting = queue.get_job_ids()
-        taken = queue.intermediate_queue.get_job_ids()
-        started = StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False)
-        return {*waiting, *taken, *started}
-
-    def _forget(self, job: Job) -> None:
-        with suppress(NoSuchJobError):
-            Entry.fetch(job.id, connection=self._redis, serializer=JSONSerializer).delete()
+        queues = [self.queue(model, short) for short in (True, False)]
+        found: set[str] = set()
+        found.update(*(queue.get_job_ids() for queue in queues))
+        found.update(*(queue.intermediate_queue.get_job_ids() for queue in queues))
+        for queue in queues:
+            found.update(StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False))
+        return found

@@ -43,8 +43,9 @@ class ModelDescription(BaseModel):
     classes: list[ClassDescription] = []
 
 
-def _workers(model: str) -> str:
-    return f"earmark:workers:{model}"
+def workers_key(model: str, short: bool = False) -> str:
+    """The Redis key of a model's workers by their last heartbeat; `short`: of those that take short jobs only."""
+    return f"earmark:workers:{model}:short" if short else f"earmark:workers:{model}"
 
 
 class Registry:
@@ -55,27 +56,35 @@ class Registry:
         self._settings = settings
         self._parsed: dict[bytes | str, ModelDescription] = {}
 
-    def announce(self, description: dict, worker: str) -> None:
+    def announce(self, description: dict, worker: str, short: bool = False) -> None:
         """A worker has loaded a model and is ready. `worker` is its own name, new for every start."""
         model = ModelDescription.model_validate(description)
         self._redis.hset(_MODELS, model.name, model.model_dump_json())
-        self.beat(model.name, worker)
+        self.beat(model.name, worker, short)
 
-    def beat(self, model: str, worker: str) -> None:
-        """The worker lives. To be called every `heartbeat_seconds`, while a job runs too."""
-        self._redis.zadd(_workers(model), {worker: time.time()})
+    def beat(self, model: str, worker: str, short: bool = False) -> None:
+        """The worker lives. To be called every `heartbeat_seconds`, while a job runs too.
+
+        `short`: it takes short jobs only.
+        """
+        self._redis.zadd(workers_key(model), {worker: time.time()})
+        if short:
+            self._redis.zadd(workers_key(model, short=True), {worker: time.time()})
 
     def leave(self, model: str, worker: str) -> None:
         """The worker ends in good order."""
-        self._redis.zrem(_workers(model), worker)
+        self._redis.zrem(workers_key(model), worker)
+        self._redis.zrem(workers_key(model, short=True), worker)
 
     def workers(self, model: str) -> int:
         """How many workers of the model are alive."""
-        return self._redis.zcount(_workers(model), time.time() - self._settings.heartbeat_timeout, "+inf")
+        return self._redis.zcount(workers_key(model), time.time() - self._settings.heartbeat_timeout, "+inf")
 
     def forget_dead(self, model: str) -> int:
         """Drop the names of workers that have been silent for ten times the limit. Returns how many."""
-        return self._redis.zremrangebyscore(_workers(model), 0, time.time() - 10 * self._settings.heartbeat_timeout)
+        silent = time.time() - 10 * self._settings.heartbeat_timeout
+        self._redis.zremrangebyscore(workers_key(model, short=True), 0, silent)
+        return self._redis.zremrangebyscore(workers_key(model), 0, silent)
 
     def models(self) -> list[ModelDescription]:
         """Every model ever announced, by name."""

@@ -62,7 +62,22 @@ class Settings(BaseSettings):
         default=10.0, ge=0, description="seconds a job may be unknown to the queue before it is put back"
     )
     queue_jobs: int = Field(
-        default=1000, ge=1, description="waiting jobs of one model above which new ones are refused"
+        default=10_000, ge=1, description="waiting jobs of one model above which new ones are refused"
+    )
+    queue_audio_seconds: float = Field(
+        default=1_000_000.0, gt=0, description="seconds of their audio above which new ones are refused"
+    )
+    queue_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="part of both that one key's jobs may be; without keys there is no such limit",
+    )
+    ready_jobs: int = Field(
+        default=1, ge=1, description="jobs that lie ready for each living worker; the others wait for a fair turn"
+    )
+    short_seconds: float = Field(
+        default=60.0, ge=0, description="seconds of audio up to which a job is one for workers started with --short"
     )
 
     # Limits on what is sent

@@ -54,6 +54,7 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
         model=model.name,
         request=request.model_dump(),
         audio_ids=list(dict.fromkeys(used)),
+        audio_seconds=mixture.duration,
         targets=[TargetState(name=target.name, label=target.label) for target in targets],
         metadata=sent.metadata,
         created_at=now,

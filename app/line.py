@@ -1,0 +1,145 @@
+"""The line: where jobs wait for their turn, in front of RQ's short queues, and how they are shared out fairly.
+
+Jobs enter with their owner (an API key), a weight (its priority) and a cost (seconds of audio). They are served by
+start-time fair queueing, so that owners who wait get audio seconds in proportion to their weights, and one who has
+nothing waiting is next at once. Served jobs lie on a ready list, an RQ queue, as many as its living workers may need.
+The steps and the keys are in `line.lua`; each is one script, so that nothing can die in the midst of one, and may run
+inside the transaction that changes the job's record. Every step also serves what can be served.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+from rq.job import Job as Entry
+from rq.registry import StartedJobRegistry
+
+from app.errors import QueueFull
+from app.lifecycle import Job
+from app.queues import queue_name
+from app.registry import workers_key
+from app.settings import Settings
+
+_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
+_LINES = "earmark:lines"  # the models that have had one
+_LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its audio
+_UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
+
+
+def _waiting(model: str) -> str:
+    return f"earmark:jobs:waiting:{model}"
+
+
+def _lane(model: str) -> str:
+    return f"earmark:line:{model}"
+
+
+class Line:
+    """The lines of one deployment, one a model."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._keys: dict[str, tuple[str, ...]] = {}
+
+    # Steps; with a pipeline, part of its transaction
+
+    def enter(self, pipe: Pipeline, job: Job) -> None:
+        """A new job gets its place; its entry for RQ must be there before. Entered again, it keeps its place."""
+        self._step(pipe, job.model, "enter", job.id, *self._burden(job))
+
+    def back(self, pipe: Pipeline, job: Job) -> None:
+        """A job that had its turn waits again, in front of the line; whoever calls puts it on a ready list."""
+        self._step(pipe, job.model, "back", job.id, *self._burden(job))
+
+    def leave(self, pipe: Pipeline, job: Job, over: bool) -> None:
+        """A job waits no more, if it did; `over`: nobody shall work on it, so that RQ's entry goes too."""
+        self._step(pipe, job.model, "leave", job.id, int(over))
+
+    def fill(self, model: str) -> None:
+        """Serve what can be served: workers may have come, gone, or become idle."""
+        self._step(self._redis, model, "fill", "")
+
+    def check(self, job: Job) -> None:
+        """Raises `QueueFull` where so much waits that this job may not. Many at once may go a little beyond."""
+        settings = self._settings
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(_waiting(job.model))
+            fields = ["milliseconds", f"jobs of {job.owner}", f"milliseconds of {job.owner}"]
+            pipe.hmget(f"{_lane(job.model)}:load", fields)
+            jobs, load = pipe.execute()
+        audio, own_jobs, own_audio = (int(figure or 0) for figure in load)
+        if jobs >= settings.queue_jobs or audio >= settings.queue_audio_seconds * 1000:
+            raise QueueFull("Too many jobs wait for this model; try again later.")
+        share = settings.queue_share if job.owner else 1.0
+        if own_jobs >= share * settings.queue_jobs or own_audio >= share * settings.queue_audio_seconds * 1000:
+            raise QueueFull("Too many of your own jobs wait for this model; try again later.")
+
+    # Figures
+
+    def position(self, job: Job) -> int:
+        """Its place among all that wait, those on ready lists too: 1 for the next; 0 when it does not wait.
+
+        Who comes later with a lesser share may get a place before it, and short jobs may pass it.
+        """
+        rank: Any = self._redis.zrank(_waiting(job.model), job.id)
+        return 0 if rank is None else rank + 1
+
+    def waiting(self, model: str) -> int:
+        """How many jobs wait, those on ready lists too."""
+        return self._redis.zcard(_waiting(model))
+
+    def waiting_seconds(self, model: str) -> float:
+        """Seconds of audio of the jobs that wait."""
+        milliseconds: Any = self._redis.hget(f"{_lane(model)}:load", "milliseconds")
+        return int(milliseconds or 0) / 1000
+
+    def models(self) -> list[str]:
+        """Models that have or had jobs."""
+        found: Any = self._redis.smembers(_LINES)
+        return sorted(member.decode() for member in found)
+
+    def members(self, model: str) -> set[str]:
+        """Ids of the jobs in line, those on ready lists left out."""
+        with self._redis.pipeline() as pipe:
+            pipe.zrange(_lane(model), 0, -1)
+            pipe.zrange(f"{_lane(model)}:short", 0, -1)
+            return {member.decode() for lane in pipe.execute() for member in lane}
+
+    # How
+
+    def _burden(self, job: Job) -> tuple[Any, ...]:
+        seconds = _UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
+        short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
+        return round(seconds * 1000), job.weight, int(short), job.owner
+
+    def _step(self, client: Redis, model: str, *arguments: Any) -> None:
+        if model not in self._keys:
+            self._keys[model] = self._keys_of(model)
+        keys = self._keys[model]
+        client.eval(
+            _SCRIPT,
+            len(keys),
+            *keys,
+            model,
+            self._settings.ready_jobs,
+            self._settings.heartbeat_timeout,
+            queue_name(model),
+            queue_name(model, short=True),
+            Entry.redis_job_namespace_prefix,
+            *arguments,
+        )
+
+    def _keys_of(self, model: str) -> tuple[str, ...]:
+        lane, ready = _lane(model), []
+        for short in (False, True):
+            queue = Queue(queue_name(model, short=short), connection=self._redis)
+            ready += [queue.key, queue.intermediate_queue_key, StartedJobRegistry(queue=queue).key]
+        return (
+            *(_waiting(model), lane, f"{lane}:short", f"{lane}:jobs", f"{lane}:finish", f"{lane}:load"),
+            *(f"{lane}:clock", _LINES, Queue.redis_queues_keys),
+            *(workers_key(model), workers_key(model, short=True)),
+            *ready,
+        )
