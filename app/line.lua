@@ -140,7 +140,7 @@ local function fill()
   local seconds = call('TIME')
   local since = tonumber(seconds[1]) + tonumber(seconds[2]) / 1e6 - silence
   local for_short = call('ZCOUNT', short_workers, since, '+inf')
-  any.least, brief.least = 1, 0
+  any.least, brief.least = per_worker, 0 -- something is ready for a worker that starts
   if for_short == 0 then -- the last one has gone
     local left = call('RPOP', brief.list)
     while left do

@@ -22,12 +22,18 @@ def main(
         int | None,
         typer.Option(min=0, help="Threads to compute with; 0: one a core.  [default: EARMARK_WORKER_THREADS, or 0]"),
     ] = None,
+    short: Annotated[
+        bool,
+        typer.Option(
+            "--short", help="Take short jobs only (EARMARK_SHORT_SECONDS), so that long ones never block them."
+        ),
+    ] = False,
     burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
     hand_over_after: Annotated[
         float, typer.Option(help="Seconds a job may still run after SIGTERM before it goes back to the queue.")
     ] = 20.0,
 ) -> None:
-    """Works on the queue `earmark:MODEL`; the queue and the store come from EARMARK_* variables.
+    """Takes jobs of a model, each in its turn; the queue and the store come from EARMARK_* variables.
 
     Several workers on one host that compute on its CPU share its cores: give each its part with --threads.
     """
@@ -36,7 +42,15 @@ def main(
     from worker.service import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
 
     try:
-        work(settings, model or settings.model, device, precision, burst=burst, hand_over_after=hand_over_after)
+        work(
+            settings,
+            model or settings.model,
+            device,
+            precision,
+            burst=burst,
+            hand_over_after=hand_over_after,
+            short=short,
+        )
     except WorkerUnusable as error:
         typer.secho(f"The worker cannot start: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None

@@ -138,6 +138,7 @@ class GpuWorker(SimpleWorker):
         to another worker; the first must fit into the second a few times.
     hand_over_after: s that a job may still run after SIGTERM before it goes back to the queue.
     on_overrun: called with a job's and its execution's id just before the process ends for its sake.
+    on_idle: called when a job's work is done, before the next one is looked for.
     """
 
     death_penalty_class = Deadline
@@ -154,12 +155,14 @@ class GpuWorker(SimpleWorker):
         heartbeat_timeout: float,
         hand_over_after: float,
         on_overrun: Callable[[str, str], object],
+        on_idle: Callable[[], object] = lambda: None,
     ) -> None:
         self.signals = signals
         self.heartbeat_seconds = heartbeat_seconds
         self.heartbeat_timeout = math.ceil(heartbeat_timeout)
         self.hand_over_after = hand_over_after
         self.on_overrun = on_overrun
+        self.on_idle = on_idle
         self.told_to_stop = False
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
@@ -188,6 +191,10 @@ class GpuWorker(SimpleWorker):
         finally:
             watch.stop()
         self.set_state(WorkerStatus.IDLE)
+        try:
+            self.on_idle()
+        except RedisError as error:  # if it stays away, the next look for a job says so
+            logger.warning("the queue's server does not answer: %s", error)
 
     def _watch(self, job: Job, execution: Execution) -> Watch:
         timeout = float(job.timeout or self.queue_class.DEFAULT_TIMEOUT)

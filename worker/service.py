@@ -41,11 +41,18 @@ class CutOff(Exception):
 
 
 def work(
-    settings: Settings, model: str, device: str, precision: Precision, *, burst: bool, hand_over_after: float
+    settings: Settings,
+    model: str,
+    device: str,
+    precision: Precision,
+    *,
+    burst: bool,
+    hand_over_after: float,
+    short: bool = False,
 ) -> None:
     """Take jobs of a model until told to stop; with `burst`, until none is left. Raises WorkerUnusable, CutOff.
 
-    model: a preset's name or a folder; `hand_over_after`: as in `GpuWorker`.
+    model: a preset's name or a folder; `hand_over_after`: as in `GpuWorker`; `short`: take short jobs only.
     """
     began = time.monotonic()
     if settings.worker_threads:
@@ -57,12 +64,13 @@ def work(
     bench = _bench(engine, redis, settings)
     try:
         try:
-            worker = _worker(bench, queue_name(description["name"]), redis, hand_over_after)
-            registry.announce(description, worker.name)
+            worker = _worker(bench, description["name"], short, redis, hand_over_after)
+            registry.announce(description, worker.name, short)
+            bench.jobs.serve(description["name"])
         except RedisError as error:
             raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
-        _take_jobs(worker, _Presence(registry, description, worker.name, settings.heartbeat_seconds), burst)
+        _take_jobs(worker, _Presence(registry, description, worker.name, short, settings.heartbeat_seconds), burst)
     finally:
         bench.scratch.close()
 
@@ -109,10 +117,10 @@ def _bench(engine: Engine, redis: Redis, settings: Settings) -> Workbench:
         raise WorkerUnusable(f"no temporary folder: {error}") from error
 
 
-def _worker(bench: Workbench, queue: str, redis: Redis, hand_over_after: float) -> GpuWorker:
+def _worker(bench: Workbench, model: str, short: bool, redis: Redis, hand_over_after: float) -> GpuWorker:
     overrun = JobError(code="timed_out", detail="Did not stop at its timeout; its worker was ended.")
     return GpuWorker(
-        queue,
+        queue_name(model, short),
         connection=redis,
         tasks={TASKS["separation"]: functools.partial(separate, bench)},
         signals=bench.signals,
@@ -120,6 +128,7 @@ def _worker(bench: Workbench, queue: str, redis: Redis, hand_over_after: float) 
         heartbeat_timeout=bench.settings.heartbeat_timeout,
         hand_over_after=hand_over_after,
         on_overrun=lambda job_id, execution: bench.jobs.fail(job_id, execution, overrun),
+        on_idle=lambda: bench.jobs.serve(model),
     )
 
 
@@ -127,12 +136,13 @@ class _Presence(threading.Thread):
     """Tells the registry that the worker lives, whether it works or waits, and what it can do should the server
     have lost that."""
 
-    def __init__(self, registry: Registry, description: dict, worker: str, interval: float) -> None:
+    def __init__(self, registry: Registry, description: dict, worker: str, short: bool, interval: float) -> None:
         super().__init__(name="earmark-presence", daemon=True)
         self._registry = registry
         self._description = description
         self._model: str = description["name"]
         self._worker = worker
+        self._short = short
         self._interval = interval
         self._over = threading.Event()
 
@@ -148,9 +158,9 @@ class _Presence(threading.Thread):
             self._registry.model(self._model)
         except ModelUnavailable:
             logger.warning("the queue's server has lost what it held; announcing %s again", self._model)
-            self._registry.announce(self._description, self._worker)
+            self._registry.announce(self._description, self._worker, self._short)
         else:
-            self._registry.beat(self._model, self._worker)
+            self._registry.beat(self._model, self._worker, self._short)
 
     def stop(self) -> None:
         self._over.set()

@@ -308,7 +308,7 @@ def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: Jobs, job
 def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
     redis: Redis, upload: str, damage: bytes
 ) -> None:
-    jobs = Jobs(redis, Settings(lost_after=0))
+    jobs = Jobs(redis, Settings(lost_after=0, ready_jobs=2))
     damaged, whole = (jobs.create(new_job(upload)) for _ in range(2))
     redis.delete("rq:queue:" + queue_name(whole.model))
     redis.set(record_key(damaged.id), damage)

@@ -14,6 +14,7 @@ import soundfile
 from rq.command import send_stop_job_command
 
 from app.jobs import Jobs
+from app.queues import Queues
 from app.separations.records import SeparationResult
 from app.settings import Settings
 from tests.end_to_end.deployment import RATE, Deployment, eventually
@@ -77,7 +78,9 @@ def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subp
     job = deployment.submit(deployment.upload(), [{"name": "dog", "label": "Dog"}])
     done = deployment.wait(job)
     stored = deployment.stored(job)
-    deployment.jobs.enqueue(job)
+    with deployment.redis.pipeline() as pipe:
+        Queues(deployment.redis, deployment.settings).put_first(pipe, done)
+        pipe.execute()
     eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"))
     assert deployment.jobs.get(job.id) == done
     assert deployment.stored(job) == stored
