@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,6 +73,16 @@ def settings(
         typer.echo(reference.table())
     else:
         typer.echo("written" if reference.write_into(into) else "unchanged")
+
+
+@cli.command()
+def openapi(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("openapi.json")) -> None:
+    """Writes the contract as an OpenAPI document."""
+    from app.main import create_app
+    from app.openapi import text
+
+    with tempfile.TemporaryDirectory() as home:
+        path.write_text(text(create_app(Settings(home=Path(home)))), encoding="utf-8")
 
 
 def _settings(**choices: Any) -> Settings:

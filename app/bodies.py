@@ -48,10 +48,15 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def is_json(request: Request) -> bool:
+    """Whether the body says that it is JSON."""
+    kind = media_type(request)
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
 async def read_json(request: Request, settings: Settings) -> Any:
     """A JSON body of at most `body_bytes`; raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` does."""
-    kind = media_type(request)
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    if not is_json(request):
         raise MediaTypeUnsupported("Send application/json.")
     body = bytearray()
     async for chunk in chunks(request, settings, settings.body_bytes):

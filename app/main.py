@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from app import docs, openapi, problems
 from app.audio.routes import router as audio
+from app.audio.schemas import UrlSent
 from app.health.routes import router as health
 from app.labels.routes import router as labels
 from app.models.routes import router as models
@@ -44,6 +45,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-    openapi.describe(app, [SeparationCreate])
+    openapi.describe(app, [SeparationCreate, UrlSent])
     app.add_middleware(Observation, metrics=parts.metrics)
     return app

@@ -1,5 +1,6 @@
 """What the OpenAPI document says that FastAPI cannot infer: problems, forms, and bodies that are read as streams."""
 
+import json
 from http import HTTPStatus
 from typing import Any
 
@@ -22,11 +23,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def form_body(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads multipart/form-data itself."""
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": form_schema(properties, required)}}}
-
-
 def form_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     """The schema of a form."""
     return {"schema": {"type": "object", "properties": properties, "required": required, "additionalProperties": False}}
@@ -35,6 +31,11 @@ def form_schema(properties: dict[str, Any], required: list[str]) -> dict[str, An
 def reference(model: type[BaseModel]) -> dict[str, Any]:
     """The schema of a body that `describe` adds to the document."""
     return {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+
+
+def text(app: FastAPI) -> str:
+    """The application's document, as it is kept beside the code."""
+    return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
 def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:

@@ -52,7 +52,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class Fetched:
-    """An answer of 200: the URL that it came from in the end, the length in bytes that it announces, and its body, to be read once.
+    """An answer of 200: the URL that it came from in the end, the bytes that it announces, and its body, to be read
+    once.
 
     `chunks` raises `UrlRefused` when the body ends early, stalls, or is not over in time.
     """

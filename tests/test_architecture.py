@@ -18,6 +18,7 @@ RESOURCE_PARTS = {"routes", "service", "schemas", "forms", "checks"}
 TOP_LEVEL = {
     *("app", "worker", "models", "tests", "docker", ".ci", ".git", ".gitignore", ".venv", ".dockerignore"),
     *("docker-compose.yml", "pyproject.toml", "constraints.txt", "README.md", "Makefile", "LICENSE"),
+    "openapi.json",
 }
 
 

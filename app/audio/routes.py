@@ -4,36 +4,53 @@ from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
-from app import multipart
+from app import bodies, multipart
 from app.audio import service
 from app.audio.records import store_key
-from app.audio.schemas import AudioAnswer
+from app.audio.schemas import AudioAnswer, UrlSent
 from app.errors import RequestInvalid
-from app.openapi import form_body, problems
+from app.openapi import form_schema, problems, reference
 from app.problems import fault
 from app.ranges import object_response
-from app.wiring import UsesParts
+from app.sent import validated
+from app.wiring import Parts, UsesParts
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])
 
-_FORM = form_body({"file": {"type": "string", "format": "binary"}}, required=["file"])
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": form_schema({"file": {"type": "string", "format": "binary"}}, ["file"]),
+            "application/json": reference(UrlSent),
+        },
+    }
+}
 
 
-@router.post("", status_code=201, openapi_extra=_FORM, responses=problems(408, 413, 415, 422, 503))
+@router.post("", status_code=201, openapi_extra=_BODY, responses=problems(408, 413, 415, 422, 503))
 async def upload(request: Request, response: Response, parts: UsesParts) -> AudioAnswer:
-    """Upload a recording as the form's field `file`; it is streamed to the store and probed."""
-    async with service.received(parts) as uploads, aclosing(multipart.parts(request, parts.settings, 1)) as form:
+    """Upload a recording as the form's field `file`, or name its URL; it is streamed to the store and probed."""
+    async with service.received(parts) as uploads:
+        if bodies.is_json(request):
+            await uploads.fetch(validated(UrlSent, await bodies.read_json(request, parts.settings)).url)
+        else:
+            await _receive(request, parts, uploads)
+    answer = AudioAnswer.of(uploads.kept[0])
+    response.headers["Location"] = f"/v1/audio/{answer.id}"
+    return answer
+
+
+async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> None:
+    async with aclosing(multipart.parts(request, parts.settings, 1)) as form:
         async for part in form:
             if part.name != "file" or part.filename is None:
                 raise RequestInvalid("The form has a field that is not known.", [fault("Not known.", part.name)])
             if uploads.kept:
                 raise RequestInvalid("One file at a time.", [fault("Sent twice.", "file")])
             await uploads.receive(part)
-        if not uploads.kept:
-            raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
-    answer = AudioAnswer.of(uploads.kept[0])
-    response.headers["Location"] = f"/v1/audio/{answer.id}"
-    return answer
+    if not uploads.kept:
+        raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
 
 
 @router.get("/{audio_id}", responses=problems(404, 503))

@@ -1,11 +1,21 @@
 """Uploads as clients see them."""
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, StringConstraints
 
 from app.audio.records import Audio
+from app.outside import LONGEST_URL
+from app.sent import Sent
+
+
+class UrlSent(Sent):
+    """A recording that is on the web."""
+
+    url: Annotated[
+        str, StringConstraints(max_length=LONGEST_URL), Field(description="http or https, on the public internet")
+    ]
 
 
 class AudioAnswer(BaseModel):

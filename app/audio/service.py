@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import media
 from app.audio.records import Audio, store_key
-from app.errors import AudioInUse, NotFound, StoreUnavailable
+from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.ids import AUDIO, is_id, new_id
 from app.multipart import Part
 from app.wiring import Parts
@@ -25,6 +25,7 @@ log = logging.getLogger("earmark.audio")
 
 _NAME_LENGTH = 255  # characters of a client's file name that are kept
 _PROBES_AT_ONCE = anyio.CapacityLimiter(4)  # each is a process of its own
+_FETCHES_AT_ONCE = anyio.CapacityLimiter(16)  # so that slow sites hold up nothing but each other
 
 
 class Uploads:
@@ -33,6 +34,14 @@ class Uploads:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.kept: list[Audio] = []
+
+    async def fetch(self, url: str) -> Audio:
+        """Keep what a URL leads to, as `receive` does. Raises `UrlRefused` too."""
+        settings = self._parts.settings
+        async with _FETCHES_AT_ONCE, self._parts.outside.fetch(url, settings.fetch_timeout) as fetched:
+            if (fetched.length or 0) > settings.upload_bytes:
+                raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
+            return await self.receive(Part("url", fetched.url.path, fetched.chunks))
 
     async def receive(self, part: Part) -> Audio:
         """Stream one file to the store, probe it and make it known.

@@ -1,16 +1,13 @@
 """The one-call form: `mixture`, `query` (files, repeatable), `label` (repeatable) and `options` (JSON)."""
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
-
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
 
 from app import bodies
 from app.audio.service import Uploads
 from app.errors import RequestInvalid
 from app.multipart import Part
 from app.problems import fault
+from app.sent import validated
 from app.separations.schemas import AudioReference, Options, SeparationCreate, Target
 from app.settings import Settings
 
@@ -65,16 +62,3 @@ async def read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) 
         model=options.model,
         metadata=options.metadata,
     )
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(model: type[Model], sent: Any, *place: str) -> Model:
-    """A model from JSON that was sent, or `RequestValidationError` that points into it."""
-    try:
-        return model.model_validate(sent)
-    except ValidationError as error:
-        raise RequestValidationError(
-            [{**wrong, "loc": ("body", *place, *wrong["loc"])} for wrong in error.errors(include_url=False)]
-        ) from error

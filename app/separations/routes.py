@@ -13,6 +13,7 @@ from app.conditional import has_already
 from app.lifecycle import OVER, Status
 from app.openapi import form_schema, problems, reference
 from app.ranges import object_response
+from app.sent import validated
 from app.separations import forms, service
 from app.separations.records import file_name
 from app.separations.schemas import SeparationAnswer, SeparationCreate, SeparationsAnswer
@@ -49,7 +50,7 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
                 sent = await forms.read(form, uploads, parts.settings)
         else:
             body = await bodies.read_json(request, parts.settings)
-            sent = forms.validated(SeparationCreate, body)
+            sent = validated(SeparationCreate, body)
         job = await run_in_threadpool(service.create, parts, sent)
     answer = await run_in_threadpool(service.tell, parts, job)
     response.headers["Location"] = answer.url

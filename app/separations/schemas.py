@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import ids
 from app.lifecycle import Job, JobError, Progress, Status, TargetState
+from app.sent import Sent
 from app.separations.records import Format, MixtureRecord, ModelRecord, SeparationRequest, SeparationResult
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
@@ -17,12 +18,6 @@ Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16),
 ]
-
-
-class Sent(BaseModel):
-    """What clients send: unknown fields are refused, and nothing is coerced from another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class AudioReference(Sent):
@@ -78,7 +73,7 @@ class Options(Sent):
     model: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")] | None = (
         None
     )
-    metadata: Metadata = {}
+    metadata: Metadata = Field(default={})
 
 
 class SeparationCreate(Options):

@@ -200,22 +200,23 @@ def _s3_service(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPat
 def service(request: pytest.FixtureRequest, redis: Redis) -> Service:
     """The front end on each kind of store, empty, with the model `base` announced."""
     found: Service = request.getfixturevalue(f"_{request.param}_service")
-    return _emptied(found)
+    return emptied(found)
 
 
 @pytest.fixture
 def s3_service(_s3_service: Service, redis: Redis) -> Service:
     """The front end on S3, for what only that can do."""
-    return _emptied(_s3_service)
+    return emptied(_s3_service)
 
 
 @pytest.fixture
 def folder_service(_folder_service: Service, redis: Redis) -> Service:
     """The front end on a folder, for tests that the store cannot matter to."""
-    return _emptied(_folder_service)
+    return emptied(_folder_service)
 
 
-def _emptied(service: Service) -> Service:
+def emptied(service: Service) -> Service:
+    """The same, with an empty store and the model `base` announced."""
     for prefix in ("audio", "separations"):
         service.parts.storage.delete_prefix(prefix)
     service.parts.registry.announce(MODEL, "worker-1")

@@ -41,23 +41,31 @@ def origin(address: str = "127.0.0.2", port: int = 0, tls: ssl.SSLContext | None
         if tls is not None:
             tls.sni_callback = lambda _, name, __: served.names.append(name)
 
+        def speak(plain: socket.socket) -> None:
+            with contextlib.suppress(OSError), plain:
+                connection = tls.wrap_socket(plain, server_side=True) if tls else plain
+                with connection:
+                    _answer(connection, served, over)
+
+        speakers: list[threading.Thread] = []
+
         def serve() -> None:
             while True:
                 plain, _ = listener.accept()
-                with plain, contextlib.suppress(OSError):
-                    if over.is_set():
-                        return
-                    served.connections += 1
-                    with tls.wrap_socket(plain, server_side=True) if tls else plain as connection:
-                        _answer(connection, served, over)
+                if over.is_set():
+                    plain.close()
+                    return
+                served.connections += 1
+                speakers.append(threading.Thread(target=speak, args=(plain,), daemon=True))
+                speakers[-1].start()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield served
         over.set()
-        with contextlib.suppress(OSError):
-            socket.create_connection((address, served.port)).close()
-        thread.join(10)
+        socket.create_connection((address, served.port)).close()
+        for ended in (thread, *speakers):
+            ended.join(10)
 
 
 def _answer(connection: socket.socket, served: Origin, over: threading.Event) -> None:

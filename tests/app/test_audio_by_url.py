@@ -1,0 +1,106 @@
+"""Recordings that are fetched from the web: kept whole and probed, or refused and gone without a trace."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from tests.app.conftest import LIMITS, Service, emptied, problem, serve, wav
+from tests.app.origins import Origin, moved, ok, origin
+from tests.app.test_audio import nothing_left
+from tests.conftest import S3Server
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Origin]:
+    with origin() as served:
+        yield served
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def _fetching(
+    request: pytest.FixtureRequest, site: Origin, valkey: Any, seaweed: S3Server, tmp_path_factory: Any
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("fetching")
+    choices: dict[str, Any] = {
+        **LIMITS,
+        "home": folder,
+        "redis_url": valkey.connection_url,
+        "outside_ports": str(site.port),
+        "outside_networks": f"{site.address}/32",
+        "fetch_timeout": 2.0,
+        "upload_idle": 0.5,
+    }
+    s3 = request.param == "s3"
+    yield from serve(seaweed.settings("fetching", **choices) if s3 else Settings(**choices), folder)
+
+
+@pytest.fixture
+def fetching(_fetching: Service, redis: Any) -> Service:
+    return emptied(_fetching)
+
+
+def post(service: Service, url: Any) -> Any:
+    return service.client.post("/v1/audio", json={"url": url})
+
+
+def test_a_recording_on_the_web_is_kept_and_probed(fetching: Service, site: Origin) -> None:
+    content = wav(1.5, 22050, 2)
+    site.answer = ok(content, "Content-Type: image/png", 'Content-Disposition: attachment; filename="../../x"')
+    answer = post(fetching, f"http://{site.address}:{site.port}/music/my%20street.wav?token=secret")
+    assert answer.status_code == 201, answer.text
+    audio = answer.json()
+    assert answer.headers["location"] == f"/v1/audio/{audio['id']}"
+    assert audio["filename"] == "my street.wav" and audio["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (audio["content_type"], audio["duration"], audio["channels"]) == ("audio/wav", 1.5, 2)
+    assert fetching.client.get(audio["url"]).content == content
+    assert fetching.entered() == []
+
+
+def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> None:
+    site.answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
+    for piece in (wav()[:1000], wav()[1000:]):
+        site.answer += [f"{len(piece):x}\r\n".encode() + piece + b"\r\n"]
+    site.answer += [b"0\r\n\r\n"]
+    for path, name in (("/", None), ("/a%2F..%2Fb%0d%0a.wav", "b.wav"), ("/%C3%A4.wav", "ä.wav"), ("/%ff", "\ufffd")):
+        answer = post(fetching, f"http://{site.address}:{site.port}{path}")
+        assert (answer.status_code, answer.json().get("filename")) == (201, name), answer.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (ok(b"hello"), 422, "audio_undecodable"),
+        (ok(b""), 422, "audio_undecodable"),
+        (ok(wav(31.0, 8000)), 422, "audio_too_long"),
+        (ok(wav(1.0) + bytes(5 << 20)), 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", wav(1.0), bytes(5 << 20)], 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\n", wav(1.0)], 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0)], 422, "url_refused"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0), 5.0], 422, "url_refused"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", *[part for _ in range(20) for part in (0.2, b"x")]], 422, "url_refused"),
+        (ok(wav(), "Content-Encoding: gzip"), 422, "url_refused"),
+        (moved("http://127.0.0.1/"), 422, "url_refused"),
+        ([b"HTTP/1.1 401 No\r\n\r\n"], 422, "url_refused"),
+    ],
+)
+def test_what_cannot_be_kept_leaves_nothing(
+    fetching: Service, site: Origin, answer: list[bytes | float], status: int, code: str
+) -> None:
+    site.answer = answer
+    told = problem(post(fetching, f"http://{site.address}:{site.port}/?token=secret"), status, code)
+    assert "secret" not in str(told) and site.address not in str(told)
+    nothing_left(fetching)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://[::1]/", ""])
+def test_what_lies_inside_is_refused(fetching: Service, url: str) -> None:
+    problem(post(fetching, url), 422, "url_refused")
+    nothing_left(fetching)
+
+
+@pytest.mark.parametrize("sent", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
+def test_other_documents_are_refused(fetching: Service, sent: Any) -> None:
+    problem(fetching.client.post("/v1/audio", json=sent), 422, "request_invalid")
