@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from app.settings import Settings
 
-CONNECTIONS = 512  # at once; more are answered 503 at the door
+CONNECTIONS = 2048  # at once, most of them waiting for events; more are answered 503 at the door
 KEEP_ALIVE = 10  # s an idle connection is kept
 GRACEFUL = 10  # s that running requests get when the server stops
 
@@ -111,9 +111,18 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
 
     from app.main import create_app
 
-    server = uvicorn.Server(
+    app = create_app(settings)
+
+    class Server(uvicorn.Server):
+        """Ends what would otherwise stay open, and keep it from stopping."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.parts.feed.end()
+            await super().shutdown(sockets)
+
+    server = Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             limit_concurrency=CONNECTIONS,

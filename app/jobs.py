@@ -15,9 +15,8 @@ The life of a job (the steps are in `lifecycle.py`):
    again, and the attempt does not count). False: it was not this execution's any more; delete what it stored.
 5. `expired()` and `expire(id)` when the stems' time is over; Redis drops the record itself `record_retention` later.
 
-Every change is a compare-and-set (WATCH, MULTI) that also appends an event to the record's stream: entry ids are
-`1-0`, `2-0`, ... and fields `type` (`state`, `progress`, `target`) and `job` (what changed, as JSON; a `state` or
-`target` event has the whole record but its request). All methods raise redis-py's errors when Redis does not answer.
+Every change is a compare-and-set (WATCH, MULTI) that also appends an event to the record's stream (`events.py`). All
+methods raise redis-py's errors when Redis does not answer.
 """
 
 import logging
@@ -31,9 +30,10 @@ from redis.client import Pipeline
 from redis.exceptions import WatchError
 from rq import Queue
 
-from app import lifecycle
+from app import events, lifecycle
 from app.audio.records import audio_key, users_key
 from app.errors import AlreadyOver, NotFound, RecordTooNew
+from app.events import events_key
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
 from app.line import Line
@@ -47,11 +47,6 @@ log = logging.getLogger("earmark.jobs")
 
 _OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
-
-
-def events_key(job_id: str) -> str:
-    """The Redis key of a record's stream of events."""
-    return f"earmark:job:{job_id}:events"
 
 
 class Jobs:
@@ -131,7 +126,8 @@ class Jobs:
             self._leave_indices(pipe, job)
             pipe.zrem(_EXPIRY, job.id)
             self._listing.remove(pipe, job)
-            pipe.delete(record_key(job.id), events_key(job.id))
+            pipe.delete(record_key(job.id))
+            events.end(pipe, job)
             self._leftovers.add(pipe, f"{job.kind}s/{job.id}", time.time() + self._execution_seconds)
             deleted[:] = [job]
 
@@ -367,8 +363,7 @@ class Jobs:
         """The record, its event, and every index that follows from its state."""
         keep = int(job.expires_at + self._settings.record_retention) if job.over else None
         pipe.set(record_key(job.id), job.model_dump_json(), exat=keep)
-        told = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude={"request"})
-        pipe.xadd(events_key(job.id), {"type": event, "job": told}, id=f"{job.revision}-0")
+        events.append(pipe, job, event)
         if job.over:
             self._leave_indices(pipe, job)
             pipe.expireat(events_key(job.id), keep or 0)

@@ -96,7 +96,11 @@ class Job(BaseModel):
 def read(document: bytes | str) -> Job:
     """A record from its JSON, upgraded if an older release wrote it; raises `RecordTooNew` if a newer one did, and
     ValueError if it is damaged."""
-    fields = json.loads(document)
+    return of_fields(json.loads(document))
+
+
+def of_fields(fields: Any) -> Job:
+    """A record from what its JSON holds; see `read`."""
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
         raise ValueError("the record is no JSON object with a schema's number")

@@ -1,6 +1,5 @@
 """Long polls: `Prefer: wait=SECONDS` (RFC 7240) holds an answer back until there is news."""
 
-import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -9,10 +8,11 @@ from typing import TypeVar
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from app.feed import Feed
 from app.settings import Settings
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
-_LOOK_SECONDS = 0.25  # between two looks: what waiting may add to an answer, and what a waiter costs the queue's server
+_ASK_SECONDS = 1.0  # between two looks whether the client is still there
 
 Found = TypeVar("Found")
 
@@ -23,15 +23,21 @@ def preferred(prefer: str, settings: Settings) -> int:
     return min(int(match[1]), settings.longest_wait) if match else 0
 
 
-async def until_news(request: Request, seconds: float, look: Callable[[], tuple[Found, bool]]) -> Found:
-    """What `look` found (it also says whether that is news), now or as soon as there is news within so many seconds.
+async def until_news(
+    request: Request, feed: Feed, job_id: str, seconds: float, look: Callable[[], tuple[Found, int, bool]]
+) -> Found:
+    """What `look` found, now or as soon as there is news within so many seconds.
 
-    Looks happen in threads, one at a time; nobody's thread is held between two. Ends early when the client hangs up.
+    `look` also says which revision of the job it saw, and whether that is news; it is called in a thread, and again
+    when the job has changed. Ends early when the client hangs up or the server stops.
     """
     end = time.monotonic() + seconds
-    while True:
-        found, is_news = await run_in_threadpool(look)
-        left = end - time.monotonic()
-        if is_news or left <= 0 or await request.is_disconnected():
-            return found
-        await asyncio.sleep(min(_LOOK_SECONDS, left))
+    with feed.follow(job_id) as follower:
+        while True:
+            found, revision, is_news = await run_in_threadpool(look)
+            if is_news or seconds <= 0:
+                return found
+            follower.begin(revision)
+            while not await follower.next(min(_ASK_SECONDS, max(0.0, end - time.monotonic()))):
+                if feed.ended or time.monotonic() >= end or await request.is_disconnected():
+                    return found

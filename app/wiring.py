@@ -9,6 +9,7 @@ from redis import Redis
 from app import callers
 from app.audio.records import AudioRecords
 from app.callers import ANYBODY, Caller
+from app.feed import Feed
 from app.jobs import Jobs, connect
 from app.metrics import Metrics
 from app.outside import Outside
@@ -25,6 +26,7 @@ class Parts:
     redis: Redis
     storage: Storage
     jobs: Jobs
+    feed: Feed
     audio: AudioRecords
     registry: Registry
     metrics: Metrics
@@ -41,14 +43,16 @@ class Parts:
             redis=redis,
             storage=Storage.open(settings),
             jobs=jobs,
+            feed=Feed(settings),
             audio=AudioRecords(redis, settings),
             registry=registry,
             metrics=Metrics(jobs, registry),
             outside=Outside(settings),
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of the connections."""
+        await self.feed.close()
         self.redis.close()
 
 

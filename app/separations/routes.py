@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart, waiting
+from app import bodies, multipart, sse, waiting
 from app.audio.service import received
 from app.conditional import has_already
 from app.lifecycle import OVER, Status
@@ -88,12 +88,14 @@ async def get(
     """
     conditional = "if-none-match" in request.headers
 
-    def look() -> tuple[SeparationAnswer, bool]:
-        answer = service.tell(parts, service.find(parts, separation_id))
-        return answer, answer.status in OVER or (conditional and not has_already(request, service.etag(answer)))
+    def look() -> tuple[SeparationAnswer, int, bool]:
+        job = service.find(parts, separation_id)
+        answer = service.tell(parts, job)
+        is_news = answer.status in OVER or (conditional and not has_already(request, service.etag(answer)))
+        return answer, job.revision, is_news
 
     wait = waiting.preferred(prefer, parts.settings)
-    answer = await waiting.until_news(request, wait, look)
+    answer = await waiting.until_news(request, parts.feed, separation_id, wait, look)
     headers = _polling(parts, answer) | {"ETag": service.etag(answer), "Cache-Control": "private, no-cache"}
     if wait:
         headers["Preference-Applied"] = f"wait={wait}"
@@ -101,6 +103,16 @@ async def get(
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return answer
+
+
+@router.get("/{separation_id}/events", response_class=Response, responses=problems(404, 503) | sse.DESCRIPTION)
+async def events(separation_id: str, request: Request, parts: UsesParts) -> Response:
+    """What happens to the job, as server-sent events; each one's data is the job as a poll would tell it.
+
+    All of them are replayed, or those after `Last-Event-ID`. The stream closes after the last one.
+    """
+    job = await run_in_threadpool(service.find, parts, separation_id)
+    return sse.stream(request, parts, job, service.tell)
 
 
 @router.post("/{separation_id}/cancel", status_code=202, responses=problems(404, 409, 503))

@@ -220,7 +220,10 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
         jobs.get(job.id)
     assert redis.exists(users_key(job.audio_ids[0])) == 0
     left: Any = redis.keys("earmark:job*")
-    assert left == []
+    assert left == [events_key(job.id).encode()]  # for those who follow: that there is nothing more
+    assert 0 < redis.ttl(left[0]) <= 60
+    last: Any = redis.xrange(left[0])
+    assert [fields for _, fields in last] == [{b"type": b"deleted"}]
     # The worker may have stored something after the delete: its prefix stays in the ledger.
     assert f"separations/{job.id}".encode() in redis.zrange("earmark:leftovers", 0, -1)
 
