@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import checkpoints
-from models.commands import DetectorFile, Device, SeparatorFile, Weights
+from models.commands import DetectorFile, Device, SeparatorFile
 from models.corpus.decoded import load
 from models.corpus.sources import open_source, splits_of
 from models.evaluation import comparison, events, listing, mixtures, musdb, scenes, separation, tagging, zero_shot
@@ -23,7 +23,7 @@ from models.evaluation.summaries import Summary
 from models.evaluation.zero_shot_report import Report, draw_gaps
 from models.presence import Rule
 from models.presence import measure as measure_presence
-from models.training import runs
+from models.training import runs, shipping
 from models.training import zero_shot as zero_shot_training
 from models.training.progress import training_bar
 
@@ -36,6 +36,7 @@ progress_console = Console(stderr=True)
 
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus; its valid split is measured on.")]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
+Measured = Annotated[str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)]
 Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", dir_okay=False)]
 
@@ -43,7 +44,7 @@ Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", d
 @app.command("mixtures")
 def evaluate_mixtures(
     corpus: Corpus,
-    weights: Weights = "base",
+    weights: Measured = "base",
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
     half: Annotated[str, typer.Option(help="choose, report or both: no source group is in two halves.")] = "both",
@@ -117,9 +118,9 @@ def evaluate_zero_shot(
         machine = runs.Machine(accelerator="cpu" if device == "cpu" else "auto")
         with training_bar("zero-shot") as (report_row, advance_step):
             weights = str(zero_shot_training.train(place, run, minutes, machine, report_row, advance_step))
-    bundle = checkpoints.load(weights)
+    bundle = _bundle(weights)
     held_out = zero_shot.held_out(bundle.config)
-    other = checkpoints.load(beside) if beside else None
+    other = _bundle(beside) if beside else None
     clips = [load(corpus, "valid", cache, progress_console.print)]
     if not valid_only:
         clips.append(load(corpus, "train", cache, progress_console.print))
@@ -173,7 +174,15 @@ def evaluate_draw(
 def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> Subject:
     if detector or separator:
         return Subject(checkpoints.authors_bundle(detector, separator), device)
-    return Subject(checkpoints.load(weights), device)
+    return Subject(_bundle(weights), device)
+
+
+def _bundle(weights: str) -> checkpoints.Bundle:
+    """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
+    run = Path(weights)
+    if (run / runs.SETUP).exists():
+        return shipping.assemble(run, run.resolve().name, "run")[0]
+    return checkpoints.load(weights)
 
 
 def _presence(subject: Subject, rows: list[mixtures.Mixture]) -> float:

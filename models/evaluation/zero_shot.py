@@ -74,10 +74,13 @@ class Result:
 
 
 def held_out(config: dict) -> frozenset[str]:
-    """The classes that a model never heard. Raises CheckpointInvalid where it names none."""
-    mids = config.get("held_out")
+    """The classes that no stage of a model heard, or else that its separator did not, though its ear may have.
+
+    Raises CheckpointInvalid where it names none.
+    """
+    mids = config.get("held_out") or config.get("separator_held_out")
     if not mids:
-        missing = "does not say which classes it never heard" if mids is None else "heard every class"
+        missing = "heard every class" if "held_out" in config else "does not say which classes it never heard"
         raise CheckpointInvalid(f"model {config.get('name')!r} {missing}: `held_out` in its config must name them")
     return frozenset(mids)
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from models.checkpoints import Bundle
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
-from models.evaluation.zero_shot import OWN, SIDES, Measured, Result, paired, summarise
+from models.evaluation.zero_shot import OWN, SIDES, Measured, Result, held_out, paired, summarise
 from models.labels import ontology
 
 
@@ -20,7 +20,8 @@ class Report:
 
     def __init__(self, bundle: Bundle, measured: Measured) -> None:
         self.model, self.measured, self.result = _identity(bundle), measured, summarise(measured)
-        self._held_out = sorted(bundle.config["held_out"])
+        self._held_out = sorted(held_out(bundle.config))
+        self._from = "every stage" if bundle.config.get("held_out") else "the separator"
         self.other: str | None = None
         self.other_measured: Measured | None = None
         self.other_result: Result | None = None
@@ -78,6 +79,7 @@ class Report:
         whole: dict[str, Any] = {
             "model": self.model,
             "held_out": [ontology()[mid].name for mid in self._held_out],
+            "held_out_from": self._from,
             "mixtures": len(measured.rows),
             "means": plain(self.result.means),
             "classes": plain(self.result.classes),

@@ -25,11 +25,12 @@ MASK_FLOOR = 0.02  # -34 dB: doubt ends in a quiet mixture, not in a hole, and n
 class FilmBlock(nn.Module):
     """x + conv(relu(film(norm(conv(relu(norm(x))))))); the second norm's scale and shift are FiLM's.
 
-    x may be of one mixture for all rows of `film`.
+    x may be of one mixture for all rows of `film`. scales: False if the query only shifts.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, scales: bool = True) -> None:
         super().__init__()
+        self.scales = scales
         self.norm1 = nn.BatchNorm2d(channels)
         self.norm2: nn.Module = nn.BatchNorm2d(channels, affine=False)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -40,8 +41,13 @@ class FilmBlock(nn.Module):
         hidden = self.norm2(self.conv1(F.relu(self.norm1(x), inplace=True)))
         # In float32 the film would turn everything after it into float32; gradients over a whole image need that.
         film = film if self.training else film.to(hidden.dtype)
-        scale, shift = film[:, :, None, None].chunk(2, dim=1)
-        return self.conv2(F.relu(torch.addcmul(shift, hidden, 1 + scale), inplace=True)).add_(x)
+        film = film[:, :, None, None]
+        if self.scales:
+            scale, shift = film.chunk(2, dim=1)
+            hidden = torch.addcmul(shift, hidden, 1 + scale)
+        else:
+            hidden = hidden + film
+        return self.conv2(F.relu(hidden, inplace=True)).add_(x)
 
 
 class ResUNet(nn.Module):
@@ -50,6 +56,8 @@ class ResUNet(nn.Module):
     ear: the detector, frozen; it is shared, not a part of this module's state.
     channels, blocks: a level of the U-Net each, from the finest (two bands x 40 ms) down; each halves the bands, the
         last one leaves time as it is.
+    scales: False if the query is a bias that is added to every block's channels, as in the paper's separator, instead
+        of FiLM's scale and shift.
     """
 
     rate = 32_000
@@ -71,6 +79,7 @@ class ResUNet(nn.Module):
         blocks: tuple[int, ...] = (1, 2, 2, 1),
         code: int = 128,
         recurrent: int = 128,
+        scales: bool = True,
     ) -> None:
         super().__init__()
         self.__dict__["ear"] = ear  # not registered: its weights are the detector's
@@ -84,17 +93,13 @@ class ResUNet(nn.Module):
 
         self.stem = nn.Conv2d(1, channels[0], (6, 4), stride=PATCH, padding=1)
         self.position = nn.Parameter(torch.zeros(channels[0], 1, bands // 2))
-        self.encoder = nn.ModuleList(
-            nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
-        )
+        self.encoder = _levels(channels, blocks, scales)
         self.down = nn.ModuleList(
             nn.Conv2d(wide, narrow, halved, stride=halved)
             for (wide, narrow), halved in zip(pairwise(channels), ((2, 2), (2, 2), (1, 2)), strict=True)
         )
         self.up = nn.ModuleList(nn.Conv2d(deep, shallow, 1) for shallow, deep in pairwise(channels))
-        self.decoder = nn.ModuleList(
-            nn.ModuleList(FilmBlock(width) for _ in range(count)) for width, count in zip(channels, blocks, strict=True)
-        )
+        self.decoder = _levels(channels, blocks, scales)
         self.head_norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], PATCH[0] * PATCH[1], 1)
 
@@ -107,7 +112,7 @@ class ResUNet(nn.Module):
         self.recurrent_out = nn.Linear(2 * recurrent, bottom)
 
         widths = [width for width, count in zip(channels, blocks, strict=True) for _ in range(count)]
-        self.film_sizes = [2 * width for width in widths + widths[::-1]]
+        self.film_sizes = [(2 if scales else 1) * width for width in widths + widths[::-1]]
         # What all sounds have in common hides what tells them apart: `standardise` takes it away.
         self.register_buffer("query_mean", torch.zeros(self.query_size))
         self.register_buffer("query_deviation", torch.ones(self.query_size))
@@ -222,6 +227,13 @@ class ResUNet(nn.Module):
             hidden, _ = self.recurrent(hidden.float())
         update = self.recurrent_out(hidden).unflatten(2, (x.shape[1], x.shape[3]))
         return x + update.permute(0, 2, 1, 3).to(x.dtype)
+
+
+def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], scales: bool) -> nn.ModuleList:
+    return nn.ModuleList(
+        nn.ModuleList(FilmBlock(width, scales) for _ in range(count))
+        for width, count in zip(channels, blocks, strict=True)
+    )
 
 
 def band_matrices(bins: int, bands: int) -> tuple[Tensor, Tensor]:

@@ -43,9 +43,9 @@ class Yamnet(nn.Module):
 
     rate: 16 000 (as published) or 32 000 Hz.
     class_indices: row of the 527-class list of each of the network's 521 outputs; the others stay at 0.
+    probabilities: queries are the classes' probabilities instead of the latent embedding, to measure what that costs.
     """
 
-    embedding_size = 1024
     map_channels = 512
     signed_embeddings = False
     frame_seconds = HOP_FRAMES * HEARD_HOP / HEARD_RATE
@@ -54,13 +54,16 @@ class Yamnet(nn.Module):
     mel: Tensor
     window: Tensor
 
-    def __init__(self, class_indices: list[int], rate: int = 32_000, classes: int = 527) -> None:
+    def __init__(
+        self, class_indices: list[int], rate: int = 32_000, classes: int = 527, probabilities: bool = False
+    ) -> None:
         super().__init__()
         if rate % HEARD_RATE:
             raise ValueError(f"rate must be a multiple of {HEARD_RATE} Hz, not {rate}")
         self.rate = rate
         self.scale = rate // HEARD_RATE
         self.classes_out = classes
+        self.probabilities = probabilities
         self.window_samples = 20 * HOP_FRAMES * HEARD_HOP * self.scale  # 9.6 s
         self.stem = nn.Conv2d(1, 32, 3, stride=2)
         channels = [32] + [width for _, width in BLOCKS]
@@ -70,6 +73,7 @@ class Yamnet(nn.Module):
         )
         self.pointwise = nn.ModuleList(nn.Conv2d(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False))
         self.classes = nn.Linear(channels[-1], len(class_indices))
+        self.embedding_size = len(class_indices) if probabilities else channels[-1]
         self.register_buffer("class_indices", torch.tensor(class_indices), persistent=False)
         self.register_buffer("mel", htk_mel_matrix(), persistent=False)
         self.register_buffer("window", torch.hann_window(HEARD_WINDOW * self.scale), persistent=False)
@@ -83,20 +87,24 @@ class Yamnet(nn.Module):
         samples = (frames - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (before, samples - before - waveforms.shape[-1]))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)  # (B, rows, frames, bands)
-        scores, embedding = self.hear(patches.flatten(0, 1))
+        scores, latent = self.hear(patches.flatten(0, 1))
+        embedding = self._query(scores, latent, rows)
         scores = scores.unflatten(0, (-1, rows))
         framewise = scores.new_zeros(*scores.shape[:2], self.classes_out)
         framewise[..., self.class_indices] = scores
-        return DetectorOutput(framewise.amax(1), framewise, embedding.unflatten(0, (-1, rows)).mean(1))
+        return DetectorOutput(framewise.amax(1), framewise, embedding)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """The latent query of windows (B, T), patches from their beginnings: (B, D)."""
+        """The query of windows (B, T), patches from their beginnings: (B, D)."""
         hop = HEARD_HOP * self.scale
         least = (PATCH_FRAMES - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (0, max(0, least - waveforms.shape[-1])))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)
-        rows = patches.shape[1]
-        return self.hear(patches.flatten(0, 1))[1].unflatten(0, (-1, rows)).mean(1)
+        return self._query(*self.hear(patches.flatten(0, 1)), patches.shape[1])
+
+    def _query(self, scores: Tensor, latent: Tensor, rows: int) -> Tensor:
+        """What `hear` answered to windows of `rows` patches each -> their queries (B, D)."""
+        return (scores if self.probabilities else latent).unflatten(0, (-1, rows)).mean(1)
 
     def hear(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel patches (N, 96, 64) -> scores (N, 521) and embeddings (N, 1024)."""
@@ -108,6 +116,8 @@ class Yamnet(nn.Module):
         log_mel = self.log_mel_of_magnitude(magnitude[..., : self.mel.shape[0]] / self.scale)
         feature_map = self.map(log_mel)
         embeddings = self.deep(feature_map).float().mean(3).transpose(1, 2)
+        if self.probabilities:
+            embeddings = torch.sigmoid(self.classes(embeddings).float())
         return torch.log1p(feature_map), embeddings.repeat_interleave(2, dim=1)
 
     def map(self, log_mel: Tensor) -> Tensor:

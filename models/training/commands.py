@@ -13,6 +13,7 @@ from models.training import paper, runs, shipping
 from models.training.loop import Schedule
 from models.training.mixing import Recipe
 from models.training.progress import console, training_bar
+from models.training.separator import LOSSES
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator that listens with it.")
 
@@ -99,6 +100,16 @@ def train_separator(
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
     ] = "",
+    bias_only: Annotated[
+        bool, typer.Option("--bias-only", help="A query is added to the channels, as in the paper, and scales nothing.")
+    ] = False,
+    query: Annotated[
+        str, typer.Option(help="What stands for an example: embeddings, or the teacher's probabilities of classes.")
+    ] = runs.QUERIES[0],
+    loss: Annotated[str, typer.Option(help="snr, or the paper's l1 on waveforms.")] = LOSSES[0],
+    hide: Annotated[
+        str, typer.Option("--hide", help="Classes that the separator may not hear, although its ear may have.")
+    ] = "",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "bf16-mixed",
@@ -108,16 +119,21 @@ def train_separator(
     if recipe not in ("default", "paper"):
         raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
     by_paper = recipe == "paper"
-    if by_paper and (change or start):
-        raise typer.BadParameter("the paper's recipe stands as it is: leave out --set and --from, or --recipe paper")
+    switched = bias_only or query != runs.QUERIES[0] or loss != LOSSES[0]
+    if by_paper and (change or start or switched):
+        raise typer.BadParameter("the paper's recipe stands as it is: leave out other switches, or --recipe paper")
     sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
+    if bias_only:
+        sizes["scales"] = False
     setup = runs.SeparatorSetup(
-        runs.Place(corpus, cache, runs.held(hold_out)),
+        runs.Place(corpus, cache, runs.held(hold_out), runs.held(hide)),
         ear,
         by_paper,
         sizes,
         runs.with_changes(runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
         start,
+        query,
+        loss,
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):

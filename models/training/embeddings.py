@@ -96,6 +96,8 @@ def weights_digest(ear: Any) -> str:
 def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
     """What the embeddings depend on: the ear's weights, which clips there are, how queries are made."""
     found = hashlib.sha256(f"{LAYOUT} {rules} {weights_digest(ear)}".encode())
+    if getattr(ear, "probabilities", False):  # the same weights, another answer
+        found.update(b"probabilities\n")
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
     return found.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Losses in the STFT domain, where no inverse transform is needed."""
+"""Losses of a separator: the default one in the STFT domain, where no inverse transform is needed, and the paper's."""
 
 import torch
 from torch import Tensor
@@ -23,3 +23,10 @@ def separation_loss(masks: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
     reference = torch.where(present, target, mixture).clamp(min=1e-12)  # digital silence is nothing to learn from
     soft = torch.where(present, SOFT, SOFT_ABSENT)
     return 10 * torch.log10(error.clamp(min=0) / reference + soft).mean()
+
+
+def waveform_l1(errors: Tensor, mixtures: Tensor) -> Tensor:
+    """Mean magnitude of the errors of estimates (B, T), each mixture (B, T) taken at an RMS of 1, or quiet ones would
+    count for nothing."""
+    level = mixtures.square().mean(1).sqrt().clamp(min=1e-8)
+    return (errors.abs().mean(1) / level).mean()

@@ -20,6 +20,7 @@ from models import spectrum
 from models.corpus.clips import RATE, Clips
 from models.corpus.relations import related, siblings, with_descendants
 from models.labels import find
+from models.training.embeddings import VERSIONS
 from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
@@ -38,6 +39,9 @@ class Recipe:
     unlabelled: share of sources that are clips without labels, if the corpus has such.
     band: share of mixtures that are three or four instruments playing at once.
     anchored: share of sources cut where the detector hears their class, rather than where they are loud.
+    louder_of: places at random of which a clip longer than a segment is cut at the loudest.
+    query_versions: of the versions of an example that are kept, the first being the clip as it is, how many may ask.
+    query_dropout: share of queries that lose a tenth of their values.
     """
 
     mixtures: int = 16
@@ -57,6 +61,9 @@ class Recipe:
     band: float = 0.0
     unlabelled: float = 0.3
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
+    louder_of: int = 2
+    query_versions: int = VERSIONS
+    query_dropout: float = 0.5
 
 
 @dataclass
@@ -314,7 +321,7 @@ class Mixer:
             offset = random.uniform(spare, 0.0)
         else:
             # The loudest of some: where a long clip is silent, only its noise floor could be asked for.
-            offsets = random.uniform(0.0, spare, 2)
+            offsets = random.uniform(0.0, spare, self.recipe.louder_of)
             energies = self._energy(index, offsets, speed)
             if energies.max() < SILENT:
                 offsets = random.uniform(0.0, spare, 16)
@@ -348,9 +355,9 @@ class Mixer:
             picked = [groups[names[random.integers(len(names))]] for _ in range(count)]
             drawn = [group[random.integers(len(group))] for group in picked]
             chosen = [other for other in drawn if not self._kin(other, against)] or [index]
-        versions = random.integers(self.embeddings.shape[1], size=len(chosen))
+        versions = random.integers(min(self.recipe.query_versions, self.embeddings.shape[1]), size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
-        if random.random() < 0.5:  # dropout: no single feature may be relied upon
+        if random.random() < self.recipe.query_dropout:  # no single feature may be relied upon
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)
 

@@ -37,10 +37,11 @@ from models.training.embeddings import weights_digest
 from models.training.loop import Advance, Loop, Report, Schedule, averaged
 from models.training.mixing import Mixer, Recipe
 from models.training.progress import console
-from models.training.separator import SeparatorLearner
+from models.training.separator import LOSSES, SeparatorLearner
 from models.training.tagging import mean_average_precision
 
 SETUP = "run.json"
+QUERIES = ("embeddings", "probabilities")
 DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
 WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
 
@@ -48,15 +49,26 @@ WATCHED = 40  # validation mixtures, where the committed list is not of this cor
 @dataclass(frozen=True)
 class Place:
     """corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings. held_out: mids that no
-    stage may see, descendants included (see `held`)."""
+    stage may see, descendants included (see `held`). separator_held_out: mids that a separator may not see, although
+    its ear may have heard them."""
 
     corpus: Path
     cache: Path = Path(".cache")
     held_out: tuple[str, ...] = ()
+    separator_held_out: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(setup: dict[str, Any]) -> "Place":
+        """What a run's setup says; one that was made before there was a field has its default."""
+        said = setup["place"]
+        hidden = (tuple(said.get(name, ())) for name in ("held_out", "separator_held_out"))
+        return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
 
     def clips(self, split: str) -> Clips:
         """The split's clips without what is held out."""
-        return load(self.corpus, split, self.cache, console.print).without(frozenset(self.held_out))
+        return load(self.corpus, split, self.cache, console.print).without(
+            frozenset(self.held_out + self.separator_held_out)
+        )
 
     def embeddings(self, ear: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
         """Queries of the clips, cached."""
@@ -129,7 +141,9 @@ class DetectorSetup:
 @dataclass(frozen=True)
 class SeparatorSetup:
     """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet.
-    start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones."""
+    start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
+    query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
+    loss: see SeparatorLearner; the paper's separator has its own."""
 
     place: Place
     ear: Path
@@ -137,6 +151,8 @@ class SeparatorSetup:
     sizes: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
     start: str | None = None
+    query: str = QUERIES[0]
+    loss: str = LOSSES[0]
 
 
 def train_detector(
@@ -174,7 +190,7 @@ def train_separator(
 ) -> Loop:
     """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
     fabric = machine.fabric()
-    ear = load_ear(setup.ear, setup.place.held_out)
+    ear = load_ear(setup.ear, setup.place.held_out, setup.query)
     if setup.paper and not isinstance(ear, HTSAT):
         raise ValueError("the paper's separator listens with a transformer: give --ear the run of a detector")
     _write(run, {"kind": "separator", "ear_weights": weights_digest(ear), **_plain(setup)}, fabric)
@@ -192,7 +208,7 @@ def train_separator(
         draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
         loop = Loop(fabric, learner, run, schedule)
     else:
-        learner = SeparatorLearner(ear, as_tuples(setup.sizes))
+        learner = SeparatorLearner(ear, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
             learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
         else:
@@ -252,12 +268,16 @@ def _heard(clip: np.ndarray, rules: QueryRules) -> bool:
     return True
 
 
-def load_ear(source: Path, held_out: tuple[str, ...] = ()) -> Any:
+def load_ear(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:
     """The teacher from its folder, or the detector of a run, in eval mode and frozen.
 
-    Raises ValueError if it may have heard what is held out.
+    Raises ValueError if it may have heard what is held out, or has no such queries.
     """
+    if query not in QUERIES:
+        raise ValueError(f"a query is one of {', '.join(QUERIES)}, not {query}")
     if (source / SETUP).exists():
+        if query != QUERIES[0]:
+            raise ValueError(f"queries of {query} are the teacher's: {source} is the run of a detector")
         setup = read(source)
         if not set(held_out) <= set(setup["place"]["held_out"]):
             raise ValueError(f"the detector of {source} has heard what is to be held out: train one without it")
@@ -268,7 +288,7 @@ def load_ear(source: Path, held_out: tuple[str, ...] = ()) -> Any:
         return ear.eval().requires_grad_(False)
     if held_out:
         raise ValueError("a teacher has heard everything: with classes held out, train a detector from labels first")
-    return teacher.load(source)
+    return teacher.load(source, probabilities=query == "probabilities")
 
 
 def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
@@ -276,7 +296,7 @@ def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, 
     setup = read(run)
     if setup["kind"] != "separator":
         raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
-    ear = load_ear(Path(setup["ear"]), tuple(setup["place"]["held_out"]))
+    ear = load_ear(Path(setup["ear"]), Place.of(setup).held_out, setup.get("query", QUERIES[0]))
     if weights_digest(ear) != setup["ear_weights"]:
         raise ValueError(f"the ear in {setup['ear']} has changed since {run} was trained with it")
     if setup["paper"]:

@@ -8,17 +8,22 @@ from torch import Tensor
 from models.networks import Ear
 from models.networks.resunet import ResUNet
 from models.training.loop import Learner
-from models.training.losses import separation_loss
+from models.training.losses import separation_loss, waveform_l1
 from models.training.mixing import Batch
+
+LOSSES = ("snr", "l1")
 
 
 class SeparatorLearner(Learner):
-    """A ResUNet that listens with a frozen ear."""
+    """A ResUNet that listens with a frozen ear. loss: "snr", or the paper's "l1" on waveforms."""
 
     network: ResUNet
 
-    def __init__(self, ear: Ear, sizes: dict[str, Any] | None = None) -> None:
+    def __init__(self, ear: Ear, sizes: dict[str, Any] | None = None, loss: str = "snr") -> None:
         super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"the loss is one of {', '.join(LOSSES)}, not {loss}")
+        self.loss = loss
         self.network = ResUNet(ear, **(sizes or {}))
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's stubs lack it
 
@@ -37,4 +42,8 @@ class SeparatorLearner(Learner):
         log_bands, ear_map, embeddings = (part.repeat_interleave(repeats, 0) for part in heard)
         mask = self.network.predict(log_bands, ear_map, embeddings, self.network.condition(batch.queries))
         mixture = batch.mixture.repeat_interleave(repeats, 0)
-        return separation_loss(mask[:, : magnitude.shape[1]].float(), batch.targets, mixture)
+        mask = mask[:, : magnitude.shape[1]].float()
+        if self.loss == "l1":
+            spectra = (mask * mixture - batch.targets, mixture)
+            return waveform_l1(*(self.network.waveform(part, batch.samples) for part in spectra))
+        return separation_loss(mask, batch.targets, mixture)

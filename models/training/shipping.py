@@ -34,14 +34,10 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
 
     Presence is fitted on every second of the mixtures that the run was watched by, if it was watched by any.
     """
-    ear, separator, setup, log = runs.load_separator(run)
-    place = runs.Place(Path(setup["place"]["corpus"]), Path(setup["place"]["cache"]), tuple(setup["place"]["held_out"]))
-    rules = PAPER_RULES if setup["paper"] else BASE_RULES
-    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
-    clips = place.clips("train")
-    made.class_embeddings = class_embeddings(place.embeddings(ear, clips, rules), clips)
-    rows = runs.watched(place, rules)
-    if rows and not setup["paper"]:  # the paper has no gate
+    made, clips, log = assemble(run, name, version)
+    ear, separator, rules = made.detector, made.separator, QueryRules(**made.config["query"])
+    rows = runs.watched(runs.Place.of(runs.read(run)), rules)
+    if rows and made.config["preset"] != "paper":  # which has no gate
         features, there = presence_features(
             ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)
         )
@@ -61,6 +57,17 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
     return made
 
 
+def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[dict[str, Any]]]:
+    """A separator's run as a model in float32 with class embeddings and without presence; its clips, and its log."""
+    ear, separator, setup, log = runs.load_separator(run)
+    place = runs.Place.of(setup)
+    rules = PAPER_RULES if setup["paper"] else BASE_RULES
+    clips = place.clips("train")
+    embeddings = class_embeddings(place.embeddings(ear, clips, rules), clips)
+    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules), embeddings)
+    return made, clips, log
+
+
 def config(name: str, version: str, ear: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
     """How to build the networks, and what no stage of them has heard."""
     taught = isinstance(ear, Yamnet)
@@ -74,8 +81,11 @@ def config(name: str, version: str, ear: Any, setup: dict[str, Any], rules: Quer
     }
     if setup["paper"]:
         made["separator"] = {"query_size": ear.embedding_size, **setup["sizes"]}
-    if setup["place"]["held_out"]:
-        made["held_out"] = setup["place"]["held_out"]
+    if taught and ear.probabilities:
+        made["detector"]["probabilities"] = True
+    for hidden in ("held_out", "separator_held_out"):
+        if setup["place"].get(hidden):
+            made[hidden] = setup["place"][hidden]
     return made
 
 

@@ -9,11 +9,11 @@ from models.labels import classes
 from models.networks.yamnet import Yamnet, from_teacher
 
 
-def load(folder: Path, rate: int = 32_000) -> Yamnet:
-    """YAMNet in eval mode with its outputs at their places among the 527 classes."""
+def load(folder: Path, rate: int = 32_000, probabilities: bool = False) -> Yamnet:
+    """YAMNet in eval mode with its outputs at their places among the 527 classes; by default its queries are latent."""
     column = {label.mid: label.index for label in classes()}
     with (folder / "class_map.csv").open(encoding="utf-8", newline="") as file:
         class_indices = [column[row["mid"]] for row in csv.DictReader(file)]
-    ear = Yamnet([index for index in class_indices if index is not None], rate)
+    ear = Yamnet([index for index in class_indices if index is not None], rate, probabilities=probabilities)
     ear.load_state_dict(from_teacher(load_file(folder / "yamnet.safetensors")))
     return ear.eval().requires_grad_(False)

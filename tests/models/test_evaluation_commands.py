@@ -1,17 +1,14 @@
 """`python -m models evaluate ...`, with the model that ships on a small corpus of files."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-import soundfile
 
 from models.__main__ import main
 from models.checkpoints import CONFIG, SHIPPED, WEIGHTS, load
 from models.corpus import decoded
-from models.corpus.clips import RATE
 from models.evaluation import listing, scenes
 from models.evaluation.rendering import Sounds
 from models.evaluation.subject import Subject
@@ -23,14 +20,7 @@ from tests.models import tones
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tones as wav files, their labels in a CSV."""
     folder = tmp_path_factory.mktemp("tones")
-    with (folder / "all.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "labels", "group", "split"])
-        for split in ("valid", "train"):
-            clips = tones.corpus(split)
-            for clip in clips.clips:
-                soundfile.write(folder / f"{clip.key}.wav", clips.waveform(clip), RATE)
-                writer.writerow([f"{clip.key}.wav", clip.mid, clip.group, split])
+    tones.write(folder)
     return folder
 
 

@@ -1,6 +1,10 @@
 """A small corpus whose right answers are known: every class is the tones of one band of `bands`."""
 
+import csv
+from pathlib import Path
+
 import numpy as np
+import soundfile
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.labels import find
@@ -26,3 +30,15 @@ def corpus(prefix: str = "v", groups: tuple[int, ...] = GROUPS) -> Clips:
                 samples.append((sound * 32767).astype(np.int16))
                 start += frames
     return Clips(np.concatenate(samples), clips)
+
+
+def write(folder: Path) -> None:
+    """Both splits as wav files in a folder, with a CSV that says what they are."""
+    with (folder / "all.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "labels", "group", "split"])
+        for split in ("valid", "train"):
+            clips = corpus(split)
+            for clip in clips.clips:
+                soundfile.write(folder / f"{clip.key}.wav", clips.waveform(clip), RATE)
+                writer.writerow([f"{clip.key}.wav", clip.mid, clip.group, split])
