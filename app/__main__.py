@@ -1,6 +1,5 @@
 """`python -m app`: the API; `--embedded`: everything; `python -m app housekeeping`: what keeps it tidy."""
 
-import logging
 import socket
 import tempfile
 from pathlib import Path
@@ -56,10 +55,13 @@ def serve(
 @cli.command()
 def housekeeping() -> None:
     """Gives lost work to other workers, and removes what has expired, until it is stopped."""
+    from app import logs, metrics
     from app.housekeeping import run
 
-    _log()
-    run(_settings())
+    settings = _settings()
+    logs.configure(settings)
+    metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host)
+    run(settings)
 
 
 @cli.command()
@@ -95,10 +97,11 @@ def _settings(**choices: Any) -> Settings:
 
 
 def _run_embedded(settings: Settings, weights: Path | None) -> None:
+    from app import logs
     from app.embedded import EmbeddedError, run
     from app.supervision import ProgramFailed
 
-    _log()
+    logs.configure(settings)
     try:
         run(settings, typer.echo, weights)
     except (EmbeddedError, ProgramFailed) as error:
@@ -109,9 +112,12 @@ def _run_embedded(settings: Settings, weights: Path | None) -> None:
 def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
+    from app import logs, metrics
     from app.main import create_app
 
+    logs.configure(settings)
     app = create_app(settings)
+    metrics.serve(settings.metrics_port, settings.metrics_host, app.state.parts.metrics.registry)
 
     class Server(uvicorn.Server):
         """Ends what would otherwise stay open, and keep it from stopping."""
@@ -130,15 +136,12 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             timeout_graceful_shutdown=GRACEFUL,
             h11_max_incomplete_event_size=64 * 1024,
             server_header=False,
-            log_level="info",
+            log_config=None,  # as `logs.configure` has it
+            log_level=settings.log_level,
             access_log=listener is None,
         )
     )
     server.run(sockets=[listener] if listener else None)
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ def first_id(prefix: str, seconds: float) -> str:
     return _written(prefix, max(0, int(seconds * 1000)) << 80)
 
 
+def made_at(made: str) -> float:
+    """When an id was made, in seconds since 1970."""
+    number = 0
+    for letter in made.rpartition("_")[2][:10]:  # 48 bits of milliseconds
+        number = number << 5 | _ALPHABET.index(letter)
+    return number / 1000
+
+
 def pattern(prefix: str) -> str:
     """A regular expression that ids with this prefix match."""
     return rf"^{prefix}_[0-7][0-9A-HJKMNP-TV-Z]{{25}}$"

@@ -30,7 +30,7 @@ from redis.client import Pipeline
 from redis.exceptions import WatchError
 from rq import Queue
 
-from app import events, lifecycle
+from app import events, job_metrics, lifecycle, logs
 from app.audio.records import audio_key, users_key
 from app.errors import AlreadyOver, NotFound, RecordTooNew
 from app.events import events_key
@@ -68,7 +68,7 @@ class Jobs:
         Raises `QueueFull`, and `NotFound` if one of its uploads is gone; then there is no record.
         """
         self._line.check(job)
-        job = job.model_copy(update={"revision": 1})
+        job = job.model_copy(update={"revision": 1, "request_id": job.request_id or logs.request_id.get()})
         uploads = [audio_key(audio_id) for audio_id in job.audio_ids]
 
         def write(pipe: Pipeline) -> None:
@@ -295,6 +295,15 @@ class Jobs:
         """Seconds of audio of the jobs of a model that wait."""
         return self._line.waiting_seconds(model)
 
+    def oldest_waiting(self, model: str) -> float:
+        """Seconds since the oldest of a model's waiting jobs was asked for; 0 where none waits."""
+        asked = self._line.oldest(model)
+        return max(0.0, time.time() - asked) if asked is not None else 0.0
+
+    def running(self, model: str) -> int:
+        """How many jobs of a model workers hold, by what the queue says."""
+        return self._queues.running(model)
+
     def unfinished(self) -> int:
         """How many jobs wait or run, of all models."""
         return self.redis.scard(_OPEN)
@@ -327,8 +336,10 @@ class Jobs:
     ) -> Job | None:
         """Take a step of the life cycle, unless the record changed meanwhile: then look again. None: refused."""
         outcome: list[Job | None] = []
+        written: list[tuple[Job, Job]] = []
 
         def write(pipe: Pipeline) -> None:
+            written.clear()
             document = pipe.get(record_key(job_id))
             if document is None:
                 raise NotFound("There is no such job.")
@@ -342,9 +353,12 @@ class Jobs:
                 self._write(pipe, changed, event)
                 if also is not None:
                     also(pipe, changed)
+                written[:] = [(job, changed)]
             outcome[:] = [changed]
 
         self._transaction(write, record_key(job_id))
+        for before, after in written:
+            job_metrics.changed(before, after)
         return outcome[0]
 
     def _transaction(self, write: Callable[[Pipeline], None], *keys: str) -> None:

@@ -80,6 +80,7 @@ class Job(BaseModel):
     warnings: list[str] = []
     error: JobError | None = None
     metadata: dict[str, str] = {}
+    request_id: str | None = None  # of the request that asked for it, for logs
     created_at: float
     changed_at: float
     started_at: float | None = None

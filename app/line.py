@@ -17,6 +17,7 @@ from rq.job import Job as Entry
 from rq.registry import StartedJobRegistry
 
 from app.errors import QueueFull
+from app.ids import made_at
 from app.lifecycle import Job
 from app.queues import queue_name
 from app.registry import workers_key
@@ -95,6 +96,11 @@ class Line:
         """Seconds of audio of the jobs that wait."""
         milliseconds: Any = self._redis.hget(f"{_lane(model)}:load", "milliseconds")
         return int(milliseconds or 0) / 1000
+
+    def oldest(self, model: str) -> float | None:
+        """When the oldest of the waiting jobs was asked for, in seconds since 1970; its id tells. None: none waits."""
+        found: Any = self._redis.zrange(_waiting(model), 0, -1)
+        return min((made_at(member.decode()) for member in found), default=None)
 
     def models(self) -> list[str]:
         """Models that have or had jobs."""

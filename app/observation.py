@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import problems
+from app import logs, problems
 from app.ids import new_id
 from app.metrics import Metrics
 
@@ -31,6 +31,7 @@ class Observation:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _SANE_ID.fullmatch(sent) else new_id("req")
         scope["earmark.request_id"] = request_id
+        logs.request_id.set(request_id)
         status = 0
 
         async def observed(message: Message) -> None:

@@ -91,3 +91,8 @@ class Queues:
         for queue in queues:
             found.update(StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False))
         return found
+
+    def running(self, model: str) -> int:
+        """How many jobs of a model workers hold."""
+        registries = [StartedJobRegistry(queue=self.queue(model, short)) for short in (True, False)]
+        return sum(self._redis.zcard(registry.key) for registry in registries)

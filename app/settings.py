@@ -6,6 +6,7 @@ starts others (`python -m app --embedded`) hands its choices down with `as_envir
 
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -78,6 +79,22 @@ class Settings(BaseSettings):
     )
     short_seconds: float = Field(
         default=60.0, ge=0, description="seconds of audio up to which a job is one for workers started with --short"
+    )
+
+    # Seen from outside
+    log_format: Literal["text", "json"] = Field(default="text", description="log lines for people, or as JSON")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least grave lines that are logged"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address of the metrics ports below")
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="port of the API's own for `/metrics`; 0: on the API's port"
+    )
+    worker_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="port where a worker serves `/metrics`, one a process; 0: none"
+    )
+    housekeeping_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="port where housekeeping serves `/metrics`; 0: none"
     )
 
     # Limits on what is sent

@@ -21,6 +21,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
 from app.errors import NotFound, StoreUnavailable, UploadTooLarge
+from app.metrics import store_seconds
 from app.settings import Settings
 
 log = logging.getLogger("earmark.storage")
@@ -97,20 +98,21 @@ class Storage:
                 failure = error
                 raise
 
-        try:
-            await obstore.put_async(
-                self._store,
-                _checked(key),
-                counted(),
-                use_multipart=True,
-                chunk_size=_PART,
-                max_concurrency=_PARTS_AT_ONCE,
-            )
-        except Exception as error:
-            if failure is not None:  # the store wraps what the source raised; the caller wants the thing itself
-                raise failure from None
-            log.error("put %s: %s", key, error)
-            raise StoreUnavailable() from error
+        with _counted("upload"):
+            try:
+                await obstore.put_async(
+                    self._store,
+                    _checked(key),
+                    counted(),
+                    use_multipart=True,
+                    chunk_size=_PART,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+            except Exception as error:
+                if failure is not None:  # the store wraps what the source raised; the caller wants the thing itself
+                    raise failure from None
+                log.error("upload %s: %s", key, error)
+                raise StoreUnavailable() from error
         return StoredObject(size, digest.hexdigest())
 
     def put_file(self, key: str, path: Path) -> StoredObject:
@@ -125,7 +127,7 @@ class Storage:
                     size += len(block)
                     yield block
 
-        with _told(key):
+        with _told("put", key):
             obstore.put(
                 self._store,
                 _checked(key),
@@ -140,7 +142,7 @@ class Storage:
         """Read an object into a local file, block by block; the file is removed on failure. Returns its bytes."""
         size = 0
         try:
-            with _told(key), path.open("wb") as file:
+            with _told("get", key), path.open("wb") as file:
                 for block in obstore.get(self._store, _checked(key)).stream(min_chunk_size=_PART):
                     size += file.write(block)
         except BaseException:
@@ -150,18 +152,18 @@ class Storage:
 
     async def open_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Bytes `start` up to, not including, `end` (0 <= start < end <= size), as a stream that is already open."""
-        with _told(key):
+        with _told("open", key):
             found = await obstore.get_async(self._store, _checked(key), options={"range": (start, end)})
         return _stream(key, found)
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
-        with _told(key):
+        with _told("size", key):
             return obstore.head(self._store, _checked(key))["size"]
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix (`separations/ID`), in no order."""
-        with _told(prefix):
+        with _told("list", prefix):
             return [entry["path"] for page in obstore.list(self._store, _checked(prefix)) for entry in page]
 
     def delete(self, key: str) -> None:
@@ -169,7 +171,7 @@ class Storage:
         if self._folder is not None and (self._folder / _checked(key)).is_dir():
             return  # a prefix of other keys, not an object
         try:
-            with _told(key):
+            with _told("delete", key):
                 obstore.delete(self._store, _checked(key))
         except NotFound:
             pass
@@ -188,7 +190,7 @@ class Storage:
         """An address that reads the object for so many seconds; only where `signs`."""
         if self._signer is None:
             raise ValueError("a folder cannot sign addresses")
-        with _told(key):
+        with _told("sign", key):
             return obstore.sign(self._signer, "GET", _checked(key), expires_in=timedelta(seconds=seconds))
 
     def local_path(self, key: str) -> Path | None:
@@ -197,7 +199,7 @@ class Storage:
 
     def check(self) -> None:
         """Raise `StoreUnavailable` unless the store answers."""
-        with _told("readiness"):
+        with _told("check", "readiness"):
             if self._folder is not None:
                 if not self._folder.is_dir():
                     raise StoreUnavailable()
@@ -230,21 +232,41 @@ def _prune(folder: Path) -> None:
 
 
 async def _stream(key: str, found: "obstore.GetResult") -> AsyncIterator[bytes]:
-    with _told(key):
+    with _told("read", key):
         async for block in found.stream(min_chunk_size=_READ):
             yield bytes(block)
 
 
 @contextmanager
-def _told(key: str) -> Iterator[None]:
-    """Turn the store's errors into ours."""
+def _told(operation: str, key: str) -> Iterator[None]:
+    """Turn the store's errors into ours, and count the call."""
+    with _counted(operation):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotFound("The object is not in the store.") from error
+        except BaseError as error:
+            log.error("%s %s: %s", operation, key, error)
+            raise StoreUnavailable() from error
+
+
+@contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    """A call's seconds and outcome, for Prometheus; one that its caller breaks off is none."""
+    begun = time.perf_counter()
+    outcome = None
     try:
         yield
-    except FileNotFoundError as error:
-        raise NotFound("The object is not in the store.") from error
-    except BaseError as error:
-        log.error("store, %s: %s", key, error)
-        raise StoreUnavailable() from error
+        outcome = "ok"
+    except NotFound:
+        outcome = "missing"
+        raise
+    except StoreUnavailable:
+        outcome = "failed"
+        raise
+    finally:
+        if outcome is not None:
+            store_seconds.labels(operation, outcome).observe(time.perf_counter() - begun)
 
 
 def _checked(key: str) -> str:

@@ -13,6 +13,7 @@ from app.feed import Feed
 from app.jobs import Jobs, connect
 from app.metrics import Metrics
 from app.outside import Outside
+from app.queue_metrics import QueueMetrics
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
@@ -46,7 +47,7 @@ class Parts:
             feed=Feed(settings),
             audio=AudioRecords(redis, settings),
             registry=registry,
-            metrics=Metrics(jobs, registry),
+            metrics=Metrics(QueueMetrics(jobs, registry)),
             outside=Outside(settings),
         )
 

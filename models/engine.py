@@ -63,6 +63,7 @@ class Engine:
     no other engine may have the same bundle, nor `checkpoints.save`."""
 
     def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
+        self.observe_batch: Callable[[int], object] | None = None  # is told how many masks are computed at once
         self._arithmetic = Arithmetic.of(device, precision)
         self._bundle = bundle
         self._detector, self._separator = bundle.detector, bundle.separator
@@ -310,6 +311,7 @@ class Engine:
             joint=joint,
             exhaustive=exhaustive,
             autocast=self._arithmetic.masks,
+            observe=self.observe_batch,
         )
         return _Plan(vectors, windows, masking)
 

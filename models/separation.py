@@ -151,6 +151,7 @@ class Masking:
 
     conditions: (Q, K), already conditioned. batch: how many masks are computed at once. joint: refine all queries'
     estimates together, beside a residual; exhaustive: without one, since the queries are all that the mixture holds.
+    observe: is told how many masks each batch held.
     """
 
     def __init__(
@@ -162,8 +163,10 @@ class Masking:
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        observe: Callable[[int], object] | None = None,
     ) -> None:
         self._separator = separator
+        self._observe = observe
         self._conditions = conditions
         self._batch = batch
         self._joint = joint
@@ -209,6 +212,8 @@ class Masking:
             heard = self._separator.listen(magnitude)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
         for window, query in (batch.T for batch in pairs.split(self._batch)):
+            if self._observe is not None:
+                self._observe(len(query))
             asked = heard if count == 1 else tuple(part[window] for part in heard)
             with self._autocast():
                 mask = self._separator.predict(*asked, self._conditions[query])

@@ -1,11 +1,11 @@
 """`python -m worker`: loads a model and takes jobs for it off the queue until it is told to stop."""
 
-import logging
 from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 
+from app import logs
 from app.settings import Settings
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -37,8 +37,8 @@ def main(
 
     Several workers on one host that compute on its CPU share its cores: give each its part with --threads.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = _settings(threads)
+    logs.configure(settings)
     from worker.service import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
 
     try:

@@ -27,6 +27,8 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, WorkerStatus
 
+from app import logs
+
 logger = logging.getLogger("earmark.worker")
 
 OVERRUN_GRACE = 30.0  # s past its timeout after which a job that still runs takes the process down
@@ -187,7 +189,8 @@ class GpuWorker(SimpleWorker):
         watch = self._watch(job, execution)
         watch.start()
         try:
-            self.perform_job(job, queue, execution)
+            with logs.about(job.id):
+                self.perform_job(job, queue, execution)
         finally:
             watch.stop()
         self.set_state(WorkerStatus.IDLE)

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+import app.metrics
 from app.errors import ModelUnavailable, StoreUnavailable
 from app.jobs import TASKS, Jobs, connect, queue_name
 from app.lifecycle import JobError
@@ -22,6 +23,7 @@ from app.storage import Storage
 from models.engine import Engine
 from models.errors import ModelsError
 from models.precision import Precision
+from worker import metrics
 from worker.gpu_worker import GpuWorker, Signals
 from worker.scratch import Scratch
 from worker.tasks import separate
@@ -69,6 +71,7 @@ def work(
             bench.jobs.serve(description["name"])
         except RedisError as error:
             raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
+        _show(engine, settings)
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
         _take_jobs(worker, _Presence(registry, description, worker.name, short, settings.heartbeat_seconds), burst)
     finally:
@@ -85,6 +88,18 @@ def _take_jobs(worker: GpuWorker, presence: "_Presence", burst: bool) -> None:
         presence.stop()
     if not burst and not worker.told_to_stop:  # RQ logs what happened, and returns as if all were well
         raise CutOff("it could not go on; the messages above say why")
+
+
+def _show(engine: Engine, settings: Settings) -> None:
+    """Let Prometheus see what this worker does."""
+    engine.observe_batch = metrics.batch_size.observe
+    device = torch.device(engine.device)
+    if device.type == "cuda":
+        metrics.watch_gpu(torch.cuda.get_device_properties(device).uuid)
+    try:
+        app.metrics.serve(settings.worker_metrics_port, settings.metrics_host)
+    except OSError as error:
+        raise WorkerUnusable(f"port {settings.worker_metrics_port} for metrics: {error.strerror}") from error
 
 
 def _load(model: str, device: str, precision: Precision) -> Engine:

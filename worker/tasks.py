@@ -11,6 +11,7 @@ import torch
 from redis.exceptions import RedisError
 from rq import Retry
 
+from app import logs
 from app.errors import AlreadyOver, EarmarkError, NotFound, Unavailable
 from app.lifecycle import Job, JobError
 from models.errors import Cancelled, ModelsError
@@ -35,6 +36,7 @@ def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
     if job is None:
         logger.info("%s: nothing to do", job_id)
         return None
+    logs.request_id.set(job.request_id)  # until the job is over: see `GpuWorker.execute_job`
     logger.info("%s: begun, attempt %d", job_id, job.attempts)
     began = time.monotonic()
     outcome: Retry | None = None

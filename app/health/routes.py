@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from app.errors import NotFound
 from app.metrics import CONTENT_TYPE
 from app.openapi import problems
 from app.wiring import UsesParts
@@ -41,7 +42,9 @@ def ready(parts: UsesParts) -> Ready:
     return Ready(workers={model.name: parts.registry.workers(model.name) for model in parts.registry.models()})
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses=problems(404))
 def metrics(parts: UsesParts) -> Response:
-    """Figures for Prometheus."""
+    """Figures for Prometheus; 404 where they have a port of their own."""
+    if parts.settings.metrics_port:
+        raise NotFound("Metrics are served on a port of their own.")
     return Response(parts.metrics.expose(), media_type=CONTENT_TYPE)
