@@ -38,6 +38,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Nothing unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the extra `telemetry` must be installed. Routes and
+        # durations alone: texts of errors may hold what clients sent.
+        telemetry={"auto_configure": True, "logs": False, "metrics": False},
     )
     app.state.parts = parts
     problems.install(app)
