@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from app.exposure import Exposed, check
+from app.keys.commands import commands as keys
 from app.settings import Settings
 
 CONNECTIONS = 2048  # at once, most of them waiting for events; more are answered 503 at the door
@@ -15,6 +17,7 @@ KEEP_ALIVE = 10  # s an idle connection is kept
 GRACEFUL = 10  # s that running requests get when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+cli.add_typer(keys, name="keys")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
 
@@ -35,6 +38,9 @@ def main(
     if context.invoked_subcommand is not None:
         return
     settings = _settings(host=host, port=port, model=model, home=home)
+    if embedded and "auth" not in settings.model_fields_set:
+        settings = _settings(host=host, port=port, model=model, home=home, auth="off")
+    _refuse_if_exposed(settings)
     if embedded:
         _run_embedded(settings, weights)
     else:
@@ -49,7 +55,9 @@ def serve(
 ) -> None:
     """Serves the API."""
     listener = socket.socket(fileno=descriptor) if descriptor is not None else None
-    _serve(_settings(host=host, port=port), listener)
+    settings = _settings(host=host, port=port)
+    _refuse_if_exposed(settings)
+    _serve(settings, listener)
 
 
 @cli.command()
@@ -93,6 +101,14 @@ def _settings(**choices: Any) -> Settings:
     except ValidationError as error:
         for fault in error.errors():
             typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)
+        raise typer.Exit(2) from None
+
+
+def _refuse_if_exposed(settings: Settings) -> None:
+    try:
+        check(settings)
+    except Exposed as error:
+        typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from None
 
 

@@ -4,12 +4,14 @@ Uploads and jobs carry their `owner`, the id of the key that made them; it is em
 another key made is answered as if it did not exist, so that ids tell nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from fastapi import Request
+from starlette.types import Scope
 
 from app.errors import NotFound
+from app.keys.allowances import Allowance
 
 _SCOPE = "earmark.caller"
 
@@ -29,6 +31,7 @@ class Caller:
 
     key_id: str = ""
     priority: int = 1
+    allowance: Allowance | None = field(default=None, compare=False)  # None: no limits
 
     def own(self, record: Record, what: str) -> Record:
         """The record, if it is this caller's; raises `NotFound` if not, in the words for a record that is not there.
@@ -43,6 +46,11 @@ class Caller:
 ANYBODY = Caller()
 
 
+def introduce(scope: Scope, caller: Caller) -> None:
+    """Tell routes who asks."""
+    scope[_SCOPE] = caller
+
+
 def of(request: Request) -> Caller:
-    """The caller of a request, as the layer that checks keys left it."""
+    """The caller of a request, as `introduce` told it."""
     return request.scope.get(_SCOPE, ANYBODY)

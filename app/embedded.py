@@ -135,7 +135,7 @@ def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
     return Settings(
         **{name: getattr(settings, name) for name in settings.model_fields_set if name not in ("home", "redis_url")},
         home=settings.home.absolute(),
-        redis_url=f"redis://:{password}@127.0.0.1:{port}/0",
+        redis_url=_redis_url(password, port),
     )
 
 
@@ -148,6 +148,20 @@ def _start_programs(supervisor: Supervisor, settings: Settings, weights: Path | 
     supervisor.add(Program("housekeeping", [*python, "app", "housekeeping"], environment))
     api = [*python, "app", "serve", "--descriptor", str(descriptor)]
     supervisor.add(Program("API", api, environment, pass_fds=(descriptor,), patience=15.0))
+
+
+def queue_of(settings: Settings) -> Settings:
+    """The settings with the address of the embedded service's own queue; raises EmbeddedError where there is none."""
+    try:
+        lines = (settings.home / "valkey" / "valkey.conf").read_text().splitlines()
+    except OSError as error:
+        raise EmbeddedError(f"no embedded service has run on {settings.home.absolute()} (EARMARK_HOME)") from error
+    told = dict(line.split(" ", 1) for line in lines)
+    return settings.model_copy(update={"redis_url": _redis_url(told["requirepass"], told["port"])})
+
+
+def _redis_url(password: str, port: int | str) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 def _answers(redis_url: str) -> bool:

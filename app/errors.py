@@ -136,6 +136,52 @@ class NotFound(EarmarkError):
     title = "Not found"
 
 
+class Unauthorized(EarmarkError):
+    """No key, or none that opens this; `challenge` is the answer's `WWW-Authenticate` (RFC 6750, section 3)."""
+
+    code = "unauthorized"
+    status = 401
+    title = "A key is needed"
+
+    def __init__(self, detail: str, error: str = "") -> None:
+        super().__init__(detail)
+        self.challenge = 'Bearer realm="earmark"' + (f', error="{error}"' if error else "")
+
+
+class RateLimited(EarmarkError):
+    """The caller asks too often."""
+
+    code = "rate_limited"
+    status = 429
+    title = "Too many requests"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(RateLimited):
+    """The caller's audio seconds of today do not suffice."""
+
+    code = "quota_exceeded"
+    title = "The day's quota is used up"
+
+
+class IdempotencyInProgress(EarmarkError):
+    """The first request with this `Idempotency-Key` has no answer yet."""
+
+    code = "idempotency_in_progress"
+    status = 409
+    title = "The same request is being answered"
+
+
+class IdempotencyMismatch(RequestInvalid):
+    """The `Idempotency-Key` belongs to a request that was another one."""
+
+    code = "idempotency_mismatch"
+    title = "The request is not the one that the key was first sent with"
+
+
 class UploadTooLarge(EarmarkError):
     """The body is larger than is allowed."""
 

@@ -9,6 +9,7 @@ AUDIO = "aud"
 SEPARATION = "sep"
 DETECTION = "det"
 QUERY = "qry"
+KEY = "key"
 
 
 def new_id(prefix: str) -> str:

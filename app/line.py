@@ -26,7 +26,7 @@ from app.settings import Settings
 _SCRIPT = Path(__file__).with_suffix(".lua").read_text()
 _LINES = "earmark:lines"  # the models that have had one
 _LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its audio
-_UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
+UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
 
 
 def _waiting(model: str) -> str:
@@ -117,7 +117,7 @@ class Line:
     # How
 
     def _burden(self, job: Job) -> tuple[Any, ...]:
-        seconds = _UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
+        seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
         short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
         return round(seconds * 1000), job.weight, int(short), job.owner
 

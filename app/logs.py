@@ -6,6 +6,7 @@ too. Both are context variables: code that logs does not pass them on.
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 
@@ -17,6 +18,7 @@ from app.settings import Settings
 request_id: ContextVar[str | None] = ContextVar("earmark_request_id", default=None)
 job_id: ContextVar[str | None] = ContextVar("earmark_job_id", default=None)
 
+_TOKEN = re.compile(r"([?&]token=)[^&\s\"]+")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
 
 
@@ -24,6 +26,7 @@ def configure(settings: Settings) -> None:
     """Write the process's log lines to standard error, in the form that the settings ask for."""
     handler = logging.StreamHandler()
     handler.addFilter(_identify)
+    handler.addFilter(_keep_secrets)
     handler.setFormatter(_json() if settings.log_format == "json" else logging.Formatter(_TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -39,6 +42,13 @@ def about(job: str) -> Iterator[None]:
     finally:
         job_id.reset(jobs)
         request_id.reset(requests)
+
+
+def _keep_secrets(record: logging.LogRecord) -> bool:
+    """Take the tokens out of addresses that are logged, as uvicorn does with every request's: they open things."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_TOKEN.sub(r"\1...", part) if isinstance(part, str) else part for part in record.args)
+    return True
 
 
 def _json() -> logging.Formatter:

@@ -6,13 +6,16 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from app import docs, openapi, problems
+from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
 from app.audio.schemas import UrlSent
 from app.health.routes import router as health
+from app.keys.admission import Admission, Door
 from app.labels.routes import router as labels
+from app.limits.routes import router as limits
 from app.models.routes import router as models
 from app.observation import Observation
+from app.queues import connect_async
 from app.separations.routes import router as separations
 from app.separations.schemas import SeparationCreate
 from app.settings import Settings
@@ -23,12 +26,15 @@ VERSION = "0.1.0"
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for one deployment; without settings, for the one that the environment describes."""
-    parts = Parts.open(settings or Settings())
+    settings = settings or Settings()
+    parts = Parts.open(settings)
+    at_the_door = connect_async(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await parts.close()
+        await at_the_door.aclose()
 
     app = FastAPI(
         title="Earmark",
@@ -44,10 +50,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    for router in (audio, separations, labels, models, health):
+    for router in (audio, separations, labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     openapi.describe(app, [SeparationCreate, UrlSent])
+    app.add_middleware(Admission, door=Door(at_the_door, parts.signatures, settings))
+    cors.install(app, settings)
     app.add_middleware(Observation, metrics=parts.metrics)
     return app

@@ -6,6 +6,8 @@ entries may be put, removed and lost at will.
 """
 
 from redis import Redis
+from redis import asyncio as redis_asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,6 +25,7 @@ from app.lifecycle import Job
 from app.settings import Settings
 
 TASKS = {"separation": "worker.tasks.separate"}  # by the job's kind; a worker runs no others
+_CONNECTIONS = 32  # of one event loop; who finds them taken waits for one
 _KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
 
 
@@ -35,6 +38,20 @@ def connect(settings: Settings) -> Redis:
         health_check_interval=30,
         retry=RedisRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
     )
+
+
+def connect_async(settings: Settings) -> redis_asyncio.Redis:
+    """The same for code on an event loop; to be closed on it."""
+    pool = redis_asyncio.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=_CONNECTIONS,
+        timeout=settings.redis_timeout,
+        socket_timeout=settings.redis_timeout,
+        socket_connect_timeout=settings.redis_timeout,
+        health_check_interval=30,
+        retry=AsyncRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
+    )
+    return redis_asyncio.Redis.from_pool(pool)
 
 
 def queue_name(model: str, short: bool = False) -> str:

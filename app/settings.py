@@ -4,6 +4,7 @@ Read from the environment with the prefix `EARMARK_` (`EARMARK_REDIS_URL`, `EARM
 starts others (`python -m app --embedded`) hands its choices down with `as_environment()`.
 """
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
 HOUR = 3600.0
+_ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 
 
 class Settings(BaseSettings):
@@ -120,6 +122,33 @@ class Settings(BaseSettings):
     )
     fetch_timeout: float = Field(default=120.0, gt=0, description="seconds that fetching one recording may take")
 
+    # Who may ask
+    auth: Literal["on", "off"] = Field(default="on", description="API keys: on, or off (default with --embedded)")
+    open_to_all: bool = Field(
+        default=False, description="with keys off, listen on addresses that other machines reach, too"
+    )
+    open_rate: int = Field(default=0, ge=0, description="with keys off, requests a minute of everybody; 0: no limit")
+    open_audio_seconds: int = Field(
+        default=0, ge=0, description="with keys off, audio seconds a day of everybody; 0: no limit"
+    )
+    url_secret: SecretStr | None = Field(
+        default=None, description="what signs the addresses in answers; none: a secret made once and kept in Redis"
+    )
+    url_seconds: float = Field(
+        default=HOUR, ge=1, description="seconds a signed address in an answer lives at least; at most twice as long"
+    )
+    idempotency_seconds: float = Field(
+        default=24 * HOUR, gt=0, description="seconds an answer is kept for a repeated `Idempotency-Key`"
+    )
+    idempotency_lease: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds until a request of a dead process no longer blocks its repetition",
+    )
+    cors_origins: str = Field(
+        default="", description="origins of pages that may ask from a browser, with commas between; `*`: any"
+    )
+
     # Retention
     upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds an upload is kept")
     stem_retention: float = Field(default=72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
@@ -144,6 +173,14 @@ class Settings(BaseSettings):
         for text in value.split(",") if value else ():
             ip_network(text)
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        origins = [origin.strip() for origin in value.split(",") if origin.strip()]
+        if wrong := [origin for origin in origins if origin != "*" and not re.fullmatch(_ORIGIN, origin)]:
+            raise ValueError(f"{wrong[0]} is no origin such as https://example.org or http://localhost:3000")
+        return ",".join(origins)
 
     @property
     def store_location(self) -> str:

@@ -11,6 +11,8 @@ from app.audio.records import AudioRecords
 from app.callers import ANYBODY, Caller
 from app.feed import Feed
 from app.jobs import Jobs, connect
+from app.keys.allowances import Quotas
+from app.keys.signatures import Signatures
 from app.metrics import Metrics
 from app.outside import Outside
 from app.queue_metrics import QueueMetrics
@@ -32,6 +34,8 @@ class Parts:
     registry: Registry
     metrics: Metrics
     outside: Outside
+    quotas: Quotas
+    signatures: Signatures
     caller: Caller = ANYBODY
 
     @classmethod
@@ -49,6 +53,8 @@ class Parts:
             registry=registry,
             metrics=Metrics(QueueMetrics(jobs, registry)),
             outside=Outside(settings),
+            quotas=Quotas(redis),
+            signatures=Signatures(redis, settings),
         )
 
     async def close(self) -> None:
@@ -57,7 +63,7 @@ class Parts:
         self.redis.close()
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     return replace(request.app.state.parts, caller=callers.of(request))
 
 

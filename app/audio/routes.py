@@ -36,7 +36,7 @@ async def upload(request: Request, response: Response, parts: UsesParts) -> Audi
             await uploads.fetch(validated(UrlSent, await bodies.read_json(request, parts.settings)).url)
         else:
             await _receive(request, parts, uploads)
-    answer = AudioAnswer.of(uploads.kept[0])
+    answer = service.tell(parts, uploads.kept[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
 
@@ -56,7 +56,7 @@ async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> 
 @router.get("/{audio_id}", responses=problems(404, 503))
 def get(audio_id: str, parts: UsesParts) -> AudioAnswer:
     """An upload's record."""
-    return AudioAnswer.of(service.find(parts, audio_id))
+    return service.tell(parts, service.find(parts, audio_id))
 
 
 @router.delete("/{audio_id}", status_code=204, responses=problems(404, 409, 503))

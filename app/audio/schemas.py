@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints
 
 from app.audio.records import Audio
+from app.keys.signatures import Sign
 from app.outside import LONGEST_URL
 from app.sent import Sent
 
@@ -37,12 +38,12 @@ class AudioAnswer(BaseModel):
     url: str
 
     @classmethod
-    def of(cls, audio: Audio) -> "AudioAnswer":
+    def of(cls, audio: Audio, sign: Sign) -> "AudioAnswer":
         """The answer for a record."""
         fields = audio.model_dump(exclude={"schema_version", "owner", "created_at", "expires_at"})
         return cls(
             **fields,
             created_at=datetime.fromtimestamp(audio.created_at, UTC),
             expires_at=datetime.fromtimestamp(audio.expires_at, UTC),
-            url=f"/v1/audio/{audio.id}/content",
+            url=sign(f"/v1/audio/{audio.id}/content"),
         )

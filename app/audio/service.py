@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import media
 from app.audio.records import Audio, store_key
+from app.audio.schemas import AudioAnswer
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.ids import AUDIO, is_id, new_id
 from app.multipart import Part
@@ -107,6 +108,11 @@ def find(parts: Parts, audio_id: str) -> Audio:
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
     return parts.caller.own(parts.audio.get(audio_id), "audio")
+
+
+def tell(parts: Parts, audio: Audio) -> AudioAnswer:
+    """The upload as clients see it."""
+    return AudioAnswer.of(audio, parts.signatures.signing(audio.owner))
 
 
 async def find_async(parts: Parts, audio_id: str) -> Audio:

@@ -44,7 +44,7 @@ def ready(parts: UsesParts) -> Ready:
 
 @router.get("/metrics", response_class=Response, responses=problems(404))
 def metrics(parts: UsesParts) -> Response:
-    """Figures for Prometheus; 404 where they have a port of their own."""
-    if parts.settings.metrics_port:
+    """Figures for Prometheus; 404 where they have a port of their own, and where keys are on: not for clients' eyes."""
+    if parts.settings.metrics_port or parts.settings.auth == "on":
         raise NotFound("Metrics are served on a port of their own.")
     return Response(parts.metrics.expose(), media_type=CONTENT_TYPE)

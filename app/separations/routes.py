@@ -53,7 +53,7 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
             sent = validated(SeparationCreate, body)
         job = await run_in_threadpool(service.create, parts, sent)
     answer = await run_in_threadpool(service.tell, parts, job)
-    response.headers["Location"] = answer.url
+    response.headers["Location"] = f"/v1/separations/{answer.id}"
     response.headers["Retry-After"] = str(parts.settings.poll_seconds)
     return answer
 

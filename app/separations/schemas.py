@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import ids
+from app.keys.signatures import Sign
 from app.lifecycle import Job, JobError, Progress, Status, TargetState
 from app.sent import Sent
 from app.separations.records import Format, MixtureRecord, ModelRecord, SeparationRequest, SeparationResult
@@ -127,7 +128,7 @@ class SeparationAnswer(BaseModel):
     metadata: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, position: int) -> "SeparationAnswer":
+    def of(cls, job: Job, position: int, sign: Sign) -> "SeparationAnswer":
         """The answer for a record, at this place in the line."""
         request = SeparationRequest.model_validate(job.request)
         result = SeparationResult.model_validate(job.result) if job.result is not None else None
@@ -135,16 +136,16 @@ class SeparationAnswer(BaseModel):
         stems: list[StemAnswer] = []
         if result is not None and not job.expired:
             stems = [
-                StemAnswer(url=f"{url}/stems/{stem.name.replace(' ', '%20')}", **stem.model_dump(exclude={"key"}))
+                StemAnswer(url=sign(f"{url}/stems/{stem.name.replace(' ', '%20')}"), **stem.model_dump(exclude={"key"}))
                 for stem in result.stems
             ]
         return cls(
             id=job.id,
             status=job.status,
             progress=job.progress,
-            url=url,
-            events_url=f"{url}/events",
-            archive_url=f"{url}/archive",
+            url=sign(url),
+            events_url=sign(f"{url}/events"),
+            archive_url=sign(f"{url}/archive"),
             queue=Queue(position=position),
             cancel_requested_at=_time(job.cancel_requested_at),
             created_at=datetime.fromtimestamp(job.created_at, UTC),

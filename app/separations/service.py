@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator
 
+from app.acceptance import accept
 from app.audio import service as audio
 from app.audio.records import Audio
 from app.errors import NotFound, RequestInvalid, StemsExpired
@@ -29,7 +30,7 @@ from app.wiring import Parts
 def create(parts: Parts, sent: SeparationCreate) -> Job:
     """Check a request and put it on the queue.
 
-    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its kin, `QueueFull`.
+    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its kin, and what `accept` does.
     """
     checks.count(len(sent.targets), parts.settings)
     name, _, version = (sent.model or parts.settings.model).partition("@")
@@ -50,7 +51,6 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
     job = Job(
         id=new_id(SEPARATION),
         kind=KIND,
-        owner=parts.caller.key_id,
         model=model.name,
         request=request.model_dump(),
         audio_ids=list(dict.fromkeys(used)),
@@ -61,9 +61,7 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
         changed_at=now,
         expires_at=now + parts.settings.stem_retention,
     )
-    job = parts.jobs.create(job)
-    parts.metrics.created.labels(job.kind, job.model).inc()
-    return job
+    return accept(parts, job)
 
 
 def find(parts: Parts, job_id: str) -> Job:
@@ -75,7 +73,7 @@ def find(parts: Parts, job_id: str) -> Job:
 
 def tell(parts: Parts, job: Job) -> SeparationAnswer:
     """The job as clients see it."""
-    return SeparationAnswer.of(job, parts.jobs.position(job))
+    return SeparationAnswer.of(job, parts.jobs.position(job), parts.signatures.signing(job.owner))
 
 
 def etag(answer: SeparationAnswer) -> str:

@@ -6,7 +6,7 @@ import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import uvicorn
 from redis import Redis
 
 from app.audio.records import store_key
+from app.callers import Caller
 from app.ids import new_id
 from app.jobs import Jobs
+from app.keys.records import Keys
 from app.lifecycle import Job, TargetState
 from app.main import create_app
 from app.separations.records import MixtureRecord, ModelRecord, SeparationRequest, SeparationResult, StemRecord
@@ -56,11 +58,21 @@ class Service:
     client: httpx.Client
     parts: Parts
     folder: Path
+    clients: list[httpx.Client] = field(default_factory=list)  # of keys; closed with it
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port, for tests that speak to the socket themselves."""
         return self.client.base_url.host, self.client.base_url.port or 0
+
+    def with_key(self, rate: int = 0, audio_seconds: int = 0, priority: int = 1) -> "Service":
+        """The same front end as the holder of a new key sees it."""
+        key, written = Keys(self.parts.redis).create("test", rate, audio_seconds, priority)
+        headers = {"Authorization": f"Bearer {written}"}
+        client = httpx.Client(base_url=self.client.base_url, timeout=30, headers=headers)
+        self.clients.append(client)
+        parts = replace(self.parts, caller=Caller(key.id, priority))
+        return replace(self, client=client, parts=parts)
 
     def upload(self, content: bytes | None = None, filename: str = "street.wav") -> dict[str, Any]:
         """An upload, by default a second of mono sound; its answer."""
@@ -71,7 +83,10 @@ class Service:
     def recording(self) -> dict[str, Any]:
         """A second of mono sound, stored and made known without a request or a probe: quick, for other tests' sake."""
         content = wav()
-        audio = new_audio(filename="street.wav", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        owner = self.parts.caller.key_id
+        audio = new_audio(
+            owner=owner, filename="street.wav", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+        )
         (self.folder / "recording").write_bytes(content)
         self.parts.storage.put_file(store_key(audio.id), self.folder / "recording")
         self.parts.audio.create(audio)
@@ -166,7 +181,10 @@ def serve(settings: Settings, folder: Path) -> Iterator[Service]:
     server = _Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
     thread, port = server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        yield Service(client, app.state.parts, folder)
+        service = Service(client, app.state.parts, folder)
+        yield service
+        for other in service.clients:
+            other.close()
     server.should_exit = True
     thread.join()
 
@@ -181,6 +199,7 @@ LIMITS: dict[str, Any] = {
     "example_seconds": 2.0,
     "recording_seconds": 30.0,
     "queue_jobs": 20,
+    "auth": "off",
 }
 
 
@@ -213,6 +232,19 @@ def s3_service(_s3_service: Service, redis: Redis) -> Service:
 def folder_service(_folder_service: Service, redis: Redis) -> Service:
     """The front end on a folder, for tests that the store cannot matter to."""
     return emptied(_folder_service)
+
+
+@pytest.fixture(scope="session")
+def _keyed_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("keyed-service")
+    settings = Settings(home=folder, redis_url=valkey.connection_url, **{**LIMITS, "auth": "on"})
+    yield from serve(settings, folder)
+
+
+@pytest.fixture
+def keyed_service(_keyed_service: Service, redis: Redis) -> Service:
+    """The front end on a folder with API keys switched on; its `client` has none."""
+    return emptied(_keyed_service)
 
 
 def emptied(service: Service) -> Service:

@@ -85,7 +85,7 @@ def test_alive_and_ready(service: Service) -> None:
 @pytest.fixture
 def cut_off(tmp_path: Path) -> Iterator[Service]:
     """A front end whose queue's server is not there."""
-    yield from serve(Settings(home=tmp_path, redis_url="redis://127.0.0.1:9", redis_timeout=0.5), tmp_path)
+    yield from serve(Settings(home=tmp_path, redis_url="redis://127.0.0.1:9", redis_timeout=0.5, auth="off"), tmp_path)
 
 
 def test_without_the_queue_calls_say_so_and_leave_nothing(cut_off: Service) -> None:

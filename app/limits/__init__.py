@@ -1,0 +1,1 @@
+"""Limits: what may be sent, and what a caller has left."""
