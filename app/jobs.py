@@ -243,8 +243,8 @@ class Jobs:
 
         def put(pipe: Pipeline, job: Job) -> None:
             if not job.over:
-                self._back(pipe, job)
                 self._queues.put_first(pipe, job)
+                self._back(pipe, job)
 
         attempts = self._settings.job_attempts
         try:

@@ -154,7 +154,8 @@ local function fill()
   while true do
     local a_long, long_start = first(long)
     local a_short, short_start = first(short)
-    local next = (short_start < long_start) and a_short or a_long
+    local short_first = a_short and (short_start < long_start or (short_start == long_start and a_short < a_long))
+    local next = short_first and a_short or a_long
     if not next then
       call('DEL', finish) -- nobody waits for a turn: nobody has had more than a share
       return
