@@ -1,0 +1,120 @@
+"""Log lines carry the ids of the request and the job that they belong to, from the header to the worker; traces too."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from app.settings import Settings
+from tests.app.conftest import Service, eventually
+from tests.conftest import REPOSITORY
+
+
+def test_the_record_keeps_the_id_of_the_request_that_asked(folder_service: Service) -> None:
+    folder_service.client.headers["X-Request-Id"] = "order-17"
+    try:
+        job = folder_service.separate()
+    finally:
+        del folder_service.client.headers["X-Request-Id"]
+    assert folder_service.parts.jobs.get(job["id"]).request_id == "order-17"
+
+
+@contextmanager
+def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.Client, Path]]:
+    """A front end as a program, with its log lines as JSON in a file."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = redis.connection_pool.connection_kwargs["port"]
+    settings = Settings(home=folder, port=port, redis_url=f"redis://127.0.0.1:{server}/0", log_format="json")
+    log = folder / "log"
+    with log.open("wb") as lines:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "app"],
+            cwd=REPOSITORY,
+            env={**os.environ, **settings.as_environment(), **environment},
+            stderr=lines,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+
+            def answers() -> bool:
+                assert program.poll() is None, log.read_text()
+                try:
+                    return client.get("/livez").is_success
+                except httpx.TransportError:
+                    return False
+
+            eventually(answers, 30)
+            yield client, log
+    finally:
+        program.terminate()
+        program.wait(20)
+
+
+def test_lines_are_json_with_the_requests_id_and_nobodys_secret(tmp_path: Path, redis: Redis) -> None:
+    with api(tmp_path, redis) as (client, log):
+        client.get("/v1/separations/nothing", headers={"X-Request-Id": "order-18", "Authorization": "Bearer s3cret"})
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    [line] = [line for line in lines if line.get("request_id") == "order-18"]
+    assert line["logger"] == "uvicorn.access" and "/v1/separations/nothing" in line["message"]
+    assert "s3cret" not in log.read_text()
+
+
+class _Collector(BaseHTTPRequestHandler):
+    """An OpenTelemetry collector: keeps what it is sent."""
+
+    received: list[tuple[str, bytes]]
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        self.received.append((self.path, body))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    received: list[tuple[str, bytes]] = []
+    handler = type("Collector", (_Collector,), {"received": received})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", received
+        server.shutdown()
+
+
+def test_requests_are_traced_where_a_collector_is_named(
+    tmp_path: Path, redis: Redis, collector: tuple[str, list[tuple[str, bytes]]]
+) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    address, received = collector
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    with api(tmp_path, redis, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_SERVICE_NAME="earmark-api") as (client, _):
+        client.get("/v1/separations/nothing", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+    assert received and {path for path, _ in received} == {"/v1/traces"}
+    spans = []
+    for _, body in received:
+        request: Any = ExportTraceServiceRequest.FromString(body)
+        for resource in request.resource_spans:
+            assert "earmark-api" in str(resource.resource)
+            spans += [span for scope in resource.scope_spans for span in scope.spans]
+    found = [span for span in spans if span.trace_id.hex() == trace]
+    assert any(span.name == "GET /v1/separations/{separation_id}" for span in found), [span.name for span in found]
