@@ -10,7 +10,7 @@ CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 62
 
-.PHONY: help demo serve test soak lint format bench train evaluate zero-shot clean
+.PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,16 +24,22 @@ $(READY): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[worker,train,test]'
 	touch $@
 
+tools: ## nginx, promtool and wrk for tests and the load script, unpacked from Debian's packages into .cache/tools
+	@command -v nginx >/dev/null && command -v promtool >/dev/null && command -v wrk >/dev/null || test -e .cache/tools/ready || { \
+	  mkdir -p .cache/tools && cd .cache/tools && { $(SUDO) apt-get update -qq; \
+	  apt-get download -qq nginx prometheus wrk libluajit-5.1-2 && for package in *.deb; do dpkg -x $$package .; done \
+	  && rm *.deb && touch ready; } || echo "nginx, promtool or wrk is missing: the tests that need them are skipped"; }
+
 demo: $(READY) ## separates a bundled recording over HTTP, everything embedded
 	$(BIN)/python -m app.demo
 
 serve: $(READY) ## API, queue and one worker on this machine
 	$(BIN)/python -m app --embedded
 
-test: lint ## everything that must hold, in a few minutes
+test: lint tools ## everything that must hold, in a few minutes
 	$(BIN)/python -m pytest
 
-soak: $(READY) ## the long suites at full length
+soak: $(READY) tools ## the long suites at full length
 	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak
 
 lint: $(READY) ## style and types

@@ -1,0 +1,252 @@
+"""The deployment's files, checked by what reads such files: schemas, linters, and the programs themselves."""
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from redis import Redis
+
+from app import job_metrics
+from app.jobs import Jobs
+from app.main import create_app
+from app.metrics import PROCESS
+from app.registry import Registry
+from app.settings import Settings
+from tests.app.conftest import MODEL
+from tests.conftest import REPOSITORY
+from worker.metrics import GpuMetrics
+
+DOCKER = REPOSITORY / "docker"
+KUBERNETES = "1.34"  # the release whose schemas the manifests are checked against
+NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
+# Kubernetes' own schemas do not know these; their fields are checked below.
+NOT_BUILT_IN = {"ScaledObject", "Kustomization"}
+
+
+def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def beside_python(name: str) -> Path:
+    """A program that a package brought."""
+    return Path(sys.executable).with_name(name)
+
+
+def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((DOCKER / "kubernetes").glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            yield path.name, document
+
+
+def pods() -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (f"{path}: {one['metadata']['name']}", one["spec"]["template"]["spec"])
+        for path, one in manifests()
+        if "template" in one.get("spec", {})
+    ]
+
+
+@pytest.fixture(scope="session")
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+
+
+# Compose and images
+
+
+def test_compose_keeps_to_its_specification() -> None:
+    run(beside_python("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+
+
+def test_compose_has_no_grave_weakness() -> None:
+    run(beside_python("compose-lint"), "--fail-on", "high", "docker-compose.yml")
+
+
+def test_every_service_is_confined(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "pids_limit" in service and "mem_limit" in service, name
+        assert "healthcheck" in service or "build" in service, name
+    published = {port for service in compose["services"].values() for port in service.get("ports", [])}
+    assert {port for port in published if not port.startswith("127.0.0.1:")} == {"${EARMARK_PUBLIC_PORT:-8080}:8080"}
+
+
+def test_no_password_stands_in_the_files(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for name, value in (service.get("environment") or {}).items():
+            if re.search("PASSWORD|SECRET|ACCESS_KEY|REDIS_URL", name):
+                assert re.search(r"\$\{EARMARK_[A-Z_]+:\?", value), name
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
+def test_images_are_built_in_stages_and_run_as_nobody(name: str) -> None:
+    run(beside_python("hadolint"), DOCKER / name)
+    text = (DOCKER / name).read_text()
+    stages = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
+    assert len(stages) == 2 and re.search(r"^USER 10001$", stages[-1], re.MULTILINE)
+
+
+def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
+    named = {
+        name
+        for service in compose["services"].values()
+        for name in service.get("environment") or {}
+        if name.startswith("EARMARK_")
+    }
+    for path in [*DOCKER.glob("Dockerfile.*"), DOCKER / "kubernetes" / "settings.yaml"]:
+        named |= set(re.findall(r"^\s*(?:ENV )?(EARMARK_[A-Z_]+)[=:]", path.read_text(), re.MULTILINE))
+    assert named - {f"EARMARK_{name.upper()}" for name in Settings.model_fields} == set()
+
+
+# Kubernetes
+
+
+def test_manifests_keep_to_kubernetes_schemas() -> None:
+    checked = 0
+    for path, document in manifests():
+        if document["kind"] not in NOT_BUILT_IN:
+            kubernetes_validate.validate(document, KUBERNETES, strict=True)
+            checked += 1
+        assert document["kind"] != "Kustomization" or {
+            entry.name for entry in (DOCKER / "kubernetes").glob("*.yaml")
+        } == {*document["resources"], path}
+    assert checked >= 15
+
+
+def test_a_wrong_manifest_is_noticed() -> None:
+    wrong = next(one for _, one in manifests() if one["kind"] == "Deployment")
+    wrong["spec"]["replica"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+def test_every_pod_is_confined_and_probed() -> None:
+    assert len(pods()) == 4
+    for name, pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert "livenessProbe" in container and "memory" in container["resources"]["limits"], name
+            assert {"readinessProbe", "startupProbe"} & container.keys(), name
+
+
+def test_what_must_not_go_away_at_once_has_a_disruption_budget() -> None:
+    budgets = {one["metadata"]["name"] for _, one in manifests() if one["kind"] == "PodDisruptionBudget"}
+    assert budgets == {"api", "worker"}
+
+
+def test_workers_scale_from_none_on_waiting_and_running_jobs() -> None:
+    [scaling] = [one for _, one in manifests() if one["kind"] == "ScaledObject"]
+    assert scaling["spec"]["minReplicaCount"] == 0
+    [trigger] = scaling["spec"]["triggers"]
+    assert set(NAME.findall(trigger["metadata"]["query"])) == {"earmark_jobs_waiting", "earmark_jobs_running"}
+    [worker] = [one for _, one in manifests() if one["kind"] == "Deployment" and one["metadata"]["name"] == "worker"]
+    assert scaling["spec"]["scaleTargetRef"] == {"name": "worker"}
+    assert "replicas" not in worker["spec"]
+    pod = worker["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    handed_over = float(pod["containers"][0]["command"][-1])
+    assert pod["terminationGracePeriodSeconds"] >= handed_over + 20
+
+
+# The proxy, Prometheus, Grafana
+
+
+def test_nginx_reads_its_configuration(program: Callable[[str], Path], tmp_path: Path) -> None:
+    nginx = program("nginx")
+    shutil.copy(DOCKER / "nginx.conf", tmp_path)
+    upstreams = "upstream earmark_api { server 127.0.0.1:1; }\nupstream earmark_store { server 127.0.0.1:2; }\n"
+    (tmp_path / "upstreams.conf").write_text(upstreams)
+    assert "test is successful" in run(nginx, "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
+    compose = (DOCKER / "nginx.upstreams.conf").read_text()
+    assert re.findall(r"upstream (\w+)", compose) == re.findall(r"upstream (\w+)", upstreams)
+
+
+def test_prometheus_reads_its_configuration_and_its_rules(program: Callable[[str], Path]) -> None:
+    run(program("promtool"), "check", "config", "prometheus.yml", cwd=DOCKER)
+
+
+def test_alerts_fire_when_they_should_and_not_otherwise(program: Callable[[str], Path]) -> None:
+    run(program("promtool"), "test", "rules", "alerts.test.yml", cwd=DOCKER)
+    rules = {
+        rule["alert"]
+        for group in yaml.safe_load((DOCKER / "alerts.yml").read_text())["groups"]
+        for rule in group["rules"]
+    }
+    tests = yaml.safe_load((DOCKER / "alerts.test.yml").read_text())["tests"]
+    cases = [case for test in tests for case in test["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == rules, "each is seen to fire"
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == rules, "and to be quiet"
+
+
+def driver() -> SimpleNamespace:
+    """NVIDIA's driver as pynvml shows it, for a machine without a GPU."""
+    return SimpleNamespace(
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=3 << 30, total=80 << 30),
+        nvmlDeviceGetUtilizationRates=lambda gpu: SimpleNamespace(gpu=25),
+    )
+
+
+@pytest.fixture
+def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
+    """Names of samples and their labels, of the front end and of a worker."""
+    assert job_metrics  # its figures are in PROCESS once it is imported
+    port = redis.connection_pool.connection_kwargs["port"]
+    settings = Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0")
+    Registry(redis, settings).announce(MODEL, "worker-1")
+    assert Jobs(redis, settings).waiting("base") == 0
+    app = create_app(settings)
+    families = [*app.state.parts.metrics.registry.collect(), *GpuMetrics(driver(), "GPU-1").collect()]
+    asyncio.run(app.state.parts.close())
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
+    return {f"{family.name}{suffix}": set() for family in families for suffix in suffixes[family.type]}
+
+
+def test_every_query_names_a_figure_that_exists(exported: dict[str, set[str]]) -> None:
+    dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "earmark.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    assert len(queries) > 30 and all(NAME.search(query) for query in queries)
+    alerts = (DOCKER / "alerts.yml").read_text()
+    scaling = (DOCKER / "kubernetes" / "scaling.yaml").read_text()
+    named = {name for text in (*queries, alerts, scaling) for name in NAME.findall(text)}
+    assert named - exported.keys() == set()
+
+
+def test_names_follow_prometheus_guide(program: Callable[[str], Path], exported: dict[str, set[str]]) -> None:
+    promtool = program("promtool")
+    from prometheus_client import generate_latest
+
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=generate_latest(PROCESS), capture_output=True, timeout=20
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_gpus_figures() -> None:
+    found = {family.name: family.samples[0] for family in GpuMetrics(driver(), "GPU-1").collect()}
+    assert {name: sample.value for name, sample in found.items()} == {
+        "earmark_gpu_memory_used_bytes": 3 << 30,
+        "earmark_gpu_memory_total_bytes": 80 << 30,
+        "earmark_gpu_use_ratio": 0.25,
+    }
+    assert all(sample.labels == {"gpu": "GPU-1"} for sample in found.values())
