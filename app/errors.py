@@ -18,6 +18,8 @@ EarmarkError                    code                      status
   RangeNotSatisfiable           range_not_satisfiable     416
   AlreadyOver                   already_over              409
   AudioInUse                    audio_in_use              409
+  PresignUnavailable            presign_unavailable       409
+  UploadMissing                 upload_missing            409
   StemsExpired                  stems_expired             410
   UploadTimeout                 upload_timeout            408
   Unavailable                                             503   with Retry-After
@@ -240,6 +242,22 @@ class AudioInUse(EarmarkError):
     code = "audio_in_use"
     status = 409
     title = "The audio is in use"
+
+
+class PresignUnavailable(EarmarkError):
+    """The store is a folder, which clients cannot reach: send files to the API."""
+
+    code = "presign_unavailable"
+    status = 409
+    title = "The store takes no direct uploads"
+
+
+class UploadMissing(EarmarkError):
+    """Nothing has arrived in the store at the signed address."""
+
+    code = "upload_missing"
+    status = 409
+    title = "The upload has not arrived"
 
 
 class StemsExpired(EarmarkError):

@@ -8,7 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
-from app.audio.schemas import UrlSent
+from app.audio.schemas import PresignSent, UrlSent
 from app.health.routes import router as health
 from app.keys.admission import Admission, Door
 from app.labels.routes import router as labels
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-    openapi.describe(app, [SeparationCreate, UrlSent])
+    openapi.describe(app, [PresignSent, SeparationCreate, UrlSent])
     app.add_middleware(Admission, door=Door(at_the_door, parts.signatures, settings))
     cors.install(app, settings)
     app.add_middleware(Observation, metrics=parts.metrics)

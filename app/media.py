@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,10 @@ from app.child import ChildLimits, Outcome, python, run, run_async
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
 
 if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
     from app.settings import Settings
 
 # FFmpeg's names of the containers that are accepted, and the media type of each.
@@ -106,10 +112,13 @@ def _checked(info: MediaInfo, settings: Settings) -> MediaInfo:
     return info
 
 
-def read_headers(path: Path) -> MediaInfo:
-    """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioCodecContext]]:
+    """The file with its best audio stream, alone to be decoded and in one thread, in this process: for children.
+
+    Raises ValueError with a sentence for the client.
+    """
     import av  # the front end itself loads no decoder
-    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.error import FFmpegError, InvalidDataError
     from av.stream import Discard
@@ -140,6 +149,15 @@ def read_headers(path: Path) -> MediaInfo:
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
+        codec.thread_count = 1
+        yield container, stream, codec
+
+
+def read_headers(path: Path) -> MediaInfo:
+    """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
+    from av.error import FFmpegError
+
+    with opened(path) as (container, stream, codec):
         duration = None
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
@@ -156,7 +174,6 @@ def read_headers(path: Path) -> MediaInfo:
             # More than FFmpeg's decoders open; whoever asked has a lower limit.
             return info
         # The codec knows better than the header: AAC may double its rate.
-        codec.thread_count = 1
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import obstore
@@ -156,6 +157,12 @@ class Storage:
             found = await obstore.get_async(self._store, _checked(key), options={"range": (start, end)})
         return _stream(key, found)
 
+    async def read(self, key: str) -> bytes:
+        """All bytes of a small object."""
+        with _told("read", key):
+            found = await obstore.get_async(self._store, _checked(key))
+            return bytes(await found.bytes_async())
+
     def size(self, key: str) -> int:
         """Bytes of an object."""
         with _told("size", key):
@@ -186,12 +193,12 @@ class Storage:
             _prune(self._folder / prefix)
         return len(found)
 
-    def signed_url(self, key: str, seconds: float) -> str:
-        """An address that reads the object for so many seconds; only where `signs`."""
+    def signed_url(self, key: str, seconds: float, method: Literal["GET", "PUT"] = "GET") -> str:
+        """An address that reads, or writes, the object for so many seconds; only where `signs`."""
         if self._signer is None:
             raise ValueError("a folder cannot sign addresses")
         with _told("sign", key):
-            return obstore.sign(self._signer, "GET", _checked(key), expires_in=timedelta(seconds=seconds))
+            return obstore.sign(self._signer, method, _checked(key), expires_in=timedelta(seconds=seconds))
 
     def local_path(self, key: str) -> Path | None:
         """Where the object lies if the store is a folder of this machine; read only."""

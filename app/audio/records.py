@@ -1,11 +1,13 @@
 """Uploads' records in Redis. Workers read them too; the bytes are in the store under `audio/ID`."""
 
+import math
 import time
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.exceptions import WatchError
+from redis.lock import Lock
 
 from app.errors import AudioInUse, NotFound
 from app.leftovers import Leftovers
@@ -46,9 +48,35 @@ def users_key(audio_id: str) -> str:
     return f"earmark:audio:{audio_id}:jobs"
 
 
+def awaited_key(audio_id: str) -> str:
+    """The Redis key of the record of an upload that its client brings to the store itself."""
+    return f"earmark:audio:{audio_id}:awaited"
+
+
 def store_key(audio_id: str) -> str:
     """Where the upload's bytes are in the store."""
     return f"audio/{audio_id}"
+
+
+def outline_key(audio_id: str) -> str:
+    """Where the upload's outline is in the store, once somebody has asked for its peaks."""
+    return f"outlines/{audio_id}"
+
+
+def incoming_key(audio_id: str) -> str:
+    """Where a client puts an upload's bytes itself; whoever holds the signed address may write there until it ends."""
+    return f"incoming/{audio_id}"
+
+
+class Awaited(BaseModel):
+    """An upload that its client brings to the store itself, by what it was said to be."""
+
+    id: str
+    owner: str = ""
+    filename: str | None
+    bytes: int
+    created_at: float
+    expires_at: float  # until then it may be completed
 
 
 class AudioRecords:
@@ -72,8 +100,36 @@ class AudioRecords:
             pipe.execute()
 
     def abandon(self, audio_id: str) -> None:
-        """The bytes of an upload that failed have been deleted."""
+        """The bytes of an upload that failed, or was deleted, are gone, and its outline's."""
         self._leftovers.settle(None, store_key(audio_id))
+        self._leftovers.settle(None, outline_key(audio_id))
+
+    def outline_begins(self, audio: Audio) -> None:
+        """Note that an outline is about to be written; it is swept when the upload's own time is over."""
+        self._leftovers.add(None, outline_key(audio.id), audio.expires_at)
+
+    def expect(self, awaited: Awaited, address_expires_at: float) -> None:
+        """Note that a client is about to bring an upload; swept when nobody can write there any more."""
+        with self._redis.pipeline() as pipe:
+            pipe.set(awaited_key(awaited.id), awaited.model_dump_json(), exat=math.ceil(awaited.expires_at))
+            due = max(awaited.expires_at, address_expires_at + self._settings.upload_timeout)
+            self._leftovers.add(pipe, incoming_key(awaited.id), due + self._settings.upload_timeout)
+            pipe.execute()
+
+    def awaited(self, audio_id: str) -> Awaited:
+        """The upload that is awaited; raises `NotFound`."""
+        document = self._redis.get(awaited_key(audio_id))
+        if document is None:
+            raise NotFound("There is no such audio.")
+        return Awaited.model_validate_json(document)
+
+    def arrived(self, audio_id: str) -> None:
+        """The upload is not awaited any more: it is known, or was refused."""
+        self._redis.delete(awaited_key(audio_id))
+
+    def completing(self, audio_id: str, seconds: float) -> Lock:
+        """A lock for completing an upload once at a time; it ends by itself after so many seconds."""
+        return self._redis.lock(f"{awaited_key(audio_id)}:lock", timeout=seconds, blocking=False, thread_local=False)
 
     def get(self, audio_id: str) -> Audio:
         """The record; raises `NotFound`."""

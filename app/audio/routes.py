@@ -1,13 +1,16 @@
 """`/v1/audio`: uploads."""
 
 from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from app import bodies, multipart
-from app.audio import service
+from app.audio import direct, peaks, service
 from app.audio.records import store_key
-from app.audio.schemas import AudioAnswer, UrlSent
+from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.errors import RequestInvalid
 from app.openapi import form_schema, problems, reference
 from app.problems import fault
@@ -53,6 +56,27 @@ async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> 
         raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
 
 
+@router.post(
+    "/presign",
+    status_code=201,
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": reference(PresignSent)}}},
+    responses=problems(408, 409, 413, 415, 422, 503),
+)
+async def presign(request: Request, parts: UsesParts) -> PresignAnswer:
+    """Get an address that takes a recording straight to the store; PUT the file there, then complete it."""
+    sent = validated(PresignSent, await bodies.read_json(request, parts.settings))
+    awaited, url, ends = await run_in_threadpool(direct.presign, parts, sent)
+    headers = {"Content-Type": sent.content_type} if sent.content_type else {}
+    upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(ends, UTC))
+    return PresignAnswer(audio=AwaitedAudio.of(awaited), upload=upload)
+
+
+@router.post("/{audio_id}/complete", responses=problems(404, 409, 413, 422, 503))
+async def complete(audio_id: str, parts: UsesParts) -> AudioAnswer:
+    """Make an upload known that was brought to the store; it is checked and probed, and gone if it is no audio."""
+    return AudioAnswer.of(await direct.complete(parts, audio_id))
+
+
 @router.get("/{audio_id}", responses=problems(404, 503))
 def get(audio_id: str, parts: UsesParts) -> AudioAnswer:
     """An upload's record."""
@@ -78,3 +102,16 @@ async def content(audio_id: str, request: Request, parts: UsesParts) -> Response
         sha256=audio.sha256,
         content_type=audio.content_type,
     )
+
+
+@router.get("/{audio_id}/peaks", responses=problems(404, 422, 503))
+async def get_peaks(
+    audio_id: str,
+    response: Response,
+    parts: UsesParts,
+    points: Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")] = 2000,
+) -> PeaksAnswer:
+    """The least and the greatest sample of each channel, point by point, for drawing a waveform."""
+    answer = await peaks.peaks(parts, await service.find_async(parts, audio_id), points)
+    response.headers["Cache-Control"] = "private, max-age=3600"  # the bytes of an upload never change
+    return answer

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.audio.records import Audio
+from app.audio.records import Audio, Awaited
 from app.keys.signatures import Sign
 from app.outside import LONGEST_URL
 from app.sent import Sent
@@ -17,6 +17,72 @@ class UrlSent(Sent):
     url: Annotated[
         str, StringConstraints(max_length=LONGEST_URL), Field(description="http or https, on the public internet")
     ]
+
+
+class PresignSent(Sent):
+    """An upload that the client will bring to the store itself. `bytes`: its exact size."""
+
+    filename: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    bytes: Annotated[int, Field(ge=1)]
+    content_type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+-]{1,64}/[A-Za-z0-9.+-]{1,64}$")] | None = (
+        Field(default=None, description="sent along to the store; what the file is, its bytes decide")
+    )
+
+
+class AwaitedAudio(BaseModel):
+    """An upload before its bytes are there; it is known as audio once it is completed, before `expires_at`."""
+
+    id: str
+    status: Literal["awaited"] = "awaited"
+    filename: str | None
+    bytes: int
+    created_at: datetime
+    expires_at: datetime
+    complete_url: str
+
+    @classmethod
+    def of(cls, awaited: Awaited) -> "AwaitedAudio":
+        """The answer for a record."""
+        return cls(
+            id=awaited.id,
+            filename=awaited.filename,
+            bytes=awaited.bytes,
+            created_at=datetime.fromtimestamp(awaited.created_at, UTC),
+            expires_at=datetime.fromtimestamp(awaited.expires_at, UTC),
+            complete_url=f"/v1/audio/{awaited.id}/complete",
+        )
+
+
+class DirectUpload(BaseModel):
+    """The request that brings the bytes to the store."""
+
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class PresignAnswer(BaseModel):
+    """Send `upload`, then POST to `audio.complete_url`."""
+
+    audio: AwaitedAudio
+    upload: DirectUpload
+
+
+class ChannelPeaks(BaseModel):
+    """One channel's least and greatest sample, point by point; full scale is 1."""
+
+    minimum: list[float]
+    maximum: list[float]
+
+
+class PeaksAnswer(BaseModel):
+    """A waveform to draw: points of equal length in time. Duration in seconds, as decoded; sample rate in hertz."""
+
+    points: int
+    duration: float
+    sample_rate: int
+    channels: list[ChannelPeaks]
 
 
 class AudioAnswer(BaseModel):

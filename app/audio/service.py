@@ -1,13 +1,10 @@
 """Uploads: from a form's part to the store, probed, known; or gone without a trace."""
 
 import logging
-import os
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path, PureWindowsPath
-from typing import IO
+from pathlib import PureWindowsPath
 
 import anyio
 from anyio.to_thread import run_sync
@@ -15,7 +12,8 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app import media
-from app.audio.records import Audio, store_key
+from app.audio.copies import LocalCopy
+from app.audio.records import Audio, outline_key, store_key
 from app.audio.schemas import AudioAnswer
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.ids import AUDIO, is_id, new_id
@@ -44,26 +42,26 @@ class Uploads:
                 raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
             return await self.receive(Part("url", fetched.url.path, fetched.chunks))
 
-    async def receive(self, part: Part) -> Audio:
-        """Stream one file to the store, probe it and make it known.
+    async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
+        """Stream one file to the store, probe it and make it known, under a new id unless one is given.
 
         Raises `UploadTooLarge`, `StoreUnavailable`, what the probe raises and what the body raises; then the store
         holds nothing of it.
         """
-        audio_id, settings = new_id(AUDIO), self._parts.settings
+        audio_id, settings = audio_id or new_id(AUDIO), self._parts.settings
         key = store_key(audio_id)
         await run_in_threadpool(self._parts.audio.begin, audio_id)
         try:
-            with _ProbeFile(self._parts.storage.local_path(key)) as probed:
-                copied = probed.copying(part.chunks)
+            with LocalCopy(self._parts.storage.local_path(key)) as copy:
+                copied = copy.copying(part.chunks)
                 stored = await self._parts.storage.put_stream(key, copied, settings.upload_bytes)
                 async with _PROBES_AT_ONCE:
-                    found = await media.probe(probed.path, settings)
+                    found = await media.probe(copy.path, settings)
             now = time.time()
             audio = Audio(
                 id=audio_id,
                 owner=self._parts.caller.key_id,
-                filename=_plain_name(part.filename),
+                filename=plain_name(part.filename),
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 content_type=found.content_type,
@@ -129,6 +127,7 @@ def delete(parts: Parts, audio_id: str) -> None:
 
 def _forget_bytes(parts: Parts, audio_id: str) -> None:
     parts.storage.delete(store_key(audio_id))
+    parts.storage.delete(outline_key(audio_id))
     parts.audio.abandon(audio_id)
 
 
@@ -141,52 +140,8 @@ def _in_the_ledger() -> Iterator[None]:
         log.error("bytes of a failed upload are left to housekeeping: %s", error)
 
 
-def _plain_name(sent: str | None) -> str | None:
+def plain_name(sent: str | None) -> str | None:
     """The last part of what a client calls its file, for people to read; it names nothing here."""
     name = PureWindowsPath(sent or "").name  # takes both kinds of slash for one
     name = "".join(character for character in name if character.isprintable())
     return name[:_NAME_LENGTH] or None
-
-
-class _ProbeFile:
-    """A path where the probe finds the bytes: the store's own file, or a copy made while they stream by.
-
-    The copy has no name in any folder, so that it is gone with this process, whatever the process dies of.
-    """
-
-    def __init__(self, stored: Path | None) -> None:
-        self._stored = stored
-        self._copy: IO[bytes] | None = None
-
-    def __enter__(self) -> "_ProbeFile":
-        if self._stored is None:
-            self._copy = tempfile.TemporaryFile()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._copy is not None:
-            self._copy.close()
-
-    @property
-    def path(self) -> Path:
-        """Where to look, once the stream is at its end."""
-        if self._copy is not None:
-            return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
-        assert self._stored is not None  # noqa: S101 (one of the two is there)
-        return self._stored
-
-    async def copying(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same chunks, copied on the way where there is no file of the store's own."""
-        async for chunk in chunks:
-            if self._copy is not None:
-                await run_in_threadpool(_written, self._copy, chunk)
-            yield chunk
-
-
-def _written(copy: IO[bytes], chunk: bytes) -> None:
-    try:
-        copy.write(chunk)
-        copy.flush()  # the probe is another process
-    except OSError as error:
-        log.error("cannot copy an upload for its probe: %s", error)
-        raise StoreUnavailable("There is no room for the upload now.") from error

@@ -51,6 +51,9 @@ MODEL = {
 }
 
 
+PREFIXES = ("audio", "incoming", "outlines", "separations")  # of the store
+
+
 @dataclass
 class Service:
     """A running front end, a client of it, and its parts, for looking behind its answers."""
@@ -134,7 +137,7 @@ class Service:
 
     def stored(self) -> list[str]:
         """All keys in the store."""
-        return [*self.parts.storage.keys("audio"), *self.parts.storage.keys("separations")]
+        return [key for prefix in PREFIXES for key in self.parts.storage.keys(prefix)]
 
     def entered(self) -> list[bytes]:
         """What the ledger of leftovers holds."""
@@ -249,7 +252,7 @@ def keyed_service(_keyed_service: Service, redis: Redis) -> Service:
 
 def emptied(service: Service) -> Service:
     """The same, with an empty store and the model `base` announced."""
-    for prefix in ("audio", "separations"):
+    for prefix in PREFIXES:
         service.parts.storage.delete_prefix(prefix)
     service.parts.registry.announce(MODEL, "worker-1")
     return service
