@@ -74,7 +74,7 @@ async def presign(request: Request, parts: UsesParts) -> PresignAnswer:
 @router.post("/{audio_id}/complete", responses=problems(404, 409, 413, 422, 503))
 async def complete(audio_id: str, parts: UsesParts) -> AudioAnswer:
     """Make an upload known that was brought to the store; it is checked and probed, and gone if it is no audio."""
-    return AudioAnswer.of(await direct.complete(parts, audio_id))
+    return service.tell(parts, await direct.complete(parts, audio_id))
 
 
 @router.get("/{audio_id}", responses=problems(404, 503))

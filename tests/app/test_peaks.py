@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def draw(path: Path, settings: Settings | None = None) -> Outline:
 
 
 def extremes(samples: np.ndarray, bounds: list[int]) -> list[tuple[list[float], list[float]]]:
-    spans = list(zip(bounds, bounds[1:], strict=False))
+    spans = list(pairwise(bounds))
     return [
         ([float(line[a:b].min()) for a, b in spans], [float(line[a:b].max()) for a, b in spans]) for line in samples.T
     ]
@@ -47,7 +48,7 @@ def test_every_point_is_the_least_and_the_greatest_of_its_samples(
     drawn = draw(tmp_path / "a.wav")
     assert (drawn.sample_rate, drawn.samples) == (44100, samples)
     stretches = len(drawn.least[0])
-    assert stretches == -(-samples // drawn.stretch) and min(samples, STRETCHES // 2) <= stretches < STRETCHES
+    assert stretches == -(-samples // drawn.stretch) and min(samples, STRETCHES // 2) <= stretches <= STRETCHES
     count = min(most, stretches)
     bounds = [min(samples, drawn.stretch * (stretches * point // count)) for point in range(count + 1)]
     for found, expected in zip(drawn.points(most), extremes(sound, bounds), strict=True):
@@ -67,7 +68,7 @@ def test_stretches_are_joined_without_loss(blocks: list[int], seed: int) -> None
         for level in levels:
             lines.add(4, {"lavfi.astats.1.Min_level": f"{level:f}", "lavfi.astats.1.Max_level": f"{level + 1:f}"})
     joined = lines.stretch // 4
-    assert len(lines.least[0]) == -(-len(levels) // joined) < 8 and lines.samples == 4 * len(levels)
+    assert len(lines.least[0]) == -(-len(levels) // joined) <= 8 and lines.samples == 4 * len(levels)
     for number, (least, greatest) in enumerate(zip(lines.least[0], lines.greatest[0], strict=True)):
         mine = levels[number * joined : (number + 1) * joined]
         assert least == pytest.approx(mine.min(), abs=1e-5) and greatest == pytest.approx(mine.max() + 1, abs=1e-5)
