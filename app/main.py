@@ -10,6 +10,8 @@ from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
 from app.health.routes import router as health
+from app.idempotency.layer import Idempotency
+from app.idempotency.records import Answers
 from app.keys.admission import Admission, Door
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
@@ -55,6 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     openapi.describe(app, [PresignSent, SeparationCreate, UrlSent])
+    app.add_middleware(
+        Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings
+    )
     app.add_middleware(Admission, door=Door(at_the_door, parts.signatures, settings))
     cors.install(app, settings)
     app.add_middleware(Observation, metrics=parts.metrics)

@@ -36,7 +36,7 @@ class Part:
             raise RequestInvalid(f"The field {self.name} is not UTF-8.") from error
 
 
-class _Collector:
+class Collector:
     """Turns the parser's calls into a queue of what happened: a part began, bytes, a part ended, all ended."""
 
     def __init__(self, boundary: bytes) -> None:
@@ -77,7 +77,7 @@ async def parts(request: Request, settings: Settings, files: int) -> AsyncGenera
     if bodies.media_type(request) != "multipart/form-data" or not boundary:
         raise NotMultipart("Send multipart/form-data with a boundary.")
     try:
-        collector = _Collector(boundary)
+        collector = Collector(boundary)
     except FormParserError as error:
         raise NotMultipart("The boundary is too long.") from error
     limit = files * settings.upload_bytes + settings.body_bytes + _OVERHEAD
@@ -86,7 +86,7 @@ async def parts(request: Request, settings: Settings, files: int) -> AsyncGenera
         kind, headers = event
         if kind != "part" or not isinstance(headers, dict):
             raise RequestInvalid("The form is broken.")
-        name, filename = _disposition(headers)
+        name, filename = disposition(headers)
         content = _content(collector, body)
         yield Part(name, filename, content)
         async for _ in content:  # what the caller did not read
@@ -95,13 +95,13 @@ async def parts(request: Request, settings: Settings, files: int) -> AsyncGenera
         pass
 
 
-async def _content(collector: _Collector, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _content(collector: Collector, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     while (event := await _next(collector, body))[0] == "data":
         if isinstance(event[1], bytes):
             yield event[1]
 
 
-async def _next(collector: _Collector, body: AsyncIterator[bytes]) -> tuple[str, bytes | dict[bytes, bytes]]:
+async def _next(collector: Collector, body: AsyncIterator[bytes]) -> tuple[str, bytes | dict[bytes, bytes]]:
     while not collector.events:
         chunk = await anext(body, None)
         if chunk is None:
@@ -113,7 +113,8 @@ async def _next(collector: _Collector, body: AsyncIterator[bytes]) -> tuple[str,
     return collector.events.popleft()
 
 
-def _disposition(headers: dict[bytes, bytes]) -> tuple[str, str | None]:
+def disposition(headers: dict[bytes, bytes]) -> tuple[str, str | None]:
+    """A part's name, and its file's name if it is a file. Raises `RequestInvalid`."""
     kind, options = parse_options_header(headers.get(b"content-disposition"))
     if kind != b"form-data" or b"name" not in options:
         raise RequestInvalid("A part of the form has no name.")

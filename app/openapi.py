@@ -11,6 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 from app.problems import Problem
 
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same for every attempt at one request: it is done once, and its answer repeated for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+}
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -55,12 +62,31 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
             )
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _replace_validation_errors(made)
+            _add_manners(made)
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = document
+
+
+def _add_manners(made: dict[str, Any]) -> None:
+    """What layers around the routes do with all of them: keys (where they are on), rates, `Idempotency-Key`."""
+    made["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
+        "token": {"type": "apiKey", "in": "query", "name": "token", "description": "What signed addresses carry."},
+    }
+    for path, operations in made["paths"].items():
+        if not path.startswith("/v1/"):
+            continue
+        for method, operation in operations.items():
+            operation["security"] = [{"key": []}, *([{"token": []}] if method == "get" else []), {}]
+            statuses = (401, 409, 422, 429) if method == "post" else (401, 429)
+            for status, response in problems(*statuses).items():
+                operation["responses"].setdefault(str(status), response)
+            if method == "post":
+                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
 
 
 def _replace_validation_errors(made: dict[str, Any]) -> None:
