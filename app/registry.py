@@ -5,7 +5,7 @@ counts. Who is alive is told by heartbeats, which a worker sends with `beat`.
 
 A description is what `models.engine.Engine.describe()` answers:
 {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
- "classes": [{"label", "mid", "slug", "path": [...], "askable"}]}
+ "classes": [{"label", "mid", "slug", "path": [...], "askable", "synonyms": [...], "description"}]}
 """
 
 import time
@@ -27,6 +27,8 @@ class ClassDescription(BaseModel):
     slug: str
     path: list[str] = []
     askable: bool = False  # the model has an embedding for it, so that a target may name it
+    synonyms: list[str] = []
+    description: str = ""
 
 
 class ModelDescription(BaseModel):

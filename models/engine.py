@@ -117,6 +117,8 @@ class Engine:
                 "slug": label.slug,
                 "path": list(label.path),
                 "askable": label.mid in askable,
+                "synonyms": list(label.synonyms),
+                "description": label.description,
             }
             for label in labels.ontology().values()
             if label.index in heard or label.mid in askable

@@ -1,6 +1,6 @@
 """AudioSet's classes and their tree: 527 that detectors answer with, inside an ontology of 632.
 
-Source and licence of the two files: `audioset/ATTRIBUTION.md`.
+Source and licence of the files: `audioset/ATTRIBUTION.md`.
 """
 
 import csv
@@ -22,13 +22,16 @@ _FOLDER = Path(__file__).parent / "audioset"
 @dataclass(frozen=True)
 class Label:
     """One class: `mid` is its machine id, `index` its column in a detector's answer (None outside the 527),
-    `path` the names from the root of the ontology down to the class itself."""
+    `path` the names from the root of the ontology down to the class itself, `synonyms` other words for it,
+    `description` the ontology's own sentences."""
 
     name: str
     mid: str
     slug: str
     path: tuple[str, ...]
     index: int | None
+    synonyms: tuple[str, ...] = ()
+    description: str = ""
 
 
 def slug(name: str) -> str:
@@ -45,6 +48,7 @@ def ontology() -> dict[str, Label]:
     """
     entries = json.loads((_FOLDER / "ontology.json").read_text(encoding="utf-8"))
     names = {entry["id"]: entry["name"] for entry in entries}
+    descriptions = {entry["id"]: entry["description"] for entry in entries}
     parents: dict[str, str] = {}
     for entry in entries:
         for child in entry["child_ids"]:
@@ -52,10 +56,16 @@ def ontology() -> dict[str, Label]:
     with (_FOLDER / "class_labels_indices.csv").open(encoding="utf-8", newline="") as file:
         indices = {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
 
+    with (_FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
+        words = {row["name"]: tuple(row["synonyms"].split("; ")) for row in csv.DictReader(file)}
+
     def path(mid: str) -> tuple[str, ...]:
         return (*(path(parents[mid]) if mid in parents else ()), names[mid])
 
-    return {mid: Label(name, mid, slug(name), path(mid), indices.get(mid)) for mid, name in names.items()}
+    return {
+        mid: Label(name, mid, slug(name), path(mid), indices.get(mid), words.get(name, ()), descriptions[mid])
+        for mid, name in names.items()
+    }
 
 
 @cache

@@ -150,7 +150,7 @@ def test_models_and_their_workers(folder_service: Service) -> None:
         ("male_speech", "Male speech, man speaking"),
         ("man", "Male speech, man speaking"),
         ("bark", "Bark"),
-        ("animal", "Bark"),
+        ("animal", "Dog"),
         ("alarm", "Siren"),
     ],
 )

@@ -123,12 +123,14 @@ def test_the_description_is_what_a_worker_announces():
     }
     assert len(described["classes"]) == 527
     dog = next(entry for entry in described["classes"] if entry["slug"] == "dog")
+    assert dog.pop("description").startswith("Any sounds coming from the familiar domesticated canid")
     assert dog == {
         "label": "Dog",
         "mid": "/m/0bt9lr",
         "slug": "dog",
         "path": ["Animal", "Domestic animals, pets", "Dog"],
         "askable": True,
+        "synonyms": ["puppy", "pup", "canine", "hound", "doggy"],
     }
 
 
