@@ -131,7 +131,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     from app import logs, metrics
     from app.main import create_app
 
-    logs.configure(settings)
+    logs.configure(settings, access=listener is None)
     app = create_app(settings)
     metrics.serve(settings.metrics_port, settings.metrics_host, app.state.parts.metrics.registry)
 
@@ -154,7 +154,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             server_header=False,
             log_config=None,  # as `logs.configure` has it
             log_level=settings.log_level,
-            access_log=listener is None,
+            access_log=False,  # it would log addresses with their signatures; see `Observation`
         )
     )
     server.run(sockets=[listener] if listener else None)

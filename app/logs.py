@@ -22,8 +22,11 @@ _TOKEN = re.compile(r"([?&]token=)[^&\s\"]+")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
 
 
-def configure(settings: Settings) -> None:
-    """Write the process's log lines to standard error, in the form that the settings ask for."""
+def configure(settings: Settings, access: bool = True) -> None:
+    """Write the process's log lines to standard error, in the form that the settings ask for.
+
+    access: tell each request, too.
+    """
     handler = logging.StreamHandler()
     handler.addFilter(_identify)
     handler.addFilter(_keep_secrets)
@@ -31,6 +34,7 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    logging.getLogger("earmark.access").disabled = not access
 
 
 @contextlib.contextmanager

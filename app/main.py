@@ -1,7 +1,8 @@
 """The front end: `create_app(settings)` puts its parts together, and nothing else happens here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
@@ -26,6 +27,11 @@ from app.wiring import Parts
 VERSION = "0.1.0"
 
 
+def _is_signed(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request's address opens something by itself: traces hold addresses, and are read by others."""
+    return b"token=" in scope.get("query_string", b"")
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for one deployment; without settings, for the one that the environment describes."""
     settings = settings or Settings()
@@ -48,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         # Nothing unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the extra `telemetry` must be installed. Routes and
         # durations alone: texts of errors may hold what clients sent.
-        telemetry={"auto_configure": True, "logs": False, "metrics": False},
+        telemetry={"auto_configure": True, "logs": False, "metrics": False, "exclude": _is_signed},
     )
     app.state.parts = parts
     problems.install(app)

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from app.ids import new_id
 from app.metrics import Metrics
 
 log = logging.getLogger("earmark.http")
+access = logging.getLogger("earmark.access")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -58,7 +60,11 @@ class Observation:
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.seconds.labels(method, route).observe(time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        self._metrics.seconds.labels(method, route).observe(seconds)
+        # Without what follows the question mark: that may be a signature. Quoted: one request, one line.
+        told = {"status": status, "seconds": round(seconds, 4), "route": route}
+        access.info("%s %s %d", method, quote(scope["path"]), status, extra=told)
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

@@ -37,7 +37,9 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = redis.connection_pool.connection_kwargs["port"]
-    settings = Settings(home=folder, port=port, redis_url=f"redis://127.0.0.1:{server}/0", log_format="json")
+    settings = Settings(
+        home=folder, port=port, redis_url=f"redis://127.0.0.1:{server}/0", log_format="json", auth="off"
+    )
     log = folder / "log"
     with log.open("wb") as lines:
         program = subprocess.Popen(
@@ -65,11 +67,15 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
 
 def test_lines_are_json_with_the_requests_id_and_nobodys_secret(tmp_path: Path, redis: Redis) -> None:
     with api(tmp_path, redis) as (client, log):
-        client.get("/v1/separations/nothing", headers={"X-Request-Id": "order-18", "Authorization": "Bearer s3cret"})
+        client.get(
+            "/v1/separations/nothing?token=s3cret",
+            headers={"X-Request-Id": "order-18", "Authorization": "Bearer s3cret"},
+        )
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     [line] = [line for line in lines if line.get("request_id") == "order-18"]
-    assert line["logger"] == "uvicorn.access" and "/v1/separations/nothing" in line["message"]
+    assert line["message"] == f"GET /v1/separations/nothing {line['status']}" and line["logger"] == "earmark.access"
+    assert line["seconds"] > 0
     assert "s3cret" not in log.read_text()
 
 
@@ -109,6 +115,7 @@ def test_requests_are_traced_where_a_collector_is_named(
     trace = "0af7651916cd43dd8448eb211c80319c"
     with api(tmp_path, redis, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_SERVICE_NAME="earmark-api") as (client, _):
         client.get("/v1/separations/nothing", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        client.get("/v1/separations/nothing?token=s3cret", headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
     assert received and {path for path, _ in received} == {"/v1/traces"}
     spans = []
     for _, body in received:
@@ -117,4 +124,5 @@ def test_requests_are_traced_where_a_collector_is_named(
             assert "earmark-api" in str(resource.resource)
             spans += [span for scope in resource.scope_spans for span in scope.spans]
     found = [span for span in spans if span.trace_id.hex() == trace]
+    assert b"s3cret" not in b"".join(body for _, body in received)
     assert any(span.name == "GET /v1/separations/{separation_id}" for span in found), [span.name for span in found]
