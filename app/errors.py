@@ -11,6 +11,7 @@ EarmarkError                    code                      status
     AudioTooLong                audio_too_long            422
     AudioTooWide                audio_too_wide            422
     UrlRefused                  url_refused               422
+    QueryModelMismatch          query_model_mismatch      422
   NotFound                      not_found                 404
   UploadTooLarge                upload_too_large          413
   NotMultipart                  not_multipart             415
@@ -20,6 +21,7 @@ EarmarkError                    code                      status
   AudioInUse                    audio_in_use              409
   PresignUnavailable            presign_unavailable       409
   UploadMissing                 upload_missing            409
+  QueryNotReady                 query_not_ready           409
   StemsExpired                  stems_expired             410
   UploadTimeout                 upload_timeout            408
   Unavailable                                             503   with Retry-After
@@ -128,6 +130,13 @@ class UrlRefused(RequestInvalid):
 
     code = "url_refused"
     title = "The URL is refused"
+
+
+class QueryModelMismatch(RequestInvalid):
+    """The embedding was made by another model; those of different models cannot be exchanged."""
+
+    code = "query_model_mismatch"
+    title = "The query is another model's"
 
 
 class NotFound(EarmarkError):
@@ -258,6 +267,14 @@ class UploadMissing(EarmarkError):
     code = "upload_missing"
     status = 409
     title = "The upload has not arrived"
+
+
+class QueryNotReady(EarmarkError):
+    """The saved query has not succeeded, yet or at all."""
+
+    code = "query_not_ready"
+    status = 409
+    title = "The saved query is not ready"
 
 
 class StemsExpired(EarmarkError):

@@ -22,6 +22,7 @@ from rq.serializers import JSONSerializer
 from app.audio.records import AudioRecords, store_key
 from app.errors import AudioInUse, EarmarkError, NotFound, StoreUnavailable
 from app.jobs import Jobs, connect
+from app.kinds import stored_at
 from app.leftovers import Leftovers
 from app.registry import Registry
 from app.settings import Settings
@@ -134,7 +135,7 @@ class Housekeeping:
             job = self._jobs.get(job_id)
         except NotFound:
             return None
-        return f"{job.kind}s/{job.id}"
+        return stored_at(job.kind, job.id)
 
     def _expire_audio(self, audio_id: str) -> None:
         try:

@@ -5,15 +5,16 @@ The life of a job (the steps are in `lifecycle.py`):
 1. `create(job)` writes the record and its first event in one transaction that also checks that its uploads exist and
    marks them as used, and gives the job its place in the line (`line.py`), from which it comes to an RQ queue in its
    turn. What falls out of both, housekeeping finds in `lost()` and `requeue()`s.
-2. The worker's task `worker.tasks.separate(id)` calls `claim(id, execution)` with an id that is new for every
-   delivery. None: the job is over, canceled, gone, or was given up; return quietly. A claim takes the job away from
-   an earlier execution, which from then on can change nothing.
+2. The worker's task (`kinds.py` names it) calls `claim(id, execution)` with an id that is new for every delivery.
+   None: the job is over, canceled, gone, or was given up; return quietly. A claim takes the job away from an earlier
+   execution, which from then on can change nothing.
 3. While it works: `progress(...)` and `should_stop(id, execution)`. Either says when to stop: canceled, deleted, or
-   taken by another execution. Outputs are stored under `separations/ID/EXECUTION/`; `claim` has put that prefix in
-   the ledger of leftovers, so that it is swept unless it is published.
+   taken by another execution. Outputs are stored under `output_prefix` (`separations/ID/EXECUTION`); `claim` has put
+   that prefix in the ledger of leftovers, so that it is swept unless it is published.
 4. One of `publish`, `fail`, `stop` (after a request to cancel) and `release` (the worker shuts down: the job waits
    again, and the attempt does not count). False: it was not this execution's any more; delete what it stored.
-5. `expired()` and `expire(id)` when the stems' time is over; Redis drops the record itself `record_retention` later.
+5. `expired()` and `expire(id)` when its outputs' time is over; Redis drops the record itself `record_retention` later.
+   A saved query that succeeded stays until it is deleted.
 
 Every change is a compare-and-set (WATCH, MULTI) that also appends an event to the record's stream (`events.py`). All
 methods raise redis-py's errors when Redis does not answer.
@@ -34,14 +35,15 @@ from app import events, job_metrics, lifecycle, logs
 from app.audio.records import audio_key, users_key
 from app.errors import AlreadyOver, NotFound, RecordTooNew
 from app.events import events_key
+from app.kinds import KINDS, stored_at
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
 from app.line import Line
 from app.listing import Listing, record_key
-from app.queues import TASKS, Queues, connect, queue_name
+from app.queues import Queues, connect, queue_name
 from app.settings import Settings
 
-__all__ = ["TASKS", "Jobs", "connect", "events_key", "queue_name", "record_key"]
+__all__ = ["Jobs", "connect", "events_key", "queue_name", "record_key"]
 
 log = logging.getLogger("earmark.jobs")
 
@@ -128,7 +130,7 @@ class Jobs:
             self._listing.remove(pipe, job)
             pipe.delete(record_key(job.id))
             events.end(pipe, job)
-            self._leftovers.add(pipe, f"{job.kind}s/{job.id}", time.time() + self._execution_seconds)
+            self._leftovers.add(pipe, stored_at(job.kind, job.id), time.time() + self._execution_seconds)
             deleted[:] = [job]
 
         self._transaction(write, record_key(job_id))
@@ -155,7 +157,7 @@ class Jobs:
     @staticmethod
     def output_prefix(job: Job, execution: str) -> str:
         """Where an execution stores what it makes."""
-        return f"{job.kind}s/{job.id}/{execution}"
+        return f"{stored_at(job.kind, job.id)}/{execution}"
 
     def progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
         """Tell how far it is (0 to 1). False: the job is not this execution's any more. Cheap to call often."""
@@ -267,10 +269,10 @@ class Jobs:
             self._change(job_id, lambda job: lifecycle.expired(job, time.time()), "state")
         self.redis.zrem(_EXPIRY, job_id)
 
-    def trim(self, kind: str = "separation") -> int:
+    def trim(self) -> int:
         """Drop index entries whose records Redis has dropped. Returns how many."""
         kept = self._settings.stem_retention + self._settings.record_retention + 7 * 86400
-        return self._listing.trim(kind, kept)
+        return sum(self._listing.trim(kind, kept) for kind in KINDS.values())
 
     # The queue, and figures
 
@@ -347,7 +349,7 @@ class Jobs:
             changed = step(job)
             if changed is not None and changed != job:
                 if changed.over and not job.over:
-                    changed.expires_at = time.time() + self._settings.stem_retention
+                    changed.expires_at = self._end(changed)
                 changed.revision = job.revision + 1
                 pipe.multi()
                 self._write(pipe, changed, event)
@@ -360,6 +362,11 @@ class Jobs:
         for before, after in written:
             job_metrics.changed(before, after)
         return outcome[0]
+
+    def _end(self, job: Job) -> float | None:
+        """Until when what an ended job made is kept; None: until it is deleted."""
+        kept = KINDS[job.kind].kept and job.status == "succeeded"
+        return None if kept else time.time() + self._settings.stem_retention
 
     def _transaction(self, write: Callable[[Pipeline], None], *keys: str) -> None:
         with self.redis.pipeline() as pipe:
@@ -375,13 +382,16 @@ class Jobs:
 
     def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
         """The record, its event, and every index that follows from its state."""
-        keep = int(job.expires_at + self._settings.record_retention) if job.over else None
-        pipe.set(record_key(job.id), job.model_dump_json(), exat=keep)
+        until = None
+        if job.over and job.expires_at is not None:
+            until = int(job.expires_at + self._settings.record_retention)
+        pipe.set(record_key(job.id), job.model_dump_json(), exat=until)
         events.append(pipe, job, event)
         if job.over:
             self._leave_indices(pipe, job)
-            pipe.expireat(events_key(job.id), keep or 0)
-            if not job.expired:
+            if until is not None:
+                pipe.expireat(events_key(job.id), until)
+            if job.expires_at is not None and not job.expired:
                 pipe.zadd(_EXPIRY, {job.id: job.expires_at})
             return
         pipe.sadd(_OPEN, job.id)

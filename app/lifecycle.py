@@ -86,7 +86,7 @@ class Job(BaseModel):
     started_at: float | None = None
     finished_at: float | None = None
     cancel_requested_at: float | None = None
-    expires_at: float
+    expires_at: float | None  # None: kept until it is deleted
 
     @property
     def over(self) -> bool:

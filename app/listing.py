@@ -12,9 +12,9 @@ from redis.client import Pipeline
 
 from app import ids, lifecycle
 from app.errors import RecordTooNew
+from app.kinds import Kind
 from app.lifecycle import Job, Status
 
-_PREFIXES = {"separation": ids.SEPARATION}  # of the ids, by the jobs' kind
 _LOOKED_AT = 200  # records read for one page of the jobs in one state
 
 
@@ -66,12 +66,25 @@ class Listing:
                 return jobs, job_ids[place - 1] if place < len(job_ids) else None
         return jobs, None
 
-    def trim(self, kind: str, age: float) -> int:
-        """Drop jobs made more than `age` seconds ago, whose records Redis has dropped. Returns how many."""
-        oldest = ids.first_id(_PREFIXES[kind], time.time() - age)
+    def trim(self, kind: Kind, age: float) -> int:
+        """Drop jobs made more than `age` seconds ago, whose records Redis has dropped. Returns how many.
+
+        Jobs of a kind that is kept are old for good reason: those are looked at one by one.
+        """
+        oldest = ids.first_id(kind.prefix, time.time() - age)
         owners: Any = self._redis.smembers(_OWNERS)
-        keys = [_list_key(owner.decode(), kind) for owner in owners]
-        return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
+        keys = [_list_key(owner.decode(), kind.name) for owner in owners]
+        if not kind.kept:
+            return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
+        return sum(self._drop_gone(key, oldest) for key in keys)
+
+    def _drop_gone(self, key: str, oldest: str) -> int:
+        found: Any = self._redis.zrange(key, "-", f"({oldest}", bylex=True)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for member in found:
+                pipe.exists(record_key(member.decode()))
+            gone = [member for member, there in zip(found, pipe.execute(), strict=True) if not there]
+        return self._redis.zrem(key, *gone) if gone else 0
 
     def _documents(self, job_ids: list[str]) -> list[bytes | None]:
         documents: Any = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []

@@ -10,6 +10,8 @@ from fastapi.responses import RedirectResponse
 from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
+from app.detections.routes import router as detections
+from app.detections.schemas import DetectionCreate
 from app.health.routes import router as health
 from app.idempotency.layer import Idempotency
 from app.idempotency.records import Answers
@@ -18,6 +20,8 @@ from app.labels.routes import router as labels
 from app.limits.routes import router as limits
 from app.models.routes import router as models
 from app.observation import Observation
+from app.queries.routes import router as queries
+from app.queries.schemas import QueryCreate
 from app.queues import connect_async
 from app.separations.routes import router as separations
 from app.separations.schemas import SeparationCreate
@@ -58,11 +62,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
-    for router in (audio, separations, labels, models, limits, health):
+    for router in (audio, separations, detections, queries, labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-    openapi.describe(app, [PresignSent, SeparationCreate, UrlSent])
+    openapi.describe(app, [PresignSent, SeparationCreate, DetectionCreate, QueryCreate, UrlSent])
     app.add_middleware(
         Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings
     )

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -10,6 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app import bodies
 from app.errors import NotMultipart, RequestInvalid
+from app.problems import fault
 from app.settings import Settings
 
 _OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the parts themselves
@@ -34,6 +36,16 @@ class Part:
             return body.decode("utf-8")
         except UnicodeDecodeError as error:
             raise RequestInvalid(f"The field {self.name} is not UTF-8.") from error
+
+    async def json(self, limit: int) -> Any:
+        """A plain field's JSON, of at most `limit` bytes; raises `RequestInvalid` that points at the field."""
+        return bodies.parse_json((await self.text(limit)).encode(), self.name)
+
+
+def unexpected(part: Part) -> RequestInvalid:
+    """The error for a field that a form has no place for."""
+    detail = "Not known, sent too often, or a file where text belongs, or text where a file does."
+    return RequestInvalid("The form has a field that does not fit.", [fault(detail, part.name)])
 
 
 class Collector:

@@ -18,6 +18,7 @@ _IDEMPOTENCY_KEY = {
     "description": "The same for every attempt at one request: it is done once, and its answer repeated for a day.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
+FILE = {"type": "string", "format": "binary"}
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -28,6 +29,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {"schema": schema}}}
         for status in statuses
     }
+
+
+def json_or_form(model: type[BaseModel], properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads either JSON, a model that `describe` adds, or a form with files."""
+    content = {"application/json": reference(model), "multipart/form-data": form_schema(properties, required)}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def form_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:

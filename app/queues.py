@@ -21,10 +21,10 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
+from app.kinds import TASKS
 from app.lifecycle import Job
 from app.settings import Settings
 
-TASKS = {"separation": "worker.tasks.separate"}  # by the job's kind; a worker runs no others
 _CONNECTIONS = 32  # of one event loop; who finds them taken waits for one
 _KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
 

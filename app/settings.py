@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     recording_samples: float = Field(default=1.5e9, gt=0, description="channels x rate x seconds of one recording")
     targets: int = Field(default=16, ge=1, description="targets of one separation")
     examples: int = Field(default=20, ge=1, description="examples of one target; its spans too")
+    detection_events: int = Field(default=2000, ge=1, description="events that one detection tells, the surest")
 
     # Requests to addresses that clients name: recordings by URL, webhooks
     outside_ports: str = Field(

@@ -171,12 +171,14 @@ class Engine:
         top: int = detection.TOP,
         threshold: float = detection.THRESHOLD,
         cancelled: Callable[[], bool] = never,
+        progress: Progress | None = None,
     ) -> Detection:
         """What is heard in a recording of any length, and when. Raises Cancelled.
 
         top: how many tags. threshold: the probability that an event must reach; it ends below half of that.
+        progress(ratio, "detecting").
         """
-        return self._detect(_in_memory(recording), top, threshold, cancelled)
+        return self._detect(_in_memory(recording), top, threshold, cancelled, progress)
 
     def detect_file(
         self,
@@ -184,14 +186,26 @@ class Engine:
         top: int = detection.TOP,
         threshold: float = detection.THRESHOLD,
         cancelled: Callable[[], bool] = never,
+        progress: Progress | None = None,
         limits: Limits | None = None,
     ) -> Detection:
         """The same of a file, block by block. Raises MediaError's kinds too."""
-        return self._detect(_in_file(Path(path), limits), top, threshold, cancelled)
+        return self._detect(_in_file(Path(path), limits), top, threshold, cancelled, progress)
 
-    def _detect(self, source: Source, top: int, threshold: float, cancelled: Callable[[], bool]) -> Detection:
+    def _detect(
+        self, source: Source, top: int, threshold: float, cancelled: Callable[[], bool], progress: Progress | None
+    ) -> Detection:
         detector = self._detector
-        blocks = (mono(block) for block in at_rate(source, detector.rate))
+
+        def counted() -> Iterator[Tensor]:
+            read = 0
+            for block in source.blocks():
+                read += block.shape[1]
+                if progress is not None and source.frames:
+                    progress(min(read / source.frames, 1.0), "detecting")
+                yield block
+
+        blocks = (mono(block) for block in at_rate(replace(source, blocks=counted), detector.rate))
         curve, samples = detection.framewise(detector, blocks, self._listener.framewise, cancelled)
         return detection.timeline(curve, detection.row_seconds(detector), samples / detector.rate, top, threshold)
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 import app.metrics
 from app.errors import ModelUnavailable, StoreUnavailable
-from app.jobs import TASKS, Jobs, connect, queue_name
+from app.jobs import Jobs, connect, queue_name
 from app.lifecycle import JobError
 from app.registry import Registry
 from app.settings import Settings
@@ -26,7 +26,7 @@ from models.precision import Precision
 from worker import metrics
 from worker.gpu_worker import GpuWorker, Signals
 from worker.scratch import Scratch
-from worker.tasks import separate
+from worker.tasks import TASKS
 from worker.workbench import Workbench
 
 logger = logging.getLogger("earmark.worker")
@@ -137,7 +137,7 @@ def _worker(bench: Workbench, model: str, short: bool, redis: Redis, hand_over_a
     return GpuWorker(
         queue_name(model, short),
         connection=redis,
-        tasks={TASKS["separation"]: functools.partial(separate, bench)},
+        tasks={name: functools.partial(task, bench) for name, task in TASKS.items()},
         signals=bench.signals,
         heartbeat_seconds=bench.settings.heartbeat_seconds,
         heartbeat_timeout=bench.settings.heartbeat_timeout,

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import torch
@@ -13,11 +14,15 @@ from rq import Retry
 
 from app import logs
 from app.errors import AlreadyOver, EarmarkError, NotFound, Unavailable
+from app.kinds import DETECTION, QUERY, SEPARATION
 from app.lifecycle import Job, JobError
 from models.errors import Cancelled, ModelsError
+from worker.detecting import detected
+from worker.embedding import embedded
+from worker.execution import Execution, Outcome
 from worker.gpu_worker import TimedOut
 from worker.separating import NoTargetLeft, separated
-from worker.workbench import Attention, Workbench
+from worker.workbench import Workbench
 
 logger = logging.getLogger("earmark.worker")
 
@@ -26,8 +31,33 @@ AGAIN = Retry(max=1_000_000)
 INTERNAL = "The worker failed; its log says why."
 
 
+Work = Callable[[Execution], Outcome]
+
+
 def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
-    """Do a separation that waits, and publish it; returns `AGAIN` where another execution should try.
+    """Do a separation that waits, and publish it."""
+    return _do(separated, bench, execution, job_id)
+
+
+def detect(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+    """Do a detection that waits, and publish it."""
+    return _do(detected, bench, execution, job_id)
+
+
+def embed(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+    """Make a saved query that waits, and publish it."""
+    return _do(embedded, bench, execution, job_id)
+
+
+TASKS: Mapping[str, Callable[[Workbench, str, str], Retry | None]] = {
+    SEPARATION.task: separate,
+    DETECTION.task: detect,
+    QUERY.task: embed,
+}
+
+
+def _do(work: Work, bench: Workbench, execution: str, job_id: str) -> Retry | None:
+    """Do a job that waits, and publish it; returns `AGAIN` where another execution should try.
 
     All that can go wrong with the job ends in its record. Delivered again, or to two workers at once, a job is
     published once: the record belongs to the execution that claimed it last. Raises RedisError.
@@ -41,7 +71,7 @@ def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
     began = time.monotonic()
     outcome: Retry | None = None
     try:
-        published = _published(bench, job, execution)
+        published = _published(work, bench, job, execution)
         logger.info("%s: %s in %.1f s", job_id, "done" if published else "dropped", time.monotonic() - began)
     except TimedOut:
         _fail(bench, job, execution, JobError(code="timed_out", detail="The job took longer than is allowed."))
@@ -61,14 +91,14 @@ def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
     return outcome
 
 
-def _published(bench: Workbench, job: Job, execution: str) -> bool:
+def _published(work: Work, bench: Workbench, job: Job, execution: str) -> bool:
     """Do the work, and publish it; what was stored and not published is removed."""
-    attention = Attention(bench, job.id, execution)
     published = False
     try:
         with bench.scratch.job() as folder:
-            outcome = separated(bench, job, execution, folder, attention)
-        published = bench.jobs.publish(job.id, execution, outcome.targets, outcome.result.model_dump(), [])
+            outcome = work(Execution(bench, job, execution, folder))
+        result = outcome.result.model_dump()
+        published = bench.jobs.publish(job.id, execution, outcome.targets, result, outcome.warnings)
         return published
     finally:
         if not published:

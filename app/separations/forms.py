@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 
-from app import bodies
+from app import multipart
 from app.audio.service import Uploads
+from app.contract import AudioReference
 from app.errors import RequestInvalid
 from app.multipart import Part
 from app.problems import fault
 from app.sent import validated
-from app.separations.schemas import AudioReference, Options, SeparationCreate, Target
+from app.separations.schemas import Options, SeparationCreate, Target
 from app.settings import Settings
 
 TARGET = "target"  # what the one target is called that all `query` files are examples of
@@ -39,26 +40,21 @@ async def read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) 
         elif part.name == "label" and len(labels) < settings.targets:
             labels.append(await part.text(_TEXT_BYTES))
         elif part.name == "options" and options is None:
-            sent = bodies.parse_json((await part.text(settings.body_bytes)).encode(), "options")
-            options = validated(Options, sent, "options")
+            options = validated(Options, await part.json(settings.body_bytes), "options")
         else:
-            raise RequestInvalid(
-                "The form has a field that is not known, or sent too often.",
-                [fault("Not known, or sent too often.", part.name)],
-            )
+            raise multipart.unexpected(part)
     if mixture is None:
         raise RequestInvalid("The form has no mixture.", [fault("Field required.", "mixture")])
     targets: list[Target] = []
     if queries:
         targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
     targets += [validated(Target, {"label": label}) for label in labels]
-    if not targets:
-        raise RequestInvalid("Nothing is asked for.", [fault("Send query files, or labels.", "query")])
     options = options or Options()
-    return SeparationCreate(
-        mixture=AudioReference(audio_id=mixture),
-        targets=targets,
-        output=options.output,
-        model=options.model,
-        metadata=options.metadata,
-    )
+    if not targets and options.auto is None:
+        raise RequestInvalid("Nothing is asked for.", [fault("Send query files, or labels.", "query")])
+    if targets and options.auto is not None:
+        raise RequestInvalid(
+            "Either targets are named, or they are found.", [fault("Not with query or label.", "options", "auto")]
+        )
+    fields = {field: getattr(options, field) for field in Options.model_fields}
+    return SeparationCreate(mixture=AudioReference(audio_id=mixture), targets=targets or None, **fields)

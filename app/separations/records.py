@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from app.records import EmbeddingRecord, ExampleRecord, ModelRecord, RecordingRecord
+
 Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
-KIND = "separation"
 
 
 class Span(BaseModel):
@@ -16,14 +17,9 @@ class Span(BaseModel):
     end: float
 
 
-class ExampleRecord(BaseModel):
-    """An upload that sounds like the target; its bytes are under `app.audio.records.store_key(audio_id)`."""
-
-    audio_id: str
-
-
 class TargetRecord(BaseModel):
-    """One target: exactly one of `examples`, `label` (the class's own name) and `spans` of the mixture is given."""
+    """One target: exactly one of `examples`, `label` (the class's own name), `spans` of the mixture and `embedding` (a
+    saved query's, or a client's own) is given; and what it is not, by `not_examples` or `not_label`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,6 +27,9 @@ class TargetRecord(BaseModel):
     examples: list[ExampleRecord] = []
     label: str | None = None
     spans: list[Span] = []
+    embedding: EmbeddingRecord | None = None
+    not_examples: list[ExampleRecord] = []
+    not_label: str | None = None
 
 
 class OutputRecord(BaseModel):
@@ -43,30 +42,22 @@ class OutputRecord(BaseModel):
     gate: bool = True
 
 
-class MixtureRecord(BaseModel):
-    """The mixture: its upload, and what the probe or (in a result) the decoder said. Seconds, hertz."""
+class AutoRecord(BaseModel):
+    """Targets that the worker finds: the classes that it hears with a probability of `threshold`, the surest first."""
 
-    audio_id: str
-    duration: float | None
-    sample_rate: int
-    channels: int
-
-
-class ModelRecord(BaseModel):
-    """Which model does it, or did."""
-
-    name: str
-    version: str
+    max_targets: int
+    threshold: float
 
 
 class SeparationRequest(BaseModel):
-    """`Job.request` of a separation; `model` is the one that was announced when it was asked for."""
+    """`Job.request` of a separation: `targets`, or `auto`. `model` is the one that was announced when it was asked."""
 
     model_config = ConfigDict(extra="ignore")
 
-    mixture: MixtureRecord
+    mixture: RecordingRecord
     model: ModelRecord
-    targets: list[TargetRecord]
+    targets: list[TargetRecord] = []
+    auto: AutoRecord | None = None
     output: OutputRecord
 
 
@@ -92,7 +83,7 @@ class SeparationResult(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    mixture: MixtureRecord
+    mixture: RecordingRecord
     stems: list[StemRecord]
     gain: float = 1.0
     model: ModelRecord

@@ -1,47 +1,38 @@
-"""`/v1/separations`: jobs."""
+"""`/v1/separations`: jobs that take sounds out of a mixture."""
 
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart, sse, waiting
+from app import bodies, multipart
 from app.audio.service import received
-from app.conditional import has_already
-from app.lifecycle import OVER, Status
-from app.openapi import form_schema, problems, reference
+from app.calls import accepted, add_calls
+from app.openapi import FILE, json_or_form, problems
 from app.ranges import object_response
 from app.sent import validated
 from app.separations import forms, service
 from app.separations.records import file_name
-from app.separations.schemas import SeparationAnswer, SeparationCreate, SeparationsAnswer
-from app.wiring import Parts, UsesParts
+from app.separations.schemas import SeparationAnswer, SeparationCreate
+from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/separations", tags=["separations"])
 
-_FILE = {"type": "string", "format": "binary"}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": reference(SeparationCreate),
-            "multipart/form-data": form_schema(
-                {
-                    "mixture": _FILE,
-                    "query": {"type": "array", "items": _FILE, "description": "examples of one target"},
-                    "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
-                    "options": {"type": "string", "description": "JSON: output, model, metadata"},
-                },
-                ["mixture"],
-            ),
-        },
-    }
-}
+_BODY = json_or_form(
+    SeparationCreate,
+    {
+        "mixture": FILE,
+        "query": {"type": "array", "items": FILE, "description": "examples of one target"},
+        "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
+        "options": {"type": "string", "description": "JSON: all else that a JSON body may hold"},
+    },
+    ["mixture"],
+)
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 413, 415, 422, 503))
+@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 409, 413, 415, 422, 503))
 async def create(request: Request, response: Response, parts: UsesParts) -> SeparationAnswer:
     """Ask for a separation, by JSON that names uploads or by one form that carries everything."""
     async with received(parts) as uploads:
@@ -49,84 +40,12 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
             async with aclosing(multipart.parts(request, parts.settings, forms.files(parts.settings))) as form:
                 sent = await forms.read(form, uploads, parts.settings)
         else:
-            body = await bodies.read_json(request, parts.settings)
-            sent = validated(SeparationCreate, body)
+            sent = validated(SeparationCreate, await bodies.read_json(request, parts.settings))
         job = await run_in_threadpool(service.create, parts, sent)
-    answer = await run_in_threadpool(service.tell, parts, job)
-    response.headers["Location"] = f"/v1/separations/{answer.id}"
-    response.headers["Retry-After"] = str(parts.settings.poll_seconds)
-    return answer
+    return await accepted(service.SEPARATIONS, parts, job, response)
 
 
-@router.get("", responses=problems(422, 503))
-def newest(
-    parts: UsesParts,
-    status: Annotated[Status | None, Query(description="only those in this state")] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before")] = None,
-) -> SeparationsAnswer:
-    """Separations, the newest first; a page may be short where few are in the state asked for."""
-    answers, following = service.newest(parts, status, limit, cursor)
-    return SeparationsAnswer(data=answers, next_cursor=following, has_more=following is not None)
-
-
-@router.get(
-    "/{separation_id}",
-    response_model=SeparationAnswer,
-    responses=problems(404, 503) | {304: {"description": "Not changed"}},
-)
-async def get(
-    separation_id: str,
-    request: Request,
-    response: Response,
-    parts: UsesParts,
-    prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
-) -> SeparationAnswer | Response:
-    """The job as it stands; poll it after `Retry-After` seconds.
-
-    With `Prefer: wait=SECONDS` the answer comes when the job is over, or with `If-None-Match` when it differs.
-    """
-    conditional = "if-none-match" in request.headers
-
-    def look() -> tuple[SeparationAnswer, int, bool]:
-        job = service.find(parts, separation_id)
-        answer = service.tell(parts, job)
-        is_news = answer.status in OVER or (conditional and not has_already(request, service.etag(answer)))
-        return answer, job.revision, is_news
-
-    wait = waiting.preferred(prefer, parts.settings)
-    answer = await waiting.until_news(request, parts.feed, separation_id, wait, look)
-    headers = _polling(parts, answer) | {"ETag": service.etag(answer), "Cache-Control": "private, no-cache"}
-    if wait:
-        headers["Preference-Applied"] = f"wait={wait}"
-    if has_already(request, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return answer
-
-
-@router.get("/{separation_id}/events", response_class=Response, responses=problems(404, 503) | sse.DESCRIPTION)
-async def events(separation_id: str, request: Request, parts: UsesParts) -> Response:
-    """What happens to the job, as server-sent events; each one's data is the job as a poll would tell it.
-
-    All of them are replayed, or those after `Last-Event-ID`. The stream closes after the last one.
-    """
-    job = await run_in_threadpool(service.find, parts, separation_id)
-    return sse.stream(request, parts, job, service.tell)
-
-
-@router.post("/{separation_id}/cancel", status_code=202, responses=problems(404, 409, 503))
-def cancel(separation_id: str, response: Response, parts: UsesParts) -> SeparationAnswer:
-    """Cancel a waiting job, or ask a running one to stop; a repeat answers the same, 409 once it is over."""
-    answer = service.tell(parts, parts.jobs.cancel(service.find(parts, separation_id).id))
-    response.headers.update(_polling(parts, answer))
-    return answer
-
-
-@router.delete("/{separation_id}", status_code=204, responses=problems(404, 503))
-def delete(separation_id: str, parts: UsesParts) -> None:
-    """Delete a job and its stems; one that is not over is canceled."""
-    service.delete(parts, separation_id)
+add_calls(router, service.SEPARATIONS)
 
 
 @router.head("/{separation_id}/stems/{name}", include_in_schema=False)
@@ -172,7 +91,3 @@ def archive(separation_id: str, parts: UsesParts) -> StreamingResponse:
         "Cache-Control": "private, no-cache",
     }
     return StreamingResponse(content, headers=headers, media_type="application/zip")
-
-
-def _polling(parts: Parts, answer: SeparationAnswer) -> dict[str, str]:
-    return {} if answer.status in OVER else {"Retry-After": str(parts.settings.poll_seconds)}

@@ -1,30 +1,25 @@
-"""Separations as clients send and see them. Later kinds of query become fields here; until then they are refused."""
+"""Separations as clients send and see them."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app import ids
+from app.contract import AudioReference, JobAnswer, JobOptions, ModelName, timed
 from app.keys.signatures import Sign
-from app.lifecycle import Job, JobError, Progress, Status, TargetState
+from app.lifecycle import Job, TargetState
+from app.records import RecordingRecord
 from app.sent import Sent
-from app.separations.records import Format, MixtureRecord, ModelRecord, SeparationRequest, SeparationResult
+from app.separations.records import Format, SeparationRequest, SeparationResult
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
-AudioId = Annotated[str, StringConstraints(pattern=ids.pattern(ids.AUDIO))]
+_LARGEST = 1e6  # of an embedding's numbers: far beyond any network's, and far from overflow
+_NUMBERS = 65536  # of an embedding: far beyond any network's
+_WAYS = ("examples", "label", "spans", "query_id", "embedding")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Metadata = Annotated[
-    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
-    Field(max_length=16),
-]
-
-
-class AudioReference(Sent):
-    """An upload."""
-
-    audio_id: AudioId
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 
 
 class SpanSent(Sent):
@@ -41,20 +36,40 @@ class SpanSent(Sent):
 
 
 class Target(Sent):
-    """One sound to take out, asked for in exactly one way; a `label` may go without a name and lends its slug."""
+    """One sound to take out, asked for in exactly one way; a `label` may go without a name and lends its slug.
+
+    `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
+    `not_label`: what it is not, though it sounds like it.
+    """
 
     name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
     examples: Annotated[list[AudioReference], Field(min_length=1)] | None = None
-    label: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    label: Label | None = None
     spans: Annotated[list[SpanSent], Field(min_length=1)] | None = None
+    query_id: Annotated[str, StringConstraints(pattern=ids.pattern(ids.QUERY))] | None = None
+    embedding: Annotated[list[Number], Field(min_length=1, max_length=_NUMBERS)] | None = None
+    model: ModelName | None = None
+    not_examples: Annotated[list[AudioReference], Field(min_length=1)] | None = None
+    not_label: Label | None = None
 
     @model_validator(mode="after")
     def _is_asked_for_once(self) -> "Target":
-        if sum(way is not None for way in (self.examples, self.label, self.spans)) != 1:
-            raise PydanticCustomError("one_query", "Give exactly one of examples, label and spans")
+        if sum(getattr(self, way) is not None for way in _WAYS) != 1:
+            raise PydanticCustomError("one_query", f"Give exactly one of {', '.join(_WAYS[:-1])} and {_WAYS[-1]}")
         if self.name is None and self.label is None:
             raise PydanticCustomError("name_missing", "Give the target a name")
+        if (self.embedding is None) != (self.model is None):
+            raise PydanticCustomError("embedding_model", "An embedding comes with its model, and nothing else does")
+        if self.not_examples is not None and self.not_label is not None:
+            raise PydanticCustomError("one_negative", "Give at most one of not_examples and not_label")
         return self
+
+
+class Auto(Sent):
+    """Targets that are found: every class heard with a probability of `threshold`, the surest first."""
+
+    max_targets: Annotated[int, Field(ge=1)] = 8
+    threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.3
 
 
 class Output(Sent):
@@ -67,27 +82,24 @@ class Output(Sent):
     gate: bool = True
 
 
-class Options(Sent):
+class Options(JobOptions):
     """All of a request but its recordings: the form's field `options`."""
 
     output: Output = Output()
-    model: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")] | None = (
-        None
-    )
-    metadata: Metadata = Field(default={})
+    auto: Auto | None = None
 
 
 class SeparationCreate(Options):
-    """A separation to be made: a mixture, and what to take out of it."""
+    """A separation to be made: a mixture, and what to take out of it, by `targets` or by `auto`."""
 
     mixture: AudioReference
-    targets: Annotated[list[Target], Field(min_length=1)]
+    targets: Annotated[list[Target], Field(min_length=1)] | None = None
 
-
-class Queue(BaseModel):
-    """Its place in the line: 1 is next, 0 is none."""
-
-    position: int
+    @model_validator(mode="after")
+    def _is_asked_for(self) -> "SeparationCreate":
+        if (self.targets is None) == (self.auto is None):
+            raise PydanticCustomError("targets_or_auto", "Give exactly one of targets and auto")
+        return self
 
 
 class StemAnswer(BaseModel):
@@ -102,82 +114,33 @@ class StemAnswer(BaseModel):
     loudness: float | None
 
 
-class SeparationAnswer(BaseModel):
-    """A separation as it stands."""
+class SeparationAnswer(JobAnswer):
+    """A separation as it stands. `gain`: by which the stems and the mixture were multiplied, so that nothing clips."""
 
-    id: str
-    status: Status
-    progress: Progress
-    url: str
-    events_url: str
     archive_url: str
-    queue: Queue
-    cancel_requested_at: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    expires_at: datetime
-    mixture: MixtureRecord
+    mixture: RecordingRecord
     targets: list[TargetState]
     stems: list[StemAnswer]
     gain: float
-    model: ModelRecord
     metrics: dict[str, float] | None
-    warnings: list[str]
-    error: JobError | None
-    metadata: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, position: int, sign: Sign) -> "SeparationAnswer":
-        """The answer for a record, at this place in the line."""
+    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
         request = SeparationRequest.model_validate(job.request)
         result = SeparationResult.model_validate(job.result) if job.result is not None else None
-        url = f"/v1/separations/{job.id}"
-        stems: list[StemAnswer] = []
-        if result is not None and not job.expired:
-            stems = [
-                StemAnswer(url=sign(f"{url}/stems/{stem.name.replace(' ', '%20')}"), **stem.model_dump(exclude={"key"}))
-                for stem in result.stems
-            ]
-        return cls(
-            id=job.id,
-            status=job.status,
-            progress=job.progress,
-            url=sign(url),
-            events_url=sign(f"{url}/events"),
-            archive_url=sign(f"{url}/archive"),
-            queue=Queue(position=position),
-            cancel_requested_at=_time(job.cancel_requested_at),
-            created_at=datetime.fromtimestamp(job.created_at, UTC),
-            started_at=_time(job.started_at),
-            finished_at=_time(job.finished_at),
-            expires_at=datetime.fromtimestamp(job.expires_at, UTC),
-            mixture=result.mixture if result is not None else request.mixture,
-            targets=job.targets,
-            stems=stems,
-            gain=result.gain if result is not None else 1.0,
-            model=result.model if result is not None else request.model,
-            metrics=_metrics(job, result),
-            warnings=job.warnings,
-            error=job.error,
-            metadata=job.metadata,
-        )
+        return {
+            "archive_url": sign(f"{url}/archive"),
+            "mixture": result.mixture if result is not None else request.mixture,
+            "targets": job.targets,
+            "stems": [] if result is None or job.expired else _stems(result, url, sign),
+            "gain": result.gain if result is not None else 1.0,
+            "model": result.model if result is not None else request.model,
+            "metrics": timed(job, result.metrics if result is not None else None),
+        }
 
 
-class SeparationsAnswer(BaseModel):
-    """A page of separations, the newest first; `next_cursor` leads to the next one, if `has_more`."""
-
-    data: list[SeparationAnswer]
-    next_cursor: str | None
-    has_more: bool
-
-
-def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _metrics(job: Job, result: SeparationResult | None) -> dict[str, Any] | None:
-    if result is None:
-        return None
-    queued = {} if job.started_at is None else {"queued": round(job.started_at - job.created_at, 3)}
-    return queued | result.metrics
+def _stems(result: SeparationResult, url: str, sign: Sign) -> list[StemAnswer]:
+    return [
+        StemAnswer(url=sign(f"{url}/stems/{stem.name.replace(' ', '%20')}"), **stem.model_dump(exclude={"key"}))
+        for stem in result.stems
+    ]

@@ -5,7 +5,7 @@ import io
 import threading
 import time
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from pydantic import BaseModel
 from redis import Redis
 
 from app.audio.records import store_key
@@ -21,14 +22,17 @@ from app.callers import Caller
 from app.ids import new_id
 from app.jobs import Jobs
 from app.keys.records import Keys
+from app.kinds import KINDS
 from app.lifecycle import Job, TargetState
 from app.main import create_app
-from app.separations.records import MixtureRecord, ModelRecord, SeparationRequest, SeparationResult, StemRecord
+from app.records import EmbeddingRecord, ModelRecord, RecordingRecord, packed
+from app.separations.records import SeparationRequest, SeparationResult, StemRecord
 from app.settings import Settings
 from app.wiring import Parts
 from tests.app.records import new_audio
 from tests.conftest import S3Server
 
+VECTOR = (0.5, -0.25, 0.0, 1.0, 2.0, 0.125, 0.1, -3.0)  # an embedding of MODEL
 MODEL = {
     "name": "base",
     "version": "1",
@@ -51,7 +55,7 @@ MODEL = {
 }
 
 
-PREFIXES = ("audio", "incoming", "outlines", "separations")  # of the store
+PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.values()))  # of the store
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Service:
                 )
             )
         result = SeparationResult(
-            mixture=MixtureRecord(audio_id=request.mixture.audio_id, duration=1.0, sample_rate=16000, channels=1),
+            mixture=RecordingRecord(audio_id=request.mixture.audio_id, duration=1.0, sample_rate=16000, channels=1),
             stems=stored,
             model=ModelRecord(name="base", version="1"),
             metrics={"separating": 0.1},
@@ -134,6 +138,26 @@ class Service:
         targets = [TargetState(name=target.name, status="succeeded", presence=0.9) for target in request.targets]
         assert jobs.publish(job_id, execution, targets, result.model_dump())
         return jobs.get(job_id)
+
+    def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
+        """Do a worker's part for any kind of job: claim it, store things under its prefix as execution `e`, publish."""
+        jobs = self.parts.jobs
+        job = jobs.claim(job_id, "e")
+        assert job is not None
+        for name, content in (stored or {}).items():
+            (self.folder / "output").write_bytes(content)
+            self.parts.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
+        assert jobs.publish(job_id, "e", [], result.model_dump())
+        return jobs.get(job_id)
+
+    def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1") -> str:
+        """The id of a saved query that has succeeded with this embedding."""
+        examples = [{"audio_id": self.recording()["id"]}]
+        answer = self.client.post("/v1/queries", json={"name": "mine", "examples": examples})
+        assert answer.status_code == 202, answer.text
+        model = ModelRecord(name="base", version=version)
+        record = EmbeddingRecord(vector=packed(vector), model=model, coherence=0.8, seconds_used=1.0)
+        return self.publish(answer.json()["id"], record).id
 
     def stored(self) -> list[str]:
         """All keys in the store."""

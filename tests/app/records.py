@@ -5,6 +5,7 @@ from typing import Any
 
 from app.audio.records import Audio
 from app.ids import new_id
+from app.kinds import SEPARATION, Kind
 from app.lifecycle import Job, TargetState
 
 
@@ -28,12 +29,12 @@ def new_audio(**fields: Any) -> Audio:
     return Audio.model_validate(usual | fields)
 
 
-def new_job(*uploads: str) -> Job:
-    """A separation of these uploads that nobody has queued yet."""
+def new_job(*uploads: str, kind: Kind = SEPARATION) -> Job:
+    """A job with these uploads that nobody has queued yet."""
     now = time.time()
     return Job(
-        id=new_id("sep"),
-        kind="separation",
+        id=new_id(kind.prefix),
+        kind=kind.name,
         model="base",
         request={},
         audio_ids=list(uploads),

@@ -30,7 +30,7 @@ def test_a_list_shows_ones_own(folder_service: Service) -> None:
         assert job.owner == parts.caller.key_id
         made[parts.caller.key_id].append(job.id)
     for parts in (mine, yours):
-        found, _ = separations.newest(parts, None, 10, None)
+        found, _ = separations.SEPARATIONS.newest(parts, None, 10, None)
         assert sorted(job.id for job in found) == sorted(made[parts.caller.key_id])
     assert folder_service.client.get("/v1/separations").json()["data"] == []
 
@@ -44,7 +44,7 @@ def test_anothers_id_is_answered_like_one_that_does_not_exist(folder_service: Se
     for parts in (yours, folder_service.parts):
         for find, known, unknown in (
             (audio.find, upload, upload[:-1] + ("0" if upload[-1] != "0" else "1")),
-            (separations.find, job, job[:-1] + ("0" if job[-1] != "0" else "1")),
+            (separations.SEPARATIONS.find, job, job[:-1] + ("0" if job[-1] != "0" else "1")),
         ):
             told: list[EarmarkError] = []
             for asked in (known, unknown):
@@ -55,9 +55,9 @@ def test_anothers_id_is_answered_like_one_that_does_not_exist(folder_service: Se
         with pytest.raises(NotFound):
             separations.create(parts, request)
         for refuse in (
-            lambda parts=parts: separations.delete(parts, job),
+            lambda parts=parts: separations.SEPARATIONS.delete(parts, job),
             lambda parts=parts: audio.delete(parts, upload),
         ):
             with pytest.raises(NotFound):
                 refuse()
-    assert audio.find(mine, upload).id == upload and separations.find(mine, job).id == job
+    assert audio.find(mine, upload).id == upload and separations.SEPARATIONS.find(mine, job).id == job

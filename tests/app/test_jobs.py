@@ -12,7 +12,9 @@ from redis import Redis
 
 from app.audio.records import AudioRecords, users_key
 from app.errors import AlreadyOver, AudioInUse, NotFound, QueueFull, RecordTooNew
+from app.ids import first_id
 from app.jobs import Jobs, events_key, queue_name, record_key
+from app.kinds import KINDS, QUERY, TASKS, Kind, stored_at
 from app.lifecycle import Job, JobError, TargetState
 from app.settings import Settings
 from tests.app.records import new_audio, new_job
@@ -30,9 +32,10 @@ def upload(audio: AudioRecords) -> str:
     return record.id
 
 
-@pytest.fixture
-def job(upload: str) -> Job:
-    return new_job(upload)
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
+def job(request: pytest.FixtureRequest, upload: str) -> Job:
+    """A job of each kind: they share one life."""
+    return new_job(upload, kind=request.param)
 
 
 DONE = [TargetState(name="dog", status="succeeded")]
@@ -60,7 +63,8 @@ def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: Jobs, job: Job) -
     assert jobs.publish(job.id, "a", DONE, {"gain": 1.0}, ["careful"])
     done = jobs.get(job.id)
     assert (done.status, done.result, done.warnings) == ("succeeded", {"gain": 1.0}, ["careful"])
-    assert done.expires_at == pytest.approx(time.time() + 72 * 3600, abs=5)
+    kept = None if KINDS[job.kind].kept else pytest.approx(time.time() + 72 * 3600, abs=5)
+    assert done.expires_at == kept
     assert jobs.should_stop(job.id, "a")
     told = events(redis, job)
     assert [name for name, _, _ in told] == [f"{number}-0".encode() for number in range(1, 6)]
@@ -75,7 +79,27 @@ def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: Jobs, j
     jobs.claim(job.id, "a")
     jobs.publish(job.id, "a", DONE, {})
     for key in (record_key(job.id), events_key(job.id)):
-        assert redis.ttl(key) == pytest.approx(33 * 86400, abs=10)
+        assert redis.ttl(key) == (-1 if KINDS[job.kind].kept else pytest.approx(33 * 86400, abs=10))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: Jobs, upload: str, kind: Kind) -> None:
+    job = jobs.create(new_job(upload, kind=kind))
+    jobs.claim(job.id, "a")
+    jobs.fail(job.id, "a", JobError(code="audio_silent", detail="Silent."))
+    assert jobs.get(job.id).expires_at == pytest.approx(time.time() + 72 * 3600, abs=5)
+    assert redis.ttl(record_key(job.id)) == pytest.approx(33 * 86400, abs=10)
+
+
+def test_old_saved_queries_stay_in_their_list_until_they_are_gone(redis: Redis, jobs: Jobs, upload: str) -> None:
+    job = new_job(upload, kind=QUERY).model_copy(update={"id": first_id(QUERY.prefix, time.time() - 400 * 86400)})
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", [], {})
+    assert jobs.trim() == 0
+    assert [found.id for found in jobs.newest("", "query", 10, None, None)[0]] == [job.id]
+    redis.delete(record_key(job.id))
+    assert jobs.trim() == 1 and jobs.trim() == 0
 
 
 def test_of_two_executions_the_later_one_owns_the_job(jobs: Jobs, job: Job) -> None:
@@ -137,7 +161,7 @@ def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: 
     jobs.claim(job.id, "a")
     jobs.claim(job.id, "b")
     jobs.publish(job.id, "b", DONE, {})
-    assert redis.zrange("earmark:leftovers", 0, -1) == [f"separations/{job.id}/a".encode()]
+    assert redis.zrange("earmark:leftovers", 0, -1) == [f"{stored_at(job.kind, job.id)}/a".encode()]
 
 
 def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: Jobs, job: Job) -> None:
@@ -225,7 +249,7 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
     last: Any = redis.xrange(left[0])
     assert [fields for _, fields in last] == [{b"type": b"deleted"}]
     # The worker may have stored something after the delete: its prefix stays in the ledger.
-    assert f"separations/{job.id}".encode() in redis.zrange("earmark:leftovers", 0, -1)
+    assert stored_at(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
 
 
 def test_a_full_queue_refuses(redis: Redis, jobs: Jobs, upload: str) -> None:
@@ -322,4 +346,4 @@ def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
 def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: Jobs, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
-    assert json.loads(zlib.decompress(entry[b"data"])) == ["worker.tasks.separate", None, [job.id], {}]
+    assert json.loads(zlib.decompress(entry[b"data"])) == [TASKS[job.kind], None, [job.id], {}]

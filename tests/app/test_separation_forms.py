@@ -48,6 +48,7 @@ def test_everything_in_one_call(service: Service) -> None:
         (form(wav(3.0, 8000)), {}, "audio_too_long"),
         (form(wav()), {"label": "Unicorn"}, "label_unknown"),
         (form(wav()), {"label": ["Dog", "dog"]}, "request_invalid"),
+        (form(wav()), {"options": '{"auto": {}}'}, "request_invalid"),
         (form(wav()), {"options": "{"}, "request_invalid"),
         (form(wav()), {"options": '{"targets": []}'}, "request_invalid"),
         (form(wav()), {"options": '{"output": {"bit_depth": 7}}'}, "format_unsupported"),
@@ -119,3 +120,12 @@ def test_a_job_whose_making_was_not_confirmed_keeps_its_uploads(
         answer = service.client.post("/v1/separations", files=form(), data={"label": "Dog"})
     problem(answer, 503, "queue_unavailable")
     assert service.parts.jobs.unfinished() == 1 and len(service.stored()) == 1
+
+
+def test_targets_that_are_to_be_found_in_one_form(folder_service: Service) -> None:
+    answer = folder_service.client.post(
+        "/v1/separations", files=form(), data={"options": '{"auto": {"threshold": 0.5}}'}
+    )
+    assert answer.status_code == 202, answer.text
+    request = SeparationRequest.model_validate(folder_service.parts.jobs.get(answer.json()["id"]).request)
+    assert request.auto is not None and request.auto.threshold == 0.5

@@ -9,12 +9,12 @@ import pytest
 
 from app.lifecycle import JobError, TargetState
 from app.separations.records import SeparationRequest
-from tests.app.conftest import MODEL, Service, problem, wav
+from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
 FIELDS = [
-    *("id", "status", "progress", "url", "events_url", "archive_url", "queue", "cancel_requested_at", "created_at"),
-    *("started_at", "finished_at", "expires_at", "mixture", "targets", "stems", "gain", "model", "metrics", "warnings"),
-    *("error", "metadata"),
+    *("id", "status", "progress", "url", "events_url", "queue", "cancel_requested_at", "created_at", "started_at"),
+    *("finished_at", "expires_at", "warnings", "error", "metadata", "model", "archive_url", "mixture", "targets"),
+    *("stems", "gain", "metrics"),
 ]
 UNKNOWN = "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 
@@ -176,9 +176,10 @@ def test_a_failed_job_tells_what_it_died_of(folder_service: Service) -> None:
 
 
 DOG = {"name": "dog", "label": "Dog"}
+GIVEN = {"name": "mine", "embedding": list(VECTOR), "model": "base@1"}
 WRONG: dict[str, tuple[Any, str, list[str]]] = {
     "no targets": ({"targets": []}, "request_invalid", ["/targets"]),
-    "missing targets": ({"targets": None}, "request_invalid", ["/targets"]),
+    "missing targets": ({"targets": None}, "request_invalid", [""]),
     "too many targets": (
         {"targets": [{"name": f"t{number}", "label": "Dog"} for number in range(4)]},
         "request_invalid",
@@ -186,15 +187,52 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
     ),
     "unknown field": ({"colour": 1}, "request_invalid", ["/colour"]),
     "unknown target field": ({"targets": [{**DOG, "loud": True}]}, "request_invalid", ["/targets/0/loud"]),
-    "auto, later": ({"auto": {"max_targets": 8}}, "request_invalid", ["/auto"]),
     "webhook, later": ({"webhook": {"url": "https://x.example"}}, "request_invalid", ["/webhook"]),
-    "saved query, later": (
+    "targets and auto": ({"auto": {}}, "request_invalid", [""]),
+    "auto, none": ({"targets": None, "auto": {"max_targets": 0}}, "request_invalid", ["/auto/max_targets"]),
+    "auto, too many": ({"targets": None, "auto": {"max_targets": 4}}, "request_invalid", ["/auto/max_targets"]),
+    "auto, never": ({"targets": None, "auto": {"threshold": 1.1}}, "request_invalid", ["/auto/threshold"]),
+    "auto, unknown field": ({"targets": None, "auto": {"loud": 1}}, "request_invalid", ["/auto/loud"]),
+    "saved query, no id": (
         {"targets": [{"name": "x", "query_id": "qry_1"}]},
         "request_invalid",
         ["/targets/0/query_id"],
     ),
-    "embedding, later": ({"targets": [{**DOG, "embedding": [0.1]}]}, "request_invalid", ["/targets/0/embedding"]),
-    "negative, later": ({"targets": [{**DOG, "not_label": "Siren"}]}, "request_invalid", ["/targets/0/not_label"]),
+    "two negatives": (
+        {"targets": [{**DOG, "not_label": "Siren", "not_examples": [{"audio_id": UNKNOWN}]}]},
+        "request_invalid",
+        ["/targets/0"],
+    ),
+    "only a negative": ({"targets": [{"name": "x", "not_label": "Siren"}]}, "request_invalid", ["/targets/0"]),
+    "not itself": ({"targets": [{**DOG, "not_label": "dog"}]}, "request_invalid", ["/targets/0/not_label"]),
+    "no such negative": ({"targets": [{**DOG, "not_label": "Bark"}]}, "label_unknown", ["/targets/0/not_label"]),
+    "embedding without a model": (
+        {"targets": [{"name": "x", "embedding": [0.1] * 8}]},
+        "request_invalid",
+        ["/targets/0"],
+    ),
+    "model without an embedding": ({"targets": [{**DOG, "model": "base"}]}, "request_invalid", ["/targets/0"]),
+    "embedding too short": (
+        {"targets": [{**GIVEN, "embedding": [0.1] * 7}]},
+        "request_invalid",
+        ["/targets/0/embedding"],
+    ),
+    "embedding of zeros": (
+        {"targets": [{**GIVEN, "embedding": [0, 1e-60] * 4}]},
+        "request_invalid",
+        ["/targets/0/embedding"],
+    ),
+    "embedding of text": ({"targets": [{**GIVEN, "embedding": ["1"]}]}, "request_invalid", ["/targets/0/embedding/0"]),
+    "embedding too large": (
+        {"targets": [{**GIVEN, "embedding": [1e7]}]},
+        "request_invalid",
+        ["/targets/0/embedding/0"],
+    ),
+    "another model's embedding": (
+        {"targets": [{**GIVEN, "model": "base@2"}]},
+        "query_model_mismatch",
+        ["/targets/0/model"],
+    ),
     "two kinds": (
         {"targets": [{**DOG, "spans": [{"start": 0, "end": 0.5}]}]},
         "request_invalid",
@@ -253,6 +291,41 @@ def test_what_cannot_be_done_is_refused_where_it_stands(
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
     assert [fault.get("pointer") for fault in told["errors"]] == pointers
     assert folder_service.parts.jobs.unfinished() == 0
+
+
+def test_everything_that_may_be_said_of_a_target(folder_service: Service) -> None:
+    other = {"audio_id": folder_service.recording()["id"]}
+    job = folder_service.separate(
+        targets=[
+            {**DOG, "not_examples": [other]},
+            {**GIVEN, "not_label": "Siren"},
+            {"name": "saved", "query_id": folder_service.saved_query()},
+        ]
+    )
+    record = folder_service.parts.jobs.get(job["id"])
+    dog, mine, saved = SeparationRequest.model_validate(record.request).targets
+    assert [example.model_dump() for example in dog.not_examples] == [other] and other["audio_id"] in record.audio_ids
+    assert mine.not_label == "Siren" and mine.embedding is not None and saved.embedding is not None
+    assert mine.embedding.vector == saved.embedding.vector and mine.embedding.model.id == "base@1"
+
+
+def test_embeddings_that_are_no_json(folder_service: Service) -> None:
+    mixture = folder_service.recording()["id"]
+    for number in ("NaN", "Infinity", "1e999"):
+        target = f'{{"name": "x", "model": "base", "embedding": [{number}]}}'
+        content = f'{{"mixture": {{"audio_id": "{mixture}"}}, "targets": [{target}]}}'
+        headers = {"Content-Type": "application/json"}
+        problem(folder_service.client.post("/v1/separations", content=content, headers=headers), 422, "request_invalid")
+
+
+def test_targets_that_are_to_be_found(folder_service: Service) -> None:
+    mixture = {"audio_id": folder_service.recording()["id"]}
+    answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "auto": {"max_targets": 2}})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["targets"] == []
+    request = SeparationRequest.model_validate(folder_service.parts.jobs.get(answer.json()["id"]).request)
+    assert request.auto is not None and request.auto.model_dump() == {"max_targets": 2, "threshold": 0.3}
+    assert request.targets == []
 
 
 def test_unknown_labels_come_with_near_names(folder_service: Service) -> None:

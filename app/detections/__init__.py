@@ -1,0 +1,1 @@
+"""Detections: what is heard in a recording, and when."""

@@ -1,0 +1,76 @@
+"""`/v1/detections`: what is heard in recordings, and when."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app import bodies, multipart
+from app.audio.service import Uploads, received
+from app.calls import accepted, add_calls
+from app.detections import service
+from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
+from app.errors import RequestInvalid
+from app.multipart import Part
+from app.openapi import FILE, json_or_form, problems
+from app.problems import fault
+from app.ranges import object_response
+from app.sent import validated
+from app.settings import Settings
+from app.wiring import UsesParts
+
+router = APIRouter(prefix="/v1/detections", tags=["detections"])
+
+_BODY = json_or_form(
+    DetectionCreate,
+    {"file": FILE, "options": {"type": "string", "description": "JSON: all else that a JSON body may hold"}},
+    ["file"],
+)
+
+
+@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 413, 415, 422, 503))
+async def create(request: Request, response: Response, parts: UsesParts) -> DetectionAnswer:
+    """Ask what is heard in a recording, and when, as JSON that names an upload or as a form that carries it."""
+    async with received(parts) as uploads:
+        if bodies.media_type(request) == "multipart/form-data":
+            async with aclosing(multipart.parts(request, parts.settings, 1)) as form:
+                sent = await _read(form, uploads, parts.settings)
+        else:
+            sent = validated(DetectionCreate, await bodies.read_json(request, parts.settings))
+        job = await run_in_threadpool(service.create, parts, sent)
+    return await accepted(service.DETECTIONS, parts, job, response)
+
+
+add_calls(router, service.DETECTIONS)
+
+
+@router.head("/{job_id}/timeline.png", include_in_schema=False)
+@router.get(
+    "/{job_id}/timeline.png",
+    response_class=Response,
+    responses=problems(404, 410, 416, 503) | {200: {"content": {"image/png": {}}}},
+)
+async def timeline(job_id: str, request: Request, parts: UsesParts) -> Response:
+    """The timeline drawn: the likeliest classes over time, their events marked."""
+    found = await run_in_threadpool(service.picture, parts, job_id)
+    return await object_response(
+        request, parts.storage, found.key, size=found.bytes, sha256=found.sha256, content_type="image/png"
+    )
+
+
+async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> DetectionCreate:
+    """Receive a form's file and make of its fields the request that JSON would have been."""
+    audio_id: str | None = None
+    options: DetectionOptions | None = None
+    async for part in form:
+        if part.name == "file" and part.filename is not None and audio_id is None:
+            audio_id = (await uploads.receive(part)).id
+        elif part.name == "options" and options is None:
+            options = validated(DetectionOptions, await part.json(settings.body_bytes), "options")
+        else:
+            raise multipart.unexpected(part)
+    if audio_id is None:
+        raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
+    fields = (options or DetectionOptions()).model_dump(exclude_unset=True)
+    return DetectionCreate(audio_id=audio_id, **fields)

@@ -1,0 +1,60 @@
+"""Detections as clients send and see them."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from app.contract import AudioId, JobAnswer, JobOptions, timed
+from app.detections.records import DetectionRequest, DetectionResult, EventRecord, TagRecord
+from app.keys.signatures import Sign
+from app.lifecycle import Job
+from app.records import RecordingRecord
+
+_CLASSES = 527  # AudioSet's
+
+
+class DetectionOptions(JobOptions):
+    """All of a detection but its recording: the form's field `options`.
+
+    `threshold`: the probability that an event must reach; it ends below half of that. `top`: how many tags.
+    """
+
+    threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.2
+    top: Annotated[int, Field(ge=1, le=_CLASSES)] = 10
+
+
+class DetectionCreate(DetectionOptions):
+    """A recording to be listened to."""
+
+    audio_id: AudioId
+
+
+class DetectionAnswer(JobAnswer):
+    """What is heard in a recording, and when.
+
+    `tags`: the likeliest classes, whatever their probability; `events`: where classes reach the threshold, in order of
+    time; `timeline_url`: a picture of both.
+    """
+
+    timeline_url: str
+    audio: RecordingRecord
+    threshold: float
+    top: int
+    tags: list[TagRecord]
+    events: list[EventRecord]
+    metrics: dict[str, float] | None
+
+    @classmethod
+    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+        request = DetectionRequest.model_validate(job.request)
+        result = DetectionResult.model_validate(job.result) if job.result is not None else None
+        return {
+            "timeline_url": sign(f"{url}/timeline.png"),
+            "audio": result.audio if result is not None else request.audio,
+            "threshold": request.threshold,
+            "top": request.top,
+            "tags": result.tags if result is not None else [],
+            "events": result.events if result is not None else [],
+            "model": result.model if result is not None else request.model,
+            "metrics": timed(job, result.metrics if result is not None else None),
+        }

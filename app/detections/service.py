@@ -1,0 +1,40 @@
+"""Detections: a request checked and made a job; a picture found."""
+
+import time
+
+from app import checks
+from app.detections.records import DetectionRequest, DetectionResult, PictureRecord
+from app.detections.schemas import DetectionAnswer, DetectionCreate
+from app.errors import NotFound, StemsExpired
+from app.kinds import DETECTION
+from app.lifecycle import Job
+from app.resource import Resource
+from app.wiring import Parts
+
+DETECTIONS = Resource(DETECTION, DetectionAnswer)
+
+
+def create(parts: Parts, sent: DetectionCreate) -> Job:
+    """Check a request and put it on the queue.
+
+    Raises `ModelUnavailable`, `NotFound` (the upload), and what `accept` does.
+    """
+    model = checks.model(parts, sent.model)
+    audio = checks.recording(parts, sent.audio_id, "audio_id")
+    request = DetectionRequest(
+        audio=checks.recording_record(audio),
+        model=checks.model_record(model),
+        threshold=sent.threshold,
+        top=sent.top,
+    )
+    return DETECTIONS.make(parts, request, sent, model, [audio.id], audio_seconds=audio.duration)
+
+
+def picture(parts: Parts, job_id: str) -> PictureRecord:
+    """The picture of a timeline; raises `NotFound`, and `StemsExpired` once it was swept."""
+    job = DETECTIONS.find(parts, job_id)
+    if job.status != "succeeded" or job.result is None:
+        raise NotFound(f"The detection is {job.status}; it has no picture.")
+    if job.expired or (job.expires_at is not None and job.expires_at <= time.time()):
+        raise StemsExpired("The picture was kept as long as promised.")
+    return DetectionResult.model_validate(job.result).picture

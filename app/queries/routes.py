@@ -1,0 +1,71 @@
+"""`/v1/queries`: saved queries."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from app import bodies, multipart
+from app.audio.service import Uploads, received
+from app.calls import accepted, add_calls
+from app.contract import JobOptions
+from app.errors import RequestInvalid
+from app.multipart import Part
+from app.openapi import FILE, json_or_form, problems
+from app.problems import fault
+from app.queries import service
+from app.queries.schemas import QueryAnswer, QueryCreate
+from app.sent import validated
+from app.settings import Settings
+from app.wiring import UsesParts
+
+router = APIRouter(prefix="/v1/queries", tags=["queries"])
+
+_NAME_BYTES = 1024
+_BODY = json_or_form(
+    QueryCreate,
+    {
+        "name": {"type": "string"},
+        "examples": {"type": "array", "items": FILE, "description": "recordings of one sound"},
+        "options": {"type": "string", "description": "JSON: all else that a JSON body may hold"},
+    },
+    ["name", "examples"],
+)
+
+
+@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 413, 415, 422, 503))
+async def create(request: Request, response: Response, parts: UsesParts) -> QueryAnswer:
+    """Save a query: examples of one sound, as JSON that names uploads or as a form that carries them."""
+    async with received(parts) as uploads:
+        if bodies.media_type(request) == "multipart/form-data":
+            async with aclosing(multipart.parts(request, parts.settings, parts.settings.examples)) as form:
+                sent = await _read(form, uploads, parts.settings)
+        else:
+            sent = validated(QueryCreate, await bodies.read_json(request, parts.settings))
+        job = await run_in_threadpool(service.create, parts, sent)
+    return await accepted(service.QUERIES, parts, job, response)
+
+
+add_calls(router, service.QUERIES)
+
+
+async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> QueryCreate:
+    """Receive a form's files and make of its fields the request that JSON would have been."""
+    name: str | None = None
+    options: JobOptions | None = None
+    examples: list[str] = []
+    async for part in form:
+        if part.name == "examples" and part.filename is not None and len(examples) < settings.examples:
+            examples.append((await uploads.receive(part)).id)
+        elif part.name == "name" and name is None:
+            name = await part.text(_NAME_BYTES)
+        elif part.name == "options" and options is None:
+            options = validated(JobOptions, await part.json(settings.body_bytes), "options")
+        else:
+            raise multipart.unexpected(part)
+    if not examples:
+        raise RequestInvalid("The form has no examples.", [fault("Field required.", "examples")])
+    fields = (options or JobOptions()).model_dump(exclude_unset=True)
+    sent = {**fields, "examples": [{"audio_id": audio_id} for audio_id in examples]}
+    return validated(QueryCreate, sent if name is None else {**sent, "name": name})

@@ -1,0 +1,45 @@
+"""Saved queries as clients send and see them."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from app.contract import AudioReference, JobAnswer, JobOptions
+from app.keys.signatures import Sign
+from app.lifecycle import Job
+from app.queries.records import QueryRequest
+from app.records import EmbeddingRecord
+
+# For people to read; it names nothing here. No control characters.
+QueryName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
+
+
+class QueryCreate(JobOptions):
+    """Examples of one sound, to be asked with again and again."""
+
+    name: QueryName
+    examples: Annotated[list[AudioReference], Field(min_length=1)]
+
+
+class QueryAnswer(JobAnswer):
+    """A saved query; targets may name it when it has succeeded.
+
+    `coherence`, 0 to 1: how well its examples agree; `seconds_used`: of sound, silence left out; `examples`: how many.
+    """
+
+    name: str
+    examples: int
+    coherence: float | None
+    seconds_used: float | None
+
+    @classmethod
+    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+        request = QueryRequest.model_validate(job.request)
+        result = EmbeddingRecord.model_validate(job.result) if job.result is not None else None
+        return {
+            "name": request.name,
+            "examples": len(request.examples),
+            "coherence": result.coherence if result is not None else None,
+            "seconds_used": result.seconds_used if result is not None else None,
+            "model": result.model if result is not None else request.model,
+        }

@@ -1,0 +1,48 @@
+"""Saved queries: a request checked and made a job; an embedding found for who asks with it."""
+
+from app import checks
+from app.errors import NotFound, QueryModelMismatch, QueryNotReady
+from app.kinds import QUERY
+from app.lifecycle import Job
+from app.problems import fault
+from app.queries.records import QueryRequest
+from app.queries.schemas import QueryAnswer, QueryCreate
+from app.records import EmbeddingRecord
+from app.registry import ModelDescription
+from app.resource import Resource
+from app.wiring import Parts
+
+QUERIES = Resource(QUERY, QueryAnswer)
+
+
+def create(parts: Parts, sent: QueryCreate) -> Job:
+    """Check a request and put it on the queue.
+
+    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its kin, and what `accept` does.
+    """
+    model = checks.model(parts, sent.model)
+    examples = checks.examples(parts, sent.examples, "examples")
+    request = QueryRequest(name=sent.name, examples=checks.example_records(examples), model=checks.model_record(model))
+    known = [example.duration for example in examples if example.duration is not None]
+    seconds = sum(known) if len(known) == len(examples) else None
+    return QUERIES.make(parts, request, sent, model, [example.id for example in examples], audio_seconds=seconds)
+
+
+def embedding(parts: Parts, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:
+    """The embedding of the caller's saved query, to be copied: whoever asks with it needs the query no more.
+
+    Raises `NotFound`, `QueryNotReady`, and `QueryModelMismatch` where `model` did not make it.
+    """
+    try:
+        job = QUERIES.find(parts, query_id)
+    except NotFound as error:
+        raise NotFound("There is no such query.", [fault("There is no such query.", *pointer)]) from error
+    if job.status != "succeeded" or job.result is None:
+        detail = f"The saved query is {job.status}; it can be used once it has succeeded."
+        raise QueryNotReady(detail, [fault(detail, *pointer)])
+    found = EmbeddingRecord.model_validate(job.result)
+    wanted = checks.model_record(model)
+    if found.model != wanted:
+        detail = f"The saved query is the model {found.model.id}'s; this separation is done by {wanted.id}."
+        raise QueryModelMismatch(detail, [fault(detail, *pointer)])
+    return found

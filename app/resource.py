@@ -1,0 +1,90 @@
+"""One kind of job as clients know it: made, found, told, listed and deleted, whatever it is that it does."""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic
+
+from pydantic import BaseModel
+
+from app.acceptance import accept
+from app.contract import Answer, JobOptions
+from app.errors import NotFound, RequestInvalid
+from app.ids import is_id, new_id
+from app.kinds import Kind, stored_at
+from app.lifecycle import Job, Status, TargetState
+from app.registry import ModelDescription
+from app.wiring import Parts
+
+
+@dataclass(frozen=True)
+class Resource(Generic[Answer]):
+    """A kind of job, and what its records are told as."""
+
+    kind: Kind
+    answer: type[Answer]
+
+    def make(
+        self,
+        parts: Parts,
+        request: BaseModel,
+        sent: JobOptions,
+        model: ModelDescription,
+        audio_ids: Iterable[str],
+        *,
+        audio_seconds: float | None,
+        targets: Iterable[TargetState] = (),
+    ) -> Job:
+        """A job for a checked request, accepted as the caller's. Raises what `accept` does.
+
+        audio_seconds: of the recordings that it works on; None where their headers do not say.
+        """
+        now = time.time()
+        job = Job(
+            id=new_id(self.kind.prefix),
+            kind=self.kind.name,
+            model=model.name,
+            request=request.model_dump(),
+            audio_ids=list(dict.fromkeys(audio_ids)),
+            audio_seconds=audio_seconds,
+            targets=list(targets),
+            metadata=sent.metadata,
+            created_at=now,
+            changed_at=now,
+            expires_at=now + parts.settings.stem_retention,
+        )
+        return accept(parts, job)
+
+    def find(self, parts: Parts, job_id: str) -> Job:
+        """The record of the caller's job; raises `NotFound` for what is no id and what is another's, too."""
+        if not is_id(job_id, self.kind.prefix):
+            raise NotFound(f"There is no such {self.kind.name}.")
+        return parts.caller.own(parts.jobs.get(job_id), "job")
+
+    def tell(self, parts: Parts, job: Job) -> Answer:
+        """The job as clients see it."""
+        return self.answer.of(job, parts.jobs.position(job), parts.signatures.signing(job.owner))
+
+    def newest(
+        self, parts: Parts, status: Status | None, limit: int, cursor: str | None
+    ) -> tuple[list[Answer], str | None]:
+        """The caller's jobs, the newest first, and the cursor of the next page.
+
+        Raises `RequestInvalid` for what is no cursor.
+        """
+        if cursor is not None and not is_id(cursor, self.kind.prefix):
+            raise RequestInvalid("The cursor is none that a page gave.")
+        jobs, following = parts.jobs.newest(parts.caller.key_id, self.kind.name, limit, cursor, status)
+        return [self.tell(parts, job) for job in jobs], following
+
+    def delete(self, parts: Parts, job_id: str) -> None:
+        """Delete a job, whatever its state, and what it stored."""
+        job = parts.jobs.delete(self.find(parts, job_id).id)
+        parts.storage.delete_prefix(stored_at(job.kind, job.id))
+
+    @staticmethod
+    def etag(answer: Answer) -> str:
+        """Changes with everything but `progress` and `queue`, which change by themselves all the time."""
+        told = answer.model_dump_json(exclude={"progress", "queue"})
+        return f'"{hashlib.sha256(told.encode()).hexdigest()[:32]}"'

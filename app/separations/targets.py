@@ -1,0 +1,66 @@
+"""Targets as they were asked for, checked and made what the worker is told."""
+
+from app import checks
+from app.audio.records import Audio
+from app.errors import QueryModelMismatch, RequestInvalid
+from app.problems import fault
+from app.queries import service as queries
+from app.records import EmbeddingRecord, packed, unpacked
+from app.registry import ModelDescription
+from app.separations import checks as own
+from app.separations.records import TargetRecord
+from app.separations.schemas import Target
+from app.wiring import Parts
+
+
+def target(parts: Parts, model: ModelDescription, mixture: Audio, sent: Target, index: int) -> TargetRecord:
+    """One target's record. Raises `RequestInvalid` and its kin, `NotFound`, `QueryNotReady`."""
+    place = ("targets", index)
+    record = TargetRecord(name=sent.name or "")
+    if sent.label is not None:
+        known = checks.label(model, sent.label, *place, "label")
+        record.label = known.label
+        record.name = sent.name or known.slug[:64]
+    elif sent.spans is not None:
+        record.spans = own.spans(sent.spans, mixture, parts.settings, *place, "spans")
+    elif sent.examples is not None:
+        record.examples = checks.example_records(checks.examples(parts, sent.examples, *place, "examples"))
+    elif sent.query_id is not None:
+        record.embedding = queries.embedding(parts, sent.query_id, model, *place, "query_id")
+    elif sent.embedding is not None:
+        record.embedding = _embedding(model, sent.embedding, sent.model, *place)
+    _negative(parts, model, sent, record, *place)
+    return record
+
+
+def uploads(record: TargetRecord) -> list[str]:
+    """The uploads that the worker needs for a target."""
+    return [example.audio_id for example in (*record.examples, *record.not_examples)]
+
+
+def _negative(parts: Parts, model: ModelDescription, sent: Target, record: TargetRecord, *pointer: str | int) -> None:
+    if sent.not_examples is not None:
+        found = checks.examples(parts, sent.not_examples, *pointer, "not_examples")
+        record.not_examples = checks.example_records(found)
+    if sent.not_label is not None:
+        record.not_label = checks.label(model, sent.not_label, *pointer, "not_label").label
+        if record.not_label == record.label:
+            detail = "A target cannot be what it is not."
+            raise RequestInvalid(detail, [fault(detail, *pointer, "not_label")])
+
+
+def _embedding(
+    model: ModelDescription, vector: list[float], made_by: str | None, *pointer: str | int
+) -> EmbeddingRecord:
+    record = checks.model_record(model)
+    if made_by not in (record.name, record.id):
+        detail = f"The embedding is the model {made_by}'s; this separation is done by {record.id}."
+        raise QueryModelMismatch(detail, [fault(detail, *pointer, "model")])
+    if len(vector) != model.embedding_size:
+        detail = f"An embedding of {record.id} has {model.embedding_size} numbers; this one has {len(vector)}."
+        raise RequestInvalid(detail, [fault(detail, *pointer, "embedding")])
+    kept = packed(vector)
+    if not any(unpacked(kept)):
+        detail = "An embedding of zeros asks for nothing."
+        raise RequestInvalid(detail, [fault(detail, *pointer, "embedding")])
+    return EmbeddingRecord(vector=kept, model=record)

@@ -1,0 +1,160 @@
+"""One execution of a job of any kind: what it fetches, decodes and stores, and how it tells how far it is."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import soundfile
+import torch
+from pydantic import BaseModel
+
+from app.audio.records import store_key
+from app.errors import StoreUnavailable
+from app.lifecycle import Job, TargetState
+from app.records import ModelRecord
+from app.storage import StoredObject
+from models.audio import Waveform, mono
+from models.errors import Cancelled
+from models.media import Limits, MediaInfo
+from models.query import Query
+from worker.decode import decode
+from worker.workbench import Attention, Workbench
+
+logger = logging.getLogger("earmark.worker")
+
+STORE_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)  # s between tries while the store does not answer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is to be published."""
+
+    result: BaseModel
+    targets: list[TargetState] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Execution:
+    """A job in the hands of this worker, with a private folder."""
+
+    def __init__(self, bench: Workbench, job: Job, execution: str, folder: Path) -> None:
+        self.bench = bench
+        self.job = job
+        self.id = execution
+        self.folder = folder
+        self.attention = Attention(bench, job.id, execution)
+        self.clock = Clock()
+
+    @property
+    def model(self) -> ModelRecord:
+        """The model that this worker has loaded."""
+        name, _, version = self.bench.engine.model_id.partition("@")
+        return ModelRecord(name=name, version=version)
+
+    def enter(self, ratio: float, stage: str) -> None:
+        """The job is so far, 0 to 1, and does this now."""
+        self.clock.enter(stage)
+        self.attention.progress(ratio, stage)
+
+    def check(self) -> None:
+        """Raises Cancelled where the job is not wanted any more."""
+        if self.attention.cancelled():
+            raise Cancelled("stopped between two steps")
+
+    def recording(self, audio_id: str, target: Path) -> MediaInfo:
+        """An upload as a WAV of floats at its own rate and channels, decoded where it can do no harm."""
+        return self._decoded(audio_id, target, self.bench.settings.recording_seconds)
+
+    def embedded(self, audio_ids: list[str]) -> Query:
+        """One query from uploads that sound like it."""
+        return self.bench.engine.embed([self._example(audio_id) for audio_id in audio_ids])
+
+    def store(self, name: str, path: Path) -> StoredObject:
+        """Store a file under this execution's prefix, and remove it here."""
+        self.check()
+        stored = self._patiently(lambda: self.bench.storage.put_file(self.key(name), path))
+        path.unlink()
+        return stored
+
+    def key(self, name: str) -> str:
+        """Where `store` puts what has this name."""
+        return f"{self.bench.jobs.output_prefix(self.job, self.id)}/{name}"
+
+    def limits(self, seconds: float) -> Limits:
+        """What a recording of at most `seconds` may be."""
+        settings = self.bench.settings
+        return Limits(
+            seconds=seconds,
+            channels=settings.channels,
+            lowest_rate=settings.lowest_rate,
+            highest_rate=settings.highest_rate,
+            samples=settings.recording_samples,
+        )
+
+    def _example(self, audio_id: str) -> Waveform:
+        self.check()
+        path = self.folder / "example.wav"
+        self._decoded(audio_id, path, self.bench.settings.example_seconds)
+        try:
+            return read_mono(path)
+        finally:
+            path.unlink()
+
+    def _decoded(self, audio_id: str, target: Path, seconds: float) -> MediaInfo:
+        fetched = target.with_suffix(".upload")
+        self._patiently(lambda: self.bench.storage.download(store_key(audio_id), fetched))
+        try:
+            return decode(fetched, target, self.limits(seconds), cancelled=self.attention.cancelled)
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """The store may be away for a moment; to try again is cheaper here than to begin the job again."""
+        for wait in STORE_WAITS:
+            try:
+                return action()
+            except StoreUnavailable as error:
+                logger.warning("%s: %s; trying again in %.0f s", self.job.id, error.detail, wait)
+            end = time.monotonic() + wait
+            while time.monotonic() < end:
+                if self.attention.cancelled():
+                    raise Cancelled("stopped while the store was away")
+                time.sleep(0.1)
+        return action()
+
+
+class Clock:
+    """Seconds a stage, by when the next one was entered."""
+
+    def __init__(self) -> None:
+        self._began = self._entered = time.monotonic()
+        self._stage = ""
+        self._seconds: dict[str, float] = {}
+
+    def enter(self, stage: str) -> None:
+        """The stage before ends, this one begins."""
+        now = time.monotonic()
+        self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + now - self._entered
+        self._stage, self._entered = stage, now
+
+    def metrics(self, figures: dict[str, str], duration: float) -> dict[str, float]:
+        """Seconds by `figures` (stage -> the figure that it belongs to), and the real-time factor of everything for a
+        recording's `duration`."""
+        self.enter(self._stage)
+        told = dict.fromkeys(figures.values(), 0.0)
+        for stage, seconds in self._seconds.items():
+            if stage:
+                told[figures[stage]] += seconds
+        told["real_time_factor"] = (time.monotonic() - self._began) / max(duration, 1e-3)
+        return {name: round(figure, 4) for name, figure in told.items()}
+
+
+def read_mono(path: Path, start: int = 0, stop: int | None = None) -> Waveform:
+    """Samples [start, stop) of a WAV, as one channel: queries hear no more."""
+    samples, rate = soundfile.read(path, start=start, stop=stop, dtype="float32", always_2d=True)
+    return Waveform(mono(torch.from_numpy(samples.T)).unsqueeze(0).contiguous(), rate)
