@@ -1,7 +1,8 @@
 """Which sounds a recording holds, so that all of them can be taken out: from a detection to classes and their spans.
 
 A detector hears a dog as a dog, as its bark, as a domestic animal and as an animal. One class of a lineage stands for
-the sound: the most specific one that is nearly as sure as what it belongs to.
+the sound: the most specific one that is nearly as sure as what it belongs to. Silence, and the rooms and places in
+which sounds are heard, are classes too, and no sounds.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from models.labels import Label
 
 MOST = 8  # classes
 THRESHOLD = 0.3  # of a class's probability
+_NO_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
 _NEARLY_AS_SURE = 0.75  # of its ancestor's probability, from which on a class stands for it
 _SURE = 0.5  # the probability from which on a class is taken to be what sounds
 _LONGEST_SECONDS = 10.0  # of all spans of a class: more says no more about its sound
@@ -39,7 +41,8 @@ def heard(found: Detection, most: int = MOST, threshold: float = THRESHOLD) -> l
     `found` must have been made with tags for all classes (`top=labels.CLASSES`).
     """
     probabilities = {tag.mid: tag.probability for tag in found.tags if tag.probability >= threshold}
-    chosen = standing_for_lineages([labels.find(mid) for mid in probabilities], probabilities)
+    known = [label for label in map(labels.find, probabilities) if not _NO_SOUNDS.intersection(label.path)]
+    chosen = standing_for_lineages(known, probabilities)
     chosen = sorted(chosen, key=lambda label: -probabilities[label.mid])[:most]
     curves = {label.mid: smoothed(found.framewise[:, _column(label)].numpy(), found.frame_seconds) for label in chosen}
     return [_heard(label, chosen, curves, found) for label in chosen]

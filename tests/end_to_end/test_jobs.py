@@ -14,6 +14,7 @@ import soundfile
 from rq.command import send_stop_job_command
 
 from app.jobs import Jobs
+from app.lifecycle import Job
 from app.queues import Queues
 from app.separations.records import SeparationResult
 from app.settings import Settings
@@ -74,8 +75,19 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
     assert all(figure > 0 for figure in result.metrics.values())
 
 
-def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subprocess.Popen):
-    job = deployment.submit(deployment.upload(), [{"name": "dog", "label": "Dog"}])
+ASK: dict[str, Callable[[Deployment, str], Job]] = {
+    "separation": lambda deployment, audio_id: deployment.submit(audio_id, [{"name": "dog", "label": "Dog"}]),
+    "detection": lambda deployment, audio_id: deployment.detect(audio_id),
+    "query": lambda deployment, audio_id: deployment.embed(audio_id),
+}
+each = pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
+# Saved queries hear no more than a minute, so nothing about them is long.
+each_long = pytest.mark.parametrize("ask", [ASK["separation"], ASK["detection"]], ids=["separation", "detection"])
+
+
+@each
+def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
+    job = ask(deployment, deployment.upload())
     done = deployment.wait(job)
     stored = deployment.stored(job)
     with deployment.redis.pipeline() as pipe:
@@ -122,8 +134,9 @@ def test_a_target_that_fails_fails_alone(deployment: Deployment, worker: subproc
     assert deployment.stored(alone) == []
 
 
-def test_a_mixture_that_is_no_audio_fails_the_job(deployment: Deployment, worker: subprocess.Popen):
-    job = deployment.submit(deployment.upload(content=os.urandom(5000)), [{"name": "dog", "label": "Dog"}])
+@each
+def test_a_recording_that_is_no_audio_fails_the_job(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
+    job = ask(deployment, deployment.upload(content=os.urandom(5000)))
     done = deployment.wait(job)
     assert done.status == "failed"
     assert done.error is not None
@@ -149,9 +162,11 @@ def test_a_store_that_is_away_for_a_moment_costs_the_job_a_moment(deployment: De
     assert done.attempts == 1
 
 
-@pytest.mark.parametrize("ask", ["the record", "the queue"])
-def test_a_running_job_stops_when_asked(deployment: Deployment, worker: subprocess.Popen, ask: str):
-    job = deployment.submit(deployment.upload(seconds=LONG), [{"name": "dog", "label": "Dog"}])
+@pytest.mark.parametrize(
+    ("kind", "ask"), [("separation", "the record"), ("separation", "the queue"), ("detection", "the record")]
+)
+def test_a_running_job_stops_when_asked(deployment: Deployment, worker: subprocess.Popen, kind: str, ask: str):
+    job = ASK[kind](deployment, deployment.upload(seconds=LONG))
     deployment.wait_running(job)
     asked = time.monotonic()
     if ask == "the record":
@@ -165,20 +180,24 @@ def test_a_running_job_stops_when_asked(deployment: Deployment, worker: subproce
     assert deployment.stored(job) == []
 
 
-def test_a_deleted_jobs_work_stops_and_leaves_nothing(deployment: Deployment, worker: subprocess.Popen):
-    job = deployment.submit(deployment.upload(seconds=LONG), [{"name": "dog", "label": "Dog"}])
+@each_long
+def test_a_deleted_jobs_work_stops_and_leaves_nothing(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
+    job = ask(deployment, deployment.upload(seconds=LONG))
     deployment.wait_running(job)
     deployment.jobs.delete(job.id)
     eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"), 10)
     assert deployment.stored(job) == []
 
 
-def test_a_job_past_its_timeout_ends_with_a_typed_error(deployment: Deployment, worker: subprocess.Popen):
+@each_long
+def test_a_job_past_its_timeout_ends_with_a_typed_error(
+    deployment: Deployment, worker: subprocess.Popen, ask: Callable
+):
     hurried = Settings(**{**deployment.settings.model_dump(), "job_timeout": 1})
     patient = deployment.jobs
     deployment.jobs = Jobs(deployment.redis, hurried)
     try:
-        job = deployment.submit(deployment.upload(seconds=LONG), [{"name": "dog", "label": "Dog"}])
+        job = ask(deployment, deployment.upload(seconds=LONG))
     finally:
         deployment.jobs = patient
     done = deployment.wait(job)

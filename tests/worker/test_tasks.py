@@ -4,16 +4,19 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 import torch
 from redis import Redis
+from rq import Retry
 
 from app.audio.records import store_key
 from app.errors import StoreUnavailable
 from app.ids import new_id
 from app.jobs import Jobs
+from app.kinds import KINDS, SEPARATION, Kind
 from app.lifecycle import Job, TargetState
 from app.settings import Settings
 from app.storage import Storage
@@ -22,17 +25,19 @@ from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
 from worker.gpu_worker import Signals
 from worker.scratch import Scratch
-from worker.tasks import AGAIN, separate
+from worker.tasks import AGAIN, TASKS
 from worker.workbench import Workbench
 
 
 class FailingEngine(Engine):
-    """A real engine up to the moment when it separates."""
+    """A real engine up to the moment when it separates, detects or embeds."""
 
     error: BaseException
 
     def separate_file(self, *_arguments, **_options):
         raise self.error
+
+    detect_file = embed = separate_file
 
 
 @pytest.fixture(scope="module")
@@ -49,35 +54,46 @@ def bench(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[Workbench]:
     scratch = Scratch(tmp_path / "scratch")
     yield Workbench(engine, Jobs(redis, settings), storage, scratch, Signals(), settings)
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
-    assert storage.keys("separations") == []
+    assert [key for kind in KINDS.values() for key in storage.keys(kind.folder)] == []
     scratch.close()
 
 
-@pytest.fixture
-def job(bench: Workbench, redis: Redis, tmp_path: Path) -> Job:
-    mixture, now = new_id("aud"), time.time()
-    soundfile.write(tmp_path / "mixture.wav", noise(16000, 1).T, 16000)
-    bench.storage.put_file(store_key(mixture), tmp_path / "mixture.wav")
-    redis.set(f"earmark:audio:{mixture}", "{}")
-    request = {
-        "mixture": {"audio_id": mixture, "duration": None, "sample_rate": 16000, "channels": 1},
-        "model": {"name": "base", "version": "small"},
-        "targets": [{"name": "dog", "label": "Dog"}],
-        "output": {},
+def request_of(kind: Kind, audio_id: str) -> dict[str, Any]:
+    """What a job of this kind is asked for."""
+    recording = {"audio_id": audio_id, "duration": None, "sample_rate": 16000, "channels": 1}
+    own: dict[str, dict[str, Any]] = {
+        "separation": {"mixture": recording, "targets": [{"name": "dog", "label": "Dog"}], "output": {}},
+        "detection": {"audio": recording, "threshold": 0.2, "top": 10},
+        "query": {"name": "mine", "examples": [{"audio_id": audio_id}]},
     }
+    return own[kind.name] | {"model": {"name": "base", "version": "small"}}
+
+
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
+def job(request: pytest.FixtureRequest, bench: Workbench, redis: Redis, tmp_path: Path) -> Job:
+    """A job of each kind that waits."""
+    audio_id, now = new_id("aud"), time.time()
+    soundfile.write(tmp_path / "recording.wav", noise(16000, 1).T, 16000)
+    bench.storage.put_file(store_key(audio_id), tmp_path / "recording.wav")
+    redis.set(f"earmark:audio:{audio_id}", "{}")
+    kind: Kind = request.param
     return bench.jobs.create(
         Job(
-            id=new_id("sep"),
-            kind="separation",
+            id=new_id(kind.prefix),
+            kind=kind.name,
             model="base",
-            request=request,
-            audio_ids=[mixture],
-            targets=[TargetState(name="dog")],
+            request=request_of(kind, audio_id),
+            audio_ids=[audio_id],
+            targets=[TargetState(name="dog")] if kind is SEPARATION else [],
             created_at=now,
             changed_at=now,
             expires_at=now + 3600,
         )
     )
+
+
+def do(bench: Workbench, execution: str, job: Job) -> Retry | None:
+    return TASKS[KINDS[job.kind].task](bench, execution, job.id)
 
 
 def fail_with(bench: Workbench, error: BaseException) -> None:
@@ -95,7 +111,7 @@ def fail_with(bench: Workbench, error: BaseException) -> None:
 )
 def test_an_error_of_ours_ends_the_job_without_its_details(bench: Workbench, job: Job, error: Exception, code: str):
     fail_with(bench, error)
-    assert separate(bench, "e1", job.id) is None
+    assert do(bench, "e1", job) is None
     over = bench.jobs.get(job.id)
     assert over.status == "failed"
     assert over.error is not None
@@ -105,9 +121,9 @@ def test_an_error_of_ours_ends_the_job_without_its_details(bench: Workbench, job
 
 def test_what_may_pass_is_tried_again_until_the_last_attempt(bench: Workbench, job: Job):
     fail_with(bench, StoreUnavailable())
-    assert separate(bench, "e1", job.id) is AGAIN
+    assert do(bench, "e1", job) is AGAIN
     assert bench.jobs.get(job.id).status == "running"
-    assert separate(bench, "e2", job.id) is None
+    assert do(bench, "e2", job) is None
     over = bench.jobs.get(job.id)
     assert over.error is not None
     assert over.error.code == "store_unavailable"
@@ -118,7 +134,7 @@ def test_a_broken_device_ends_the_worker_and_not_the_job(bench: Workbench, job: 
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
-        assert separate(bench, "e1", job.id) is AGAIN
+        assert do(bench, "e1", job) is AGAIN
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
