@@ -48,14 +48,14 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
 add_calls(router, service.SEPARATIONS)
 
 
-@router.head("/{separation_id}/stems/{name}", include_in_schema=False)
+@router.head("/{job_id}/stems/{name}", include_in_schema=False)
 @router.get(
-    "/{separation_id}/stems/{name}",
+    "/{job_id}/stems/{name}",
     response_class=Response,
     responses=problems(404, 410, 416, 503) | {303: {"description": "A signed address in the store"}},
 )
 async def stem(
-    separation_id: str,
+    job_id: str,
     name: str,
     request: Request,
     parts: UsesParts,
@@ -63,7 +63,7 @@ async def stem(
     download: Annotated[bool, Query(description="1: with a file name to save it under")] = False,
 ) -> Response:
     """A stem: the bytes with `Range`, or where the store can sign, the way to them."""
-    found = await run_in_threadpool(service.stem, parts, separation_id, name)
+    found = await run_in_threadpool(service.stem, parts, job_id, name)
     if parts.storage.signs and redirect and not download and request.method == "GET":
         url = await run_in_threadpool(parts.storage.signed_url, found.key, parts.settings.signed_url_seconds)
         return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
@@ -79,15 +79,15 @@ async def stem(
 
 
 @router.get(
-    "/{separation_id}/archive",
+    "/{job_id}/archive",
     response_class=StreamingResponse,
     responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
 )
-def archive(separation_id: str, parts: UsesParts) -> StreamingResponse:
+def archive(job_id: str, parts: UsesParts) -> StreamingResponse:
     """All stems in one zip, not compressed."""
-    content = service.archived(parts, separation_id)
+    content = service.archived(parts, job_id)
     headers = {
-        "Content-Disposition": f'attachment; filename="{separation_id}.zip"',
+        "Content-Disposition": f'attachment; filename="{job_id}.zip"',
         "Cache-Control": "private, no-cache",
     }
     return StreamingResponse(content, headers=headers, media_type="application/zip")

@@ -89,23 +89,6 @@ def test_labels_that_are_none_are_pointed_at(folder_service: Service) -> None:
     assert [fault["pointer"] for fault in told["errors"]] == ["/label"]
 
 
-def test_a_job_that_could_not_be_queued_is_accepted_and_found(
-    folder_service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = folder_service
-
-    def fail(*_: object) -> None:
-        raise RedisConnectionError("gone")
-
-    with monkeypatch.context() as outage:
-        outage.setattr(service.parts.jobs, "enqueue", fail)
-        answer = service.client.post("/v1/separations", files=form(), data={"label": "Dog"})
-    assert answer.status_code == 202
-    assert service.parts.jobs.queue("base").get_job_ids() == []
-    assert service.parts.jobs.requeue(answer.json()["id"])
-    assert service.parts.jobs.queue("base").get_job_ids() == [answer.json()["id"]]
-
-
 def test_a_job_whose_making_was_not_confirmed_keeps_its_uploads(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
