@@ -34,6 +34,7 @@ logger = logging.getLogger("earmark.worker")
 OVERRUN_GRACE = 30.0  # s past its timeout after which a job that still runs takes the process down
 EXIT_OVERRUN = 70
 WORKER_TTL = 30  # s; how long an idle worker blocks on its queue is this less 15
+RESTS = (2.0, 4.0, 8.0, 15.0)  # s that a worker in trouble takes no job, after the first time, the second, ...
 
 Task = Callable[..., Retry | None]
 
@@ -60,11 +61,13 @@ class Signals:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.hand_over = threading.Event()
+        self.trouble = threading.Event()  # the job met with what is wrong with this machine: a full disk
 
     def clear(self) -> None:
         """Forget what was asked of the last job."""
         self.stop.clear()
         self.hand_over.clear()
+        self.trouble.clear()
 
 
 class WorkerJob(Job):
@@ -166,6 +169,7 @@ class GpuWorker(SimpleWorker):
         self.on_overrun = on_overrun
         self.on_idle = on_idle
         self.told_to_stop = False
+        self.troubles = 0
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
             [queue],
@@ -198,6 +202,19 @@ class GpuWorker(SimpleWorker):
             self.on_idle()
         except RedisError as error:  # if it stays away, the next look for a job says so
             logger.warning("the queue's server does not answer: %s", error)
+        self._rest()
+
+    def _rest(self) -> None:
+        """In trouble, leave the next jobs to others for a while: this machine would only spoil them, one by one."""
+        if not self.signals.trouble.is_set():
+            self.troubles = 0
+            return
+        seconds = RESTS[min(self.troubles, len(RESTS) - 1)]
+        self.troubles += 1
+        logger.warning("takes no job for %g s", seconds)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.told_to_stop:
+            time.sleep(0.1)
 
     def _watch(self, job: Job, execution: Execution) -> Watch:
         timeout = float(job.timeout or self.queue_class.DEFAULT_TIMEOUT)

@@ -83,6 +83,8 @@ def _do(work: Work, bench: Workbench, execution: str, job_id: str) -> Retry | No
     except RedisError:
         raise  # the queue's own trouble is RQ's and housekeeping's
     except (Unavailable, OSError) as error:
+        if isinstance(error, OSError):
+            bench.signals.trouble.set()
         outcome = _try_again(bench, job, execution, error)
     except (EarmarkError, ModelsError) as error:
         _fail(bench, job, execution, JobError(code=error.code, detail=str(error)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.deployment import Deployment
+from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
 
 
@@ -15,6 +16,15 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small-model")
     save_small_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[Figures]:
+    """Takes what tests measure; `make soak` puts it into docker/README.md."""
+    figures = Figures()
+    yield figures
+    if SOAK:
+        figures.write()
 
 
 @pytest.fixture

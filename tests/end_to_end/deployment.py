@@ -78,6 +78,27 @@ class Deployment:
         time.sleep(away)
         self.server = self._serve_queue(port)
 
+    def kill_queue(self, away: float = 0.0) -> None:
+        """Kill the queue's server, and start another on what its log has."""
+        server: Any = self.redis.info("server")
+        port = self.server.port
+        os.kill(server["process_id"], signal.SIGKILL)
+        time.sleep(away)
+        self.server.stop()
+        self.server = self._serve_queue(port)
+
+    @contextlib.contextmanager
+    def absent_store(self) -> Iterator[None]:
+        """The store refuses everything meanwhile: where its folder was is something else."""
+        folder = Path(self.settings.store_location)
+        folder.rename(folder.with_name("away"))
+        folder.touch()
+        try:
+            yield
+        finally:
+            folder.unlink()
+            folder.with_name("away").rename(folder)
+
     @contextlib.contextmanager
     def paused_queue(self) -> Iterator[None]:
         """The queue's server neither answers nor hangs up meanwhile."""
