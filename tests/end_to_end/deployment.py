@@ -270,7 +270,8 @@ class Deployment:
         """The worker's child that decodes now."""
         for child in psutil.Process(worker.pid).children(recursive=True):
             try:
-                if "models.media" in child.cmdline():
+                words = child.cmdline()
+                if "models.media" in words and "-c" not in words:  # the launcher before it sets its limits
                     return child
             except psutil.NoSuchProcess:
                 continue
