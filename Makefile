@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl ffmpeg; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[worker,train,test]'
+	  --constraint constraints.txt --editable '.[embedded,worker,train,test]'
 	touch $@
 
 tools: ## nginx, promtool and wrk for tests and the load script, unpacked from Debian's packages into .cache/tools

@@ -1,0 +1,43 @@
+"""What the API's image holds beside Python: packages without torch, within their limit."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.test_architecture import HEAVY
+
+LIMIT = 200e6  # bytes
+SOAK = bool(os.environ.get("EARMARK_SOAK"))
+
+
+def test_the_front_end_asks_for_nothing_heavy() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert not HEAVY & set(project["dependencies"])
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="fetches and installs packages: make soak")
+def test_the_apis_packages_are_small(tmp_path: Path) -> None:
+    """Installed as docker/Dockerfile.api does it, bytecode included."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    shutil.copytree(REPOSITORY / "app", source / "app", ignore=shutil.ignore_patterns("demo", "__pycache__"))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
+    subprocess.run([*command, "--constraint", "constraints.txt", "."], cwd=source, check=True)
+    assert not {path.name for path in target.iterdir()} & HEAVY
+    assert (target / "app" / "line.lua").exists(), "files that are no code are packed, too"
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", "import app.main"], cwd=tmp_path, env={"PYTHONPATH": str(target)}
+    )
+    assert loaded.returncode == 0
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{size / 1e6:.0f} MB")
+    assert size <= LIMIT
