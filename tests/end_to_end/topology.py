@@ -72,6 +72,10 @@ class Topology:
         )
         eventually(self.redis.ping, 10)
         self.queue = next(iter(self.logs))
+        self.renew_key()
+
+    def renew_key(self) -> None:
+        """Another key, for a server that is empty."""
         self.key = Keys(self.redis).create("topology", 0, 0, 1)[1]
 
     def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
