@@ -10,7 +10,7 @@ CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 62
 
-.PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot clean
+.PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot ablations clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -66,6 +66,10 @@ evaluate: $(READY) ## the shipped model's figures: mixtures, tagging, events
 
 zero-shot: $(READY) ## trains a model that never hears ten classes, in MINUTES, and measures it on them
 	$(ALLOCATOR) $(BIN)/python -m models evaluate zero-shot --corpus $(CORPUS) --minutes $(MINUTES)
+
+ablations: $(READY) ## small separators, each with one difference to the default; TRANSFORMER: a detector's run
+	$(ALLOCATOR) $(BIN)/python -m models ablate --corpus $(CORPUS) --ear $(TEACHER) \
+	  $(if $(TRANSFORMER),--transformer $(TRANSFORMER)) --output models/weights/base.ablations.csv
 
 clean: ## what can be made again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info

@@ -1,4 +1,4 @@
-"""python -m models: separate | detect | embed | convert | corpus | train | ship | evaluate | bench."""
+"""python -m models: separate | detect | embed | convert | corpus | train | ship | evaluate | ablate | bench."""
 
 import sys
 
@@ -8,6 +8,7 @@ from models import bench, commands
 from models.corpus import commands as corpus
 from models.errors import MediaError, ModelsError
 from models.evaluation import commands as evaluation
+from models.training import ablations
 from models.training import commands as training
 
 _INTERRUPTED = 130
@@ -27,6 +28,7 @@ app.command()(training.ship)
 app.add_typer(training.app, name="train")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(evaluation.app, name="evaluate")
+app.command()(ablations.ablate)
 app.command()(bench.bench)
 
 

@@ -88,13 +88,17 @@ def _by_text() -> dict[str, Label]:
 
 def find(text: str) -> Label:
     """The class with this name (any case), slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
-    wanted = text.strip()
-    label = _by_text().get(wanted) or _by_text().get(wanted.lower())
+    label = known(text)
     if label is None:
-        names = near(wanted)
+        names = near(text.strip())
         hint = f" Did you mean {' or '.join(repr(name) for name in names[:3])}?" if names else ""
         raise LabelUnknown(f"AudioSet has no class named {text!r}.{hint}", near=names)
     return label
+
+
+def known(text: str) -> Label | None:
+    """As `find`, but None where there is no such class."""
+    return _by_text().get(text.strip()) or _by_text().get(text.strip().lower())
 
 
 def near(text: str, among: Iterable[Label] | None = None, count: int = 5) -> list[str]:

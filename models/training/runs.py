@@ -22,10 +22,10 @@ from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load, load_source
 from models.corpus.relations import with_descendants
 from models.corpus.unlabelled import Unlabelled
-from models.errors import CorpusInvalid, LabelUnknown, SilentQuery
+from models.errors import CorpusInvalid, SilentQuery
 from models.evaluation import mixtures
 from models.evaluation.separation import figures, queries_of, summary
-from models.labels import find
+from models.labels import find, known
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.resunet import ResUNet
 from models.networks.unet import HyperParameters as UNetSizes
@@ -111,18 +111,10 @@ def held(names: str) -> tuple[str, ...]:
     parts = [part.strip() for part in names.split(",") if part.strip()]
     found: list[str] = []
     while parts:
-        taken = next((count for count in range(len(parts), 1, -1) if _is_label(", ".join(parts[:count]))), 1)
+        taken = next((count for count in range(len(parts), 1, -1) if known(", ".join(parts[:count]))), 1)
         found.append(find(", ".join(parts[:taken])).mid)
         parts = parts[taken:]
     return tuple(sorted(with_descendants(found)))
-
-
-def _is_label(text: str) -> bool:
-    try:
-        find(text)
-    except LabelUnknown:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
