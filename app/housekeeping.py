@@ -1,7 +1,8 @@
 """`python -m app housekeeping`: gives lost work to other workers, and removes what has expired.
 
 Rounds every few seconds, one housekeeper at a time under a lock in Redis; a second one stands by. A worker that died
-is missed `heartbeat_timeout` after its last beat; a round later its job waits again.
+is missed `heartbeat_timeout` after its last beat; a round later its job waits again. Webhooks are delivered beside the
+rounds, by every housekeeper.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from app.leftovers import Leftovers
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks.delivery import delivering
 
 log = logging.getLogger("earmark.housekeeping")
 
@@ -172,16 +174,17 @@ def run(settings: Settings) -> None:
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
     log.info("keeping house every %g s", settings.sweep_seconds)
-    while not stopping.is_set():
-        try:
-            if _holds(lock, token):
-                housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings)
-                housekeeping.round()
-        except (RedisError, EarmarkError) as error:
-            log.error("a round failed: %s", error)
-        except Exception:  # a defect of one step must not end the others' rounds
-            log.exception("a round failed")
-        stopping.wait(settings.sweep_seconds)
+    with delivering(settings, stopping):
+        while not stopping.is_set():
+            try:
+                if _holds(lock, token):
+                    housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings)
+                    housekeeping.round()
+            except (RedisError, EarmarkError) as error:
+                log.error("a round failed: %s", error)
+            except Exception:  # a defect of one step must not end the others' rounds
+                log.exception("a round failed")
+            stopping.wait(settings.sweep_seconds)
     _let_go(lock)
 
 

@@ -42,6 +42,7 @@ from app.line import Line
 from app.listing import Listing, record_key
 from app.queues import Queues, connect, queue_name
 from app.settings import Settings
+from app.webhooks.outbox import Outbox
 
 __all__ = ["Jobs", "connect", "events_key", "queue_name", "record_key"]
 
@@ -353,6 +354,8 @@ class Jobs:
                 changed.revision = job.revision + 1
                 pipe.multi()
                 self._write(pipe, changed, event)
+                if changed.over and not job.over:
+                    Outbox.put(pipe, changed)
                 if also is not None:
                     also(pipe, changed)
                 written[:] = [(job, changed)]

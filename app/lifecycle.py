@@ -55,6 +55,13 @@ class TargetState(BaseModel):
     error: JobError | None = None
 
 
+class Webhook(BaseModel):
+    """Whom to tell when a job is over, and of which ends."""
+
+    url: str
+    events: list[Status]
+
+
 class Job(BaseModel):
     """The record. Times are seconds since 1970; `request` and `result` belong to the resource named by `kind`."""
 
@@ -81,6 +88,7 @@ class Job(BaseModel):
     error: JobError | None = None
     metadata: dict[str, str] = {}
     request_id: str | None = None  # of the request that asked for it, for logs
+    webhook: Webhook | None = None
     created_at: float
     changed_at: float
     started_at: float | None = None

@@ -4,6 +4,7 @@ Read from the environment with the prefix `EARMARK_` (`EARMARK_REDIS_URL`, `EARM
 starts others (`python -m app --embedded`) hands its choices down with `as_environment()`.
 """
 
+import base64
 import re
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,7 +21,9 @@ _ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 class Settings(BaseSettings):
     """The choices of one deployment; frozen, so that what was checked at start stays true."""
 
-    model_config = SettingsConfigDict(env_prefix="EARMARK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     # Where things are
     home: Path = Field(
@@ -150,6 +153,11 @@ class Settings(BaseSettings):
         default="", description="origins of pages that may ask from a browser, with commas between; `*`: any"
     )
 
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="what webhooks are signed with where keys are switched off: whsec_ and base64"
+    )
+    webhook_timeout: float = Field(default=10.0, gt=0, description="seconds one try to deliver a webhook may take")
+
     # Retention
     upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds an upload is kept")
     stem_retention: float = Field(default=72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
@@ -182,6 +190,20 @@ class Settings(BaseSettings):
         if wrong := [origin for origin in origins if origin != "*" and not re.fullmatch(_ORIGIN, origin)]:
             raise ValueError(f"{wrong[0]} is no origin such as https://example.org or http://localhost:3000")
         return ",".join(origins)
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _signs(cls, value: SecretStr | None) -> SecretStr | None:
+        """Standard Webhooks wants 24 to 64 random bytes."""
+        if value is not None:
+            prefix, found, encoded = value.get_secret_value().rpartition("whsec_")
+            try:
+                length = len(base64.b64decode(encoded, validate=True)) if found and not prefix else 0
+            except ValueError:
+                length = 0
+            if not 24 <= length <= 64:
+                raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
+        return value
 
     @property
     def store_location(self) -> str:

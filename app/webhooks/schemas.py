@@ -1,0 +1,18 @@
+"""The part of a request that asks for a webhook."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.outside import LONGEST_URL
+
+Ending = Literal["succeeded", "failed", "canceled"]
+
+
+class WebhookSent(BaseModel):
+    """Whom to tell when the job is over, and of which ends; by default of all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
+    events: Annotated[list[Ending], Field(min_length=1, max_length=3)] = ["succeeded", "failed", "canceled"]
