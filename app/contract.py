@@ -11,6 +11,7 @@ from app.kinds import KINDS
 from app.lifecycle import Job, JobError, Progress, Status
 from app.records import ModelRecord
 from app.sent import Sent
+from app.webhooks.schemas import WebhookSent
 
 AudioId = Annotated[str, StringConstraints(pattern=ids.pattern(ids.AUDIO))]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
@@ -30,6 +31,7 @@ class JobOptions(Sent):
     """What may be said of any job. `model`: by which one, such as `base` or `base@1`; none: the server's."""
 
     model: ModelName | None = None
+    webhook: WebhookSent | None = None
     metadata: Metadata = Field(default={})
 
 

@@ -15,6 +15,7 @@ from app.ids import is_id, new_id
 from app.kinds import Kind, stored_at
 from app.lifecycle import Job, Status, TargetState
 from app.registry import ModelDescription
+from app.webhooks import service as webhooks
 from app.wiring import Parts
 
 
@@ -36,7 +37,7 @@ class Resource(Generic[Answer]):
         audio_seconds: float | None,
         targets: Iterable[TargetState] = (),
     ) -> Job:
-        """A job for a checked request, accepted as the caller's. Raises what `accept` does.
+        """A job for a checked request, accepted as the caller's. Raises what `accept` and `webhooks.wanted` do.
 
         audio_seconds: of the recordings that it works on; None where their headers do not say.
         """
@@ -49,6 +50,7 @@ class Resource(Generic[Answer]):
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
             targets=list(targets),
+            webhook=webhooks.wanted(parts, sent.webhook),
             metadata=sent.metadata,
             created_at=now,
             changed_at=now,

@@ -21,9 +21,7 @@ _ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 class Settings(BaseSettings):
     """The choices of one deployment; frozen, so that what was checked at start stays true."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     # Where things are
     home: Path = Field(

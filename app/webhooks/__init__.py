@@ -1,1 +1,1 @@
-"""Webhooks, by Standard Webhooks 1.0 (https://www.standardwebhooks.com): asked for with a job, kept, signed, delivered."""
+"""Webhooks, by Standard Webhooks 1.0 (https://www.standardwebhooks.com): wanted, entered, signed, delivered."""

@@ -2,17 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.outside import LONGEST_URL
+from app.sent import Sent
 
 Ending = Literal["succeeded", "failed", "canceled"]
 
 
-class WebhookSent(BaseModel):
+class WebhookSent(Sent):
     """Whom to tell when the job is over, and of which ends; by default of all."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
     events: Annotated[list[Ending], Field(min_length=1, max_length=3)] = ["succeeded", "failed", "canceled"]

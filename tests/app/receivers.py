@@ -39,7 +39,11 @@ class _Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def receiver(
-    answer: Callable[[int], int | None] = lambda _: 204, *, address: str = "127.0.0.2", port: int = 0, pause: float = 0.0
+    answer: Callable[[int], int | None] = lambda _: 204,
+    *,
+    address: str = "127.0.0.2",
+    port: int = 0,
+    pause: float = 0.0,
 ) -> Iterator[Receiver]:
     """A receiver on an address of the loopback network."""
 

@@ -20,7 +20,7 @@ from app.lifecycle import Job, JobError
 from app.settings import Settings
 from app.webhooks import delivery
 from app.webhooks.outbox import Outbox
-from tests.app.conftest import LIMITS, Service, _emptied, eventually, problem, serve
+from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve
 from tests.app.receivers import Received, Receiver, receiver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -39,7 +39,10 @@ def port() -> int:
 def _hooked(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("hooked-service")
     settings = Settings(
-        home=folder, redis_url=valkey.connection_url, outside_ports=str(port), **{**LIMITS, **NETWORKS, "queue_jobs": 100}
+        home=folder,
+        redis_url=valkey.connection_url,
+        outside_ports=str(port),
+        **{**LIMITS, **NETWORKS, "queue_jobs": 100},
     )
     yield from serve(settings, folder)
 
@@ -47,7 +50,7 @@ def _hooked(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def hooked(_hooked: Service, redis: Redis) -> Service:
     """A front end that signs webhooks and may call receivers on the loopback network."""
-    return _emptied(_hooked)
+    return emptied(_hooked)
 
 
 @pytest.fixture
@@ -63,8 +66,10 @@ def delivering(service: Service, **settings: Any) -> Iterator[None]:
     chosen = service.parts.settings.model_copy(update=settings)
     stopping = threading.Event()
     with delivery.delivering(chosen, stopping):
-        yield
-        stopping.set()
+        try:
+            yield
+        finally:
+            stopping.set()
 
 
 def ask(service: Service, url: str, **webhook: Any) -> dict[str, Any]:
@@ -301,5 +306,5 @@ def test_without_a_secret_no_webhook_is_promised(folder_service: Service) -> Non
 def test_a_secret_that_cannot_sign_is_refused_at_start(secret: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings(webhook_secret=SecretStr(secret))
-    assert "24 to 64 random bytes" in refused.value.errors()[0]["msg"]
-    assert not secret or secret not in refused.value.errors()[0]["msg"]
+    assert "24 to 64 random bytes" in str(refused.value)
+    assert len(secret) < 10 or secret not in str(refused.value)

@@ -1,0 +1,49 @@
+"""A webhook is delivered though the process that delivers it is killed while it does."""
+
+import base64
+import time
+from collections.abc import Callable
+
+from pydantic import SecretStr
+from standardwebhooks import Webhook as Signature
+
+from app.lifecycle import Webhook
+from tests.app.receivers import receiver
+from tests.app.records import new_job
+from tests.end_to_end.deployment import RATE, Deployment, eventually
+
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+
+
+def test_a_killed_deliverer_is_followed_by_another(deploy: Callable[..., Deployment]) -> None:
+    with receiver(lambda before: 204 if before else None, pause=60) as served:
+        port = served.url.rpartition(":")[2]
+        deployment = deploy(
+            outside_networks="127.0.0.0/8",
+            outside_ports=port,
+            webhook_secret=SecretStr(SECRET),
+            webhook_timeout=2.0,
+        )
+        mixture = deployment.upload()
+        request = {
+            "mixture": {"audio_id": mixture, "duration": 2.0, "sample_rate": RATE, "channels": 1},
+            "model": {"name": "base", "version": "1"},
+            "targets": [{"name": "dog", "label": "Dog"}],
+            "output": {},
+        }
+        webhook = Webhook(url=served.url, events=["canceled"])
+        job = new_job(mixture).model_copy(update={"request": request, "webhook": webhook})
+        deployment.jobs.create(job)
+        first = deployment.start_housekeeping()
+        deployment.jobs.cancel(job.id)  # in one step with what is to be told
+        eventually(lambda: served.got, 40)
+        deployment.kill(first)  # in the midst of it: the receiver has the message and does not answer
+        served.pause = 0.0
+        deployment.start_housekeeping()
+        eventually(lambda: len(served.got) == 2, 40)
+        eventually(lambda: not deployment.redis.zcard("earmark:webhooks:due"), 5)
+        time.sleep(1.0)
+    assert len(served.got) == 2
+    bodies = [Signature(SECRET).verify(got.body, got.headers) for got in served.got]
+    assert bodies[0] == bodies[1] and bodies[0]["type"] == "separation.canceled"
+    assert served.got[0].headers["webhook-id"] == served.got[1].headers["webhook-id"] == f"msg_{job.id}"
