@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.events import Entry, events_key
+from app.queues import connect_async
 from app.settings import Settings
 
 log = logging.getLogger("earmark.feed")
@@ -100,11 +101,7 @@ class Feed:
 
     async def _read(self) -> None:
         """Hand out entries for as long as somebody follows."""
-        async with Redis.from_url(
-            self._settings.redis_url,
-            socket_timeout=self._settings.redis_timeout,
-            socket_connect_timeout=self._settings.redis_timeout,
-        ) as redis:
+        async with connect_async(self._settings) as redis:
             while self._read_to and not self.ended:
                 try:
                     await self._read_once(redis)

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,9 @@ log = logging.getLogger("earmark.webhooks")
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0)  # s before the second try, the third, ...; the last for all later
 GIVEN_UP_AFTER = 86400.0  # s since the job was over
 _LOOK_SECONDS = 0.5  # between two looks for what is due
-_AT_ONCE = 32
-_AT_ONCE_A_HOST = 4  # so that a slow receiver holds up nobody else's
+_AT_ONCE = 64
+_AT_ONCE_A_HOST = 8  # so that a slow receiver holds up nobody else
+_CROWDED_SECONDS = 1.0  # until a message is looked at again whose host has as many tries running as it may
 _LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
 _GONE = 410
 
@@ -85,7 +87,8 @@ class Delivery:
         self._outbox = Outbox(parts.redis)
         self._timeout = parts.settings.webhook_timeout
         self._running: set[asyncio.Task[None]] = set()
-        self._hosts: dict[str, int] = {}
+        self._tries: Counter[str] = Counter()  # running, by host
+        self._hosts: dict[str, str] = {}  # of messages that were found crowded, so that finding it again costs nothing
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Deliver until told to stop; tries that run then get the time that one may take."""
@@ -107,11 +110,16 @@ class Delivery:
         free = _AT_ONCE - len(self._running)
         lease = 2 * self._timeout + _LEASE_SLACK
         ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
-        for job_id in ids:
+        crowded = [job_id for job_id in ids if self._crowded(self._hosts.get(job_id))]
+        await asyncio.to_thread(self._outbox.postpone, crowded, time.time() + _CROWDED_SECONDS)
+        for job_id in set(ids) - set(crowded):
             task = asyncio.create_task(self._guarded(job_id))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return len(ids)
+
+    def _crowded(self, host: str | None) -> bool:
+        return host is not None and self._tries[host] >= _AT_ONCE_A_HOST
 
     async def _guarded(self, job_id: str) -> None:
         try:
@@ -126,16 +134,16 @@ class Delivery:
         if found is None:
             await asyncio.to_thread(self._outbox.settle, [job_id])
             return
-        if self._hosts.get(found.host, 0) >= _AT_ONCE_A_HOST:
-            await asyncio.to_thread(self._outbox.postpone, job_id, time.time() + 2 * _LOOK_SECONDS)
+        if self._crowded(found.host):
+            self._hosts[job_id] = found.host
+            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + _CROWDED_SECONDS)
             return
-        self._hosts[found.host] = self._hosts.get(found.host, 0) + 1
+        self._hosts.pop(job_id, None)
+        self._tries[found.host] += 1
         try:
             outcome = await self._post(found)
         finally:
-            self._hosts[found.host] -= 1
-            if not self._hosts[found.host]:
-                del self._hosts[found.host]
+            self._tries -= Counter([found.host])  # and forget a host without tries
         await asyncio.to_thread(self._settle, found, outcome)
 
     def _message(self, job_id: str) -> Message | None:
@@ -172,7 +180,7 @@ class Delivery:
         if given_up:
             self._outbox.settle([job.id])
         else:
-            self._outbox.postpone(job.id, again)
+            self._outbox.postpone([job.id], again)
         webhook_deliveries.labels("given_up" if given_up else "failed").inc()
         log.warning(
             "the webhook of %s to %s failed, try %d%s: %s",

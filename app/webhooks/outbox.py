@@ -39,9 +39,11 @@ class Outbox:
         found: Any = self._take(keys=[_DUE], args=[now, now + lease, limit])
         return [member.decode() for member in found]
 
-    def postpone(self, job_id: str, until: float) -> None:
-        """Give back what was not tried."""
-        self._redis.zadd(_DUE, {job_id: until}, xx=True)
+    def postpone(self, job_ids: Iterable[str], until: float) -> None:
+        """Let messages be due at another time; those that were settled stay so."""
+        due = dict.fromkeys(job_ids, until)
+        if due:
+            self._redis.zadd(_DUE, due, xx=True)
 
     def failed(self, job_id: str) -> int:
         """Count a try that failed; returns how many have."""

@@ -1,6 +1,7 @@
 """Whether a webhook can be promised, and what it is signed with."""
 
-from app.errors import RequestInvalid, UrlRefused
+from app.errors import NotFound, RequestInvalid, UrlRefused
+from app.keys.records import Keys
 from app.lifecycle import Webhook
 from app.problems import fault
 from app.webhooks.schemas import WebhookSent
@@ -23,5 +24,10 @@ def wanted(parts: Parts, sent: WebhookSent | None) -> Webhook | None:
 
 def secret_of(parts: Parts, owner: str) -> str | None:
     """The secret of the key that made a job, or the deployment's where keys are switched off; None if there is none."""
-    secret = parts.settings.webhook_secret
-    return secret.get_secret_value() if secret else None
+    if not owner:
+        secret = parts.settings.webhook_secret
+        return secret.get_secret_value() if secret else None
+    try:
+        return Keys(parts.redis).get(owner).webhook_secret
+    except NotFound:
+        return None
