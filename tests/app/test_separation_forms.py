@@ -76,10 +76,10 @@ def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
 
 def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None:
     answer = folder_service.client.post(
-        "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "webhook": {}}'}
+        "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "colour": {}}'}
     )
     told = problem(answer, 422, "request_invalid")
-    assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/webhook"]
+    assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/colour"]
 
 
 def test_labels_that_are_none_are_pointed_at(folder_service: Service) -> None:
