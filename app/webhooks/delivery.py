@@ -21,10 +21,13 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
+from app.detections.service import DETECTIONS
 from app.errors import EarmarkError, NotFound, UrlRefused
 from app.lifecycle import Job
 from app.metrics import webhook_deliveries
-from app.separations import service as separations
+from app.queries.service import QUERIES
+from app.resource import Resource
+from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.webhooks.outbox import Outbox
 from app.webhooks.service import secret_of
@@ -41,8 +44,7 @@ _CROWDED_SECONDS = 1.0  # until a message is looked at again whose host has as m
 _LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
 _GONE = 410
 
-Tell = Callable[[Parts, Job], BaseModel]
-_TELL: dict[str, Tell] = {"separation": separations.tell}
+_RESOURCES: dict[str, Resource] = {found.kind.name: found for found in (SEPARATIONS, DETECTIONS, QUERIES)}
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Delivery:
         except ValueError:
             log.exception("the webhook of %s: its record cannot be read", job_id)
             return None
-        made = message(self._parts, job, _TELL[job.kind](self._parts, job), datetime.now(UTC))
+        made = message(self._parts, job, _RESOURCES[job.kind].tell(self._parts, job), datetime.now(UTC))
         if made is None:
             log.warning("the webhook of %s: there is no secret to sign it with any more", job_id)
         return made

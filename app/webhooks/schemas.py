@@ -14,4 +14,4 @@ class WebhookSent(Sent):
     """Whom to tell when the job is over, and of which ends; by default of all."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
-    events: Annotated[list[Ending], Field(min_length=1, max_length=3)] = ["succeeded", "failed", "canceled"]
+    events: list[Ending] = Field(default=["succeeded", "failed", "canceled"], min_length=1, max_length=3)

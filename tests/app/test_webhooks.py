@@ -18,7 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.keys.records import Keys
 from app.lifecycle import Job, JobError
-from app.separations import service as separations
+from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.webhooks import delivery
 from app.webhooks.outbox import Outbox
@@ -258,11 +258,11 @@ def test_a_keys_job_is_signed_with_its_own_secret(hooked: Service) -> None:
     told = verified(Received("/", made.headers, made.body, 0.0), key.webhook_secret)
     assert "?token=" in told["data"]["stems"][0]["url"]  # so that it can be fetched as it is
     Keys(hooked.parts.redis).revoke(key.id)
-    assert delivery.message(hooked.parts, job, separations.tell(hooked.parts, job), datetime.now(UTC)) is None
+    assert delivery.message(hooked.parts, job, SEPARATIONS.tell(hooked.parts, job), datetime.now(UTC)) is None
 
 
 def made_at(service: Service, job: Job, now: datetime) -> delivery.Message:
-    made = delivery.message(service.parts, job, separations.tell(service.parts, job), now)
+    made = delivery.message(service.parts, job, SEPARATIONS.tell(service.parts, job), now)
     assert made is not None
     return made
 
