@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 
 from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
@@ -26,6 +25,7 @@ from app.queues import connect_async
 from app.separations.routes import router as separations
 from app.separations.schemas import SeparationCreate
 from app.settings import Settings
+from app.web import routes as page
 from app.wiring import Parts
 
 VERSION = "0.1.0"
@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (audio, separations, detections, queries, labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    page.install(app)
     openapi.describe(app, [PresignSent, SeparationCreate, DetectionCreate, QueryCreate, UrlSent])
     app.add_middleware(
         Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings

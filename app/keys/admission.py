@@ -31,7 +31,7 @@ from app.settings import Settings
 log = logging.getLogger("earmark.keys")
 
 OPEN = {"/", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"}
-OPEN_FOLDERS = ("/docs/",)
+OPEN_FOLDERS = ("/docs/", "/page/")
 
 
 class Door:
