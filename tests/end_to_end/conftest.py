@@ -1,11 +1,17 @@
 """Real servers and real programs: Valkey with its log, housekeeping, workers, the API; and a small real model."""
 
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.end_to_end.deployment import Deployment
+from tests.end_to_end.deployment import ROOT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
 
@@ -41,3 +47,31 @@ def deploy(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Deployme
     for deployment in made:
         deployment.close()
         print(deployment.logs())  # shown where the test has failed
+
+
+@pytest.fixture(scope="package")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`python -m app --embedded` with the shipped model, as `make serve` runs it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("service")
+    command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + 120
+        while not ready(url):
+            assert process.poll() is None and time.monotonic() < end, (home / "log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+def ready(url: str) -> bool:
+    try:
+        return bool(httpx.get(f"{url}/v1/models").json()["data"])
+    except httpx.TransportError:
+        return False

@@ -2,15 +2,10 @@
 
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 import soundfile
 
@@ -23,34 +18,6 @@ def block(language: str, holding: str) -> str:
     """The README's code block of a language that holds a text."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     return next(text for text in blocks if holding in text)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python -m app --embedded` with the shipped model, as `make serve` runs it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 120
-        while not ready(url):
-            assert process.poll() is None and time.monotonic() < end, (home / "log").read_text()
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-
-
-def ready(url: str) -> bool:
-    try:
-        return bool(httpx.get(f"{url}/v1/models").json()["data"])
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture

@@ -54,15 +54,17 @@ async function take(file) {
   const length = mixture.duration === null ? "" : `, ${mixture.duration.toFixed(1)} s`;
   state.textContent = `${mixture.filename || file.name}: ${mixture.codec}, ${mixture.sample_rate} Hz, ${mixture.channels} ch${length}`;
   byId("mixture").hidden = false;
-  await draw();
+  draw(mixture).catch(fault); // meanwhile, more can be chosen
 }
 
-async function draw() {
-  const url = withParameters(mixture.url, { redirect: 0 });
-  const drawn = await ask(`/v1/audio/${mixture.id}/peaks?points=${POINTS}`);
-  const peaks = drawn.channels.slice(0, 1).map(({ minimum, maximum }) => minimum.flatMap((low, at) => [maximum[at], low]));
-  wave?.destroy();
+async function draw(audio) {
+  const url = withParameters(audio.url, { redirect: 0 });
   byId("mixture-audio").src = url;
+  wave?.destroy();
+  wave = null;
+  const drawn = await ask(`/v1/audio/${audio.id}/peaks?points=${POINTS}`);
+  if (audio !== mixture) return; // another was chosen meanwhile
+  const peaks = drawn.channels.slice(0, 1).map(({ minimum, maximum }) => minimum.flatMap((low, at) => [maximum[at], low]));
   wave = new MixtureWave(byId("mixture-wave"), byId("mixture-audio"), peaks, drawn.duration, url, (start, end) => {
     byId("start").value = start.toFixed(2);
     byId("end").value = end.toFixed(2);
