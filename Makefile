@@ -24,11 +24,14 @@ $(READY): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[embedded,worker,train,test]'
 	touch $@
 
-tools: ## nginx, promtool and wrk for tests and the load script, unpacked from Debian's packages into .cache/tools
+tools: ## nginx, promtool and wrk, unpacked from Debian's packages into .cache/tools, and chromium: for tests and the load script
 	@command -v nginx >/dev/null && command -v promtool >/dev/null && command -v wrk >/dev/null || test -e .cache/tools/ready || { \
 	  mkdir -p .cache/tools && cd .cache/tools && { $(SUDO) apt-get update -qq; \
 	  apt-get download -qq nginx prometheus wrk libluajit-5.1-2 && for package in *.deb; do dpkg -x $$package .; done \
 	  && rm *.deb && touch ready; } || echo "nginx, promtool or wrk is missing: the tests that need them are skipped"; }
+	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq \
+	  && $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
+	  || echo "chromium is missing: the tests that look at the page are skipped"
 
 demo: $(READY) ## separates a bundled recording over HTTP, everything embedded
 	$(BIN)/python -m app.demo
