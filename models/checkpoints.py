@@ -1,7 +1,7 @@
 """Weights in and out: bundles of both networks, shipped or in a folder.
 
-A bundle is `model.safetensors` (`detector.*`, `separator.*`, `class_embeddings`) and `config.json`, which says how to
-build the networks and carries the other file's SHA-256. The authors' two files are read in `authors.py`.
+A bundle is `model.safetensors` (`detector.*`, `separator.*`, `class_embeddings`, `prior.*`) and `config.json`, which
+says how to build the networks and carries the other file's SHA-256. The authors' two files are read in `authors.py`.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models.authors import load_authors
 from models.errors import CheckpointInvalid
+from models.prior import ClassPrior
 from models.query import PAPER_RULES
 
 __all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "save", "shipped", "write"]
@@ -35,6 +36,7 @@ REQUIRED = {
 }
 # Beside the separator's own, the entries of the detector that it listens with: they are in the file already.
 SHARED = "ear."
+PRIOR = "prior."
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Bundle:
     """A detector and a separator that belong together, float32, in eval mode, and what was learnt beside them.
 
     config: as in `config.json`; class_embeddings: AudioSet's class identifier (mid) to its query (D,);
-    presence: the fitted gate, or None.
+    presence: the fitted gate, or None; prior: what examples are corrected by, or None.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Bundle:
     config: dict[str, Any]
     class_embeddings: dict[str, Tensor] = field(default_factory=dict)
     presence: dict[str, Any] | None = None
+    prior: ClassPrior | None = None
 
 
 def load(source: str | Path) -> Bundle:
@@ -152,6 +155,11 @@ def read(weights: Path, config_path: Path) -> Bundle:
     mids = config.get("class_embeddings", [])
     if len(mids) != len(embeddings):
         raise CheckpointInvalid(f"{weights}: {len(embeddings)} class embeddings for {len(mids)} classes")
+    prior = {name.removeprefix(PRIOR): state.pop(name) for name in list(state) if name.startswith(PRIOR)}
+    try:
+        known = ClassPrior.of(prior) if prior else None
+    except (TypeError, ValueError) as fault:
+        raise CheckpointInvalid(f"{weights}: no prior of classes: {fault}") from fault
     fill(detector, "detector.", state, weights)
     fill(separator, "separator.", state, weights)
     if state:
@@ -164,6 +172,7 @@ def read(weights: Path, config_path: Path) -> Bundle:
         config,
         dict(zip(mids, embeddings, strict=True)),
         config.get("presence"),
+        known,
     )
 
 
@@ -218,6 +227,8 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
     state |= {f"separator.{name}": entry for name, entry in owned(bundle.separator).items()}
     if bundle.class_embeddings:
         state["class_embeddings"] = torch.stack(list(bundle.class_embeddings.values()))
+    if bundle.prior is not None:
+        state |= {PRIOR + name: entry for name, entry in bundle.prior.state().items()}
     state = {name: stored(entry, half) for name, entry in state.items()}
     config = {key: value for key, value in bundle.config.items() if key not in ("class_embeddings", "presence")}
     config |= {"name": bundle.name, "version": bundle.version, "class_embeddings": list(bundle.class_embeddings)}

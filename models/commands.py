@@ -218,7 +218,7 @@ def _queries(
     if examples:
         made.append(("target", engine.embed([_read(path) for path in examples])))
     if spans:
-        made.append(("span", engine.embed([_read(mixture, Limits())], spans)))
+        made.append(("span", engine.embed([_read(mixture, Limits())], spans, own=True)))
     made += [(labels.find(name).slug, engine.label(name)) for name in names]
     for _, query in made:
         for warning in query.warnings:

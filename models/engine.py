@@ -135,10 +135,17 @@ class Engine:
 
     # Queries
 
-    def embed(self, recordings: Sequence[Waveform], spans: Sequence[tuple[float, float]] | None = None) -> Query:
+    def embed(
+        self,
+        recordings: Sequence[Waveform],
+        spans: Sequence[tuple[float, float]] | None = None,
+        own: bool = False,
+    ) -> Query:
         """One query from examples of a sound, each at least 0.1 s long.
 
-        spans: (start, end) in seconds of the one recording given; each is an example. Raises SilentQuery, SpanOutside.
+        spans: (start, end) in seconds of the one recording given; each is an example. own: the examples are parts of
+        the very recording that is to be separated, so that nothing needs to be guessed about other recordings of the
+        sound. Raises SilentQuery, SpanOutside.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -147,7 +154,7 @@ class Engine:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
         heard = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
-        return query.embed(self._listener, heard, self._rules, self.model_id)
+        return query.embed(self._listener, heard, self._rules, self.model_id, None if own else self._bundle.prior)
 
     def label(self, name: str) -> Query:
         """A class's own query, by its name, slug or mid. Raises LabelUnknown, whose `near` lists likely names."""

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
+from models.prior import ClassPrior
 
 SHORTEST_SECONDS = 0.1
 INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound
@@ -111,10 +112,13 @@ class Windows(NamedTuple):
     seconds: float
 
 
-def embed(embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str) -> Query:
+def embed(
+    embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str, prior: ClassPrior | None = None
+) -> Query:
     """One query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
 
-    Raises SilentQuery if a recording is too short or holds no sound.
+    prior: turns what was heard into what other recordings of that sound are expected to be; None where the recordings
+    are the very sound to be found. Raises SilentQuery if a recording is too short or holds no sound.
     """
     means, all_windows, seconds = [], [], 0.0
     for number, recording in enumerate(recordings, 1):
@@ -125,6 +129,8 @@ def embed(embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, m
         seconds += windows.seconds
     vector = torch.stack(means).mean(0)
     coherence = F.cosine_similarity(torch.cat(all_windows), vector[None], dim=1).mean().clamp(0, 1).item()
+    if prior is not None:
+        vector = prior.expected(vector.cpu())
     warnings = []
     if coherence < INCOHERENT:
         warnings.append(

@@ -36,7 +36,7 @@ class Mixture:
             if span.end - span.start > self._longest_span:
                 raise AudioTooLong(f"A span may last {self._longest_span:g} s.")
             parts.append(read_mono(self.path, round(span.start * rate), round(span.end * rate)))
-        return execution.bench.engine.embed(parts)
+        return execution.bench.engine.embed(parts, own=True)
 
 
 def asked(execution: Execution, mixture: Mixture, target: TargetRecord) -> Query:

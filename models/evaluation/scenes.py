@@ -6,7 +6,7 @@ from A; *silence*, A's query to B alone, where 10 log10(E_in / E_out) says how m
 every table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,7 +83,7 @@ class _Measuring:
     sounds: Sounds
     trained: Sounds | None
     found: dict[str, dict[int, float]] = field(default_factory=dict)
-    heard: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    heard: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def batch(self, listed: dict[int, Listed], sparse: bool) -> None:
         """All figures of rows of one length."""
@@ -92,7 +92,7 @@ class _Measuring:
         mixtures, targets, others = _stacked(mixes)
         queries = self._queries(rows, mixes)
         numbers = list(listed)
-        absent = torch.stack([self._example(self.sounds, row.absent) for row in rows])
+        absent = torch.stack([self._examples(self.sounds, [row.absent]) for row in rows])
         left = self._separation("mixture", numbers, mixtures, targets, others, queries, absent)
         self._keep(numbers, "absent/example/attenuation", attenuation(left[0], mixtures))
         before, bound = si_sdr(mixtures, targets), self.subject.oracle(mixtures, targets)
@@ -143,26 +143,24 @@ class _Measuring:
     def _queries(self, rows: list[Listed], mixes: list[Mix]) -> dict[str, Tensor]:
         """(B, D) of each kind; NaN where a row has none."""
         missing = torch.full((self.subject.query_size,), float("nan"))
-        asked = {"own": [self.subject.query(mix.target) for mix in mixes]}
+        asked = {"own": [self.subject.heard(mix.target) for mix in mixes]}
         for name, count in COUNTS.items():
             asked[name] = [
-                torch.stack([self._example(self.sounds, key) for key in row.examples[:count]]).mean(0)
-                if len(row.examples) >= count
-                else missing
+                self._examples(self.sounds, row.examples[:count]) if len(row.examples) >= count else missing
                 for row in rows
             ]
         embeddings = self.subject.bundle.class_embeddings
         asked["label"] = [embeddings.get(find(row.label).mid, missing).float() for row in rows]
         asked["trained"] = [
-            self._example(self.trained, row.trained) if self.trained and row.trained else missing for row in rows
+            self._examples(self.trained, [row.trained]) if self.trained and row.trained else missing for row in rows
         ]
         return {name: torch.stack(vectors) for name, vectors in asked.items()}
 
-    def _example(self, sounds: Sounds, key: str) -> Tensor:
-        kept = (str(id(sounds)), key)
-        if kept not in self.heard:
-            self.heard[kept] = self.subject.query(sounds.waveform(key))
-        return self.heard[kept]
+    def _examples(self, sounds: Sounds, keys: Sequence[str]) -> Tensor:
+        for key in keys:
+            if (id(sounds), key) not in self.heard:
+                self.heard[id(sounds), key] = self.subject.heard(sounds.waveform(key))
+        return self.subject.expected(torch.stack([self.heard[id(sounds), key] for key in keys]).mean(0))
 
     def _keep(self, numbers: list[int], name: str, values: Tensor) -> None:
         self.found.setdefault(name, {}).update(zip(numbers, values.tolist(), strict=True))

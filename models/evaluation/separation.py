@@ -10,19 +10,22 @@ from torch import Tensor
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.mixtures import Mixture
 from models.precision import device_of
+from models.prior import ClassPrior
 from models.query import BASE_RULES, Embedder, QueryRules, embed
 
 BATCH = 20
 
 
 @torch.inference_mode()
-def queries_of(embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES) -> Tensor:
+def queries_of(
+    embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES, prior: ClassPrior | None = None
+) -> Tensor:
     """The rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
 
     Raises SilentQuery if by the rules there is nothing to hear in one."""
     examples = [torch.from_numpy(getattr(row, kind)) for row in rows]
     ear = _Ear(embedder)
-    return torch.stack([embed(ear, [example], rules, "evaluated").vector for example in examples])
+    return torch.stack([embed(ear, [example], rules, "evaluated", prior).vector for example in examples])
 
 
 @torch.inference_mode()

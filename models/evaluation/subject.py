@@ -48,11 +48,21 @@ class Subject:
         return max(1, int(min(AT_ONCE_SECONDS, fitting) / seconds))
 
     def query(self, example: np.ndarray) -> Tensor:
-        """(D,) for one example (n,); NaN where the model's own rules hear nothing in it: no query can be made."""
+        """(D,) for an example (n,) from another recording; NaN where the model's own rules hear nothing in it: no query
+        can be made."""
+        return self.expected(self.heard(example))
+
+    def heard(self, sound: np.ndarray) -> Tensor:
+        """(D,) for the very sound (n,) that is looked for; NaN as above."""
         try:
-            return embed(self.listener, [torch.from_numpy(example)], self._rules, self.model_id).vector.float()
+            return embed(self.listener, [torch.from_numpy(sound)], self._rules, self.model_id).vector.float()
         except SilentQuery:
             return torch.full((self.query_size,), float("nan"))
+
+    def expected(self, heard: Tensor) -> Tensor:
+        """The query (D,) that an example's embedding makes, or the mean of several."""
+        prior = self.bundle.prior
+        return heard if prior is None else prior.expected(heard)
 
     @torch.inference_mode()
     def estimates(self, mixtures: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:

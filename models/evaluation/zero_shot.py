@@ -143,7 +143,7 @@ def measure(
             torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("target", "interference")
         ]
         queries = [torch.stack([query(getattr(row, f"{side}_query")) for row in batch]) for side in SIDES]
-        queries += [torch.stack([subject.query(segment.numpy()) for segment in of_side]) for of_side in sources]
+        queries += [torch.stack([subject.heard(segment.numpy()) for segment in of_side]) for of_side in sources]
         estimates = subject.estimates(mixtures, queries)
         sought = zip(asked, estimates, 2 * sources, 2 * sources[::-1], strict=True)
         for side, estimate, source, other in sought:

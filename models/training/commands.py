@@ -97,6 +97,9 @@ def train_separator(
     start: Annotated[
         str | None, typer.Option("--from", help="Weights to begin with: a model's name or folder, or another run.")
     ] = None,
+    prior: Annotated[
+        bool, typer.Option(help="Correct examples by what training clips tell of how sounds of a class differ.")
+    ] = True,
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
     ] = "",
@@ -134,6 +137,7 @@ def train_separator(
         start,
         query,
         loss,
+        prior and not by_paper,
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):

@@ -20,6 +20,7 @@ from models import spectrum
 from models.corpus.clips import RATE, Clips
 from models.corpus.relations import related, siblings, with_descendants
 from models.labels import find
+from models.prior import ClassPrior
 from models.training.embeddings import VERSIONS
 from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
 
@@ -105,6 +106,7 @@ class Mixer:
     can be asked.
 
     anchors: (clips,) first sample of the stretch in which a detector hears each clip's class most, or None.
+    prior: what queries are made by from other recordings than the target's, or None.
     device: where the samples lie and mixtures are made.
     """
 
@@ -117,7 +119,9 @@ class Mixer:
         seed: int = 0,
         anchors: np.ndarray | None = None,
         device: torch.device | str = "cpu",
+        prior: ClassPrior | None = None,
     ) -> None:
+        self.prior = prior
         self.clips, self.embeddings, self.recipe, self.seed, self.anchors = clips, embeddings, recipe, seed, anchors
         self.fft_size, self.hop, self.window_size = stft
         self.frames = int(recipe.seconds * RATE)
@@ -357,6 +361,8 @@ class Mixer:
             chosen = [other for other in drawn if not self._kin(other, against)] or [index]
         versions = random.integers(min(self.recipe.query_versions, self.embeddings.shape[1]), size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
+        if self.prior is not None and not (own and chosen == [index]):
+            query = self.prior.expected(torch.from_numpy(query)).numpy()
         if random.random() < self.recipe.query_dropout:  # no single feature may be relied upon
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)

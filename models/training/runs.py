@@ -31,7 +31,7 @@ from models.networks.resunet import ResUNet
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.unet import UNet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
-from models.training import anchors, detector, embeddings, paper, teacher
+from models.training import anchors, class_prior, detector, embeddings, paper, teacher
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.embeddings import weights_digest
 from models.training.loop import Advance, Loop, Report, Schedule, averaged
@@ -135,7 +135,8 @@ class SeparatorSetup:
     """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet.
     start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
     query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
-    loss: see SeparatorLearner; the paper's separator has its own."""
+    loss: see SeparatorLearner; the paper's separator has its own.
+    prior: whether examples are corrected by what is known of classes (`models.prior`)."""
 
     place: Place
     ear: Path
@@ -145,6 +146,7 @@ class SeparatorSetup:
     start: str | None = None
     query: str = QUERIES[0]
     loss: str = LOSSES[0]
+    prior: bool = True
 
 
 def train_detector(
@@ -194,6 +196,7 @@ def train_separator(
     device = corpus_device(clips, fabric)
     rules = PAPER_RULES if setup.paper else BASE_RULES
     rows = watched(setup.place, rules)
+    prior = None
     if setup.paper:
         learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
         found = anchors.mine(ear, clips, paper.SEGMENT_SECONDS)
@@ -204,11 +207,12 @@ def train_separator(
         if setup.start is None:
             learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
         else:
-            learner.network.load_state_dict(_weights(setup.start))
+            learner.network.load_state_dict(weights_of(setup.start))
         found = anchors.mine(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
-        draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device).batch
+        prior = class_prior.fit(heard, clips) if setup.prior else None
+        draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
         loop = Loop(fabric, learner, run, schedule)
-    asked = [queries_of(ear, rows, kind, rules) for kind in ("query", "absent")] if rows else []
+    asked = [queries_of(ear, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
 
     def validate(network: nn.Module) -> dict[str, float]:
         return summary(figures(network, rows, *asked)) if rows else {}
@@ -217,7 +221,7 @@ def train_separator(
     return loop
 
 
-def _weights(start: str) -> dict[str, torch.Tensor]:
+def weights_of(start: str) -> dict[str, torch.Tensor]:
     """The separator's weights of a run or of a model, with the queries' mean and deviation that belong to them."""
     is_run = (Path(start) / SETUP).exists()
     return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()

@@ -19,8 +19,9 @@ from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import queries_of, separated
 from models.networks.yamnet import Yamnet
 from models.presence import Rule, measure
+from models.prior import ClassPrior
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
-from models.training import runs
+from models.training import class_prior, runs
 
 PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
 RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
@@ -39,7 +40,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
     rows = runs.watched(runs.Place.of(runs.read(run)), rules)
     if rows and made.config["preset"] != "paper":  # which has no gate
         features, there = presence_features(
-            ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level)
+            ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level), made.prior
         )
         # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
         place = {row: at for at, row in enumerate(mixtures.read())}
@@ -63,8 +64,12 @@ def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[di
     place = runs.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
     clips = place.clips("train")
-    embeddings = class_embeddings(place.embeddings(ear, clips, rules), clips)
-    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules), embeddings)
+    heard = place.embeddings(ear, clips, rules)
+    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
+    made.class_embeddings = class_embeddings(heard, clips)
+    if setup["prior"] and (prior := class_prior.fit(heard, clips)) is not None:
+        made.prior = prior
+        made.class_embeddings = {mid: prior.expected(mean) for mid, mean in made.class_embeddings.items()}
     return made, clips, log
 
 
@@ -104,11 +109,13 @@ def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
     }
 
 
-def presence_features(ear: Any, separator: Any, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
+def presence_features(
+    ear: Any, separator: Any, rows: list[Mixture], rule: Rule, prior: ClassPrior | None = None
+) -> tuple[Tensor, Tensor]:
     """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
     measured = []
     for kind in ("query", "absent"):
-        queries = queries_of(ear, rows, kind)
+        queries = queries_of(ear, rows, kind, prior=prior)
         estimates = separated(separator, rows, queries)
         with torch.inference_mode():
             measured += [
