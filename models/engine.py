@@ -17,6 +17,7 @@ from models.hearing import Decision, Hearing, Listener
 from models.media import Limits, check_format, open_audio
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
+from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
@@ -73,6 +74,7 @@ class Engine:
             self._separator.fold()
         self._listener = Listener(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
+        self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._gates = bundle.presence is not None
         # Without a fitted rule presence is still told, by a plain one, but nothing is made quieter for it.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
@@ -352,7 +354,7 @@ class Engine:
         cancelled: Callable[[], bool],
     ) -> tuple[Sequence[Decision], int]:
         """Hears the mixture, gives the stems' blocks (Q, C, n) to `keep`, decides, and counts the mixture's samples."""
-        hearing = Hearing(self._listener, self._rule, plan.queries)
+        hearing = Hearing(self._listener, self._rule, self._profiles, plan.queries)
         read = 0
 
         def counted() -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from models.audio import mono
 from models.precision import Arithmetic
 from models.presence import Ear, Gate, Levels, Rule, features, level_db
+from models.profiles import Profiles
 
 
 class Listener:
@@ -57,10 +58,14 @@ class Hearing:
     queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n).
     """
 
-    def __init__(self, listener: Listener, rule: Rule, queries: Tensor) -> None:
+    def __init__(self, listener: Listener, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
+        def hear(windows: Tensor) -> Tensor:
+            return profiles(listener.sketch(windows))
+
         self._rule = rule
-        self._mixture = Ear(listener.sketch, listener.rate, rule, queries)
-        self._estimates = Ear(listener.sketch, listener.rate, rule, queries, shared=False)
+        asked = profiles(queries)
+        self._mixture = Ear(hear, listener.rate, rule, asked)
+        self._estimates = Ear(hear, listener.rate, rule, asked, shared=False)
         self._mixture_energy = 0.0
         self._levels = Levels(listener.rate, len(queries))
 
@@ -81,7 +86,7 @@ class Hearing:
         decisions = []
         for number, energies in enumerate(self._levels.steps()):
             level = level_db(energies.sum().item(), self._mixture_energy)
-            measured = features(self._mixture.likenesses(number), self._estimates.likeness(number), level)
+            measured = features(self._mixture.likenesses(number), self._estimates.likenesses(number), level)
             presence = self._rule.presence(measured)
             gate = Gate(energies, self._rule.gain_db(presence)) if gated else None
             decisions.append(Decision(presence, gate if gate is not None and gate.closed else None))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEATURES = ("likeness_max", "likeness_mean", "estimate_likeness", "estimate_level")
+FEATURES = ("mixture_likeness", "estimate_likeness", "estimate_level")
 
 LOWEST_GAIN_DB = -30.0
 _LEVEL_RANGE_DB = (-60.0, 10.0)  # of the estimate in the mixture
@@ -37,7 +37,7 @@ class Rule:
     which it is cut by `LOWEST_GAIN_DB`; between them the gain in dB is linear.
     """
 
-    weights: tuple[float, ...] = (6.0, 0.0, 6.0, 0.1)
+    weights: tuple[float, ...] = (6.0, 6.0, 0.1)
     bias: float = -5.0
     window_seconds: float = 2.0
     level: float | None = None
@@ -56,7 +56,7 @@ class Rule:
         return rule
 
     def presence(self, measured: Tensor) -> float:
-        """Features (4,) -> probability that the target is there."""
+        """Features (3,) -> probability that the target is there."""
         return torch.sigmoid(measured.double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias).item()
 
     def gain_db(self, presence: float) -> float:
@@ -65,17 +65,15 @@ class Rule:
         return LOWEST_GAIN_DB * (1 - min(max(openness, 0.0), 1.0))
 
 
-def features(likenesses: Tensor, estimate_likeness: float, estimate_level_db: float) -> Tensor:
-    """What presence is decided by, in the order of FEATURES: (4,).
+def features(mixture: Tensor, estimate: Tensor, estimate_level_db: float) -> Tensor:
+    """What presence is decided by, in the order of FEATURES: (3,).
 
-    likenesses: (W,) cosines of the query and each window of the mixture, silence left out, W may be 0.
-    estimate_likeness: cosine of the query and the estimate's embedding, 0 for a silent estimate.
-    estimate_level_db: the estimate's energy over the mixture's, in dB; held between -60 and 10.
+    mixture, estimate: (W,) cosines of the query and each window that is not silent; W may be 0. Of each the largest
+    counts. estimate_level_db: the estimate's energy over the mixture's, in dB; held between -60 and 10.
     """
     lowest, highest = _LEVEL_RANGE_DB
-    heard = likenesses if len(likenesses) else torch.zeros(1)
-    level = min(max(estimate_level_db, lowest), highest)
-    return torch.tensor([heard.max().item(), heard.mean().item(), estimate_likeness, level])
+    likest = [heard.max().item() if len(heard) else 0.0 for heard in (mixture, estimate)]
+    return torch.tensor([*likest, min(max(estimate_level_db, lowest), highest)])
 
 
 def level_db(estimate: float, mixture: float) -> float:
@@ -88,7 +86,7 @@ def level_db(estimate: float, mixture: float) -> float:
 def measure(
     embed: Callable[[Tensor], Tensor], rate: int, rule: Rule, query: Tensor, mixture: Tensor, estimate: Tensor
 ) -> Tensor:
-    """Features (4,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine measures them block by
+    """Features (3,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine measures them block by
     block: for fitting."""
     mixture_ear, estimate_ear = Ear(embed, rate, rule, query[None]), Ear(embed, rate, rule, query[None], shared=False)
     mixture_ear.add(mixture[None])
@@ -96,7 +94,7 @@ def measure(
     mixture_ear.finish()
     estimate_ear.finish()
     level = level_db(estimate.double().square().sum().item(), mixture.double().square().sum().item())
-    return features(mixture_ear.likenesses(0), estimate_ear.likeness(0), level)
+    return features(mixture_ear.likenesses(0), estimate_ear.likenesses(0), level)
 
 
 class Ear:
@@ -116,7 +114,6 @@ class Ear:
         self._shared = shared
         recordings = 1 if shared else len(queries)
         self._held = torch.zeros(recordings, 0)
-        self._sums = torch.zeros(recordings, queries.shape[1], dtype=torch.float64)
         # Numbers rather than tensors: small tensors that stay between large ones that go keep the heap from shrinking.
         self._cosines: list[list[float]] = []  # (Q,) a window
         self._energies: list[list[float]] = []  # (recordings,) a window
@@ -147,11 +144,6 @@ class Ear:
         heard = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
         return torch.tensor(self._cosines)[heard, query]
 
-    def likeness(self, query: int) -> float:
-        """Cosine of the query and the mean of the windows' embeddings, weighted by energy; 0 for silence."""
-        mean = self._sums[0 if self._shared else query]
-        return F.cosine_similarity(mean, self._queries[query].double(), dim=0).item()
-
     def _hear(self, block: Tensor) -> None:
         """Whole windows (recordings, windows * size), all at once."""
         windows = block.unflatten(1, (-1, self._size))
@@ -163,7 +155,6 @@ class Ear:
         embeddings = torch.zeros(*rms.shape, self._queries.shape[1])
         if sounding.any():  # an ear's answer to silence says nothing, and costs as much
             embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
-        self._sums += (embeddings * energies[..., None]).sum(dim=1)
         self._energies += energies.T.tolist()
         self._cosines += F.cosine_similarity(embeddings, self._queries[:, None], dim=2).T.tolist()
 

@@ -34,6 +34,10 @@ class ClassPrior:
         expected = self.centre + self.gains[-1] * offset + along @ self.patterns.T
         return expected.sign() * expected.square()
 
+    def coordinates(self, vectors: Tensor) -> Tensor:
+        """Embeddings (..., D) -> (..., K): along each direction, as far as it tells classes apart."""
+        return (root(vectors) - self.centre) @ self.directions * self.gains[:-1].sqrt()
+
     def state(self) -> dict[str, Tensor]:
         """As it is stored."""
         return dict(vars(self))

@@ -190,15 +190,19 @@ def _presence(subject: Subject, rows: list[mixtures.Mixture]) -> float:
     rule, scores = Rule.of(subject.bundle.presence or {}), []
     odd = rows[1::2]
     size = subject.rows_at_once(2)
+    profiles = subject.profiles
+
+    def hear(windows: torch.Tensor) -> torch.Tensor:
+        return profiles(subject.listener.sketch(windows))
+
     for kind in ("query", "absent"):
         queries = torch.stack([subject.query(getattr(row, kind)) for row in odd])
         heard = separation.stacked(odd, "mixture")
         for some, asked in zip(heard.split(size), queries.split(size), strict=True):
-            for query, mixture, estimate in zip(asked, some, subject.estimates(some, [asked])[0], strict=True):
-                listener = subject.listener
-                scores.append(
-                    rule.presence(measure_presence(listener.sketch, listener.rate, rule, query, mixture, estimate))
-                )
+            estimates = subject.estimates(some, [asked])[0]
+            for query, mixture, estimate in zip(profiles(asked), some, estimates, strict=True):
+                measured = measure_presence(hear, subject.listener.rate, rule, query, mixture, estimate)
+                scores.append(rule.presence(measured))
     there = torch.tensor([1.0] * len(odd) + [0.0] * len(odd))
     return separation.area_under_curve(torch.tensor(scores), there)
 

@@ -11,6 +11,7 @@ from models.checkpoints import Bundle
 from models.errors import SilentQuery
 from models.hearing import Listener
 from models.precision import Arithmetic
+from models.profiles import Profiles
 from models.query import QueryRules, embed
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
@@ -30,6 +31,7 @@ class Subject:
             self.arithmetic.prepare(network)
         bundle.separator.fold()
         self.listener = Listener(bundle.detector, self.arithmetic)
+        self.profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._separator: Any = bundle.separator
         self._rules = QueryRules(**bundle.config["query"])
 

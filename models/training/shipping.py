@@ -19,7 +19,7 @@ from models.evaluation.mixtures import Mixture
 from models.evaluation.separation import queries_of, separated
 from models.networks.yamnet import Yamnet
 from models.presence import Rule, measure
-from models.prior import ClassPrior
+from models.profiles import Profiles
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
 from models.training import class_prior, runs
 
@@ -36,12 +36,10 @@ def ship(run: Path, name: str, version: str, output: Path | None = None) -> Bund
     Presence is fitted on every second of the mixtures that the run was watched by, if it was watched by any.
     """
     made, clips, log = assemble(run, name, version)
-    ear, separator, rules = made.detector, made.separator, QueryRules(**made.config["query"])
+    rules = QueryRules(**made.config["query"])
     rows = runs.watched(runs.Place.of(runs.read(run)), rules)
     if rows and made.config["preset"] != "paper":  # which has no gate
-        features, there = presence_features(
-            ear, separator, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level), made.prior
-        )
+        features, there = presence_features(made, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level))
         # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
         place = {row: at for at, row in enumerate(mixtures.read())}
         fitted = [place.get(row.row, at) % 2 == 0 for at, row in enumerate(rows)]
@@ -109,18 +107,21 @@ def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
     }
 
 
-def presence_features(
-    ear: Any, separator: Any, rows: list[Mixture], rule: Rule, prior: ClassPrior | None = None
-) -> tuple[Tensor, Tensor]:
+def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
     """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
+    ear, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
+
+    def hear(windows: Tensor) -> Tensor:
+        return profiles(ear.embed(windows))
+
     measured = []
     for kind in ("query", "absent"):
-        queries = queries_of(ear, rows, kind, prior=prior)
-        estimates = separated(separator, rows, queries)
+        queries = queries_of(ear, rows, kind, prior=made.prior)
+        estimates = separated(made.separator, rows, queries)
         with torch.inference_mode():
             measured += [
-                measure(ear.embed, ear.rate, rule, query, torch.from_numpy(row.mixture), estimate)
-                for query, row, estimate in zip(queries, rows, estimates, strict=True)
+                measure(hear, ear.rate, rule, query, torch.from_numpy(row.mixture), estimate)
+                for query, row, estimate in zip(profiles(queries), rows, estimates, strict=True)
             ]
     there = torch.cat([torch.ones(len(rows)), torch.zeros(len(rows))])
     return torch.stack(measured), there

@@ -19,6 +19,7 @@ from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetHyperParameters
 from models.networks.unet import UNet
+from models.prior import ClassPrior
 from models.query import PAPER_RULES
 
 
@@ -305,7 +306,8 @@ def bundle() -> checkpoints.Bundle:
     config = {"preset": "paper", "detector": vars(SMALL_EAR), "separator": vars(SMALL_UNET), "query": {}}
     embeddings = {"/m/09x0r": torch.randn(16), "/m/04rlf": torch.randn(16)}
     networks = HTSAT(SMALL_EAR).eval(), UNet(SMALL_UNET).eval()
-    return checkpoints.Bundle("small", "3", *networks, config, embeddings, {"weights": [1.5, -0.5]})
+    prior = ClassPrior(torch.randn(16), torch.randn(16, 3), torch.randn(16, 3), torch.rand(4))
+    return checkpoints.Bundle("small", "3", *networks, config, embeddings, {"weights": [1.5, -0.5]}, prior)
 
 
 @torch.inference_mode()
@@ -317,6 +319,8 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path, bundle, half, error):
     assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
     for mid, embedding in bundle.class_embeddings.items():
         torch.testing.assert_close(loaded.class_embeddings[mid], embedding, rtol=0, atol=2e-3 if half else 0)
+    for name, part in bundle.prior.state().items():
+        torch.testing.assert_close(loaded.prior.state()[name], part, rtol=0, atol=2e-3 if half else 0)
     mixtures = torch.randn(2, 6000)
     queries = bundle.detector.embed(mixtures)
     torch.testing.assert_close(loaded.detector.embed(mixtures), queries, rtol=0, atol=error * queries.abs().max())

@@ -1,0 +1,33 @@
+"""What a sound is like, told by the classes that a model knows.
+
+Embeddings of two recordings of one class agree less than their likenesses to all classes do: the cosine of such
+profiles tells present targets from absent ones better than the cosine of embeddings (area under the curve on the
+watched mixtures, of the estimate's windows alone: 0.83 against 0.76). A sound of no known class has a profile too.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.prior import ClassPrior
+
+SHARPNESS = 0.1  # cosines are divided by it: about the nearest ten classes count
+
+
+class Profiles:
+    """Embeddings (..., D) -> unit vectors (..., classes); without a prior or classes, the embeddings as they are."""
+
+    def __init__(self, prior: ClassPrior | None, classes: Mapping[str, Tensor]) -> None:
+        self._prior = prior
+        self._classes = self._places(torch.stack(list(classes.values())).float()) if classes else None
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        if self._prior is None or self._classes is None:
+            return embeddings
+        likeness = self._places(embeddings) @ self._classes.T
+        return F.normalize(torch.softmax(likeness / SHARPNESS, dim=-1), dim=-1)
+
+    def _places(self, embeddings: Tensor) -> Tensor:
+        return embeddings if self._prior is None else F.normalize(self._prior.coordinates(embeddings), dim=-1)
