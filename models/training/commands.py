@@ -100,6 +100,9 @@ def train_separator(
     prior: Annotated[
         bool, typer.Option(help="Correct examples by what training clips tell of how sounds of a class differ.")
     ] = True,
+    share: Annotated[
+        float, typer.Option(help="Of the corpus's source groups: what would more of them bring?", min=0.01, max=1.0)
+    ] = 1.0,
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
     ] = "",
@@ -138,6 +141,7 @@ def train_separator(
         query,
         loss,
         prior and not by_paper,
+        share,
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):

@@ -61,6 +61,16 @@ def load(
     return embeddings
 
 
+def thinned(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
+    """The queries with zeros for all but a share of the source groups: as if there were no more. Always the same ones,
+    and those of a smaller share are among those of a larger."""
+
+    def kept(group: str) -> bool:
+        return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4]) < share * 2**32
+
+    return embeddings * np.array([kept(clip.group) for clip in clips.clips])[:, None, None]
+
+
 def _hear(ear: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
     batch = torch.cat([windows for _, _, windows in waiting])
     device = device_of(ear)  # pyright: ignore[reportArgumentType]  ears are modules

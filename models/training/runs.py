@@ -136,7 +136,8 @@ class SeparatorSetup:
     start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
     query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
     loss: see SeparatorLearner; the paper's separator has its own.
-    prior: whether examples are corrected by what is known of classes (`models.prior`)."""
+    prior: whether examples are corrected by what is known of classes (`models.prior`).
+    share: of the corpus's source groups, to see what more of them would bring."""
 
     place: Place
     ear: Path
@@ -147,6 +148,7 @@ class SeparatorSetup:
     query: str = QUERIES[0]
     loss: str = LOSSES[0]
     prior: bool = True
+    share: float = 1.0
 
 
 def train_detector(
@@ -192,7 +194,9 @@ def train_separator(
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
         clips = setup.place.clips("train")
-        heard = np.zeros(0) if setup.paper else setup.place.embeddings(ear, clips)
+        heard = (
+            np.zeros(0) if setup.paper else embeddings.thinned(setup.place.embeddings(ear, clips), clips, setup.share)
+        )
     device = corpus_device(clips, fabric)
     rules = PAPER_RULES if setup.paper else BASE_RULES
     rows = watched(setup.place, rules)

@@ -22,6 +22,7 @@ from models.presence import Rule, measure
 from models.profiles import Profiles
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
 from models.training import class_prior, runs
+from models.training.embeddings import thinned
 
 PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
 RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
@@ -62,7 +63,7 @@ def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[di
     place = runs.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
     clips = place.clips("train")
-    heard = place.embeddings(ear, clips, rules)
+    heard = thinned(place.embeddings(ear, clips, rules), clips, setup["share"])
     made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
     made.class_embeddings = class_embeddings(heard, clips)
     if setup["prior"] and (prior := class_prior.fit(heard, clips)) is not None:

@@ -6,6 +6,7 @@ from models.corpus.clips import Clip, Clips
 from models.prior import ClassPrior, root
 from models.profiles import Profiles
 from models.training import class_prior
+from models.training.embeddings import thinned
 
 SIZE, CLASSES, GROUPS = 24, 30, 6
 RANDOM = np.random.default_rng(7)
@@ -95,3 +96,16 @@ def test_parts_that_do_not_fit_are_refused(prior):
     stored = {name: part.half() for name, part in prior.state().items()}
     example = torch.tensor(sounds(1, 1, 6), dtype=torch.float32)
     torch.testing.assert_close(ClassPrior.of(stored).expected(example), prior.expected(example), rtol=0.02, atol=0.02)
+
+
+def test_a_share_of_the_groups_is_a_part_of_a_larger_share():
+    clips = Clips(
+        np.zeros(1, np.int16), [Clip(f"{at}", 0, 1, ("/m/0",), f"g{at // 2}", "sound", {}) for at in range(400)]
+    )
+    embeddings = np.ones((400, 1, 2), np.float16)
+    small, large, all_of_them = (thinned(embeddings, clips, share)[:, 0, 0] > 0 for share in (0.25, 0.5, 1.0))
+    assert 0.15 < small.mean() < 0.35
+    assert 0.4 < large.mean() < 0.6
+    assert not (small & ~large).any()
+    assert all_of_them.all()
+    assert (small[::2] == small[1::2]).all(), "a group is there or not"
