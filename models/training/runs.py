@@ -33,7 +33,7 @@ from models.networks.unet import UNet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.training import anchors, class_prior, detector, embeddings, paper, teacher
 from models.training.detector import DetectorLearner, Lessons, Teacher
-from models.training.embeddings import weights_digest
+from models.training.embeddings import thinned, weights_digest
 from models.training.loop import Advance, Loop, Report, Schedule, averaged
 from models.training.mixing import Mixer, Recipe
 from models.training.progress import console
@@ -194,9 +194,7 @@ def train_separator(
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
         clips = setup.place.clips("train")
-        heard = (
-            np.zeros(0) if setup.paper else embeddings.thinned(setup.place.embeddings(ear, clips), clips, setup.share)
-        )
+        heard = np.zeros(0) if setup.paper else thinned(setup.place.embeddings(ear, clips), clips, setup.share)
     device = corpus_device(clips, fabric)
     rules = PAPER_RULES if setup.paper else BASE_RULES
     rows = watched(setup.place, rules)
@@ -209,7 +207,7 @@ def train_separator(
     else:
         learner = SeparatorLearner(ear, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
-            learner.network.learn_queries(torch.from_numpy(heard[:, 0].astype(np.float32)))
+            learner.network.learn_queries(torch.from_numpy(heard[heard[:, 0].any(1), 0].astype(np.float32)))
         else:
             learner.network.load_state_dict(weights_of(setup.start))
         found = anchors.mine(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
