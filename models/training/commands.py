@@ -155,9 +155,12 @@ def ship(
     output: Annotated[
         Path | None, typer.Option(help="Folder for it, which --weights takes. Default: among the shipped ones.")
     ] = None,
+    blend: Annotated[
+        str | None, typer.Option(help="The model or run that it began with: ship what lies half way between the two.")
+    ] = None,
 ) -> None:
     """Turn a run into a model: averaged weights in float16, class embeddings, presence, manifest."""
-    made = shipping.ship(run, name, version, output)
+    made = shipping.ship(run, name, version, output, blend)
     console.print(
         f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"
     )
