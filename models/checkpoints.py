@@ -238,6 +238,7 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
     partial = weights.with_suffix(".partial")
     try:
         save_file(state, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # safetensors makes files that nobody else can read
         config["sha256"] = digest(partial)
         config_path.unlink(missing_ok=True)
         partial.replace(weights)
