@@ -114,6 +114,26 @@ def service(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iter
     print(service.log.read_text())
 
 
+def test_a_saved_query_is_asked_with_and_a_detection_drawn(service: Service):
+    files = [("examples", ("a.wav", sound(1.0)))]
+    query = service.client.post("/v1/queries", files=files, data={"name": "mine"}).raise_for_status().json()
+    done = service.finished(query["url"])
+    assert (done["status"], done["examples"]) == ("succeeded", 1) and done["seconds_used"] > 0
+    mixture = service.upload(sound(2.0)).raise_for_status().json()["id"]
+    target = {"name": "mine", "query_id": query["id"], "not_label": "Dog"}
+    asked = {"mixture": {"audio_id": mixture}, "targets": [target]}
+    separation = service.client.post("/v1/separations", json=asked).raise_for_status().json()
+    assert service.client.delete(query["url"]).status_code == 204  # the separation has what it needs
+    told = service.finished(separation["url"])
+    assert told["status"] == "succeeded" and [stem["name"] for stem in told["stems"]] == ["mine", "residual"]
+    detection = service.client.post("/v1/detections", json={"audio_id": mixture, "top": 3}).raise_for_status().json()
+    told = service.finished(detection["url"])
+    assert told["status"] == "succeeded" and len(told["tags"]) == 3
+    assert service.client.get(told["timeline_url"]).content.startswith(b"\x89PNG\r\n")
+    with service.client.stream("GET", told["events_url"]) as events:
+        assert "event: state" in events.read().decode()
+
+
 def test_a_separation_in_one_call(service: Service):
     address = service.separate(output={"format": "wav"})
     done = service.finished(address)
