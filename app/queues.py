@@ -25,7 +25,6 @@ from app.kinds import TASKS
 from app.lifecycle import Job
 from app.settings import Settings
 
-_CONNECTIONS = 32  # of one event loop; who finds them taken waits for one
 _KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
 
 
@@ -41,17 +40,15 @@ def connect(settings: Settings) -> Redis:
 
 
 def connect_async(settings: Settings) -> redis_asyncio.Redis:
-    """The same for code on an event loop; to be closed on it."""
-    pool = redis_asyncio.BlockingConnectionPool.from_url(
+    """The same for code on an event loop, on one connection; to be closed on it."""
+    return redis_asyncio.Redis.from_url(
         settings.redis_url,
-        max_connections=_CONNECTIONS,
-        timeout=settings.redis_timeout,
+        single_connection_client=True,
         socket_timeout=settings.redis_timeout,
         socket_connect_timeout=settings.redis_timeout,
         health_check_interval=30,
         retry=AsyncRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
     )
-    return redis_asyncio.Redis.from_pool(pool)
 
 
 def queue_name(model: str, short: bool = False) -> str:

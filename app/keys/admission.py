@@ -23,6 +23,7 @@ from app.callers import Caller
 from app.errors import QueueUnavailable, RateLimited, Unauthorized
 from app.keys import records
 from app.keys.allowances import Allowance, quota_key, rate_key
+from app.keys.batches import Batches
 from app.keys.records import Key
 from app.keys.signatures import Signatures
 from app.problems import problem
@@ -38,8 +39,7 @@ class Door:
     """Looks keys and rates up; its connections belong to the event loop of the server."""
 
     def __init__(self, redis: Redis, signatures: Signatures, settings: Settings) -> None:
-        self._redis = redis
-        self._admit = redis.register_script(Path(__file__).with_name("admission.lua").read_text())
+        self._script = Batches(redis, Path(__file__).with_name("admission.lua").read_text())
         self._signatures = signatures
         self._settings = settings
 
@@ -52,7 +52,7 @@ class Door:
     async def asked(self, scope: Scope) -> tuple[Caller, Allowance, int]:
         """Who asks, what is left to them, and how many seconds too early (0: not at all). Raises `Unauthorized`."""
         key_id, digest = ("", "") if self._settings.auth == "off" else await self._claimed(scope)
-        told: Any = await self._admit(
+        told: Any = await self._script.run(
             keys=[records.RECORDS, rate_key(key_id), quota_key(key_id)],
             args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds],
         )

