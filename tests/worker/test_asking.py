@@ -32,13 +32,18 @@ from worker.tasks import TASKS
 from worker.workbench import Workbench
 
 RECORDINGS = REPOSITORY / "app" / "demo" / "recordings"
-BASE = {"name": "base", "version": "1"}
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     """The shipped model."""
     return Engine.load("base", device="cpu")
+
+
+def model_of(engine: Engine) -> dict[str, str]:
+    """The model as records name it."""
+    name, _, version = engine.model_id.partition("@")
+    return {"name": name, "version": version}
 
 
 class Desk:
@@ -67,7 +72,7 @@ class Desk:
             id=new_id(kind.prefix),
             kind=kind.name,
             model="base",
-            request=request | {"model": BASE},
+            request=request | {"model": model_of(self.bench.engine)},
             audio_ids=[],
             targets=[TargetState(name=target["name"]) for target in request.get("targets", [])],
             created_at=now,
@@ -111,7 +116,9 @@ def test_a_saved_query_is_the_engines_own(desk: Desk, engine: Engine) -> None:
     assert done.status == "succeeded", done.error
     found, wanted = EmbeddingRecord.model_validate(done.result), engine.embed([waveform("example")])
     assert np.allclose(unpacked(found.vector), wanted.vector.numpy(), atol=1e-5)
-    assert found.coherence == pytest.approx(wanted.coherence, abs=1e-3) and found.model == ModelRecord(**BASE)
+    assert found.coherence == pytest.approx(wanted.coherence, abs=1e-3) and found.model == ModelRecord(
+        **model_of(engine)
+    )
     assert found.seconds_used == pytest.approx(wanted.seconds_used, abs=1e-2) and done.expires_at is None
     assert desk.bench.storage.keys(QUERY.folder) == []
 
