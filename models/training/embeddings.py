@@ -32,7 +32,7 @@ def load(
     """Queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
 
     Read from `folder` if this ear has heard these clips by these rules."""
-    path = folder / f"{_fingerprint(ear, clips, rules)}.npy"
+    path = folder / f"{fingerprint(ear, clips, str(rules))}.npy"
     if path.exists():
         return np.load(path)
     embeddings = np.zeros((len(clips.clips), VERSIONS, ear.embedding_size), np.float16)
@@ -103,9 +103,9 @@ def weights_digest(ear: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def _fingerprint(ear: Detector, clips: Clips, rules: QueryRules) -> str:
-    """What the embeddings depend on: the ear's weights, which clips there are, how queries are made."""
-    found = hashlib.sha256(f"{LAYOUT} {rules} {weights_digest(ear)}".encode())
+def fingerprint(ear: Detector, clips: Clips, how: str) -> str:
+    """What an ear's answers depend on: its weights, which clips there are, how they are heard."""
+    found = hashlib.sha256(f"{LAYOUT} {how} {weights_digest(ear)}".encode())
     if getattr(ear, "probabilities", False):  # the same weights, another answer
         found.update(b"probabilities\n")
     for clip in clips.clips:

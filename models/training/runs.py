@@ -71,12 +71,21 @@ class Place:
         )
 
     def embeddings(self, ear: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
-        """Queries of the clips, cached."""
+        """Queries of the training clips, cached."""
+        if self.separator_held_out:  # the ear hears those as well: nothing that is cached is made anew
+            whole = replace(self, separator_held_out=())
+            everything = whole.clips("train")
+            places = {clip.key: at for at, clip in enumerate(everything.clips)}
+            return whole.embeddings(ear, everything, rules)[[places[clip.key] for clip in clips.clips]]
 
         def advance(heard: int) -> None:
             console.print(f"queries of {heard} of {len(clips.clips)} clips")
 
         return embeddings.load(ear, clips, self.cache / "embeddings", rules, advance)
+
+    def anchors(self, ear: Any, clips: Clips, seconds: float) -> np.ndarray:
+        """Where in the clips the ear hears their classes, cached."""
+        return anchors.load(ear, clips, self.cache / "anchors", seconds)
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ def train_separator(
     prior = None
     if setup.paper:
         learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
-        found = anchors.mine(ear, clips, paper.SEGMENT_SECONDS)
+        found = setup.place.anchors(ear, clips, paper.SEGMENT_SECONDS)
         draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
         loop = Loop(fabric, learner, run, schedule)
     else:
@@ -210,7 +219,7 @@ def train_separator(
             learner.network.learn_queries(torch.from_numpy(heard[heard[:, 0].any(1), 0].astype(np.float32)))
         else:
             learner.network.load_state_dict(weights_of(setup.start))
-        found = anchors.mine(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
+        found = setup.place.anchors(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
         prior = class_prior.fit(heard, clips) if setup.prior else None
         draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
         loop = Loop(fabric, learner, run, schedule)

@@ -180,6 +180,7 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     assert bundle.separator.query_size == 521 and bundle.detector.probabilities
     assert "held_out" not in bundle.config and zero_shot.held_out(bundle.config) == hidden
     assert set(bundle.class_embeddings) == {find(name).mid for name in ("Speech", "Dog", "Wind")}
+    assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the ear has heard all, whatever is hidden"
 
     listing.write(listing.draw(tones.corpus("valid"), tones.corpus("train"), 2), Path("list.csv"))
     common = ["--corpus", "corpus", "--device", "cpu", "--output"]

@@ -24,6 +24,7 @@ from models.evaluation import mixtures
 from models.evaluation.metrics import attenuation, sdr, si_sdr
 from models.evaluation.separation import area_under_curve
 from models.labels import classes, find
+from models.networks import DetectorOutput
 from models.networks.htsat import HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.yamnet import Yamnet
@@ -172,6 +173,22 @@ def test_anchors_lie_where_the_curve_is_high(loud: tuple[float, float], expected
     assert start / RATE == pytest.approx(expected, abs=0.75)
     held = curve[int(start / RATE / 0.02) : int((start / RATE + 2) / 0.02)]
     assert held.sum() == pytest.approx(curve.sum() - 0.01 * (500 - len(held)), rel=0.02), "all of the sound is in it"
+
+
+def test_anchors_are_found_once_for_a_detector_and_its_clips(tmp_path: Path) -> None:
+    from tests.models.bands import BandDetector
+
+    class Counting(BandDetector):
+        heard = 0
+
+        def forward(self, waveforms: torch.Tensor) -> DetectorOutput:
+            self.heard += 1
+            return super().forward(waveforms)
+
+    detector, clips = Counting(), small_corpus.clips()
+    found = [anchors.load(detector, clips, tmp_path, seconds) for seconds in (0.5, 0.5, 0.25)]
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+    assert detector.heard == 2 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_flat_curve_is_cut_in_the_middle() -> None:
