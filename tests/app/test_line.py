@@ -26,6 +26,11 @@ OWNERS = ("", "key_a", "key_b", "key_c")
 WEIGHTS = {"": 1.0, "key_a": 1.0, "key_b": 2.0, "key_c": 0.5}
 
 
+def settings_of(**chosen: Any) -> Settings:
+    """Workers that announced themselves live on, however slow the test is."""
+    return Settings(heartbeat_timeout=600, **chosen)
+
+
 def job_of(owner: str, seconds: float | None = 10.0, weight: float | None = None) -> Job:
     chosen = WEIGHTS.get(owner, 1.0) if weight is None else weight
     return new_job().model_copy(update={"owner": owner, "weight": chosen, "audio_seconds": seconds})
@@ -84,7 +89,7 @@ def test_owners_who_wait_get_audio_by_weight(valkey: Any, weights: list[float], 
     by no more than a longest job of each, divided by theirs."""
     with Redis(port=valkey.port) as redis:
         redis.flushall()
-        jobs = Jobs(redis, Settings(short_seconds=0))
+        jobs = Jobs(redis, settings_of(short_seconds=0))
         made = [job_of(f"k{number}", cost, w) for number, w in enumerate(weights) for cost in costs[number]]
         random.Random(seed).shuffle(made)
         blocked = jobs.create(job_of("first", 1.0))  # lies on the ready list, so that all others wait for their turns
@@ -150,7 +155,7 @@ class Lines(RuleBasedStateMachine):
     @initialize(workers=st.integers(0, 3))
     def begin(self, workers: int) -> None:
         self.redis.flushall()
-        self.jobs = Jobs(self.redis, Settings(lost_after=0, job_attempts=100, heartbeat_timeout=600))
+        self.jobs = Jobs(self.redis, settings_of(lost_after=0, job_attempts=100))
         come(self.redis, *(f"w{number}" for number in range(workers)))
         self.room = max(workers, 1)
         self.line, self.ready, self.running, self.known = Fair(), [], [], {}
@@ -251,7 +256,7 @@ class TestLines(Lines.TestCase):
 
 
 def test_a_thousand_jobs_of_one_key_delay_anothers_first_by_a_ready_list(redis: Redis):
-    jobs = Jobs(redis, Settings(queue_jobs=5000))
+    jobs = Jobs(redis, settings_of(queue_jobs=5000))
     come(redis, "w1", "w2")
     many = [jobs.create(job_of("key_a")).id for _ in range(1000)]
     running = [take(jobs), take(jobs)]
@@ -270,7 +275,7 @@ def test_a_thousand_jobs_of_one_key_delay_anothers_first_by_a_ready_list(redis: 
 
 
 def test_a_key_that_sends_one_job_after_another_gets_its_share_beside_many(redis: Redis):
-    jobs = Jobs(redis, Settings(queue_jobs=5000))
+    jobs = Jobs(redis, settings_of(queue_jobs=5000))
     for _ in range(100):
         jobs.create(job_of("key_a"))
     own, next_one = 0, jobs.create(job_of("key_b"))  # of twice the weight
@@ -284,7 +289,7 @@ def test_a_key_that_sends_one_job_after_another_gets_its_share_beside_many(redis
 
 
 def test_who_cancels_what_waits_gets_its_turns_back(redis: Redis):
-    jobs = Jobs(redis, Settings())
+    jobs = Jobs(redis, settings_of())
     first = jobs.create(job_of("key_b"))
     many = [jobs.create(job_of("key_a", 1000.0)) for _ in range(50)]
     for job in many[:49]:
@@ -296,7 +301,7 @@ def test_who_cancels_what_waits_gets_its_turns_back(redis: Redis):
 @pytest.mark.parametrize("limit", ["jobs", "seconds"])
 def test_a_keys_jobs_fill_a_part_of_the_queue_and_all_keys_jobs_the_whole(redis: Redis, limit: str):
     chosen: dict[str, Any] = {"queue_jobs": 4} if limit == "jobs" else {"queue_audio_seconds": 40.0}
-    jobs = Jobs(redis, Settings(**chosen))
+    jobs = Jobs(redis, settings_of(**chosen))
     jobs.create(job_of("key_a"))
     jobs.create(job_of("key_a"))
     with pytest.raises(QueueFull, match="your own"):
@@ -310,7 +315,7 @@ def test_a_keys_jobs_fill_a_part_of_the_queue_and_all_keys_jobs_the_whole(redis:
 
 
 def test_without_keys_jobs_may_fill_the_queue(redis: Redis):
-    jobs = Jobs(redis, Settings(queue_jobs=4))
+    jobs = Jobs(redis, settings_of(queue_jobs=4))
     for _ in range(4):
         jobs.create(job_of(""))
     with pytest.raises(QueueFull):
@@ -321,7 +326,7 @@ class TestShort:
     """Workers for short jobs only."""
 
     def test_short_jobs_do_not_wait_behind_long_ones(self, redis: Redis):
-        jobs = Jobs(redis, Settings())
+        jobs = Jobs(redis, settings_of())
         come(redis, "any")
         come(redis, "short", short=True)
         long = [jobs.create(job_of("key_a", 7200.0)).id for _ in range(3)]
@@ -337,7 +342,7 @@ class TestShort:
         assert take(jobs) == long[1]
 
     def test_idle_workers_for_any_job_take_short_ones_too(self, redis: Redis):
-        jobs = Jobs(redis, Settings())
+        jobs = Jobs(redis, settings_of())
         come(redis, "any 1", "any 2")
         come(redis, "short", short=True)
         short = [jobs.create(job_of("key_b", 10.0)).id for _ in range(5)]
@@ -351,7 +356,7 @@ class TestShort:
         assert take(jobs) == short[4]
 
     def test_when_the_last_of_them_has_gone_the_others_do_their_jobs(self, redis: Redis):
-        jobs = Jobs(redis, Settings())
+        jobs = Jobs(redis, settings_of())
         come(redis, "any")
         come(redis, "short", short=True)
         for _ in range(4):
@@ -364,7 +369,7 @@ class TestShort:
         assert len(served(jobs)) == 4
 
     def test_a_recording_of_unknown_length_is_not_short(self, redis: Redis):
-        jobs = Jobs(redis, Settings())
+        jobs = Jobs(redis, settings_of())
         come(redis, "short", short=True)
         job = jobs.create(job_of("key_b", None))
         assert jobs.queue("base", short=True).get_job_ids() == []
