@@ -198,13 +198,21 @@ class Deployment:
         records.create(audio)
         return audio.id
 
-    def submit(self, mixture: str, targets: list[dict[str, Any]], **output: Any) -> Job:
+    def submit(
+        self,
+        mixture: str,
+        targets: list[dict[str, Any]],
+        *,
+        owner: str = "",
+        audio_seconds: float | None = None,
+        **output: Any,
+    ) -> Job:
         """Put a separation on the queue; each target is a TargetRecord's fields."""
         kinds = ("examples", "not_examples")
         examples = [example["audio_id"] for target in targets for kind in kinds for example in target.get(kind, [])]
         states = [TargetState(name=target["name"], label=target.get("label")) for target in targets]
         request = {"mixture": self._recording(mixture), "targets": targets, "output": output}
-        return self.put(SEPARATION, request, [mixture, *examples], states)
+        return self.put(SEPARATION, request, [mixture, *examples], states, owner=owner, audio_seconds=audio_seconds)
 
     def find_and_separate(self, mixture: str, max_targets: int, threshold: float, **output: Any) -> Job:
         """Put a separation on the queue whose targets are to be found."""
@@ -223,9 +231,14 @@ class Deployment:
         return self.put(QUERY, {"name": "mine", "examples": examples}, list(audio_ids))
 
     def put(
-        self, kind: Kind, request: dict[str, Any], audio_ids: list[str], targets: list[TargetState] | None = None
+        self,
+        kind: Kind,
+        request: dict[str, Any],
+        audio_ids: list[str],
+        targets: list[TargetState] | None = None,
+        **fields: Any,
     ) -> Job:
-        """Put a job of any kind on the queue; `model` is added to its request."""
+        """Put a job of any kind on the queue; `model` is added to its request, `fields` to its record."""
         now = time.time()
         job = Job(
             id=new_id(kind.prefix),
@@ -237,6 +250,7 @@ class Deployment:
             created_at=now,
             changed_at=now,
             expires_at=now + 3600,
+            **fields,
         )
         return self.jobs.create(job)
 
