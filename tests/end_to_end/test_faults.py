@@ -19,6 +19,7 @@ from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.figures import SOAK, Figures
 from worker.scratch import Scratch
 
+pytestmark = pytest.mark.soak
 Deploy = Callable[..., Deployment]
 DOG = [{"name": "dog", "label": "Dog"}]
 LONG = 150.0  # seconds of recording: several of work
@@ -69,7 +70,6 @@ def reached(deployment: Deployment, job: Job, stage: str, workers: list[subproce
         yield
 
 
-@pytest.mark.soak
 def test_a_worker_killed_at_any_stage_costs_its_job_time(deploy: Deploy, figures: Figures):
     deployment = deploy(**PACE)
     deployment.start_housekeeping()
