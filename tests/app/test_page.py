@@ -1,15 +1,18 @@
 """The page in a real browser, on a real front end; what its heart does is in tests/end_to_end/test_page.py."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import FilePayload, Page
 
 from app.keys.records import Keys
 from tests.app.conftest import Service, wav
 from tests.browser import NARROW, WIDE, opened
+from tests.conftest import REPOSITORY
 
-FILES = Path("app/web/files")
+FILES = REPOSITORY / "app" / "web" / "files"
+SOUND: FilePayload = {"name": "street.wav", "mimeType": "audio/wav", "buffer": wav()}
 
 # The name that people who do not see the page are told, of everything that they can use.
 NAMELESS = """() => [...document.querySelectorAll("input, button, audio, progress, a, select")]
@@ -63,12 +66,12 @@ def test_what_goes_wrong_is_told_in_words(folder_service: Service) -> None:
         recording = page.get_by_label("choose a file")
         recording.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"})
         page.get_by_text("The file is no media file").and_(told).wait_for()
-        recording.set_input_files({"name": "street.wav", "mimeType": "audio/wav", "buffer": wav()})
+        recording.set_input_files(SOUND)
         page.get_by_text("street.wav: pcm_s16le, 16000 Hz, 1 ch, 1.0 s").wait_for()
         assert told.is_hidden()
         page.get_by_label("One that has a name").check()
         name = page.get_by_label("The sound's name")
-        name.press_sequentially("do")
+        name.press_sequentially("dog")
         page.get_by_text("For example: Dog").wait_for()
         name.fill("Unicorn")
         page.get_by_role("button", name="Separate").click()
@@ -78,9 +81,7 @@ def test_what_goes_wrong_is_told_in_words(folder_service: Service) -> None:
 def test_progress_is_shown_until_it_is_canceled(folder_service: Service) -> None:
     with opened() as page:
         wrong = visit(page, folder_service)
-        page.get_by_label("choose a file").set_input_files(
-            {"name": "street.wav", "mimeType": "audio/wav", "buffer": wav()}
-        )
+        page.get_by_label("choose a file").set_input_files(SOUND)
         page.get_by_label("One that has a name").check()
         page.get_by_label("The sound's name").fill("Dog")
         page.get_by_text("street.wav:").wait_for()
@@ -105,19 +106,19 @@ def test_a_key_opens_what_the_page_shows(keyed_service: Service) -> None:
     _, key = Keys(service.parts.redis).create("person", rate=0, audio_seconds=0, priority=1)
     with opened() as page:
         visit(page, service)
-        sound = {"name": "street.wav", "mimeType": "audio/wav", "buffer": wav()}
-        page.get_by_label("choose a file").set_input_files(sound)
+        page.get_by_label("choose a file").set_input_files(SOUND)
         page.get_by_text("asks for an API key").and_(page.get_by_role("alert")).wait_for()
         page.keyboard.type(key)  # the field is open, and has the focus
         page.get_by_label("choose a file").set_input_files([])
-        page.get_by_label("choose a file").set_input_files(sound)
+        page.get_by_label("choose a file").set_input_files(SOUND)
         page.get_by_text("street.wav: pcm_s16le").wait_for()
         page.get_by_label("One that has a name").check()
         page.get_by_label("The sound's name").fill("Dog")
         page.get_by_role("button", name="Separate").click()
         page.get_by_text("Waiting for a worker.").wait_for()
-        (job_id,) = service.parts.redis.smembers("earmark:jobs:open")
-        service.finish(job_id.decode(), {"dog": wav(), "residual": wav()})
+        made: Any = service.parts.redis.smembers("earmark:jobs:open")
+        job_id = made.pop().decode()
+        service.finish(job_id, {"dog": wav(), "residual": wav()})
         with page.expect_download() as download:  # by its signed address: links send no key
             page.get_by_role("link", name="Download residual").click()
         assert Path(download.value.path()).read_bytes() == wav()
