@@ -146,7 +146,7 @@ def _score_called(called: _Called, wanted: str, words: tuple[str, ...]) -> float
 
 
 def _words_alike(wanted: tuple[str, ...], words: tuple[str, ...]) -> float:
-    """How much of the text is there, and, counted less, how much of what is there is the text; long words count more."""
+    """How much of the text is there and, counted less, how much of what is there is the text; long words count more."""
     if not words:
         return 0.0
     there = _covered(wanted, words)
