@@ -129,6 +129,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
     from app import logs, metrics
+    from app.connections import Connection
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)
@@ -150,7 +151,8 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACEFUL,
-            h11_max_incomplete_event_size=64 * 1024,
+            http=Connection,
+            ws="none",
             server_header=False,
             log_config=None,  # as `logs.configure` has it
             log_level=settings.log_level,

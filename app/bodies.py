@@ -14,21 +14,26 @@ from app.problems import fault
 from app.settings import Settings
 
 
-async def chunks(request: Request, settings: Settings, limit: int) -> AsyncIterator[bytes]:
+async def chunks(
+    request: Request, settings: Settings, limit: int, seconds: float | None = None
+) -> AsyncIterator[bytes]:
     """The body as it comes.
 
     Raises `UploadTooLarge` when more than `limit` bytes are announced or come, `UploadTimeout` when nothing comes for
-    `upload_idle` seconds or it is not over in `upload_timeout`, `ClientGone` when the client hangs up.
+    `upload_idle` seconds, when less than `upload_rate` has come on average after so much waiting for it, or when it is
+    not over in `seconds`, by default `upload_timeout`; `ClientGone` when the client hangs up.
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:19]) > limit:
         raise UploadTooLarge(f"The body may have {limit} bytes.")
-    deadline = time.monotonic() + settings.upload_timeout
+    deadline = time.monotonic() + (settings.upload_timeout if seconds is None else seconds)
+    waited = 0.0  # for the client, not for us
     size = 0
     stream = request.stream()
     while True:
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(min(settings.upload_idle, max(0.0, deadline - time.monotonic()))):
+            async with asyncio.timeout(min(settings.upload_idle, max(0.0, deadline - began))):
                 chunk = await anext(stream, None)
         except TimeoutError as error:
             raise UploadTimeout("The body came too slowly.") from error
@@ -37,6 +42,9 @@ async def chunks(request: Request, settings: Settings, limit: int) -> AsyncItera
         if chunk is None:
             return
         size += len(chunk)
+        waited += time.monotonic() - began
+        if waited > settings.upload_idle and size < settings.upload_rate * waited:
+            raise UploadTimeout("The body came too slowly.")
         if size > limit:
             raise UploadTooLarge(f"The body may have {limit} bytes.")
         if chunk:
@@ -55,11 +63,14 @@ def is_json(request: Request) -> bool:
 
 
 async def read_json(request: Request, settings: Settings) -> Any:
-    """A JSON body of at most `body_bytes`; raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` does."""
+    """A JSON body of at most `body_bytes`, all of it within `upload_idle` seconds.
+
+    Raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` does.
+    """
     if not is_json(request):
         raise MediaTypeUnsupported("Send application/json.")
     body = bytearray()
-    async for chunk in chunks(request, settings, settings.body_bytes):
+    async for chunk in chunks(request, settings, settings.body_bytes, settings.upload_idle):
         body += chunk
     return parse_json(bytes(body))
 

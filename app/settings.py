@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     body_bytes: int = Field(default=MIB, ge=1024, description="bytes of a JSON body, and of one field of a form")
     upload_timeout: float = Field(default=HOUR, gt=0, description="seconds one upload may take")
     upload_idle: float = Field(default=30.0, gt=0, description="seconds a body may send nothing")
+    upload_rate: float = Field(
+        default=1024.0, ge=0, description="bytes a second that a body must bring on average after `upload_idle`"
+    )
     recording_seconds: float = Field(default=2 * HOUR, gt=0, description="seconds of one recording")
     example_seconds: float = Field(default=60.0, gt=0, description="seconds of one example")
     channels: int = Field(default=8, ge=1, description="channels of one recording")

@@ -19,6 +19,7 @@ from redis import Redis
 
 from app.audio.records import store_key
 from app.callers import Caller
+from app.connections import Connection
 from app.ids import new_id
 from app.jobs import Jobs
 from app.keys.records import Keys
@@ -205,7 +206,11 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, folder: Path) -> Iterator[Service]:
     """A front end with these settings."""
     app = create_app(settings)
-    server = _Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
+    server = _Server(
+        uvicorn.Config(
+            app, port=0, http=Connection, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
+        )
+    )
     thread, port = server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         service = Service(client, app.state.parts, folder)
