@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app import links
 from app.problems import Problem
 
 _IDEMPOTENCY_KEY = {
@@ -70,6 +71,7 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _replace_validation_errors(made)
             _add_manners(made)
+            links.add(made)
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = made
