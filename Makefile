@@ -8,7 +8,10 @@ ALLOCATOR := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483648 MALLOC_TRIM_TH
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
-MINUTES ?= 62
+MINUTES ?= 65
+# Of the second stage, whose network has heard the corpus often.
+VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 band=0.15 \
+  interference_db=-9:9)
 
 .PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot ablations clean
 
@@ -57,9 +60,11 @@ format: $(READY) ## put the code into its form
 bench: $(READY) ## seconds of audio per second, peak memory
 	$(BIN)/python -m models bench
 
-train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in MINUTES
+train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in two stages of MINUTES; ship it with --blend runs/first
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
-	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --run runs/base
+	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --no-prior --run runs/first
+	$(ALLOCATOR) $(BIN)/python -m models train separator \
+	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/first --run runs/base $(VARIETY)
 
 evaluate: $(READY) ## the shipped model's figures: mixtures, tagging, events
 	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) \
