@@ -226,3 +226,23 @@ def test_filters_and_rooms_keep_the_sound_in_bounds() -> None:
 def test_a_flat_filter_changes_nothing() -> None:
     sound = torch.randn(2, 5_000)
     assert torch.allclose(filtered(sound, torch.zeros(2, FILTER_POINTS), RATE), sound, atol=1e-5)
+
+
+def test_a_band_is_three_or_four_instruments_that_are_not_one_another() -> None:
+    names = ("Piano", "Flute", "Snare drum", "Acoustic guitar", "Harp", "Dog", "Speech")
+    listed = [
+        Clip(f"{name}{group}", 0, RATE, (mid(name),), f"{name}/{group}", "effect", {})
+        for name in names
+        for group in (0, 1)
+    ]
+    sound = (3_000 * np.random.default_rng(0).standard_normal(RATE)).astype(np.int16)
+    embeddings = np.ones((len(listed), 1, 8), np.float16)
+    drawn = Mixer(Clips(sound, listed), embeddings, Recipe(mixtures=50, seconds=1.0, band=1.0, layered=0.0), STFT)
+    plan = drawn.plan(0)
+    sizes = np.bincount(plan.mixture_of_source)
+    assert set(sizes) == {3, 4}
+    for played in drawn.classes_of(plan):
+        assert not played & {mid("Dog"), mid("Speech")}
+        assert not any(related(one, other) for one in played for other in played if one != other)
+    some = Mixer(Clips(sound, listed), embeddings, Recipe(mixtures=50, seconds=1.0, band=0.0), STFT)
+    assert any(played & {mid("Dog"), mid("Speech")} for played in some.classes_of(some.plan(0)))
