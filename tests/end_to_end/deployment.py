@@ -22,7 +22,7 @@ from app.audio.records import Audio, AudioRecords, store_key
 from app.ids import new_id
 from app.jobs import Jobs
 from app.kinds import DETECTION, QUERY, SEPARATION, Kind, stored_at
-from app.lifecycle import Job, TargetState
+from app.lifecycle import Job, TargetState, Webhook
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
@@ -32,11 +32,14 @@ RATE = 16_000
 # So that deaths are noticed in seconds; the promise of 30 s is tested with the defaults.
 QUICK = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
 
+# s that tests wait for what needs no time but the machine's: only those that fail wait so long.
+PATIENCE = 150.0
+
 # Several workers share the cores, and each of OpenMP's threads waits busily for its own.
 ONE_THREAD = {"EARMARK_WORKER_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Waits until `condition()` is true and returns what it was."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -65,6 +68,8 @@ class Deployment:
         self.registry = Registry(self.redis, self.settings)
         self.storage = Storage.open(self.settings)
         self.programs: list[subprocess.Popen] = []
+        self.workers: list[subprocess.Popen] = []  # those of them that were started as such
+        self.webhook: Webhook | None = None  # of the jobs that are put from now on
 
     def _serve_queue(self, port: int | None) -> ValkeyServer:
         server = ValkeyServer(port=port, data_dir=self.folder / "valkey", persist=True, appendonly="yes")
@@ -79,7 +84,14 @@ class Deployment:
         self.server = self._serve_queue(port)
 
     def kill_queue(self, away: float = 0.0) -> None:
-        """Kill the queue's server, and start another on what its log has."""
+        """Kill the queue's server once its log has everything, and start another on the log.
+
+        It answers before it has synchronised: `everysec`, and later while the disk is busy.
+        """
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.set("earmark:tests:written", 1, ex=60)
+            pipe.execute_command("WAITAOF", 1, 0, 0)
+            assert pipe.execute()[1][0] == 1
         server: Any = self.redis.info("server")
         port = self.server.port
         os.kill(server["process_id"], signal.SIGKILL)
@@ -134,8 +146,9 @@ class Deployment:
         """Workers that have announced themselves."""
         words = ("worker", "--model", str(self.model), "--device", "cpu", *options)
         programs = [self.start(*words) for _ in range(count)]
+        self.workers += programs
         for program in programs:
-            eventually(lambda program=program: program.poll() is not None or self._announced(program), 60)
+            eventually(lambda program=program: program.poll() is not None or self._announced(program))
             assert program.poll() is None, self.logs()
         return programs
 
@@ -146,9 +159,18 @@ class Deployment:
     def start_housekeeping(self) -> subprocess.Popen:
         return self.start("app", "housekeeping")
 
+    def living(self) -> list[subprocess.Popen]:
+        """The workers that live."""
+        return [worker for worker in self.workers if worker.poll() is None]
+
     def kill(self, program: subprocess.Popen) -> None:
         program.send_signal(signal.SIGKILL)
         program.wait()
+
+    def end(self, program: subprocess.Popen) -> None:
+        """Tell it to stop, and wait until it has, in good order."""
+        program.terminate()
+        assert program.wait(PATIENCE) == 0, self.logs()
 
     def close(self) -> None:
         for program in self.programs:
@@ -250,6 +272,7 @@ class Deployment:
             created_at=now,
             changed_at=now,
             expires_at=now + 3600,
+            webhook=self.webhook,
             **fields,
         )
         return self.jobs.create(job)
@@ -258,11 +281,11 @@ class Deployment:
     def _recording(audio_id: str) -> dict[str, Any]:
         return {"audio_id": audio_id, "duration": None, "sample_rate": RATE, "channels": 1}
 
-    def wait(self, job: Job, seconds: float = 60.0) -> Job:
+    def wait(self, job: Job, seconds: float = PATIENCE) -> Job:
         """The record once the job is over."""
         return eventually(lambda: (found := self.jobs.get(job.id)).over and found, seconds)
 
-    def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = 60.0) -> Job:
+    def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = PATIENCE) -> Job:
         """The record once the separation itself has come so far."""
 
         def far() -> Job | None:

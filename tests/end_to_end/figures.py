@@ -1,6 +1,7 @@
 """What the tests of faults and of scheduling measured, as tables for docker/README.md."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,8 @@ SOAK = bool(os.environ.get("EARMARK_SOAK"))
 README = ROOT / "docker" / "README.md"
 COLUMNS = {
     "faults": ("what happens", "what it costs", "measured"),
+    "outages": ("what happens", "what it costs", "measured"),
+    "many": ("jobs, workers", "killed", "of the jobs", "time"),
     "scheduling": ("workers", "the ten short jobs", "the long job"),
 }
 
@@ -19,11 +22,21 @@ class Figures:
     """Rows of the tables, in the order in which tests measured them."""
 
     rows: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
 
     def add(self, table: str, *cells: str) -> None:
         """A measurement."""
         print(" | ".join(cells))
         self.rows.setdefault(table, []).append(cells)
+
+    def _machine(self) -> str:
+        """What it was measured on, and what it had to share that with."""
+        minutes = (time.monotonic() - self.begun) / 60
+        load = os.getloadavg()[1 if minutes < 10 else 2]
+        return (
+            f"On {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, in {minutes:.0f} minutes, "
+            f"with a load average of {load:.1f} on all of them."
+        )
 
     def write(self, path: Path = README) -> None:
         """Put the tables between their marks; those of which nothing was measured stay as they are."""
@@ -33,5 +46,6 @@ class Figures:
             begin, end = f"<!-- {table}: begin -->\n", f"<!-- {table}: end -->"
             before, _, rest = text.partition(begin)
             after = rest.partition(end)[2]
-            text = before + begin + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + end + after
+            table_text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+            text = f"{before}{begin}{table_text}\n{self._machine()}\n{end}{after}"
         path.write_text(text)

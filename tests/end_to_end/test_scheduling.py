@@ -7,8 +7,8 @@ import pytest
 
 from app.lifecycle import Job
 from tests.end_to_end.deployment import Deployment
+from tests.end_to_end.faults import DOG
 from tests.end_to_end.figures import SOAK, Figures
-from tests.end_to_end.test_faults import DOG
 
 LONG = 7200.0 if SOAK else 120.0  # s of recording
 SHORT = 10.0
