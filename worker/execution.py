@@ -120,11 +120,7 @@ class Execution:
                 return action()
             except StoreUnavailable as error:
                 logger.warning("%s: %s; trying again in %.0f s", self.job.id, error.detail, wait)
-            end = time.monotonic() + wait
-            while time.monotonic() < end:
-                if self.attention.cancelled():
-                    raise Cancelled("stopped while the store was away")
-                time.sleep(0.1)
+            self.attention.wait(wait)
         return action()
 
 

@@ -34,7 +34,8 @@ logger = logging.getLogger("earmark.worker")
 OVERRUN_GRACE = 30.0  # s past its timeout after which a job that still runs takes the process down
 EXIT_OVERRUN = 70
 WORKER_TTL = 30  # s; how long an idle worker blocks on its queue is this less 15
-RESTS = (2.0, 4.0, 8.0, 15.0)  # s that a worker in trouble takes no job, after the first time, the second, ...
+# s that a worker in trouble keeps the job that met with it, and then takes none: the first time, the second, ...
+RESTS = (2.0, 4.0, 8.0, 15.0)
 
 Task = Callable[..., Retry | None]
 

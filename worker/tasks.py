@@ -20,9 +20,9 @@ from models.errors import Cancelled, ModelsError
 from worker.detecting import detected
 from worker.embedding import embedded
 from worker.execution import Execution, Outcome
-from worker.gpu_worker import TimedOut
+from worker.gpu_worker import RESTS, TimedOut
 from worker.separating import NoTargetLeft, separated
-from worker.workbench import Workbench
+from worker.workbench import Attention, Workbench
 
 logger = logging.getLogger("earmark.worker")
 
@@ -83,9 +83,10 @@ def _do(work: Work, bench: Workbench, execution: str, job_id: str) -> Retry | No
     except RedisError:
         raise  # the queue's own trouble is RQ's and housekeeping's
     except (Unavailable, OSError) as error:
+        outcome = _try_again(bench, job, execution, error)
         if isinstance(error, OSError):
             bench.signals.trouble.set()
-        outcome = _try_again(bench, job, execution, error)
+            outcome = outcome and _give_back_later(bench, job, execution)
     except (EarmarkError, ModelsError) as error:
         _fail(bench, job, execution, JobError(code=error.code, detail=str(error)))
     except Exception as error:
@@ -148,6 +149,15 @@ def _let_go(bench: Workbench, job: Job, execution: str) -> Retry | None:
     bench.jobs.stop(job.id, execution)
     logger.info("%s: stopped", job.id)
     return None
+
+
+def _give_back_later(bench: Workbench, job: Job, execution: str) -> Retry | None:
+    """`AGAIN` after a while that grows with the attempts: workers that share a full disk would use them up at once."""
+    try:
+        Attention(bench, job.id, execution).wait(RESTS[min(job.attempts, len(RESTS)) - 1])
+    except Cancelled:
+        return _let_go(bench, job, execution)
+    return AGAIN
 
 
 def _try_again(bench: Workbench, job: Job, execution: str, error: Exception) -> Retry | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from app.jobs import Jobs
 from app.settings import Settings
 from app.storage import Storage
+from models.errors import Cancelled
 from worker.gpu_worker import Signals
 from worker.scratch import Scratch
 
@@ -55,6 +56,14 @@ class Attention:
             self._unwanted = self._bench.jobs.should_stop(self._job_id, self._execution)
             self._look_next = time.monotonic() + LOOK_SECONDS
         return self._unwanted
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; raises Cancelled as soon as there is a reason to stop."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.cancelled():
+                raise Cancelled("stopped while it waited")
+            time.sleep(0.1)
 
     def progress(self, ratio: float, stage: str) -> None:
         """Report how far the job is, 0 to 1."""

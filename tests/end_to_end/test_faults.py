@@ -129,6 +129,33 @@ def test_of_two_workers_with_the_same_job_one_publishes(pair: Deployment, figure
     )
 
 
+def test_a_full_disk_costs_time_and_nothing_else(pair: Deployment, figures: Figures):
+    """For a while no file of either may grow beyond 64 KiB, so that writes fail as on a full disk that they share."""
+    processes = [psutil.Process(worker.pid) for worker in pair.living()]
+    soft, hard = processes[0].rlimit(psutil.RLIMIT_FSIZE)
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (64 * 1024, hard))
+    job = pair.submit(pair.upload(seconds=20.0), DOG)
+    full = 10.0 if SOAK else 3.0
+    eventually(lambda: pair.jobs.get(job.id).attempts > 0)
+    time.sleep(full)
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
+    back = time.monotonic()
+    pair.wait(job)
+    took = time.monotonic() - back
+    attempts = assert_done_once(pair, job).attempts
+    assert attempts > 1, pair.logs()
+    assert len(pair.living()) == 2
+    assert pair.temporary_files() == []
+    figures.add(
+        "faults",
+        f"the disk of two workers is full for {full:g} s",
+        f"{attempts} executions",
+        f"done {took:.1f} s after",
+    )
+
+
 def test_sigterm_hands_a_job_over_or_lets_it_finish(pair: Deployment, figures: Figures):
     job = pair.submit(pair.upload(seconds=4 * LONG if SOAK else 20.0), DOG)
     with held(pair, job, "separating" if SOAK else "decoding") as first:

@@ -1,10 +1,9 @@
-"""What it costs that the queue's server, the store, the disk or a decoder fails: time. In full under `make soak`."""
+"""What it costs that the queue's server, the store or a decoder fails: time. In full under `make soak`."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.jobs import Jobs
@@ -87,23 +86,6 @@ def test_a_store_that_refuses_costs_time_and_nothing_else(deployment: Deployment
         time.sleep(away)
     took, attempts = done_after(deployment, job)
     figures.add("outages", f"the store refuses for {away:g} s", f"{attempts} execution(s)", f"done {took:.1f} s after")
-
-
-def test_a_full_disk_costs_time_and_nothing_else(deployment: Deployment, figures: Figures):
-    """No file of the worker's may grow beyond 64 KiB for a while, so that its writes fail as on a full disk."""
-    process = psutil.Process(deployment.living()[0].pid)
-    soft, hard = process.rlimit(psutil.RLIMIT_FSIZE)
-    process.rlimit(psutil.RLIMIT_FSIZE, (64 * 1024, hard))
-    job = deployment.submit(deployment.upload(seconds=20.0), DOG)
-    full = 10.0 if SOAK else 3.0
-    eventually(lambda: deployment.jobs.get(job.id).attempts > 0)
-    time.sleep(full)
-    process.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
-    took, attempts = done_after(deployment, job)
-    assert attempts > 1, deployment.logs()
-    figures.add(
-        "outages", f"the worker's disk is full for {full:g} s", f"{attempts} executions", f"done {took:.1f} s after"
-    )
 
 
 def test_a_decoder_that_hangs_costs_its_job_and_no_more(
