@@ -12,6 +12,7 @@ MINUTES ?= 65
 # Of the second stage, whose network has heard the corpus often.
 VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 band=0.15 \
   interference_db=-9:9)
+FIGURES := models/weights/base
 
 .PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot ablations clean
 
@@ -66,11 +67,17 @@ train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in tw
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
 	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/first --run runs/base $(VARIETY)
 
-evaluate: $(READY) ## the shipped model's figures: mixtures, tagging, events
-	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) \
-	  --output models/weights/base.figures.json --plot models/weights/base.gains.png
-	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS)
-	$(BIN)/python -m models evaluate events --corpus $(CORPUS)
+evaluate: $(READY) ## the shipped model's figures, into the files that its card shows; needs CORPUS
+	command -v fluidsynth >/dev/null && test -d /usr/share/games/simutrans/music && test -d /usr/share/planetblupi/music \
+	  && test -e /usr/share/sounds/sf2/TimGM6mb.sf2 || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y \
+	  --no-install-recommends fluidsynth timgm6mb-soundfont simutrans-data planetblupi-music-midi; }
+	$(BIN)/python -m models evaluate mixtures --corpus $(CORPUS) --output $(FIGURES).figures.json --plot $(FIGURES).gains.png
+	$(BIN)/python -m models evaluate worst --corpus $(CORPUS) --figures $(FIGURES).figures.json \
+	  --output $(FIGURES).worst.json --plot $(FIGURES).worst.png
+	$(BIN)/python -m models evaluate bands --corpus $(CORPUS) --output $(FIGURES).bands.json
+	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS) --output $(FIGURES).tagging.json
+	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS) --least-groups 4 --output $(FIGURES).tagging-4.json
+	$(BIN)/python -m models evaluate events --corpus $(CORPUS) --output $(FIGURES).events.json
 
 zero-shot: $(READY) ## trains a model that never hears ten classes, in MINUTES, and measures it on them
 	$(ALLOCATOR) $(BIN)/python -m models evaluate zero-shot --corpus $(CORPUS) --minutes $(MINUTES)

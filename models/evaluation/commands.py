@@ -1,12 +1,11 @@
 """`python -m models evaluate ...`: each prints a table and writes JSON, and a picture if asked."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,15 +14,26 @@ from models import checkpoints
 from models.commands import DetectorFile, Device, SeparatorFile
 from models.corpus.decoded import load
 from models.corpus.sources import open_source, splits_of
-from models.evaluation import comparison, events, listing, mixtures, musdb, scenes, separation, tagging, zero_shot
+from models.evaluation import (
+    bands,
+    comparison,
+    events,
+    failures_report,
+    listing,
+    mixtures,
+    musdb,
+    scenes,
+    tagging,
+    zero_shot,
+)
+from models.evaluation.json_report import write_rows
 from models.evaluation.pictures import draw_gains
+from models.evaluation.presence import measure_presence
 from models.evaluation.rendering import Sounds, chosen
-from models.evaluation.subject import Subject
+from models.evaluation.subject import Subject, measurable
 from models.evaluation.summaries import Summary
 from models.evaluation.zero_shot_report import Report, draw_gaps
-from models.presence import Rule
-from models.presence import measure as measure_presence
-from models.training import runs, shipping
+from models.training import runs
 from models.training import zero_shot as zero_shot_training
 from models.training.progress import training_bar
 
@@ -31,6 +41,9 @@ app = typer.Typer(no_args_is_help=True, help="Measure a model.")
 app.command("musdb")(musdb.evaluate_musdb)
 app.command("tagging")(tagging.evaluate_tagging)
 app.command("events")(events.evaluate_events)
+app.command("worst")(failures_report.evaluate_worst)
+app.command("bands")(bands.evaluate_bands)
+app.command("draw-bands")(bands.draw_bands)
 console = Console()
 progress_console = Console(stderr=True)
 
@@ -75,16 +88,17 @@ def evaluate_mixtures(
     if "label" not in summary.queries:
         progress_console.print(f"{subject.model_id} has no embeddings of classes: no row of labels")
     presence = None
-    if subject.bundle.presence and list_file == listing.REPORTING:  # its rows are of the same corpus
-        presence = _presence(subject, list(mixtures.render(mixtures.read(), clips)))
+    if list_file == listing.REPORTING:  # the watched rows are of the same corpus
+        presence = measure_presence(subject, list(mixtures.render(mixtures.read(), clips)))
     title = f"{subject.model_id}, {len(listed)} mixtures"
     for table in summary.tables(title):
         console.print(table)
     if presence is not None:
-        console.print(f"presence: area under the curve {presence:.3f}, on the rows that its rule was not fitted on")
+        console.print(presence.table())
     if output:
-        about = {"model": subject.model_id, "list": listing.digest(list_file), "half": half, "presence_auc": presence}
-        _write(about | summary.as_json(), output)
+        about = {"model": subject.model_id, "list": listing.digest(list_file), "half": half}
+        figures = {"presence": asdict(presence) if presence else None} | summary.as_json()
+        write_rows(about | figures, output)
     if plot:
         draw_gains(summary, plot, subject.model_id)
 
@@ -118,9 +132,9 @@ def evaluate_zero_shot(
         machine = runs.Machine(accelerator="cpu" if device == "cpu" else "auto")
         with training_bar("zero-shot") as (report_row, advance_step):
             weights = str(zero_shot_training.train(place, run, minutes, machine, report_row, advance_step))
-    bundle = _bundle(weights)
+    bundle = measurable(weights)
     held_out = zero_shot.held_out(bundle.config)
-    other = _bundle(beside) if beside else None
+    other = measurable(beside) if beside else None
     clips = [load(corpus, "valid", cache, progress_console.print)]
     if not valid_only:
         clips.append(load(corpus, "train", cache, progress_console.print))
@@ -137,7 +151,7 @@ def evaluate_zero_shot(
     for table in report.tables():
         console.print(table)
     if output:
-        _write(report.as_json() | {"list": zero_shot.digest(drawn), "valid_only": valid_only, "seed": seed}, output)
+        write_rows(report.as_json() | {"list": zero_shot.digest(drawn), "valid_only": valid_only, "seed": seed}, output)
     if plot:
         draw_gaps(report, plot)
 
@@ -153,7 +167,7 @@ def evaluate_compare(
     compared = comparison.compare(ours, theirs)
     console.print(comparison.table(ours, theirs, compared))
     if output:
-        _write(comparison.as_json(ours, theirs, compared), output)
+        write_rows(comparison.as_json(ours, theirs, compared), output)
 
 
 @app.command("draw")
@@ -174,37 +188,7 @@ def evaluate_draw(
 def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> Subject:
     if detector or separator:
         return Subject(checkpoints.authors_bundle(detector, separator), device)
-    return Subject(_bundle(weights), device)
-
-
-def _bundle(weights: str) -> checkpoints.Bundle:
-    """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
-    run = Path(weights)
-    if (run / runs.SETUP).exists():
-        return shipping.assemble(run, run.resolve().name, "run")[0]
-    return checkpoints.load(weights)
-
-
-def _presence(subject: Subject, rows: list[mixtures.Mixture]) -> float:
-    """Area under the curve on the watched rows that the rule was not fitted on: the odd ones."""
-    rule, scores = Rule.of(subject.bundle.presence or {}), []
-    odd = rows[1::2]
-    size = subject.rows_at_once(2)
-    profiles = subject.profiles
-
-    def hear(windows: torch.Tensor) -> torch.Tensor:
-        return profiles(subject.listener.sketch(windows))
-
-    for kind in ("query", "absent"):
-        queries = torch.stack([subject.query(getattr(row, kind)) for row in odd])
-        heard = separation.stacked(odd, "mixture")
-        for some, asked in zip(heard.split(size), queries.split(size), strict=True):
-            estimates = subject.estimates(some, [asked])[0]
-            for query, mixture, estimate in zip(profiles(asked), some, estimates, strict=True):
-                measured = measure_presence(hear, subject.listener.rate, rule, query, mixture, estimate)
-                scores.append(rule.presence(measured))
-    there = torch.tensor([1.0] * len(odd) + [0.0] * len(odd))
-    return separation.area_under_curve(torch.tensor(scores), there)
+    return Subject(measurable(weights), device)
 
 
 @contextmanager
@@ -216,16 +200,3 @@ def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     ) as progress:
         task = progress.add_task(title, total=total)
         yield lambda done: progress.advance(task, done)
-
-
-def _write(figures: dict[str, Any], path: Path) -> None:
-    """JSON with a line an entry, but the rows' figures a line each: they are long."""
-    rows = figures.pop("rows", None)
-    text = json.dumps(figures, indent=1, ensure_ascii=False)
-    if rows is not None:
-        values = rows.pop("values")
-        lines = [f"  {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in values.items()]
-        parts = [f" {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in rows.items()]
-        inner = ",\n".join([*parts, ' "values": {\n' + ",\n".join(lines) + "\n }"])
-        text = text[:-2] + ',\n "rows": {\n' + inner + "\n }\n}"
-    path.write_text(text + "\n", encoding="utf-8")

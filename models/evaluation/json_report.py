@@ -11,6 +11,19 @@ def write(report: dict[str, Any], path: Path, decimals: int = 3) -> None:
     path.write_text(json.dumps(_plain(report, decimals), indent=1) + "\n")
 
 
+def write_rows(figures: dict[str, Any], path: Path) -> None:
+    """JSON with a line an entry, but the rows' figures a line each: they are long."""
+    rows = figures.pop("rows", None)
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    if rows is not None:
+        values = rows.pop("values")
+        lines = [f"  {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in values.items()]
+        parts = [f" {json.dumps(name)}: {json.dumps(of, separators=(',', ':'))}" for name, of in rows.items()]
+        inner = ",\n".join([*parts, ' "values": {\n' + ",\n".join(lines) + "\n }"])
+        text = text[:-2] + ',\n "rows": {\n' + inner + "\n }\n}"
+    path.write_text(text + "\n", encoding="utf-8")
+
+
 def _plain(value: Any, decimals: int) -> Any:
     if isinstance(value, dict):
         return {key: _plain(some, decimals) for key, some in value.items()}

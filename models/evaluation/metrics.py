@@ -23,5 +23,15 @@ def attenuation(estimate: Tensor, mixture: Tensor) -> Tensor:
     return _ratio(mixture, estimate)
 
 
+def improvements(estimate: Tensor, mixture: Tensor, target: Tensor, others: Tensor) -> dict[str, Tensor]:
+    """Of each row (B,) in dB the gain in SI-SDR and in SDR, and whether it went to the wrong sound (1 or 0); NaN for an
+    estimate of NaN, which is a row that was not asked."""
+    near = si_sdr(estimate, target)
+    # A comparison with NaN is False, and a row that was not asked is not right.
+    wrong = torch.where(near.isnan(), near, (si_sdr(estimate, others) > near).float())
+    gained = sdr(estimate, target) - sdr(mixture, target)
+    return {"si_sdri": near - si_sdr(mixture, target), "sdri": gained, "wrong": wrong}
+
+
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return 10 * torch.log10(numerator.square().sum(-1).clamp(min=FLOOR) / denominator.square().sum(-1).clamp(min=FLOOR))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.evaluation.listing import Listed, render
-from models.evaluation.metrics import attenuation, sdr, si_sdr
+from models.evaluation.metrics import attenuation, improvements, sdr, si_sdr
 from models.evaluation.rendering import Mix, Sounds, add_third, loudest_start
 from models.evaluation.subject import Subject
 from models.labels import find
@@ -129,15 +129,10 @@ class _Measuring:
         *further: Tensor,
     ) -> list[Tensor]:
         """Keeps the figures of each kind of query; gives the estimates for further queries (B, D) of the mixtures."""
-        before = si_sdr(mixtures, targets), sdr(mixtures, targets)
         estimates = self.subject.estimates(mixtures, [*queries.values(), *further])
         for name, estimate in zip(queries, estimates, strict=False):
-            near = si_sdr(estimate, targets)
-            self._keep(numbers, f"{scene}/{name}/si_sdri", near - before[0])
-            self._keep(numbers, f"{scene}/{name}/sdri", sdr(estimate, targets) - before[1])
-            # A comparison with NaN is False, and a row that was not asked is not right.
-            wrong = torch.where(near.isnan(), near, (si_sdr(estimate, others) > near).float())
-            self._keep(numbers, f"{scene}/{name}/wrong", wrong)
+            for figure, values in improvements(estimate, mixtures, targets, others).items():
+                self._keep(numbers, f"{scene}/{name}/{figure}", values)
         return estimates[len(queries) :]
 
     def _queries(self, rows: list[Listed], mixes: list[Mix]) -> dict[str, Tensor]:

@@ -1,21 +1,32 @@
 """The model under measurement: as the service runs it, asked with many queries at once."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models import checkpoints
 from models.checkpoints import Bundle
 from models.errors import SilentQuery
 from models.hearing import Listener
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
+from models.training import runs, shipping
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # what their masks may take
+
+
+def measurable(weights: str) -> Bundle:
+    """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
+    run = Path(weights)
+    if (run / runs.SETUP).exists():
+        return shipping.assemble(run, run.resolve().name, "run")[0]
+    return checkpoints.load(weights)
 
 
 class Subject:

@@ -40,7 +40,7 @@ class BandDetector(nn.Module):
         return power @ nn.functional.one_hot(band_of_bins(1024), BANDS).float()
 
     def forward(self, waveforms: Tensor) -> DetectorOutput:
-        frames = self.powers(waveforms)[:, : waveforms.shape[1] // 320]
+        frames = self.powers(waveforms)[:, : waveforms.shape[1] // 3200 * 10]
         rows = frames.unflatten(1, (-1, 10)).mean(dim=2)
         curve = torch.zeros(*rows.shape[:2], labels.CLASSES)
         curve[..., :BANDS] = (rows / (waveforms.square().mean() * 512 * 384 + 1e-9)).clamp(0, 1)

@@ -1,0 +1,198 @@
+"""`evaluate bands`: one instrument out of a band that plays a score, as it is mixed there.
+
+Scores and sound bank come from Debian packages that no training corpus was made from. Each instrument is asked for
+with its own segment, with a clip of its class from the corpus's validation split, and by its class's name.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from models.commands import Device
+from models.corpus.decoded import load
+from models.evaluation import bands_listing, listing, scores
+from models.evaluation.bands_listing import Bands, Row
+from models.evaluation.bootstrap import Estimate, TwoLevel
+from models.evaluation.json_report import write_rows
+from models.evaluation.metrics import improvements, sdr, si_sdr
+from models.evaluation.rendering import Mix, Sounds
+from models.evaluation.scenes import MAIN_QUERIES
+from models.evaluation.subject import Subject, measurable
+from models.evaluation.summaries import QUERY_NAMES, decibels, percent, plain, rows_as_json, table_of, with_interval
+from models.labels import find
+
+console, progress_console = Console(), Console(stderr=True)
+
+Folders = Annotated[
+    list[Path] | None,
+    typer.Option("--scores", help="Folder of MIDI files, again for each. Default: those of Debian's packages."),
+]
+Bank = Annotated[Path, typer.Option(help="Sound bank, SF2.", dir_okay=False)]
+Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`values`: figures by "band/query/figure", each (rows,), NaN where a row has none."""
+
+    rows: list[Row]
+    values: dict[str, np.ndarray]
+
+
+def measure(subject: Subject, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> Measured:
+    """Figures of every row."""
+    measured, values = [], defaultdict(list)
+    for row in rows:
+        for name, value in _figures(subject, row, bands.render(row), sounds).items():
+            values[name].append(value.item())
+        measured.append(row)
+    return Measured(measured, {name: np.array(of) for name, of in values.items()})
+
+
+def _figures(subject: Subject, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
+    mixture, target, rest = (torch.from_numpy(part)[None] for part in (mix.mixture, mix.target, mix.interference))
+    missing = torch.full((subject.query_size,), float("nan"))
+    label = subject.bundle.class_embeddings.get(find(row.label).mid, missing).float()
+    queries = (subject.heard(mix.target), subject.query(sounds.waveform(row.query)), label)
+    bound, before = subject.oracle(mixture, target), si_sdr(mixture, target)
+    found = {
+        "input/si_sdr": before,
+        "input/sdr": sdr(mixture, target),
+        "input/wrong": (si_sdr(mixture, rest) > before).float(),
+        "oracle/si_sdri": si_sdr(bound, target) - before,
+        "oracle/sdri": sdr(bound, target) - sdr(mixture, target),
+    }
+    estimates = subject.estimates(mixture, [query[None] for query in queries])
+    for name, estimate in zip(MAIN_QUERIES, estimates, strict=True):
+        gained = improvements(estimate, mixture, target, rest)
+        found |= {f"band/{name}/{figure}": of for figure, of in gained.items()}
+    return found
+
+
+class Report:
+    """Means with intervals over scores, then excerpts: what one score plays is much alike."""
+
+    def __init__(self, measured: Measured, draws: int = 2000) -> None:
+        self.measured = measured
+        rows, values = measured.rows, measured.values
+        bootstrap = TwoLevel([row.score for row in rows], [f"{row.start}" for row in rows], draws)
+        self.queries = [name for name in MAIN_QUERIES if not np.isnan(values[f"band/{name}/si_sdri"]).all()]
+        self.means = {name: bootstrap.mean(of) for name, of in values.items() if not np.isnan(of).all()}
+        self.medians = {name: bootstrap.quantile(values[f"band/{name}/si_sdri"], 0.5) for name in self.queries}
+        labels = np.array([row.label for row in rows])
+        self.classes: dict[str, dict[str, Estimate]] = {}
+        for label in sorted(set(labels.tolist())):
+            there = labels == label
+            own = TwoLevel([label] * int(there.sum()), [rows[at].score for at in np.flatnonzero(there)], draws=500)
+            self.classes[label] = {name: own.mean(of[there]) for name, of in values.items() if name in self.means}
+
+    def tables(self, title: str) -> list[Table]:
+        """What the command prints."""
+        return [self._gains(title), self._of_classes()]
+
+    def _gains(self, title: str) -> Table:
+        table = table_of(title, "asked with", "n", "SDR", "SI-SDR [95 %]", "median", "wrong")
+        before = self.means["input/si_sdr"]
+        table.add_row("(the band)", str(before.rows), "0.0", "0.0", "0.0", percent(self.means["input/wrong"]))
+        for name in self.queries:
+            gain = self.means[f"band/{name}/si_sdri"]
+            table.add_row(
+                QUERY_NAMES[name],
+                str(gain.rows),
+                decibels(self.means[f"band/{name}/sdri"]),
+                with_interval(gain),
+                decibels(self.medians[name]),
+                percent(self.means[f"band/{name}/wrong"]),
+            )
+        bound = self.means["oracle/si_sdri"]
+        table.add_row("(ideal mask)", str(bound.rows), decibels(self.means["oracle/sdri"]), with_interval(bound))
+        return table
+
+    def _of_classes(self) -> Table:
+        names = [QUERY_NAMES[name] for name in self.queries]
+        table = table_of("SI-SDR improvement by instrument, dB", "instrument", "n", "in the band", *names, "ideal")
+        first = f"band/{self.queries[0]}/si_sdri"
+        for label, of in sorted(self.classes.items(), key=lambda item: -item[1][first].value):
+            gains = [decibels(of[f"band/{name}/si_sdri"]) for name in self.queries]
+            level, bound = decibels(of["input/si_sdr"]), decibels(of["oracle/si_sdri"])
+            table.add_row(label, str(of["input/si_sdr"].rows), level, *gains, bound)
+        return table
+
+    def as_json(self) -> dict[str, Any]:
+        """Every estimate, and the rows' own figures for `compare`."""
+        rows = self.measured.rows
+        return {
+            "means": plain(self.means),
+            "medians": plain(self.medians),
+            "classes": plain(self.classes),
+            "rows": rows_as_json(
+                list(range(len(rows))),
+                [row.label for row in rows],
+                [row.score for row in rows],
+                self.measured.values,
+            ),
+        }
+
+
+def evaluate_bands(
+    corpus: Annotated[Path, typer.Option(help="Folder with the corpus; its valid split asks.")],
+    weights: Annotated[
+        str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
+    ] = "base",
+    folders: Folders = None,
+    bank: Bank = scores.BANK,
+    rows: Annotated[int | None, typer.Option(help="Only so many, evenly from the list.", min=1)] = None,
+    list_file: Rows = bands_listing.BANDS,
+    device: Device = "auto",
+    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+) -> None:
+    """One instrument against the rest of a band that plays a score, as it is mixed there."""
+    bands = _bands(folders, bank)
+    listed = bands_listing.read_rows(list_file)
+    listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
+    subject = Subject(measurable(weights), device)
+    sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
+    shown = track(listed, "bands", console=progress_console, transient=True)
+    report = Report(measure(subject, shown, bands, sounds))
+    for table in report.tables(f"{subject.model_id}, {len(listed)} instruments of bands: improvement, dB"):
+        console.print(table)
+    if output:
+        about = {"model": subject.model_id, "list": listing.digest(list_file), "bank": bank.name}
+        write_rows(about | report.as_json(), output)
+
+
+def draw_bands(
+    corpus: Annotated[Path, typer.Option(help="Folder with the corpus; its valid split asks.")],
+    folders: Folders = None,
+    bank: Bank = scores.BANK,
+    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = bands_listing.BANDS,
+    rows: Annotated[int, typer.Option(help="How many.", min=1)] = bands_listing.ROWS,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = bands_listing.SEED,
+    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+) -> None:
+    """Draw the list of instruments in bands anew: the same rows for the same scores, bank, corpus and seed."""
+    bands = _bands(folders, bank)
+    queries = listing.usable(load(corpus, "valid", cache, progress_console.print))
+    drawn = bands_listing.draw(bands, queries, rows, seed)
+    bands_listing.write_rows(drawn, output)
+    console.print(f"{output}: {len(drawn)} instruments in bands, {len({row.score for row in drawn})} scores")
+
+
+def _bands(folders: list[Path] | None, bank: Path) -> Bands:
+    where = tuple(folders) if folders else scores.FOLDERS
+    synthesizer = scores.synthesizer(bank)
+    if not any(scores.found(where)):
+        names = ", ".join(str(folder) for folder in where)
+        raise FileNotFoundError(f"no MIDI files in {names}; on Debian: apt-get install {scores.PACKAGES}")
+    return Bands(where, synthesizer, progress_console.print)

@@ -1,0 +1,168 @@
+"""Where a model fails: what is special about the listed mixtures that it gains little on.
+
+Each property of a mixture is a number a row; `thirds` says what is gained in the lowest, middle and highest third.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
+from torch import Tensor
+
+from models.corpus.clips import RATE
+from models.corpus.relations import related
+from models.evaluation.bootstrap import Estimate, TwoLevel
+from models.evaluation.comparison import Figures
+from models.evaluation.listening import Ear
+from models.evaluation.listing import Listed, render
+from models.evaluation.rendering import Sounds, sounding
+from models.evaluation.subject import Subject
+from models.labels import classes, find
+from models.spectrum import mel_bands, stft
+
+BANDS = 64  # of the spectra whose overlap is measured, on the mel scale
+# Levels in dB, likenesses as cosines of embeddings, overlap as the share of energy that both have in the same bands.
+PROPERTIES = {
+    "level": "target recorded louder",
+    "overlap": "overlap of spectra",
+    "sounds": "target sounds for, s",
+    "example": "length of example, s",
+    "query_target": "query like target",
+    "query_interference": "query like interference",
+    "target_interference": "target like interference",
+    "margin": "query nearer to target",
+    "ear_right": "ear names query's class",
+}
+GAIN, WRONG, OWN, BOUND = (
+    "mixture/example/si_sdri",
+    "mixture/example/wrong",
+    "mixture/own/si_sdri",
+    "oracle/si_sdri",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows whose property lies from `low` to `high`: gains asked by one clip and by the own segment, share of wrong
+    ones, and the gain of the ideal mask."""
+
+    low: float
+    high: float
+    gain: Estimate
+    wrong: Estimate
+    own: Estimate
+    bound: Estimate
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property's parts, and its rank correlation with the gain asked by one clip."""
+
+    name: str
+    correlation: float
+    parts: list[Part]
+
+
+def properties(
+    subject: Subject, ear: Ear, listed: list[Listed], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, np.ndarray]:
+    """Each of PROPERTIES of each row (rows,), NaN where a row has none; advance is called after each row."""
+    filters = mel_bands(1024, RATE, BANDS, 30.0, RATE / 2, normalised=False)
+    labels = {find(row.label).mid for row in listed} & ear.hears
+    columns = [column for column, label in enumerate(classes()) if label.mid in labels]
+    among = [classes()[column].mid for column in columns]
+    heard: dict[str, tuple[Tensor, float]] = {}
+    found: dict[str, list[float]] = {name: [] for name in PROPERTIES}
+
+    def query(key: str, label: str) -> tuple[Tensor, float]:
+        if key not in heard:
+            clip = sounds.waveform(key)
+            named = among[int(ear.clipwise(clip, RATE)[columns].argmax())]
+            heard[key] = subject.query(clip), float(related(named, find(label).mid))
+        return heard[key]
+
+    for row in listed:
+        samples = row.seconds * RATE
+        mix = render(row, sounds)
+        over = sounding(mix.target)
+        recorded = [
+            float(np.square(sounds.segment(key, start, samples)[over], dtype=np.float64).sum())
+            for key, start in ((row.target, row.target_start), (row.interference, row.interference_start))
+        ]
+        spectra = [spectrum_shares(torch.from_numpy(part), filters) for part in (mix.target, mix.interference)]
+        asked, right = query(row.examples[0], row.label)
+        target, other = subject.heard(mix.target), subject.heard(mix.interference)
+        values = {
+            "level": 10 * np.log10(recorded[0] / recorded[1]),
+            "overlap": torch.minimum(*spectra).sum().item(),
+            "sounds": over.mean() * row.seconds,
+            "example": sounds.clip(row.examples[0]).frames / RATE,
+            "query_target": F.cosine_similarity(asked, target, dim=0).item(),
+            "query_interference": F.cosine_similarity(asked, other, dim=0).item(),
+            "target_interference": F.cosine_similarity(target, other, dim=0).item(),
+            "ear_right": right,
+        }
+        values["margin"] = values["query_target"] - values["query_interference"]
+        for name, value in values.items():
+            found[name].append(float(value))
+        advance(1)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def spectrum_shares(waveform: Tensor, filters: Tensor) -> Tensor:
+    """How a waveform's energy (n,) is shared out among mel bands, over all of it: (BANDS,), 1 together."""
+    power = stft(waveform[None], 1024, 320).abs().square().mean(1)[0] @ filters
+    return power / power.sum().clamp(min=1e-12)
+
+
+def thirds(name: str, values: np.ndarray, figures: Figures) -> Property:
+    """Figures of the thirds of rows by a property (rows,); of a property with two values, of both."""
+    gains = figures.values[GAIN]
+    there = ~np.isnan(values) & ~np.isnan(gains)
+    distinct = np.unique(values[there])
+    edges = distinct if len(distinct) <= 2 else np.quantile(values[there], [0, 1 / 3, 2 / 3])
+    place = np.searchsorted(edges, values, side="right") - 1
+    bootstrap = TwoLevel(figures.labels, [str(group) for group in figures.groups])
+    parts = []
+    for at in range(len(edges)):
+        inside = there & (place == at)
+        if not inside.any():
+            continue
+        means = [
+            bootstrap.mean(np.where(inside, figures.values[figure], np.nan)) for figure in (GAIN, WRONG, OWN, BOUND)
+        ]
+        parts.append(Part(float(values[inside].min()), float(values[inside].max()), *means))
+    correlation = (
+        float(np.corrcoef(rankdata(values[there]), rankdata(gains[there]))[0, 1]) if len(distinct) > 1 else float("nan")
+    )
+    return Property(name, correlation, parts)
+
+
+def losses(figures: Figures) -> list[tuple[str, Estimate]]:
+    """The way from what one clip asks for to the ideal mask, step by step, on the rows that have all: in dB."""
+    bootstrap = TwoLevel(figures.labels, [str(group) for group in figures.groups])
+    gain, own, bound = (figures.values[name] for name in (GAIN, OWN, BOUND))
+    there = ~np.isnan(gain) & ~np.isnan(own)
+    gain, own, bound = (np.where(there, values, np.nan) for values in (gain, own, bound))
+    # Where even the sound itself brings the wrong one, the mixture is hard; elsewhere only the mask is to blame.
+    wrong = figures.values["mixture/own/wrong"] == 1
+    turned = np.where(wrong, bound, own)
+    return [
+        ("asked by one clip", bootstrap.mean(gain)),
+        ("+ if the query were the sound itself", bootstrap.difference(own, gain)),
+        ("+ if it then never went to the wrong sound", bootstrap.difference(turned, own)),
+        ("+ if its masks were ideal", bootstrap.difference(bound, turned)),
+        ("the ideal mask", bootstrap.mean(bound)),
+    ]
+
+
+def worst(figures: Figures, count: int) -> list[int]:
+    """Places of the rows that lose most when asked by one clip, one a class: the second is much like the first."""
+    found: dict[str, int] = {}
+    for at in np.argsort(figures.values[GAIN], kind="stable"):  # NaN comes last
+        if not np.isnan(figures.values[GAIN][at]):
+            found.setdefault(figures.labels[at], int(at))
+    return list(found.values())[:count]

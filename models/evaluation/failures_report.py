@@ -1,0 +1,167 @@
+"""`evaluate worst`: tables of where a model fails, and a picture of the mixtures that it fails on most."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from models.commands import Device
+from models.corpus.clips import RATE
+from models.corpus.decoded import load
+from models.evaluation import comparison, failures, json_report, listing
+from models.evaluation.comparison import Figures
+from models.evaluation.failures import GAIN, PROPERTIES, Property
+from models.evaluation.listening import Ear
+from models.evaluation.listing import Listed, render
+from models.evaluation.rendering import Sounds
+from models.evaluation.subject import Subject, measurable
+from models.evaluation.summaries import decibels, percent, plain, table_of, with_interval
+from models.spectrum import mel_bands, stft
+
+SHOWN = 10
+PICTURE_BANDS, PICTURE_HOP = 64, 640
+RANGE_DB, STEP_DB = 60.0, 4.0  # below a picture's loudest point, which is the darkest; steps keep the file small
+
+console, progress_console = Console(), Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A mixture in the picture: waveforms by title, and what is said about it."""
+
+    about: str
+    waveforms: dict[str, np.ndarray]
+
+
+def evaluate_worst(
+    corpus: Annotated[Path, typer.Option(help="Folder with the corpus that the figures are of.")],
+    figures: Annotated[Path, typer.Option(help="JSON that `evaluate mixtures` wrote.", exists=True, dir_okay=False)],
+    weights: Annotated[
+        str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
+    ] = "base",
+    list_file: Annotated[
+        Path, typer.Option("--list", help="The list that they are of.", exists=True, dir_okay=False)
+    ] = listing.REPORTING,
+    device: Device = "auto",
+    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    output: Annotated[Path | None, typer.Option(help="JSON file for the tables.", dir_okay=False)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of the worst, such as worst.png.", dir_okay=False)] = None,
+) -> None:
+    """Where a model fails: its gains by properties of mixtures and queries, and spectrograms of the worst."""
+    measured = comparison.read(figures)
+    bundle = measurable(weights)
+    subject = Subject(bundle, device)
+    if measured.model != subject.model_id or measured.digest != listing.digest(list_file):
+        raise ValueError(f"{figures} holds figures of {measured.model}, on another list or not of {subject.model_id}")
+    everything = listing.read(list_file)
+    listed = [everything[number] for number in measured.numbers]
+    sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
+    with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
+        task = progress.add_task("listening", total=len(listed))
+        ear = Ear(subject.model_id, bundle.detector, device)
+        values = failures.properties(subject, ear, listed, sounds, lambda done: progress.advance(task, done))
+    found = [failures.thirds(name, values[name], measured) for name in PROPERTIES]
+    for table in (losses_table(measured), properties_table(found)):
+        console.print(table)
+    if output:
+        about = {"model": measured.model, "list": measured.digest}
+        steps = dict(failures.losses(measured))
+        json_report.write(about | {"losses": plain(steps), "properties": as_json(found)}, output)
+    if plot:
+        places = failures.worst(measured, SHOWN)
+        draw([_shown(subject, listed[at], sounds, measured, values, at) for at in places], plot, subject.model_id)
+
+
+def losses_table(figures: Figures) -> Table:
+    """From one clip's gain to the ideal mask's."""
+    table = table_of("what is lost where, SI-SDR improvement", "step", "dB [95 %]")
+    for name, estimate in failures.losses(figures):
+        table.add_row(name, with_interval(estimate))
+    return table
+
+
+def properties_table(found: Sequence[Property]) -> Table:
+    """Three lines a property, the property that goes most with the gain first."""
+    title = "improvement by thirds of rows, dB"
+    table = table_of(
+        title, "property (correlation of ranks)", "from, to", "n", "SI-SDR [95 %]", "wrong", "own", "ideal"
+    )
+    table.columns[0].width = 21
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for one in sorted(found, key=lambda one: -abs(np.nan_to_num(one.correlation))):
+        for at, part in enumerate(one.parts):
+            table.add_row(
+                (PROPERTIES[one.name], f"  {one.correlation:+.2f}", "")[at],
+                f"{part.low:.2f}, {part.high:.2f}",
+                str(part.gain.rows),
+                with_interval(part.gain),
+                percent(part.wrong),
+                decibels(part.own),
+                decibels(part.bound),
+                end_section=at == len(one.parts) - 1,
+            )
+    return table
+
+
+def as_json(found: Sequence[Property]) -> dict[str, Any]:
+    """By property."""
+    return {
+        one.name: {"correlation": one.correlation, "parts": [plain(vars(part)) for part in one.parts]} for one in found
+    }
+
+
+def _shown(
+    subject: Subject, row: Listed, sounds: Sounds, figures: Figures, values: dict[str, np.ndarray], at: int
+) -> Shown:
+    mix, example = render(row, sounds), sounds.waveform(row.examples[0])
+    asked = subject.query(example)[None]
+    estimate = subject.estimates(torch.from_numpy(mix.mixture)[None], [asked])[0][0].numpy()
+    against = sounds.clip(row.interference).label
+    about = (
+        f"{row.label}, against {against}: {figures.values[GAIN][at]:.0f} dB"
+        f" (own segment {figures.values[failures.OWN][at]:.0f} dB; query like target {values['query_target'][at]:.2f},"
+        f" like interference {values['query_interference'][at]:.2f}; overlap {values['overlap'][at]:.2f})"
+    )
+    waveforms = {"mixture": mix.mixture, "target": mix.target, "estimate": estimate, "query": example}
+    return Shown(about, waveforms)
+
+
+def draw(rows: Sequence[Shown], path: Path, title: str) -> None:
+    """A line of spectrograms a mixture; mixture, target and estimate share their scale, the query has its own."""
+    filters = mel_bands(1024, RATE, PICTURE_BANDS, 30.0, RATE / 2)
+    figure = Figure(figsize=(11, 0.6 + 1.5 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{title}: the mixtures with the least gain asked by one clip, one a class", fontsize=11)
+    for part, shown in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        part.suptitle(shown.about, fontsize=8, x=0.01, ha="left")
+        top = -np.inf
+        for axes, (name, waveform) in zip(part.subplots(1, len(shown.waveforms)), shown.waveforms.items(), strict=True):
+            power = stft(torch.from_numpy(waveform)[None], 1024, PICTURE_HOP).abs().square()[0] @ filters
+            level = 10 * torch.log10(power.clamp(min=1e-10)).numpy().T
+            level = np.round(level / STEP_DB) * STEP_DB
+            top = level.max() if name in ("mixture", "query") else top
+            extent = (0, len(waveform) / RATE, 0, PICTURE_BANDS)
+            axes.imshow(
+                level,
+                aspect="auto",
+                origin="lower",
+                extent=extent,
+                vmin=top - RANGE_DB,
+                vmax=top,
+                cmap="Greys",
+                interpolation="nearest",
+            )
+            axes.set_title(name, fontsize=7, pad=2)
+            axes.set_yticks([])
+            axes.tick_params(labelsize=6)
+    figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
