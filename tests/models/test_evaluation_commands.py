@@ -15,6 +15,8 @@ from models.evaluation.subject import Subject
 from models.labels import find
 from tests.models import tones
 
+VERSION = json.loads((SHIPPED / "base.json").read_text())["version"]
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,10 +64,10 @@ def test_mixtures_are_measured_drawn_and_compared(
 
     measure("--output", tmp_path / "all.json", "--plot", tmp_path / "all.png")
     said = capfd.readouterr().out
-    assert "base@1, 12 mixtures" in said and "trained clip" in said and "clean" in said
+    assert f"base@{VERSION}, 12 mixtures" in said and "trained clip" in said and "clean" in said
     assert (tmp_path / "all.png").stat().st_size > 10_000
     whole = json.loads((tmp_path / "all.json").read_text())
-    assert whole["model"] == "base@1"
+    assert whole["model"] == f"base@{VERSION}"
     assert whole["mixtures"] == len(whole["rows"]["number"]) == 12
     assert whole["list"] == listing.digest(listed)
     assert whole["means"]["mixture/example/si_sdri"]["rows"] == 12
@@ -94,7 +96,7 @@ def test_zero_shot_beside_a_model_that_heard_all(
     files = ("--output", tmp_path / "unseen.json", "--plot", tmp_path / "unseen.png")
     assert evaluate("zero-shot", corpus, cache, *options, *files) == 0
     said = capfd.readouterr()
-    assert "undogged@1" in said.out and "base@1" in said.out and "Dog" in said.out
+    assert f"undogged@{VERSION}" in said.out and f"base@{VERSION}" in said.out and "Dog" in said.out
     assert "--valid-only" in said.err
     whole = json.loads((tmp_path / "unseen.json").read_text())
     assert whole["held_out"] == ["Dog"]
