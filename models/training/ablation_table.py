@@ -94,9 +94,7 @@ def tables(table: list[Row]) -> list[Table]:
     """What the command prints: values, then changes to the baseline."""
     titles = {"example": "1 clip", "label": "label", "own": "own segment", "absent": "absent, down", "wrong": "wrong"}
     values = table_of("small separators: SI-SDR improvement, dB", "", "steps", "hours", *titles.values())
-    changes = table_of(
-        "beyond the baseline, paired; wrong in points", "", *[f"{title} [95 %]" for title in titles.values()]
-    )
+    changes = table_of("beyond the baseline, paired, 95 %; wrong in points", "", *titles.values())
     for row in table:
         cells = [(percent if column == "wrong" else decibels)(row.values.get(column, NOTHING)) for column in titles]
         values.add_row(row.name, str(row.steps), f"{row.audio_hours:.1f}", *cells)
@@ -105,7 +103,7 @@ def tables(table: list[Row]) -> list[Table]:
             for column in titles:
                 change, scale = row.changes.get(column, NOTHING), 100 if column == "wrong" else 1
                 bounds = (change.value * scale, change.low * scale, change.high * scale)
-                cells.append(with_interval(Estimate(*bounds, change.rows)))
+                cells.append(with_interval(Estimate(*bounds, change.rows)).replace(" \\[", "\n\\["))
             changes.add_row(row.name, *cells)
     return [values, changes]
 

@@ -98,21 +98,18 @@ def ablate(
     """Train a small separator for each line of ablations.csv, for the same time, and measure them beside each other."""
     budget = Budget(corpus, cache, ear, transformer, run, steps, channels, batch, rows, list_file)
     baseline, *others = chosen(read(listed), only or [])
-    done = []
+    table = []
     for ablation in (baseline, *others):
         if "{transformer}" in ablation.arguments and transformer is None:
             console.print(f"{ablation.name}: left out, since there is no --transformer")
             continue
         console.print(f"[bold]{ablation.name}[/bold]: {ablation.asks}")
         finish(ablation, baseline, budget)
-        done.append(ablation)
-    table = [
-        row_of(ablation.name, ablation.asks, shlex.join(["python", "-m", "models", *budget.training(ablation)]), run)
-        for ablation in done
-    ]
+        command = shlex.join(["python", "-m", "models", *budget.training(ablation)])
+        table.append(row_of(ablation.name, ablation.asks, command, run))
+        write(table, output or run / "ablations.csv")  # of those so far: all of them take hours
     for shown in tables(table):
         console.print(shown)
-    write(table, output or run / "ablations.csv")
 
 
 def read(path: Path) -> list[Ablation]:

@@ -61,7 +61,10 @@ def test_they_are_trained_measured_and_compared_once(
     place = ["--corpus", "corpus", "--ear", str(shared / "teacher"), "--run", "small", "--list", "list.csv"]
     wanted = ["ablate", *place, *sizes, "--listed", "lines.csv", "--output", "table.csv"]
     assert main(wanted) == 0
-    assert "ear: left out, since there is no --transformer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ear: left out, since there is no --transformer" in said
+    shown = said[said.index("small separators") :]
+    assert shown.count("bias") == shown.count("hidden") == 2, "both tables name them"
     with Path("table.csv").open() as file:
         table = {row["name"]: row for row in csv.DictReader(file)}
     assert list(table) == ["baseline", "bias", "hidden"]
