@@ -208,7 +208,8 @@ def test_mutated_uploads_get_an_answer_and_leave_nothing(
         told[way, answer.status_code, code] += 1
         if answer.status_code == 201:
             url = answer.headers["location"]
-            if number % (4 if SOAK else 16) == 0:  # what was accepted by its head is decoded to the end, by front end and worker
+            # What was accepted by its head is decoded to the end, by front end and worker.
+            if number % (4 if SOAK else 16) == 0:
                 peaks = client.get(f"{url}/peaks", params={"points": 100})
                 assert peaks.status_code in (200, 422), (number, way, peaks.text)
                 drawn[peaks.status_code] += 1
