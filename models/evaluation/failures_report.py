@@ -102,7 +102,7 @@ def properties_table(found: Sequence[Property]) -> Table:
         for at, part in enumerate(one.parts):
             table.add_row(
                 (PROPERTIES[one.name], f"  {one.correlation:+.2f}", "")[at],
-                f"{part.low:.2f}, {part.high:.2f}",
+                f"{part.low:.2g}, {part.high:.2g}",
                 str(part.gain.rows),
                 with_interval(part.gain),
                 percent(part.wrong),
