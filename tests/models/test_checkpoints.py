@@ -319,6 +319,7 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path, bundle, half, error):
     assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
     for mid, embedding in bundle.class_embeddings.items():
         torch.testing.assert_close(loaded.class_embeddings[mid], embedding, rtol=0, atol=2e-3 if half else 0)
+    assert bundle.prior is not None and loaded.prior is not None
     for name, part in bundle.prior.state().items():
         torch.testing.assert_close(loaded.prior.state()[name], part, rtol=0, atol=2e-3 if half else 0)
     mixtures = torch.randn(2, 6000)
