@@ -125,4 +125,4 @@ def test_requests_are_traced_where_a_collector_is_named(
             spans += [span for scope in resource.scope_spans for span in scope.spans]
     found = [span for span in spans if span.trace_id.hex() == trace]
     assert b"s3cret" not in b"".join(body for _, body in received)
-    assert any(span.name == "GET /v1/separations/{separation_id}" for span in found), [span.name for span in found]
+    assert any(span.name == "GET /v1/separations/{job_id}" for span in found), [span.name for span in found]
