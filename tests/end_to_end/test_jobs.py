@@ -18,9 +18,10 @@ from app.lifecycle import Job
 from app.queues import Queues
 from app.separations.records import SeparationResult
 from app.settings import Settings
-from tests.end_to_end.deployment import RATE, Deployment, eventually
+from tests.end_to_end.deployment import Deployment, eventually
+from tests.end_to_end.recordings import RATE
 
-LONG = 600.0  # seconds of recording: several of work, also on an idle machine
+LONG = 300.0  # seconds of recording: several of work, also on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def worker(deployment: Deployment, started_worker: subprocess.Popen) -> Iterator
     """The worker; whatever a test does to its job, it lives and leaves no files behind."""
     yield started_worker
     assert started_worker.poll() is None, deployment.logs()
-    assert eventually(lambda: deployment.temporary_files() == [], 10)
+    assert eventually(lambda: deployment.temporary_files() == [])
 
 
 def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, worker: subprocess.Popen):
@@ -185,7 +186,7 @@ def test_a_deleted_jobs_work_stops_and_leaves_nothing(deployment: Deployment, wo
     job = ask(deployment, deployment.upload(seconds=LONG))
     deployment.wait_running(job)
     deployment.jobs.delete(job.id)
-    eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"), 10)
+    eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"))
     assert deployment.stored(job) == []
 
 
@@ -225,7 +226,7 @@ def test_a_killed_decoder_costs_the_job_or_the_target_and_no_more(
             return None
         return deployment.decoder(worker)
 
-    eventually(decoder, 20).kill()
+    eventually(decoder).kill()
     done = deployment.wait(job)
     if victim == "mixture":
         assert done.status == "failed"

@@ -15,7 +15,8 @@ import soundfile
 
 from tests import programs
 from tests.conftest import S3Server
-from tests.end_to_end.deployment import QUICK, RATE, eventually
+from tests.end_to_end.deployment import QUICK, eventually
+from tests.end_to_end.recordings import RATE
 from tests.end_to_end.topology import Topology, free_ports, patiently, topology
 
 SECONDS = 20.0  # of recording
@@ -108,7 +109,7 @@ def test_metrics_are_not_for_clients(client: httpx.Client) -> None:
 def test_workers_tell_what_they_did(deployed: Topology, client: httpx.Client) -> None:
     _, content = recording(1.0)
     job = client.post("/v1/separations", files={"mixture": content}, data={"label": "Dog"}).raise_for_status().json()
-    eventually(lambda: client.get(job["url"]).json()["status"] == "succeeded", 60)
+    eventually(lambda: client.get(job["url"]).json()["status"] == "succeeded")
     ports = [deployed.metrics_ports[program] for program in deployed.workers]
     pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in ports]
 

@@ -10,7 +10,8 @@ from standardwebhooks import Webhook as Signature
 from app.lifecycle import Webhook
 from tests.app.receivers import receiver
 from tests.app.records import new_job
-from tests.end_to_end.deployment import RATE, Deployment, eventually
+from tests.end_to_end.deployment import Deployment, eventually
+from tests.end_to_end.recordings import RATE
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -36,12 +37,12 @@ def test_a_killed_deliverer_is_followed_by_another(deploy: Callable[..., Deploym
         deployment.jobs.create(job)
         first = deployment.start_housekeeping()
         deployment.jobs.cancel(job.id)  # in one step with what is to be told
-        eventually(lambda: served.got, 40)
+        eventually(lambda: served.got)
         deployment.kill(first)  # in the midst of it: the receiver has the message and does not answer
         served.pause = 0.0
         deployment.start_housekeeping()
-        eventually(lambda: len(served.got) == 2, 40)
-        eventually(lambda: not deployment.redis.zcard("earmark:webhooks:due"), 5)
+        eventually(lambda: len(served.got) == 2)
+        eventually(lambda: not deployment.redis.zcard("earmark:webhooks:due"))
         time.sleep(1.0)
     assert len(served.got) == 2
     bodies = [Signature(SECRET).verify(got.body, got.headers) for got in served.got]

@@ -70,7 +70,7 @@ class Topology:
                 *("--requirepass", PASSWORD, "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
             ],
         )
-        eventually(self.redis.ping, 10)
+        eventually(self.redis.ping)
         self.queue = next(iter(self.logs))
         self.renew_key()
 
@@ -104,7 +104,7 @@ class Topology:
         """APIs that are ready."""
         self.apis |= {port: self.python("api", "app", port=port) for port in ports}
         for port in ports:
-            eventually(lambda port=port: self.answers(self.apis[port], f"http://127.0.0.1:{port}/readyz"), 60)
+            eventually(lambda port=port: self.answers(self.apis[port], f"http://127.0.0.1:{port}/readyz"))
 
     def start_workers(self, model: str, *metrics_ports: int) -> None:
         """As many workers as there are ports for their metrics; they have announced themselves."""
@@ -112,7 +112,7 @@ class Topology:
         for port in metrics_ports:
             self.workers.append(self.python(*words, worker_metrics_port=port))
             self.metrics_ports[self.workers[-1]] = port
-        eventually(lambda: self._work() and self.registry.workers("base") >= len(self.workers), 120)
+        eventually(lambda: self._work() and self.registry.workers("base") >= len(self.workers))
 
     def _work(self) -> bool:
         assert all(program.poll() is None for program in self.workers), self.told()
@@ -136,7 +136,7 @@ class Topology:
         proxy = self.spawn(
             "proxy", [str(nginx), "-p", str(place), "-c", str(place / "nginx.conf"), "-g", "daemon off;"]
         )
-        eventually(lambda: self.answers(proxy, f"{self.url}/livez"), 10)
+        eventually(lambda: self.answers(proxy, f"{self.url}/livez"))
 
     def answers(self, program: subprocess.Popen, url: str) -> bool:
         """Whether a program answers with success at an address."""
