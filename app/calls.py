@@ -1,24 +1,58 @@
 """The calls that jobs of every kind answer: the list, the job by polls long and short, its events, cancel, delete."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
-from app import sse, waiting
+from app import callers, ids, sse, waiting
+from app.callers import Caller
 from app.conditional import has_already
-from app.contract import Answer, JobAnswer, Page
+from app.contract import Answer, Page
 from app.lifecycle import OVER, Job, Status
 from app.openapi import problems
+from app.polls import Told
 from app.resource import Resource
 from app.wiring import Parts, UsesParts
+
+
+class Poll(Route):
+    """The short way to what `get` below answers, for whatever can be an id: to be tried before all other routes.
+
+    Polls are most of all requests, and FastAPI's routing and dependencies cost several times what their answer does.
+    """
+
+    def __init__(self, resource: Resource[Any], parts: Parts) -> None:
+        folder = f"/v1/{resource.kind.folder}/"
+        super().__init__(f"{folder}{{job_id}}", self._answer, methods=["GET"], include_in_schema=False)
+        self._id = re.compile(re.escape(folder) + f"({ids.pattern(resource.kind.prefix)[1:-1]})")
+        self._resource = resource
+        self._parts = parts
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """All but a GET of what can be an id is left to the routes that follow."""
+        if scope["type"] != "http" or scope["method"] != "GET":
+            return Match.NONE, {}
+        found = self._id.fullmatch(scope["path"])
+        return (Match.FULL, {"route": self, "path_params": {"job_id": found[1]}}) if found else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Errors are left to the application, as those of other routes are."""
+        await (await self._answer(Request(scope, receive)))(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        prefer = request.headers.get("prefer", "")
+        return await _get(self._resource, self._parts, callers.of(request), request, prefer)
 
 
 async def accepted(resource: Resource[Answer], parts: Parts, job: Job, response: Response) -> Answer:
     """The answer to the call that made a job, with where to look and when."""
     answer = await run_in_threadpool(resource.tell, parts, job)
     response.headers["Location"] = f"/v1/{resource.kind.folder}/{answer.id}"
-    response.headers.update(_polling(parts, answer))
+    response.headers.update(_polling(parts, answer.status))
     return answer
 
 
@@ -38,11 +72,10 @@ def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:
     async def get(
         job_id: str,
         request: Request,
-        response: Response,
         parts: UsesParts,
         prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
-    ) -> Answer | Response:
-        return await _get(resource, job_id, request, response, parts, prefer)
+    ) -> Response:
+        return await _get(resource, parts, parts.caller, request, prefer)
 
     async def events(job_id: str, request: Request, parts: UsesParts) -> Response:
         job = await run_in_threadpool(resource.find, parts, job_id)
@@ -50,7 +83,7 @@ def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:
 
     def cancel(job_id: str, response: Response, parts: UsesParts) -> Answer:
         answer = resource.tell(parts, parts.jobs.cancel(resource.find(parts, job_id).id))
-        response.headers.update(_polling(parts, answer))
+        response.headers.update(_polling(parts, answer.status))
         return answer
 
     def delete(job_id: str, parts: UsesParts) -> None:
@@ -104,27 +137,24 @@ def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:
     )
 
 
-async def _get(
-    resource: Resource[Answer], job_id: str, request: Request, response: Response, parts: Parts, prefer: str
-) -> Answer | Response:
+async def _get(resource: Resource[Any], parts: Parts, caller: Caller, request: Request, prefer: str) -> Response:
+    job_id = request.path_params["job_id"]
     conditional = "if-none-match" in request.headers
 
-    def look() -> tuple[Answer, int, bool]:
-        job = resource.find(parts, job_id)
-        answer = resource.tell(parts, job)
-        is_news = answer.status in OVER or (conditional and not has_already(request, resource.etag(answer)))
-        return answer, job.revision, is_news
+    async def look() -> tuple[Told, int, bool]:
+        told = await resource.poll(parts, caller, job_id)
+        is_news = told.job.over or (conditional and not has_already(request, told.etag))
+        return told, told.job.revision, is_news
 
     wait = waiting.preferred(prefer, parts.settings)
-    answer = await waiting.until_news(request, parts.feed, job_id, wait, look)
-    headers = _polling(parts, answer) | {"ETag": resource.etag(answer), "Cache-Control": "private, no-cache"}
+    told = await waiting.until_news(request, parts.feed, job_id, wait, look)
+    headers = _polling(parts, told.job.status) | {"ETag": told.etag, "Cache-Control": "private, no-cache"}
     if wait:
         headers["Preference-Applied"] = f"wait={wait}"
-    if has_already(request, headers["ETag"]):
+    if has_already(request, told.etag):
         return Response(status_code=304, headers=headers)
-    response.headers.update(headers)
-    return answer
+    return Response(told.body, media_type="application/json", headers=headers)
 
 
-def _polling(parts: Parts, answer: JobAnswer) -> dict[str, str]:
-    return {} if answer.status in OVER else {"Retry-After": str(parts.settings.poll_seconds)}
+def _polling(parts: Parts, status: Status) -> dict[str, str]:
+    return {} if status in OVER else {"Retry-After": str(parts.settings.poll_seconds)}

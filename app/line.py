@@ -29,7 +29,8 @@ _LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its 
 UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
 
 
-def _waiting(model: str) -> str:
+def waiting_key(model: str) -> str:
+    """The Redis key of a model's waiting jobs, in their order."""
     return f"earmark:jobs:waiting:{model}"
 
 
@@ -67,7 +68,7 @@ class Line:
         """Raises `QueueFull` where so much waits that this job may not. Many at once may go a little beyond."""
         settings = self._settings
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(_waiting(job.model))
+            pipe.zcard(waiting_key(job.model))
             fields = ["milliseconds", f"jobs of {job.owner}", f"milliseconds of {job.owner}"]
             pipe.hmget(f"{_lane(job.model)}:load", fields)
             jobs, load = pipe.execute()
@@ -85,12 +86,12 @@ class Line:
 
         Who comes later with a lesser share may get a place before it, and short jobs may pass it.
         """
-        rank: Any = self._redis.zrank(_waiting(job.model), job.id)
+        rank: Any = self._redis.zrank(waiting_key(job.model), job.id)
         return 0 if rank is None else rank + 1
 
     def waiting(self, model: str) -> int:
         """How many jobs wait, those on ready lists too."""
-        return self._redis.zcard(_waiting(model))
+        return self._redis.zcard(waiting_key(model))
 
     def waiting_seconds(self, model: str) -> float:
         """Seconds of audio of the jobs that wait."""
@@ -99,7 +100,7 @@ class Line:
 
     def oldest(self, model: str) -> float | None:
         """When the oldest of the waiting jobs was asked for, in seconds since 1970; its id tells. None: none waits."""
-        found: Any = self._redis.zrange(_waiting(model), 0, -1)
+        found: Any = self._redis.zrange(waiting_key(model), 0, -1)
         return min((made_at(member.decode()) for member in found), default=None)
 
     def models(self) -> list[str]:
@@ -144,7 +145,7 @@ class Line:
             queue = Queue(queue_name(model, short=short), connection=self._redis)
             ready += [queue.key, queue.intermediate_queue_key, StartedJobRegistry(queue=queue).key]
         return (
-            *(_waiting(model), lane, f"{lane}:short", f"{lane}:jobs", f"{lane}:finish", f"{lane}:load"),
+            *(waiting_key(model), lane, f"{lane}:short", f"{lane}:jobs", f"{lane}:finish", f"{lane}:load"),
             *(f"{lane}:clock", _LINES, Queue.redis_queues_keys),
             *(workers_key(model), workers_key(model, short=True)),
             *ready,

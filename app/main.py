@@ -9,8 +9,10 @@ from fastapi import FastAPI
 from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
+from app.calls import Poll
 from app.detections.routes import router as detections
 from app.detections.schemas import DetectionCreate
+from app.detections.service import DETECTIONS
 from app.health.routes import router as health
 from app.idempotency.layer import Idempotency
 from app.idempotency.records import Answers
@@ -21,9 +23,10 @@ from app.models.routes import router as models
 from app.observation import Observation
 from app.queries.routes import router as queries
 from app.queries.schemas import QueryCreate
-from app.queues import connect_async
+from app.queries.service import QUERIES
 from app.separations.routes import router as separations
 from app.separations.schemas import SeparationCreate
+from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.web import routes as page
 from app.wiring import Parts
@@ -40,13 +43,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for one deployment; without settings, for the one that the environment describes."""
     settings = settings or Settings()
     parts = Parts.open(settings)
-    at_the_door = connect_async(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await parts.close()
-        await at_the_door.aclose()
 
     app = FastAPI(
         title="Earmark",
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.parts = parts
     problems.install(app)
+    app.router.routes.extend(Poll(resource, parts) for resource in (SEPARATIONS, DETECTIONS, QUERIES))
     for router in (audio, separations, detections, queries, labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
@@ -70,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings
     )
-    app.add_middleware(Admission, door=Door(at_the_door, parts.signatures, settings))
+    app.add_middleware(Admission, door=Door(parts.on_loop, parts.signatures, settings))
     cors.install(app, settings)
     app.add_middleware(Observation, metrics=parts.metrics)
     return app

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Generic
 
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from app.acceptance import accept
+from app.callers import Caller
 from app.contract import Answer, JobOptions
 from app.errors import NotFound, RequestInvalid
 from app.ids import is_id, new_id
 from app.kinds import Kind, stored_at
 from app.lifecycle import Job, Status, TargetState
+from app.polls import Told
 from app.registry import ModelDescription
 from app.webhooks import service as webhooks
 from app.wiring import Parts
@@ -66,7 +69,22 @@ class Resource(Generic[Answer]):
 
     def tell(self, parts: Parts, job: Job) -> Answer:
         """The job as clients see it."""
-        return self.answer.of(job, parts.jobs.position(job), parts.signatures.signing(job.owner))
+        return self._answer(parts, job, parts.jobs.position(job))
+
+    async def poll(self, parts: Parts, caller: Caller, job_id: str) -> Told:
+        """The caller's job as polls are told it, without a thread; raises as `find` does."""
+        if not is_id(job_id, self.kind.prefix):
+            raise NotFound(f"There is no such {self.kind.name}.")
+        if not parts.signatures.prepared:
+            await run_in_threadpool(parts.signatures.prepare)
+
+        def render(job: Job, position: int) -> tuple[bytes, str]:
+            answer = self._answer(parts, job, position)
+            return answer.model_dump_json().encode(), self._etag(answer)
+
+        told = await parts.polls.told(job_id, parts.signatures.changes_at, render)
+        caller.own(told.job, "job")
+        return told
 
     def newest(
         self, parts: Parts, status: Status | None, limit: int, cursor: str | None
@@ -85,8 +103,11 @@ class Resource(Generic[Answer]):
         job = parts.jobs.delete(self.find(parts, job_id).id)
         parts.storage.delete_prefix(stored_at(job.kind, job.id))
 
+    def _answer(self, parts: Parts, job: Job, position: int) -> Answer:
+        return self.answer.of(job, position, parts.signatures.signing(job.owner))
+
     @staticmethod
-    def etag(answer: Answer) -> str:
+    def _etag(answer: Answer) -> str:
         """Changes with everything but `progress` and `queue`, which change by themselves all the time."""
         told = answer.model_dump_json(exclude={"progress", "queue"})
         return f'"{hashlib.sha256(told.encode()).hexdigest()[:32]}"'

@@ -2,11 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from app.feed import Feed
 from app.settings import Settings
@@ -24,18 +23,20 @@ def preferred(prefer: str, settings: Settings) -> int:
 
 
 async def until_news(
-    request: Request, feed: Feed, job_id: str, seconds: float, look: Callable[[], tuple[Found, int, bool]]
+    request: Request, feed: Feed, job_id: str, seconds: float, look: Callable[[], Awaitable[tuple[Found, int, bool]]]
 ) -> Found:
     """What `look` found, now or as soon as there is news within so many seconds.
 
-    `look` also says which revision of the job it saw, and whether that is news; it is called in a thread, and again
-    when the job has changed. Ends early when the client hangs up or the server stops.
+    `look` also says which revision of the job it saw, and whether that is news; it is called again when the job
+    has changed. Ends early when the client hangs up or the server stops.
     """
+    if seconds <= 0:
+        return (await look())[0]
     end = time.monotonic() + seconds
     with feed.follow(job_id) as follower:
         while True:
-            found, revision, is_news = await run_in_threadpool(look)
-            if is_news or seconds <= 0:
+            found, revision, is_news = await look()
+            if is_news:
                 return found
             follower.begin(revision)
             while not await follower.next(min(_ASK_SECONDS, max(0.0, end - time.monotonic()))):

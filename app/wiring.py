@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 
 from app import callers
 from app.audio.records import AudioRecords
@@ -15,7 +16,9 @@ from app.keys.allowances import Quotas
 from app.keys.signatures import Signatures
 from app.metrics import Metrics
 from app.outside import Outside
+from app.polls import Polls
 from app.queue_metrics import QueueMetrics
+from app.queues import connect_async
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
@@ -27,6 +30,8 @@ class Parts:
 
     settings: Settings
     redis: Redis
+    on_loop: AsyncRedis  # the same server, for the event loop only
+    polls: Polls
     storage: Storage
     jobs: Jobs
     feed: Feed
@@ -41,11 +46,13 @@ class Parts:
     @classmethod
     def open(cls, settings: Settings) -> "Parts":
         """Build them; nothing connects to the queue's server yet."""
-        redis = connect(settings)
+        redis, on_loop = connect(settings), connect_async(settings)
         jobs, registry = Jobs(redis, settings), Registry(redis, settings)
         return cls(
             settings=settings,
             redis=redis,
+            on_loop=on_loop,
+            polls=Polls(on_loop),
             storage=Storage.open(settings),
             jobs=jobs,
             feed=Feed(settings),
@@ -60,6 +67,7 @@ class Parts:
     async def close(self) -> None:
         """Let go of the connections."""
         await self.feed.close()
+        await self.on_loop.aclose()
         self.redis.close()
 
 

@@ -19,12 +19,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import callers
+from app.batches import Batches
 from app.callers import Caller
 from app.errors import QueueUnavailable, RateLimited, Unauthorized
 from app.keys import records
 from app.keys.allowances import Allowance, quota_key, rate_key
-from app.keys.batches import Batches
-from app.keys.records import Key
 from app.keys.signatures import Signatures
 from app.problems import problem
 from app.settings import Settings
@@ -36,10 +35,10 @@ OPEN_FOLDERS = ("/docs/", "/page/")
 
 
 class Door:
-    """Looks keys and rates up; its connections belong to the event loop of the server."""
+    """Looks keys and rates up, on the event loop of the server."""
 
     def __init__(self, redis: Redis, signatures: Signatures, settings: Settings) -> None:
-        self._script = Batches(redis, Path(__file__).with_name("admission.lua").read_text())
+        self._script = Batches(redis, Path(__file__).with_name("admission.lua"))
         self._signatures = signatures
         self._settings = settings
 
@@ -58,10 +57,9 @@ class Door:
         )
         if not told:
             raise Unauthorized("The key is not known, or was revoked.", "invalid_token")
-        record, rate, left, wait, reset, quota, used, day_left = told
+        priority, rate, left, wait, reset, quota, used, day_left = told
         allowance = Allowance(int(rate), left, reset / 1e6, int(quota), float(used), day_left)
-        priority = Key.model_validate_json(record).priority if record else 1
-        return Caller(key_id, priority, allowance), allowance, math.ceil(wait / 1e6)
+        return Caller(key_id, int(priority), allowance), allowance, math.ceil(wait / 1e6)
 
     async def _claimed(self, scope: Scope) -> tuple[str, str]:
         """The id and digest of the key that was sent, or the id alone where a signed address stands for it."""
@@ -105,7 +103,7 @@ class Admission:
         except Unauthorized as error:
             await problem(Request(scope), error, headers={"WWW-Authenticate": error.challenge})(scope, receive, send)
             return
-        except (RedisError, TimeoutError) as error:
+        except RedisError as error:
             log.error("%s %s: queue: %s", scope["method"], scope["path"], error)
             await problem(Request(scope), QueueUnavailable())(scope, receive, send)
             return

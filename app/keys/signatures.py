@@ -35,6 +35,20 @@ class Signatures:
         self._period = settings.url_seconds
         self._secret = settings.url_secret.get_secret_value().encode() if settings.url_secret else b""
 
+    @property
+    def changes_at(self) -> float:
+        """Until when, in seconds since 1970, what is signed stays the same."""
+        return (time.time() // self._period + 1) * self._period
+
+    def prepare(self) -> None:
+        """Fetch the secret, once; signing would do it. Raises redis-py's errors."""
+        self._shared_secret()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether signing asks nobody."""
+        return bool(self._secret)
+
     def signing(self, owner: str) -> Sign:
         """Signs paths for what belongs to this key; what belongs to nobody is open already and stays as it is."""
         return lambda path: self.signed(path, owner) if owner else path

@@ -21,7 +21,7 @@ from app.audio.records import audio_key
 from app.errors import Unauthorized
 from app.keys.admission import Door
 from app.keys.allowances import quota_key, rate_key
-from app.keys.records import Key, Keys
+from app.keys.records import RECORDS, Key, Keys
 from app.keys.signatures import Signatures
 from app.queues import connect_async
 from app.settings import Settings
@@ -206,7 +206,12 @@ def test_many_are_let_in_at_once_each_as_itself_and_again_once_the_server_is_bac
 
             mixed = [(key, written if number % 3 else f"{written[:-1]}~") for number, (key, written) in enumerate(made)]
             wrong = [(key, written[:-1] + ("A" if written[-1] != "A" else "B")) for key, written in made]
-            found = await asyncio.gather(*(one(*each) for each in made + wrong + mixed + made))
+            damaged = Keys(blocking).create("damaged", 0, 0, 1)
+            blocking.hset(RECORDS, damaged[0].id, "{")
+            asked = [asyncio.create_task(one(*each)) for each in made + wrong + mixed + made]
+            with pytest.raises(RedisError):
+                await one(*damaged)
+            found = await asyncio.gather(*asked)
             assert found == [True] * 20 + [False] * 20 + [number % 3 != 0 for number in range(20)] + [True] * 20
             assert blocking.get(rate_key(made[0][0].id)) is not None
             server.stop()
