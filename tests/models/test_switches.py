@@ -21,6 +21,7 @@ from models.training.mixing import Mixer, Recipe
 from models.training.separator import SeparatorLearner
 from tests.models import small_corpus, tones
 
+LONGEST = 0.7  # seconds of a clip: nobody learns much here
 SMALL = {"bands": 64, "channels": (8, 8, 16, 16), "blocks": (1, 1, 1, 1), "code": 8, "recurrent": 8}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -153,7 +154,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tones as files, in a folder where commands are run."""
     folder = tmp_path_factory.mktemp("switches")
     (folder / "corpus").mkdir()
-    tones.write(folder / "corpus")
+    tones.write(folder / "corpus", LONGEST)
     return folder
 
 
@@ -182,7 +183,8 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     assert set(bundle.class_embeddings) == {find(name).mid for name in ("Speech", "Dog", "Wind")}
     assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the ear has heard all, whatever is hidden"
 
-    listing.write(listing.draw(tones.corpus("valid"), tones.corpus("train"), 2), Path("list.csv"))
+    valid, training = (tones.corpus(split, longest=LONGEST) for split in ("valid", "train"))
+    listing.write(listing.draw(valid, training, 2), Path("list.csv"))
     common = ["--corpus", "corpus", "--device", "cpu", "--output"]
     measured = []
     for weights in ("run", "made"):
