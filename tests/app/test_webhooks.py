@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.keys.records import Keys
 from app.lifecycle import Job, JobError
+from app.metrics import PROCESS
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.webhooks import delivery
@@ -134,16 +136,27 @@ def test_what_receivers_may_answer(
     if tries == 7:  # given up: in a day that lasts half a second
         monkeypatch.setattr(delivery, "GIVEN_UP_AFTER", 1.1)
         monkeypatch.setattr(delivery, "PAUSES", (0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 1.2))
+    before = outcomes()
     with receiver(lambda before: answers[before], port=port) as served, delivering(hooked):
         job = ask(hooked, served.url)
         hooked.finish(job["id"])
         got = delivered(hooked, served, tries)
         time.sleep(0.3)
         assert len(got) == tries
+    end = "delivered" if str(answers[tries - 1]).startswith("2") else "given_up"
+    told = Counter({end: 1}) + Counter({"failed": tries - 1})
+    eventually(lambda: outcomes() - before == told, 5)
     assert {each.path for each in got} == {"/"}  # a redirect leads nowhere
     bodies = [verified(each) for each in got]
     assert len({each.headers["webhook-id"] for each in got}) == 1
     assert all(body == bodies[0] for body in bodies)
+
+
+def outcomes() -> Counter[str]:
+    """Tries so far, by outcome, as Prometheus is told."""
+    told = ((name, {"outcome": name}) for name in ("delivered", "failed", "given_up"))
+    counts = {name: PROCESS.get_sample_value("earmark_webhook_deliveries_total", labels) for name, labels in told}
+    return Counter({name: int(count or 0) for name, count in counts.items()})
 
 
 def test_the_pauses_grow_and_end_after_a_day() -> None:
