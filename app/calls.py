@@ -142,7 +142,7 @@ async def _get(resource: Resource[Any], parts: Parts, caller: Caller, request: R
     conditional = "if-none-match" in request.headers
 
     async def look() -> tuple[Told, int, bool]:
-        told = await resource.poll(parts, caller, job_id)
+        told = await resource.poll(parts, caller, request.scope, job_id)
         is_news = told.job.over or (conditional and not has_already(request, told.etag))
         return told, told.job.revision, is_news
 

@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings
     )
-    app.add_middleware(Admission, door=Door(parts.on_loop, parts.signatures, settings))
+    app.add_middleware(Admission, door=Door(parts.on_loop, parts.polls, parts.signatures, settings))
     cors.install(app, settings)
     app.add_middleware(Observation, metrics=parts.metrics)
     return app

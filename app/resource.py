@@ -8,6 +8,7 @@ from typing import Generic
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
 
 from app.acceptance import accept
 from app.callers import Caller
@@ -71,7 +72,7 @@ class Resource(Generic[Answer]):
         """The job as clients see it."""
         return self._answer(parts, job, parts.jobs.position(job))
 
-    async def poll(self, parts: Parts, caller: Caller, job_id: str) -> Told:
+    async def poll(self, parts: Parts, caller: Caller, scope: Scope, job_id: str) -> Told:
         """The caller's job as polls are told it, without a thread; raises as `find` does."""
         if not is_id(job_id, self.kind.prefix):
             raise NotFound(f"There is no such {self.kind.name}.")
@@ -82,7 +83,7 @@ class Resource(Generic[Answer]):
             answer = self._answer(parts, job, position)
             return answer.model_dump_json().encode(), self._etag(answer)
 
-        told = await parts.polls.told(job_id, parts.signatures.changes_at, render)
+        told = await parts.polls.told(scope, job_id, parts.signatures.changes_at, render)
         caller.own(told.job, "job")
         return told
 

@@ -1,16 +1,19 @@
--- Requests at the door: whether their keys are known, and whether their rates have room for them.
+-- Requests at the door: whether their keys are known, whether their rates have room for them, and what polls look at.
 --
--- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today
+-- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today; for polls the
+--       record and the waiting jobs among which it may be, else empty
 -- ARGV: for each the key's id, empty where keys are switched off; its digest, empty where a signature stands for the key;
---       then what counts where keys are switched off: requests a minute, audio seconds a day. 0: no limit.
+--       then what counts where keys are switched off: requests a minute, audio seconds a day. 0: no limit;
+--       for polls the job's id, else empty
 -- Returns for each nothing for a key that is not known, else
 --   priority, rate, requests left (-1: no limit), microseconds until one is allowed (0: this one is),
---   microseconds until the rate is as if nobody had asked, quota, audio seconds used today, seconds left of today
+--   microseconds until the rate is as if nobody had asked, quota, audio seconds used today, seconds left of today,
+--   and for polls that are let in the record and its rank, either of which may be nothing
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local function admit(records, rates, quotas, key_id, digest, open_rate, open_quota)
+local function admit(records, rates, quotas, job, line, key_id, digest, open_rate, open_quota, job_id)
   local priority, rate, quota = 1, tonumber(open_rate), tonumber(open_quota)
   if key_id ~= '' then
     local record = redis.call('HGET', records, key_id)
@@ -40,15 +43,23 @@ local function admit(records, rates, quotas, key_id, digest, open_rate, open_quo
     local today = redis.call('HMGET', quotas, 'day', 'used')
     if tonumber(today[1]) == math.floor(clock[1] / 86400) then used = tonumber(today[2]) end
   end
-  return {priority, rate, left, wait, reset, quota, string.format('%.3f', used), 86400 - clock[1] % 86400}
+
+  -- A list ends at its first nil; false is nothing, too.
+  local record, rank = false, false
+  if job_id ~= '' and wait == 0 then
+    record = redis.call('GET', job)
+    rank = line ~= '' and redis.call('ZRANK', line, job_id)
+  end
+  local day_left = 86400 - clock[1] % 86400
+  return {priority, rate, left, wait, reset, quota, string.format('%.3f', used), day_left, record, rank}
 end
 
 local told = {}
-for number = 0, #KEYS / 3 - 1 do
-  local keys, args = 3 * number, 4 * number
-  local well, answer = pcall(
-    admit, KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], ARGV[args + 1], ARGV[args + 2], ARGV[args + 3], ARGV[args + 4]
-  )
+for number = 0, #KEYS / 5 - 1 do
+  local first, last = 5 * number + 1, 5 * number + 5
+  local given = {unpack(KEYS, first, last)}
+  for place = first, last do given[#given + 1] = ARGV[place] end
+  local well, answer = pcall(admit, unpack(given))
   -- One damaged record must not close the door to others.
   told[number + 1] = well and answer or {err = 'ERR ' .. (type(answer) == 'table' and answer.err or tostring(answer))}
 end

@@ -25,6 +25,7 @@ from app.errors import QueueUnavailable, RateLimited, Unauthorized
 from app.keys import records
 from app.keys.allowances import Allowance, quota_key, rate_key
 from app.keys.signatures import Signatures
+from app.polls import Polls
 from app.problems import problem
 from app.settings import Settings
 
@@ -37,8 +38,9 @@ OPEN_FOLDERS = ("/docs/", "/page/")
 class Door:
     """Looks keys and rates up, on the event loop of the server."""
 
-    def __init__(self, redis: Redis, signatures: Signatures, settings: Settings) -> None:
+    def __init__(self, redis: Redis, polls: Polls, signatures: Signatures, settings: Settings) -> None:
         self._script = Batches(redis, Path(__file__).with_name("admission.lua"))
+        self._polls = polls
         self._signatures = signatures
         self._settings = settings
 
@@ -51,13 +53,15 @@ class Door:
     async def asked(self, scope: Scope) -> tuple[Caller, Allowance, int]:
         """Who asks, what is left to them, and how many seconds too early (0: not at all). Raises `Unauthorized`."""
         key_id, digest = ("", "") if self._settings.auth == "off" else await self._claimed(scope)
+        job_id, keys = self._polls.ahead(scope)
         told: Any = await self._script.run(
-            keys=[records.RECORDS, rate_key(key_id), quota_key(key_id)],
-            args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds],
+            keys=[records.RECORDS, rate_key(key_id), quota_key(key_id), *keys],
+            args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds, job_id],
         )
         if not told:
             raise Unauthorized("The key is not known, or was revoked.", "invalid_token")
-        priority, rate, left, wait, reset, quota, used, day_left = told
+        priority, rate, left, wait, reset, quota, used, day_left, *found = told
+        self._polls.looked(scope, keys, found)
         allowance = Allowance(int(rate), left, reset / 1e6, int(quota), float(used), day_left)
         return Caller(key_id, int(priority), allowance), allowance, math.ceil(wait / 1e6)
 

@@ -23,6 +23,7 @@ from app.keys.admission import Door
 from app.keys.allowances import quota_key, rate_key
 from app.keys.records import RECORDS, Key, Keys
 from app.keys.signatures import Signatures
+from app.polls import Polls
 from app.queues import connect_async
 from app.settings import Settings
 from tests.app.conftest import LIMITS, MODEL, Service, problem, serve
@@ -191,7 +192,7 @@ def test_many_are_let_in_at_once_each_as_itself_and_again_once_the_server_is_bac
         with ValkeyServer(port=port) as server:
             settings = Settings(redis_url=server.connection_url, redis_timeout=1.0)
             redis, blocking = connect_async(settings), Redis(port=port)
-            door = Door(redis, Signatures(blocking, settings), settings)
+            door = Door(redis, Polls(redis), Signatures(blocking, settings), settings)
             made = [Keys(blocking).create(str(number), 1000 + number, 0, 1) for number in range(20)]
 
             async def one(key: Key, written: str) -> bool:
