@@ -35,6 +35,7 @@ BEGIN, END = "<!-- load: begin -->", "<!-- load: end -->"
 MIB = 1 << 20
 CONNECTIONS = 32
 RATE = 44_100
+_QUIET = 0.3  # a load average that leaves the machine to us
 
 
 @dataclass
@@ -243,7 +244,7 @@ def main(
     model: Annotated[str, typer.Option(help="A preset's name, or a folder of weights.")] = "base",
 ) -> None:
     """Measures what the service carries on this machine."""
-    table = Table()
+    table, others = Table(), os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="earmark-load-") as place, deployed(Path(place) / "load") as run:
         made, api, bare = run
         announce(made)
@@ -253,6 +254,8 @@ def main(
         made.renew_key()
         overhead(table, made, api, model, jobs)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; one API process"
+    if others > _QUIET:
+        machine += f"; while other work ran on the machine (load average {others:.1f})"
     print(f"{table}\n\n{machine}.")
     if into is not None:
         text = into.read_text(encoding="utf-8")
