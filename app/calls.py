@@ -1,6 +1,7 @@
 """The calls that jobs of every kind answer: the list, the job by polls long and short, its events, cancel, delete."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -48,12 +49,11 @@ class Poll(Route):
         return await _get(self._resource, self._parts, callers.of(request), request, prefer)
 
 
-async def accepted(resource: Resource[Answer], parts: Parts, job: Job, response: Response) -> Answer:
-    """The answer to the call that made a job, with where to look and when."""
-    answer = await run_in_threadpool(resource.tell, parts, job)
-    response.headers["Location"] = f"/v1/{resource.kind.folder}/{answer.id}"
-    response.headers.update(_polling(parts, answer.status))
-    return answer
+async def accepted(resource: Resource[Any], parts: Parts, create: Callable[[], Job]) -> Response:
+    """Make a job, in a thread; the answer to the call that asked for it, with where to look and when."""
+    answer = await run_in_threadpool(lambda: resource.tell(parts, create()))
+    headers = {"Location": f"/v1/{resource.kind.folder}/{answer.id}"} | _polling(parts, answer.status)
+    return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
 
 
 def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:

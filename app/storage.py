@@ -29,6 +29,7 @@ log = logging.getLogger("earmark.storage")
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _PART = 5 * 1024 * 1024  # bytes; S3's smallest part
+_FOLDER_PART = 512 * 1024  # bytes; a folder's parts may be small
 _PARTS_AT_ONCE = 4  # bounds what one upload holds in memory: parts x their size
 _READ = 256 * 1024  # bytes handed on at a time when reading
 
@@ -106,7 +107,7 @@ class Storage:
                     _checked(key),
                     counted(),
                     use_multipart=True,
-                    chunk_size=_PART,
+                    chunk_size=_PART if self._folder is None else _FOLDER_PART,
                     max_concurrency=_PARTS_AT_ONCE,
                 )
             except Exception as error:

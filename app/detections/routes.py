@@ -29,8 +29,14 @@ _BODY = json_or_form(
 )
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 413, 415, 422, 503))
-async def create(request: Request, response: Response, parts: UsesParts) -> DetectionAnswer:
+@router.post(
+    "",
+    status_code=202,
+    response_model=DetectionAnswer,
+    openapi_extra=_BODY,
+    responses=problems(404, 408, 413, 415, 422, 503),
+)
+async def create(request: Request, parts: UsesParts) -> Response:
     """Ask what is heard in a recording, and when, as JSON that names an upload or as a form that carries it."""
     async with received(parts) as uploads:
         if bodies.media_type(request) == "multipart/form-data":
@@ -38,8 +44,7 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Dete
                 sent = await _read(form, uploads, parts.settings)
         else:
             sent = validated(DetectionCreate, await bodies.read_json(request, parts.settings))
-        job = await run_in_threadpool(service.create, parts, sent)
-    return await accepted(service.DETECTIONS, parts, job, response)
+        return await accepted(service.DETECTIONS, parts, lambda: service.create(parts, sent))
 
 
 add_calls(router, service.DETECTIONS)

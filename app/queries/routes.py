@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from app import bodies, multipart
 from app.audio.service import Uploads, received
@@ -34,8 +33,14 @@ _BODY = json_or_form(
 )
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 413, 415, 422, 503))
-async def create(request: Request, response: Response, parts: UsesParts) -> QueryAnswer:
+@router.post(
+    "",
+    status_code=202,
+    response_model=QueryAnswer,
+    openapi_extra=_BODY,
+    responses=problems(404, 408, 413, 415, 422, 503),
+)
+async def create(request: Request, parts: UsesParts) -> Response:
     """Save a query: examples of one sound, as JSON that names uploads or as a form that carries them."""
     async with received(parts) as uploads:
         if bodies.media_type(request) == "multipart/form-data":
@@ -43,8 +48,7 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Quer
                 sent = await _read(form, uploads, parts.settings)
         else:
             sent = validated(QueryCreate, await bodies.read_json(request, parts.settings))
-        job = await run_in_threadpool(service.create, parts, sent)
-    return await accepted(service.QUERIES, parts, job, response)
+        return await accepted(service.QUERIES, parts, lambda: service.create(parts, sent))
 
 
 add_calls(router, service.QUERIES)

@@ -32,8 +32,14 @@ _BODY = json_or_form(
 )
 
 
-@router.post("", status_code=202, openapi_extra=_BODY, responses=problems(404, 408, 409, 413, 415, 422, 503))
-async def create(request: Request, response: Response, parts: UsesParts) -> SeparationAnswer:
+@router.post(
+    "",
+    status_code=202,
+    response_model=SeparationAnswer,
+    openapi_extra=_BODY,
+    responses=problems(404, 408, 409, 413, 415, 422, 503),
+)
+async def create(request: Request, parts: UsesParts) -> Response:
     """Ask for a separation, by JSON that names uploads or by one form that carries everything."""
     async with received(parts) as uploads:
         if bodies.media_type(request) == "multipart/form-data":
@@ -41,8 +47,7 @@ async def create(request: Request, response: Response, parts: UsesParts) -> Sepa
                 sent = await forms.read(form, uploads, parts.settings)
         else:
             sent = validated(SeparationCreate, await bodies.read_json(request, parts.settings))
-        job = await run_in_threadpool(service.create, parts, sent)
-    return await accepted(service.SEPARATIONS, parts, job, response)
+        return await accepted(service.SEPARATIONS, parts, lambda: service.create(parts, sent))
 
 
 add_calls(router, service.SEPARATIONS)
