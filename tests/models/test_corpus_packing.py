@@ -179,7 +179,14 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(
     command = [sys.executable, "-c", "from models.corpus.commands import app; app()", "pack", str(corpus), str(output)]
     command += ["--format", "flac", "--shard-mb", str(SMALL.shard_mb), "--workers", str(workers)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        # A shell starts what runs in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         end = time.monotonic() + 60
         while not (output / "train-001.tar").exists() and time.monotonic() < end:
             time.sleep(0.002)
