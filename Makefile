@@ -44,7 +44,7 @@ serve: $(READY) ## API, queue and one worker on this machine
 	$(BIN)/python -m app --embedded
 
 test: lint tools ## everything that must hold, in a few minutes
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # servers and workers run beside: threads that wait for each other take twice the time
 
 soak: $(READY) tools ## the long suites at full length
 	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak
