@@ -43,8 +43,9 @@ demo: $(READY) ## separates a bundled recording over HTTP, everything embedded
 serve: $(READY) ## API, queue and one worker on this machine
 	$(BIN)/python -m app --embedded
 
+# One thread a process: servers and workers run beside, and threads that wait for each other take twice the time.
 test: lint tools ## everything that must hold, in a few minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # servers and workers run beside: threads that wait for each other take twice the time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 soak: $(READY) tools ## the long suites at full length
 	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak
