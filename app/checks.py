@@ -10,6 +10,7 @@ from app.audio.records import Audio
 from app.contract import AudioReference
 from app.errors import AudioTooLong, LabelUnknown, ModelUnavailable, NotFound, RequestInvalid
 from app.labels import matching
+from app.media import GUESSED_DURATION
 from app.problems import fault
 from app.records import ExampleRecord, ModelRecord, RecordingRecord
 from app.registry import ClassDescription, ModelDescription
@@ -39,6 +40,11 @@ def recording(parts: Parts, audio_id: str, *pointer: str | int) -> Audio:
         return audio.find(parts, audio_id)
     except NotFound as error:
         raise NotFound("There is no such audio.", [fault("There is no such audio.", *pointer)]) from error
+
+
+def told_seconds(found: Audio) -> float | None:
+    """How long its headers say for sure that a recording lasts; None where they do not."""
+    return None if found.container in GUESSED_DURATION else found.duration
 
 
 def recording_record(found: Audio) -> RecordingRecord:
@@ -80,6 +86,7 @@ def label(found: ModelDescription, text: str, *pointer: str | int) -> ClassDescr
 
 
 def _is_short(found: Audio, settings: Settings, *pointer: str | int) -> None:
-    if found.duration is not None and found.duration > settings.example_seconds + HEADER_SLACK:
-        detail = f"An example may last {settings.example_seconds:g} s; this one lasts {found.duration:.1f} s."
+    seconds = told_seconds(found)
+    if seconds is not None and seconds > settings.example_seconds + HEADER_SLACK:
+        detail = f"An example may last {settings.example_seconds:g} s; this one lasts {seconds:.1f} s."
         raise AudioTooLong(detail, [fault(detail, *pointer)])

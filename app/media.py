@@ -44,8 +44,8 @@ CODECS = (
     *("mp1float", "mp2float", "mp3float", "mp3", "opus", "vorbis", "pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8"),
     *(f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")),
 )
-# Their headers do not tell the duration, and FFmpeg guesses from the bit rate.
-_GUESSED_DURATION = ("mp3", "aac")
+# Their headers do not tell the duration, and FFmpeg guesses from the bit rate: that is no reason to refuse anything.
+GUESSED_DURATION = ("mp3", "aac")
 
 # A header takes milliseconds; FFmpeg's libraries take most of this address space.
 _CHILD_LIMITS = ChildLimits(seconds=10, cpu_seconds=10, memory_bytes=1 << 30, file_bytes=0)
@@ -107,7 +107,7 @@ def _checked(info: MediaInfo, settings: Settings) -> MediaInfo:
             f"{settings.highest_rate} Hz is allowed."
         )
     longest = min(settings.recording_seconds, settings.recording_samples / (info.sample_rate * info.channels))
-    if info.duration is not None and info.duration > longest and info.container not in _GUESSED_DURATION:
+    if info.duration is not None and info.duration > longest and info.container not in GUESSED_DURATION:
         raise AudioTooLong(f"The recording lasts {info.duration:.1f} s; {longest:g} s are allowed for such a one.")
     return info
 

@@ -4,7 +4,7 @@ Every check raises an error that points at the field, and no check has an effect
 """
 
 from app.audio.records import Audio
-from app.checks import HEADER_SLACK
+from app.checks import HEADER_SLACK, told_seconds
 from app.errors import FormatUnsupported, NameReserved, RequestInvalid, SpanOutside
 from app.problems import fault
 from app.separations.records import AutoRecord, OutputRecord, Span
@@ -48,9 +48,10 @@ def spans(sent: list[SpanSent], mixture: Audio, settings: Settings, *pointer: st
     if len(sent) > settings.examples:
         detail = f"A target may have {settings.examples} spans."
         raise RequestInvalid(detail, [fault(detail, *pointer)])
+    seconds = told_seconds(mixture)
     for number, span in enumerate(sent):
-        if mixture.duration is not None and span.end > mixture.duration + HEADER_SLACK:
-            detail = f"The mixture lasts {mixture.duration:.2f} s."
+        if seconds is not None and span.end > seconds + HEADER_SLACK:
+            detail = f"The mixture lasts {seconds:.2f} s."
             raise SpanOutside(detail, [fault(detail, *pointer, number)])
     return [Span(start=span.start, end=span.end) for span in sent]
 

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from app.lifecycle import JobError, TargetState
 from app.separations.records import SeparationRequest
+from tests import media_files
 from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
 FIELDS = [
@@ -291,6 +294,22 @@ def test_what_cannot_be_done_is_refused_where_it_stands(
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
     assert [fault.get("pointer") for fault in told["errors"]] == pointers
     assert folder_service.parts.jobs.unfinished() == 0
+
+
+def test_a_duration_that_is_only_guessed_refuses_nothing(folder_service: Service, tmp_path: Path) -> None:
+    """By the bit rate of its beginning, seven seconds are one, and one is too long for an example."""
+    sound, silence = media_files.noise(48000), np.zeros((2, 48000), np.float32)
+    made = []
+    for kind in ((sound, *[silence] * 6), (silence, sound[:, :12000])):
+        media_files.write_packets(tmp_path / "a", np.concatenate(kind, axis=1), 48000, "adts", "aac")
+        made.append(folder_service.upload((tmp_path / "a").read_bytes()))
+    long, short = made
+    assert long["duration"] < 2 and short["duration"] > folder_service.parts.settings.example_seconds + 0.5
+    targets = [
+        {"name": "late", "spans": [{"start": 5.5, "end": 6.5}]},
+        {"name": "short", "examples": [{"audio_id": short["id"]}]},
+    ]
+    folder_service.separate(mixture={"audio_id": long["id"]}, targets=targets)
 
 
 def test_everything_that_may_be_said_of_a_target(folder_service: Service) -> None:
