@@ -76,17 +76,16 @@ class Uploads:
             await run_in_threadpool(self._parts.audio.create, audio)
         except BaseException:
             with anyio.CancelScope(shield=True), _in_the_ledger():
-                await run_sync(_forget_bytes, self._parts, audio_id)
+                await run_sync(_forget, self._parts, audio_id)
             raise
         self.kept.append(audio)
         self._parts.metrics.uploaded.inc(stored.bytes)
         return audio
 
     def forget(self) -> None:
-        """Delete what this request uploaded, but not what a job needs: making it may have been all but confirmed."""
+        """Delete what this request uploaded."""
         for audio in self.kept:
-            with suppress(AudioInUse):
-                delete(self._parts, audio.id)
+            _forget(self._parts, audio.id)
 
 
 @asynccontextmanager
@@ -122,10 +121,20 @@ def delete(parts: Parts, audio_id: str) -> None:
     """Delete an upload, record and bytes. Raises `NotFound`, and `AudioInUse` while a job needs it."""
     find(parts, audio_id)
     parts.audio.delete(audio_id)
-    _forget_bytes(parts, audio_id)
+    forget_bytes(parts, audio_id)
 
 
-def _forget_bytes(parts: Parts, audio_id: str) -> None:
+def _forget(parts: Parts, audio_id: str) -> None:
+    """Delete an upload of a request that failed, but not what a job needs: making either may have been all but
+    confirmed."""
+    with suppress(AudioInUse):
+        with suppress(NotFound):
+            parts.audio.delete(audio_id)
+        forget_bytes(parts, audio_id)
+
+
+def forget_bytes(parts: Parts, audio_id: str) -> None:
+    """Delete the bytes and the outline of an upload that has no record."""
     parts.storage.delete(store_key(audio_id))
     parts.storage.delete(outline_key(audio_id))
     parts.audio.abandon(audio_id)

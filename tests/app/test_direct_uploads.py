@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.audio.records import incoming_key, store_key
 from app.housekeeping import Housekeeping
@@ -140,6 +141,24 @@ def test_a_store_that_is_away_takes_nothing_from_the_client(
         patched.setattr(type(s3_service.parts.storage), "open_range", away)
         problem(complete(s3_service, given), 503, "store_unavailable")
     assert complete(s3_service, given).status_code == 200
+
+
+def test_an_upload_that_was_not_confirmed_is_whole_when_completed_again(
+    s3_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, create = s3_service, s3_service.parts.audio.create
+    given = presigned(service)
+    bring(given, wav())
+
+    def unconfirmed(audio: Any) -> None:
+        create(audio)
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(service.parts.audio, "create", unconfirmed)
+        problem(complete(service, given), 503, "queue_unavailable")
+    answer = complete(service, given)
+    assert answer.status_code == 200 and service.client.get(answer.json()["url"]).content == wav()
 
 
 @pytest.mark.parametrize(
