@@ -7,6 +7,7 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from app import outline
+from app.audio import service
 from app.audio.copies import LocalCopy
 from app.audio.records import Audio, outline_key, store_key
 from app.audio.schemas import ChannelPeaks, PeaksAnswer
@@ -63,6 +64,11 @@ async def _draw(parts: Parts, audio: Audio) -> Outline:
     kept = drawn.to_bytes()
     await run_in_threadpool(parts.audio.outline_begins, audio)
     await parts.storage.put_stream(outline_key(audio.id), _once(kept), len(kept))
+    try:
+        await service.find_async(parts, audio.id)
+    except NotFound:  # deleted meanwhile, and what was just stored with nobody to delete it
+        await run_in_threadpool(service.forget_bytes, parts, audio.id)
+        raise
     return drawn
 
 

@@ -15,6 +15,7 @@ from app.settings import Settings
 
 SCHEMA = 1
 _EXPIRY = "earmark:audio:expiry"
+_STORING_SECONDS = 600.0  # an outline that was begun so long ago is stored, or never will be
 
 
 class Audio(BaseModel):
@@ -105,8 +106,9 @@ class AudioRecords:
         self._leftovers.settle(None, outline_key(audio_id))
 
     def outline_begins(self, audio: Audio) -> None:
-        """Note that an outline is about to be written; it is swept when the upload's own time is over."""
-        self._leftovers.add(None, outline_key(audio.id), audio.expires_at)
+        """Note that an outline is about to be written; it is swept when the upload's own time is over, and not while
+        it is written."""
+        self._leftovers.add(None, outline_key(audio.id), max(audio.expires_at, time.time() + _STORING_SECONDS))
 
     def expect(self, awaited: Awaited, address_expires_at: float) -> None:
         """Note that a client is about to bring an upload; swept when nobody can write there any more."""

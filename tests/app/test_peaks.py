@@ -147,6 +147,28 @@ def test_peaks_are_drawn_once_and_kept(service: Service, monkeypatch: pytest.Mon
     nothing_left(service)
 
 
+def test_an_upload_deleted_while_it_is_drawn_leaves_no_outline(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio_id, stores = service.upload()["id"], service.parts.storage.put_stream
+
+    async def late(*arguments: Any) -> Any:
+        await asyncio.to_thread(service.client.delete, f"/v1/audio/{audio_id}")
+        return await stores(*arguments)
+
+    monkeypatch.setattr(service.parts.storage, "put_stream", late)
+    problem(service.client.get(f"/v1/audio/{audio_id}/peaks"), 404, "not_found")
+    nothing_left(service)
+
+
+def test_an_outline_is_not_swept_while_it_is_stored(folder_service: Service) -> None:
+    service = folder_service
+    record = service.parts.audio.get(service.upload()["id"])
+    service.parts.audio.outline_begins(record.model_copy(update={"expires_at": time.time() - 1}))
+    Housekeeping(service.parts.redis, service.parts.storage, service.parts.settings).tidy()
+    assert service.entered() == [outline_key(record.id).encode()]
+
+
 def test_outlines_end_with_their_uploads(folder_service: Service) -> None:
     service = folder_service
     audio = service.upload()
