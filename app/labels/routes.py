@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from app import checks
+from app.contract import ModelName
 from app.labels import matching
 from app.openapi import problems
 from app.wiring import UsesParts
@@ -35,10 +37,10 @@ def search(
     q: Annotated[str, Query(max_length=200, description="a text to match; empty: all classes")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     askable: Annotated[bool | None, Query(description="only those that can be asked for, or cannot")] = None,
-    model: Annotated[str | None, Query(max_length=64, description="a model; default: the server's")] = None,
+    model: Annotated[ModelName | None, Query(description="a model, as jobs name it; default: the server's")] = None,
 ) -> LabelsAnswer:
     """Search the classes of a model by text."""
-    classes = parts.registry.model(model or parts.settings.model).classes
+    classes = checks.model(parts, model).classes
     if askable is not None:
         classes = [known for known in classes if known.askable == askable]
     found = matching.search(classes, q, limit)

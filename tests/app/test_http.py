@@ -161,6 +161,14 @@ def test_labels_are_found_by_text(folder_service: Service, text: str, first: str
     assert set(found[0]) == {"label", "mid", "slug", "path", "askable", "score"}
 
 
+@pytest.mark.parametrize(
+    ("model", "status"), [("base", 200), ("base@1", 200), ("base@2", 503), ("", 422), ("A b", 422)]
+)
+def test_labels_are_those_of_a_model_as_jobs_name_it(folder_service: Service, model: str, status: int) -> None:
+    answer = folder_service.client.get("/v1/labels", params={"q": "dog", "model": model})
+    assert answer.status_code == status, answer.text
+
+
 def test_labels_without_a_text_are_all_labels(folder_service: Service) -> None:
     client = folder_service.client
     found = client.get("/v1/labels").json()["data"]
