@@ -45,8 +45,7 @@ class Poll(Route):
         await (await self._answer(Request(scope, receive)))(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        prefer = request.headers.get("prefer", "")
-        return await _get(self._resource, self._parts, callers.of(request), request, prefer)
+        return await _get(self._resource, self._parts, callers.of(request), request)
 
 
 async def accepted(resource: Resource[Any], parts: Parts, create: Callable[[], Job]) -> Response:
@@ -75,7 +74,7 @@ def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:
         parts: UsesParts,
         prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
     ) -> Response:
-        return await _get(resource, parts, parts.caller, request, prefer)
+        return await _get(resource, parts, parts.caller, request)
 
     async def events(job_id: str, request: Request, parts: UsesParts) -> Response:
         job = await run_in_threadpool(resource.find, parts, job_id)
@@ -137,7 +136,7 @@ def add_calls(router: APIRouter, resource: Resource[Answer]) -> None:
     )
 
 
-async def _get(resource: Resource[Any], parts: Parts, caller: Caller, request: Request, prefer: str) -> Response:
+async def _get(resource: Resource[Any], parts: Parts, caller: Caller, request: Request) -> Response:
     job_id = request.path_params["job_id"]
     conditional = "if-none-match" in request.headers
 
@@ -146,7 +145,7 @@ async def _get(resource: Resource[Any], parts: Parts, caller: Caller, request: R
         is_news = told.job.over or (conditional and not has_already(request, told.etag))
         return told, told.job.revision, is_news
 
-    wait = waiting.preferred(prefer, parts.settings)
+    wait = waiting.preferred(",".join(request.headers.getlist("prefer")), parts.settings)
     told = await waiting.until_news(request, parts.feed, job_id, wait, look)
     headers = _polling(parts, told.job.status) | {"ETag": told.etag, "Cache-Control": "private, no-cache"}
     if wait:

@@ -11,7 +11,7 @@ from app.conditional import has_already
 from app.errors import RangeNotSatisfiable
 from app.storage import Storage
 
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

@@ -74,6 +74,13 @@ def test_a_poll_waits_no_longer_than_was_asked_for(folder_service: Service) -> N
     assert 1.9 < time.monotonic() - begun < 10
 
 
+def test_preferences_may_come_in_several_headers(folder_service: Service) -> None:
+    job = folder_service.separate()
+    headers = [("Prefer", "respond-async"), ("Prefer", "wait=1"), ("If-None-Match", "*")]
+    answer = folder_service.client.get(job["url"], headers=headers)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=1")
+
+
 def test_a_job_deleted_meanwhile_is_not_found(folder_service: Service) -> None:
     job = folder_service.separate()
     act = soon(lambda: folder_service.parts.jobs.delete(job["id"]))
