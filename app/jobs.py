@@ -16,10 +16,11 @@ The life of a job (the steps are in `lifecycle.py`):
 5. `expired()` and `expire(id)` when its outputs' time is over; Redis drops the record itself `record_retention` later.
    A saved query that succeeded stays until it is deleted.
 
-Every change is a compare-and-set (WATCH, MULTI) that also appends an event to the record's stream (`events.py`). All
+Every change is a compare-and-set (`Line.commit`) that also appends an event to the record's stream (`events.py`). All
 methods raise redis-py's errors when Redis does not answer.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,7 +29,6 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
 from rq import Queue
 
 from app import events, job_metrics, lifecycle, logs
@@ -38,7 +38,7 @@ from app.events import events_key
 from app.kinds import KINDS, stored_at
 from app.leftovers import Leftovers
 from app.lifecycle import Job, JobError, TargetState
-from app.line import Line
+from app.line import Condition, Line
 from app.listing import Listing, record_key
 from app.queues import Queues, connect, queue_name
 from app.settings import Settings
@@ -70,31 +70,22 @@ class Jobs:
 
         Raises `QueueFull`, and `NotFound` if one of its uploads is gone; then there is no record.
         """
-        self._line.check(job)
         job = job.model_copy(update={"revision": 1, "request_id": job.request_id or logs.request_id.get()})
-        uploads = [audio_key(audio_id) for audio_id in job.audio_ids]
-
-        def write(pipe: Pipeline) -> None:
-            if pipe.exists(record_key(job.id)):
-                return  # the answer to our first try was lost
-            for audio_id, found in zip(job.audio_ids, [pipe.exists(key) for key in uploads], strict=True):
-                if not found:
-                    raise NotFound(f"There is no audio {audio_id}.")
-            pipe.multi()
+        new: Condition = (("absent", record_key(job.id)), None)  # else the answer to our first try was lost
+        uploads: list[Condition] = [
+            (("present", audio_key(audio_id)), NotFound(f"There is no audio {audio_id}.")) for audio_id in job.audio_ids
+        ]
+        with self.redis.pipeline() as pipe:
             self._write(pipe, job, "state")
             self._listing.add(pipe, job)
             self._queues.write(pipe, job)
             self._line.enter(pipe, job)
-
-        self._transaction(write, record_key(job.id), *uploads)
+            self._line.commit(job.model, pipe, [new, *self._line.room(job), *uploads])
         return job
 
     def get(self, job_id: str) -> Job:
         """The record as it stands. Raises `NotFound`, and `RecordTooNew` if a newer release wrote it."""
-        document = self.redis.get(record_key(job_id))
-        if document is None:
-            raise NotFound("There is no such job.")
-        return lifecycle.read(document)
+        return self._read(job_id)[1]
 
     def newest(
         self, owner: str, kind: str, limit: int, before: str | None, status: lifecycle.Status | None
@@ -118,24 +109,17 @@ class Jobs:
 
         The caller deletes what the job stored; should it die before, the ledger of leftovers has it.
         """
-        deleted: list[Job] = []
-
-        def write(pipe: Pipeline) -> None:
-            document = pipe.get(record_key(job_id))
-            if document is None:
-                raise NotFound("There is no such job.")
-            job = lifecycle.read(document)
-            pipe.multi()
-            self._leave_indices(pipe, job)
-            pipe.zrem(_EXPIRY, job.id)
-            self._listing.remove(pipe, job)
-            pipe.delete(record_key(job.id))
-            events.end(pipe, job)
-            self._leftovers.add(pipe, stored_at(job.kind, job.id), time.time() + self._execution_seconds)
-            deleted[:] = [job]
-
-        self._transaction(write, record_key(job_id))
-        return deleted[0]
+        while True:
+            document, job = self._read(job_id)
+            with self.redis.pipeline() as pipe:
+                self._leave_indices(pipe, job)
+                pipe.zrem(_EXPIRY, job.id)
+                self._listing.remove(pipe, job)
+                pipe.delete(record_key(job.id))
+                events.end(pipe, job)
+                self._leftovers.add(pipe, stored_at(job.kind, job.id), time.time() + self._execution_seconds)
+                if self._line.commit(job.model, pipe, [_unchanged(job, document)]):
+                    return job
 
     # What workers do
 
@@ -338,50 +322,34 @@ class Jobs:
         also: Callable[[Pipeline, Job], None] | None = None,
     ) -> Job | None:
         """Take a step of the life cycle, unless the record changed meanwhile: then look again. None: refused."""
-        outcome: list[Job | None] = []
-        written: list[tuple[Job, Job]] = []
-
-        def write(pipe: Pipeline) -> None:
-            written.clear()
-            document = pipe.get(record_key(job_id))
-            if document is None:
-                raise NotFound("There is no such job.")
-            job = lifecycle.read(document)
+        while True:
+            document, job = self._read(job_id)
             changed = step(job)
-            if changed is not None and changed != job:
-                if changed.over and not job.over:
-                    changed.expires_at = self._end(changed)
-                changed.revision = job.revision + 1
-                pipe.multi()
+            if changed is None or changed == job:
+                return changed
+            if changed.over and not job.over:
+                changed.expires_at = self._end(changed)
+            changed.revision = job.revision + 1
+            with self.redis.pipeline() as pipe:
                 self._write(pipe, changed, event)
                 if changed.over and not job.over:
                     Outbox.put(pipe, changed)
                 if also is not None:
                     also(pipe, changed)
-                written[:] = [(job, changed)]
-            outcome[:] = [changed]
+                if self._line.commit(job.model, pipe, [_unchanged(job, document)]):
+                    job_metrics.changed(job, changed)
+                    return changed
 
-        self._transaction(write, record_key(job_id))
-        for before, after in written:
-            job_metrics.changed(before, after)
-        return outcome[0]
+    def _read(self, job_id: str) -> tuple[bytes, Job]:
+        document: Any = self.redis.get(record_key(job_id))
+        if document is None:
+            raise NotFound("There is no such job.")
+        return document, lifecycle.read(document)
 
     def _end(self, job: Job) -> float | None:
         """Until when what an ended job made is kept; None: until it is deleted."""
         kept = KINDS[job.kind].kept and job.status == "succeeded"
         return None if kept else time.time() + self._settings.stem_retention
-
-    def _transaction(self, write: Callable[[Pipeline], None], *keys: str) -> None:
-        with self.redis.pipeline() as pipe:
-            while True:
-                try:
-                    if keys:
-                        pipe.watch(*keys)
-                    write(pipe)
-                    pipe.execute()
-                    return
-                except WatchError:
-                    continue
 
     def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
         """The record, its event, and every index that follows from its state."""
@@ -408,3 +376,7 @@ class Jobs:
         self._line.leave(pipe, job, over=True)
         for audio_id in job.audio_ids:
             pipe.srem(users_key(audio_id), job.id)
+
+
+def _unchanged(job: Job, document: bytes) -> Condition:
+    return (("same", record_key(job.id), hashlib.sha1(document, usedforsecurity=False).hexdigest()), None)

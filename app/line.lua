@@ -1,4 +1,5 @@
--- The line of one model's waiting jobs: fair queueing by start tags (Goyal, Vin, Cheng 1996), one step a call.
+-- The line of one model's waiting jobs: fair queueing by start tags (Goyal, Vin, Cheng 1996); and changes of jobs'
+-- records, each with its step in the line.
 --
 -- A job that enters gets a start tag, the later of the clock and its owner's last finish tag; its finish tag is its
 -- milliseconds of audio, divided by its weight, later. The least start tag is served first, and the clock is the
@@ -6,7 +7,11 @@
 -- however many jobs another one has waiting.
 --
 -- Served means put on one of two ready lists, which are RQ's queues: one for workers that take any job, and one for
--- workers that take short ones only. Every call ends with filling these up.
+-- workers that take short ones only. Every step ends with filling these up.
+--
+-- A call is conditions and commands: all commands are done, in their order, or none where a condition does not hold.
+-- ARGV: six words about the line, the number of conditions, the conditions, and the commands; each of these is the
+-- number of its words, and them. Returns the number of the first condition that does not hold, or 0.
 
 local waiting, long, short = KEYS[1], KEYS[2], KEYS[3] -- sorted sets by start tag: all that wait; not on a ready list yet
 local jobs, finish, load, clock = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
@@ -14,7 +19,6 @@ local lines, queues, any_workers, short_workers = KEYS[8], KEYS[9], KEYS[10], KE
 local any = { list = KEYS[12], taken = KEYS[13], started = KEYS[14], name = ARGV[4] }
 local brief = { list = KEYS[15], taken = KEYS[16], started = KEYS[17], name = ARGV[5] }
 local model, per_worker, silence, entries = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[6]
-local step, id = ARGV[7], ARGV[8]
 
 local call = redis.call
 
@@ -26,7 +30,7 @@ local function owned(owner) -- the owner's jobs in the line, by start tag
   return long .. ':of:' .. owner
 end
 
-local function remember(milliseconds, weight, is_short, owner)
+local function remember(id, milliseconds, weight, is_short, owner)
   call('HSET', jobs, id, table.concat({ milliseconds, weight, is_short, owner }, ' '))
   call('HINCRBY', load, 'milliseconds', milliseconds)
   call('HINCRBY', load, 'jobs of ' .. owner, 1)
@@ -34,7 +38,7 @@ local function remember(milliseconds, weight, is_short, owner)
   call('SADD', lines, model)
 end
 
-local function forget(milliseconds, owner)
+local function forget(id, milliseconds, owner)
   call('HDEL', jobs, id)
   call('HINCRBY', load, 'milliseconds', -milliseconds)
   call('HINCRBY', load, 'milliseconds of ' .. owner, -milliseconds)
@@ -43,8 +47,8 @@ local function forget(milliseconds, owner)
   end
 end
 
-local function recall(name)
-  local found = call('HGET', jobs, name)
+local function recall(id)
+  local found = call('HGET', jobs, id)
   if found then
     local milliseconds, weight, is_short, owner = string.match(found, '^(%d+) (%S+) (%d) (.*)$')
     return tonumber(milliseconds), tonumber(weight), is_short == '1', owner
@@ -52,12 +56,12 @@ local function recall(name)
 end
 
 -- Takes a job's id off the line, wherever in it. Returns whether it was there.
-local function strike(name, owner)
-  call('ZREM', owned(owner), name)
-  return call('ZREM', long, name) + call('ZREM', short, name) > 0
+local function strike(id, owner)
+  call('ZREM', owned(owner), id)
+  return call('ZREM', long, id) + call('ZREM', short, id) > 0
 end
 
-local function enter(milliseconds, weight, is_short, owner)
+local function enter(id, milliseconds, weight, is_short, owner)
   if call('ZSCORE', waiting, id) then
     return
   end
@@ -66,29 +70,29 @@ local function enter(milliseconds, weight, is_short, owner)
   call('ZADD', waiting, text(start), id)
   call('ZADD', is_short == '1' and short or long, text(start), id)
   call('ZADD', owned(owner), text(start), id)
-  remember(milliseconds, weight, is_short, owner)
+  remember(id, milliseconds, weight, is_short, owner)
 end
 
 -- A job that was served before waits again, and somebody else puts it on a ready list.
-local function back(milliseconds, weight, is_short, owner)
+local function back(id, milliseconds, weight, is_short, owner)
   if call('ZSCORE', waiting, id) then
     strike(id, owner)
     return
   end
   call('ZADD', waiting, call('GET', clock) or 0, id)
-  remember(milliseconds, weight, is_short, owner)
+  remember(id, milliseconds, weight, is_short, owner)
 end
 
 -- A job waits no more. Where it had not been served, its owner's later jobs move up. `over`: RQ's entry goes too,
 -- unless a worker has it.
-local function leave(over)
+local function leave(id, over)
   local milliseconds, weight, _, owner = recall(id)
   if not milliseconds then
     return
   end
   local start = call('ZSCORE', waiting, id) or '-inf'
   call('ZREM', waiting, id)
-  forget(milliseconds, owner)
+  forget(id, milliseconds, owner)
   local nobody_has_it = true
   if strike(id, owner) then
     local gained = -milliseconds / weight
@@ -109,16 +113,16 @@ local function leave(over)
   end
 end
 
-local function serve(name, ready)
-  local start = call('ZSCORE', waiting, name)
-  local _, _, _, owner = recall(name)
-  strike(name, owner or '')
+local function serve(id, ready)
+  local start = call('ZSCORE', waiting, id)
+  local _, _, _, owner = recall(id)
+  strike(id, owner or '')
   if start and tonumber(start) > tonumber(call('GET', clock) or 0) then
     call('SET', clock, start)
   end
-  call('HSET', entries .. name, 'origin', ready.name)
+  call('HSET', entries .. id, 'origin', ready.name)
   call('SADD', queues, ready.list)
-  call('RPUSH', ready.list, name)
+  call('RPUSH', ready.list, id)
   ready.room = ready.room - 1
   ready.idle = ready.idle - 1
 end
@@ -175,11 +179,58 @@ local function fill()
   end
 end
 
-if step == 'enter' then
-  enter(ARGV[9], ARGV[10], ARGV[11], ARGV[12])
-elseif step == 'back' then
-  back(ARGV[9], ARGV[10], ARGV[11], ARGV[12])
-elseif step == 'leave' then
-  leave(ARGV[9])
+local steps = { enter = enter, back = back, leave = leave, fill = function() end }
+
+local function figure(field)
+  return tonumber(call('HGET', load, field) or 0)
 end
-fill()
+
+local conditions = {
+  absent = function(key)
+    return call('EXISTS', key) == 0
+  end,
+  present = function(key)
+    return call('EXISTS', key) == 1
+  end,
+  same = function(key, digest)
+    local found = call('GET', key)
+    return found and redis.sha1hex(found) == digest
+  end,
+  -- No more wait than so many jobs and milliseconds: of all owners, and of one.
+  room = function(most, milliseconds)
+    return call('ZCARD', waiting) < tonumber(most) and figure('milliseconds') < tonumber(milliseconds)
+  end,
+  share = function(most, milliseconds, owner)
+    return figure('jobs of ' .. owner) < tonumber(most) and figure('milliseconds of ' .. owner) < tonumber(milliseconds)
+  end,
+}
+
+local place = 7 -- of the argument that was read last
+
+local function phrase()
+  local first = place + 2
+  place = place + 1 + tonumber(ARGV[place + 1])
+  return unpack(ARGV, first, place)
+end
+
+local function holds(condition, ...)
+  return conditions[condition](...)
+end
+
+local function obey(command, step, ...)
+  if command ~= 'LINE' then
+    return call(command, step, ...)
+  end
+  steps[step](...)
+  fill()
+end
+
+for number = 1, tonumber(ARGV[7]) do
+  if not holds(phrase()) then
+    return number
+  end
+end
+while place < #ARGV do
+  obey(phrase())
+end
+return 0

@@ -3,10 +3,12 @@
 Jobs enter with their owner (an API key), a weight (its priority) and a cost (seconds of audio). They are served by
 start-time fair queueing, so that owners who wait get audio seconds in proportion to their weights, and one who has
 nothing waiting is next at once. Served jobs lie on a ready list, an RQ queue, as many as its living workers may need.
-The steps and the keys are in `line.lua`; each is one script, so that nothing can die in the midst of one, and may run
-inside the transaction that changes the job's record. Every step also serves what can be served.
+The steps and the keys are in `line.lua`. A step is put into a pipeline beside what else changes with it, such as the
+job's record, and `commit` does it all in one script: nothing can die in the midst of it. Every step also serves what
+can be served.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,14 @@ from rq import Queue
 from rq.job import Job as Entry
 from rq.registry import StartedJobRegistry
 
-from app.errors import QueueFull
+from app.errors import EarmarkError, QueueFull
 from app.ids import made_at
 from app.lifecycle import Job
 from app.queues import queue_name
 from app.registry import workers_key
 from app.settings import Settings
 
-_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
+Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `line.lua`), and what it means if it fails
 _LINES = "earmark:lines"  # the models that have had one
 _LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its audio
 UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
@@ -44,40 +46,61 @@ class Line:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
+        self._script = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
         self._keys: dict[str, tuple[str, ...]] = {}
 
-    # Steps; with a pipeline, part of its transaction
+    # Steps: commands that only `commit` understands
 
     def enter(self, pipe: Pipeline, job: Job) -> None:
         """A new job gets its place; its entry for RQ must be there before. Entered again, it keeps its place."""
-        self._step(pipe, job.model, "enter", job.id, *self._burden(job))
+        pipe.execute_command("LINE", "enter", job.id, *self._burden(job))
 
     def back(self, pipe: Pipeline, job: Job) -> None:
         """A job that had its turn waits again, in front of the line; whoever calls puts it on a ready list."""
-        self._step(pipe, job.model, "back", job.id, *self._burden(job))
+        pipe.execute_command("LINE", "back", job.id, *self._burden(job))
 
     def leave(self, pipe: Pipeline, job: Job, over: bool) -> None:
         """A job waits no more, if it did; `over`: nobody shall work on it, so that RQ's entry goes too."""
-        self._step(pipe, job.model, "leave", job.id, int(over))
+        pipe.execute_command("LINE", "leave", job.id, int(over))
+
+    # What is done
+
+    def commit(self, model: str, pipe: Pipeline, conditions: Sequence[Condition] = ()) -> bool:
+        """Do what the pipeline holds, steps of this model's line too, all at once, if the conditions hold.
+
+        False, or the first one's error, where one does not; then nothing is done.
+        """
+        if model not in self._keys:
+            self._keys[model] = self._keys_of(model)
+        phrases = [words for words, _ in conditions] + [command for command, _ in pipe.command_stack]
+        line = (
+            *(model, self._settings.ready_jobs, self._settings.heartbeat_timeout),
+            *(queue_name(model), queue_name(model, short=True), Entry.redis_job_namespace_prefix),
+        )
+        words = [word for phrase in phrases for word in (len(phrase), *phrase)]
+        failed: Any = self._script(self._keys[model], [*line, len(conditions), *words], client=self._redis)
+        if not failed:
+            return True
+        if (error := conditions[failed - 1][1]) is not None:
+            raise error
+        return False
 
     def fill(self, model: str) -> None:
         """Serve what can be served: workers may have come, gone, or become idle."""
-        self._step(self._redis, model, "fill", "")
+        with self._redis.pipeline() as pipe:
+            pipe.execute_command("LINE", "fill")
+            self.commit(model, pipe)
 
-    def check(self, job: Job) -> None:
-        """Raises `QueueFull` where so much waits that this job may not. Many at once may go a little beyond."""
+    def room(self, job: Job) -> tuple[Condition, ...]:
+        """That not so much waits that this job may not."""
         settings = self._settings
-        with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(waiting_key(job.model))
-            fields = ["milliseconds", f"jobs of {job.owner}", f"milliseconds of {job.owner}"]
-            pipe.hmget(f"{_lane(job.model)}:load", fields)
-            jobs, load = pipe.execute()
-        audio, own_jobs, own_audio = (int(figure or 0) for figure in load)
-        if jobs >= settings.queue_jobs or audio >= settings.queue_audio_seconds * 1000:
-            raise QueueFull("Too many jobs wait for this model; try again later.")
         share = settings.queue_share if job.owner else 1.0
-        if own_jobs >= share * settings.queue_jobs or own_audio >= share * settings.queue_audio_seconds * 1000:
-            raise QueueFull("Too many of your own jobs wait for this model; try again later.")
+        most = (settings.queue_jobs, settings.queue_audio_seconds * 1000)
+        own = (share * most[0], share * most[1], job.owner)
+        return (
+            (("room", *most), QueueFull("Too many jobs wait for this model; try again later.")),
+            (("share", *own), QueueFull("Too many of your own jobs wait for this model; try again later.")),
+        )
 
     # Figures
 
@@ -121,23 +144,6 @@ class Line:
         seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
         short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
         return round(seconds * 1000), job.weight, int(short), job.owner
-
-    def _step(self, client: Redis, model: str, *arguments: Any) -> None:
-        if model not in self._keys:
-            self._keys[model] = self._keys_of(model)
-        keys = self._keys[model]
-        client.eval(
-            _SCRIPT,
-            len(keys),
-            *keys,
-            model,
-            self._settings.ready_jobs,
-            self._settings.heartbeat_timeout,
-            queue_name(model),
-            queue_name(model, short=True),
-            Entry.redis_job_namespace_prefix,
-            *arguments,
-        )
 
     def _keys_of(self, model: str) -> tuple[str, ...]:
         lane, ready = _lane(model), []

@@ -17,6 +17,7 @@ from app.errors import ModelUnavailable
 from app.settings import Settings
 
 _MODELS = "earmark:models"
+_FRESH_SECONDS = 1.0  # that a description is believed without asking again: it is large, and every new job needs it
 
 
 class ClassDescription(BaseModel):
@@ -57,11 +58,13 @@ class Registry:
         self._redis = redis
         self._settings = settings
         self._parsed: dict[bytes | str, ModelDescription] = {}
+        self._fresh: dict[str, tuple[float, ModelDescription]] = {}  # until when, by name
 
     def announce(self, description: dict, worker: str, short: bool = False) -> None:
         """A worker has loaded a model and is ready. `worker` is its own name, new for every start."""
         model = ModelDescription.model_validate(description)
         self._redis.hset(_MODELS, model.name, model.model_dump_json())
+        self._fresh.pop(model.name, None)
         self.beat(model.name, worker, short)
 
     def beat(self, model: str, worker: str, short: bool = False) -> None:
@@ -93,11 +96,16 @@ class Registry:
         return sorted((self._parse(text) for text in self._redis.hvals(_MODELS)), key=lambda model: model.name)
 
     def model(self, name: str) -> ModelDescription:
-        """One model; raises `ModelUnavailable` if no worker ever announced it."""
+        """One model, as it was described a moment ago; raises `ModelUnavailable` if no worker ever announced it."""
+        until, found = self._fresh.get(name, (0.0, None))
+        if found is not None and time.monotonic() < until:
+            return found
         text = self._redis.hget(_MODELS, name)
         if text is None:
             raise ModelUnavailable(f"No worker has announced the model {name} yet.")
-        return self._parse(text)
+        found = self._parse(text)
+        self._fresh[name] = (time.monotonic() + _FRESH_SECONDS, found)
+        return found
 
     def _parse(self, text: bytes | str) -> ModelDescription:
         """Descriptions are large (527 classes) and rarely change: parse each text once."""
