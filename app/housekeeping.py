@@ -12,11 +12,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 from rq import Queue
+from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
@@ -25,6 +27,7 @@ from app.errors import AudioInUse, EarmarkError, NotFound, StoreUnavailable
 from app.jobs import Jobs, connect
 from app.kinds import stored_at
 from app.leftovers import Leftovers
+from app.lifecycle import Job
 from app.registry import Registry
 from app.settings import Settings
 from app.storage import Storage
@@ -59,8 +62,8 @@ class Housekeeping:
             self._drop_the_dead(queue)
             self._drop_the_dropped(queue)
         self._jobs.serve_all()
-        for job_id in self._jobs.lost():
-            self._guarded(self._bring_back, job_id)
+        for job in self._jobs.lost():
+            self._guarded(lambda _, job=job: self._bring_back(job), job.id)
         # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.
         while self._abandoned:
             self._storage.delete_prefix(self._abandoned[-1])
@@ -91,11 +94,17 @@ class Housekeeping:
         return [queue for queue in queues if queue.name.startswith(_QUEUES)]
 
     def _drop_the_dead(self, queue: Queue) -> None:
-        """Strike out executions whose worker no longer beats; `lost` then finds their jobs."""
-        registry = StartedJobRegistry(queue=queue, serializer=JSONSerializer)
-        dropped = self._redis.zremrangebyscore(registry.key, 0, time.time())
-        if dropped:
-            log.warning("%s: %d executions without a heartbeat", queue.name, dropped)
+        """Strike out executions whose worker no longer beats; `lost` then finds their jobs.
+
+        A beat keeps RQ's key of the execution for a while by Redis's clock: those of workers may be wrong.
+        """
+        registry = StartedJobRegistry(queue=queue, serializer=JSONSerializer).key
+        begun: Any = self._redis.zrange(registry, 0, -1)
+        executions = [Execution.from_composite_key(member.decode(), self._redis) for member in begun]
+        for execution in executions:
+            if not self._redis.exists(execution.key) and self._redis.zrem(registry, execution.composite_key):
+                log.warning("%s: no heartbeat of execution %s", queue.name, execution.composite_key)
+                self._jobs.dropped(execution.job_id)
 
     def _drop_the_dropped(self, queue: Queue) -> None:
         """Strike out ids that a worker took off the queue and never began: it died between the two."""
@@ -109,18 +118,18 @@ class Housekeeping:
         for (name, job_id), first in list(since.items()):
             if name == queue.name and now - first > self._settings.lost_after:
                 queue.intermediate_queue.remove(job_id)
+                self._jobs.dropped(job_id)
                 del since[name, job_id]
         self._taken_since = since
 
-    def _bring_back(self, job_id: str) -> None:
-        before = self._jobs.get(job_id)
-        after = self._jobs.requeue(job_id)
+    def _bring_back(self, lost: Job) -> None:
+        after = self._jobs.requeue(lost)
         if after is None:
             return
-        log.warning("job %s was lost (execution %s): %s", job_id, before.execution, after.status)
-        if before.execution is not None:
+        log.warning("job %s was lost (execution %s): %s", lost.id, lost.execution, after.status)
+        if lost.execution is not None:
             # Should that execution live after all, it cannot publish, and deletes what it stores from now on itself.
-            self._abandoned.append(Jobs.output_prefix(before, before.execution))
+            self._abandoned.append(Jobs.output_prefix(lost, lost.execution))
 
     # What has expired
 

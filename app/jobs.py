@@ -199,15 +199,17 @@ class Jobs:
 
     # What housekeeping does
 
-    def lost(self) -> list[str]:
-        """Ids of jobs that wait or run by their record, and that neither the line nor RQ has, for `lost_after` s."""
-        members: Any = self.redis.smembers(_OPEN)
-        unfinished = {member.decode() for member in members}
-        for model in self._line.models():  # in the order in which ids move on, so that none slips past
-            unfinished -= self._line.members(model)
-            unfinished -= self._queues.held(model)
+    def lost(self) -> list[Job]:
+        """Jobs that wait or run by their record, and that neither the line nor RQ has, for `lost_after` s."""
+        with self.redis.pipeline() as pipe:  # at one moment, so that none that moves on, or back, slips past
+            pipe.smembers(_OPEN)
+            for model in self._line.models():
+                self._line.members(pipe, model)
+                self._queues.held(pipe, model)
+            unfinished, *places = pipe.execute()
+        found = {member.partition(b":")[0] for place in places for member in place}  # an id, or ID:EXECUTION
         lost = []
-        for job_id in sorted(unfinished):
+        for job_id in sorted(member.decode() for member in unfinished - found):
             try:
                 job = self.get(job_id)
             except NotFound:
@@ -219,25 +221,36 @@ class Jobs:
                 log.exception("the record of %s cannot be read", job_id)
                 continue
             if not job.over and time.time() - job.changed_at >= self._settings.lost_after:
-                lost.append(job.id)
+                lost.append(job)
         return lost
 
-    def requeue(self, job_id: str) -> Job | None:
-        """Put a lost job in front of its queue: it has had its turn. None: it is over.
+    def requeue(self, lost: Job) -> Job | None:
+        """Put a lost job in front of its queue: it has had its turn. None: it is over, or was changed meanwhile.
 
         One whose executions died too often is given up.
         """
 
+        def step(job: Job) -> Job | None:
+            if job.revision != lost.revision:  # somebody has it, or another housekeeper was here
+                return None
+            return lifecycle.requeued(job, time.time(), self._settings.job_attempts)
+
         def put(pipe: Pipeline, job: Job) -> None:
-            if not job.over:
+            if job.over:
+                self._queues.forget(pipe, job.id)
+            else:
                 self._queues.put_first(pipe, job)
                 self._back(pipe, job)
 
-        attempts = self._settings.job_attempts
         try:
-            return self._change(job_id, lambda job: lifecycle.requeued(job, time.time(), attempts), "state", put)
+            return self._change(lost.id, step, "state", put)
         except NotFound:
             return None
+
+    def dropped(self, job_id: str) -> None:
+        """RQ has struck out an execution that died: where nobody brings the job back, RQ's entry goes too."""
+        if not self.redis.sismember(_OPEN, job_id):
+            self._queues.forget(self.redis, job_id)
 
     def _back(self, pipe: Pipeline, job: Job) -> None:
         if not job.over:

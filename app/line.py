@@ -131,12 +131,10 @@ class Line:
         found: Any = self._redis.smembers(_LINES)
         return sorted(member.decode() for member in found)
 
-    def members(self, model: str) -> set[str]:
-        """Ids of the jobs in line, those on ready lists left out."""
-        with self._redis.pipeline() as pipe:
-            pipe.zrange(_lane(model), 0, -1)
-            pipe.zrange(f"{_lane(model)}:short", 0, -1)
-            return {member.decode() for lane in pipe.execute() for member in lane}
+    def members(self, pipe: Pipeline, model: str) -> None:
+        """Ask for the ids of the jobs in line, those on ready lists left out."""
+        pipe.zrange(_lane(model), 0, -1)
+        pipe.zrange(f"{_lane(model)}:short", 0, -1)
 
     # How
 

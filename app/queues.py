@@ -89,22 +89,23 @@ class Queues:
         """Put a job in front of its queue with a new entry, whatever became of its last one, within a transaction."""
         for short in (False, True):
             pipe.lrem(self.queue(job.model, short).key, 0, job.id)
-        # RQ keeps the names of executions for longer than the executions.
-        pipe.delete(Entry.key_for(job.id), ExecutionRegistry(job.id, self._redis).key)
+        self.forget(pipe, job.id)
         self.write(pipe, job)
         queue = self.queue(job.model)
         pipe.sadd(Queue.redis_queues_keys, queue.key)
         pipe.lpush(queue.key, job.id)
 
-    def held(self, model: str) -> set[str]:
-        """Ids that RQ holds. Read in the order in which ids move on, so that none slips past between two reads."""
-        queues = [self.queue(model, short) for short in (True, False)]
-        found: set[str] = set()
-        found.update(*(queue.get_job_ids() for queue in queues))
-        found.update(*(queue.intermediate_queue.get_job_ids() for queue in queues))
-        for queue in queues:
-            found.update(StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False))
-        return found
+    def forget(self, client: Redis, job_id: str) -> None:
+        """Remove a job's entry; RQ keeps the names of executions for longer than the executions."""
+        client.delete(Entry.key_for(job_id), ExecutionRegistry(job_id, self._redis).key)
+
+    def held(self, pipe: Pipeline, model: str) -> None:
+        """Ask for the ids that RQ holds; those that have begun with their executions' names, as `ID:EXECUTION`."""
+        for short in (False, True):
+            queue = self.queue(model, short)
+            pipe.lrange(queue.key, 0, -1)
+            pipe.lrange(queue.intermediate_queue_key, 0, -1)
+            pipe.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
 
     def running(self, model: str) -> int:
         """How many jobs of a model workers hold."""

@@ -72,9 +72,10 @@ class Registry:
 
         `short`: it takes short jobs only.
         """
-        self._redis.zadd(workers_key(model), {worker: time.time()})
+        now = self._now()
+        self._redis.zadd(workers_key(model), {worker: now})
         if short:
-            self._redis.zadd(workers_key(model, short=True), {worker: time.time()})
+            self._redis.zadd(workers_key(model, short=True), {worker: now})
 
     def leave(self, model: str, worker: str) -> None:
         """The worker ends in good order."""
@@ -83,11 +84,11 @@ class Registry:
 
     def workers(self, model: str) -> int:
         """How many workers of the model are alive."""
-        return self._redis.zcount(workers_key(model), time.time() - self._settings.heartbeat_timeout, "+inf")
+        return self._redis.zcount(workers_key(model), self._now() - self._settings.heartbeat_timeout, "+inf")
 
     def forget_dead(self, model: str) -> int:
         """Drop the names of workers that have been silent for ten times the limit. Returns how many."""
-        silent = time.time() - 10 * self._settings.heartbeat_timeout
+        silent = self._now() - 10 * self._settings.heartbeat_timeout
         self._redis.zremrangebyscore(workers_key(model, short=True), 0, silent)
         return self._redis.zremrangebyscore(workers_key(model), 0, silent)
 
@@ -106,6 +107,11 @@ class Registry:
         found = self._parse(text)
         self._fresh[name] = (time.monotonic() + _FRESH_SECONDS, found)
         return found
+
+    def _now(self) -> float:
+        """By Redis's clock: those of workers may be wrong."""
+        seconds, microseconds = self._redis.time()
+        return seconds + microseconds / 1e6
 
     def _parse(self, text: bytes | str) -> ModelDescription:
         """Descriptions are large (527 classes) and rarely change: parse each text once."""

@@ -91,7 +91,7 @@ def test_a_living_workers_job_is_left_alone(jobs: Jobs, housekeeping: Housekeepi
     assert jobs.get(job.id).execution == "e1"
 
 
-def test_a_job_whose_workers_keep_dying_is_given_up(jobs: Jobs, housekeeping: Housekeeping):
+def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: Jobs, housekeeping: Housekeeping):
     job = jobs.create(new_job())
     for execution in ("e1", "e2"):
         take(jobs.queue("base"), job, execution, beat_seconds=-0.1)
@@ -102,6 +102,33 @@ def test_a_job_whose_workers_keep_dying_is_given_up(jobs: Jobs, housekeeping: Ho
     assert over.error is not None
     assert over.error.code == "worker_lost"
     assert jobs.queue("base").get_job_ids() == []
+    assert redis.keys("rq:job:*") == [], "nobody else would remove what RQ keeps of it"
+
+
+@pytest.mark.parametrize("end", ["cancel", "delete"])
+def test_nothing_is_left_of_a_job_that_ended_after_its_worker(
+    redis: Redis, jobs: Jobs, housekeeping: Housekeeping, end: str
+):
+    job = jobs.create(new_job())
+    take(jobs.queue("base"), job, "e1", beat_seconds=-0.1)
+    jobs.claim(job.id, "e1")
+    getattr(jobs, end)(job.id)
+    housekeeping.round()
+    if end == "cancel":
+        assert jobs.get(job.id).status == "canceled"
+    assert redis.keys("rq:job:*") == redis.keys("rq:wip:*") == []
+
+
+def test_workers_whose_clocks_are_wrong_keep_their_jobs(redis: Redis, jobs: Jobs, housekeeping: Housekeeping):
+    job = jobs.create(new_job())
+    queue = jobs.queue("base")
+    take(queue, job, "e1", beat_seconds=10)
+    jobs.claim(job.id, "e1")
+    members: Any = redis.zrange(queue.started_job_registry.key, 0, -1)
+    for member in members:
+        redis.zadd(queue.started_job_registry.key, {member: time.time() - 3600})  # by the worker's clock
+    housekeeping.round()
+    assert jobs.get(job.id).execution == "e1"
 
 
 def test_a_job_that_the_queue_lost_waits_again(redis: Redis, jobs: Jobs, housekeeping: Housekeeping):

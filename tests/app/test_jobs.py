@@ -167,12 +167,59 @@ def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: 
 def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: Jobs, job: Job) -> None:
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
-    assert jobs.lost() == [job.id]
     assert Jobs(redis, Settings(lost_after=60)).lost() == []
-    jobs.requeue(job.id)
-    jobs.requeue(job.id)
+    lost = jobs.lost()
+    assert [each.id for each in lost] == [job.id]
+    assert jobs.requeue(lost[0]) is not None
     assert queued(redis) == [job.id.encode()]
     assert jobs.lost() == []
+
+
+def test_a_lost_job_that_somebody_has_found_meanwhile_is_left_alone(redis: Redis, jobs: Jobs, job: Job) -> None:
+    jobs.create(job)
+    redis.delete(f"rq:queue:{queue_name('base')}")
+    (lost,) = jobs.lost()
+    assert jobs.requeue(lost) is not None  # one housekeeper
+    assert jobs.claim(job.id, "a") is not None
+    assert jobs.requeue(lost) is None  # another, whose look is as old
+    assert jobs.get(job.id).execution == "a"
+
+
+def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis, jobs: Jobs, job: Job) -> None:
+    """A worker's task asks RQ to try again: from what has begun back to the queue, which is looked at first."""
+    jobs.create(job)
+    queue = f"rq:queue:{queue_name('base')}"
+    stop = threading.Event()
+
+    def go_to_and_fro() -> None:
+        while not stop.is_set():
+            for command in (("LREM", queue, 0, job.id), ("RPUSH", queue, job.id)):
+                with redis.pipeline() as pipe:
+                    pipe.execute_command(*command)
+                    pipe.execute_command(
+                        *("ZADD", f"rq:wip:{queue_name('base')}", time.time() + 60, f"{job.id}:e")
+                        if command[0] == "LREM"
+                        else ("ZREM", f"rq:wip:{queue_name('base')}", f"{job.id}:e")
+                    )
+                    pipe.execute()
+
+    thread = threading.Thread(target=go_to_and_fro)
+    thread.start()
+    try:
+        assert [jobs.lost() for _ in range(200)] == [[]] * 200
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_server_that_has_forgotten_its_scripts_loses_nothing(redis: Redis, jobs: Jobs, job: Job) -> None:
+    redis.script_flush()
+    jobs.create(job)
+    redis.script_flush()
+    assert jobs.claim(job.id, "a") is not None
+    redis.script_flush()
+    assert jobs.publish(job.id, "a", DONE, {})
+    assert len(events(redis, job)) == 3 and jobs.waiting("base") == 0
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: Jobs, job: Job, audio: AudioRecords) -> None:
@@ -180,8 +227,8 @@ def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: Jobs, jo
     for execution in ("a", "b", "c"):
         assert jobs.claim(job.id, execution)
         redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
-        assert jobs.lost() == [job.id]
-        jobs.requeue(job.id)
+        for lost in jobs.lost():
+            jobs.requeue(lost)
     over = jobs.get(job.id)
     assert over.status == "failed" and over.error is not None and over.error.code == "worker_lost"
     assert jobs.claim(job.id, "d") is None
@@ -339,8 +386,7 @@ def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
     damaged, whole = (jobs.create(new_job(upload)) for _ in range(2))
     redis.delete("rq:queue:" + queue_name(whole.model))
     redis.set(record_key(damaged.id), damage)
-    assert whole.id in jobs.lost()
-    assert damaged.id not in jobs.lost()
+    assert [job.id for job in jobs.lost()] == [whole.id]
 
 
 def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: Jobs, job: Job) -> None:

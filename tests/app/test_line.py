@@ -210,16 +210,18 @@ class Lines(RuleBasedStateMachine):
     def is_lost_with_its_worker(self) -> None:
         job_id = self.running.pop()
         self.redis.zrem(StartedJobRegistry(queue=self.jobs.queue("base")).key, f"{job_id}:{job_id}")
-        assert self.jobs.lost() == [job_id]
-        self.jobs.requeue(job_id)
+        (lost,) = self.jobs.lost()
+        assert lost.id == job_id
+        self.jobs.requeue(lost)
         self.ready.insert(0, job_id)
 
     @precondition(lambda self: self.ready)
     @rule()
     def is_taken_by_a_worker_that_dies_before_it_begins(self) -> None:
         self.redis.lpop(self.jobs.queue("base").key)
-        assert self.jobs.lost() == [self.ready[0]]
-        self.jobs.requeue(self.ready[0])
+        (lost,) = self.jobs.lost()
+        assert lost.id == self.ready[0]
+        self.jobs.requeue(lost)
 
     @rule()
     def anybody_serves(self) -> None:

@@ -57,7 +57,7 @@ def handed_over(jobs: Jobs, job: Job) -> None:
 
 def loses_its_worker(jobs: Jobs, job: Job) -> None:
     claimed(jobs, job)
-    assert jobs.requeue(job.id) is not None
+    assert jobs.requeue(jobs.get(job.id)) is not None
 
 
 def fails_for_now(jobs: Jobs, job: Job) -> None:
@@ -68,7 +68,7 @@ def fails_for_now(jobs: Jobs, job: Job) -> None:
 def is_given_up(jobs: Jobs, job: Job) -> None:
     for execution in "abc":
         claimed(jobs, job, execution)
-        jobs.requeue(job.id)
+        jobs.requeue(jobs.get(job.id))
 
 
 @pytest.mark.parametrize(
