@@ -52,8 +52,11 @@ class Settings(BaseSettings):
     model: str = Field(
         default="base", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="the model asked for by default"
     )
+    worker_processes: int = Field(
+        default=1, ge=1, le=64, description="workers that one `python -m worker` starts: several may share a GPU"
+    )
     worker_threads: int = Field(
-        default=0, ge=0, description="threads one worker computes with on a CPU; 0: one a core, right for one worker"
+        default=0, ge=0, description="threads one worker computes with on a CPU; 0: its part of the cores"
     )
     job_timeout: float = Field(default=1800.0, gt=0, description="seconds one execution of a job may take")
     job_attempts: int = Field(
@@ -94,7 +97,10 @@ class Settings(BaseSettings):
         default=0, ge=0, le=65535, description="port of the API's own for `/metrics`; 0: on the API's port"
     )
     worker_metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="port where a worker serves `/metrics`, one a process; 0: none"
+        default=0,
+        ge=0,
+        le=65535,
+        description="port where a worker serves `/metrics`, the next ones for its other processes; 0: none",
     )
     housekeeping_metrics_port: int = Field(
         default=0, ge=0, le=65535, description="port where housekeeping serves `/metrics`; 0: none"

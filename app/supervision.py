@@ -38,6 +38,7 @@ class Program:
     patience: float = 10.0
     process: subprocess.Popen | None = None
     deaths: int = 0
+    status: int | None = None  # that its last process ended with
     _started: float = 0.0
     _start_again: float = 0.0
 
@@ -63,10 +64,10 @@ class Program:
                 except OSError as error:  # no memory or no process number left: that may pass
                     self._died(f"not started: {error.strerror}")
             return
-        status = self.process.poll()
-        if status is not None:
+        self.status = self.process.poll()
+        if self.status is not None:
             self.process = None
-            self._died(_describe(status))
+            self._died(_describe(self.status))
 
     def _died(self, how: str) -> None:
         now = time.monotonic()
@@ -75,11 +76,15 @@ class Program:
         self._start_again = now + wait
         logger.warning("%s ended (%s); starting it again in %.1f s", self.name, how, wait)
 
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL once it was given `patience` seconds."""
+    def ask_to_stop(self) -> None:
+        """SIGTERM; it may go on for a while."""
+        if self.process is not None:
+            self.process.terminate()
+
+    def await_end(self) -> None:
+        """Until it has ended; SIGKILL once it was given `patience` seconds."""
         if self.process is None:
             return
-        self.process.terminate()
         try:
             self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
@@ -120,10 +125,24 @@ class Supervisor:
             time.sleep(0.1)
         return False
 
-    def stop(self) -> None:
-        """Stops all programs, the last one first."""
+    def ask_to_stop(self) -> None:
+        """SIGTERM for all programs at once."""
+        for program in self.programs:
+            program.ask_to_stop()
+
+    def stop_together(self) -> None:
+        """Stops all programs at once, which do not need each other."""
+        self.ask_to_stop()
         while self.programs:
-            self.programs.pop().stop()
+            self.programs[-1].await_end()
+            self.programs.pop()
+
+    def stop(self) -> None:
+        """Stops all programs, the last one first: what a program needs outlives it."""
+        while self.programs:
+            program = self.programs.pop()
+            program.ask_to_stop()
+            program.await_end()
 
 
 def _tie_to(parent: int, ends_with: signal.Signals) -> Callable[[], None]:

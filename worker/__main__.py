@@ -1,6 +1,7 @@
 """`python -m worker`: loads a model and takes jobs for it off the queue until it is told to stop."""
 
-from typing import Annotated, Literal
+import sys
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -20,7 +21,18 @@ def main(
     precision: Annotated[Literal["auto", "exact"], typer.Option(help="exact: float32 without shortcuts.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=0, help="Threads to compute with; 0: one a core.  [default: EARMARK_WORKER_THREADS, or 0]"),
+        typer.Option(
+            min=0, help="Threads to compute with; 0: its part of the cores.  [default: EARMARK_WORKER_THREADS, or 0]"
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Workers to start, each with its own model; they may share a GPU.  "
+            "[default: EARMARK_WORKER_PROCESSES, or 1]",
+        ),
     ] = None,
     short: Annotated[
         bool,
@@ -35,10 +47,15 @@ def main(
 ) -> None:
     """Takes jobs of a model, each in its turn; the queue and the store come from EARMARK_* variables.
 
-    Several workers on one host that compute on its CPU share its cores: give each its part with --threads.
+    Workers that were started apart and compute on one host's CPU share its cores: give each its part with --threads.
     """
-    settings = _settings(threads)
+    settings = _settings(worker_threads=threads, worker_processes=processes)
     logs.configure(settings)
+    if settings.worker_processes > 1:
+        if burst:
+            raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
+        _start_several(settings, hand_over_after)
+        return
     from worker.service import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
 
     try:
@@ -59,9 +76,18 @@ def main(
         raise typer.Exit(EXIT_CUT_OFF) from None
 
 
-def _settings(threads: int | None) -> Settings:
+def _start_several(settings: Settings, hand_over_after: float) -> None:
+    from worker.processes import WorkersUnusable, run
+
     try:
-        return Settings() if threads is None else Settings(worker_threads=threads)
+        run(settings, [*sys.argv[1:], "--processes", "1"], hand_over_after)
+    except WorkersUnusable:
+        raise typer.Exit(EXIT_UNUSABLE) from None
+
+
+def _settings(**choices: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in choices.items() if value is not None})
     except ValidationError as error:
         for fault in error.errors():
             typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from app.detections.records import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
 from models.detection import Detection
-from models.plots import draw_detection
 from worker.execution import Execution, Outcome
 
 # Where the stages lie on the job's way from 0 to 1.
@@ -20,6 +19,8 @@ def detected(execution: Execution) -> Outcome:
     Raises Cancelled; ModelsError and EarmarkError for what is wrong with the job; StoreUnavailable when the store stays
     away; OSError where this machine is at fault.
     """
+    from models.plots import draw_detection  # matplotlib: half a second that a worker's start does not need
+
     request = DetectionRequest.model_validate(execution.job.request)
     path = execution.folder / "recording.wav"
     execution.enter(0.0, "decoding")

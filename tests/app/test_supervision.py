@@ -61,7 +61,8 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_patience(tmp_path: P
     process = program.process
     assert process is not None
     time.sleep(0.5)  # until it ignores SIGTERM
-    program.stop()
+    program.ask_to_stop()
+    program.await_end()
     assert process.returncode == -signal.SIGKILL
 
 

@@ -114,6 +114,13 @@ class Topology:
             self.metrics_ports[self.workers[-1]] = port
         eventually(lambda: self._work() and self.registry.workers("base") >= len(self.workers))
 
+    def stop_workers(self) -> None:
+        """End those that were started, in good order."""
+        for program in self.workers:
+            program.terminate()
+        while self.workers:
+            self.workers.pop().wait(60)
+
     def _work(self) -> bool:
         assert all(program.poll() is None for program in self.workers), self.told()
         return True

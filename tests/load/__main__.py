@@ -35,6 +35,7 @@ BEGIN, END = "<!-- load: begin -->", "<!-- load: end -->"
 MIB = 1 << 20
 CONNECTIONS = 32
 RATE = 44_100
+SHARED_SECONDS = 30.0
 _QUIET = 0.3  # a load average that leaves the machine to us
 
 
@@ -235,6 +236,37 @@ def _engine_alone(made: Topology, model: str, content: bytes, count: int) -> flo
     return statistics.median(took)
 
 
+def sharing(table: Table, made: Topology, api: str, model: str, jobs: int) -> None:
+    """Jobs of 30 s by one, two and four workers that share the device, each with its part of the cores."""
+    content = recording(SHARED_SECONDS)
+    alone = 0.0
+    with httpx.Client(base_url=api, headers={"Authorization": f"Bearer {made.key}"}, timeout=90) as client:
+        audio = client.post("/v1/audio", files={"file": content}).raise_for_status().json()
+        body = {"mixture": {"audio_id": audio["id"]}, "targets": [{"name": "a", "spans": [{"start": 1, "end": 3}]}]}
+        for processes in (1, 2, 4):
+            words = ["-m", "worker", "--model", model, "--processes", str(processes), "--threads", "0"]
+            program = made.spawn("workers", [sys.executable, *words], {**os.environ, **made.settings.as_environment()})
+            eventually(lambda processes=processes: made.registry.workers("base") == processes)
+            begun = time.monotonic()
+            urls = [client.post("/v1/separations", json=body).raise_for_status().json()["url"] for _ in range(jobs)]
+            for url in urls:
+                while client.get(url, headers={"Prefer": "wait=30"}).json()["status"] != "succeeded":
+                    assert program.poll() is None, made.told()
+            rate = jobs * SHARED_SECONDS / (time.monotonic() - begun)
+            family = [psutil.Process(program.pid), *psutil.Process(program.pid).children(recursive=True)]
+            memory = sum(process.memory_full_info().pss for process in family) / MIB
+            program.terminate()
+            program.wait(60)
+            alone = alone or rate
+            table.add(
+                f"{processes} worker process{'es' if processes > 1 else ''}, seconds of audio a second",
+                f"{rate:.0f}",
+                f"{memory:.0f} MiB in all",
+                f"{rate / alone:.2f}",
+                "",
+            )
+
+
 def main(
     into: Annotated[Path | None, typer.Option(help="A Markdown file to write the table into.")] = None,
     seconds: Annotated[int, typer.Option(help="Of each measurement of a rate.")] = 10,
@@ -253,6 +285,8 @@ def main(
         made.redis.flushdb()
         made.renew_key()
         overhead(table, made, api, model, jobs)
+        made.stop_workers()
+        sharing(table, made, api, model, jobs)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}; one API process"
     if others > _QUIET:
         machine += f"; while other work ran on the machine (load average {others:.1f})"

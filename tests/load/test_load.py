@@ -24,6 +24,13 @@ def test_the_table_is_made(tmp_path: Path, small_model: Path) -> None:
     subprocess.run(command, cwd=REPOSITORY, check=True, timeout=280)
     text = document.read_text()
     assert text.endswith("<!-- load: end -->\nafter\n")
-    for row in ("polls a second", "new jobs a second", "3 uploads of 4 MiB", "memory meanwhile", "a job of 10 s"):
+    for row in (
+        "polls a second",
+        "new jobs a second",
+        "3 uploads of 4 MiB",
+        "memory meanwhile",
+        "a job of 10 s",
+        "4 worker processes",
+    ):
         assert row in text
     assert "no success" not in text

@@ -1,0 +1,70 @@
+"""`python -m worker --processes`: several workers from one program."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from rq import Worker
+
+from tests.end_to_end.deployment import PATIENCE, ROOT, Deployment, eventually
+from tests.end_to_end.topology import free_ports
+
+
+def workers(program: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that hold a model."""
+    return [child for child in psutil.Process(program.pid).children() if "worker" in child.cmdline()]
+
+
+def test_several_workers_live_and_die_apart_and_stop_together(deploy: Callable[..., Deployment]) -> None:
+    (port,) = free_ports(1)
+    deployment = deploy(worker_metrics_port=port)
+    words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
+    program = deployment.start(*words, "--processes", "2")
+    eventually(lambda: deployment.registry.workers("base") == 2)
+    pages = [httpx.get(f"http://127.0.0.1:{port + index}/metrics").text for index in range(2)]
+    assert all("earmark_batch_size" in page for page in pages)
+
+    long = deployment.submit(deployment.upload(seconds=300.0), [{"name": "dog", "label": "Dog"}])
+    deployment.wait_running(long)
+    deployment.start_housekeeping()
+    victim = busy(deployment)
+    (other,) = [process for process in workers(program) if process.pid != victim]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: deployment.jobs.get(long.id).attempts == 2)
+    assert other.is_running(), "what kills one worker costs the other nothing"
+    eventually(lambda: len(workers(program)) == 2 and deployment.registry.workers("base") == 2)
+
+    deployment.jobs.cancel(long.id)
+    last = [deployment.submit(long.audio_ids[0], [{"name": "dog", "label": "Dog"}]) for _ in range(2)]
+    for job in last:
+        deployment.wait_running(job, ratio=0.0)
+    deployment.end(program)
+    assert deployment.registry.workers("base") == 0
+    assert [deployment.jobs.get(job.id).status for job in last] == ["queued", "queued"], "handed over"
+
+
+def busy(deployment: Deployment) -> int:
+    """The process of the worker that has the job."""
+    (worker,) = [one for one in Worker.all(connection=deployment.redis) if one.get_current_executions()]
+    return int(worker.name.split(".")[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--model", "/nowhere"), "The worker cannot start"),
+        (("--burst",), "--processes 1"),
+    ],
+)
+def test_workers_that_cannot_begin_end_it(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+    environment = {**os.environ, "EARMARK_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "worker", "--processes", "2", *options]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 2
+    assert told in ended.stderr
