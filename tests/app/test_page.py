@@ -1,10 +1,11 @@
 """The page in a real browser, on a real front end; what its heart does is in tests/end_to_end/test_page.py."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import FilePayload, Page
+from playwright.sync_api import Error, FilePayload, Page, Route
 
 from app.keys.records import Keys
 from tests.app.conftest import Service, wav
@@ -98,6 +99,35 @@ def test_progress_is_shown_until_it_is_canceled(folder_service: Service) -> None
         jobs.stop(job["id"], "a")
         page.get_by_text("Canceled.").wait_for()
         assert page.get_by_role("button", name="Cancel").is_hidden()
+        assert wrong == []
+
+
+def test_the_recording_that_was_chosen_last_counts(folder_service: Service) -> None:
+    """However slow the upload of an earlier one; and whatever is chosen, one separation runs at a time."""
+    held: list[Route] = []
+    with opened() as page:
+        wrong = visit(page, folder_service)
+        recording, separate = page.get_by_label("choose a file"), page.get_by_role("button", name="Separate")
+        page.route("**/v1/audio", lambda route: held.append(route), times=1)
+        recording.set_input_files({**SOUND, "name": "slow.wav"})
+        page.get_by_text("Uploading slow.wav").wait_for()
+        recording.set_input_files(SOUND)
+        page.get_by_text("street.wav: pcm_s16le").wait_for()
+        with contextlib.suppress(Error):  # it may have been broken off
+            held[0].continue_()
+        page.get_by_label("One that has a name").check()
+        page.get_by_label("The sound's name").fill("Dog")
+        page.wait_for_function("!document.getElementById('separate').disabled")
+        separate.click()
+        page.get_by_text("Waiting for a worker.").wait_for()
+        assert page.locator("#recording-state").inner_text().startswith("street.wav")
+        recording.set_input_files({**SOUND, "name": "other.wav"})
+        page.get_by_text("other.wav: pcm_s16le").wait_for()
+        page.wait_for_timeout(200)
+        assert separate.is_disabled()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Canceled.").wait_for()
+        page.wait_for_function("!document.getElementById('separate').disabled")
         assert wrong == []
 
 

@@ -10,6 +10,7 @@ const KEPT = "earmark-key"; // in this tab's storage
 
 const byId = (id) => document.getElementById(id);
 const way = () => document.querySelector("input[name=way]:checked").value;
+let uploading = null; // what breaks the latest upload of a recording off
 let mixture = null; // the upload
 let wave = null;
 let job = null; // the separation under way
@@ -24,16 +25,20 @@ function fault(error) {
   }
 }
 
-/** Runs one thing that a person asked for: its button rests meanwhile, and its failure is told. */
+const waits = new Map(); // by button: for how many things it does
+
+/** Runs one thing that a person asked for: its button rests until all such things are over; its failure is told. */
 async function doing(button, act) {
   fault(null);
+  waits.set(button, (waits.get(button) || 0) + 1);
   button.disabled = true;
   try {
     await act();
   } catch (error) {
     fault(error);
   } finally {
-    button.disabled = false;
+    waits.set(button, waits.get(button) - 1);
+    button.disabled = waits.get(button) > 0;
   }
 }
 
@@ -41,13 +46,16 @@ async function doing(button, act) {
 
 async function take(file) {
   const state = byId("recording-state");
+  uploading?.abort(); // the recording that was chosen last counts
+  const mine = (uploading = new AbortController());
   mixture = null;
   byId("mixture").hidden = true;
   byId("detection").hidden = true;
   state.textContent = `Uploading ${file.name} …`;
   try {
-    mixture = await upload(file);
+    mixture = await upload(file, mine.signal);
   } catch (error) {
+    if (mine !== uploading) return;
     state.textContent = "";
     throw error;
   }

@@ -1,6 +1,7 @@
 // The REST service as the page uses it: JSON in and out, errors as sentences, a job's events until it is over.
 
 const OVER = new Set(["succeeded", "failed", "canceled"]);
+const PAUSE = 500; // ms between polls: the service may not hold them back as long as is asked for
 let key = "";
 
 /** The API key that requests carry from now on; empty for none. */
@@ -46,11 +47,11 @@ function inWords(status, problem) {
   return lines.join("\n");
 }
 
-/** Stores a file; the upload's record. */
-export function upload(file) {
+/** Stores a file, unless `signal` breaks that off; the upload's record. */
+export function upload(file, signal) {
   const form = new FormData();
   form.append("file", file, file.name);
-  return ask("/v1/audio", { method: "POST", body: form });
+  return ask("/v1/audio", { method: "POST", body: form, signal });
 }
 
 /** Calls `told` with the job each time that it changes; the job once it is over. Throws Refused. */
@@ -76,6 +77,7 @@ export function follow(job, told) {
 /** The same without events, where something between here and there does not let them through. */
 async function poll(job, told) {
   while (!OVER.has(job.status)) {
+    await new Promise((resolve) => setTimeout(resolve, PAUSE));
     job = await ask(job.url, { headers: { Prefer: "wait=20" } });
     told(job);
   }
