@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.child import ChildLimits, Outcome, python, run, run_async
+from app.child import ChildLimits, Outcome, python, run_async
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
 
 if TYPE_CHECKING:
@@ -72,16 +72,8 @@ async def probe(path: Path, settings: Settings) -> MediaInfo:
 
     Raises AudioUndecodable (also for a rate outside the limits), AudioTooLong, AudioTooWide.
     """
-    return _checked(_answer(await run_async(_program(path), _CHILD_LIMITS)), settings)
-
-
-def probe_blocking(path: Path, settings: Settings) -> MediaInfo:
-    """`probe` for code without an event loop."""
-    return _checked(_answer(run(_program(path), _CHILD_LIMITS)), settings)
-
-
-def _program(path: Path) -> list[str]:
-    return python("app.media", str(path.absolute()))
+    outcome = await run_async(python("app.media", str(path.absolute())), _CHILD_LIMITS)
+    return _checked(_answer(outcome), settings)
 
 
 def _answer(outcome: Outcome) -> MediaInfo:
