@@ -1,7 +1,8 @@
 """The calls that jobs of every kind answer: the list, the job by polls long and short, its events, cancel, delete."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -9,14 +10,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from app import callers, ids, sse, waiting
+from app import bodies, callers, ids, multipart, sse, waiting
+from app.audio.service import Uploads, received
 from app.callers import Caller
 from app.conditional import has_already
 from app.contract import Answer, Page
 from app.lifecycle import OVER, Job, Status
+from app.multipart import Part
 from app.openapi import problems
 from app.polls import Told
 from app.resource import Resource
+from app.sent import Model, validated
+from app.settings import Settings
 from app.wiring import Parts, UsesParts
 
 
@@ -48,9 +53,26 @@ class Poll(Route):
         return await _get(self._resource, self._parts, callers.of(request), request)
 
 
-async def accepted(resource: Resource[Any], parts: Parts, create: Callable[[], Job]) -> Response:
-    """Make a job, in a thread; the answer to the call that asked for it, with where to look and when."""
-    answer = await run_in_threadpool(lambda: resource.tell(parts, create()))
+async def accepted(
+    request: Request,
+    parts: Parts,
+    resource: Resource[Any],
+    model: type[Model],
+    read: Callable[[AsyncIterator[Part], Uploads, Settings], Awaitable[Model]],
+    files: int,
+    create: Callable[[Parts, Model], Job],
+) -> Response:
+    """Make a job of what a request asks for; the answer says where to look and when. What it uploaded goes if it fails.
+
+    A request is JSON, as `model` says, or a form of at most so many files, of which `read` makes what JSON would be.
+    """
+    async with received(parts) as uploads:
+        if bodies.media_type(request) == "multipart/form-data":
+            async with aclosing(multipart.parts(request, parts.settings, files)) as form:
+                sent = await read(form, uploads, parts.settings)
+        else:
+            sent = validated(model, await bodies.read_json(request, parts.settings))
+        answer = await run_in_threadpool(lambda: resource.tell(parts, create(parts, sent)))
     headers = {"Location": f"/v1/{resource.kind.folder}/{answer.id}"} | _polling(parts, answer.status)
     return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
 

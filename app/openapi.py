@@ -34,13 +34,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def json_or_form(model: type[BaseModel], properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads either JSON, a model that `describe` adds, or a form with files."""
-    content = {"application/json": reference(model), "multipart/form-data": form_schema(properties, required)}
+    form = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    content = {"application/json": reference(model), "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def form_schema(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """The schema of a form."""
-    return {"schema": {"type": "object", "properties": properties, "required": required, "additionalProperties": False}}
 
 
 def reference(model: type[BaseModel]) -> dict[str, Any]:

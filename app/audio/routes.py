@@ -12,7 +12,7 @@ from app.audio import direct, peaks, service
 from app.audio.records import store_key
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.errors import RequestInvalid
-from app.openapi import form_schema, problems, reference
+from app.openapi import FILE, json_or_form, problems, reference
 from app.problems import fault
 from app.ranges import object_response
 from app.sent import validated
@@ -20,18 +20,13 @@ from app.wiring import Parts, UsesParts
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": form_schema({"file": {"type": "string", "format": "binary"}}, ["file"]),
-            "application/json": reference(UrlSent),
-        },
-    }
-}
 
-
-@router.post("", status_code=201, openapi_extra=_BODY, responses=problems(408, 413, 415, 422, 503))
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=json_or_form(UrlSent, {"file": FILE}, ["file"]),
+    responses=problems(408, 413, 415, 422, 503),
+)
 async def upload(request: Request, response: Response, parts: UsesParts) -> AudioAnswer:
     """Upload a recording as the form's field `file`, or name its URL; it is streamed to the store and probed."""
     async with service.received(parts) as uploads:

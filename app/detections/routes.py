@@ -1,13 +1,12 @@
 """`/v1/detections`: what is heard in recordings, and when."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart
-from app.audio.service import Uploads, received
+from app import multipart
+from app.audio.service import Uploads
 from app.calls import accepted, add_calls
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
@@ -38,13 +37,7 @@ _BODY = json_or_form(
 )
 async def create(request: Request, parts: UsesParts) -> Response:
     """Ask what is heard in a recording, and when, as JSON that names an upload or as a form that carries it."""
-    async with received(parts) as uploads:
-        if bodies.media_type(request) == "multipart/form-data":
-            async with aclosing(multipart.parts(request, parts.settings, 1)) as form:
-                sent = await _read(form, uploads, parts.settings)
-        else:
-            sent = validated(DetectionCreate, await bodies.read_json(request, parts.settings))
-        return await accepted(service.DETECTIONS, parts, lambda: service.create(parts, sent))
+    return await accepted(request, parts, service.DETECTIONS, DetectionCreate, _read, 1, service.create)
 
 
 add_calls(router, service.DETECTIONS)

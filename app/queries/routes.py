@@ -1,12 +1,11 @@
 """`/v1/queries`: saved queries."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 
-from app import bodies, multipart
-from app.audio.service import Uploads, received
+from app import multipart
+from app.audio.service import Uploads
 from app.calls import accepted, add_calls
 from app.contract import JobOptions
 from app.errors import RequestInvalid
@@ -42,13 +41,8 @@ _BODY = json_or_form(
 )
 async def create(request: Request, parts: UsesParts) -> Response:
     """Save a query: examples of one sound, as JSON that names uploads or as a form that carries them."""
-    async with received(parts) as uploads:
-        if bodies.media_type(request) == "multipart/form-data":
-            async with aclosing(multipart.parts(request, parts.settings, parts.settings.examples)) as form:
-                sent = await _read(form, uploads, parts.settings)
-        else:
-            sent = validated(QueryCreate, await bodies.read_json(request, parts.settings))
-        return await accepted(service.QUERIES, parts, lambda: service.create(parts, sent))
+    files = parts.settings.examples
+    return await accepted(request, parts, service.QUERIES, QueryCreate, _read, files, service.create)
 
 
 add_calls(router, service.QUERIES)

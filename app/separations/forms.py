@@ -16,11 +16,6 @@ TARGET = "target"  # what the one target is called that all `query` files are ex
 _TEXT_BYTES = 1024  # of one label
 
 
-def files(settings: Settings) -> int:
-    """How many files a form may hold: the mixture and its examples."""
-    return 1 + settings.examples
-
-
 async def read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> SeparationCreate:
     """Receive a form's files and make of its fields the request that JSON would have been.
 

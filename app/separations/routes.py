@@ -1,18 +1,14 @@
 """`/v1/separations`: jobs that take sounds out of a mixture."""
 
-from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart
-from app.audio.service import received
 from app.calls import accepted, add_calls
 from app.openapi import FILE, json_or_form, problems
 from app.ranges import object_response
-from app.sent import validated
 from app.separations import forms, service
 from app.separations.records import file_name
 from app.separations.schemas import SeparationAnswer, SeparationCreate
@@ -41,13 +37,8 @@ _BODY = json_or_form(
 )
 async def create(request: Request, parts: UsesParts) -> Response:
     """Ask for a separation, by JSON that names uploads or by one form that carries everything."""
-    async with received(parts) as uploads:
-        if bodies.media_type(request) == "multipart/form-data":
-            async with aclosing(multipart.parts(request, parts.settings, forms.files(parts.settings))) as form:
-                sent = await forms.read(form, uploads, parts.settings)
-        else:
-            sent = validated(SeparationCreate, await bodies.read_json(request, parts.settings))
-        return await accepted(service.SEPARATIONS, parts, lambda: service.create(parts, sent))
+    files = 1 + parts.settings.examples  # the mixture, and its examples
+    return await accepted(request, parts, service.SEPARATIONS, SeparationCreate, forms.read, files, service.create)
 
 
 add_calls(router, service.SEPARATIONS)
