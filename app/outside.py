@@ -29,9 +29,11 @@ Resolve = Callable[[str], Awaitable[list[str]]]
 
 LONGEST_URL = 2048  # characters
 _REDIRECTS = 5
+_NOT_PUBLIC = "The URL's host has no public address."  # of unknown names too: it tells of none inside
 _TRIES = 3  # addresses of one name that are tried
 _CONNECT = 5.0  # s, each
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
+_NUMBER = re.compile(r"(^|\.)(\d+|0x[0-9a-f]*)\.?$")  # at its end a name is no name, but an address by another spelling
 _MOVED = (301, 302, 303, 307, 308)
 _LOOKUPS = ThreadPoolExecutor(16, "lookup")  # threads of their own, for a slow name server holds them up
 # Not public, though `ipaddress` (of some release) takes them for it.
@@ -74,7 +76,7 @@ class Outside:
         self._trust = trust or ssl.create_default_context(cafile=certifi.where())
 
     def check(self, text: str) -> httpx.URL:
-        """The URL, as far as its text shows that it may be asked; looks nothing up. Raises `UrlRefused`."""
+        """The URL, as far as its text shows that it may be asked; looks no name up. Raises `UrlRefused`."""
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
@@ -86,8 +88,11 @@ class Outside:
         if url.userinfo:
             raise UrlRefused("The URL must not hold a user name or a password.")
         host = url.raw_host.decode("ascii")
-        if _literal(host) is None and not _NAME.fullmatch(host):
+        address = _literal(host)
+        if address is None and not _NAME.fullmatch(host):
             raise UrlRefused("The URL's host is no name and no address.")
+        if _NUMBER.search(host) if address is None else not self.is_public(address):
+            raise UrlRefused(_NOT_PUBLIC)
         if _port(url) not in self._ports:
             raise UrlRefused(f"The port {_port(url)} is not allowed.")
         return url.copy_with(fragment=None)
@@ -178,8 +183,7 @@ class Outside:
         except (OSError, ValueError):
             found = []
         if not found or not all(self.is_public(address) for address in found):
-            # The same sentence for both, lest it tell which names there are inside.
-            raise UrlRefused("The URL's host has no public address.")
+            raise UrlRefused(_NOT_PUBLIC)
         return found
 
     def _next(self, url: httpx.URL, answer: httpx.Response) -> httpx.URL:

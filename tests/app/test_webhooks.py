@@ -316,6 +316,30 @@ def test_what_cannot_be_called_is_refused(hooked: Service, webhook: Any, code: s
     assert [error["pointer"] for error in told["errors"]] == [pointer]
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "[::1]"),
+        *("[::ffff:127.0.0.1]", "[fd00::1]", "[fe80::1]", "[64:ff9b::a00:1]", "10.1", "2130706433", "0x7f000001"),
+        *("0x7f.0.0.1", "0", "1.0x", "127.0.0.1.", "a.127", "127.0.0.1.0x1"),
+    ],
+)
+def test_a_private_address_is_refused_when_it_is_named(hooked: Service, host: str) -> None:
+    """However it is spelled, and on every kind of job; but not the network that the settings allow."""
+    port, audio_id = hooked.parts.settings.outside_ports, hooked.recording()["id"]
+    webhook = {"url": f"http://{host}:{port}/hook"}
+    for path, body in (
+        ("/v1/separations", {"mixture": {"audio_id": audio_id}, "targets": [{"label": "Dog"}]}),
+        ("/v1/detections", {"audio_id": audio_id}),
+        ("/v1/queries", {"name": "mine", "examples": [{"audio_id": audio_id}]}),
+    ):
+        answer = hooked.client.post(path, json={**body, "webhook": webhook})
+        told = problem(answer, 422, "url_refused")
+        assert told["errors"] == [{"pointer": "/webhook/url", "detail": "The URL's host has no public address."}]
+    assert hooked.parts.jobs.unfinished() == 0
+    ask(hooked, f"http://127.0.0.9:{port}/hook")
+
+
 def test_without_a_secret_no_webhook_is_promised(folder_service: Service) -> None:
     body = {
         "mixture": {"audio_id": folder_service.recording()["id"]},
