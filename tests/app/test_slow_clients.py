@@ -86,6 +86,34 @@ def test_what_is_quick_is_not_cut(folder_service: Service) -> None:
     assert folder_service.client.get("/livez").status_code == 200
 
 
+def test_requests_ahead_of_answers_are_few(folder_service: Service) -> None:
+    """Thousands fit into what is read at once, and each would be kept until those before it were answered."""
+    request = b"GET /livez HTTP/1.1\r\n\r\n"
+    answer, _ = drip(folder_service, connections.PIPELINED * request + b"GET /livez HTTP/1.0\r\n\r\n", b"")
+    assert answer.count(b"HTTP/1.1 200 OK") == connections.PIPELINED + 1
+    answer, ended = drip(folder_service, 2000 * request, b"")
+    assert answer.count(b"HTTP/1.1 200 OK") <= connections.PIPELINED + 1 and ended < 3
+
+
+def test_whoever_hangs_up_ends_all_that_it_asked(folder_service: Service) -> None:
+    """The stream of a job that waits goes on until its client is gone, whatever that has asked after it."""
+    events = folder_service.separate()["events_url"]
+
+    def running() -> float:
+        figures = folder_service.client.get("/metrics").text
+        return float(figures.partition("\nearmark_http_requests_in_progress ")[2].partition("\n")[0]) - 1
+
+    eventually(lambda: running() == 0, 5)
+    for after in (b"", b"GET /livez HTTP/1.1\r\n\r\n"):
+        with socket.create_connection(folder_service.address, timeout=5) as connection:
+            connection.sendall(f"GET {events} HTTP/1.1\r\n\r\n".encode() + after)
+            answer = b""
+            while b"event: state" not in answer:
+                answer += connection.recv(65536)
+            assert running() == 1
+        eventually(lambda: running() == 0, 5)
+
+
 @pytest.mark.parametrize("route", ["/v1/audio", "/v1/separations"])
 def test_slow_bodies_are_cut_and_leave_nothing(folder_service: Service, route: str) -> None:
     """A byte now and then is never idle, and still too slow."""
