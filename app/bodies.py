@@ -3,15 +3,18 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
 
+import anyio
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.errors import ClientGone, MediaTypeUnsupported, RequestInvalid, UploadTimeout, UploadTooLarge
 from app.problems import fault
 from app.settings import Settings
+
+Result = TypeVar("Result")
 
 
 async def chunks(
@@ -49,6 +52,23 @@ async def chunks(
             raise UploadTooLarge(f"The body may have {limit} bytes.")
         if chunk:
             yield chunk
+
+
+async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+    """What work comes to that follows a body; `ClientGone`, and the work is broken off, when the client hangs up."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        watching = asyncio.create_task(watch())
+        try:
+            return await work
+        finally:
+            watching.cancel()
+    raise ClientGone()
 
 
 def media_type(request: Request) -> str:

@@ -328,7 +328,7 @@ class RecordTooNew(EarmarkError):
 
 
 class ClientGone(EarmarkError):
-    """The client hung up while it was sending; nobody reads this answer."""
+    """The client hung up before it was answered; nobody reads this answer."""
 
     code = "client_gone"
     status = 499

@@ -31,7 +31,8 @@ async def upload(request: Request, response: Response, parts: UsesParts) -> Audi
     """Upload a recording as the form's field `file`, or name its URL; it is streamed to the store and probed."""
     async with service.received(parts) as uploads:
         if bodies.is_json(request):
-            await uploads.fetch(validated(UrlSent, await bodies.read_json(request, parts.settings)).url)
+            sent = validated(UrlSent, await bodies.read_json(request, parts.settings))
+            await bodies.while_connected(request, uploads.fetch(sent.url))
         else:
             await _receive(request, parts, uploads)
     answer = service.tell(parts, uploads.kept[0])

@@ -1,6 +1,7 @@
 """ASGI middleware: does a POST with an `Idempotency-Key` once, and answers its repetitions with the first answer.
 
-Not kept, so that the request may be tried again: answers of 429 and 5xx, and refusals that came before the whole body
+Not kept, so that the request may be tried again: answers of 429 and 5xx, what was broken off since the client hung
+up, and refusals that came before the whole body
 was read, as of a form that is too large; without the body, nothing tells what they refused.
 """
 
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import bodies, callers
 from app.errors import (
+    ClientGone,
     EarmarkError,
     IdempotencyInProgress,
     IdempotencyMismatch,
@@ -130,7 +132,7 @@ class Idempotency:
     async def _answer(self, request: Request, fingerprint: Fingerprint, messages: list[Message]) -> Answer | None:
         """The answer as it is kept; None where it is not to be."""
         status = messages[0]["status"]
-        if status == 429 or status >= 500:
+        if status in (429, ClientGone.status) or status >= 500:
             return None
         if status < 400 and not fingerprint.complete:  # a body that the route had no use for
             with contextlib.suppress(EarmarkError):

@@ -1,13 +1,16 @@
 """Recordings that are fetched from the web: kept whole and probed, or refused and gone without a trace."""
 
 import hashlib
+import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from app.settings import Settings
-from tests.app.conftest import LIMITS, Service, emptied, problem, serve, wav
+from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve, wav
 from tests.app.origins import Origin, moved, ok, origin
 from tests.app.test_audio import nothing_left
 from tests.conftest import S3Server
@@ -104,3 +107,26 @@ def test_what_lies_inside_is_refused(fetching: Service, url: str) -> None:
 @pytest.mark.parametrize("sent", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
 def test_other_documents_are_refused(fetching: Service, sent: Any) -> None:
     problem(fetching.client.post("/v1/audio", json=sent), 422, "request_invalid")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, begun: bool) -> None:
+    """And its `Idempotency-Key` is free again, since nobody has had an answer."""
+    content, redis = wav(), fetching.parts.redis
+    drip = [part for _ in range(99) for part in (content[:9], 0.1)]
+    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if begun else [9.0]
+    site.asked.clear()
+    sent = {"url": f"http://{site.address}:{site.port}/"}
+    body = json.dumps(sent).encode()
+    head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
+    with socket.create_connection(fetching.address, timeout=5) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        eventually(lambda: site.asked and (fetching.entered() or not begun), 5)
+    gone = time.monotonic()
+    # Else the site would be cut off half a second or two later, and that kept as the answer.
+    eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)
+    assert time.monotonic() - gone < 1.5
+    nothing_left(fetching)
+    site.answer = ok(content)
+    again = fetching.client.post("/v1/audio", json=sent, headers={"Idempotency-Key": "again"})
+    assert again.status_code == 201 and "idempotent-replayed" not in again.headers
