@@ -5,6 +5,10 @@ from typing import Any, TypeVar
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from app.errors import RequestInvalid
+
+_MOST_FAULTS = 256  # that are looked at: a small body can hold hundreds of thousands, each dear to describe
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -15,10 +19,15 @@ class Sent(BaseModel):
 
 
 def validated(model: type[Model], sent: Any, *place: str) -> Model:
-    """A model from JSON that was sent, or `RequestValidationError` that points into it."""
+    """A model from JSON that was sent.
+
+    Raises `RequestValidationError` that points into it, or `RequestInvalid` that only counts where faults are too many.
+    """
     try:
         return model.model_validate(sent)
     except ValidationError as error:
+        if error.error_count() > _MOST_FAULTS:
+            raise RequestInvalid(f"The request has {error.error_count()} faults.") from None
         raise RequestValidationError(
             [{**wrong, "loc": ("body", *place, *wrong["loc"])} for wrong in error.errors(include_url=False)]
         ) from error

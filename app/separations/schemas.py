@@ -15,6 +15,7 @@ from app.separations.records import Format, SeparationRequest, SeparationResult
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
 _LARGEST = 1e6  # of an embedding's numbers: far beyond any network's, and far from overflow
+_MANY = 1024  # targets, spans or examples: far beyond any setting; what lies behind is not looked at
 _NUMBERS = 65536  # of an embedding: far beyond any network's
 _WAYS = ("examples", "label", "spans", "query_id", "embedding")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -43,13 +44,13 @@ class Target(Sent):
     """
 
     name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
-    examples: Annotated[list[AudioReference], Field(min_length=1)] | None = None
+    examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MANY)] | None = None
     label: Label | None = None
-    spans: Annotated[list[SpanSent], Field(min_length=1)] | None = None
+    spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MANY)] | None = None
     query_id: Annotated[str, StringConstraints(pattern=ids.pattern(ids.QUERY))] | None = None
     embedding: Annotated[list[Number], Field(min_length=1, max_length=_NUMBERS)] | None = None
     model: ModelName | None = None
-    not_examples: Annotated[list[AudioReference], Field(min_length=1)] | None = None
+    not_examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MANY)] | None = None
     not_label: Label | None = None
 
     @model_validator(mode="after")
@@ -93,7 +94,7 @@ class SeparationCreate(Options):
     """A separation to be made: a mixture, and what to take out of it, by `targets` or by `auto`."""
 
     mixture: AudioReference
-    targets: Annotated[list[Target], Field(min_length=1)] | None = None
+    targets: Annotated[list[Target], Field(min_length=1, max_length=_MANY)] | None = None
 
     @model_validator(mode="after")
     def _is_asked_for(self) -> "SeparationCreate":

@@ -1,10 +1,16 @@
 """Names, ids and parameters that try to be paths, headers or commands: told apart from what they look like."""
 
 import socket
+import time
+from typing import Any
 from urllib.parse import quote
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 
+from app.errors import RequestInvalid
+from app.sent import validated
+from app.separations.schemas import SeparationCreate
 from tests.app.conftest import Service, wav
 from tests.app.test_audio import FORM, form_ends
 
@@ -122,3 +128,25 @@ def test_names_of_targets_stay_names(folder_service: Service, nasty: str) -> Non
             assert nasty in ("con", "a b") and target.get("name") == nasty
         else:
             assert answer.status_code == 422 and not evil(answer.text)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"targets": [0] * 500_000},
+        {"targets": [{}] * 340_000},
+        {"targets": [{"label": "Dog"}] * 70_000},
+        {"targets": [{"name": "x", "spans": [{}] * 300_000}]},
+        {"targets": [{"name": "x", "embedding": [""] * 60_000}]},
+        {"metadata": {str(number): 0 for number in range(90_000)}},
+        {str(number): 0 for number in range(90_000)},
+    ],
+    ids=lambda sent: f"{next(iter(sent))}, {len(str(sent))}",
+)
+def test_a_body_full_of_faults_costs_little(sent: dict[str, Any]) -> None:
+    """A megabyte holds half a million of them, and each takes longer to tell than to find."""
+    began = time.thread_time()
+    with pytest.raises((RequestValidationError, RequestInvalid)) as refused:
+        validated(SeparationCreate, sent)
+    assert time.thread_time() - began < 0.5
+    assert not isinstance(refused.value, RequestValidationError) or len(refused.value.errors()) <= 256
