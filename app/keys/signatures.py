@@ -22,7 +22,7 @@ from app.settings import Settings
 
 _SECRET = "earmark:url-secret"  # noqa: S105 (the name of a Redis key)
 _TOKEN = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9a-f]{1,12})\.([A-Za-z0-9_-]{43})")
-_SIGNED = re.compile(r'(/v1/[^"?\s]+)\?token=[A-Za-z0-9._-]+')
+_SIGNED = re.compile(r'/v1/[^"?\s]+\?token=[A-Za-z0-9._-]+')
 
 Sign = Callable[[str], str]
 
@@ -59,18 +59,27 @@ class Signatures:
         return f"{path}?token={key_id.removeprefix(f'{ids.KEY}_')}.{end}.{self._mac(key_id, end, unquote(path))}"
 
     def signed_again(self, text: str, key_id: str) -> str:
-        """A text in which every signed path gets a new token."""
-        return _SIGNED.sub(lambda found: self.signed(found[1], key_id), text)
+        """A text in which every path that was signed for this key gets a new token; what others wrote stays."""
+
+        def renewed(found: re.Match[str]) -> str:
+            path, token = found[0].split("?token=")
+            genuine = self._signer(token, unquote(path)) == key_id
+            return self.signed(path, key_id) if genuine else found[0]
+
+        return _SIGNED.sub(renewed, text)
 
     def key_of(self, token: str, path: str) -> str | None:
         """The id of the key that a token stands for on this path (decoded), now; None if for none."""
+        key_id = self._signer(token, path)
+        return key_id if key_id is not None and int(token.split(".")[1], 16) > time.time() else None
+
+    def _signer(self, token: str, path: str) -> str | None:
+        """The id of the key that a path was signed for, if it was, whenever that was."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        key_id, end = f"{ids.KEY}_{match[1]}", match[2]
-        if not hmac.compare_digest(match[3], self._mac(key_id, end, path)) or int(end, 16) <= time.time():
-            return None
-        return key_id
+        key_id = f"{ids.KEY}_{match[1]}"
+        return key_id if hmac.compare_digest(match[3], self._mac(key_id, match[2], path)) else None
 
     def _mac(self, key_id: str, end: str, path: str) -> str:
         signed = hmac.digest(self._shared_secret(), f"{key_id}\n{end}\n{path}".encode(), hashlib.sha256)

@@ -182,6 +182,27 @@ def test_keys_do_not_see_each_others_answers(keyed_service: Service) -> None:
     assert first.json()["id"] != second.json()["id"]
 
 
+def test_a_repetition_signs_nothing_that_a_client_wrote(keyed_service: Service) -> None:
+    """Metadata may come from a client's own clients, and be shown to them."""
+    mine = keyed_service.with_key()
+    other = mine.recording()["id"]
+    address, forged = f"/v1/audio/{other}/content", "0" * 26 + ".ffffffff." + "A" * 43
+    elsewhere = keyed_service.with_key().parts
+    wanted = {
+        "plain": f"{address}?token=x",
+        "forged": f"{address}?token={forged}",
+        "another key's": elsewhere.signatures.signed(address, elsewhere.caller.key_id),
+        "another thing's": mine.parts.signatures.signed("/v1/audio/x", mine.parts.caller.key_id).replace(
+            "/v1/audio/x", address
+        ),
+    }
+    request = asking(mine, metadata=wanted)
+    first = repeated(mine, "m", json=request)
+    assert first.status_code == 202
+    again = repeated(mine, "m", json=request)
+    assert again.headers["idempotent-replayed"] == "true" and again.json()["metadata"] == wanted
+
+
 def test_addresses_in_a_repeated_answer_still_open(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = keyed_service.with_key()
     request = asking(mine)
