@@ -19,6 +19,7 @@ request_id: ContextVar[str | None] = ContextVar("earmark_request_id", default=No
 job_id: ContextVar[str | None] = ContextVar("earmark_job_id", default=None)
 
 _TOKEN = re.compile(r"([?&]token=)[^&\s\"]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
 
 
@@ -29,7 +30,7 @@ def configure(settings: Settings, access: bool = True) -> None:
     """
     handler = logging.StreamHandler()
     handler.addFilter(_identify)
-    handler.addFilter(_keep_secrets)
+    handler.addFilter(_keep_plain)
     handler.setFormatter(_json() if settings.log_format == "json" else logging.Formatter(_TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -48,11 +49,15 @@ def about(job: str) -> Iterator[None]:
         request_id.reset(requests)
 
 
-def _keep_secrets(record: logging.LogRecord) -> bool:
-    """Take the tokens out of addresses that are logged, as uvicorn does with every request's: they open things."""
+def _keep_plain(record: logging.LogRecord) -> bool:
+    """Take out of what is logged the tokens of addresses, which open things, and what would begin another line."""
     if isinstance(record.args, tuple):
-        record.args = tuple(_TOKEN.sub(r"\1...", part) if isinstance(part, str) else part for part in record.args)
+        record.args = tuple(_plain(part) if isinstance(part, str) else part for part in record.args)
     return True
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], _TOKEN.sub(r"\1...", text))
 
 
 def _json() -> logging.Formatter:

@@ -79,6 +79,16 @@ def test_lines_are_json_with_the_requests_id_and_nobodys_secret(tmp_path: Path, 
     assert "s3cret" not in log.read_text()
 
 
+def test_what_clients_send_begins_no_line(tmp_path: Path, redis: Redis) -> None:
+    """Where the queue's server is away, what was asked is told as it was asked."""
+    away = {"EARMARK_LOG_FORMAT": "text", "EARMARK_REDIS_URL": "redis://127.0.0.1:9", "EARMARK_REDIS_TIMEOUT": "0.2"}
+    with api(tmp_path, redis, EARMARK_OPEN_RATE="1000", **away) as (client, log):
+        assert client.get("/v1/x%0aFORGED%0d%1b%5b2J%e2%80%a8").status_code == 503
+    text = log.read_text()
+    assert "FORGED" in text and "\x1b" not in text and "\u2028" not in text
+    assert not [line for line in text.splitlines() if line.startswith("FORGED")]
+
+
 class _Collector(BaseHTTPRequestHandler):
     """An OpenTelemetry collector: keeps what it is sent."""
 
