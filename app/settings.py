@@ -28,7 +28,7 @@ class Settings(BaseSettings):
         default=Path(".earmark"), description="folder of the embedded service: queue's data, store, logs"
     )
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Redis or Valkey, with persistence switched on"
+        default="redis://127.0.0.1:6379/0", repr=False, description="Redis or Valkey, with persistence switched on"
     )
     redis_timeout: float = Field(default=5.0, gt=0, description="seconds to connect, and to answer one command")
 
@@ -113,6 +113,9 @@ class Settings(BaseSettings):
     upload_idle: float = Field(default=30.0, gt=0, description="seconds a body may send nothing")
     upload_rate: float = Field(
         default=1024.0, ge=0, description="bytes a second that a body must bring on average after `upload_idle`"
+    )
+    awaited_uploads: int = Field(
+        default=1000, ge=1, description="direct uploads of one key that may be signed and not completed, at once"
     )
     recording_seconds: float = Field(default=2 * HOUR, gt=0, description="seconds of one recording")
     example_seconds: float = Field(default=60.0, gt=0, description="seconds of one example")

@@ -37,7 +37,7 @@ _SLACK = 60.0  # s that the lock outlives the copying, for the probe
 def presign(parts: Parts, sent: PresignSent) -> tuple[Awaited, str, float]:
     """An upload to await, the signed address for its bytes, and when that ends.
 
-    Raises `PresignUnavailable` and `UploadTooLarge`.
+    Raises `PresignUnavailable`, `UploadTooLarge`, and `QuotaExceeded` while too many are awaited.
     """
     settings = parts.settings
     if not parts.storage.signs:
@@ -109,7 +109,7 @@ async def _taken_in(parts: Parts, awaited: Awaited) -> Audio:
 def _let_go(parts: Parts, audio_id: str) -> None:
     # What is written there by the same address later on is in the ledger, for housekeeping.
     parts.storage.delete(incoming_key(audio_id))
-    parts.audio.arrived(audio_id)
+    parts.audio.arrived(audio_id, parts.caller.key_id)
 
 
 def _unlocked(lock: Lock) -> None:

@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import WatchError
 from redis.lock import Lock
 
-from app.errors import AudioInUse, NotFound
+from app.errors import AudioInUse, NotFound, QuotaExceeded
 from app.leftovers import Leftovers
 from app.settings import Settings
 
@@ -52,6 +52,10 @@ def users_key(audio_id: str) -> str:
 def awaited_key(audio_id: str) -> str:
     """The Redis key of the record of an upload that its client brings to the store itself."""
     return f"earmark:audio:{audio_id}:awaited"
+
+
+def _awaited_of(owner: str) -> str:
+    return f"earmark:awaited:{owner}"  # ids, by when they are awaited no more
 
 
 def store_key(audio_id: str) -> str:
@@ -111,9 +115,24 @@ class AudioRecords:
         self._leftovers.add(None, outline_key(audio.id), max(audio.expires_at, time.time() + _STORING_SECONDS))
 
     def expect(self, awaited: Awaited, address_expires_at: float) -> None:
-        """Note that a client is about to bring an upload; swept when nobody can write there any more."""
+        """Note that a client is about to bring an upload; swept when nobody can write there any more.
+
+        Raises `QuotaExceeded` while so many are awaited of this owner that there may be no more. Many at once may go a
+        little beyond.
+        """
+        all_of_owner = _awaited_of(awaited.owner)
+        with self._redis.pipeline() as pipe:
+            pipe.zremrangebyscore(all_of_owner, 0, awaited.created_at)
+            pipe.zcard(all_of_owner)
+            pipe.zrange(all_of_owner, 0, 0, withscores=True)
+            _, count, first = pipe.execute()
+        if count >= self._settings.awaited_uploads:
+            detail = f"{count} uploads are awaited already: complete them, or wait."
+            raise QuotaExceeded(detail, math.ceil(first[0][1] - awaited.created_at))
         with self._redis.pipeline() as pipe:
             pipe.set(awaited_key(awaited.id), awaited.model_dump_json(), exat=math.ceil(awaited.expires_at))
+            pipe.zadd(all_of_owner, {awaited.id: awaited.expires_at})
+            pipe.expireat(all_of_owner, math.ceil(awaited.expires_at))
             due = max(awaited.expires_at, address_expires_at + self._settings.upload_timeout)
             self._leftovers.add(pipe, incoming_key(awaited.id), due + self._settings.upload_timeout)
             pipe.execute()
@@ -125,9 +144,12 @@ class AudioRecords:
             raise NotFound("There is no such audio.")
         return Awaited.model_validate_json(document)
 
-    def arrived(self, audio_id: str) -> None:
+    def arrived(self, audio_id: str, owner: str) -> None:
         """The upload is not awaited any more: it is known, or was refused."""
-        self._redis.delete(awaited_key(audio_id))
+        with self._redis.pipeline() as pipe:
+            pipe.delete(awaited_key(audio_id))
+            pipe.zrem(_awaited_of(owner), audio_id)
+            pipe.execute()
 
     def completing(self, audio_id: str, seconds: float) -> Lock:
         """A lock for completing an upload once at a time; it ends by itself after so many seconds."""

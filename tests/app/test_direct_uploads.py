@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.audio.records import incoming_key, store_key
+from app.audio.records import Awaited, incoming_key, store_key
 from app.housekeeping import Housekeeping
 from app.ids import new_id
 from tests.app.conftest import Service, problem, wav
@@ -179,6 +180,34 @@ def test_an_upload_that_was_not_confirmed_is_whole_when_completed_again(
 def test_wrong_announcements_are_refused(s3_service: Service, sent: dict[str, Any], status: int, code: str) -> None:
     problem(s3_service.client.post("/v1/audio/presign", json=sent), status, code)
     assert s3_service.entered() == []
+
+
+def test_only_so_many_uploads_are_awaited_at_once(
+    s3_service: Service, monkeypatch: pytest.MonkeyPatch, redis: Redis
+) -> None:
+    parts = s3_service.parts
+    monkeypatch.setattr(parts.audio, "_settings", parts.settings.model_copy(update={"awaited_uploads": 2}))
+    given = [presigned(s3_service) for _ in range(2)]
+    answer = s3_service.client.post("/v1/audio/presign", json={"bytes": 9})
+    problem(answer, 429, "quota_exceeded")
+    wait = parts.settings.signed_url_seconds + parts.settings.upload_timeout
+    assert wait - 10 < int(answer.headers["retry-after"]) <= wait
+    assert len(s3_service.entered()) == 2
+    # A completed one makes room, a refused one too, and so does time.
+    bring(given[0], wav())
+    assert complete(s3_service, given[0]).status_code == 200
+    given.append(presigned(s3_service))
+    problem(s3_service.client.post("/v1/audio/presign", json={"bytes": 9}), 429, "quota_exceeded")
+    bring(given[1], b"x")
+    problem(complete(s3_service, given[1]), 422, "request_invalid")
+    given.append(presigned(s3_service))
+    redis.zadd("earmark:awaited:", {given[2]["audio"]["id"]: time.time() - 1})
+    presigned(s3_service)
+    assert redis.ttl("earmark:awaited:") > 0
+    # Each key has its own.
+    parts.audio.expect(
+        Awaited(id=new_id("aud"), owner="key_x", filename=None, bytes=9, created_at=0, expires_at=9e9), 0
+    )
 
 
 def test_names_of_direct_uploads_are_only_for_reading(s3_service: Service) -> None:

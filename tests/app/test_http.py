@@ -232,6 +232,11 @@ def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
         Settings.model_validate(wrong)
 
 
+def test_settings_that_hold_secrets_do_not_show_them() -> None:
+    secrets = {"redis_url": "redis://:hush@queue:6379", "store_secret_key": "hush", "url_secret": "hush"}
+    assert "hush" not in repr(Settings.model_validate(secrets))
+
+
 def test_connections_are_let_go(folder_service: Service) -> None:
     with httpx.Client(base_url=folder_service.client.base_url) as client:
         assert client.get("/livez", headers={"Connection": "close"}).status_code == 200
