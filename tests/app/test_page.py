@@ -163,5 +163,6 @@ def test_the_policy_lets_nothing_in_from_elsewhere(folder_service: Service) -> N
     for path in sorted(FILES.rglob("*.*")):
         answer = folder_service.client.get(f"/page/{path.relative_to(FILES)}")
         assert (answer.status_code, answer.content) == (200, path.read_bytes())
+    assert folder_service.client.get("/page/index.html").status_code == 404  # it would come without its policy
     assert folder_service.client.get("/page/../settings.py").status_code == 404
     assert folder_service.client.get("/page/%2e%2e/routes.py").status_code == 404
