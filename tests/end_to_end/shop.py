@@ -5,6 +5,7 @@ its separation, and serves. Celery's tasks run where they are called.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import celery
@@ -55,14 +56,13 @@ def main(folder: Path, port: str) -> None:
     tasks.conf.update(task_always_eager=True, task_eager_propagates=True)
     tasks.set_default()  # for the threads of the server, too
 
-    from shop import earmark  # pyright: ignore[reportMissingImports]
-    from shop.models import Recording  # pyright: ignore[reportMissingImports]
-
+    earmark = import_module("shop.earmark")
+    recordings = import_module("shop.models").Recording.objects
     global urlpatterns
     urlpatterns = [path("earmark", earmark.finished)]
     mixture = REPOSITORY / "app" / "demo" / "recordings" / "mixture.flac"
     with mixture.open("rb") as content:
-        recording = Recording.objects.create(file=File(content, mixture.name))
+        recording = recordings.create(file=File(content, mixture.name))
     for _ in range(2):  # a task may run twice
         earmark.separate.delay(recording.pk)
     call_command("runserver", f"127.0.0.1:{port}", use_reloader=False, skip_checks=True)
