@@ -75,15 +75,15 @@ async def _events(parts: Parts, job: Job, after: int, tell: Callable[[Parts, Job
                 yield await run_in_threadpool(told, entries)
             elif not parts.feed.ended:
                 yield KEEPALIVE_COMMENT
-                over = not await run_in_threadpool(_exists, parts, job)
+                over = await run_in_threadpool(_is_over, parts, job)
 
 
-def _exists(parts: Parts, job: Job) -> bool:
-    """Whether the record is still there; where Redis does not answer, it may be."""
+def _is_over(parts: Parts, job: Job) -> bool:
+    """Whether the job has ended, or its record gone, though no event told so: a server that was started anew may have
+    lost the latest ones, and then numbers again those that follow. Where Redis does not answer, it may go on."""
     try:
-        parts.jobs.get(job.id)
+        return parts.jobs.get(job.id).over
     except NotFound:
-        return False
-    except RedisError:
         return True
-    return True
+    except RedisError:
+        return False

@@ -13,6 +13,7 @@ import pytest
 from app import sse
 from app.events import events_key
 from app.lifecycle import TargetState
+from app.listing import record_key
 from tests.app.conftest import Service, eventually, problem
 
 
@@ -147,6 +148,28 @@ def test_silence_is_broken_by_comments(folder_service: Service, monkeypatch: pyt
             if comments == 3:
                 break
     followers_are_gone(folder_service)
+
+
+def test_a_stream_ends_when_a_server_that_lost_events_has_ended_the_job(
+    folder_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a server that dies may lack the last two seconds: the job ends by a number that was told before."""
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
+    jobs, redis = folder_service.parts.jobs, folder_service.parts.redis
+    job = folder_service.separate()
+    kept = {key: redis.dump(key) for key in (record_key(job["id"]), events_key(job["id"]))}
+    with folder_service.client.stream("GET", job["events_url"]) as answer:
+        events = parsed(answer)
+        next(events)
+        jobs.claim(job["id"], "a")
+        jobs.progress(job["id"], "a", 0.5, "separating")
+        assert [next(events).job["status"] for _ in range(2)] == ["running", "running"]
+        for key, value in kept.items():
+            redis.restore(key, 0, value or b"", replace=True)
+        assert jobs.cancel(job["id"]).revision == 2
+        assert list(events) == []
+    answer = folder_service.client.get(job["events_url"], headers={"Last-Event-ID": "3"})
+    assert '"canceled"' in answer.text, "whoever asks again is told"
 
 
 def test_a_stream_outlives_the_queues_server_being_away(folder_service: Service) -> None:
