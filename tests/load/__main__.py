@@ -26,6 +26,8 @@ import psutil
 import typer
 
 from app import lifecycle
+from app.jobs import Jobs, record_key
+from app.lifecycle import Progress
 from app.settings import Settings
 from tests.end_to_end.deployment import eventually
 from tests.end_to_end.topology import Topology, free_ports, topology
@@ -104,6 +106,10 @@ def polls_and_jobs(table: Table, made: Topology, api: str, bare: str, seconds: i
     plain = wrk.measure(f"{bare}/poll", made.folder, **load)
     ours = wrk.measure(poll, made.folder, headers=headers, **load)
     table.add("polls a second", f"{ours.rate:.0f}", f"bare route {plain.rate:.0f}", _ratio(ours, plain), "at least 0.5")
+    with Changing(made, job["id"]) as changing:
+        changed = wrk.measure(poll, made.folder, headers=headers, **load)
+    what = f"polls a second of a running job that changes {changing.times / seconds:.0f} times a second"
+    table.add(what, f"{changed.rate:.0f}", f"bare route {plain.rate:.0f}", _ratio(changed, plain), "")
     pause = CONNECTIONS / (ours.rate / 2)
     calm = wrk.measure(poll, made.folder, headers=headers, pause=pause, **load)
     table.add(f"polls at {calm.rate:.0f} a second, 99th percentile", f"{calm.p99 * 1000:.1f} ms", "", "", "under 20 ms")
@@ -111,7 +117,7 @@ def polls_and_jobs(table: Table, made: Topology, api: str, bare: str, seconds: i
     created = wrk.measure(f"{api}/v1/separations", made.folder, headers=headers, body=body, **load)
     told = (f"{created.rate:.0f}", f"bare RQ {queued.rate:.0f}", _ratio(created, queued))
     table.add("new jobs a second", *told, "at least 0.33")
-    failed = plain.failed + ours.failed + calm.failed + queued.failed + created.failed
+    failed = plain.failed + ours.failed + changed.failed + calm.failed + queued.failed + created.failed
     if failed:
         table.add("answers that were no success", str(failed), "", "", "0")
     made.redis.delete("rq:queue:bare")
@@ -119,6 +125,34 @@ def polls_and_jobs(table: Table, made: Topology, api: str, bare: str, seconds: i
 
 def _ratio(ours: wrk.Measured, other: wrk.Measured) -> str:
     return f"{ours.rate / other.rate:.2f}"
+
+
+class Changing(threading.Thread):
+    """A job that is begun, and further on all the time: by its record alone, so that it costs the machine little."""
+
+    def __init__(self, made: Topology, job_id: str) -> None:
+        super().__init__(daemon=True)
+        self._redis = made.redis
+        self._key = record_key(job_id)
+        job = Jobs(made.redis, made.settings).claim(job_id, "nobody")
+        assert job is not None
+        told = [job.model_copy(update={"progress": Progress(ratio=n / 100, stage="separating")}) for n in range(100)]
+        self._records = [each.model_dump_json() for each in told]
+        self._over = threading.Event()
+        self.times = 0
+
+    def run(self) -> None:
+        while not self._over.wait(0.001):
+            self._redis.set(self._key, self._records[self.times % len(self._records)])
+            self.times += 1
+
+    def __enter__(self) -> "Changing":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
 
 
 class Peak(threading.Thread):

@@ -26,6 +26,7 @@ def test_the_table_is_made(tmp_path: Path, small_model: Path) -> None:
     assert text.endswith("<!-- load: end -->\nafter\n")
     for row in (
         "polls a second",
+        "running job that changes",
         "new jobs a second",
         "3 uploads of 4 MiB",
         "memory meanwhile",
