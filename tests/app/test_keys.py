@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis import Redis
 from starlette.routing import Route
@@ -122,6 +123,50 @@ def test_anothers_things_are_not_there(keyed_service: Service) -> None:
     assert yours.client.get("/v1/separations").json()["data"] == []
     assert [one["id"] for one in mine.client.get("/v1/separations").json()["data"]] == [job["id"]]
     assert mine.client.get(done["stems"][0]["url"]).content == b"0123456789"
+
+
+def test_no_call_tells_anothers_ids_from_unknown_ones(keyed_service: Service) -> None:
+    """Every path of the contract that holds an id, and every place of a body that does."""
+    mine, yours = keyed_service.with_key(), keyed_service.with_key()
+    made = {"audio": mine.recording()["id"], "queries": mine.saved_query(), "separations": mine.separate()["id"]}
+    made["detections"] = mine.client.post("/v1/detections", json={"audio_id": made["audio"]}).json()["id"]
+    mine.finish(made["separations"])
+    own = {"audio_id": yours.recording()["id"]}
+
+    def told(answer: httpx.Response, asked: str) -> tuple[int, str]:
+        return answer.status_code, answer.text.replace(asked, "ID").replace(answer.headers["x-request-id"], "R")
+
+    calls = 0
+    for path, methods in keyed_service.client.get("/openapi.json").json()["paths"].items():
+        kind, _, rest = path.removeprefix("/v1/").partition("/{")
+        for method in methods if rest else ():
+            answers = []
+            for asked in (made[kind], new_id(made[kind][:3])):
+                filled = f"/v1/{kind}/{asked}{rest.partition('}')[2].replace('{name}', 'dog')}"
+                answers.append(told(yours.client.request(method.upper(), filled), asked))
+            assert answers[0] == answers[1] and answers[0][0] == 404, path
+            calls += 1
+    assert calls >= 20
+    target, theirs = {"name": "x", "label": "Dog"}, {"audio_id": "AUDIO"}
+    for path, body in (
+        ("separations", {"mixture": theirs, "targets": [target]}),
+        ("separations", {"mixture": own, "targets": [{"name": "x", "examples": [theirs]}]}),
+        ("separations", {"mixture": own, "targets": [target | {"not_examples": [theirs]}]}),
+        ("separations", {"mixture": own, "targets": [{"name": "x", "query_id": "QUERY"}]}),
+        ("detections", theirs),
+        ("queries", {"name": "x", "examples": [own, theirs]}),
+    ):
+        answers = []
+        for audio, query in ((made["audio"], made["queries"]), (new_id("aud"), new_id("qry"))):
+            content = json.dumps(body).replace("AUDIO", audio).replace("QUERY", query)
+            answer = yours.client.post(f"/v1/{path}", content=content, headers={"Content-Type": "application/json"})
+            answers.append(told(answer, audio))
+        assert answers[0] == answers[1] and answers[0][0] == 404, body
+    for kind in ("separations", "detections", "queries"):
+        assert yours.client.get(f"/v1/{kind}").json()["data"] == []
+        for cursor in (made[kind], new_id(made[kind][:3])):
+            assert yours.client.get(f"/v1/{kind}?cursor={cursor}").json()["data"] == []
+    assert mine.client.get(f"/v1/separations/{made['separations']}").json()["status"] == "succeeded"
 
 
 def test_a_job_carries_its_keys_id_and_priority(keyed_service: Service) -> None:
