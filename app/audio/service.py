@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import PureWindowsPath
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio.to_thread import run_sync
@@ -15,6 +16,7 @@ from app import media
 from app.audio.copies import LocalCopy
 from app.audio.records import Audio, outline_key, store_key
 from app.audio.schemas import AudioAnswer
+from app.callers import Caller
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.ids import AUDIO, is_id, new_id
 from app.multipart import Part
@@ -25,6 +27,8 @@ log = logging.getLogger("earmark.audio")
 _NAME_LENGTH = 255  # characters of a client's file name that are kept
 _PROBES_AT_ONCE = anyio.CapacityLimiter(4)  # each is a process of its own
 _FETCHES_AT_ONCE = anyio.CapacityLimiter(16)  # so that slow sites hold up nothing but each other
+_FETCHES_A_KEY = 4  # and mostly those who named them
+_fetches_of: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()  # by key
 
 
 class Uploads:
@@ -37,7 +41,8 @@ class Uploads:
     async def fetch(self, url: str) -> Audio:
         """Keep what a URL leads to, as `receive` does. Raises `UrlRefused` too."""
         settings = self._parts.settings
-        async with _FETCHES_AT_ONCE, self._parts.outside.fetch(url, settings.fetch_timeout) as fetched:
+        own = _fetches(self._parts.caller)
+        async with own, _FETCHES_AT_ONCE, self._parts.outside.fetch(url, settings.fetch_timeout) as fetched:
             if (fetched.length or 0) > settings.upload_bytes:
                 raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
             return await self.receive(Part("url", fetched.url.path, fetched.chunks))
@@ -105,6 +110,12 @@ def find(parts: Parts, audio_id: str) -> Audio:
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
     return parts.caller.own(parts.audio.get(audio_id), "audio")
+
+
+def _fetches(caller: Caller) -> anyio.CapacityLimiter:
+    """What a key's fetches wait for before they wait with others'; with keys switched off there are no others."""
+    most = _FETCHES_A_KEY if caller.key_id else _FETCHES_AT_ONCE.total_tokens
+    return _fetches_of.setdefault(caller.key_id, anyio.CapacityLimiter(most))
 
 
 def tell(parts: Parts, audio: Audio) -> AudioAnswer:

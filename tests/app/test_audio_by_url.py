@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -130,3 +131,29 @@ def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, 
     site.answer = ok(content)
     again = fetching.client.post("/v1/audio", json=sent, headers={"Idempotency-Key": "again"})
     assert again.status_code == 201 and "idempotent-replayed" not in again.headers
+
+
+def test_slow_sites_hold_up_those_who_named_them(
+    valkey: Any, redis: Any, site: Origin, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However many a key names: others' fetches pass."""
+    folder = tmp_path_factory.mktemp("keyed-fetching")
+    choices: dict[str, Any] = {"outside_ports": str(site.port), "outside_networks": "127.0.0.0/8", "upload_idle": 3.0}
+    settings = Settings(home=folder, redis_url=valkey.connection_url, **{**LIMITS, "auth": "on", **choices})
+    site.answer = ok(wav())
+    body = json.dumps({"url": f"http://127.0.0.3:{site.port}/"}).encode()
+    with origin("127.0.0.3", site.port) as slow:
+        slow.answer = [9.0]
+        for service in serve(settings, folder):
+            slowed, other = service.with_key(), service.with_key()
+            key = slowed.client.headers["authorization"]
+            head = f"POST /v1/audio HTTP/1.1\r\nAuthorization: {key}\r\nContent-Type: application/json\r\n"
+            with ExitStack() as open_ones:
+                for _ in range(18):
+                    client = open_ones.enter_context(socket.create_connection(service.address, timeout=5))
+                    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                eventually(lambda: len(slow.asked) >= 4, 5)
+                began = time.monotonic()
+                assert post(other, f"http://{site.address}:{site.port}/").status_code == 201
+                assert time.monotonic() - began < 2.5
+                assert len(slow.asked) == 4
