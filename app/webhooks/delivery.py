@@ -39,8 +39,8 @@ PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0)  # s before the second try, 
 GIVEN_UP_AFTER = 86400.0  # s since the job was over
 _LOOK_SECONDS = 0.5  # between two looks for what is due
 _AT_ONCE = 64
-_AT_ONCE_A_HOST = 8  # so that a slow receiver holds up nobody else
-_CROWDED_SECONDS = 1.0  # until a message is looked at again whose host has as many tries running as it may
+_AT_ONCE_OF = {"host": 8, "owner": 32}  # so that a slow receiver holds up nobody else, nor a key's many slow ones
+_CROWDED_SECONDS = 1.0  # until a message is looked at again whose host or owner has as many tries running as it may
 _LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
 _GONE = 410
 
@@ -60,6 +60,11 @@ class Message:
     def host(self) -> str:
         """All of the address that logs may show."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Among whose tries it counts; with keys switched off there are no owners."""
+        return [("host", self.host), *([("owner", self.job.owner)] if self.job.owner else [])]
 
 
 def message(parts: Parts, job: Job, told: BaseModel, now: datetime) -> Message | None:
@@ -89,8 +94,9 @@ class Delivery:
         self._outbox = Outbox(parts.redis)
         self._timeout = parts.settings.webhook_timeout
         self._running: set[asyncio.Task[None]] = set()
-        self._tries: Counter[str] = Counter()  # running, by host
-        self._hosts: dict[str, str] = {}  # of messages that were found crowded, so that finding it again costs nothing
+        self._tries: Counter[tuple[str, str]] = Counter()  # running, by place
+        # Of messages that were found crowded, so that finding it again costs nothing.
+        self._places: dict[str, list[tuple[str, str]]] = {}
 
     async def run(self, stopping: Callable[[], bool]) -> None:
         """Deliver until told to stop; tries that run then get the time that one may take."""
@@ -112,7 +118,9 @@ class Delivery:
         free = _AT_ONCE - len(self._running)
         lease = 2 * self._timeout + _LEASE_SLACK
         ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
-        crowded = [job_id for job_id in ids if self._crowded(self._hosts.get(job_id))]
+        if not self._running:
+            self._places.clear()  # what others have delivered, too
+        crowded = [job_id for job_id in ids if self._crowded(self._places.get(job_id, []))]
         await asyncio.to_thread(self._outbox.postpone, crowded, time.time() + _CROWDED_SECONDS)
         for job_id in set(ids) - set(crowded):
             task = asyncio.create_task(self._guarded(job_id))
@@ -120,8 +128,8 @@ class Delivery:
             task.add_done_callback(self._running.discard)
         return len(ids)
 
-    def _crowded(self, host: str | None) -> bool:
-        return host is not None and self._tries[host] >= _AT_ONCE_A_HOST
+    def _crowded(self, places: list[tuple[str, str]]) -> bool:
+        return any(self._tries[place] >= _AT_ONCE_OF[place[0]] for place in places)
 
     async def _guarded(self, job_id: str) -> None:
         try:
@@ -136,16 +144,16 @@ class Delivery:
         if found is None:
             await asyncio.to_thread(self._outbox.settle, [job_id])
             return
-        if self._crowded(found.host):
-            self._hosts[job_id] = found.host
+        if self._crowded(found.places):
+            self._places[job_id] = found.places
             await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + _CROWDED_SECONDS)
             return
-        self._hosts.pop(job_id, None)
-        self._tries[found.host] += 1
+        self._places.pop(job_id, None)
+        self._tries.update(found.places)
         try:
             outcome = await self._post(found)
         finally:
-            self._tries -= Counter([found.host])  # and forget a host without tries
+            self._tries -= Counter(found.places)  # and forget a place without tries
         await asyncio.to_thread(self._settle, found, outcome)
 
     def _message(self, job_id: str) -> Message | None:

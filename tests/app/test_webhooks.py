@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,9 +17,12 @@ from pydantic import SecretStr, ValidationError
 from redis import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from app.callers import Caller
 from app.keys.records import Keys
 from app.lifecycle import Job, JobError
 from app.metrics import PROCESS
+from app.separations import service as separations
+from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.webhooks import delivery
@@ -203,6 +206,37 @@ def test_a_slow_receiver_holds_up_nobody_else(hooked: Service, port: int, quick:
         assert time.monotonic() - begun < 2.5
         eventually(lambda: len(slow.got) >= 16, 8)  # each was cut off after a second
         eventually(lambda: outbox(hooked).waiting() == 40, 5)
+
+
+def test_a_keys_many_slow_receivers_hold_up_no_other_keys(hooked: Service, port: int, quick: None) -> None:
+    keys = Keys(hooked.parts.redis)
+
+    def end(owner: str, url: str) -> None:
+        service = replace(hooked, parts=replace(hooked.parts, caller=Caller(owner)))
+        audio_id = service.recording()["id"]
+        sent = {"mixture": {"audio_id": audio_id}, "targets": [{"label": "Dog"}], "webhook": {"url": url}}
+        service.finish(separations.create(service.parts, SeparationCreate.model_validate(sent)).id)
+
+    slowed, other = (keys.create(name, rate=0, audio_seconds=0, priority=1)[0].id for name in ("slowed", "other"))
+    with (
+        ExitStack() as stack,
+        receiver(port=port, address="127.0.0.3") as prompt,
+        delivering(hooked, webhook_timeout=8.0, upload_idle=8.0),
+    ):
+        slow = [
+            stack.enter_context(receiver(port=port, address=f"127.0.1.{number}", pause=30)) for number in range(1, 9)
+        ]
+        for number in range(64):
+            end(slowed, slow[number % 8].url)
+        eventually(lambda: sum(len(each.got) for each in slow) >= 32, 5)
+        time.sleep(0.5)  # time enough for more
+        assert sum(len(each.got) for each in slow) == 32
+        end(other, prompt.url)
+        begun = time.monotonic()
+        eventually(lambda: prompt.got, 5)
+        assert time.monotonic() - begun < 2.5
+        for each in slow:
+            each.over.set()
 
 
 def test_a_private_address_is_never_called(hooked: Service, port: int, quick: None) -> None:
