@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Retry, SimpleWorker
+from rq import Retry, SimpleWorker, worker_registration
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
-from rq.registry import StartedJobRegistry
+from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, WorkerStatus
@@ -185,6 +185,14 @@ class GpuWorker(SimpleWorker):
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """RQ's own is the job's whole timeout and a minute more: far too late to notice a death."""
         return self.heartbeat_timeout
+
+    def clean_registries(self) -> None:
+        """RQ's own also gives jobs away whose heartbeat is late by this machine's clock: that is housekeeping's, by
+        Redis's clock."""
+        for queue in self.queues:
+            worker_registration.clean_worker_registry(queue)
+            FailedJobRegistry(queue=queue).cleanup()
+        self.last_cleaned_at = now()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs a job here, in the main thread, with a thread beside it that beats."""

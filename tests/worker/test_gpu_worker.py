@@ -203,3 +203,15 @@ def test_a_job_that_ignores_its_timeout_takes_the_process_down(valkey: ValkeySer
     assert ended.returncode == EXIT_OVERRUN
     assert ended.stdout.splitlines()[-1] == "overrun sep_1"
     assert Job.fetch("sep_1", connection=queue.connection, serializer="json").get_status() == JobStatus.STARTED
+
+
+def test_a_job_whose_heartbeat_is_late_by_this_clock_is_left_to_housekeeping(
+    valkey: ValkeyServer, queue: Queue, redis: Redis
+):
+    job = queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
+    started = StartedJobRegistry(queue=queue)
+    redis.lrem(queue.key, 0, job.id)
+    redis.zadd(started.key, {f"{job.id}:of-another": time.time() - 60})
+    make_worker(valkey, {}).work(burst=True)
+    assert redis.zcard(started.key) == 1
+    assert queue.job_ids == []
