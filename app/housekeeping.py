@@ -36,7 +36,8 @@ from app.webhooks.delivery import delivering
 log = logging.getLogger("earmark.housekeeping")
 
 TIDY_SECONDS = 60.0  # between looks for what has expired: nobody waits for that
-POSTPONE_SECONDS = 300.0  # until an expired upload that is in use is looked at again
+AT_ONCE = 200  # things of a kind that one look removes; where there are more, the next round goes on
+POSTPONE_SECONDS = 300.0  # until what could not be removed is looked at again: an upload in use, a record of tomorrow's
 _LOCK = "earmark:housekeeping"
 _QUEUES = "earmark:"
 
@@ -70,22 +71,27 @@ class Housekeeping:
             self._abandoned.pop()
         if time.monotonic() >= self._tidy_next:
             self._tidy_next = time.monotonic() + TIDY_SECONDS
-            self.tidy()
+            if self.tidy():
+                self._tidy_next = 0.0
 
-    def tidy(self) -> None:
-        """Remove expired stems and uploads, and what dead processes left in the store."""
-        for job_id in self._jobs.expired():
-            self._guarded(self._expire_job, job_id)
-        for audio_id in self._audio.expired():
-            self._guarded(self._expire_audio, audio_id)
-        for prefix in self._leftovers.due():
-            self._guarded(self._delete, prefix)
+    def tidy(self) -> bool:
+        """Remove expired stems and uploads, and what dead processes left in the store; whether there may be more."""
+        due = (
+            (self._jobs.expired(AT_ONCE), self._expire_job, self._jobs.postpone),
+            (self._audio.expired(AT_ONCE), self._expire_audio, self._audio.postpone),
+            (self._leftovers.due(AT_ONCE), self._delete, self._leftovers.postpone),
+        )
+        for names, remove, postpone in due:
+            for name in names:
+                if not self._guarded(remove, name):
+                    postpone(name, POSTPONE_SECONDS)  # at the head of its list it would keep others from their turn
         for model in self._registry.models():
             self._registry.forget_dead(model.name)
         self._jobs.trim()
         swept = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
         if swept:
             log.info("removed %d unfinished files from the store", swept)
+        return any(len(names) == AT_ONCE for names, _, _ in due)
 
     # Lost work
 
@@ -160,16 +166,18 @@ class Housekeeping:
         self._storage.delete_prefix(prefix)
         self._leftovers.settle(None, prefix)
 
-    def _guarded(self, step: Callable[[str], object], name: str) -> None:
-        """One thing that fails must not keep the rest from being done; the next round tries again."""
+    def _guarded(self, step: Callable[[str], object], name: str) -> bool:
+        """One thing that fails must not keep the rest from being done; whether it did not."""
         try:
             step(name)
+            return True
         except (RedisError, StoreUnavailable):
             raise  # the rest would fail too, each after a long wait
         except EarmarkError as error:
             log.error("%s: %s", name, error)
         except Exception:
             log.exception("%s", name)
+        return False
 
 
 def run(settings: Settings) -> None:

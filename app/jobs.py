@@ -256,7 +256,11 @@ class Jobs:
         if not job.over:
             self._line.back(pipe, job)
 
-    def expired(self, limit: int = 100) -> list[str]:
+    def postpone(self, job_id: str, seconds: float) -> None:
+        """Look at an expired job again later."""
+        self.redis.zadd(_EXPIRY, {job_id: time.time() + seconds}, xx=True)
+
+    def expired(self, limit: int) -> list[str]:
         """Ids of jobs whose stems have been kept as long as promised, the oldest first."""
         found: Any = self.redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in found]

@@ -28,7 +28,11 @@ class Leftovers:
         """Strike a prefix out: a record owns it now, or it was deleted."""
         (self._redis if pipe is None else pipe).zrem(_LEDGER, prefix)
 
-    def due(self, limit: int = 100) -> list[str]:
+    def postpone(self, prefix: str, seconds: float) -> None:
+        """Look at a prefix again later."""
+        self._redis.zadd(_LEDGER, {prefix: time.time() + seconds}, xx=True)
+
+    def due(self, limit: int) -> list[str]:
         """Prefixes whose time has come. Delete what is there, then `settle`."""
         found: Any = self._redis.zrange(_LEDGER, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in found]

@@ -185,10 +185,10 @@ class AudioRecords:
                     continue
 
     def postpone(self, audio_id: str, seconds: float) -> None:
-        """Look at an expired upload again later: it is in use."""
+        """Look at an expired upload again later."""
         self._redis.zadd(_EXPIRY, {audio_id: time.time() + seconds}, xx=True)
 
-    def expired(self, limit: int = 100) -> list[str]:
+    def expired(self, limit: int) -> list[str]:
         """Ids of uploads whose time is over, the oldest first; some may still be in use."""
         found: Any = self._redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in found]

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 from app.audio.records import AudioRecords, store_key
 from app.errors import NotFound, StoreUnavailable
-from app.housekeeping import Housekeeping
+from app.housekeeping import AT_ONCE, Housekeeping
 from app.jobs import Jobs
 from app.leftovers import Leftovers
 from app.lifecycle import Job
@@ -186,6 +186,25 @@ def test_an_expired_upload_goes_unless_a_job_needs_it(
         records.get(audio.id)
 
 
+def test_what_cannot_be_removed_keeps_nothing_else_from_its_turn(
+    redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    """More than one look takes, and the oldest of them are records that nobody can read."""
+    past = time.time() - 100
+    bad = [f"sep_bad{number:03}" for number in range(AT_ONCE)]
+    for number, job_id in enumerate(bad):
+        redis.set(f"earmark:job:{job_id}", b'{"schema": "of the day after tomorrow"}')
+        redis.zadd("earmark:jobs:expiry", {job_id: past + number / 1000})
+    store(storage, "jobs/nobody/1", tmp_path)
+    redis.zadd("earmark:leftovers", {f"gone/{number}": past for number in range(AT_ONCE)} | {"jobs/nobody": past + 50})
+    assert housekeeping.tidy(), "there is more"
+    housekeeping.round()
+    assert list(storage.keys("jobs/nobody")) == []
+    assert redis.zcount("earmark:jobs:expiry", "-inf", time.time()) == 0
+    assert redis.zcard("earmark:jobs:expiry") == AT_ONCE, "they are looked at again"
+    assert not housekeeping.tidy()
+
+
 def test_what_nobody_owns_is_removed_when_its_time_has_come(
     redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
@@ -196,7 +215,7 @@ def test_what_nobody_owns_is_removed_when_its_time_has_come(
     redis.zadd("earmark:leftovers", {"separations/sep_x/e1": time.time() - 1})
     housekeeping.tidy()
     assert storage.keys("separations/sep_x") == []
-    assert Leftovers(redis).due() == []
+    assert Leftovers(redis).due(9) == []
 
 
 class AwayStore(Storage):

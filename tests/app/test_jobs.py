@@ -359,11 +359,11 @@ def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
     job = jobs.create(new_job(upload))
     jobs.claim(job.id, "a")
     jobs.publish(job.id, "a", DONE, {"stems": []})
-    assert jobs.expired() == []
+    assert jobs.expired(9) == []
     time.sleep(0.1)
-    assert jobs.expired() == [job.id]
+    assert jobs.expired(9) == [job.id]
     jobs.expire(job.id)
-    assert jobs.expired() == []
+    assert jobs.expired(9) == []
     expired = jobs.get(job.id)
     assert expired.expired and expired.status == "succeeded"
 
