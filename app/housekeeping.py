@@ -39,7 +39,6 @@ TIDY_SECONDS = 60.0  # between looks for what has expired: nobody waits for that
 AT_ONCE = 200  # things of a kind that one look removes; where there are more, the next round goes on
 POSTPONE_SECONDS = 300.0  # until what could not be removed is looked at again: an upload in use, a record of tomorrow's
 _LOCK = "earmark:housekeeping"
-_QUEUES = "earmark:"
 
 
 class Housekeeping:
@@ -59,7 +58,7 @@ class Housekeeping:
 
     def round(self) -> None:
         """Bring lost work back; now and then, remove what has expired."""
-        for queue in self._queues():
+        for queue in self._jobs.queues():
             self._drop_the_dead(queue)
             self._drop_the_dropped(queue)
         self._jobs.serve_all()
@@ -94,10 +93,6 @@ class Housekeeping:
         return any(len(names) == AT_ONCE for names, _, _ in due)
 
     # Lost work
-
-    def _queues(self) -> list[Queue]:
-        queues = Queue.all(connection=self._redis, serializer=JSONSerializer)
-        return [queue for queue in queues if queue.name.startswith(_QUEUES)]
 
     def _drop_the_dead(self, queue: Queue) -> None:
         """Strike out executions whose worker no longer beats; `lost` then finds their jobs.

@@ -154,6 +154,10 @@ class Jobs:
         """Tell one target's outcome ahead of the whole. False: not this execution's any more."""
         return self._own(job_id, lambda job: lifecycle.target_changed(job, execution, state, time.time()), "target")
 
+    def measured(self, job_id: str, execution: str, seconds: float) -> bool:
+        """Tell how long its recording turned out to be. False: not this execution's any more."""
+        return self._own(job_id, lambda job: lifecycle.measured(job, execution, seconds, time.time()), "progress")
+
     def should_stop(self, job_id: str, execution: str) -> bool:
         """Whether to stop: canceled, deleted, over, or taken by another execution."""
         try:
@@ -281,6 +285,10 @@ class Jobs:
     def queue(self, model: str, short: bool = False) -> Queue:
         """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
         return self._queues.queue(model, short)
+
+    def queues(self) -> list[Queue]:
+        """The RQ queues of all models that have or had jobs."""
+        return [self.queue(model, short) for model in self._line.models() for short in (False, True)]
 
     def serve(self, model: str) -> None:
         """Put jobs whose turn has come on the queue; cheap, and harmless whoever calls it."""

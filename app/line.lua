@@ -148,6 +148,7 @@ local function fill()
   if for_short == 0 then -- the last one has gone
     local left = call('RPOP', brief.list)
     while left do
+      call('SADD', queues, any.list)
       call('HSET', entries .. left, 'origin', any.name)
       call('LPUSH', any.list, left)
       left = call('RPOP', brief.list)

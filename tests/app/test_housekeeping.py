@@ -17,6 +17,7 @@ from app.housekeeping import AT_ONCE, Housekeeping
 from app.jobs import Jobs
 from app.leftovers import Leftovers
 from app.lifecycle import Job
+from app.registry import workers_key
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.records import new_audio, new_job
@@ -149,6 +150,26 @@ def test_a_job_taken_by_a_worker_that_died_before_it_began_waits_again(
     housekeeping.round()
     assert queue.get_job_ids() == [job.id]
     assert queue.intermediate_queue.get_job_ids() == []
+
+
+def test_a_job_whose_short_worker_went_and_whose_next_one_died_waits_again(
+    redis: Redis, jobs: Jobs, housekeeping: Housekeeping
+):
+    now, short_workers = time.time(), workers_key("base", short=True)
+    redis.zadd(workers_key("base"), {"any": now, "short": now})
+    redis.zadd(short_workers, {"short": now})
+    audio = new_audio()
+    AudioRecords(redis, Settings()).create(audio)
+    job = jobs.create(new_job(audio.id).model_copy(update={"audio_seconds": 1.0}))
+    assert jobs.queue("base", short=True).job_ids == [job.id]
+    redis.delete(short_workers)
+    housekeeping.round()
+    queue = jobs.queue("base")
+    assert queue.job_ids == [job.id]
+    redis.lmove(queue.key, queue.intermediate_queue_key)
+    for _ in range(3):
+        housekeeping.round()
+    assert queue.job_ids == [job.id]
 
 
 def test_expired_stems_leave_the_store_and_the_record_stays(
