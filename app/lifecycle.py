@@ -75,7 +75,7 @@ class Job(BaseModel):
     request: dict[str, Any]
     audio_ids: list[str]  # uploads that must stay until the job is over
     weight: float = 1.0  # its share of the workers beside other owners' jobs
-    audio_seconds: float | None = None  # of the recording that it works on; None where its header does not say
+    audio_seconds: float | None = None  # of the recording that it works on, by its header until it was decoded
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None
@@ -159,6 +159,11 @@ def target_changed(job: Job, execution: str, state: TargetState, now: float) -> 
         return None
     targets = [state if target.name == state.name else target for target in job.targets]
     return job.model_copy(update={"targets": targets, "changed_at": now})
+
+
+def measured(job: Job, execution: str, seconds: float, now: float) -> Job | None:
+    """The owner has decoded the recording, and knows how long it is."""
+    return job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _owns(job, execution) else None
 
 
 def published(

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from app.audio.records import store_key
 from app.errors import StoreUnavailable
 from app.lifecycle import Job, TargetState
+from app.line import UNKNOWN_SECONDS
 from app.records import ModelRecord
 from app.storage import StoredObject
 from models.audio import Waveform, mono
@@ -25,6 +26,7 @@ from worker.workbench import Attention, Workbench
 
 logger = logging.getLogger("earmark.worker")
 
+HEADER_ERROR = 0.5  # s that a header may be wrong about without consequence
 STORE_WAITS = (1.0, 2.0, 4.0, 8.0, 15.0)  # s between tries while the store does not answer
 
 T = TypeVar("T")
@@ -68,7 +70,9 @@ class Execution:
 
     def recording(self, audio_id: str, target: Path) -> MediaInfo:
         """An upload as a WAV of floats at its own rate and channels, decoded where it can do no harm."""
-        return self._decoded(audio_id, target, self.bench.settings.recording_seconds)
+        info = self._decoded(audio_id, target, self.bench.settings.recording_seconds)
+        self._correct_charge(info.duration or 0.0)
+        return info
 
     def embedded(self, audio_ids: list[str]) -> Query:
         """One query from uploads that sound like it."""
@@ -95,6 +99,14 @@ class Execution:
             highest_rate=settings.highest_rate,
             samples=settings.recording_samples,
         )
+
+    def _correct_charge(self, seconds: float) -> None:
+        """Headers may lie, and some tell nothing: a caller's day is charged for what a recording turned out to be."""
+        told = self.job.audio_seconds
+        difference = seconds - (UNKNOWN_SECONDS if told is None else told)
+        # The record first: should this execution die in between, the next one does not charge twice.
+        if abs(difference) > HEADER_ERROR and self.bench.jobs.measured(self.job.id, self.id, seconds):
+            self.bench.quotas.correct(self.job.owner, difference, self.job.created_at)
 
     def _example(self, audio_id: str) -> Waveform:
         self.check()

@@ -16,6 +16,7 @@ from redis.retry import Retry
 import app.metrics
 from app.errors import ModelUnavailable, StoreUnavailable
 from app.jobs import Jobs, connect, queue_name
+from app.keys.allowances import Quotas
 from app.lifecycle import JobError
 from app.registry import Registry
 from app.settings import Settings
@@ -121,6 +122,7 @@ def _bench(engine: Engine, redis: Redis, settings: Settings) -> Workbench:
         return Workbench(
             engine=engine,
             jobs=Jobs(redis, settings),
+            quotas=Quotas(redis),
             storage=Storage.open(settings),
             scratch=Scratch(settings.home / "scratch"),
             signals=Signals(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.jobs import Jobs
+from app.keys.allowances import Quotas
 from app.settings import Settings
 from app.storage import Storage
 from models.errors import Cancelled
@@ -27,6 +28,7 @@ class Workbench:
 
     engine: "Engine"
     jobs: Jobs
+    quotas: Quotas
     storage: Storage
     scratch: Scratch
     signals: Signals

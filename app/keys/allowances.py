@@ -87,6 +87,11 @@ class Quotas:
                 log.error("%.1f s of audio were not given back to %s: %s", seconds, key_id or "everybody", error)
             raise
 
+    def correct(self, key_id: str, seconds: float, charged_at: float) -> None:
+        """Charge so much more (or less, where negative) for what was charged at a time (s since 1970), without asking
+        whether there is room: it turned out to be longer."""
+        self._run(key_id, seconds, 0, int(charged_at // DAY))
+
     def _run(self, key_id: str, seconds: float, quota: int, day: int | str) -> list[Any]:
         told: Any = self._charge(keys=[quota_key(key_id)], args=[f"{seconds:.3f}", quota, day])
         return told

@@ -1,7 +1,7 @@
--- Charges audio seconds to a caller's day (UTC), or gives them back.
+-- Charges audio seconds to a caller's day (UTC), gives them back, or corrects what was charged.
 --
 -- KEYS: the caller's quota of today
--- ARGV: seconds, negative to give back; the quota; the day that they were charged to when giving back, else empty
+-- ARGV: seconds, may be negative; the quota; the day that was charged where that is corrected, else empty
 -- Returns 1 or 0 (there is no room for them), seconds used today, today
 
 local day = math.floor(redis.call('TIME')[1] / 86400)
@@ -9,13 +9,13 @@ local today = redis.call('HMGET', KEYS[1], 'day', 'used')
 local used = 0
 if tonumber(today[1]) == day then used = tonumber(today[2]) end
 local seconds = tonumber(ARGV[1])
-local allowed = 1
-if seconds < 0 then
-  if tonumber(ARGV[3]) ~= day then seconds = 0 end
+if ARGV[3] ~= '' then
+  -- Without a quota, or of another day: nothing was charged that could be corrected.
+  if tonumber(today[1]) ~= day or tonumber(ARGV[3]) ~= day then return {1, string.format('%.3f', used), day} end
 elseif used + seconds > tonumber(ARGV[2]) then
-  allowed, seconds = 0, 0
+  return {0, string.format('%.3f', used), day}
 end
 used = math.max(0, used + seconds)
 redis.call('HSET', KEYS[1], 'day', day, 'used', string.format('%.3f', used))
 redis.call('EXPIRE', KEYS[1], 172800)
-return {allowed, string.format('%.3f', used), day}
+return {1, string.format('%.3f', used), day}

@@ -17,6 +17,7 @@ from app.audio.records import store_key
 from app.detections.records import DetectionResult
 from app.ids import new_id
 from app.jobs import Jobs
+from app.keys.allowances import Quotas
 from app.kinds import DETECTION, QUERY, SEPARATION, Kind
 from app.lifecycle import Job, TargetState
 from app.records import EmbeddingRecord, ModelRecord, packed, unpacked
@@ -100,7 +101,9 @@ def desk(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[Desk]:
     settings = Settings(home=tmp_path, detection_events=5)
     scratch = Scratch(tmp_path / "scratch")
     yield Desk(
-        Workbench(engine, Jobs(redis, settings), Storage.open(settings), scratch, Signals(), settings), redis, tmp_path
+        Workbench(engine, Jobs(redis, settings), Quotas(redis), Storage.open(settings), scratch, Signals(), settings),
+        redis,
+        tmp_path,
     )
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
     scratch.close()

@@ -16,7 +16,8 @@ from app.audio.records import store_key
 from app.errors import StoreUnavailable
 from app.ids import new_id
 from app.jobs import Jobs
-from app.kinds import KINDS, SEPARATION, Kind
+from app.keys.allowances import Quotas, quota_key
+from app.kinds import DETECTION, KINDS, SEPARATION, Kind
 from app.lifecycle import Job, TargetState
 from app.settings import Settings
 from app.storage import Storage
@@ -52,7 +53,7 @@ def bench(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[Workbench]:
     settings = Settings(home=tmp_path, job_attempts=2)
     storage = Storage.open(settings)
     scratch = Scratch(tmp_path / "scratch")
-    yield Workbench(engine, Jobs(redis, settings), storage, scratch, Signals(), settings)
+    yield Workbench(engine, Jobs(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
     assert [key for kind in KINDS.values() for key in storage.keys(kind.folder)] == []
     scratch.close()
@@ -139,3 +140,26 @@ def test_a_broken_device_ends_the_worker_and_not_the_job(bench: Workbench, job: 
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
     assert not bench.jobs.get(job.id).over
+
+
+@pytest.mark.parametrize("job", [SEPARATION, DETECTION], indirect=True, ids=["separation", "detection"])
+@pytest.mark.parametrize(
+    ("used", "days_ago", "left"),
+    [
+        ("500.000", 0, "201.000"),  # 300 s were charged for what its header does not tell, and it lasts 1 s
+        ("500.000", 1, "500.000"),  # nothing of today
+        (None, 0, None),  # an owner without a quota
+    ],
+)
+def test_a_day_is_charged_once_for_what_a_recording_turns_out_to_be(
+    bench: Workbench, redis: Redis, job: Job, used: str | None, days_ago: int, left: str | None
+):
+    day = int(redis.time()[0] // 86400) - days_ago  # pyright: ignore[reportIndexIssue]
+    if used is not None:
+        redis.hset(quota_key(job.owner), mapping={"day": day, "used": used})
+    fail_with(bench, StoreUnavailable("away"))
+    assert do(bench, "execution-1", job) is AGAIN
+    do(bench, "execution-2", job)
+    assert bench.jobs.get(job.id).audio_seconds == 1.0
+    found = redis.hget(quota_key(job.owner), "used")
+    assert (found.decode() if isinstance(found, bytes) else found) == left
