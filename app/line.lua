@@ -83,32 +83,46 @@ local function back(id, milliseconds, weight, is_short, owner)
   remember(id, milliseconds, weight, is_short, owner)
 end
 
--- A job waits no more. Where it had not been served, its owner's later jobs move up. `over`: RQ's entry goes too,
--- unless a worker has it.
+-- Whether a worker has a job, or has just taken it off a ready list.
+local function held(id)
+  for _, ready in ipairs({ any, brief }) do
+    if call('LPOS', ready.taken, id) then
+      return true
+    end
+    for _, execution in ipairs(call('ZRANGE', ready.started, 0, -1)) do
+      if string.sub(execution, 1, #id + 1) == id .. ':' then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- A job waits no more, if it did. Where it had not been served, its owner's later jobs move up. `over`: RQ's entry
+-- goes too, unless a worker has it.
 local function leave(id, over)
   local milliseconds, weight, _, owner = recall(id)
-  if not milliseconds then
-    return
-  end
-  local start = call('ZSCORE', waiting, id) or '-inf'
-  call('ZREM', waiting, id)
-  forget(id, milliseconds, owner)
-  local nobody_has_it = true
-  if strike(id, owner) then
-    local gained = -milliseconds / weight
-    for _, later in ipairs(call('ZRANGE', owned(owner), start, '+inf', 'BYSCORE')) do
-      call('ZINCRBY', owned(owner), text(gained), later)
-      call('ZINCRBY', waiting, text(gained), later)
-      local lane = call('ZSCORE', short, later) and short or long
-      call('ZINCRBY', lane, text(gained), later)
+  if milliseconds then
+    local start = call('ZSCORE', waiting, id) or '-inf'
+    call('ZREM', waiting, id)
+    forget(id, milliseconds, owner)
+    if strike(id, owner) then
+      local gained = -milliseconds / weight
+      for _, later in ipairs(call('ZRANGE', owned(owner), start, '+inf', 'BYSCORE')) do
+        call('ZINCRBY', owned(owner), text(gained), later)
+        call('ZINCRBY', waiting, text(gained), later)
+        local lane = call('ZSCORE', short, later) and short or long
+        call('ZINCRBY', lane, text(gained), later)
+      end
+      if call('HEXISTS', finish, owner) == 1 then
+        call('HINCRBYFLOAT', finish, owner, text(gained))
+      end
+    else
+      call('LREM', any.list, 0, id)
+      call('LREM', brief.list, 0, id)
     end
-    if call('HEXISTS', finish, owner) == 1 then
-      call('HINCRBYFLOAT', finish, owner, text(gained))
-    end
-  else
-    nobody_has_it = call('LREM', any.list, 0, id) + call('LREM', brief.list, 0, id) > 0
   end
-  if over == '1' and nobody_has_it then
+  if over == '1' and not held(id) then
     call('DEL', entries .. id)
   end
 end

@@ -120,6 +120,29 @@ def test_nothing_is_left_of_a_job_that_ended_after_its_worker(
     assert redis.keys("rq:job:*") == redis.keys("rq:wip:*") == []
 
 
+def test_nothing_is_left_of_a_job_that_is_deleted_in_the_hands_of_a_worker_taken_for_dead(
+    redis: Redis, jobs: Jobs, housekeeping: Housekeeping
+):
+    job = jobs.create(new_job())
+    queue = jobs.queue("base")
+    take(queue, job, "execution-1", beat_seconds=-0.1)
+    housekeeping.round()  # taken for dead; the job waits again
+    assert queue.job_ids == [job.id]
+    assert jobs.claim(job.id, "execution-1"), "it lives, and goes on"
+    jobs.delete(job.id)
+    assert redis.keys("rq:job:*") == []
+
+
+def test_what_a_worker_holds_keeps_its_entry(redis: Redis, jobs: Jobs):
+    job = jobs.create(new_job())
+    queue = jobs.queue("base")
+    take(queue, job, "execution-1", beat_seconds=60.0)
+    redis.lpush(queue.key, job.id)  # and on a ready list: between taking and beginning it slept, and was taken for dead
+    jobs.delete(job.id)
+    assert queue.job_ids == []
+    assert redis.keys("rq:job:*") == [f"rq:job:{job.id}".encode()]
+
+
 def test_workers_whose_clocks_are_wrong_keep_their_jobs(redis: Redis, jobs: Jobs, housekeeping: Housekeeping):
     job = jobs.create(new_job())
     queue = jobs.queue("base")
