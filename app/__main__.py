@@ -88,8 +88,8 @@ def settings(
 @cli.command()
 def openapi(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("openapi.json")) -> None:
     """Writes the contract as an OpenAPI document."""
+    from app.http.openapi import text
     from app.main import create_app
-    from app.openapi import text
 
     with tempfile.TemporaryDirectory() as home:
         path.write_text(text(create_app(Settings(home=Path(home)))), encoding="utf-8")
@@ -129,7 +129,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
     from app import logs, metrics
-    from app.connections import Connection
+    from app.http.connections import Connection
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)

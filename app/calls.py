@@ -10,17 +10,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from app import bodies, callers, ids, multipart, sse, waiting
+from app import callers, ids, sse, waiting
 from app.audio.service import Uploads, received
 from app.callers import Caller
-from app.conditional import has_already
 from app.contract import Answer, Page
+from app.http import bodies, multipart
+from app.http.conditional import has_already
+from app.http.multipart import Part
+from app.http.openapi import problems
+from app.http.sent import Model, validated
 from app.lifecycle import OVER, Job, Status
-from app.multipart import Part
-from app.openapi import problems
 from app.polls import Told
 from app.resource import Resource
-from app.sent import Model, validated
 from app.settings import Settings
 from app.wiring import Parts, UsesParts
 

@@ -9,9 +9,9 @@ from app.audio import service as audio
 from app.audio.records import Audio
 from app.contract import AudioReference
 from app.errors import AudioTooLong, LabelUnknown, ModelUnavailable, NotFound, RequestInvalid
+from app.http.problems import fault
 from app.labels import matching
 from app.media import GUESSED_DURATION
-from app.problems import fault
 from app.records import ExampleRecord, ModelRecord, RecordingRecord
 from app.registry import ClassDescription, ModelDescription
 from app.settings import Settings

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import BaseModel, Field, StringConstraints
 
 from app import ids
+from app.http.sent import Sent
 from app.keys.signatures import Sign
 from app.kinds import KINDS
 from app.lifecycle import Job, JobError, Progress, Status
 from app.records import ModelRecord
-from app.sent import Sent
 from app.webhooks.schemas import WebhookSent
 
 AudioId = Annotated[str, StringConstraints(pattern=ids.pattern(ids.AUDIO))]

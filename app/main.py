@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import cors, docs, openapi, problems
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
 from app.calls import Poll
@@ -14,13 +13,14 @@ from app.detections.routes import router as detections
 from app.detections.schemas import DetectionCreate
 from app.detections.service import DETECTIONS
 from app.health.routes import router as health
+from app.http import cors, docs, openapi, problems
+from app.http.observation import Observation
 from app.idempotency.layer import Idempotency
 from app.idempotency.records import Answers
 from app.keys.admission import Admission, Door
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
 from app.models.routes import router as models
-from app.observation import Observation
 from app.queries.routes import router as queries
 from app.queries.schemas import QueryCreate
 from app.queries.service import QUERIES

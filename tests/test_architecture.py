@@ -13,7 +13,7 @@ OURS = {"app", "models", "worker"}
 # What the front end must live without: its image has none of these.
 HEAVY = {"torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "matplotlib", "lightning"}
 # What a worker may use of the front end: not its wiring, not its routes.
-NOT_FOR_WORKERS = {"main", "wiring", "bodies", "multipart", "problems", "observation", "openapi", "ranges", "web"}
+NOT_FOR_WORKERS = {"main", "wiring", "http", "web"}
 RESOURCE_PARTS = {"routes", "service", "schemas", "forms", "checks"}
 TOP_LEVEL = {
     *("app", "worker", "models", "tests", "docker", ".ci", ".git", ".gitignore", ".venv", ".dockerignore"),

@@ -26,8 +26,8 @@ from app.errors import (
     UploadMissing,
     UploadTooLarge,
 )
+from app.http.multipart import Part
 from app.ids import AUDIO, is_id, new_id
-from app.multipart import Part
 from app.wiring import Parts
 
 _POLL = 0.1  # s between looks whether another completion of the same upload is over

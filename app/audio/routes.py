@@ -7,15 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import bodies, multipart
 from app.audio import direct, peaks, service
 from app.audio.records import store_key
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.errors import RequestInvalid
-from app.openapi import FILE, json_or_form, problems, reference
-from app.problems import fault
-from app.ranges import object_response
-from app.sent import validated
+from app.http import bodies, multipart
+from app.http.openapi import FILE, json_or_form, problems, reference
+from app.http.problems import fault
+from app.http.ranges import object_response
+from app.http.sent import validated
 from app.wiring import Parts, UsesParts
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints
 
 from app.audio.records import Audio, Awaited
+from app.http.sent import Sent
 from app.keys.signatures import Sign
 from app.outside import LONGEST_URL
-from app.sent import Sent
 
 
 class UrlSent(Sent):

@@ -18,8 +18,8 @@ from app.audio.records import Audio, outline_key, store_key
 from app.audio.schemas import AudioAnswer
 from app.callers import Caller
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
+from app.http.multipart import Part
 from app.ids import AUDIO, is_id, new_id
-from app.multipart import Part
 from app.wiring import Parts
 
 log = logging.getLogger("earmark.audio")

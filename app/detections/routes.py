@@ -5,17 +5,17 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app import multipart
 from app.audio.service import Uploads
 from app.calls import accepted, add_calls
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
 from app.errors import RequestInvalid
-from app.multipart import Part
-from app.openapi import FILE, json_or_form, problems
-from app.problems import fault
-from app.ranges import object_response
-from app.sent import validated
+from app.http import multipart
+from app.http.multipart import Part
+from app.http.openapi import FILE, json_or_form, problems
+from app.http.problems import fault
+from app.http.ranges import object_response
+from app.http.sent import validated
 from app.settings import Settings
 from app.wiring import UsesParts
 

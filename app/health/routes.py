@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from app.errors import NotFound
+from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
-from app.openapi import problems
 from app.wiring import UsesParts
 
 router = APIRouter(tags=["health"])

@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.errors import ClientGone, MediaTypeUnsupported, RequestInvalid, UploadTimeout, UploadTooLarge
-from app.problems import fault
+from app.http.problems import fault
 from app.settings import Settings
 
 Result = TypeVar("Result")

@@ -9,9 +9,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from app import bodies
 from app.errors import NotMultipart, RequestInvalid
-from app.problems import fault
+from app.http import bodies
+from app.http.problems import fault
 from app.settings import Settings
 
 _OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the parts themselves

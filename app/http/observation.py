@@ -9,7 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import logs, problems
+from app import logs
+from app.http import problems
 from app.ids import new_id
 from app.metrics import Metrics
 

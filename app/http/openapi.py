@@ -9,8 +9,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app import links
-from app.problems import Problem
+from app.http import links
+from app.http.problems import Problem
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",

@@ -7,8 +7,8 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from app.conditional import has_already
 from app.errors import RangeNotSatisfiable
+from app.http.conditional import has_already
 from app.storage import Storage
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)

@@ -10,9 +10,9 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from app import bodies
 from app.errors import RequestInvalid
-from app.multipart import Collector, disposition
+from app.http import bodies
+from app.http.multipart import Collector, disposition
 
 
 class Fingerprint:

@@ -17,7 +17,7 @@ from fastapi import Request, Response
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import bodies, callers
+from app import callers
 from app.errors import (
     ClientGone,
     EarmarkError,
@@ -27,10 +27,11 @@ from app.errors import (
     RequestInvalid,
     UploadTooLarge,
 )
+from app.http import bodies
+from app.http.problems import problem
 from app.idempotency.fingerprints import Fingerprint
 from app.idempotency.records import Answer, Answers, Claim
 from app.keys.signatures import Signatures
-from app.problems import problem
 from app.settings import Settings
 
 log = logging.getLogger("earmark.http")

@@ -22,11 +22,11 @@ from app import callers
 from app.batches import Batches
 from app.callers import Caller
 from app.errors import QueueUnavailable, RateLimited, Unauthorized
+from app.http.problems import problem
 from app.keys import records
 from app.keys.allowances import Allowance, quota_key, rate_key
 from app.keys.signatures import Signatures
 from app.polls import Polls
-from app.problems import problem
 from app.settings import Settings
 
 log = logging.getLogger("earmark.keys")

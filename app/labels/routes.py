@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from app import checks
 from app.contract import ModelName
+from app.http.openapi import problems
 from app.labels import matching
-from app.openapi import problems
 from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.openapi import problems
+from app.http.openapi import problems
 from app.settings import Settings
 from app.wiring import UsesParts
 

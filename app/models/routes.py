@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.openapi import problems
+from app.http.openapi import problems
 from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

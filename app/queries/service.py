@@ -2,9 +2,9 @@
 
 from app import checks
 from app.errors import NotFound, QueryModelMismatch, QueryNotReady
+from app.http.problems import fault
 from app.kinds import QUERY
 from app.lifecycle import Job
-from app.problems import fault
 from app.queries.records import QueryRequest
 from app.queries.schemas import QueryAnswer, QueryCreate
 from app.records import EmbeddingRecord

@@ -6,7 +6,7 @@ Every check raises an error that points at the field, and no check has an effect
 from app.audio.records import Audio
 from app.checks import HEADER_SLACK, told_seconds
 from app.errors import FormatUnsupported, NameReserved, RequestInvalid, SpanOutside
-from app.problems import fault
+from app.http.problems import fault
 from app.separations.records import AutoRecord, OutputRecord, Span
 from app.separations.schemas import Auto, Output, SpanSent
 from app.settings import Settings

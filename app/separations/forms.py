@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 
-from app import multipart
 from app.audio.service import Uploads
 from app.contract import AudioReference
 from app.errors import RequestInvalid
-from app.multipart import Part
-from app.problems import fault
-from app.sent import validated
+from app.http import multipart
+from app.http.multipart import Part
+from app.http.problems import fault
+from app.http.sent import validated
 from app.separations.schemas import Options, SeparationCreate, Target
 from app.settings import Settings
 

@@ -7,8 +7,8 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.calls import accepted, add_calls
-from app.openapi import FILE, json_or_form, problems
-from app.ranges import object_response
+from app.http.openapi import FILE, json_or_form, problems
+from app.http.ranges import object_response
 from app.separations import forms, service
 from app.separations.records import file_name
 from app.separations.schemas import SeparationAnswer, SeparationCreate

@@ -7,10 +7,10 @@ from pydantic_core import PydanticCustomError
 
 from app import ids
 from app.contract import AudioReference, JobAnswer, JobOptions, ModelName, timed
+from app.http.sent import Sent
 from app.keys.signatures import Sign
 from app.lifecycle import Job, TargetState
 from app.records import RecordingRecord
-from app.sent import Sent
 from app.separations.records import Format, SeparationRequest, SeparationResult
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"

@@ -3,7 +3,7 @@
 from app import checks
 from app.audio.records import Audio
 from app.errors import QueryModelMismatch, RequestInvalid
-from app.problems import fault
+from app.http.problems import fault
 from app.queries import service as queries
 from app.records import EmbeddingRecord, packed, unpacked
 from app.registry import ModelDescription

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from app.http.sent import Sent
 from app.outside import LONGEST_URL
-from app.sent import Sent
 
 Ending = Literal["succeeded", "failed", "canceled"]
 

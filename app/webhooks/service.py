@@ -1,9 +1,9 @@
 """Whether a webhook can be promised, and what it is signed with."""
 
 from app.errors import NotFound, RequestInvalid, UrlRefused
+from app.http.problems import fault
 from app.keys.records import Keys
 from app.lifecycle import Webhook
-from app.problems import fault
 from app.webhooks.schemas import WebhookSent
 from app.wiring import Parts
 

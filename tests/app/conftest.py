@@ -19,7 +19,7 @@ from redis import Redis
 
 from app.audio.records import store_key
 from app.callers import Caller
-from app.connections import Connection
+from app.http.connections import Connection
 from app.ids import new_id
 from app.jobs import Jobs
 from app.keys.records import Keys

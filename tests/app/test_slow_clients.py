@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app import connections
+from app.http import connections
 from tests.app.conftest import Service, eventually
 from tests.app.test_audio import FORM, form_ends, nothing_left
 
