@@ -80,7 +80,7 @@ def _start_several(settings: Settings, hand_over_after: float) -> None:
     from worker.processes import WorkersUnusable, run
 
     try:
-        run(settings, [*sys.argv[1:], "--processes", "1"], hand_over_after)
+        run(settings, sys.argv[1:], hand_over_after)
     except WorkersUnusable:
         raise typer.Exit(EXIT_UNUSABLE) from None
 

@@ -51,11 +51,9 @@ def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> N
 def _program(settings: Settings, index: int, options: Sequence[str], hand_over_after: float) -> Program:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     port = settings.worker_metrics_port
-    environment = {
-        "EARMARK_WORKER_THREADS": str(settings.worker_threads or max(1, cores // settings.worker_processes)),
-        "EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0),
-    }
-    command = [sys.executable, "-m", "worker", *options]
+    threads = settings.worker_threads or max(1, cores // settings.worker_processes)
+    command = [sys.executable, "-m", "worker", *options, "--processes", "1", "--threads", str(threads)]
+    environment = {"EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0)}
     # A worker whose parent was killed still gives its job back.
     ends_with = signal.SIGTERM
     return Program(f"worker {index}", command, environment, ends_with=ends_with, patience=hand_over_after + PATIENCE)

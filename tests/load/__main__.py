@@ -278,7 +278,7 @@ def sharing(table: Table, made: Topology, api: str, model: str, jobs: int) -> No
         audio = client.post("/v1/audio", files={"file": content}).raise_for_status().json()
         body = {"mixture": {"audio_id": audio["id"]}, "targets": [{"name": "a", "spans": [{"start": 1, "end": 3}]}]}
         for processes in (1, 2, 4):
-            words = ["-m", "worker", "--model", model, "--processes", str(processes), "--threads", "0"]
+            words = ["-m", "worker", "--model", model, "--processes", str(processes)]
             program = made.spawn("workers", [sys.executable, *words], {**os.environ, **made.settings.as_environment()})
             eventually(lambda processes=processes: made.registry.workers("base") == processes)
             begun = time.monotonic()
