@@ -10,7 +10,7 @@ CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 65
 # Of the second stage, whose network has heard the corpus often.
-VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 band=0.15 \
+VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 \
   interference_db=-9:9)
 FIGURES := models/weights/base
 
@@ -62,11 +62,14 @@ format: $(READY) ## put the code into its form
 bench: $(READY) ## seconds of audio per second, peak memory
 	$(BIN)/python -m models bench
 
-train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in two stages of MINUTES; ship it with --blend runs/first
+train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in three stages of MINUTES; ship it with --blend runs/half-way
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
 	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --no-prior --run runs/first
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
-	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/first --run runs/base $(VARIETY)
+	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/first --run runs/second $(VARIETY) --set band=0.15
+	$(BIN)/python -m models ship --run runs/second --blend runs/first --output runs/half-way
+	$(ALLOCATOR) $(BIN)/python -m models train separator \
+	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/half-way --run runs/base $(VARIETY) --set band=0.25
 
 evaluate: $(READY) ## the shipped model's figures, into the files that its card shows; needs CORPUS
 	command -v fluidsynth >/dev/null && test -d /usr/share/games/simutrans/music && test -d /usr/share/planetblupi/music \
