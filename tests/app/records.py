@@ -31,6 +31,7 @@ def new_audio(**fields: Any) -> Audio:
 
 def new_job(*uploads: str, kind: Kind = SEPARATION) -> Job:
     """A job with these uploads that nobody has queued yet."""
+    time.sleep(0.001)  # ids of the same millisecond sort by chance, and so do jobs with the same turn
     now = time.time()
     return Job(
         id=new_id(kind.prefix),
