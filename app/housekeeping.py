@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from redis import Redis
@@ -63,7 +64,7 @@ class Housekeeping:
             self._drop_the_dropped(queue)
         self._jobs.serve_all()
         for job in self._jobs.lost():
-            self._guarded(lambda _, job=job: self._bring_back(job), job.id)
+            self._guarded(job.id, partial(self._bring_back, job))
         # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.
         while self._abandoned:
             self._storage.delete_prefix(self._abandoned[-1])
@@ -82,7 +83,7 @@ class Housekeeping:
         )
         for names, remove, postpone in due:
             for name in names:
-                if not self._guarded(remove, name):
+                if not self._guarded(name, partial(remove, name)):
                     postpone(name, POSTPONE_SECONDS)  # at the head of its list it would keep others from their turn
         for model in self._registry.models():
             self._registry.forget_dead(model.name)
@@ -161,10 +162,10 @@ class Housekeeping:
         self._storage.delete_prefix(prefix)
         self._leftovers.settle(None, prefix)
 
-    def _guarded(self, step: Callable[[str], object], name: str) -> bool:
+    def _guarded(self, name: str, step: Callable[[], object]) -> bool:
         """One thing that fails must not keep the rest from being done; whether it did not."""
         try:
-            step(name)
+            step()
             return True
         except (RedisError, StoreUnavailable):
             raise  # the rest would fail too, each after a long wait

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from app import logs
 from app.settings import Settings
+from worker.processes import EXIT_UNUSABLE, WorkersUnusable, run
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXIT_UNUSABLE = 2
 EXIT_CUT_OFF = 1
 
 
@@ -77,8 +77,6 @@ def main(
 
 
 def _start_several(settings: Settings, hand_over_after: float) -> None:
-    from worker.processes import WorkersUnusable, run
-
     try:
         run(settings, sys.argv[1:], hand_over_after)
     except WorkersUnusable:
