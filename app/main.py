@@ -8,19 +8,20 @@ from fastapi import FastAPI
 
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
-from app.calls import Poll
+from app.dependencies import Parts
 from app.detections.routes import router as detections
 from app.detections.schemas import DetectionCreate
 from app.detections.service import DETECTIONS
 from app.health.routes import router as health
 from app.http import cors, docs, openapi, problems
 from app.http.observation import Observation
-from app.idempotency.layer import Idempotency
-from app.idempotency.records import Answers
-from app.keys.admission import Admission, Door
+from app.idempotency.middleware import Idempotency
+from app.idempotency.repository import Answers
+from app.job_api.routes import Poll
+from app.keys.middleware import Admission, Door
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
-from app.models.routes import router as models
+from app.model_catalogue.routes import router as models
 from app.queries.routes import router as queries
 from app.queries.schemas import QueryCreate
 from app.queries.service import QUERIES
@@ -29,7 +30,6 @@ from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from app.web import routes as page
-from app.wiring import Parts
 
 VERSION = "0.1.0"
 

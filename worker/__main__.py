@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.settings import Settings
-from worker.processes import EXIT_UNUSABLE, WorkersUnusable, run
+from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 EXIT_CUT_OFF = 1
@@ -56,7 +56,7 @@ def main(
             raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
         _start_several(settings, hand_over_after)
         return
-    from worker.service import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
+    from worker.process import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
 
     try:
         work(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from app import child
+from app.media import sandbox
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, MediaInfo
 
@@ -52,8 +52,8 @@ def decode(
     try:
         decoded = private / "decoded.wav"
         words = ("decode", str(source), str(decoded), "--limits", json.dumps(dataclasses.asdict(limits)))
-        outcome = child.run(
-            child.python("models.media", *words), _allowance(limits, seconds), folder=private, cancelled=cancelled
+        outcome = sandbox.run(
+            sandbox.python("models.media", *words), _allowance(limits, seconds), folder=private, cancelled=cancelled
         )
         info = _answer(outcome, seconds)
         decoded.replace(target)
@@ -62,9 +62,9 @@ def decode(
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _allowance(limits: Limits, seconds: float) -> child.ChildLimits:
+def _allowance(limits: Limits, seconds: float) -> sandbox.ChildLimits:
     # Somewhat more than the decoder's own limits, which say better what is wrong.
-    return child.ChildLimits(
+    return sandbox.ChildLimits(
         seconds=seconds,
         cpu_seconds=int(seconds) + 1,
         memory_bytes=_MEMORY_BYTES,
@@ -72,7 +72,7 @@ def _allowance(limits: Limits, seconds: float) -> child.ChildLimits:
     )
 
 
-def _answer(outcome: child.Outcome, seconds: float) -> MediaInfo:
+def _answer(outcome: sandbox.Outcome, seconds: float) -> MediaInfo:
     if outcome.status == "cancelled":
         raise Cancelled("decoding was cancelled")
     if outcome.status == "timed_out":

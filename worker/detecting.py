@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from app.detections.records import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
+from app.records.detections import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
 from models.detection import Detection
 from worker.execution import Execution, Outcome
 

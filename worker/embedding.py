@@ -1,7 +1,7 @@
 """One saved query: its examples made an embedding."""
 
-from app.queries.records import QueryRequest
-from app.records import EmbeddingRecord, packed
+from app.records.queries import QueryRequest
+from app.records.shared import EmbeddingRecord, packed
 from worker.execution import Execution, Outcome
 
 

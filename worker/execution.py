@@ -11,18 +11,18 @@ import soundfile
 import torch
 from pydantic import BaseModel
 
-from app.audio.records import store_key
 from app.errors import StoreUnavailable
-from app.lifecycle import Job, TargetState
-from app.line import UNKNOWN_SECONDS
-from app.records import ModelRecord
+from app.jobs.fair_queue import UNKNOWN_SECONDS
+from app.jobs.lifecycle import Job, TargetState
+from app.records.audio import store_key
+from app.records.shared import ModelRecord
 from app.storage import StoredObject
 from models.audio import Waveform, mono
 from models.errors import Cancelled
 from models.media import Limits, MediaInfo
 from models.query import Query
+from worker.context import Attention, Workbench
 from worker.decode import decode
-from worker.workbench import Attention, Workbench
 
 logger = logging.getLogger("earmark.worker")
 

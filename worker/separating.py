@@ -1,13 +1,13 @@
 """One separation, step by step: fetch, decode, make queries, separate, store. Publishing is the caller's."""
 
 from app.errors import EarmarkError, StoreUnavailable
-from app.lifecycle import JobError, TargetState
-from app.separations.records import SeparationRequest, SeparationResult, StemRecord
+from app.jobs.lifecycle import JobError, TargetState
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord
 from models.engine import SeparatedFiles
 from models.errors import Cancelled, ModelsError
 from models.query import Query
-from worker.asking import Mixture, asked, heard
 from worker.execution import Execution, Outcome
+from worker.target_queries import Mixture, asked, heard
 
 # Where the stages lie on the job's way from 0 to 1.
 DECODED, ASKED, SEPARATED = 0.05, 0.1, 0.95

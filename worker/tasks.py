@@ -14,15 +14,15 @@ from rq import Retry
 
 from app import logs
 from app.errors import AlreadyOver, EarmarkError, NotFound, Unavailable
-from app.kinds import DETECTION, QUERY, SEPARATION
-from app.lifecycle import Job, JobError
+from app.jobs.kinds import DETECTION, QUERY, SEPARATION
+from app.jobs.lifecycle import Job, JobError
 from models.errors import Cancelled, ModelsError
+from worker.context import Attention, Workbench
 from worker.detecting import detected
 from worker.embedding import embedded
 from worker.execution import Execution, Outcome
-from worker.gpu_worker import RESTS, TimedOut
+from worker.rq_worker import RESTS, TimedOut
 from worker.separating import NoTargetLeft, separated
-from worker.workbench import Attention, Workbench
 
 logger = logging.getLogger("earmark.worker")
 

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 import anyio
 from starlette.concurrency import run_in_threadpool
 
-from app import outline
 from app.audio import service
-from app.audio.copies import LocalCopy
-from app.audio.records import Audio, outline_key, store_key
+from app.audio.local_copy import LocalCopy
 from app.audio.schemas import ChannelPeaks, PeaksAnswer
+from app.dependencies import Parts
 from app.errors import NotFound
-from app.outline import Outline
-from app.wiring import Parts
+from app.media import waveform
+from app.media.waveform import Outline
+from app.records.audio import Audio, outline_key, store_key
 
 log = logging.getLogger("earmark.audio")
 
@@ -60,7 +60,7 @@ async def _kept(parts: Parts, audio: Audio) -> Outline | None:
 async def _draw(parts: Parts, audio: Audio) -> Outline:
     with LocalCopy(parts.storage.local_path(store_key(audio.id))) as copy:
         await copy.fill(store_key(audio.id), audio.bytes, parts.storage)
-        drawn = await outline.draw(copy.path, parts.settings)
+        drawn = await waveform.draw(copy.path, parts.settings)
     kept = drawn.to_bytes()
     await run_in_threadpool(parts.audio.outline_begins, audio)
     await parts.storage.put_stream(outline_key(audio.id), _once(kept), len(kept))

@@ -7,16 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.audio import direct, peaks, service
-from app.audio.records import store_key
+from app.audio import peaks, presigned, service
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
+from app.dependencies import Parts, UsesParts
 from app.errors import RequestInvalid
 from app.http import bodies, multipart
 from app.http.openapi import FILE, json_or_form, problems, reference
 from app.http.problems import fault
 from app.http.ranges import object_response
-from app.http.sent import validated
-from app.wiring import Parts, UsesParts
+from app.http.validation import validated
+from app.records.audio import store_key
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])
 
@@ -61,7 +61,7 @@ async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> 
 async def presign(request: Request, parts: UsesParts) -> PresignAnswer:
     """Get an address that takes a recording straight to the store; PUT the file there, then complete it."""
     sent = validated(PresignSent, await bodies.read_json(request, parts.settings))
-    awaited, url, ends = await run_in_threadpool(direct.presign, parts, sent)
+    awaited, url, ends = await run_in_threadpool(presigned.presign, parts, sent)
     headers = {"Content-Type": sent.content_type} if sent.content_type else {}
     upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(ends, UTC))
     return PresignAnswer(audio=AwaitedAudio.of(awaited), upload=upload)
@@ -70,7 +70,7 @@ async def presign(request: Request, parts: UsesParts) -> PresignAnswer:
 @router.post("/{audio_id}/complete", responses=problems(404, 409, 413, 422, 503))
 async def complete(audio_id: str, parts: UsesParts) -> AudioAnswer:
     """Make an upload known that was brought to the store; it is checked and probed, and gone if it is no audio."""
-    return service.tell(parts, await direct.complete(parts, audio_id))
+    return service.tell(parts, await presigned.complete(parts, audio_id))
 
 
 @router.get("/{audio_id}", responses=problems(404, 503))

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.audio.records import Audio, Awaited
-from app.http.sent import Sent
-from app.keys.signatures import Sign
-from app.outside import LONGEST_URL
+from app.http.validation import Sent
+from app.keys.signed_urls import Sign
+from app.outbound import LONGEST_URL
+from app.records.audio import Audio, Awaited
 
 
 class UrlSent(Sent):

@@ -12,15 +12,15 @@ from anyio.to_thread import run_sync
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from app import media
-from app.audio.copies import LocalCopy
-from app.audio.records import Audio, outline_key, store_key
+from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
-from app.callers import Caller
+from app.dependencies import Parts
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.http.multipart import Part
-from app.ids import AUDIO, is_id, new_id
-from app.wiring import Parts
+from app.keys.callers import Caller
+from app.media import probe
+from app.records.audio import Audio, outline_key, store_key
+from app.records.ids import AUDIO, is_id, new_id
 
 log = logging.getLogger("earmark.audio")
 
@@ -61,7 +61,7 @@ class Uploads:
                 copied = copy.copying(part.chunks)
                 stored = await self._parts.storage.put_stream(key, copied, settings.upload_bytes)
                 async with _PROBES_AT_ONCE:
-                    found = await media.probe(copy.path, settings)
+                    found = await probe.probe(copy.path, settings)
             now = time.time()
             audio = Audio(
                 id=audio_id,

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.audio.service import Uploads
-from app.calls import accepted, add_calls
+from app.dependencies import UsesParts
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
 from app.errors import RequestInvalid
@@ -15,9 +15,9 @@ from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.problems import fault
 from app.http.ranges import object_response
-from app.http.sent import validated
+from app.http.validation import validated
+from app.job_api.routes import accepted, add_calls
 from app.settings import Settings
-from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/detections", tags=["detections"])
 

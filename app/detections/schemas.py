@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.contract import AudioId, JobAnswer, JobOptions, timed
-from app.detections.records import DetectionRequest, DetectionResult, EventRecord, TagRecord
-from app.keys.signatures import Sign
-from app.lifecycle import Job
-from app.records import RecordingRecord
+from app.job_api.schemas import AudioId, JobAnswer, JobOptions, timed
+from app.jobs.lifecycle import Job
+from app.keys.signed_urls import Sign
+from app.records.detections import DetectionRequest, DetectionResult, EventRecord, TagRecord
+from app.records.shared import RecordingRecord
 
 _CLASSES = 527  # AudioSet's
 

@@ -2,14 +2,14 @@
 
 import time
 
-from app import checks
-from app.detections.records import DetectionRequest, DetectionResult, PictureRecord
+from app.dependencies import Parts
 from app.detections.schemas import DetectionAnswer, DetectionCreate
 from app.errors import NotFound, StemsExpired
-from app.kinds import DETECTION
-from app.lifecycle import Job
-from app.resource import Resource
-from app.wiring import Parts
+from app.job_api import validation
+from app.job_api.resource import Resource
+from app.jobs.kinds import DETECTION
+from app.jobs.lifecycle import Job
+from app.records.detections import DetectionRequest, DetectionResult, PictureRecord
 
 DETECTIONS = Resource(DETECTION, DetectionAnswer)
 
@@ -19,11 +19,11 @@ def create(parts: Parts, sent: DetectionCreate) -> Job:
 
     Raises `ModelUnavailable`, `NotFound` (the upload), and what `accept` does.
     """
-    model = checks.model(parts, sent.model)
-    audio = checks.recording(parts, sent.audio_id, "audio_id")
+    model = validation.model(parts, sent.model)
+    audio = validation.recording(parts, sent.audio_id, "audio_id")
     request = DetectionRequest(
-        audio=checks.recording_record(audio),
-        model=checks.model_record(model),
+        audio=validation.recording_record(audio),
+        model=validation.model_record(model),
         threshold=sent.threshold,
         top=sent.top,
     )

@@ -5,10 +5,10 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from app.dependencies import UsesParts
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
-from app.wiring import UsesParts
 
 router = APIRouter(tags=["health"])
 

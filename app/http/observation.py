@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 from app.http import problems
-from app.ids import new_id
 from app.metrics import Metrics
+from app.records.ids import new_id
 
 log = logging.getLogger("earmark.http")
 access = logging.getLogger("earmark.access")

@@ -9,8 +9,8 @@ import typer
 from redis.exceptions import RedisError
 
 from app.errors import NotFound
-from app.keys.records import Keys
-from app.queues import connect
+from app.keys.repository import Keys
+from app.redis_client import connect
 from app.settings import Settings
 
 commands = typer.Typer(help=__doc__, no_args_is_help=True)

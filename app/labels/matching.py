@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from rapidfuzz import fuzz
 
-from app.registry import ClassDescription
+from app.model_registry import ClassDescription
 
 _LEAST = 0.45  # of a score worth showing
 _NEAR = 5  # names offered when one is unknown

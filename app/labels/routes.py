@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from app import checks
-from app.contract import ModelName
+from app.dependencies import UsesParts
 from app.http.openapi import problems
+from app.job_api import validation
+from app.job_api.schemas import ModelName
 from app.labels import matching
-from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
@@ -40,7 +40,7 @@ def search(
     model: Annotated[ModelName | None, Query(description="a model, as jobs name it; default: the server's")] = None,
 ) -> LabelsAnswer:
     """Search the classes of a model by text."""
-    classes = checks.model(parts, model).classes
+    classes = validation.model(parts, model).classes
     if askable is not None:
         classes = [known for known in classes if known.askable == askable]
     found = matching.search(classes, q, limit)

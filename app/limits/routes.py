@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from app.dependencies import UsesParts
 from app.http.openapi import problems
 from app.settings import Settings
-from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
 

@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 
 from app.audio.service import Uploads
-from app.calls import accepted, add_calls
-from app.contract import JobOptions
+from app.dependencies import UsesParts
 from app.errors import RequestInvalid
 from app.http import multipart
 from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.problems import fault
-from app.http.sent import validated
+from app.http.validation import validated
+from app.job_api.routes import accepted, add_calls
+from app.job_api.schemas import JobOptions
 from app.queries import service
 from app.queries.schemas import QueryAnswer, QueryCreate
 from app.settings import Settings
-from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/queries", tags=["queries"])
 

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from app.contract import AudioReference, JobAnswer, JobOptions
-from app.keys.signatures import Sign
-from app.lifecycle import Job
-from app.queries.records import QueryRequest
-from app.records import EmbeddingRecord
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions
+from app.jobs.lifecycle import Job
+from app.keys.signed_urls import Sign
+from app.records.queries import QueryRequest
+from app.records.shared import EmbeddingRecord
 
 # For people to read; it names nothing here. No control characters.
 QueryName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]

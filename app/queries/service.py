@@ -1,16 +1,16 @@
 """Saved queries: a request checked and made a job; an embedding found for who asks with it."""
 
-from app import checks
+from app.dependencies import Parts
 from app.errors import NotFound, QueryModelMismatch, QueryNotReady
 from app.http.problems import fault
-from app.kinds import QUERY
-from app.lifecycle import Job
-from app.queries.records import QueryRequest
+from app.job_api import validation
+from app.job_api.resource import Resource
+from app.jobs.kinds import QUERY
+from app.jobs.lifecycle import Job
+from app.model_registry import ModelDescription
 from app.queries.schemas import QueryAnswer, QueryCreate
-from app.records import EmbeddingRecord
-from app.registry import ModelDescription
-from app.resource import Resource
-from app.wiring import Parts
+from app.records.queries import QueryRequest
+from app.records.shared import EmbeddingRecord
 
 QUERIES = Resource(QUERY, QueryAnswer)
 
@@ -20,9 +20,11 @@ def create(parts: Parts, sent: QueryCreate) -> Job:
 
     Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its kin, and what `accept` does.
     """
-    model = checks.model(parts, sent.model)
-    examples = checks.examples(parts, sent.examples, "examples")
-    request = QueryRequest(name=sent.name, examples=checks.example_records(examples), model=checks.model_record(model))
+    model = validation.model(parts, sent.model)
+    examples = validation.examples(parts, sent.examples, "examples")
+    request = QueryRequest(
+        name=sent.name, examples=validation.example_records(examples), model=validation.model_record(model)
+    )
     known = [example.duration for example in examples if example.duration is not None]
     seconds = sum(known) if len(known) == len(examples) else None
     return QUERIES.make(parts, request, sent, model, [example.id for example in examples], audio_seconds=seconds)
@@ -41,7 +43,7 @@ def embedding(parts: Parts, query_id: str, model: ModelDescription, *pointer: st
         detail = f"The saved query is {job.status}; it can be used once it has succeeded."
         raise QueryNotReady(detail, [fault(detail, *pointer)])
     found = EmbeddingRecord.model_validate(job.result)
-    wanted = checks.model_record(model)
+    wanted = validation.model_record(model)
     if found.model != wanted:
         detail = f"The saved query is the model {found.model.id}'s; this separation is done by {wanted.id}."
         raise QueryModelMismatch(detail, [fault(detail, *pointer)])

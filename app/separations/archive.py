@@ -4,7 +4,7 @@ import time
 import zipfile
 from collections.abc import AsyncIterator
 
-from app.separations.records import StemRecord, file_name
+from app.records.separations import StemRecord, file_name
 from app.storage import Storage
 
 

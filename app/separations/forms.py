@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 
 from app.audio.service import Uploads
-from app.contract import AudioReference
 from app.errors import RequestInvalid
 from app.http import multipart
 from app.http.multipart import Part
 from app.http.problems import fault
-from app.http.sent import validated
+from app.http.validation import validated
+from app.job_api.schemas import AudioReference
 from app.separations.schemas import Options, SeparationCreate, Target
 from app.settings import Settings
 

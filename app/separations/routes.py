@@ -6,13 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.calls import accepted, add_calls
+from app.dependencies import UsesParts
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import object_response
+from app.job_api.routes import accepted, add_calls
+from app.records.separations import file_name
 from app.separations import forms, service
-from app.separations.records import file_name
 from app.separations.schemas import SeparationAnswer, SeparationCreate
-from app.wiring import UsesParts
 
 router = APIRouter(prefix="/v1/separations", tags=["separations"])
 

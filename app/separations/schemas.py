@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import ids
-from app.contract import AudioReference, JobAnswer, JobOptions, ModelName, timed
-from app.http.sent import Sent
-from app.keys.signatures import Sign
-from app.lifecycle import Job, TargetState
-from app.records import RecordingRecord
-from app.separations.records import Format, SeparationRequest, SeparationResult
+from app.http.validation import Sent
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, ModelName, timed
+from app.jobs.lifecycle import Job, TargetState
+from app.keys.signed_urls import Sign
+from app.records import ids
+from app.records.separations import Format, SeparationRequest, SeparationResult
+from app.records.shared import RecordingRecord
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
 _LARGEST = 1e6  # of an embedding's numbers: far beyond any network's, and far from overflow

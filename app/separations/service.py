@@ -3,17 +3,17 @@
 import time
 from collections.abc import AsyncIterator
 
-from app import checks
+from app.dependencies import Parts
 from app.errors import NotFound, StemsExpired
-from app.kinds import SEPARATION
-from app.lifecycle import Job, TargetState
-from app.resource import Resource
+from app.job_api import validation
+from app.job_api.resource import Resource
+from app.jobs.kinds import SEPARATION
+from app.jobs.lifecycle import Job, TargetState
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord
 from app.separations import archive
-from app.separations import checks as own
-from app.separations.records import SeparationRequest, SeparationResult, StemRecord
+from app.separations import validation as own
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import target, uploads
-from app.wiring import Parts
 
 SEPARATIONS = Resource(SEPARATION, SeparationAnswer)
 
@@ -27,14 +27,14 @@ def create(parts: Parts, sent: SeparationCreate) -> Job:
     asked = sent.targets or []
     own.count(len(asked), parts.settings, "targets")
     auto = None if sent.auto is None else own.auto(sent.auto, parts.settings)
-    model = checks.model(parts, sent.model)
-    mixture = checks.recording(parts, sent.mixture.audio_id, "mixture", "audio_id")
+    model = validation.model(parts, sent.model)
+    mixture = validation.recording(parts, sent.mixture.audio_id, "mixture", "audio_id")
     output = own.output(sent.output, mixture)
     targets = [target(parts, model, mixture, one, index) for index, one in enumerate(asked)]
     own.names([one.name for one in targets])
     request = SeparationRequest(
-        mixture=checks.recording_record(mixture),
-        model=checks.model_record(model),
+        mixture=validation.recording_record(mixture),
+        model=validation.model_record(model),
         targets=targets,
         auto=auto,
         output=output,

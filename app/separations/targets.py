@@ -1,16 +1,16 @@
 """Targets as they were asked for, checked and made what the worker is told."""
 
-from app import checks
-from app.audio.records import Audio
+from app.dependencies import Parts
 from app.errors import QueryModelMismatch, RequestInvalid
 from app.http.problems import fault
+from app.job_api import validation
+from app.model_registry import ModelDescription
 from app.queries import service as queries
-from app.records import EmbeddingRecord, packed, unpacked
-from app.registry import ModelDescription
-from app.separations import checks as own
-from app.separations.records import TargetRecord
+from app.records.audio import Audio
+from app.records.separations import TargetRecord
+from app.records.shared import EmbeddingRecord, packed, unpacked
+from app.separations import validation as own
 from app.separations.schemas import Target
-from app.wiring import Parts
 
 
 def target(parts: Parts, model: ModelDescription, mixture: Audio, sent: Target, index: int) -> TargetRecord:
@@ -18,13 +18,13 @@ def target(parts: Parts, model: ModelDescription, mixture: Audio, sent: Target, 
     place = ("targets", index)
     record = TargetRecord(name=sent.name or "")
     if sent.label is not None:
-        known = checks.label(model, sent.label, *place, "label")
+        known = validation.label(model, sent.label, *place, "label")
         record.label = known.label
         record.name = sent.name or known.slug[:64]
     elif sent.spans is not None:
         record.spans = own.spans(sent.spans, mixture, parts.settings, *place, "spans")
     elif sent.examples is not None:
-        record.examples = checks.example_records(checks.examples(parts, sent.examples, *place, "examples"))
+        record.examples = validation.example_records(validation.examples(parts, sent.examples, *place, "examples"))
     elif sent.query_id is not None:
         record.embedding = queries.embedding(parts, sent.query_id, model, *place, "query_id")
     elif sent.embedding is not None:
@@ -40,10 +40,10 @@ def uploads(record: TargetRecord) -> list[str]:
 
 def _negative(parts: Parts, model: ModelDescription, sent: Target, record: TargetRecord, *pointer: str | int) -> None:
     if sent.not_examples is not None:
-        found = checks.examples(parts, sent.not_examples, *pointer, "not_examples")
-        record.not_examples = checks.example_records(found)
+        found = validation.examples(parts, sent.not_examples, *pointer, "not_examples")
+        record.not_examples = validation.example_records(found)
     if sent.not_label is not None:
-        record.not_label = checks.label(model, sent.not_label, *pointer, "not_label").label
+        record.not_label = validation.label(model, sent.not_label, *pointer, "not_label").label
         if record.not_label == record.label:
             detail = "A target cannot be what it is not."
             raise RequestInvalid(detail, [fault(detail, *pointer, "not_label")])
@@ -52,7 +52,7 @@ def _negative(parts: Parts, model: ModelDescription, sent: Target, record: Targe
 def _embedding(
     model: ModelDescription, vector: list[float], made_by: str | None, *pointer: str | int
 ) -> EmbeddingRecord:
-    record = checks.model_record(model)
+    record = validation.model_record(model)
     if made_by not in (record.name, record.id):
         detail = f"The embedding is the model {made_by}'s; this separation is done by {record.id}."
         raise QueryModelMismatch(detail, [fault(detail, *pointer, "model")])

@@ -17,19 +17,19 @@ import uvicorn
 from pydantic import BaseModel
 from redis import Redis
 
-from app.audio.records import store_key
-from app.callers import Caller
-from app.http.connections import Connection
-from app.ids import new_id
-from app.jobs import Jobs
-from app.keys.records import Keys
-from app.kinds import KINDS
-from app.lifecycle import Job, TargetState
+from app.dependencies import Parts
+from app.http.uvicorn_protocol import Connection
+from app.jobs.kinds import KINDS
+from app.jobs.lifecycle import Job, TargetState
+from app.jobs.repository import Jobs
+from app.keys.callers import Caller
+from app.keys.repository import Keys
 from app.main import create_app
-from app.records import EmbeddingRecord, ModelRecord, RecordingRecord, packed
-from app.separations.records import SeparationRequest, SeparationResult, StemRecord
+from app.records.audio import store_key
+from app.records.ids import new_id
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord
+from app.records.shared import EmbeddingRecord, ModelRecord, RecordingRecord, packed
 from app.settings import Settings
-from app.wiring import Parts
 from tests.app.records import new_audio
 from tests.conftest import S3Server
 

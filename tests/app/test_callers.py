@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from app.audio import service as audio
-from app.callers import Caller
+from app.dependencies import Parts
 from app.errors import EarmarkError, NotFound
+from app.keys.callers import Caller
 from app.separations import service as separations
 from app.separations.schemas import SeparationCreate
-from app.wiring import Parts
 from tests.app.conftest import Service
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.child import ChildLimits, python, run, run_async
+from app.media.sandbox import ChildLimits, python, run, run_async
 
 GENEROUS = ChildLimits(seconds=20, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
 HUNG = "import time; time.sleep(60)"
@@ -92,7 +92,7 @@ def test_it_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_modules_in_the_working_folder_are_not_ours(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("print('stolen')")
     (tmp_path / "av.py").write_text("print('stolen')")
-    outcome = run(python("app.media", "nothing"), GENEROUS, folder=tmp_path)
+    outcome = run(python("app.media.probe", "nothing"), GENEROUS, folder=tmp_path)
     assert outcome.returncode == 1
     assert b"stolen" not in outcome.output
 

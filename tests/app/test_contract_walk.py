@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     use_after_free,
 )
 
-from app.kinds import KINDS
+from app.jobs.kinds import KINDS
 from tests.app.conftest import LIMITS, Service, emptied, serve, wav
 from tests.app.test_kinds import ask
 from tests.conftest import REPOSITORY, S3Server

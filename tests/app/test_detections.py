@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.detections.records import (
-    DetectionRequest,
-    DetectionResult,
-    EventRecord,
-    PictureRecord,
-    TagRecord,
-)
-from app.records import ModelRecord, RecordingRecord
+from app.records.detections import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
+from app.records.shared import ModelRecord, RecordingRecord
 from tests.app.conftest import Service, problem, wav
 
 OWN = ["timeline_url", "audio", "threshold", "top", "tags", "events", "metrics"]

@@ -10,9 +10,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.audio.records import Awaited, incoming_key, store_key
-from app.housekeeping import Housekeeping
-from app.ids import new_id
+from app.housekeeping.sweeps import Housekeeping
+from app.records.audio import Awaited, incoming_key, store_key
+from app.records.ids import new_id
 from tests.app.conftest import Service, problem, wav
 
 

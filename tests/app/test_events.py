@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app import sse
-from app.events import events_key
-from app.lifecycle import TargetState
-from app.listing import record_key
+from app.job_api import event_stream
+from app.jobs.events import events_key
+from app.jobs.lifecycle import TargetState
+from app.jobs.listing import record_key
 from tests.app.conftest import Service, eventually, problem
 
 
@@ -139,7 +139,7 @@ def test_a_stream_ends_when_its_job_is_deleted(folder_service: Service) -> None:
 
 
 def test_silence_is_broken_by_comments(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.1)
     job = folder_service.separate()
     with folder_service.client.stream("GET", job["events_url"]) as answer:
         comments = 0
@@ -154,7 +154,7 @@ def test_a_stream_ends_when_a_server_that_lost_events_has_ended_the_job(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log of a server that dies may lack the last two seconds: the job ends by a number that was told before."""
-    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.1)
     jobs, redis = folder_service.parts.jobs, folder_service.parts.redis
     job = folder_service.separate()
     kept = {key: redis.dump(key) for key in (record_key(job["id"]), events_key(job["id"]))}

@@ -11,13 +11,13 @@ from rq.executions import Execution
 from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
-from app.audio.records import AudioRecords, store_key
 from app.errors import NotFound, StoreUnavailable
-from app.housekeeping import AT_ONCE, Housekeeping
-from app.jobs import Jobs
-from app.leftovers import Leftovers
-from app.lifecycle import Job
-from app.registry import workers_key
+from app.housekeeping.sweeps import AT_ONCE, Housekeeping
+from app.jobs.lifecycle import Job
+from app.jobs.repository import Jobs
+from app.model_registry import workers_key
+from app.records.audio import AudioRecords, store_key
+from app.records.orphans import Leftovers
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.records import new_audio, new_job

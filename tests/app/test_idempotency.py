@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from app.idempotency.fingerprints import Fingerprint
-from app.idempotency.records import Answer, Answers, Claim
+from app.idempotency.repository import Answer, Answers, Claim
 from app.settings import Settings
 from tests.app.conftest import Service, eventually, problem, wav
 
@@ -208,7 +208,7 @@ def test_addresses_in_a_repeated_answer_still_open(keyed_service: Service, monke
     request = asking(mine)
     now = time.time()
     with monkeypatch.context() as patched:
-        patched.setattr("app.keys.signatures.time.time", lambda: now - 20 * 3600)
+        patched.setattr("app.keys.signed_urls.time.time", lambda: now - 20 * 3600)
         first = repeated(mine, "k", json=request).json()
     problem(keyed_service.client.get(first["url"]), 401, "unauthorized")
     again = repeated(mine, "k", json=request).json()
@@ -257,7 +257,7 @@ def test_a_claim_that_is_renewed_stays(redis: Redis) -> None:
 def test_a_slow_upload_keeps_its_claim(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     renewed: list[float] = []
     monkeypatch.setattr(Claim, "renew", lambda self: renewed.append(time.monotonic()))
-    monkeypatch.setattr("app.idempotency.layer._renewals", lambda settings: 0.05)
+    monkeypatch.setattr("app.idempotency.middleware._renewals", lambda settings: 0.05)
 
     def slowly() -> Any:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'

@@ -9,7 +9,7 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 
 from app.errors import RequestInvalid
-from app.http.sent import validated
+from app.http.validation import validated
 from app.separations.schemas import SeparationCreate
 from tests.app.conftest import Service, wav
 from tests.app.test_audio import FORM, form_ends

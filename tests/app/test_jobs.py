@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from app.audio.records import AudioRecords, users_key
 from app.errors import AlreadyOver, AudioInUse, NotFound, QueueFull, RecordTooNew
-from app.ids import first_id
-from app.jobs import Jobs, events_key, queue_name, record_key
-from app.kinds import KINDS, QUERY, TASKS, Kind, stored_at
-from app.lifecycle import Job, JobError, TargetState
+from app.jobs.events import events_key
+from app.jobs.kinds import KINDS, QUERY, TASKS, Kind, stored_at
+from app.jobs.lifecycle import Job, JobError, TargetState
+from app.jobs.listing import record_key
+from app.jobs.repository import Jobs
+from app.jobs.rq_queues import queue_name
+from app.records.audio import AudioRecords, users_key
+from app.records.ids import first_id
 from app.settings import Settings
 from tests.app.records import new_audio, new_job
 

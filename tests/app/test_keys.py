@@ -14,11 +14,11 @@ from starlette.routing import Route
 from typer.testing import CliRunner
 
 from app.__main__ import cli
-from app.exposure import Exposed, check
-from app.ids import new_id
-from app.keys import admission
-from app.keys.records import Keys, digest, key_id
+from app.keys import middleware
+from app.keys.exposure import Exposed, check
+from app.keys.repository import Keys, digest, key_id
 from app.main import create_app
+from app.records.ids import new_id
 from app.settings import Settings
 from tests.app.conftest import LIMITS, Service, problem, serve, wav
 
@@ -33,7 +33,7 @@ def test_all_but_a_few_named_routes_need_a_key(keyed_service: Service, tmp_path:
     for path, methods in routes.items():
         for method in methods:
             answer = keyed_service.client.request(method, re.sub(r"{\w+}", "x", path))
-            if path in admission.OPEN or path.startswith(admission.OPEN_FOLDERS):
+            if path in middleware.OPEN or path.startswith(middleware.OPEN_FOLDERS):
                 assert answer.status_code in ((404,) if path == "/metrics" else (200, 307)), path
             else:
                 assert path.startswith("/v1/") and answer.status_code == 401, path

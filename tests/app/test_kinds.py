@@ -6,14 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.callers import Caller
-from app.contract import JobAnswer
 from app.detections.service import DETECTIONS
 from app.errors import NotFound
-from app.kinds import KINDS, Kind
-from app.lifecycle import JobError
+from app.job_api.resource import Resource
+from app.job_api.schemas import JobAnswer
+from app.jobs.kinds import KINDS, Kind
+from app.jobs.lifecycle import JobError
+from app.keys.callers import Caller
 from app.queries.service import QUERIES
-from app.resource import Resource
 from app.separations.service import SEPARATIONS
 from tests.app.conftest import Service, problem
 

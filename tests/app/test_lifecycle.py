@@ -7,9 +7,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from app import lifecycle
 from app.errors import RecordTooNew
-from app.lifecycle import OVER, Job, JobError, TargetState
+from app.jobs import lifecycle
+from app.jobs.lifecycle import OVER, Job, JobError, TargetState
 
 ATTEMPTS = 3
 EXECUTIONS = st.sampled_from(["a", "b", "c", "d"])

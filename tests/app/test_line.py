@@ -15,9 +15,9 @@ from redis import Redis
 from rq.registry import StartedJobRegistry
 
 from app.errors import QueueFull
-from app.jobs import Jobs
-from app.lifecycle import Job
-from app.registry import workers_key
+from app.jobs.lifecycle import Job
+from app.jobs.repository import Jobs
+from app.model_registry import workers_key
 from app.settings import Settings
 from tests.app.records import new_job
 

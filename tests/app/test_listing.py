@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from app.ids import first_id, is_id, new_id
+from app.records.ids import first_id, is_id, new_id
 from tests.app.conftest import Service, problem
 
 
@@ -52,7 +52,7 @@ def test_pages_of_jobs_in_one_state(folder_service: Service, monkeypatch: pytest
     assert pages(folder_service, status="canceled") == [[jobs[1], jobs[4]]]
     assert pages(folder_service, status="canceled", limit=1) == [[jobs[1]], [jobs[4]]]
     assert pages(folder_service, status="running") == [[]]
-    monkeypatch.setattr("app.listing._LOOKED_AT", 2)
+    monkeypatch.setattr("app.jobs.listing._LOOKED_AT", 2)
     assert pages(folder_service, status="canceled") == [[jobs[1]], [], [jobs[4]]]
 
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from app import media
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable, EarmarkError
-from app.media import MediaInfo
+from app.media import probe as media_probe
+from app.media.probe import MediaInfo
 from app.settings import Settings
 from tests import media_files
 from tests.media_files import noise, wav_bytes
 
 
 def probe(path: Path, settings: Settings | None = None) -> MediaInfo:
-    return asyncio.run(media.probe(path, settings or Settings()))
+    return asyncio.run(media_probe.probe(path, settings or Settings()))
 
 
 def test_the_worker_decodes_what_the_front_end_accepts() -> None:
     models_media = pytest.importorskip("models.media")
-    assert tuple(media.CONTENT_TYPES) == models_media.CONTAINERS
-    assert media.CODECS == models_media.CODECS
+    assert tuple(media_probe.CONTENT_TYPES) == models_media.CONTAINERS
+    assert media_probe.CODECS == models_media.CODECS
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.ids import made_at, new_id
-from app.jobs import Jobs
-from app.lifecycle import Job, JobError
+from app.jobs.lifecycle import Job, JobError
+from app.jobs.repository import Jobs
 from app.metrics import PROCESS
+from app.records.ids import made_at, new_id
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.conftest import MODEL, Service, eventually

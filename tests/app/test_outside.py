@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from app.errors import UrlRefused
-from app.outside import Outside, Resolve
+from app.outbound import Outside, Resolve
 from app.settings import Settings
 from tests.app.origins import Origin, moved, ok, origin
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Error, FilePayload, Page, Route
 
-from app.keys.records import Keys
+from app.keys.repository import Keys
 from tests.app.conftest import Service, wav
 from tests.browser import NARROW, WIDE, opened
 from tests.conftest import REPOSITORY

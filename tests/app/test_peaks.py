@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app import outline
-from app.audio.records import outline_key
-from app.child import ChildLimits
 from app.errors import AudioTooLong, AudioUndecodable
-from app.housekeeping import Housekeeping
-from app.outline import STRETCHES, Outline
+from app.housekeeping.sweeps import Housekeeping
+from app.media import waveform
+from app.media.sandbox import ChildLimits
+from app.media.waveform import STRETCHES, Outline
+from app.records.audio import outline_key
 from app.settings import Settings
 from tests import media_files
 from tests.app.conftest import Service, problem, wav
@@ -26,7 +26,7 @@ from tests.app.test_audio import nothing_left
 
 
 def draw(path: Path, settings: Settings | None = None) -> Outline:
-    return asyncio.run(outline.draw(path, settings or Settings()))
+    return asyncio.run(waveform.draw(path, settings or Settings()))
 
 
 def extremes(samples: np.ndarray, bounds: list[int]) -> list[tuple[list[float], list[float]]]:
@@ -62,8 +62,8 @@ def test_stretches_are_joined_without_loss(blocks: list[int], seed: int) -> None
     """However many come: what was joined is what would have been seen in longer stretches."""
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patched:
-        patched.setattr(outline, "STRETCHES", 8)
-        lines = outline._Lines(1, 4)
+        patched.setattr(waveform, "STRETCHES", 8)
+        lines = waveform._Lines(1, 4)
         levels = np.random.default_rng(seed).uniform(-1, 1, sum(blocks))
         for level in levels:
             lines.add(4, {"lavfi.astats.1.Min_level": f"{level:f}", "lavfi.astats.1.Max_level": f"{level + 1:f}"})
@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(AudioTooLong):
         draw(tmp_path / "a.flac", Settings(recording_samples=44100 * 2 * 60))
     limits = ChildLimits(seconds=0.01, cpu_seconds=1, memory_bytes=1 << 30, file_bytes=0)
-    monkeypatch.setattr(outline, "_CHILD_LIMITS", limits)
+    monkeypatch.setattr(waveform, "_CHILD_LIMITS", limits)
     with pytest.raises(AudioUndecodable, match="too long"):
         draw(tmp_path / "a.flac")
 
@@ -120,13 +120,13 @@ def test_other_bytes_are_no_outline(kept: bytes) -> None:
 def test_peaks_are_drawn_once_and_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     audio = service.upload(wav(2.0, 22050, 2))
     drawn: list[Path] = []
-    draws = outline.draw
+    draws = waveform.draw
 
     async def counted(path: Path, settings: Settings) -> Outline:
         drawn.append(path)
         return await draws(path, settings)
 
-    monkeypatch.setattr(outline, "draw", counted)
+    monkeypatch.setattr(waveform, "draw", counted)
     answer = service.client.get(f"/v1/audio/{audio['id']}/peaks", params={"points": 100})
     assert answer.status_code == 200, answer.text
     told = answer.json()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.keys.signatures import Sign
-from app.lifecycle import Job, TargetState
+from app.jobs.lifecycle import Job, TargetState
+from app.keys.signed_urls import Sign
 from app.separations.schemas import SeparationAnswer
 from tests.app.conftest import Service
 
@@ -76,7 +76,7 @@ def test_an_unchanged_record_is_rendered_once_and_the_oldest_make_room(
     for _ in range(5):
         folder_service.client.get(jobs[0]["url"])
     assert rendered == [jobs[0]["id"]]
-    monkeypatch.setattr("app.polls._KEPT_BYTES", 2000)  # room for two of them, at most
+    monkeypatch.setattr("app.jobs.poll_cache._KEPT_BYTES", 2000)  # room for two of them, at most
     for _ in range(2):
         for job in jobs:
             folder_service.client.get(job["url"])

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from app.housekeeping import Housekeeping
-from app.lifecycle import JobError
-from app.queries.records import QueryRequest
-from app.records import EmbeddingRecord, ModelRecord, packed, unpacked
-from app.separations.records import SeparationRequest
+from app.housekeeping.sweeps import Housekeeping
+from app.jobs.lifecycle import JobError
+from app.records.queries import QueryRequest
+from app.records.separations import SeparationRequest
+from app.records.shared import EmbeddingRecord, ModelRecord, packed, unpacked
 from tests.app.conftest import VECTOR, Service, problem, wav
 
 OWN = ["name", "examples", "coherence", "seconds_used"]

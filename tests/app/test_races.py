@@ -22,13 +22,13 @@ from rq.executions import Execution
 from rq.job import Job as Entry
 from rq.serializers import JSONSerializer
 
-from app.audio.records import AudioRecords, users_key
 from app.errors import AlreadyOver, NotFound
-from app.events import past
-from app.housekeeping import Housekeeping
-from app.jobs import Jobs
-from app.lifecycle import Job, JobError
-from app.registry import workers_key
+from app.housekeeping.sweeps import Housekeeping
+from app.jobs.events import past
+from app.jobs.lifecycle import Job, JobError
+from app.jobs.repository import Jobs
+from app.model_registry import workers_key
+from app.records.audio import AudioRecords, users_key
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.records import new_audio, new_job

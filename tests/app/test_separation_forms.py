@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.separations.records import SeparationRequest
+from app.records.separations import SeparationRequest
 from tests.app.conftest import Service, problem, wav
 
 

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.separations.records import SeparationRequest
+from app.records.separations import SeparationRequest
 from tests import media_files
 from tests.app.conftest import VECTOR, Service, problem, wav
 

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from app.lifecycle import JobError, TargetState
-from app.separations.records import SeparationRequest
+from app.jobs.lifecycle import JobError, TargetState
+from app.records.separations import SeparationRequest
 from tests.app.conftest import MODEL, Service, problem
 
 FIELDS = [

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from app import logs
-from app.ids import new_id
-from app.keys.records import Keys
-from app.keys.signatures import Signatures
+from app.keys.repository import Keys
+from app.keys.signed_urls import Signatures
+from app.records.ids import new_id
 from app.settings import Settings
 from tests.app.conftest import Service, problem
 

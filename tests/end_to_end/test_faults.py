@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook as Signature
 
-from app.lifecycle import Webhook
+from app.jobs.lifecycle import Webhook
 from tests.app.receivers import Receiver, receiver
 from tests.end_to_end.deployment import PATIENCE, Deployment, eventually
 from tests.end_to_end.faults import (

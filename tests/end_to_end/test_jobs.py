@@ -13,10 +13,10 @@ import pytest
 import soundfile
 from rq.command import send_stop_job_command
 
-from app.jobs import Jobs
-from app.lifecycle import Job
-from app.queues import Queues
-from app.separations.records import SeparationResult
+from app.jobs.lifecycle import Job
+from app.jobs.repository import Jobs
+from app.jobs.rq_queues import Queues
+from app.records.separations import SeparationResult
 from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.recordings import RATE

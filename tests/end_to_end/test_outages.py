@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs import Jobs
-from app.lifecycle import Job
+from app.jobs.lifecycle import Job
+from app.jobs.repository import Jobs
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.faults import DEFAULTS, DOG, LONG, assert_done_once, decoding, works
 from tests.end_to_end.figures import SOAK, Figures

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.lifecycle import Job
+from app.jobs.lifecycle import Job
 from tests.end_to_end.deployment import Deployment
 from tests.end_to_end.faults import DOG
 from tests.end_to_end.figures import SOAK, Figures

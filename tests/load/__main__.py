@@ -25,9 +25,10 @@ import numpy as np
 import psutil
 import typer
 
-from app import lifecycle
-from app.jobs import Jobs, record_key
-from app.lifecycle import Progress
+from app.jobs import lifecycle
+from app.jobs.lifecycle import Progress
+from app.jobs.listing import record_key
+from app.jobs.repository import Jobs
 from app.settings import Settings
 from tests.end_to_end.deployment import eventually
 from tests.end_to_end.topology import Topology, free_ports, topology

@@ -13,24 +13,24 @@ import soundfile
 import torch
 from redis import Redis
 
-from app.audio.records import store_key
-from app.detections.records import DetectionResult
-from app.ids import new_id
-from app.jobs import Jobs
-from app.keys.allowances import Quotas
-from app.kinds import DETECTION, QUERY, SEPARATION, Kind
-from app.lifecycle import Job, TargetState
-from app.records import EmbeddingRecord, ModelRecord, packed, unpacked
-from app.separations.records import SeparationResult
+from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind
+from app.jobs.lifecycle import Job, TargetState
+from app.jobs.repository import Jobs
+from app.keys.quotas import Quotas
+from app.records.audio import store_key
+from app.records.detections import DetectionResult
+from app.records.ids import new_id
+from app.records.separations import SeparationResult
+from app.records.shared import EmbeddingRecord, ModelRecord, packed, unpacked
 from app.settings import Settings
 from app.storage import Storage
 from models.audio import Waveform, mono
 from models.engine import Engine
 from tests.conftest import REPOSITORY
-from worker.gpu_worker import Signals
+from worker.context import Workbench
+from worker.rq_worker import Signals
 from worker.scratch import Scratch
 from worker.tasks import TASKS
-from worker.workbench import Workbench
 
 RECORDINGS = REPOSITORY / "app" / "demo" / "recordings"
 

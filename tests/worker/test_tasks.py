@@ -12,22 +12,22 @@ import torch
 from redis import Redis
 from rq import Retry
 
-from app.audio.records import store_key
 from app.errors import StoreUnavailable
-from app.ids import new_id
-from app.jobs import Jobs
-from app.keys.allowances import Quotas, quota_key
-from app.kinds import DETECTION, KINDS, SEPARATION, Kind
-from app.lifecycle import Job, TargetState
+from app.jobs.kinds import DETECTION, KINDS, SEPARATION, Kind
+from app.jobs.lifecycle import Job, TargetState
+from app.jobs.repository import Jobs
+from app.keys.quotas import Quotas, quota_key
+from app.records.audio import store_key
+from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from models.engine import Engine
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
-from worker.gpu_worker import Signals
+from worker.context import Workbench
+from worker.rq_worker import Signals
 from worker.scratch import Scratch
 from worker.tasks import AGAIN, TASKS
-from worker.workbench import Workbench
 
 
 class FailingEngine(Engine):

@@ -1,0 +1,1 @@
+"""The housekeeping process: recovery of lost jobs, expiry, and delivery of webhooks."""

@@ -1,0 +1,1 @@
+"""The HTTP interface that jobs of every kind share."""

@@ -1,0 +1,121 @@
+"""What requests for jobs of every kind, and the answers about them, have in common."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from app.http.validation import Sent
+from app.jobs.kinds import KINDS
+from app.jobs.lifecycle import Job, JobError, Progress, Status
+from app.keys.signed_urls import Sign
+from app.outbound import LONGEST_URL
+from app.records import ids
+from app.records.shared import ModelRecord
+
+AudioId = Annotated[str, StringConstraints(pattern=ids.pattern(ids.AUDIO))]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
+Metadata = Annotated[
+    dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
+    Field(max_length=16),
+]
+
+
+class AudioReference(Sent):
+    """An upload."""
+
+    audio_id: AudioId
+
+
+Ending = Literal["succeeded", "failed", "canceled"]
+
+
+class WebhookSent(Sent):
+    """Whom to tell when the job is over, and of which ends; by default of all."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
+    events: list[Ending] = Field(default=["succeeded", "failed", "canceled"], min_length=1, max_length=3)
+
+
+class JobOptions(Sent):
+    """What may be said of any job. `model`: by which one, such as `base` or `base@1`; none: the server's."""
+
+    model: ModelName | None = None
+    webhook: WebhookSent | None = None
+    metadata: Metadata = Field(default={})
+
+
+class Queue(BaseModel):
+    """Its place in the line: 1 is next, 0 is none."""
+
+    position: int
+
+
+class JobAnswer(BaseModel):
+    """A job of any kind as it stands."""
+
+    id: str
+    status: Status
+    progress: Progress
+    url: str
+    events_url: str
+    queue: Queue
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    warnings: list[str]
+    error: JobError | None
+    metadata: dict[str, str]
+    model: ModelRecord
+
+    @classmethod
+    def of(cls, job: Job, position: int, sign: Sign) -> Self:
+        """The answer for a record, at this place in the line; `sign` makes addresses that need no key."""
+        url = f"/v1/{KINDS[job.kind].folder}/{job.id}"
+        return cls(
+            id=job.id,
+            status=job.status,
+            progress=job.progress,
+            url=sign(url),
+            events_url=sign(f"{url}/events"),
+            queue=Queue(position=position),
+            cancel_requested_at=_time(job.cancel_requested_at),
+            created_at=datetime.fromtimestamp(job.created_at, UTC),
+            started_at=_time(job.started_at),
+            finished_at=_time(job.finished_at),
+            expires_at=_time(job.expires_at),
+            warnings=job.warnings,
+            error=job.error,
+            metadata=job.metadata,
+            **cls.own(job, url, sign),
+        )
+
+    @classmethod
+    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+        """The fields of its kind, and `model`."""
+        raise NotImplementedError
+
+
+Answer = TypeVar("Answer", bound=JobAnswer)
+
+
+class Page(BaseModel, Generic[Answer]):
+    """A page of a list, the newest first; `next_cursor` leads to the next one, if `has_more`."""
+
+    data: list[Answer]
+    next_cursor: str | None
+    has_more: bool
+
+
+def timed(job: Job, metrics: dict[str, float] | None) -> dict[str, float] | None:
+    """A result's metrics, and the seconds that its job had waited; None while there is no result."""
+    if metrics is None:
+        return None
+    queued = {} if job.started_at is None else {"queued": round(job.started_at - job.created_at, 3)}
+    return queued | metrics
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

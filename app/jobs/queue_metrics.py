@@ -1,0 +1,46 @@
+"""What is waiting and who is alive, asked of Redis when Prometheus looks.
+
+Every front end shows the same figures: take their maximum, not their sum.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from app.jobs.repository import Jobs
+from app.model_registry import Registry
+
+
+class QueueMetrics(Collector):
+    """Looks into Redis when asked."""
+
+    def __init__(self, jobs: Jobs, registry: Registry) -> None:
+        self._jobs = jobs
+        self._models = registry
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return []  # asking Redis when registering would need it to be there
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        up = GaugeMetricFamily("earmark_queue_up", "Whether the queue's server answers")
+        waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=["model"])
+        oldest = GaugeMetricFamily(
+            "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=["model"]
+        )
+        running = GaugeMetricFamily("earmark_jobs_running", "Jobs that workers hold", labels=["model"])
+        workers = GaugeMetricFamily("earmark_workers", "Workers alive", labels=["model"])
+        unfinished = GaugeMetricFamily("earmark_jobs_unfinished", "Jobs that wait or run")
+        try:
+            for model in self._models.models():
+                waiting.add_metric([model.name], self._jobs.waiting(model.name))
+                oldest.add_metric([model.name], self._jobs.oldest_waiting(model.name))
+                running.add_metric([model.name], self._jobs.running(model.name))
+                workers.add_metric([model.name], self._models.workers(model.name))
+            unfinished.add_metric([], self._jobs.unfinished())
+            up.add_metric([], 1)
+        except RedisError:
+            up.add_metric([], 0)
+            return [up]
+        return [up, waiting, oldest, running, workers, unfinished]

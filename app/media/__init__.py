@@ -1,0 +1,1 @@
+"""Untrusted media files, read in a sandboxed child process."""

@@ -1,0 +1,1 @@
+"""Records that the front end and the workers share."""

@@ -1,0 +1,90 @@
+"""What a separation's record holds: the request as checked, and the result as published. Workers use these too."""
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from app.records.shared import EmbeddingRecord, ExampleRecord, ModelRecord, RecordingRecord
+
+Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
+
+
+class Span(BaseModel):
+    """A stretch of a recording, in seconds."""
+
+    start: float
+    end: float
+
+
+class TargetRecord(BaseModel):
+    """One target: exactly one of `examples`, `label` (the class's own name), `spans` of the mixture and `embedding` (a
+    saved query's, or a client's own) is given; and what it is not, by `not_examples` or `not_label`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    examples: list[ExampleRecord] = []
+    label: str | None = None
+    spans: list[Span] = []
+    embedding: EmbeddingRecord | None = None
+    not_examples: list[ExampleRecord] = []
+    not_label: str | None = None
+
+
+class OutputRecord(BaseModel):
+    """How stems are written; `bit_depth` None is the format's default."""
+
+    format: Format = "flac"
+    bit_depth: int | None = None
+    residual: bool = True
+    joint: bool = False
+    gate: bool = True
+
+
+class AutoRecord(BaseModel):
+    """Targets that the worker finds: the classes that it hears with a probability of `threshold`, the surest first."""
+
+    max_targets: int
+    threshold: float
+
+
+class SeparationRequest(BaseModel):
+    """`Job.request` of a separation: `targets`, or `auto`. `model` is the one that was announced when it was asked."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    mixture: RecordingRecord
+    model: ModelRecord
+    targets: list[TargetRecord] = []
+    auto: AutoRecord | None = None
+    output: OutputRecord
+
+
+class StemRecord(BaseModel):
+    """One stored stem; `name` is its target's, or `residual`. Peak: linear; loudness: LUFS, None for silence."""
+
+    name: str
+    key: str
+    content_type: str
+    bytes: int
+    sha256: str
+    peak: float
+    loudness: float | None
+
+
+def file_name(stem: StemRecord) -> str:
+    """What a stem is called where it is saved."""
+    return f"{stem.name}{PurePosixPath(stem.key).suffix}"
+
+
+class SeparationResult(BaseModel):
+    """`Job.result` of a separation. `metrics` in seconds: decoding, separating, encoding; and real_time_factor."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    mixture: RecordingRecord
+    stems: list[StemRecord]
+    gain: float = 1.0
+    model: ModelRecord
+    metrics: dict[str, float] = {}

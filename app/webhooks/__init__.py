@@ -1,1 +1,0 @@
-"""Webhooks, by Standard Webhooks 1.0 (https://www.standardwebhooks.com): wanted, entered, signed, delivered."""

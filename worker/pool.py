@@ -1,0 +1,59 @@
+"""Several workers started as one program, so that on one GPU one computes while another decodes, encodes or transfers.
+
+Each is a process of its own with its own model, its own jobs and its own port for metrics: what one of them meets
+costs the others nothing.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from app.settings import Settings
+from app.supervisor import Program, Supervisor
+
+EXIT_UNUSABLE = 2  # a worker ends with it where it cannot begin: another try would end as this one did
+PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to give its job back
+
+
+class WorkersUnusable(Exception):
+    """A worker cannot begin; its own message has said why."""
+
+
+def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> None:
+    """Start `settings.worker_processes` workers, start again what dies, and stop all together when told to.
+
+    options: of `python -m worker`, for each of them. Raises WorkersUnusable.
+    """
+    told = threading.Event()
+    supervisor = Supervisor()
+    programs = [_program(settings, index, options, hand_over_after) for index in range(settings.worker_processes)]
+
+    def stop(number: int, frame: object) -> None:
+        if told.is_set():  # a second signal: their jobs go back to the queue now
+            supervisor.ask_to_stop()
+        told.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        for program in programs:
+            supervisor.add(program)
+        while not told.wait(0.2):
+            supervisor.keep()
+            if any(program.status == EXIT_UNUSABLE for program in programs):
+                raise WorkersUnusable
+    finally:
+        supervisor.stop_together()
+
+
+def _program(settings: Settings, index: int, options: Sequence[str], hand_over_after: float) -> Program:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    port = settings.worker_metrics_port
+    threads = settings.worker_threads or max(1, cores // settings.worker_processes)
+    command = [sys.executable, "-m", "worker", *options, "--processes", "1", "--threads", str(threads)]
+    environment = {"EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0)}
+    # A worker whose parent was killed still gives its job back.
+    ends_with = signal.SIGTERM
+    return Program(f"worker {index}", command, environment, ends_with=ends_with, patience=hand_over_after + PATIENCE)
