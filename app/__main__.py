@@ -9,7 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from app.keys.commands import commands as keys
-from app.keys.exposure import Exposed, check
+from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.settings import Settings
 
 CONNECTIONS = 2048  # at once, most of them waiting for events; more are answered 503 at the door
@@ -107,8 +107,8 @@ def _settings(**choices: Any) -> Settings:
 
 def _refuse_if_exposed(settings: Settings) -> None:
     try:
-        check(settings)
-    except Exposed as error:
+        check_exposure(settings)
+    except ExposedWithoutKeys as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from None
 
@@ -130,18 +130,18 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
     from app import logs, metrics
-    from app.http.uvicorn_protocol import Connection
+    from app.http.uvicorn_protocol import HttpProtocol
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)
     app = create_app(settings)
-    metrics.serve(settings.metrics_port, settings.metrics_host, app.state.parts.metrics.registry)
+    metrics.serve(settings.metrics_port, settings.metrics_host, app.state.deps.metrics.registry)
 
     class Server(uvicorn.Server):
         """Ends what would otherwise stay open, and keep it from stopping."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.parts.feed.end()
+            app.state.deps.feed.end()
             await super().shutdown(sockets)
 
     server = Server(
@@ -152,7 +152,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACEFUL,
-            http=Connection,
+            http=HttpProtocol,
             ws="none",
             server_header=False,
             log_config=None,  # as `logs.configure` has it

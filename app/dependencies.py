@@ -7,72 +7,72 @@ from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from app.jobs.event_feed import Feed
-from app.jobs.poll_cache import Polls
+from app.jobs.event_feed import EventFeed
+from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.keys import callers
 from app.keys.callers import ANYBODY, Caller
 from app.keys.quotas import Quotas
-from app.keys.signed_urls import Signatures
+from app.keys.signed_urls import UrlSigner
 from app.metrics import Metrics
-from app.model_registry import Registry
-from app.outbound import Outside
-from app.records.audio import AudioRecords
+from app.model_registry import ModelRegistry
+from app.outbound import OutboundClient
+from app.records.audio import AudioRepository
 from app.redis_client import connect, connect_async
 from app.settings import Settings
 from app.storage import Storage
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts that requests share, safe to use from several threads; and who asks."""
+class Dependencies:
+    """The dependencies that requests share, safe to use from several threads; and who asks."""
 
     settings: Settings
     redis: Redis
-    on_loop: AsyncRedis  # the same server, for the event loop only
-    polls: Polls
+    async_redis: AsyncRedis  # the same server, for the event loop only
+    poll_cache: PollCache
     storage: Storage
-    jobs: Jobs
-    feed: Feed
-    audio: AudioRecords
-    registry: Registry
+    jobs: JobRepository
+    event_feed: EventFeed
+    audio: AudioRepository
+    model_registry: ModelRegistry
     metrics: Metrics
-    outside: Outside
+    outbound: OutboundClient
     quotas: Quotas
-    signatures: Signatures
+    url_signer: UrlSigner
     caller: Caller = ANYBODY
 
     @classmethod
-    def open(cls, settings: Settings) -> "Parts":
+    def open(cls, settings: Settings) -> "Dependencies":
         """Build them; nothing connects to the queue's server yet."""
-        redis, on_loop = connect(settings), connect_async(settings)
-        jobs, registry = Jobs(redis, settings), Registry(redis, settings)
+        redis, async_redis = connect(settings), connect_async(settings)
+        jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
         return cls(
             settings=settings,
             redis=redis,
-            on_loop=on_loop,
-            polls=Polls(on_loop),
+            async_redis=async_redis,
+            poll_cache=PollCache(async_redis),
             storage=Storage.open(settings),
             jobs=jobs,
-            feed=Feed(settings),
-            audio=AudioRecords(redis, settings),
-            registry=registry,
-            metrics=Metrics(QueueMetrics(jobs, registry)),
-            outside=Outside(settings),
+            event_feed=EventFeed(settings),
+            audio=AudioRepository(redis, settings),
+            model_registry=model_registry,
+            metrics=Metrics(QueueMetrics(jobs, model_registry)),
+            outbound=OutboundClient(settings),
             quotas=Quotas(redis),
-            signatures=Signatures(redis, settings),
+            url_signer=UrlSigner(redis, settings),
         )
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self.feed.close()
-        await self.on_loop.aclose()
+        await self.event_feed.close()
+        await self.async_redis.aclose()
         self.redis.close()
 
 
-async def _parts(request: Request) -> Parts:
-    return replace(request.app.state.parts, caller=callers.of(request))
+async def get_dependencies(request: Request) -> Dependencies:
+    return replace(request.app.state.deps, caller=callers.get_caller(request))
 
 
-UsesParts = Annotated[Parts, Depends(_parts)]
+InjectedDependencies = Annotated[Dependencies, Depends(get_dependencies)]

@@ -52,7 +52,7 @@ def run(settings: Settings, say: Callable[[str], None], weights: Path | None = N
                 say(f"Earmark is ready: {address}   API: {address}/docs   data: {children.home}   stop: Ctrl-C")
                 _warn_of_another_model(_served(address), settings.model, say)
             while not stopping.wait(0.2):
-                supervisor.keep()
+                supervisor.restart_dead()
         finally:
             if supervisor.programs:
                 say("Earmark is stopping ...")
@@ -150,7 +150,7 @@ def _start_programs(supervisor: Supervisor, settings: Settings, weights: Path | 
     supervisor.add(Program("API", api, environment, pass_fds=(descriptor,), patience=15.0))
 
 
-def queue_of(settings: Settings) -> Settings:
+def embedded_queue_settings(settings: Settings) -> Settings:
     """The settings with the address of the embedded service's own queue; raises EmbeddedError where there is none."""
     try:
         lines = (settings.home / "valkey" / "valkey.conf").read_text().splitlines()

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class FieldFault:
+class FieldError:
     """One wrong field: a JSON pointer (RFC 6901) into the body, and what is wrong there."""
 
     pointer: str
@@ -55,7 +55,7 @@ class EarmarkError(Exception):
     title = "Internal error"
     retry_after: int | None = None
 
-    def __init__(self, detail: str = "", errors: list[FieldFault] | None = None) -> None:
+    def __init__(self, detail: str = "", errors: list[FieldError] | None = None) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.errors = errors or []
@@ -237,7 +237,7 @@ class RangeNotSatisfiable(EarmarkError):
         self.size = size
 
 
-class AlreadyOver(EarmarkError):
+class AlreadyFinished(EarmarkError):
     """The job has ended, so it cannot be canceled."""
 
     code = "already_over"

@@ -39,7 +39,7 @@ def configure(settings: Settings, access: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def about(job: str) -> Iterator[None]:
+def job_context(job: str) -> Iterator[None]:
     """Lines logged inside belong to a job, and once its record told `request_id`, to the request that asked for it."""
     jobs, requests = job_id.set(job), request_id.set(None)
     try:

@@ -8,17 +8,17 @@ from fastapi import FastAPI
 
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.detections.routes import router as detections
 from app.detections.schemas import DetectionCreate
 from app.detections.service import DETECTIONS
 from app.health.routes import router as health
 from app.http import cors, docs, openapi, problems
-from app.http.observation import Observation
-from app.idempotency.middleware import Idempotency
-from app.idempotency.repository import Answers
-from app.job_api.routes import Poll
-from app.keys.middleware import Admission, Door
+from app.http.observation import ObservationMiddleware
+from app.idempotency.middleware import IdempotencyMiddleware
+from app.idempotency.repository import IdempotencyRepository
+from app.job_api.routes import PollRoute
+from app.keys.middleware import AuthenticationMiddleware, Authenticator
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
 from app.model_catalogue.routes import router as models
@@ -42,12 +42,12 @@ def _is_signed(scope: MutableMapping[str, Any]) -> bool:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for one deployment; without settings, for the one that the environment describes."""
     settings = settings or Settings()
-    parts = Parts.open(settings)
+    deps = Dependencies.open(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await parts.close()
+        await deps.close()
 
     app = FastAPI(
         title="Earmark",
@@ -61,18 +61,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # durations alone: texts of errors may hold what clients sent.
         telemetry={"auto_configure": True, "logs": False, "metrics": False, "exclude": _is_signed},
     )
-    app.state.parts = parts
+    app.state.deps = deps
     problems.install(app)
-    app.router.routes.extend(Poll(resource, parts) for resource in (SEPARATIONS, DETECTIONS, QUERIES))
+    app.router.routes.extend(PollRoute(resource, deps) for resource in (SEPARATIONS, DETECTIONS, QUERIES))
     for router in (audio, separations, detections, queries, labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
     page.install(app)
     openapi.describe(app, [PresignSent, SeparationCreate, DetectionCreate, QueryCreate, UrlSent])
     app.add_middleware(
-        Idempotency, answers=Answers(parts.redis, settings), signatures=parts.signatures, settings=settings
+        IdempotencyMiddleware,
+        answers=IdempotencyRepository(deps.redis, settings),
+        signatures=deps.url_signer,
+        settings=settings,
     )
-    app.add_middleware(Admission, door=Door(parts.on_loop, parts.polls, parts.signatures, settings))
+    app.add_middleware(
+        AuthenticationMiddleware, door=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings)
+    )
     cors.install(app, settings)
-    app.add_middleware(Observation, metrics=parts.metrics)
+    app.add_middleware(ObservationMiddleware, metrics=deps.metrics)
     return app

@@ -51,7 +51,7 @@ def workers_key(model: str, short: bool = False) -> str:
     return f"earmark:workers:{model}:short" if short else f"earmark:workers:{model}"
 
 
-class Registry:
+class ModelRegistry:
     """The models of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -65,9 +65,9 @@ class Registry:
         model = ModelDescription.model_validate(description)
         self._redis.hset(_MODELS, model.name, model.model_dump_json())
         self._fresh.pop(model.name, None)
-        self.beat(model.name, worker, short)
+        self.heartbeat(model.name, worker, short)
 
-    def beat(self, model: str, worker: str, short: bool = False) -> None:
+    def heartbeat(self, model: str, worker: str, short: bool = False) -> None:
         """The worker lives. To be called every `heartbeat_seconds`, while a job runs too.
 
         `short`: it takes short jobs only.
@@ -82,11 +82,11 @@ class Registry:
         self._redis.zrem(workers_key(model), worker)
         self._redis.zrem(workers_key(model, short=True), worker)
 
-    def workers(self, model: str) -> int:
+    def worker_count(self, model: str) -> int:
         """How many workers of the model are alive."""
         return self._redis.zcount(workers_key(model), self._now() - self._settings.heartbeat_timeout, "+inf")
 
-    def forget_dead(self, model: str) -> int:
+    def delete_dead(self, model: str) -> int:
         """Drop the names of workers that have been silent for ten times the limit. Returns how many."""
         silent = self._now() - 10 * self._settings.heartbeat_timeout
         self._redis.zremrangebyscore(workers_key(model, short=True), 0, silent)

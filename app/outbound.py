@@ -53,7 +53,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedResponse:
     """An answer of 200: the URL that it came from in the end, the bytes that it announces, and its body, to be read
     once.
 
@@ -65,7 +65,7 @@ class Fetched:
     chunks: AsyncIterator[bytes]
 
 
-class Outside:
+class OutboundClient:
     """The way out of one deployment. `resolve` answers a name's addresses; `trust` holds the certificates believed."""
 
     def __init__(self, settings: Settings, resolve: Resolve | None = None, trust: ssl.SSLContext | None = None) -> None:
@@ -111,7 +111,7 @@ class Outside:
         )
 
     @asynccontextmanager
-    async def fetch(self, text: str, seconds: float) -> AsyncIterator[Fetched]:
+    async def fetch(self, text: str, seconds: float) -> AsyncIterator[FetchedResponse]:
         """What GET answers after at most five redirects, all of it within so many seconds.
 
         Raises `UrlRefused`: for what may not be asked, for an answer other than 200, and for a body that is compressed.
@@ -124,7 +124,7 @@ class Outside:
                 raise UrlRefused(f"The URL answers {answer.status_code}.")
             if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
                 raise UrlRefused("The URL answers with a compressed body, although it was asked not to.")
-            yield Fetched(url, _announced(answer), _body(answer, deadline))
+            yield FetchedResponse(url, _announced(answer), _body(answer, deadline))
 
     async def post(self, text: str, content: bytes, headers: dict[str, str], seconds: float) -> int:
         """The status that a POST is answered with, in so many seconds; redirects are not followed, bodies not read.

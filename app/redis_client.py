@@ -62,10 +62,10 @@ class CoalescedScript:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((keys, args, reply))
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+            self._asking = asyncio.create_task(self._send_waiting())
         return await reply
 
-    async def _ask(self) -> None:
+    async def _send_waiting(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:

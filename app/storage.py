@@ -69,7 +69,7 @@ class Storage:
         return cls(store, signer=_s3(settings, public) if public else store)
 
     @property
-    def signs(self) -> bool:
+    def can_sign(self) -> bool:
         """Whether clients can be sent to the store itself."""
         return self._signer is not None
 
@@ -100,11 +100,11 @@ class Storage:
                 failure = error
                 raise
 
-        with _counted("upload"):
+        with _observe("upload"):
             try:
                 await obstore.put_async(
                     self._store,
-                    _checked(key),
+                    _check_key(key),
                     counted(),
                     use_multipart=True,
                     chunk_size=_PART if self._folder is None else _FOLDER_PART,
@@ -129,10 +129,10 @@ class Storage:
                     size += len(block)
                     yield block
 
-        with _told("put", key):
+        with _translate_errors("put", key):
             obstore.put(
                 self._store,
-                _checked(key),
+                _check_key(key),
                 blocks(),
                 use_multipart=True,
                 chunk_size=_PART,
@@ -144,8 +144,8 @@ class Storage:
         """Read an object into a local file, block by block; the file is removed on failure. Returns its bytes."""
         size = 0
         try:
-            with _told("get", key), path.open("wb") as file:
-                for block in obstore.get(self._store, _checked(key)).stream(min_chunk_size=_PART):
+            with _translate_errors("get", key), path.open("wb") as file:
+                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=_PART):
                     size += file.write(block)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -154,33 +154,33 @@ class Storage:
 
     async def open_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Bytes `start` up to, not including, `end` (0 <= start < end <= size), as a stream that is already open."""
-        with _told("open", key):
-            found = await obstore.get_async(self._store, _checked(key), options={"range": (start, end)})
+        with _translate_errors("open", key):
+            found = await obstore.get_async(self._store, _check_key(key), options={"range": (start, end)})
         return _stream(key, found)
 
     async def read(self, key: str) -> bytes:
         """All bytes of a small object."""
-        with _told("read", key):
-            found = await obstore.get_async(self._store, _checked(key))
+        with _translate_errors("read", key):
+            found = await obstore.get_async(self._store, _check_key(key))
             return bytes(await found.bytes_async())
 
     def size(self, key: str) -> int:
         """Bytes of an object."""
-        with _told("size", key):
-            return obstore.head(self._store, _checked(key))["size"]
+        with _translate_errors("size", key):
+            return obstore.head(self._store, _check_key(key))["size"]
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix (`separations/ID`), in no order."""
-        with _told("list", prefix):
-            return [entry["path"] for page in obstore.list(self._store, _checked(prefix)) for entry in page]
+        with _translate_errors("list", prefix):
+            return [entry["path"] for page in obstore.list(self._store, _check_key(prefix)) for entry in page]
 
     def delete(self, key: str) -> None:
         """Delete an object; deleting what is not there is no error."""
-        if self._folder is not None and (self._folder / _checked(key)).is_dir():
+        if self._folder is not None and (self._folder / _check_key(key)).is_dir():
             return  # a prefix of other keys, not an object
         try:
-            with _told("delete", key):
-                obstore.delete(self._store, _checked(key))
+            with _translate_errors("delete", key):
+                obstore.delete(self._store, _check_key(key))
         except NotFound:
             pass
 
@@ -198,16 +198,16 @@ class Storage:
         """An address that reads, or writes, the object for so many seconds; only where `signs`."""
         if self._signer is None:
             raise ValueError("a folder cannot sign addresses")
-        with _told("sign", key):
-            return obstore.sign(self._signer, method, _checked(key), expires_in=timedelta(seconds=seconds))
+        with _translate_errors("sign", key):
+            return obstore.sign(self._signer, method, _check_key(key), expires_in=timedelta(seconds=seconds))
 
     def local_path(self, key: str) -> Path | None:
         """Where the object lies if the store is a folder of this machine; read only."""
-        return self._folder / _checked(key) if self._folder else None
+        return self._folder / _check_key(key) if self._folder else None
 
     def check(self) -> None:
         """Raise `StoreUnavailable` unless the store answers."""
-        with _told("check", "readiness"):
+        with _translate_errors("check", "readiness"):
             if self._folder is not None:
                 if not self._folder.is_dir():
                     raise StoreUnavailable()
@@ -240,15 +240,15 @@ def _prune(folder: Path) -> None:
 
 
 async def _stream(key: str, found: "obstore.GetResult") -> AsyncIterator[bytes]:
-    with _told("read", key):
+    with _translate_errors("read", key):
         async for block in found.stream(min_chunk_size=_READ):
             yield bytes(block)
 
 
 @contextmanager
-def _told(operation: str, key: str) -> Iterator[None]:
+def _translate_errors(operation: str, key: str) -> Iterator[None]:
     """Turn the store's errors into ours, and count the call."""
-    with _counted(operation):
+    with _observe(operation):
         try:
             yield
         except FileNotFoundError as error:
@@ -259,7 +259,7 @@ def _told(operation: str, key: str) -> Iterator[None]:
 
 
 @contextmanager
-def _counted(operation: str) -> Iterator[None]:
+def _observe(operation: str) -> Iterator[None]:
     """A call's seconds and outcome, for Prometheus; one that its caller breaks off is none."""
     begun = time.perf_counter()
     outcome = None
@@ -277,7 +277,7 @@ def _counted(operation: str) -> Iterator[None]:
             store_seconds.labels(operation, outcome).observe(time.perf_counter() - begun)
 
 
-def _checked(key: str) -> str:
+def _check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise ValueError(f"not a key of the store: {key!r}")
     return key

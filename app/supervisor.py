@@ -54,7 +54,7 @@ class Program:
             preexec_fn=_tie_to(os.getpid(), self.ends_with),
         )
 
-    def keep(self) -> None:
+    def restart_if_dead(self) -> None:
         """Looks after the process: notices a death, and starts it again after a wait that grows."""
         now = time.monotonic()
         if self.process is None:
@@ -76,12 +76,12 @@ class Program:
         self._start_again = now + wait
         logger.warning("%s ended (%s); starting it again in %.1f s", self.name, how, wait)
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM; it may go on for a while."""
         if self.process is not None:
             self.process.terminate()
 
-    def await_end(self) -> None:
+    def wait(self) -> None:
         """Until it has ended; SIGKILL once it was given `patience` seconds."""
         if self.process is None:
             return
@@ -105,10 +105,10 @@ class Supervisor:
         program.start()
         self.programs.append(program)
 
-    def keep(self) -> None:
+    def restart_dead(self) -> None:
         """Looks after every program once; to be called a few times a second."""
         for program in self.programs:
-            program.keep()
+            program.restart_if_dead()
 
     def wait_until(self, ready: Callable[[], bool], stopping: Callable[[], bool], deaths: int = 3) -> bool:
         """Looks after the programs until they are ready (True) or a stop is asked for (False).
@@ -118,31 +118,31 @@ class Supervisor:
         while not stopping():
             if ready():
                 return True
-            self.keep()
+            self.restart_dead()
             for program in self.programs:
                 if program.deaths >= deaths:
                     raise ProgramFailed(f"{program.name} died {deaths} times while starting; its messages are above")
             time.sleep(0.1)
         return False
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM for all programs at once."""
         for program in self.programs:
-            program.ask_to_stop()
+            program.terminate()
 
     def stop_together(self) -> None:
         """Stops all programs at once, which do not need each other."""
-        self.ask_to_stop()
+        self.terminate()
         while self.programs:
-            self.programs[-1].await_end()
+            self.programs[-1].wait()
             self.programs.pop()
 
     def stop(self) -> None:
         """Stops all programs, the last one first: what a program needs outlives it."""
         while self.programs:
             program = self.programs.pop()
-            program.ask_to_stop()
-            program.await_end()
+            program.terminate()
+            program.wait()
 
 
 def _tie_to(parent: int, ends_with: signal.Signals) -> Callable[[], None]:

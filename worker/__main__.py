@@ -56,7 +56,7 @@ def main(
             raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
         _start_several(settings, hand_over_after)
         return
-    from worker.process import CutOff, WorkerUnusable, work  # after the settings were checked: torch takes seconds
+    from worker.process import WorkerLost, WorkerUnusable, work  # after the settings were checked: torch takes seconds
 
     try:
         work(
@@ -71,7 +71,7 @@ def main(
     except WorkerUnusable as error:
         typer.secho(f"The worker cannot start: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
-    except CutOff as error:
+    except WorkerLost as error:
         typer.secho(f"The worker ends: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_CUT_OFF) from None
 

@@ -62,9 +62,9 @@ def decode(
         shutil.rmtree(private, ignore_errors=True)
 
 
-def _allowance(limits: Limits, seconds: float) -> sandbox.ChildLimits:
+def _allowance(limits: Limits, seconds: float) -> sandbox.SandboxLimits:
     # Somewhat more than the decoder's own limits, which say better what is wrong.
-    return sandbox.ChildLimits(
+    return sandbox.SandboxLimits(
         seconds=seconds,
         cpu_seconds=int(seconds) + 1,
         memory_bytes=_MEMORY_BYTES,

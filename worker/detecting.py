@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
 from models.detection import Detection
-from worker.execution import Execution, Outcome
+from worker.execution import JobExecution, Outcome
 
 # Where the stages lie on the job's way from 0 to 1.
 DECODED, DETECTED = 0.1, 0.95
@@ -13,7 +13,7 @@ METRICS = {"decoding": "decoding", "detecting": "detecting", "drawing": "encodin
 DRAWN = 32  # classes in the picture: more cannot be read
 
 
-def detected(execution: Execution) -> Outcome:
+def detect(execution: JobExecution) -> Outcome:
     """Do the whole detection and store its picture under the execution's prefix.
 
     Raises Cancelled; ModelsError and EarmarkError for what is wrong with the job; StoreUnavailable when the store stays
@@ -24,22 +24,22 @@ def detected(execution: Execution) -> Outcome:
     request = DetectionRequest.model_validate(execution.job.request)
     path = execution.folder / "recording.wav"
     execution.enter(0.0, "decoding")
-    info = execution.recording(request.audio.audio_id, path)
+    info = execution.decode_recording(request.audio.audio_id, path)
     execution.enter(DECODED, "detecting")
-    found = execution.bench.engine.detect_file(
+    found = execution.context.engine.detect_file(
         path,
         request.top,
         request.threshold,
-        cancelled=execution.attention.cancelled,
+        cancelled=execution.attention.is_cancelled,
         progress=lambda ratio, stage: execution.attention.progress(DECODED + (DETECTED - DECODED) * ratio, stage),
-        limits=execution.limits(execution.bench.settings.recording_seconds),
+        limits=execution.limits(execution.context.settings.recording_seconds),
     )
     execution.enter(DETECTED, "drawing")
     drawn = execution.folder / "timeline.png"
     draw_detection(replace(found, tags=found.tags[:DRAWN]), drawn)
     execution.enter(DETECTED, "storing")
     picture = _stored(execution, drawn)
-    told, warnings = _within(found, execution.bench.settings.detection_events)
+    told, warnings = _within(found, execution.context.settings.detection_events)
     audio = request.audio.model_copy(
         update={"duration": found.duration, "sample_rate": info.rate, "channels": info.channels}
     )
@@ -54,7 +54,7 @@ def detected(execution: Execution) -> Outcome:
     return Outcome(result, warnings=warnings)
 
 
-def _stored(execution: Execution, path: Path) -> PictureRecord:
+def _stored(execution: JobExecution, path: Path) -> PictureRecord:
     stored = execution.store(path.name, path)
     return PictureRecord(key=execution.key(path.name), bytes=stored.bytes, sha256=stored.sha256)
 

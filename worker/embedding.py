@@ -1,18 +1,18 @@
 """One saved query: its examples made an embedding."""
 
 from app.records.queries import QueryRequest
-from app.records.shared import EmbeddingRecord, packed
-from worker.execution import Execution, Outcome
+from app.records.shared import EmbeddingRecord, pack_vector
+from worker.execution import JobExecution, Outcome
 
 
-def embedded(execution: Execution) -> Outcome:
+def embed(execution: JobExecution) -> Outcome:
     """Decode the examples and hear them. Raises Cancelled; ModelsError and EarmarkError for what is wrong with them;
     StoreUnavailable when the store stays away; OSError where this machine is at fault."""
     request = QueryRequest.model_validate(execution.job.request)
     execution.enter(0.0, "embedding")
-    query = execution.embedded([example.audio_id for example in request.examples])
+    query = execution.embed([example.audio_id for example in request.examples])
     result = EmbeddingRecord(
-        vector=packed(query.vector.tolist()),
+        vector=pack_vector(query.vector.tolist()),
         model=execution.model,
         coherence=round(query.coherence, 4),
         seconds_used=round(query.seconds_used, 3),

@@ -21,7 +21,7 @@ from models.audio import Waveform, mono
 from models.errors import Cancelled
 from models.media import Limits, MediaInfo
 from models.query import Query
-from worker.context import Attention, Workbench
+from worker.context import ExecutionControl, WorkerContext
 from worker.decode import decode
 
 logger = logging.getLogger("earmark.worker")
@@ -41,21 +41,21 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-class Execution:
+class JobExecution:
     """A job in the hands of this worker, with a private folder."""
 
-    def __init__(self, bench: Workbench, job: Job, execution: str, folder: Path) -> None:
-        self.bench = bench
+    def __init__(self, context: WorkerContext, job: Job, execution: str, folder: Path) -> None:
+        self.context = context
         self.job = job
         self.id = execution
         self.folder = folder
-        self.attention = Attention(bench, job.id, execution)
-        self.clock = Clock()
+        self.attention = ExecutionControl(context, job.id, execution)
+        self.clock = StageTimer()
 
     @property
     def model(self) -> ModelRecord:
         """The model that this worker has loaded."""
-        name, _, version = self.bench.engine.model_id.partition("@")
+        name, _, version = self.context.engine.model_id.partition("@")
         return ModelRecord(name=name, version=version)
 
     def enter(self, ratio: float, stage: str) -> None:
@@ -65,33 +65,33 @@ class Execution:
 
     def check(self) -> None:
         """Raises Cancelled where the job is not wanted any more."""
-        if self.attention.cancelled():
+        if self.attention.is_cancelled():
             raise Cancelled("stopped between two steps")
 
-    def recording(self, audio_id: str, target: Path) -> MediaInfo:
+    def decode_recording(self, audio_id: str, target: Path) -> MediaInfo:
         """An upload as a WAV of floats at its own rate and channels, decoded where it can do no harm."""
-        info = self._decoded(audio_id, target, self.bench.settings.recording_seconds)
+        info = self._fetch_and_decode(audio_id, target, self.context.settings.recording_seconds)
         self._correct_charge(info.duration or 0.0)
         return info
 
-    def embedded(self, audio_ids: list[str]) -> Query:
+    def embed(self, audio_ids: list[str]) -> Query:
         """One query from uploads that sound like it."""
-        return self.bench.engine.embed([self._example(audio_id) for audio_id in audio_ids])
+        return self.context.engine.embed([self._example(audio_id) for audio_id in audio_ids])
 
     def store(self, name: str, path: Path) -> StoredObject:
         """Store a file under this execution's prefix, and remove it here."""
         self.check()
-        stored = self._patiently(lambda: self.bench.storage.put_file(self.key(name), path))
+        stored = self._retry_store(lambda: self.context.storage.put_file(self.key(name), path))
         path.unlink()
         return stored
 
     def key(self, name: str) -> str:
         """Where `store` puts what has this name."""
-        return f"{self.bench.jobs.output_prefix(self.job, self.id)}/{name}"
+        return f"{self.context.jobs.output_prefix(self.job, self.id)}/{name}"
 
     def limits(self, seconds: float) -> Limits:
         """What a recording of at most `seconds` may be."""
-        settings = self.bench.settings
+        settings = self.context.settings
         return Limits(
             seconds=seconds,
             channels=settings.channels,
@@ -105,27 +105,27 @@ class Execution:
         told = self.job.audio_seconds
         difference = seconds - (UNKNOWN_SECONDS if told is None else told)
         # The record first: should this execution die in between, the next one does not charge twice.
-        if abs(difference) > HEADER_ERROR and self.bench.jobs.measured(self.job.id, self.id, seconds):
-            self.bench.quotas.correct(self.job.owner, difference, self.job.created_at)
+        if abs(difference) > HEADER_ERROR and self.context.jobs.record_duration(self.job.id, self.id, seconds):
+            self.context.quotas.adjust(self.job.owner, difference, self.job.created_at)
 
     def _example(self, audio_id: str) -> Waveform:
         self.check()
         path = self.folder / "example.wav"
-        self._decoded(audio_id, path, self.bench.settings.example_seconds)
+        self._fetch_and_decode(audio_id, path, self.context.settings.example_seconds)
         try:
             return read_mono(path)
         finally:
             path.unlink()
 
-    def _decoded(self, audio_id: str, target: Path, seconds: float) -> MediaInfo:
+    def _fetch_and_decode(self, audio_id: str, target: Path, seconds: float) -> MediaInfo:
         fetched = target.with_suffix(".upload")
-        self._patiently(lambda: self.bench.storage.download(store_key(audio_id), fetched))
+        self._retry_store(lambda: self.context.storage.download(store_key(audio_id), fetched))
         try:
-            return decode(fetched, target, self.limits(seconds), cancelled=self.attention.cancelled)
+            return decode(fetched, target, self.limits(seconds), cancelled=self.attention.is_cancelled)
         finally:
             fetched.unlink(missing_ok=True)
 
-    def _patiently(self, action: Callable[[], T]) -> T:
+    def _retry_store(self, action: Callable[[], T]) -> T:
         """The store may be away for a moment; to try again is cheaper here than to begin the job again."""
         for wait in STORE_WAITS:
             try:
@@ -136,7 +136,7 @@ class Execution:
         return action()
 
 
-class Clock:
+class StageTimer:
     """Seconds a stage, by when the next one was entered."""
 
     def __init__(self) -> None:

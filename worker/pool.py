@@ -32,7 +32,7 @@ def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> N
 
     def stop(number: int, frame: object) -> None:
         if told.is_set():  # a second signal: their jobs go back to the queue now
-            supervisor.ask_to_stop()
+            supervisor.terminate()
         told.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -41,7 +41,7 @@ def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> N
         for program in programs:
             supervisor.add(program)
         while not told.wait(0.2):
-            supervisor.keep()
+            supervisor.restart_dead()
             if any(program.status == EXIT_UNUSABLE for program in programs):
                 raise WorkersUnusable
     finally:

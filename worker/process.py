@@ -16,10 +16,10 @@ from redis.retry import Retry
 import app.metrics
 from app.errors import ModelUnavailable, StoreUnavailable
 from app.jobs.lifecycle import JobError
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import queue_name
 from app.keys.quotas import Quotas
-from app.model_registry import Registry
+from app.model_registry import ModelRegistry
 from app.redis_client import connect
 from app.settings import Settings
 from app.storage import Storage
@@ -27,8 +27,8 @@ from models.engine import Engine
 from models.errors import ModelsError
 from models.precision import Precision
 from worker import metrics
-from worker.context import Workbench
-from worker.rq_worker import GpuWorker, Signals
+from worker.context import WorkerContext
+from worker.rq_worker import EarmarkWorker, Signals
 from worker.scratch import Scratch
 from worker.tasks import TASKS
 
@@ -41,7 +41,7 @@ class WorkerUnusable(Exception):
     """The worker cannot begin; the message is for whoever started it."""
 
 
-class CutOff(Exception):
+class WorkerLost(Exception):
     """The worker ends without having been told to; who started it should start another."""
 
 
@@ -65,32 +65,32 @@ def work(
     engine = _load(model, device, precision)
     description = engine.describe()
     redis = _patient(connect(settings))
-    registry = Registry(redis, settings)
-    bench = _bench(engine, redis, settings)
+    registry = ModelRegistry(redis, settings)
+    context = _context(engine, redis, settings)
     try:
         try:
-            worker = _worker(bench, description["name"], short, redis, hand_over_after)
+            worker = _worker(context, description["name"], short, redis, hand_over_after)
             registry.announce(description, worker.name, short)
-            bench.jobs.serve(description["name"])
+            context.jobs.serve(description["name"])
         except RedisError as error:
             raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
         _show(engine, settings)
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
         _take_jobs(worker, _Presence(registry, description, worker.name, short, settings.heartbeat_seconds), burst)
     finally:
-        bench.scratch.close()
+        context.scratch.close()
 
 
-def _take_jobs(worker: GpuWorker, presence: "_Presence", burst: bool) -> None:
+def _take_jobs(worker: EarmarkWorker, presence: "_Presence", burst: bool) -> None:
     presence.start()
     try:
         worker.work(burst=burst, logging_level="WARNING")  # what RQ tells of each job, we tell too
     except RedisError as error:
-        raise CutOff(f"the queue's server stays away: {error}") from error
+        raise WorkerLost(f"the queue's server stays away: {error}") from error
     finally:
         presence.stop()
     if not burst and not worker.told_to_stop:  # RQ logs what happened, and returns as if all were well
-        raise CutOff("it could not go on; the messages above say why")
+        raise WorkerLost("it could not go on; the messages above say why")
 
 
 def _show(engine: Engine, settings: Settings) -> None:
@@ -119,11 +119,11 @@ def _patient(redis: Redis) -> Redis:
     return redis
 
 
-def _bench(engine: Engine, redis: Redis, settings: Settings) -> Workbench:
+def _context(engine: Engine, redis: Redis, settings: Settings) -> WorkerContext:
     try:
-        return Workbench(
+        return WorkerContext(
             engine=engine,
-            jobs=Jobs(redis, settings),
+            jobs=JobRepository(redis, settings),
             quotas=Quotas(redis),
             storage=Storage.open(settings),
             scratch=Scratch(settings.home / "scratch"),
@@ -136,18 +136,18 @@ def _bench(engine: Engine, redis: Redis, settings: Settings) -> Workbench:
         raise WorkerUnusable(f"no temporary folder: {error}") from error
 
 
-def _worker(bench: Workbench, model: str, short: bool, redis: Redis, hand_over_after: float) -> GpuWorker:
+def _worker(context: WorkerContext, model: str, short: bool, redis: Redis, hand_over_after: float) -> EarmarkWorker:
     overrun = JobError(code="timed_out", detail="Did not stop at its timeout; its worker was ended.")
-    return GpuWorker(
+    return EarmarkWorker(
         queue_name(model, short),
         connection=redis,
-        tasks={name: functools.partial(task, bench) for name, task in TASKS.items()},
-        signals=bench.signals,
-        heartbeat_seconds=bench.settings.heartbeat_seconds,
-        heartbeat_timeout=bench.settings.heartbeat_timeout,
+        tasks={name: functools.partial(task, context) for name, task in TASKS.items()},
+        signals=context.signals,
+        heartbeat_seconds=context.settings.heartbeat_seconds,
+        heartbeat_timeout=context.settings.heartbeat_timeout,
         hand_over_after=hand_over_after,
-        on_overrun=lambda job_id, execution: bench.jobs.fail(job_id, execution, overrun),
-        on_idle=lambda: bench.jobs.serve(model),
+        on_overrun=lambda job_id, execution: context.jobs.fail(job_id, execution, overrun),
+        on_idle=lambda: context.jobs.serve(model),
     )
 
 
@@ -155,7 +155,7 @@ class _Presence(threading.Thread):
     """Tells the registry that the worker lives, whether it works or waits, and what it can do should the server
     have lost that."""
 
-    def __init__(self, registry: Registry, description: dict, worker: str, short: bool, interval: float) -> None:
+    def __init__(self, registry: ModelRegistry, description: dict, worker: str, short: bool, interval: float) -> None:
         super().__init__(name="earmark-presence", daemon=True)
         self._registry = registry
         self._description = description
@@ -179,7 +179,7 @@ class _Presence(threading.Thread):
             logger.warning("the queue's server has lost what it held; announcing %s again", self._model)
             self._registry.announce(self._description, self._worker, self._short)
         else:
-            self._registry.beat(self._model, self._worker, self._short)
+            self._registry.heartbeat(self._model, self._worker, self._short)
 
     def stop(self) -> None:
         self._over.set()

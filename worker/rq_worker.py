@@ -134,7 +134,7 @@ class Watch(threading.Thread):
         self.join()
 
 
-class GpuWorker(SimpleWorker):
+class EarmarkWorker(SimpleWorker):
     """Works on one queue with a loaded model.
 
     queue: its name; one only, because RQ loses no job in a crash only then (BLMOVE).
@@ -202,7 +202,7 @@ class GpuWorker(SimpleWorker):
         watch = self._watch(job, execution)
         watch.start()
         try:
-            with logs.about(job.id):
+            with logs.job_context(job.id):
                 self.perform_job(job, queue, execution)
         finally:
             watch.stop()

@@ -6,8 +6,8 @@ from app.records.separations import SeparationRequest, SeparationResult, StemRec
 from models.engine import SeparatedFiles
 from models.errors import Cancelled, ModelsError
 from models.query import Query
-from worker.execution import Execution, Outcome
-from worker.target_queries import Mixture, asked, heard
+from worker.execution import JobExecution, Outcome
+from worker.target_queries import Mixture, auto_targets, target_query
 
 # Where the stages lie on the job's way from 0 to 1.
 DECODED, ASKED, SEPARATED = 0.05, 0.1, 0.95
@@ -30,7 +30,7 @@ class NoTargetLeft(Exception):
         self.error = error
 
 
-def separated(execution: Execution) -> Outcome:
+def separate(execution: JobExecution) -> Outcome:
     """Do the whole separation in the execution's folder and store its stems under its prefix.
 
     Raises NoTargetLeft; models.errors.Cancelled; ModelsError and EarmarkError for what is wrong with the job as a
@@ -40,9 +40,9 @@ def separated(execution: Execution) -> Outcome:
 
 
 class _Separation:
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: JobExecution) -> None:
         self._execution = execution
-        self._bench = execution.bench
+        self._context = execution.context
         self._request = SeparationRequest.model_validate(execution.job.request)
         self._states = {target.name: target.model_copy() for target in execution.job.targets}
         self._warnings: list[str] = []
@@ -50,8 +50,8 @@ class _Separation:
     def run(self) -> Outcome:
         self._execution.enter(0.0, "decoding")
         path = self._execution.folder / "mixture.wav"
-        info = self._execution.recording(self._request.mixture.audio_id, path)
-        mixture = Mixture(path, info, self._bench.settings.example_seconds)
+        info = self._execution.decode_recording(self._request.mixture.audio_id, path)
+        mixture = Mixture(path, info, self._context.settings.example_seconds)
         self._execution.enter(DECODED, "detecting")
         queries = self._queries(mixture)
         self._execution.enter(ASKED, "separating")
@@ -68,7 +68,7 @@ class _Separation:
         """The targets' queries. Raises NoTargetLeft where there were targets."""
         if self._request.auto is None:
             return self._asked(mixture)
-        found = list(heard(self._execution, mixture, self._request.auto))
+        found = list(auto_targets(self._execution, mixture, self._request.auto))
         if not found:
             threshold = self._request.auto.threshold
             self._warnings.append(f"Nothing is heard with a probability of {threshold:g}: there are no targets.")
@@ -83,13 +83,13 @@ class _Separation:
         for target in self._request.targets:
             self._execution.check()
             try:
-                query = asked(self._execution, mixture, target)
+                query = target_query(self._execution, mixture, target)
             except (Cancelled, StoreUnavailable):
                 raise
             except (ModelsError, EarmarkError) as error:
                 self._update(target.name, status="failed", error=JobError(code=error.code, detail=str(error)))
                 job = self._execution.job
-                self._bench.jobs.target(job.id, self._execution.id, self._states[target.name])
+                self._context.jobs.update_target(job.id, self._execution.id, self._states[target.name])
             else:
                 queries[target.name] = query
                 self._running(target.name, query)
@@ -115,7 +115,7 @@ class _Separation:
         def progress(ratio: float, stage: str) -> None:
             self._execution.enter(ASKED + (SEPARATED - ASKED) * ratio, stage)
 
-        return self._bench.engine.separate_file(
+        return self._context.engine.separate_file(
             mixture.path,
             queries,
             self._execution.folder / "stems",
@@ -125,8 +125,8 @@ class _Separation:
             joint=output.joint,
             gate=output.gate,
             progress=progress,
-            cancelled=self._execution.attention.cancelled,
-            limits=self._execution.limits(self._bench.settings.recording_seconds),
+            cancelled=self._execution.attention.is_cancelled,
+            limits=self._execution.limits(self._context.settings.recording_seconds),
         )
 
     def _store(self, files: SeparatedFiles) -> list[StemRecord]:

@@ -8,12 +8,12 @@ import torch
 from app.errors import AudioTooLong, RequestInvalid, SpanOutside
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
-from app.records.shared import EmbeddingRecord, unpacked
+from app.records.shared import EmbeddingRecord, unpack_vector
 from models import labels, sources
 from models.errors import LabelUnknown, SilentQuery
 from models.media import MediaInfo
 from models.query import Query, require_model
-from worker.execution import Execution, read_mono
+from worker.execution import JobExecution, read_mono
 
 _LEAST_LEFT = 0.05  # of a query's length, once what it is not was taken away; less says nothing
 
@@ -26,7 +26,7 @@ class Mixture:
         self.info = info
         self._longest_span = longest_span
 
-    def query(self, execution: Execution, spans: list[Span]) -> Query:
+    def query(self, execution: JobExecution, spans: list[Span]) -> Query:
         """A query from parts of it. Raises SpanOutside, AudioTooLong, SilentQuery."""
         rate, duration = self.info.rate, self.info.duration or 0.0
         parts = []
@@ -36,10 +36,10 @@ class Mixture:
             if span.end - span.start > self._longest_span:
                 raise AudioTooLong(f"A span may last {self._longest_span:g} s.")
             parts.append(read_mono(self.path, round(span.start * rate), round(span.end * rate)))
-        return execution.bench.engine.embed(parts, own=True)
+        return execution.context.engine.embed(parts, own=True)
 
 
-def asked(execution: Execution, mixture: Mixture, target: TargetRecord) -> Query:
+def target_query(execution: JobExecution, mixture: Mixture, target: TargetRecord) -> Query:
     """The query of one target. Raises EarmarkError and ModelsError for what is wrong with it."""
     query = _positive(execution, mixture, target)
     other = _negative(execution, target)
@@ -51,19 +51,19 @@ def asked(execution: Execution, mixture: Mixture, target: TargetRecord) -> Query
     return rest
 
 
-def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[tuple[TargetState, Query]]:
+def auto_targets(execution: JobExecution, mixture: Mixture, auto: AutoRecord) -> Iterator[tuple[TargetState, Query]]:
     """Everything that the detector hears, the surest first, as a target each.
 
     A query comes from where its class sounds by itself; else it is the class's own; else, for a class that has none,
     it comes from where it is surest.
     """
-    engine = execution.bench.engine
+    engine = execution.context.engine
     found = engine.detect_file(
         mixture.path,
         labels.CLASSES,
         auto.threshold,
-        cancelled=execution.attention.cancelled,
-        limits=execution.limits(execution.bench.settings.recording_seconds),
+        cancelled=execution.attention.is_cancelled,
+        limits=execution.limits(execution.context.settings.recording_seconds),
     )
     for sound in sources.heard(found, auto.max_targets, auto.threshold):
         execution.check()
@@ -73,11 +73,11 @@ def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[
             yield state, query
 
 
-def _query_of(execution: Execution, mixture: Mixture, sound: sources.Heard) -> Query | None:
+def _query_of(execution: JobExecution, mixture: Mixture, sound: sources.Heard) -> Query | None:
     spans = [Span(start=start, end=end) for start, end in sound.spans]
 
     def own() -> Query:
-        return execution.bench.engine.label(sound.label.mid)
+        return execution.context.engine.label(sound.label.mid)
 
     def where_it_sounds() -> Query:
         return mixture.query(execution, spans)
@@ -90,27 +90,27 @@ def _query_of(execution: Execution, mixture: Mixture, sound: sources.Heard) -> Q
     return None
 
 
-def _positive(execution: Execution, mixture: Mixture, target: TargetRecord) -> Query:
+def _positive(execution: JobExecution, mixture: Mixture, target: TargetRecord) -> Query:
     if target.label is not None:
-        return execution.bench.engine.label(target.label)
+        return execution.context.engine.label(target.label)
     if target.spans:
         return mixture.query(execution, target.spans)
     if target.embedding is not None:
-        return _given(target.embedding, execution.bench.engine.model_id)
-    return execution.embedded([example.audio_id for example in target.examples])
+        return _saved_query(target.embedding, execution.context.engine.model_id)
+    return execution.embed([example.audio_id for example in target.examples])
 
 
-def _negative(execution: Execution, target: TargetRecord) -> Query | None:
+def _negative(execution: JobExecution, target: TargetRecord) -> Query | None:
     if target.not_label is not None:
-        return execution.bench.engine.label(target.not_label)
+        return execution.context.engine.label(target.not_label)
     if target.not_examples:
-        return execution.embedded([example.audio_id for example in target.not_examples])
+        return execution.embed([example.audio_id for example in target.not_examples])
     return None
 
 
-def _given(embedding: EmbeddingRecord, model: str) -> Query:
+def _saved_query(embedding: EmbeddingRecord, model: str) -> Query:
     query = Query(
-        torch.tensor(unpacked(embedding.vector)),
+        torch.tensor(unpack_vector(embedding.vector)),
         embedding.model.id,
         coherence=1.0 if embedding.coherence is None else embedding.coherence,
         seconds_used=embedding.seconds_used or 0.0,

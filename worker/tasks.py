@@ -13,56 +13,55 @@ from redis.exceptions import RedisError
 from rq import Retry
 
 from app import logs
-from app.errors import AlreadyOver, EarmarkError, NotFound, Unavailable
+from app.errors import AlreadyFinished, EarmarkError, NotFound, Unavailable
 from app.jobs.kinds import DETECTION, QUERY, SEPARATION
 from app.jobs.lifecycle import Job, JobError
 from models.errors import Cancelled, ModelsError
-from worker.context import Attention, Workbench
-from worker.detecting import detected
-from worker.embedding import embedded
-from worker.execution import Execution, Outcome
+from worker import detecting, embedding, separating
+from worker.context import ExecutionControl, WorkerContext
+from worker.execution import JobExecution, Outcome
 from worker.rq_worker import RESTS, TimedOut
-from worker.separating import NoTargetLeft, separated
+from worker.separating import NoTargetLeft
 
 logger = logging.getLogger("earmark.worker")
 
 # RQ counts what a task itself gives back apart from deaths; how often a job may be tried is the record's to say.
-AGAIN = Retry(max=1_000_000)
+RETRY = Retry(max=1_000_000)
 INTERNAL = "The worker failed; its log says why."
 
 
-Work = Callable[[Execution], Outcome]
+Work = Callable[[JobExecution], Outcome]
 
 
-def separate(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+def separate(context: WorkerContext, execution: str, job_id: str) -> Retry | None:
     """Do a separation that waits, and publish it."""
-    return _do(separated, bench, execution, job_id)
+    return _execute(separating.separate, context, execution, job_id)
 
 
-def detect(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+def detect(context: WorkerContext, execution: str, job_id: str) -> Retry | None:
     """Do a detection that waits, and publish it."""
-    return _do(detected, bench, execution, job_id)
+    return _execute(detecting.detect, context, execution, job_id)
 
 
-def embed(bench: Workbench, execution: str, job_id: str) -> Retry | None:
+def embed(context: WorkerContext, execution: str, job_id: str) -> Retry | None:
     """Make a saved query that waits, and publish it."""
-    return _do(embedded, bench, execution, job_id)
+    return _execute(embedding.embed, context, execution, job_id)
 
 
-TASKS: Mapping[str, Callable[[Workbench, str, str], Retry | None]] = {
+TASKS: Mapping[str, Callable[[WorkerContext, str, str], Retry | None]] = {
     SEPARATION.task: separate,
     DETECTION.task: detect,
     QUERY.task: embed,
 }
 
 
-def _do(work: Work, bench: Workbench, execution: str, job_id: str) -> Retry | None:
+def _execute(work: Work, context: WorkerContext, execution: str, job_id: str) -> Retry | None:
     """Do a job that waits, and publish it; returns `AGAIN` where another execution should try.
 
     All that can go wrong with the job ends in its record. Delivered again, or to two workers at once, a job is
     published once: the record belongs to the execution that claimed it last. Raises RedisError.
     """
-    job = bench.jobs.claim(job_id, execution)
+    job = context.jobs.claim(job_id, execution)
     if job is None:
         logger.info("%s: nothing to do", job_id)
         return None
@@ -71,102 +70,102 @@ def _do(work: Work, bench: Workbench, execution: str, job_id: str) -> Retry | No
     began = time.monotonic()
     outcome: Retry | None = None
     try:
-        published = _published(work, bench, job, execution)
+        published = _run_and_publish(work, context, job, execution)
         logger.info("%s: %s in %.1f s", job_id, "done" if published else "dropped", time.monotonic() - began)
     except TimedOut:
-        _fail(bench, job, execution, JobError(code="timed_out", detail="The job took longer than is allowed."))
+        _fail(context, job, execution, JobError(code="timed_out", detail="The job took longer than is allowed."))
     except Cancelled:
-        outcome = _let_go(bench, job, execution)
+        outcome = _stop_or_hand_over(context, job, execution)
     except NoTargetLeft as error:
-        bench.jobs.fail(job_id, execution, error.error, error.targets)
+        context.jobs.fail(job_id, execution, error.error, error.targets)
         logger.info("%s: no target left: %s", job_id, error.error.detail)
     except RedisError:
         raise  # the queue's own trouble is RQ's and housekeeping's
     except (Unavailable, OSError) as error:
-        outcome = _try_again(bench, job, execution, error)
+        outcome = _try_again(context, job, execution, error)
         if isinstance(error, OSError):
-            bench.signals.trouble.set()
-            outcome = outcome and _give_back_later(bench, job, execution)
+            context.signals.trouble.set()
+            outcome = outcome and _give_back_later(context, job, execution)
     except (EarmarkError, ModelsError) as error:
-        _fail(bench, job, execution, JobError(code=error.code, detail=str(error)))
+        _fail(context, job, execution, JobError(code=error.code, detail=str(error)))
     except Exception as error:
-        outcome = _unforeseen(bench, job, execution, error)
+        outcome = _fail_internal(context, job, execution, error)
     return outcome
 
 
-def _published(work: Work, bench: Workbench, job: Job, execution: str) -> bool:
+def _run_and_publish(work: Work, context: WorkerContext, job: Job, execution: str) -> bool:
     """Do the work, and publish it; what was stored and not published is removed."""
     published = False
     try:
-        with bench.scratch.job() as folder:
-            outcome = work(Execution(bench, job, execution, folder))
+        with context.scratch.job() as folder:
+            outcome = work(JobExecution(context, job, execution, folder))
         result = outcome.result.model_dump()
-        published = bench.jobs.publish(job.id, execution, outcome.targets, result, outcome.warnings)
+        published = context.jobs.publish(job.id, execution, outcome.targets, result, outcome.warnings)
         return published
     finally:
         if not published:
-            _remove_outputs(bench, job, execution)
+            _remove_outputs(context, job, execution)
 
 
-def _remove_outputs(bench: Workbench, job: Job, execution: str) -> None:
+def _remove_outputs(context: WorkerContext, job: Job, execution: str) -> None:
     """At once if the store answers; else housekeeping does it, by the ledger that `claim` wrote to."""
     try:
-        bench.storage.delete_prefix(bench.jobs.output_prefix(job, execution))
+        context.storage.delete_prefix(context.jobs.output_prefix(job, execution))
     except (Unavailable, NotFound) as error:
         logger.warning("%s: outputs left to housekeeping: %s", job.id, error)
 
 
-def _fail(bench: Workbench, job: Job, execution: str, error: JobError) -> None:
-    bench.jobs.fail(job.id, execution, error)
+def _fail(context: WorkerContext, job: Job, execution: str, error: JobError) -> None:
+    context.jobs.fail(job.id, execution, error)
     logger.info("%s: %s: %s", job.id, error.code, error.detail)
 
 
-def _unforeseen(bench: Workbench, job: Job, execution: str, error: Exception) -> Retry | None:
+def _fail_internal(context: WorkerContext, job: Job, execution: str, error: Exception) -> Retry | None:
     """What is nobody's fault but ours, or the machine's."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         logger.exception("%s: out of memory", job.id)
-        _fail(bench, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
+        _fail(context, job, execution, JobError(code="out_of_memory", detail="The model ran out of memory."))
         traceback.clear_frames(error.__traceback__)  # they hold the tensors
         torch.cuda.empty_cache()
         return None
     if isinstance(error, torch.AcceleratorError):
         # The device no longer works for this process. Another one shall try; this one ends.
         os.kill(os.getpid(), signal.SIGTERM)
-        return _try_again(bench, job, execution, error)
+        return _try_again(context, job, execution, error)
     logger.exception("%s: failed", job.id)
-    _fail(bench, job, execution, JobError(code="internal", detail=INTERNAL))
+    _fail(context, job, execution, JobError(code="internal", detail=INTERNAL))
     return None
 
 
-def _let_go(bench: Workbench, job: Job, execution: str) -> Retry | None:
+def _stop_or_hand_over(context: WorkerContext, job: Job, execution: str) -> Retry | None:
     """Canceled, deleted, taken by another execution, stopped through RQ, or handed over as the worker ends."""
-    if bench.signals.hand_over.is_set() and bench.jobs.release(job.id, execution):
+    if context.signals.hand_over.is_set() and context.jobs.release(job.id, execution):
         logger.info("%s: handed over", job.id)
-        return AGAIN
-    if bench.signals.stop.is_set() and not bench.jobs.should_stop(job.id, execution):
-        with suppress(AlreadyOver, NotFound):
-            bench.jobs.cancel(job.id)
-    bench.jobs.stop(job.id, execution)
+        return RETRY
+    if context.signals.stop.is_set() and not context.jobs.should_stop(job.id, execution):
+        with suppress(AlreadyFinished, NotFound):
+            context.jobs.cancel(job.id)
+    context.jobs.confirm_cancel(job.id, execution)
     logger.info("%s: stopped", job.id)
     return None
 
 
-def _give_back_later(bench: Workbench, job: Job, execution: str) -> Retry | None:
+def _give_back_later(context: WorkerContext, job: Job, execution: str) -> Retry | None:
     """`AGAIN` after a while that grows with the attempts: workers that share a full disk would use them up at once."""
     try:
-        Attention(bench, job.id, execution).wait(RESTS[min(job.attempts, len(RESTS)) - 1])
+        ExecutionControl(context, job.id, execution).wait(RESTS[min(job.attempts, len(RESTS)) - 1])
     except Cancelled:
-        return _let_go(bench, job, execution)
-    return AGAIN
+        return _stop_or_hand_over(context, job, execution)
+    return RETRY
 
 
-def _try_again(bench: Workbench, job: Job, execution: str, error: Exception) -> Retry | None:
+def _try_again(context: WorkerContext, job: Job, execution: str, error: Exception) -> Retry | None:
     """What may pass is tried again, by whoever is free; the last attempt says what it was."""
-    if job.attempts < bench.settings.job_attempts:
+    if job.attempts < context.settings.job_attempts:
         logger.warning("%s: attempt %d failed, to be tried again: %s", job.id, job.attempts, error)
-        return AGAIN
+        return RETRY
     logger.error("%s: the last attempt failed: %s", job.id, error)
     code = error.code if isinstance(error, EarmarkError) else "internal"
     detail = error.detail if isinstance(error, EarmarkError) else INTERNAL
-    _fail(bench, job, execution, JobError(code=code, detail=detail))
+    _fail(context, job, execution, JobError(code=code, detail=detail))
     return None

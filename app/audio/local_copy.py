@@ -45,10 +45,10 @@ class LocalCopy:
     async def fill(self, key: str, size: int, storage: Storage) -> None:
         """Fetch an object of so many bytes from the store, unless its own file is there."""
         if self._copy is not None:
-            async for _ in self.copying(await storage.open_range(key, 0, size)):
+            async for _ in self.copy_chunks(await storage.open_range(key, 0, size)):
                 pass
 
-    async def copying(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def copy_chunks(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same chunks, copied on the way where there is no file of the store's own."""
         async for chunk in chunks:
             if self._copy is not None:

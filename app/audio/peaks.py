@@ -9,11 +9,11 @@ from starlette.concurrency import run_in_threadpool
 from app.audio import service
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import ChannelPeaks, PeaksAnswer
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.errors import NotFound
 from app.media import waveform
-from app.media.waveform import Outline
-from app.records.audio import Audio, outline_key, store_key
+from app.media.waveform import Waveform
+from app.records.audio import Audio, store_key, waveform_key
 
 log = logging.getLogger("earmark.audio")
 
@@ -21,13 +21,13 @@ _DRAWN_AT_ONCE = anyio.CapacityLimiter(2)  # each decodes a whole recording in a
 _DIGITS = 5
 
 
-async def peaks(parts: Parts, audio: Audio, points: int) -> PeaksAnswer:
+async def peaks(deps: Dependencies, audio: Audio, points: int) -> PeaksAnswer:
     """The recording's peaks, in at most so many points. Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`."""
-    drawn = await _kept(parts, audio)
+    drawn = await _kept(deps, audio)
     if drawn is None:
         async with _DRAWN_AT_ONCE:
             # Drawn meanwhile, perhaps, for somebody else.
-            drawn = await _kept(parts, audio) or await _draw(parts, audio)
+            drawn = await _kept(deps, audio) or await _draw(deps, audio)
     channels = await run_in_threadpool(_channels, drawn, points)
     return PeaksAnswer(
         points=len(channels[0].minimum),
@@ -37,7 +37,7 @@ async def peaks(parts: Parts, audio: Audio, points: int) -> PeaksAnswer:
     )
 
 
-def _channels(drawn: Outline, points: int) -> list[ChannelPeaks]:
+def _channels(drawn: Waveform, points: int) -> list[ChannelPeaks]:
     return [
         # Made from floats just now: nothing to check one by one.
         ChannelPeaks.model_construct(
@@ -47,9 +47,9 @@ def _channels(drawn: Outline, points: int) -> list[ChannelPeaks]:
     ]
 
 
-async def _kept(parts: Parts, audio: Audio) -> Outline | None:
+async def _kept(deps: Dependencies, audio: Audio) -> Waveform | None:
     try:
-        return Outline.from_bytes(await parts.storage.read(outline_key(audio.id)))
+        return Waveform.from_bytes(await deps.storage.read(waveform_key(audio.id)))
     except NotFound:
         return None
     except ValueError:
@@ -57,17 +57,17 @@ async def _kept(parts: Parts, audio: Audio) -> Outline | None:
         return None
 
 
-async def _draw(parts: Parts, audio: Audio) -> Outline:
-    with LocalCopy(parts.storage.local_path(store_key(audio.id))) as copy:
-        await copy.fill(store_key(audio.id), audio.bytes, parts.storage)
-        drawn = await waveform.draw(copy.path, parts.settings)
+async def _draw(deps: Dependencies, audio: Audio) -> Waveform:
+    with LocalCopy(deps.storage.local_path(store_key(audio.id))) as copy:
+        await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
+        drawn = await waveform.compute(copy.path, deps.settings)
     kept = drawn.to_bytes()
-    await run_in_threadpool(parts.audio.outline_begins, audio)
-    await parts.storage.put_stream(outline_key(audio.id), _once(kept), len(kept))
+    await run_in_threadpool(deps.audio.register_waveform_write, audio)
+    await deps.storage.put_stream(waveform_key(audio.id), _once(kept), len(kept))
     try:
-        await service.find_async(parts, audio.id)
+        await service.find_async(deps, audio.id)
     except NotFound:  # deleted meanwhile, and what was just stored with nobody to delete it
-        await run_in_threadpool(service.forget_bytes, parts, audio.id)
+        await run_in_threadpool(service.delete_bytes, deps, audio.id)
         raise
     return drawn
 

@@ -9,13 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from app.audio import peaks, presigned, service
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
-from app.dependencies import Parts, UsesParts
+from app.dependencies import Dependencies, InjectedDependencies
 from app.errors import RequestInvalid
 from app.http import bodies, multipart
 from app.http.openapi import FILE, json_or_form, problems, reference
-from app.http.problems import fault
+from app.http.problems import field_error
 from app.http.ranges import object_response
-from app.http.validation import validated
+from app.http.validation import validate
 from app.records.audio import store_key
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])
@@ -27,29 +27,29 @@ router = APIRouter(prefix="/v1/audio", tags=["audio"])
     openapi_extra=json_or_form(UrlSent, {"file": FILE}, ["file"]),
     responses=problems(408, 413, 415, 422, 503),
 )
-async def upload(request: Request, response: Response, parts: UsesParts) -> AudioAnswer:
+async def upload(request: Request, response: Response, deps: InjectedDependencies) -> AudioAnswer:
     """Upload a recording as the form's field `file`, or name its URL; it is streamed to the store and probed."""
-    async with service.received(parts) as uploads:
+    async with service.receive_uploads(deps) as uploads:
         if bodies.is_json(request):
-            sent = validated(UrlSent, await bodies.read_json(request, parts.settings))
-            await bodies.while_connected(request, uploads.fetch(sent.url))
+            sent = validate(UrlSent, await bodies.read_json(request, deps.settings))
+            await bodies.run_while_connected(request, uploads.fetch(sent.url))
         else:
-            await _receive(request, parts, uploads)
-    answer = service.tell(parts, uploads.kept[0])
+            await _receive(request, deps, uploads)
+    answer = service.to_answer(deps, uploads.kept[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
 
 
-async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> None:
-    async with aclosing(multipart.parts(request, parts.settings, 1)) as form:
+async def _receive(request: Request, deps: Dependencies, uploads: service.Uploads) -> None:
+    async with aclosing(multipart.parts(request, deps.settings, 1)) as form:
         async for part in form:
             if part.name != "file" or part.filename is None:
-                raise RequestInvalid("The form has a field that is not known.", [fault("Not known.", part.name)])
+                raise RequestInvalid("The form has a field that is not known.", [field_error("Not known.", part.name)])
             if uploads.kept:
-                raise RequestInvalid("One file at a time.", [fault("Sent twice.", "file")])
+                raise RequestInvalid("One file at a time.", [field_error("Sent twice.", "file")])
             await uploads.receive(part)
     if not uploads.kept:
-        raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
+        raise RequestInvalid("The form has no file.", [field_error("Field required.", "file")])
 
 
 @router.post(
@@ -58,41 +58,41 @@ async def _receive(request: Request, parts: Parts, uploads: service.Uploads) -> 
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": reference(PresignSent)}}},
     responses=problems(408, 409, 413, 415, 422, 503),
 )
-async def presign(request: Request, parts: UsesParts) -> PresignAnswer:
+async def presign(request: Request, deps: InjectedDependencies) -> PresignAnswer:
     """Get an address that takes a recording straight to the store; PUT the file there, then complete it."""
-    sent = validated(PresignSent, await bodies.read_json(request, parts.settings))
-    awaited, url, ends = await run_in_threadpool(presigned.presign, parts, sent)
+    sent = validate(PresignSent, await bodies.read_json(request, deps.settings))
+    awaited, url, ends = await run_in_threadpool(presigned.presign, deps, sent)
     headers = {"Content-Type": sent.content_type} if sent.content_type else {}
     upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(ends, UTC))
-    return PresignAnswer(audio=AwaitedAudio.of(awaited), upload=upload)
+    return PresignAnswer(audio=AwaitedAudio.from_record(awaited), upload=upload)
 
 
 @router.post("/{audio_id}/complete", responses=problems(404, 409, 413, 422, 503))
-async def complete(audio_id: str, parts: UsesParts) -> AudioAnswer:
+async def complete(audio_id: str, deps: InjectedDependencies) -> AudioAnswer:
     """Make an upload known that was brought to the store; it is checked and probed, and gone if it is no audio."""
-    return service.tell(parts, await presigned.complete(parts, audio_id))
+    return service.to_answer(deps, await presigned.complete(deps, audio_id))
 
 
 @router.get("/{audio_id}", responses=problems(404, 503))
-def get(audio_id: str, parts: UsesParts) -> AudioAnswer:
+def get(audio_id: str, deps: InjectedDependencies) -> AudioAnswer:
     """An upload's record."""
-    return service.tell(parts, service.find(parts, audio_id))
+    return service.to_answer(deps, service.find(deps, audio_id))
 
 
 @router.delete("/{audio_id}", status_code=204, responses=problems(404, 409, 503))
-def delete(audio_id: str, parts: UsesParts) -> None:
+def delete(audio_id: str, deps: InjectedDependencies) -> None:
     """Delete an upload; 409 while a job that waits or runs needs it."""
-    service.delete(parts, audio_id)
+    service.delete(deps, audio_id)
 
 
 @router.head("/{audio_id}/content", include_in_schema=False)
 @router.get("/{audio_id}/content", response_class=Response, responses=problems(404, 416, 503))
-async def content(audio_id: str, request: Request, parts: UsesParts) -> Response:
+async def content(audio_id: str, request: Request, deps: InjectedDependencies) -> Response:
     """The bytes as they were uploaded, with `Range`."""
-    audio = await service.find_async(parts, audio_id)
+    audio = await service.find_async(deps, audio_id)
     return await object_response(
         request,
-        parts.storage,
+        deps.storage,
         store_key(audio.id),
         size=audio.bytes,
         sha256=audio.sha256,
@@ -104,10 +104,10 @@ async def content(audio_id: str, request: Request, parts: UsesParts) -> Response
 async def get_peaks(
     audio_id: str,
     response: Response,
-    parts: UsesParts,
+    deps: InjectedDependencies,
     points: Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")] = 2000,
 ) -> PeaksAnswer:
     """The least and the greatest sample of each channel, point by point, for drawing a waveform."""
-    answer = await peaks.peaks(parts, await service.find_async(parts, audio_id), points)
+    answer = await peaks.peaks(deps, await service.find_async(deps, audio_id), points)
     response.headers["Cache-Control"] = "private, max-age=3600"  # the bytes of an upload never change
     return answer

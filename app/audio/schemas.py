@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.http.validation import Sent
+from app.http.validation import RequestModel
 from app.keys.signed_urls import Sign
 from app.outbound import LONGEST_URL
-from app.records.audio import Audio, Awaited
+from app.records.audio import Audio, PendingUpload
 
 
-class UrlSent(Sent):
+class UrlSent(RequestModel):
     """A recording that is on the web."""
 
     url: Annotated[
@@ -19,7 +19,7 @@ class UrlSent(Sent):
     ]
 
 
-class PresignSent(Sent):
+class PresignSent(RequestModel):
     """An upload that the client will bring to the store itself. `bytes`: its exact size."""
 
     filename: Annotated[str, StringConstraints(max_length=1024)] | None = None
@@ -41,7 +41,7 @@ class AwaitedAudio(BaseModel):
     complete_url: str
 
     @classmethod
-    def of(cls, awaited: Awaited) -> "AwaitedAudio":
+    def from_record(cls, awaited: PendingUpload) -> "AwaitedAudio":
         """The answer for a record."""
         return cls(
             id=awaited.id,
@@ -104,7 +104,7 @@ class AudioAnswer(BaseModel):
     url: str
 
     @classmethod
-    def of(cls, audio: Audio, sign: Sign) -> "AudioAnswer":
+    def from_record(cls, audio: Audio, sign: Sign) -> "AudioAnswer":
         """The answer for a record."""
         fields = audio.model_dump(exclude={"schema_version", "owner", "created_at", "expires_at"})
         return cls(

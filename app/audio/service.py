@@ -14,12 +14,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
 from app.http.multipart import Part
 from app.keys.callers import Caller
 from app.media import probe
-from app.records.audio import Audio, outline_key, store_key
+from app.records.audio import Audio, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id
 
 log = logging.getLogger("earmark.audio")
@@ -34,15 +34,15 @@ _fetches_of: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictiona
 class Uploads:
     """What one request has uploaded; `received` forgets all of it if the request fails."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
         self.kept: list[Audio] = []
 
     async def fetch(self, url: str) -> Audio:
         """Keep what a URL leads to, as `receive` does. Raises `UrlRefused` too."""
-        settings = self._parts.settings
-        own = _fetches(self._parts.caller)
-        async with own, _FETCHES_AT_ONCE, self._parts.outside.fetch(url, settings.fetch_timeout) as fetched:
+        settings = self._deps.settings
+        own = _fetches(self._deps.caller)
+        async with own, _FETCHES_AT_ONCE, self._deps.outbound.fetch(url, settings.fetch_timeout) as fetched:
             if (fetched.length or 0) > settings.upload_bytes:
                 raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
             return await self.receive(Part("url", fetched.url.path, fetched.chunks))
@@ -53,20 +53,20 @@ class Uploads:
         Raises `UploadTooLarge`, `StoreUnavailable`, what the probe raises and what the body raises; then the store
         holds nothing of it.
         """
-        audio_id, settings = audio_id or new_id(AUDIO), self._parts.settings
+        audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
-        await run_in_threadpool(self._parts.audio.begin, audio_id)
+        await run_in_threadpool(self._deps.audio.register_write, audio_id)
         try:
-            with LocalCopy(self._parts.storage.local_path(key)) as copy:
-                copied = copy.copying(part.chunks)
-                stored = await self._parts.storage.put_stream(key, copied, settings.upload_bytes)
+            with LocalCopy(self._deps.storage.local_path(key)) as copy:
+                copied = copy.copy_chunks(part.chunks)
+                stored = await self._deps.storage.put_stream(key, copied, settings.upload_bytes)
                 async with _PROBES_AT_ONCE:
                     found = await probe.probe(copy.path, settings)
             now = time.time()
             audio = Audio(
                 id=audio_id,
-                owner=self._parts.caller.key_id,
-                filename=plain_name(part.filename),
+                owner=self._deps.caller.key_id,
+                filename=sanitize_filename(part.filename),
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 content_type=found.content_type,
@@ -78,38 +78,38 @@ class Uploads:
                 created_at=now,
                 expires_at=now + settings.upload_retention,
             )
-            await run_in_threadpool(self._parts.audio.create, audio)
+            await run_in_threadpool(self._deps.audio.create, audio)
         except BaseException:
             with anyio.CancelScope(shield=True), _in_the_ledger():
-                await run_sync(_forget, self._parts, audio_id)
+                await run_sync(_forget, self._deps, audio_id)
             raise
         self.kept.append(audio)
-        self._parts.metrics.uploaded.inc(stored.bytes)
+        self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Delete what this request uploaded."""
         for audio in self.kept:
-            _forget(self._parts, audio.id)
+            _forget(self._deps, audio.id)
 
 
 @asynccontextmanager
-async def received(parts: Parts) -> AsyncIterator[Uploads]:
+async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
     """Uploads of one request, forgotten when its block raises."""
-    uploads = Uploads(parts)
+    uploads = Uploads(deps)
     try:
         yield uploads
     except BaseException:
         with anyio.CancelScope(shield=True), _in_the_ledger():
-            await run_sync(uploads.forget)
+            await run_sync(uploads.discard)
         raise
 
 
-def find(parts: Parts, audio_id: str) -> Audio:
+def find(deps: Dependencies, audio_id: str) -> Audio:
     """The record of the caller's upload; raises `NotFound` for what is no id and what is another's, too."""
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
-    return parts.caller.own(parts.audio.get(audio_id), "audio")
+    return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
 
 
 def _fetches(caller: Caller) -> anyio.CapacityLimiter:
@@ -118,37 +118,37 @@ def _fetches(caller: Caller) -> anyio.CapacityLimiter:
     return _fetches_of.setdefault(caller.key_id, anyio.CapacityLimiter(most))
 
 
-def tell(parts: Parts, audio: Audio) -> AudioAnswer:
+def to_answer(deps: Dependencies, audio: Audio) -> AudioAnswer:
     """The upload as clients see it."""
-    return AudioAnswer.of(audio, parts.signatures.signing(audio.owner))
+    return AudioAnswer.from_record(audio, deps.url_signer.signer_for(audio.owner))
 
 
-async def find_async(parts: Parts, audio_id: str) -> Audio:
+async def find_async(deps: Dependencies, audio_id: str) -> Audio:
     """`find` for code on the event loop."""
-    return await run_in_threadpool(find, parts, audio_id)
+    return await run_in_threadpool(find, deps, audio_id)
 
 
-def delete(parts: Parts, audio_id: str) -> None:
+def delete(deps: Dependencies, audio_id: str) -> None:
     """Delete an upload, record and bytes. Raises `NotFound`, and `AudioInUse` while a job needs it."""
-    find(parts, audio_id)
-    parts.audio.delete(audio_id)
-    forget_bytes(parts, audio_id)
+    find(deps, audio_id)
+    deps.audio.delete(audio_id)
+    delete_bytes(deps, audio_id)
 
 
-def _forget(parts: Parts, audio_id: str) -> None:
+def _forget(deps: Dependencies, audio_id: str) -> None:
     """Delete an upload of a request that failed, but not what a job needs: making either may have been all but
     confirmed."""
     with suppress(AudioInUse):
         with suppress(NotFound):
-            parts.audio.delete(audio_id)
-        forget_bytes(parts, audio_id)
+            deps.audio.delete(audio_id)
+        delete_bytes(deps, audio_id)
 
 
-def forget_bytes(parts: Parts, audio_id: str) -> None:
+def delete_bytes(deps: Dependencies, audio_id: str) -> None:
     """Delete the bytes and the outline of an upload that has no record."""
-    parts.storage.delete(store_key(audio_id))
-    parts.storage.delete(outline_key(audio_id))
-    parts.audio.abandon(audio_id)
+    deps.storage.delete(store_key(audio_id))
+    deps.storage.delete(waveform_key(audio_id))
+    deps.audio.unregister_write(audio_id)
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _in_the_ledger() -> Iterator[None]:
         log.error("bytes of a failed upload are left to housekeeping: %s", error)
 
 
-def plain_name(sent: str | None) -> str | None:
+def sanitize_filename(sent: str | None) -> str | None:
     """The last part of what a client calls its file, for people to read; it names nothing here."""
     name = PureWindowsPath(sent or "").name  # takes both kinds of slash for one
     name = "".join(character for character in name if character.isprintable())

@@ -6,17 +6,17 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.audio.service import Uploads
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
 from app.errors import RequestInvalid
 from app.http import multipart
 from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems
-from app.http.problems import fault
+from app.http.problems import field_error
 from app.http.ranges import object_response
-from app.http.validation import validated
-from app.job_api.routes import accepted, add_calls
+from app.http.validation import validate
+from app.job_api.routes import accepted, add_job_routes
 from app.settings import Settings
 
 router = APIRouter(prefix="/v1/detections", tags=["detections"])
@@ -35,12 +35,12 @@ _BODY = json_or_form(
     openapi_extra=_BODY,
     responses=problems(404, 408, 413, 415, 422, 503),
 )
-async def create(request: Request, parts: UsesParts) -> Response:
+async def create(request: Request, deps: InjectedDependencies) -> Response:
     """Ask what is heard in a recording, and when, as JSON that names an upload or as a form that carries it."""
-    return await accepted(request, parts, service.DETECTIONS, DetectionCreate, _read, 1, service.create)
+    return await accepted(request, deps, service.DETECTIONS, DetectionCreate, _read, 1, service.create)
 
 
-add_calls(router, service.DETECTIONS)
+add_job_routes(router, service.DETECTIONS)
 
 
 @router.head("/{job_id}/timeline.png", include_in_schema=False)
@@ -49,11 +49,11 @@ add_calls(router, service.DETECTIONS)
     response_class=Response,
     responses=problems(404, 410, 416, 503) | {200: {"content": {"image/png": {}}}},
 )
-async def timeline(job_id: str, request: Request, parts: UsesParts) -> Response:
+async def timeline(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
     """The timeline drawn: the likeliest classes over time, their events marked."""
-    found = await run_in_threadpool(service.picture, parts, job_id)
+    found = await run_in_threadpool(service.find_picture, deps, job_id)
     return await object_response(
-        request, parts.storage, found.key, size=found.bytes, sha256=found.sha256, content_type="image/png"
+        request, deps.storage, found.key, size=found.bytes, sha256=found.sha256, content_type="image/png"
     )
 
 
@@ -65,10 +65,10 @@ async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings)
         if part.name == "file" and part.filename is not None and audio_id is None:
             audio_id = (await uploads.receive(part)).id
         elif part.name == "options" and options is None:
-            options = validated(DetectionOptions, await part.json(settings.body_bytes), "options")
+            options = validate(DetectionOptions, await part.json(settings.body_bytes), "options")
         else:
-            raise multipart.unexpected(part)
+            raise multipart.unexpected_part(part)
     if audio_id is None:
-        raise RequestInvalid("The form has no file.", [fault("Field required.", "file")])
+        raise RequestInvalid("The form has no file.", [field_error("Field required.", "file")])
     fields = (options or DetectionOptions()).model_dump(exclude_unset=True)
     return DetectionCreate(audio_id=audio_id, **fields)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.job_api.schemas import AudioId, JobAnswer, JobOptions, timed
+from app.job_api.schemas import AudioId, JobAnswer, JobOptions, result_metrics
 from app.jobs.lifecycle import Job
 from app.keys.signed_urls import Sign
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, TagRecord
@@ -45,7 +45,7 @@ class DetectionAnswer(JobAnswer):
     metrics: dict[str, float] | None
 
     @classmethod
-    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+    def kind_fields(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
         request = DetectionRequest.model_validate(job.request)
         result = DetectionResult.model_validate(job.result) if job.result is not None else None
         return {
@@ -56,5 +56,5 @@ class DetectionAnswer(JobAnswer):
             "tags": result.tags if result is not None else [],
             "events": result.events if result is not None else [],
             "model": result.model if result is not None else request.model,
-            "metrics": timed(job, result.metrics if result is not None else None),
+            "metrics": result_metrics(job, result.metrics if result is not None else None),
         }

@@ -5,7 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
@@ -35,16 +35,18 @@ async def alive() -> Alive:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(parts: UsesParts) -> Ready:
+def ready(deps: InjectedDependencies) -> Ready:
     """Whether jobs can be taken: the queue's server and the store answer."""
-    parts.redis.ping()
-    parts.storage.check()
-    return Ready(workers={model.name: parts.registry.workers(model.name) for model in parts.registry.models()})
+    deps.redis.ping()
+    deps.storage.check()
+    return Ready(
+        workers={model.name: deps.model_registry.worker_count(model.name) for model in deps.model_registry.models()}
+    )
 
 
 @router.get("/metrics", response_class=Response, responses=problems(404))
-def metrics(parts: UsesParts) -> Response:
+def metrics(deps: InjectedDependencies) -> Response:
     """Figures for Prometheus; 404 where they have a port of their own, and where keys are on: not for clients' eyes."""
-    if parts.settings.metrics_port or parts.settings.auth == "on":
+    if deps.settings.metrics_port or deps.settings.auth == "on":
         raise NotFound("Metrics are served on a port of their own.")
-    return Response(parts.metrics.expose(), media_type=CONTENT_TYPE)
+    return Response(deps.metrics.expose(), media_type=CONTENT_TYPE)

@@ -24,13 +24,13 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from app.errors import AudioInUse, EarmarkError, NotFound, StoreUnavailable
-from app.housekeeping.webhook_delivery import delivering
-from app.jobs.kinds import stored_at
+from app.housekeeping.webhook_delivery import deliver_in_background
+from app.jobs.kinds import output_folder
 from app.jobs.lifecycle import Job
-from app.jobs.repository import Jobs
-from app.model_registry import Registry
-from app.records.audio import AudioRecords, store_key
-from app.records.orphans import Leftovers
+from app.jobs.repository import JobRepository
+from app.model_registry import ModelRegistry
+from app.records.audio import AudioRepository, store_key
+from app.records.orphans import OrphanLedger
 from app.redis_client import connect
 from app.settings import Settings
 from app.storage import Storage
@@ -50,10 +50,10 @@ class Housekeeping:
         self._redis = redis
         self._storage = storage
         self._settings = settings
-        self._jobs = Jobs(redis, settings)
-        self._audio = AudioRecords(redis, settings)
-        self._leftovers = Leftovers(redis)
-        self._registry = Registry(redis, settings)
+        self._jobs = JobRepository(redis, settings)
+        self._audio = AudioRepository(redis, settings)
+        self._leftovers = OrphanLedger(redis)
+        self._registry = ModelRegistry(redis, settings)
         self._abandoned: list[str] = []  # prefixes of executions that died; the ledger has them too
         self._taken_since: dict[tuple[str, str], float] = {}
         self._tidy_next = 0.0
@@ -61,33 +61,33 @@ class Housekeeping:
     def round(self) -> None:
         """Bring lost work back; now and then, remove what has expired."""
         for queue in self._jobs.queues():
-            self._drop_the_dead(queue)
-            self._drop_the_dropped(queue)
+            self._reap_executions(queue)
+            self._reap_intermediate(queue)
         self._jobs.serve_all()
-        for job in self._jobs.lost():
-            self._guarded(job.id, partial(self._bring_back, job))
+        for job in self._jobs.find_lost():
+            self._attempt(job.id, partial(self._requeue, job))
         # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.
         while self._abandoned:
             self._storage.delete_prefix(self._abandoned[-1])
             self._abandoned.pop()
         if time.monotonic() >= self._tidy_next:
             self._tidy_next = time.monotonic() + TIDY_SECONDS
-            if self.tidy():
+            if self.remove_expired():
                 self._tidy_next = 0.0
 
-    def tidy(self) -> bool:
+    def remove_expired(self) -> bool:
         """Remove expired stems and uploads, and what dead processes left in the store; whether there may be more."""
         due = (
-            (self._jobs.expired(AT_ONCE), self._expire_job, self._jobs.postpone),
-            (self._audio.expired(AT_ONCE), self._expire_audio, self._audio.postpone),
+            (self._jobs.expired_ids(AT_ONCE), self._expire_job, self._jobs.postpone_expiry),
+            (self._audio.expired_ids(AT_ONCE), self._expire_audio, self._audio.postpone_expiry),
             (self._leftovers.due(AT_ONCE), self._delete, self._leftovers.postpone),
         )
         for names, remove, postpone in due:
             for name in names:
-                if not self._guarded(name, partial(remove, name)):
+                if not self._attempt(name, partial(remove, name)):
                     postpone(name, POSTPONE_SECONDS)  # at the head of its list it would keep others from their turn
         for model in self._registry.models():
-            self._registry.forget_dead(model.name)
+            self._registry.delete_dead(model.name)
         self._jobs.trim()
         swept = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
         if swept:
@@ -96,7 +96,7 @@ class Housekeeping:
 
     # Lost work
 
-    def _drop_the_dead(self, queue: Queue) -> None:
+    def _reap_executions(self, queue: Queue) -> None:
         """Strike out executions whose worker no longer beats; `lost` then finds their jobs.
 
         A beat keeps RQ's key of the execution for a while by Redis's clock: those of workers may be wrong.
@@ -107,9 +107,9 @@ class Housekeeping:
         for execution in executions:
             if not self._redis.exists(execution.key) and self._redis.zrem(registry, execution.composite_key):
                 log.warning("%s: no heartbeat of execution %s", queue.name, execution.composite_key)
-                self._jobs.dropped(execution.job_id)
+                self._jobs.discard_entry(execution.job_id)
 
-    def _drop_the_dropped(self, queue: Queue) -> None:
+    def _reap_intermediate(self, queue: Queue) -> None:
         """Strike out ids that a worker took off the queue and never began: it died between the two."""
         taken = queue.intermediate_queue.get_job_ids()
         started = set(StartedJobRegistry(queue=queue, serializer=JSONSerializer).get_job_ids(cleanup=False))
@@ -121,18 +121,18 @@ class Housekeeping:
         for (name, job_id), first in list(since.items()):
             if name == queue.name and now - first > self._settings.lost_after:
                 queue.intermediate_queue.remove(job_id)
-                self._jobs.dropped(job_id)
+                self._jobs.discard_entry(job_id)
                 del since[name, job_id]
         self._taken_since = since
 
-    def _bring_back(self, lost: Job) -> None:
+    def _requeue(self, lost: Job) -> None:
         after = self._jobs.requeue(lost)
         if after is None:
             return
         log.warning("job %s was lost (execution %s): %s", lost.id, lost.execution, after.status)
         if lost.execution is not None:
             # Should that execution live after all, it cannot publish, and deletes what it stores from now on itself.
-            self._abandoned.append(Jobs.output_prefix(lost, lost.execution))
+            self._abandoned.append(JobRepository.output_prefix(lost, lost.execution))
 
     # What has expired
 
@@ -149,21 +149,21 @@ class Housekeeping:
             job = self._jobs.get(job_id)
         except NotFound:
             return None
-        return stored_at(job.kind, job.id)
+        return output_folder(job.kind, job.id)
 
     def _expire_audio(self, audio_id: str) -> None:
         try:
             self._audio.delete(audio_id)
         except (AudioInUse, NotFound):
-            self._audio.postpone(audio_id, POSTPONE_SECONDS)
+            self._audio.postpone_expiry(audio_id, POSTPONE_SECONDS)
             return
         self._delete(store_key(audio_id))
 
     def _delete(self, prefix: str) -> None:
         self._storage.delete_prefix(prefix)
-        self._leftovers.settle(None, prefix)
+        self._leftovers.remove(None, prefix)
 
-    def _guarded(self, name: str, step: Callable[[], object]) -> bool:
+    def _attempt(self, name: str, step: Callable[[], object]) -> bool:
         """One thing that fails must not keep the rest from being done; whether it did not."""
         try:
             step()
@@ -188,7 +188,7 @@ def run(settings: Settings) -> None:
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
     log.info("keeping house every %g s", settings.sweep_seconds)
-    with delivering(settings, stopping):
+    with deliver_in_background(settings, stopping):
         while not stopping.is_set():
             try:
                 if _holds(lock, token):
@@ -199,7 +199,7 @@ def run(settings: Settings) -> None:
             except Exception:  # a defect of one step must not end the others' rounds
                 log.exception("a round failed")
             stopping.wait(settings.sweep_seconds)
-    _let_go(lock)
+    _release(lock)
 
 
 def _holds(lock: Lock, token: str) -> bool:
@@ -209,6 +209,6 @@ def _holds(lock: Lock, token: str) -> bool:
     return bool(lock.acquire(token=token))
 
 
-def _let_go(lock: Lock) -> None:
+def _release(lock: Lock) -> None:
     with contextlib.suppress(LockError, RedisError):
         lock.release()

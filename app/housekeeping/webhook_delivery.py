@@ -21,13 +21,13 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.detections.service import DETECTIONS
 from app.errors import EarmarkError, NotFound, UrlRefused
-from app.job_api.resource import Resource
-from app.job_api.webhooks import secret_of
+from app.job_api.resource import JobResource
+from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
-from app.jobs.webhook_outbox import Outbox
+from app.jobs.webhook_outbox import WebhookOutbox
 from app.metrics import webhook_deliveries
 from app.queries.service import QUERIES
 from app.separations.service import SEPARATIONS
@@ -44,7 +44,7 @@ _CROWDED_SECONDS = 1.0  # until a message is looked at again whose host or owner
 _LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
 _GONE = 410
 
-_RESOURCES: dict[str, Resource] = {found.kind.name: found for found in (SEPARATIONS, DETECTIONS, QUERIES)}
+_RESOURCES: dict[str, JobResource] = {found.kind.name: found for found in (SEPARATIONS, DETECTIONS, QUERIES)}
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Message:
         return [("host", self.host), *([("owner", self.job.owner)] if self.job.owner else [])]
 
 
-def message(parts: Parts, job: Job, told: BaseModel, now: datetime) -> Message | None:
+def message(deps: Dependencies, job: Job, told: BaseModel, now: datetime) -> Message | None:
     """What to send now for a job that is over; None where nobody wants it or nothing could sign it any more."""
-    secret = secret_of(parts, job.owner)
+    secret = signing_secret(deps, job.owner)
     if job.webhook is None or job.finished_at is None or secret is None:
         return None
     over_at = datetime.fromtimestamp(job.finished_at, UTC).isoformat().replace("+00:00", "Z")
@@ -86,13 +86,13 @@ def message(parts: Parts, job: Job, told: BaseModel, now: datetime) -> Message |
     return Message(job, job.webhook.url, body.encode(), headers)
 
 
-class Delivery:
+class WebhookDelivery:
     """Delivers what is due. Any number of them may run beside each other."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._outbox = Outbox(parts.redis)
-        self._timeout = parts.settings.webhook_timeout
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._outbox = WebhookOutbox(deps.redis)
+        self._timeout = deps.settings.webhook_timeout
         self._running: set[asyncio.Task[None]] = set()
         self._tries: Counter[tuple[str, str]] = Counter()  # running, by place
         # Of messages that were found crowded, so that finding it again costs nothing.
@@ -142,7 +142,7 @@ class Delivery:
     async def _deliver(self, job_id: str) -> None:
         found = await asyncio.to_thread(self._message, job_id)
         if found is None:
-            await asyncio.to_thread(self._outbox.settle, [job_id])
+            await asyncio.to_thread(self._outbox.remove, [job_id])
             return
         if self._crowded(found.places):
             self._places[job_id] = found.places
@@ -158,14 +158,14 @@ class Delivery:
 
     def _message(self, job_id: str) -> Message | None:
         try:
-            job = self._parts.jobs.get(job_id)
+            job = self._deps.jobs.get(job_id)
         except NotFound:
             log.info("the webhook of %s: the job was deleted", job_id)
             return None
         except ValueError:
             log.exception("the webhook of %s: its record cannot be read", job_id)
             return None
-        made = message(self._parts, job, _RESOURCES[job.kind].tell(self._parts, job), datetime.now(UTC))
+        made = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
         if made is None:
             log.warning("the webhook of %s: there is no secret to sign it with any more", job_id)
         return made
@@ -173,22 +173,22 @@ class Delivery:
     async def _post(self, found: Message) -> int | str:
         """The status of the answer, or why there is none."""
         try:
-            return await self._parts.outside.post(found.url, found.body, found.headers, self._timeout)
+            return await self._deps.outbound.post(found.url, found.body, found.headers, self._timeout)
         except UrlRefused as error:
             return error.detail
 
     def _settle(self, found: Message, outcome: int | str) -> None:
         job = found.job
         if isinstance(outcome, int) and (200 <= outcome < 300 or outcome == _GONE):
-            self._outbox.settle([job.id])
+            self._outbox.remove([job.id])
             webhook_deliveries.labels("given_up" if outcome == _GONE else "delivered").inc()
             log.info("the webhook of %s to %s: %s", job.id, found.host, outcome)
             return
-        tries = self._outbox.failed(job.id)
+        tries = self._outbox.count_failure(job.id)
         again = time.time() + PAUSES[min(tries, len(PAUSES)) - 1]
         given_up = again > (job.finished_at or 0.0) + GIVEN_UP_AFTER
         if given_up:
-            self._outbox.settle([job.id])
+            self._outbox.remove([job.id])
         else:
             self._outbox.postpone([job.id], again)
         webhook_deliveries.labels("given_up" if given_up else "failed").inc()
@@ -203,7 +203,7 @@ class Delivery:
 
 
 @contextmanager
-def delivering(settings: Settings, stopping: threading.Event) -> Iterator[None]:
+def deliver_in_background(settings: Settings, stopping: threading.Event) -> Iterator[None]:
     """Deliver in a thread of its own, until `stopping` is set, which must be so when the context ends."""
     thread = threading.Thread(target=_deliver_until, args=(settings, stopping), name="webhooks", daemon=True)
     thread.start()
@@ -216,10 +216,10 @@ def delivering(settings: Settings, stopping: threading.Event) -> Iterator[None]:
 def _deliver_until(settings: Settings, stopping: threading.Event) -> None:
     while not stopping.is_set():
         try:
-            parts = Parts.open(settings)
+            deps = Dependencies.open(settings)
         except EarmarkError as error:  # the store's folder cannot be opened yet
             log.error("webhooks wait: %s", error)
             stopping.wait(_LOOK_SECONDS)
             continue
-        asyncio.run(Delivery(parts).run(stopping.is_set))
-        parts.redis.close()
+        asyncio.run(WebhookDelivery(deps).run(stopping.is_set))
+        deps.redis.close()

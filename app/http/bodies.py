@@ -11,7 +11,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.errors import ClientGone, MediaTypeUnsupported, RequestInvalid, UploadTimeout, UploadTooLarge
-from app.http.problems import fault
+from app.http.problems import field_error
 from app.settings import Settings
 
 Result = TypeVar("Result")
@@ -54,7 +54,7 @@ async def chunks(
             yield chunk
 
 
-async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
+async def run_while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """What work comes to that follows a body; `ClientGone`, and the work is broken off, when the client hangs up."""
 
     async def watch() -> None:
@@ -100,7 +100,7 @@ def parse_json(text: bytes, *pointer: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise RequestInvalid("The body is not JSON.", [fault("This is not JSON.", *pointer)]) from error
+        raise RequestInvalid("The body is not JSON.", [field_error("This is not JSON.", *pointer)]) from error
 
 
 def _refuse(constant: str) -> None:

@@ -3,7 +3,7 @@
 from fastapi import Request
 
 
-def has_already(request: Request, etag: str) -> bool:
+def matches_etag(request: Request, etag: str) -> bool:
     """Whether `If-None-Match` names this ETag, which proxies that compress may have made a weak one (`W/"..."`)."""
     tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     return etag in tags or tags == ["*"]

@@ -13,7 +13,7 @@ _ASKS = {  # of an upload, by the path that it is posted to
 }
 
 
-def add(made: dict[str, Any]) -> None:
+def add_links(made: dict[str, Any]) -> None:
     """Add the links to a document."""
     paths = made["paths"]
     for path, operations in paths.items():

@@ -11,7 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import NotMultipart, RequestInvalid
 from app.http import bodies
-from app.http.problems import fault
+from app.http.problems import field_error
 from app.settings import Settings
 
 _OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the parts themselves
@@ -42,10 +42,10 @@ class Part:
         return bodies.parse_json((await self.text(limit)).encode(), self.name)
 
 
-def unexpected(part: Part) -> RequestInvalid:
+def unexpected_part(part: Part) -> RequestInvalid:
     """The error for a field that a form has no place for."""
     detail = "Not known, sent too often, or a file where text belongs, or text where a file does."
-    return RequestInvalid("The form has a field that does not fit.", [fault(detail, part.name)])
+    return RequestInvalid("The form has a field that does not fit.", [field_error(detail, part.name)])
 
 
 class Collector:

@@ -20,7 +20,7 @@ access = logging.getLogger("earmark.access")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-class Observation:
+class ObservationMiddleware:
     """ASGI middleware: gives the request an id (the client's if it is sane), counts, and catches what is left."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

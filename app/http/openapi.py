@@ -67,7 +67,7 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _replace_validation_errors(made)
             _add_manners(made)
-            links.add(made)
+            links.add_links(made)
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = made

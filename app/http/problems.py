@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from app.errors import EarmarkError, FieldFault, QueueUnavailable, RangeNotSatisfiable, RequestInvalid
+from app.errors import EarmarkError, FieldError, QueueUnavailable, RangeNotSatisfiable, RequestInvalid
 
 log = logging.getLogger("earmark.http")
 
@@ -27,7 +27,7 @@ _FRAMEWORK_CODES = {
     415: "media_type_unsupported",
     422: "request_invalid",
 }
-_ERRORS_TOLD = 32  # faults listed in one answer
+_MAX_ERRORS = 32  # faults listed in one answer
 
 
 class FieldProblem(BaseModel):
@@ -94,7 +94,9 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return problem(request, RequestInvalid("The request is not valid; see errors."), errors=faults(error.errors()))
+        return problem(
+            request, RequestInvalid("The request is not valid; see errors."), errors=field_errors(error.errors())
+        )
 
     async def framework(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
@@ -108,10 +110,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, framework)
 
 
-def faults(errors: Sequence[Any]) -> list[dict[str, Any]]:
+def field_errors(errors: Sequence[Any]) -> list[dict[str, Any]]:
     """Pydantic's errors as pointers (`/targets/0/name`) and sentences; what was sent is not repeated."""
     told = []
-    for error in list(errors)[:_ERRORS_TOLD]:
+    for error in list(errors)[:_MAX_ERRORS]:
         place, *rest = error["loc"] or ("body",)
         detail = "This field is not known." if error["type"] == "extra_forbidden" else f"{error['msg']}."
         if error["type"] == "json_invalid":
@@ -128,9 +130,9 @@ def pointer(*steps: str | int) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def fault(detail: str, *steps: str | int) -> FieldFault:
+def field_error(detail: str, *steps: str | int) -> FieldError:
     """One wrong field of the body, by the way to it."""
-    return FieldFault(pointer(*steps), detail)
+    return FieldError(pointer(*steps), detail)
 
 
 def _response(

@@ -18,7 +18,7 @@ PIPELINED = 16  # requests that may wait for the answers of those before them; w
 LINGER_SECONDS = 5.0  # that the rest of a body may take once the request was answered
 
 
-class Connection(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on httptools that closes connections whose heads take too long or too much."""
 
     _deadline: asyncio.TimerHandle | None = None

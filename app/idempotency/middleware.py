@@ -29,9 +29,9 @@ from app.errors import (
 from app.http import bodies
 from app.http.problems import problem
 from app.idempotency.fingerprints import Fingerprint
-from app.idempotency.repository import Answer, Answers, Claim
+from app.idempotency.repository import Claim, IdempotencyRepository, StoredResponse
 from app.keys import callers
-from app.keys.signed_urls import Signatures
+from app.keys.signed_urls import UrlSigner
 from app.settings import Settings
 
 log = logging.getLogger("earmark.http")
@@ -42,10 +42,10 @@ _SLACK = 64 * 1024  # bytes by which the same form may be longer: its boundary i
 _OF_THE_MOMENT = {b"content-length", b"date"}  # headers that a repetition makes anew
 
 
-class Idempotency:
+class IdempotencyMiddleware:
     """Around the routes, and inside of the layer that knows who asks."""
 
-    def __init__(self, app: ASGIApp, answers: Answers, signatures: Signatures, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, answers: IdempotencyRepository, signatures: UrlSigner, settings: Settings) -> None:
         self._app = app
         self._answers = answers
         self._signatures = signatures
@@ -65,13 +65,13 @@ class Idempotency:
             await problem(request, error)(scope, receive, send)
             return
         if isinstance(found, Claim):
-            await self._first(found, scope, receive, send)
+            await self._answer_first(found, scope, receive, send)
         else:
             await found(scope, receive, send)
 
     async def _claim(self, request: Request) -> Claim | Response:
         """The right to answer, or the answer that was given. Raises what a repetition that is none is answered."""
-        key, key_id = request.headers[_HEADER], callers.of(request).key_id
+        key, key_id = request.headers[_HEADER], callers.get_caller(request).key_id
         if not _SANE.fullmatch(key):
             raise RequestInvalid("An Idempotency-Key has 1 to 255 printable ASCII characters.")
         try:
@@ -85,9 +85,9 @@ class Idempotency:
             return found
         if not await self._is_same(request, found):
             raise IdempotencyMismatch("This Idempotency-Key was first sent with another request.")
-        return self._again(found, key_id)
+        return self._replay(found, key_id)
 
-    async def _is_same(self, request: Request, answer: Answer) -> bool:
+    async def _is_same(self, request: Request, answer: StoredResponse) -> bool:
         fingerprint = Fingerprint(request)
         try:
             async for chunk in bodies.chunks(request, self._settings, answer.bytes + _SLACK):
@@ -97,14 +97,14 @@ class Idempotency:
         fingerprint.feed(b"", last=True)
         return fingerprint.complete and fingerprint.digest() == answer.fingerprint
 
-    def _again(self, answer: Answer, key_id: str) -> Response:
+    def _replay(self, answer: StoredResponse, key_id: str) -> Response:
         """The first answer; addresses in it that were signed then are signed anew."""
-        response = Response(self._signatures.signed_again(answer.body, key_id), answer.status)
+        response = Response(self._signatures.renew_all(answer.body, key_id), answer.status)
         response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         response.headers["Idempotent-Replayed"] = "true"
         return response
 
-    async def _first(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_first(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request be answered; keep the answer before it is sent, so that who has it can have it again."""
         fingerprint = Fingerprint(Request(scope))
         messages: list[Message] = []
@@ -118,19 +118,21 @@ class Idempotency:
         async def held(message: Message) -> None:
             messages.append(message)
 
-        async with _renewing(claim, _renewals(self._settings)):
+        async with _renew_until_done(claim, _renewals(self._settings)):
             try:
                 await self._app(scope, seen, held)
-                answer = await self._answer(Request(scope, seen), fingerprint, messages)
+                answer = await self._stored_response(Request(scope, seen), fingerprint, messages)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await _settled(claim, None)
+                    await _store(claim, None)
                 raise
-        await _settled(claim, answer)
+        await _store(claim, answer)
         for message in messages:
             await send(message)
 
-    async def _answer(self, request: Request, fingerprint: Fingerprint, messages: list[Message]) -> Answer | None:
+    async def _stored_response(
+        self, request: Request, fingerprint: Fingerprint, messages: list[Message]
+    ) -> StoredResponse | None:
         """The answer as it is kept; None where it is not to be."""
         status = messages[0]["status"]
         if status in (429, ClientGone.status) or status >= 500:
@@ -142,7 +144,7 @@ class Idempotency:
         if not fingerprint.complete:
             return None
         headers = [pair for pair in messages[0]["headers"] if pair[0].lower() not in _OF_THE_MOMENT]
-        return Answer(
+        return StoredResponse(
             fingerprint=fingerprint.digest(),
             bytes=fingerprint.bytes,
             status=status,
@@ -156,16 +158,16 @@ def _renewals(settings: Settings) -> float:
     return settings.idempotency_lease / 3
 
 
-async def _settled(claim: Claim, answer: Answer | None) -> None:
+async def _store(claim: Claim, answer: StoredResponse | None) -> None:
     """What was done is done and is answered, whether or not that can be kept."""
     try:
-        await (run_sync(claim.give_up) if answer is None else run_sync(claim.settle, answer))
+        await (run_sync(claim.release) if answer is None else run_sync(claim.store, answer))
     except RedisError as error:
         log.error("an answer could not be kept for its Idempotency-Key: %s", error)
 
 
 @contextlib.asynccontextmanager
-async def _renewing(claim: Claim, seconds: float) -> AsyncIterator[None]:
+async def _renew_until_done(claim: Claim, seconds: float) -> AsyncIterator[None]:
     async def renew() -> None:
         while True:
             await asyncio.sleep(seconds)

@@ -22,7 +22,7 @@ return 1
 """
 
 
-class Answer(BaseModel):
+class StoredResponse(BaseModel):
     """The first answer, and the fingerprint and length in bytes of the request that it belongs to."""
 
     fingerprint: str
@@ -35,7 +35,7 @@ class Answer(BaseModel):
 class Claim:
     """The right to answer one `Idempotency-Key` first."""
 
-    def __init__(self, records: "Answers", key: str, value: bytes) -> None:
+    def __init__(self, records: "IdempotencyRepository", key: str, value: bytes) -> None:
         self._records = records
         self._key = key
         self._value = value
@@ -44,16 +44,16 @@ class Claim:
         """The request still runs."""
         self._records.replace(self._key, self._value, self._value)
 
-    def settle(self, answer: Answer) -> None:
+    def store(self, answer: StoredResponse) -> None:
         """Keep the answer for repetitions; too late if the lease ran out and another request has the claim."""
         self._records.replace(self._key, self._value, answer.model_dump_json().encode())
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """Nothing to repeat: the request may be tried again."""
         self._records.replace(self._key, self._value, b"")
 
 
-class Answers:
+class IdempotencyRepository:
     """All claims and answers of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -62,7 +62,7 @@ class Answers:
         self._lease = round(settings.idempotency_lease * 1000)
         self._kept = round(settings.idempotency_seconds * 1000)
 
-    def claim(self, key_id: str, sent: str) -> Claim | Answer | None:
+    def claim(self, key_id: str, sent: str) -> Claim | StoredResponse | None:
         """The claim, if this is the first request with what an API key's holder sent as `Idempotency-Key`; else the
         first one's answer, or None while it has none."""
         key = f"earmark:idempotency:{key_id}:{hashlib.sha256(sent.encode()).hexdigest()}"
@@ -70,7 +70,7 @@ class Answers:
         found: Any = self._redis.set(key, value, px=self._lease, nx=True, get=True)
         if found is None or found == value:  # ours: the answer to our first try may have been lost
             return Claim(self, key, value)
-        return None if found.startswith(_CLAIM) else Answer.model_validate_json(found)
+        return None if found.startswith(_CLAIM) else StoredResponse.model_validate_json(found)
 
     def replace(self, key: str, held: bytes, value: bytes) -> None:
         """Put another value in a claim's place, for as long as such values are kept."""

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.errors import NotFound
 from app.jobs import events
-from app.jobs.events import DELETED, Entry, Unfolding
+from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
 
 HEARTBEAT_SECONDS = 15.0  # without an event; proxies close what is silent for a minute
@@ -32,12 +32,14 @@ DESCRIPTION = {
 }
 
 
-def stream(request: Request, parts: Parts, job: Job, tell: Callable[[Parts, Job], BaseModel]) -> Response:
+def stream_events(
+    request: Request, deps: Dependencies, job: Job, tell: Callable[[Dependencies, Job], BaseModel]
+) -> Response:
     """The answer to a request for a job's events; `tell` makes of a record what polls are told."""
     after = _last_seen(request, job)
-    if job.over and after == job.revision:
+    if job.finished and after == job.revision:
         return Response(status_code=204)
-    return EventSourceResponse(_events(parts, job, after, tell), headers=_HEADERS)
+    return EventSourceResponse(_events(deps, job, after, tell), headers=_HEADERS)
 
 
 def _last_seen(request: Request, job: Job) -> int:
@@ -47,42 +49,44 @@ def _last_seen(request: Request, job: Job) -> int:
     return seen if seen <= job.revision else 0
 
 
-async def _events(parts: Parts, job: Job, after: int, tell: Callable[[Parts, Job], BaseModel]) -> AsyncIterator[bytes]:
-    unfolding = Unfolding(job)
+async def _events(
+    deps: Dependencies, job: Job, after: int, tell: Callable[[Dependencies, Job], BaseModel]
+) -> AsyncIterator[bytes]:
+    unfolding = RecordReplay(job)
     over = False
 
-    def told(entries: list[Entry]) -> bytes:
+    def told(entries: list[EventEntry]) -> bytes:
         nonlocal over
         chunks = []
         for entry in entries:
             if entry.type == DELETED:
                 over = True
                 break
-            record = unfolding.after(entry)
-            over = record.over
+            record = unfolding.apply(entry)
+            over = record.finished
             if entry.revision > after:
-                data = tell(parts, record).model_dump_json()
+                data = tell(deps, record).model_dump_json()
                 chunks.append(format_sse_event(data_str=data, event=entry.type, id=str(entry.revision)))
         return b"".join(chunks)
 
-    with parts.feed.follow(job.id) as follower:
-        entries = await run_in_threadpool(events.past, parts.redis, job.id)
-        follower.begin(entries[-1].revision if entries else job.revision)
+    with deps.event_feed.subscribe(job.id) as follower:
+        entries = await run_in_threadpool(events.read_all, deps.redis, job.id)
+        follower.start(entries[-1].revision if entries else job.revision)
         yield format_sse_event(retry=_RETRY_MS) + await run_in_threadpool(told, entries)
-        while not over and not parts.feed.ended:
+        while not over and not deps.event_feed.ended:
             entries = await follower.next(HEARTBEAT_SECONDS)
             if entries:
                 yield await run_in_threadpool(told, entries)
-            elif not parts.feed.ended:
+            elif not deps.event_feed.ended:
                 yield KEEPALIVE_COMMENT
-                over = await run_in_threadpool(_is_over, parts, job)
+                over = await run_in_threadpool(_is_over, deps, job)
 
 
-def _is_over(parts: Parts, job: Job) -> bool:
+def _is_over(deps: Dependencies, job: Job) -> bool:
     """Whether the job has ended, or its record gone, though no event told so: a server that was started anew may have
     lost the latest ones, and then numbers again those that follow. Where Redis does not answer, it may go on."""
     try:
-        return parts.jobs.get(job.id).over
+        return deps.jobs.get(job.id).finished
     except NotFound:
         return True
     except RedisError:

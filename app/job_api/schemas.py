@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from app.http.validation import Sent
+from app.http.validation import RequestModel
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, JobError, Progress, Status
 from app.keys.signed_urls import Sign
@@ -21,7 +21,7 @@ Metadata = Annotated[
 ]
 
 
-class AudioReference(Sent):
+class AudioReference(RequestModel):
     """An upload."""
 
     audio_id: AudioId
@@ -30,14 +30,14 @@ class AudioReference(Sent):
 Ending = Literal["succeeded", "failed", "canceled"]
 
 
-class WebhookSent(Sent):
+class WebhookSent(RequestModel):
     """Whom to tell when the job is over, and of which ends; by default of all."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
     events: list[Ending] = Field(default=["succeeded", "failed", "canceled"], min_length=1, max_length=3)
 
 
-class JobOptions(Sent):
+class JobOptions(RequestModel):
     """What may be said of any job. `model`: by which one, such as `base` or `base@1`; none: the server's."""
 
     model: ModelName | None = None
@@ -71,7 +71,7 @@ class JobAnswer(BaseModel):
     model: ModelRecord
 
     @classmethod
-    def of(cls, job: Job, position: int, sign: Sign) -> Self:
+    def from_job(cls, job: Job, position: int, sign: Sign) -> Self:
         """The answer for a record, at this place in the line; `sign` makes addresses that need no key."""
         url = f"/v1/{KINDS[job.kind].folder}/{job.id}"
         return cls(
@@ -89,11 +89,11 @@ class JobAnswer(BaseModel):
             warnings=job.warnings,
             error=job.error,
             metadata=job.metadata,
-            **cls.own(job, url, sign),
+            **cls.kind_fields(job, url, sign),
         )
 
     @classmethod
-    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+    def kind_fields(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
         """The fields of its kind, and `model`."""
         raise NotImplementedError
 
@@ -109,7 +109,7 @@ class Page(BaseModel, Generic[Answer]):
     has_more: bool
 
 
-def timed(job: Job, metrics: dict[str, float] | None) -> dict[str, float] | None:
+def result_metrics(job: Job, metrics: dict[str, float] | None) -> dict[str, float] | None:
     """A result's metrics, and the seconds that its job had waited; None while there is no result."""
     if metrics is None:
         return None

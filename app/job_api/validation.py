@@ -6,9 +6,9 @@ Every check raises an error that points at the field, and no check has an effect
 from collections.abc import Sequence
 
 from app.audio import service as audio
-from app.dependencies import Parts
+from app.dependencies import Dependencies
 from app.errors import AudioTooLong, LabelUnknown, ModelUnavailable, NotFound, RequestInvalid
-from app.http.problems import fault
+from app.http.problems import field_error
 from app.job_api.schemas import AudioReference
 from app.labels import matching
 from app.media.probe import GUESSED_DURATION
@@ -20,10 +20,10 @@ from app.settings import Settings
 HEADER_SLACK = 0.1  # seconds by which a header may be wrong about the end of a recording
 
 
-def model(parts: Parts, asked: str | None) -> ModelDescription:
+def model(deps: Dependencies, asked: str | None) -> ModelDescription:
     """The model asked for, such as `base` or `base@1`; none: the server's. Raises `ModelUnavailable`."""
-    name, _, version = (asked or parts.settings.model).partition("@")
-    found = parts.registry.model(name)
+    name, _, version = (asked or deps.settings.model).partition("@")
+    found = deps.model_registry.model(name)
     if version and version != found.version:
         raise ModelUnavailable(f"Workers have {found.name}@{found.version}.")
     return found
@@ -34,15 +34,15 @@ def model_record(found: ModelDescription) -> ModelRecord:
     return ModelRecord(name=found.name, version=found.version)
 
 
-def recording(parts: Parts, audio_id: str, *pointer: str | int) -> Audio:
+def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Audio:
     """The caller's upload; raises `NotFound`."""
     try:
-        return audio.find(parts, audio_id)
+        return audio.find(deps, audio_id)
     except NotFound as error:
-        raise NotFound("There is no such audio.", [fault("There is no such audio.", *pointer)]) from error
+        raise NotFound("There is no such audio.", [field_error("There is no such audio.", *pointer)]) from error
 
 
-def told_seconds(found: Audio) -> float | None:
+def exact_duration(found: Audio) -> float | None:
     """How long its headers say for sure that a recording lasts; None where they do not."""
     return None if found.container in GUESSED_DURATION else found.duration
 
@@ -54,18 +54,18 @@ def recording_record(found: Audio) -> RecordingRecord:
     )
 
 
-def examples(parts: Parts, sent: Sequence[AudioReference], *pointer: str | int) -> list[Audio]:
+def find_examples(deps: Dependencies, sent: Sequence[AudioReference], *pointer: str | int) -> list[Audio]:
     """Examples of one sound: not too many, each once, and each short, where headers tell; else the worker will."""
-    if len(sent) > parts.settings.examples:
-        detail = f"There may be {parts.settings.examples} examples."
-        raise RequestInvalid(detail, [fault(detail, *pointer)])
+    if len(sent) > deps.settings.examples:
+        detail = f"There may be {deps.settings.examples} examples."
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
     found = []
     for number, example in enumerate(sent):
         place = (*pointer, number, "audio_id")
-        found.append(recording(parts, example.audio_id, *place))
-        _is_short(found[-1], parts.settings, *place)
+        found.append(find_recording(deps, example.audio_id, *place))
+        _is_short(found[-1], deps.settings, *place)
     if len({example.audio_id for example in sent}) != len(sent):
-        raise RequestInvalid("An example is named twice.", [fault("Named twice.", *pointer)])
+        raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
     return found
 
 
@@ -74,7 +74,7 @@ def example_records(found: Sequence[Audio]) -> list[ExampleRecord]:
     return [ExampleRecord(audio_id=example.id) for example in found]
 
 
-def label(found: ModelDescription, text: str, *pointer: str | int) -> ClassDescription:
+def find_class(found: ModelDescription, text: str, *pointer: str | int) -> ClassDescription:
     """The class that a label names, if the model can be asked for it. Raises `LabelUnknown`."""
     known = matching.find(found.classes, text)
     if known is not None and known.askable:
@@ -82,11 +82,11 @@ def label(found: ModelDescription, text: str, *pointer: str | int) -> ClassDescr
     reason = "No class has this name" if known is None else "The model cannot be asked for this class by name"
     near = matching.near(found.classes, text)
     detail = f"{reason}; near it: {', '.join(near)}." if near else f"{reason}."
-    raise LabelUnknown(detail, [fault(detail, *pointer)])
+    raise LabelUnknown(detail, [field_error(detail, *pointer)])
 
 
 def _is_short(found: Audio, settings: Settings, *pointer: str | int) -> None:
-    seconds = told_seconds(found)
+    seconds = exact_duration(found)
     if seconds is not None and seconds > settings.example_seconds + HEADER_SLACK:
         detail = f"An example may last {settings.example_seconds:g} s; this one lasts {seconds:.1f} s."
-        raise AudioTooLong(detail, [fault(detail, *pointer)])
+        raise AudioTooLong(detail, [field_error(detail, *pointer)])

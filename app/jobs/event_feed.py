@@ -14,31 +14,31 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from app.jobs.events import Entry, events_key
+from app.jobs.events import EventEntry, events_key
 from app.redis_client import connect_async
 from app.settings import Settings
 
 log = logging.getLogger("earmark.feed")
 
 _BLOCK_MS = 200  # one read waits so long for news: what following a further job may add to its first entry
-_AWAY_SECONDS = 0.5  # between two tries while Redis does not answer
+_RETRY_SECONDS = 0.5  # between two tries while Redis does not answer
 
 
-class Follower:
+class Subscription:
     """Gets one job's entries. `begin` says from where; until then none is missed."""
 
-    def __init__(self, feed: "Feed", job_id: str) -> None:
+    def __init__(self, feed: "EventFeed", job_id: str) -> None:
         self._feed = feed
         self.job_id = job_id
-        self.news: asyncio.Queue[Entry | None] = asyncio.Queue()  # None: no more will come
+        self.news: asyncio.Queue[EventEntry | None] = asyncio.Queue()  # None: no more will come
         self._after = 0
 
-    def begin(self, after: int) -> None:
+    def start(self, after: int) -> None:
         """Entries of revisions above this one are news."""
         self._after = max(self._after, after)
-        self._feed.begin(self.job_id, after)
+        self._feed.start_reading(self.job_id, after)
 
-    async def next(self, seconds: float) -> list[Entry]:
+    async def next(self, seconds: float) -> list[EventEntry]:
         """What is new, as soon as there is something; empty after so many seconds, and when the feed ends."""
         try:
             async with asyncio.timeout(seconds):
@@ -53,20 +53,20 @@ class Follower:
         return new
 
 
-class Feed:
+class EventFeed:
     """All followers of one process; its methods are called from the event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._followers: dict[str, set[Follower]] = {}
+        self._followers: dict[str, set[Subscription]] = {}
         self._read_to: dict[str, int] = {}  # by job: the revision up to which its followers have been told
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
 
     @contextmanager
-    def follow(self, job_id: str) -> Iterator[Follower]:
+    def subscribe(self, job_id: str) -> Iterator[Subscription]:
         """A follower of one job, for as long as the context lasts."""
-        follower = Follower(self, job_id)
+        follower = Subscription(self, job_id)
         if self.ended:
             follower.news.put_nowait(None)
         self._followers.setdefault(job_id, set()).add(follower)
@@ -79,7 +79,7 @@ class Feed:
                 del self._followers[job_id]
                 self._read_to.pop(job_id, None)
 
-    def begin(self, job_id: str, after: int) -> None:
+    def start_reading(self, job_id: str, after: int) -> None:
         """Read the job's stream from there, unless it is read already."""
         self._read_to.setdefault(job_id, after)
         if self._reader is None or self._reader.done():
@@ -107,10 +107,10 @@ class Feed:
                     await self._read_once(redis)
                 except (RedisError, OSError) as error:
                     log.error("the queue's server does not answer: %s", error)
-                    await asyncio.sleep(_AWAY_SECONDS)
+                    await asyncio.sleep(_RETRY_SECONDS)
                 except Exception:  # a defect must not leave everybody waiting for nothing
                     log.exception("an entry was not handed out")
-                    await asyncio.sleep(_AWAY_SECONDS)
+                    await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self, redis: Redis) -> None:
         jobs = {events_key(job_id).encode(): job_id for job_id in self._read_to}
@@ -119,7 +119,7 @@ class Feed:
         for key, entries in _streams(found):
             job_id = jobs[key]
             for number, fields in entries:
-                entry = Entry.of(number, fields)
+                entry = EventEntry.parse(number, fields)
                 if job_id in self._read_to:
                     self._read_to[job_id] = entry.revision
                 for follower in self._followers.get(job_id, ()):

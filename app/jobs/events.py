@@ -15,7 +15,7 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import Job, Progress
 
 DELETED = "deleted"  # the last entry of a record that was deleted; not an event that clients are told
-_NOT_TOLD = {"request", "webhook"}
+_PRIVATE_FIELDS = {"request", "webhook"}
 _DELETED_SECONDS = 60  # the last entry is kept for those who read the stream at that time
 
 
@@ -25,7 +25,7 @@ def events_key(job_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EventEntry:
     """An entry: the record's revision, what kind of change made it, and JSON of what changed."""
 
     revision: int
@@ -33,18 +33,18 @@ class Entry:
     job: bytes
 
     @classmethod
-    def of(cls, number: bytes, fields: dict[bytes, bytes]) -> "Entry":
+    def parse(cls, number: bytes, fields: dict[bytes, bytes]) -> "EventEntry":
         """An entry as Redis tells it."""
         return cls(int(number.partition(b"-")[0]), fields[b"type"].decode(), fields.get(b"job", b""))
 
 
 def append(pipe: Pipeline, job: Job, event: str) -> None:
     """Write the entry of this revision."""
-    told = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude=_NOT_TOLD)
+    told = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude=_PRIVATE_FIELDS)
     pipe.xadd(events_key(job.id), {"type": event, "job": told}, id=f"{job.revision}-0")
 
 
-def end(pipe: Pipeline, job: Job) -> None:
+def delete(pipe: Pipeline, job: Job) -> None:
     """Take all entries away, and tell those who follow that the record is gone."""
     key = events_key(job.id)
     pipe.delete(key)
@@ -52,24 +52,24 @@ def end(pipe: Pipeline, job: Job) -> None:
     pipe.expire(key, _DELETED_SECONDS)
 
 
-def past(redis: Redis, job_id: str) -> list[Entry]:
+def read_all(redis: Redis, job_id: str) -> list[EventEntry]:
     """All entries so far, the oldest first."""
     found: Any = redis.xrange(events_key(job_id))
-    return [Entry.of(number, fields) for number, fields in found]
+    return [EventEntry.parse(number, fields) for number, fields in found]
 
 
-class Unfolding:
+class RecordReplay:
     """The record as it was after each entry, if it is given all of them, the oldest first."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def after(self, entry: Entry) -> Job:
+    def apply(self, entry: EventEntry) -> Job:
         """The record after the next entry. Raises `RecordTooNew` if a newer release wrote it."""
         changed = json.loads(entry.job)
         if entry.type == "progress":
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}
             self._job = self._job.model_copy(update=update)
         else:
-            self._job = lifecycle.of_fields(changed | {"request": self._job.request})
+            self._job = lifecycle.from_fields(changed | {"request": self._job.request})
         return self._job

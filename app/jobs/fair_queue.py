@@ -22,11 +22,11 @@ from app.errors import EarmarkError, QueueFull
 from app.jobs.lifecycle import Job
 from app.jobs.rq_queues import queue_name
 from app.model_registry import workers_key
-from app.records.ids import made_at
+from app.records.ids import created_at
 from app.settings import Settings
 
 Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `line.lua`), and what it means if it fails
-_LINES = "earmark:lines"  # the models that have had one
+_MODELS_KEY = "earmark:lines"  # the models that have had one
 _LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its audio
 UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
 
@@ -36,11 +36,11 @@ def waiting_key(model: str) -> str:
     return f"earmark:jobs:waiting:{model}"
 
 
-def _lane(model: str) -> str:
+def _key_prefix(model: str) -> str:
     return f"earmark:line:{model}"
 
 
-class Line:
+class FairQueue:
     """The lines of one deployment, one a model."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -53,11 +53,11 @@ class Line:
 
     def enter(self, pipe: Pipeline, job: Job) -> None:
         """A new job gets its place; its entry for RQ must be there before. Entered again, it keeps its place."""
-        pipe.execute_command("LINE", "enter", job.id, *self._burden(job))
+        pipe.execute_command("LINE", "enter", job.id, *self._cost(job))
 
-    def back(self, pipe: Pipeline, job: Job) -> None:
+    def put_back(self, pipe: Pipeline, job: Job) -> None:
         """A job that had its turn waits again, in front of the line; whoever calls puts it on a ready list."""
-        pipe.execute_command("LINE", "back", job.id, *self._burden(job))
+        pipe.execute_command("LINE", "back", job.id, *self._cost(job))
 
     def leave(self, pipe: Pipeline, job: Job, over: bool) -> None:
         """A job waits no more, if it did; `over`: nobody shall work on it, so that RQ's entry goes too."""
@@ -71,7 +71,7 @@ class Line:
         False, or the first one's error, where one does not; then nothing is done.
         """
         if model not in self._keys:
-            self._keys[model] = self._keys_of(model)
+            self._keys[model] = self._key_names(model)
         phrases = [words for words, _ in conditions] + [command for command, _ in pipe.command_stack]
         line = (
             *(model, self._settings.ready_jobs, self._settings.heartbeat_timeout),
@@ -91,7 +91,7 @@ class Line:
             pipe.execute_command("LINE", "fill")
             self.commit(model, pipe)
 
-    def room(self, job: Job) -> tuple[Condition, ...]:
+    def room_conditions(self, job: Job) -> tuple[Condition, ...]:
         """That not so much waits that this job may not."""
         settings = self._settings
         share = settings.queue_share if job.owner else 1.0
@@ -112,45 +112,45 @@ class Line:
         rank: Any = self._redis.zrank(waiting_key(job.model), job.id)
         return 0 if rank is None else rank + 1
 
-    def waiting(self, model: str) -> int:
+    def waiting_count(self, model: str) -> int:
         """How many jobs wait, those on ready lists too."""
         return self._redis.zcard(waiting_key(model))
 
     def waiting_seconds(self, model: str) -> float:
         """Seconds of audio of the jobs that wait."""
-        milliseconds: Any = self._redis.hget(f"{_lane(model)}:load", "milliseconds")
+        milliseconds: Any = self._redis.hget(f"{_key_prefix(model)}:load", "milliseconds")
         return int(milliseconds or 0) / 1000
 
-    def oldest(self, model: str) -> float | None:
+    def oldest_created_at(self, model: str) -> float | None:
         """When the oldest of the waiting jobs was asked for, in seconds since 1970; its id tells. None: none waits."""
         found: Any = self._redis.zrange(waiting_key(model), 0, -1)
-        return min((made_at(member.decode()) for member in found), default=None)
+        return min((created_at(member.decode()) for member in found), default=None)
 
     def models(self) -> list[str]:
         """Models that have or had jobs."""
-        found: Any = self._redis.smembers(_LINES)
+        found: Any = self._redis.smembers(_MODELS_KEY)
         return sorted(member.decode() for member in found)
 
-    def members(self, pipe: Pipeline, model: str) -> None:
+    def request_ids(self, pipe: Pipeline, model: str) -> None:
         """Ask for the ids of the jobs in line, those on ready lists left out."""
-        pipe.zrange(_lane(model), 0, -1)
-        pipe.zrange(f"{_lane(model)}:short", 0, -1)
+        pipe.zrange(_key_prefix(model), 0, -1)
+        pipe.zrange(f"{_key_prefix(model)}:short", 0, -1)
 
     # How
 
-    def _burden(self, job: Job) -> tuple[Any, ...]:
+    def _cost(self, job: Job) -> tuple[Any, ...]:
         seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
         short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
         return round(seconds * 1000), job.weight, int(short), job.owner
 
-    def _keys_of(self, model: str) -> tuple[str, ...]:
-        lane, ready = _lane(model), []
+    def _key_names(self, model: str) -> tuple[str, ...]:
+        lane, ready = _key_prefix(model), []
         for short in (False, True):
             queue = Queue(queue_name(model, short=short), connection=self._redis)
             ready += [queue.key, queue.intermediate_queue_key, StartedJobRegistry(queue=queue).key]
         return (
             *(waiting_key(model), lane, f"{lane}:short", f"{lane}:jobs", f"{lane}:finish", f"{lane}:load"),
-            *(f"{lane}:clock", _LINES, Queue.redis_queues_keys),
+            *(f"{lane}:clock", _MODELS_KEY, Queue.redis_queues_keys),
             *(workers_key(model), workers_key(model, short=True)),
             *ready,
         )

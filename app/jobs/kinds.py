@@ -25,6 +25,6 @@ KINDS = {kind.name: kind for kind in (SEPARATION, DETECTION, QUERY)}
 TASKS = {kind.name: kind.task for kind in KINDS.values()}  # a worker runs no others
 
 
-def stored_at(kind: str, job_id: str) -> str:
+def output_folder(kind: str, job_id: str) -> str:
     """The prefix in the store of everything that a job makes."""
     return f"{KINDS[kind].folder}/{job_id}"

@@ -25,7 +25,7 @@ SCHEMA = 1  # raised when a release could not read its predecessor's records; th
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the step to the next one
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-OVER: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
+TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 _STEP = 0.01  # the smallest progress worth an event
 
 
@@ -97,18 +97,18 @@ class Job(BaseModel):
     expires_at: float | None  # None: kept until it is deleted
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing will happen to it any more."""
-        return self.status in OVER
+        return self.status in TERMINAL
 
 
-def read(document: bytes | str) -> Job:
+def parse(document: bytes | str) -> Job:
     """A record from its JSON, upgraded if an older release wrote it; raises `RecordTooNew` if a newer one did, and
     ValueError if it is damaged."""
-    return of_fields(json.loads(document))
+    return from_fields(json.loads(document))
 
 
-def of_fields(fields: Any) -> Job:
+def from_fields(fields: Any) -> Job:
     """A record from what its JSON holds; see `read`."""
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
@@ -121,16 +121,16 @@ def of_fields(fields: Any) -> Job:
     return Job.model_validate(fields | {"schema_version": SCHEMA})
 
 
-def claimed(job: Job, execution: str, now: float, attempts: int) -> Job | None:
+def claim(job: Job, execution: str, now: float, attempts: int) -> Job | None:
     """The execution takes the job, from another one too: RQ gives a job again only when it believes that one dead."""
-    if job.over:
+    if job.finished:
         return None
     if job.cancel_requested_at is not None:
-        return canceled(job, now)
+        return cancel(job, now)
     if job.execution == execution:
         return job.model_copy()
     if job.attempts >= attempts:
-        return given_up(job, now)
+        return give_up(job, now)
     return job.model_copy(
         update={
             "status": "running",
@@ -143,9 +143,9 @@ def claimed(job: Job, execution: str, now: float, attempts: int) -> Job | None:
     )
 
 
-def progressed(job: Job, execution: str, ratio: float, stage: str, now: float) -> Job | None:
+def report_progress(job: Job, execution: str, ratio: float, stage: str, now: float) -> Job | None:
     """The owner is further on; the ratio never falls within an execution. Too small a step changes nothing."""
-    if not _owns(job, execution):
+    if not _is_owned_by(job, execution):
         return None
     ratio = min(1.0, max(job.progress.ratio, ratio))
     if stage == job.progress.stage and ratio - job.progress.ratio < _STEP:
@@ -153,100 +153,102 @@ def progressed(job: Job, execution: str, ratio: float, stage: str, now: float) -
     return job.model_copy(update={"progress": Progress(ratio=ratio, stage=stage), "changed_at": now})
 
 
-def target_changed(job: Job, execution: str, state: TargetState, now: float) -> Job | None:
+def update_target(job: Job, execution: str, state: TargetState, now: float) -> Job | None:
     """The owner tells one target's outcome ahead of the whole."""
-    if not _owns(job, execution):
+    if not _is_owned_by(job, execution):
         return None
     targets = [state if target.name == state.name else target for target in job.targets]
     return job.model_copy(update={"targets": targets, "changed_at": now})
 
 
-def measured(job: Job, execution: str, seconds: float, now: float) -> Job | None:
+def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job | None:
     """The owner has decoded the recording, and knows how long it is."""
-    return job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _owns(job, execution) else None
+    return (
+        job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _is_owned_by(job, execution) else None
+    )
 
 
-def published(
+def publish(
     job: Job, execution: str, targets: list[TargetState], result: dict[str, Any], warnings: list[str], now: float
 ) -> Job | None:
     """The owner's work is done and stored; all of it becomes visible in this one step."""
-    if not _owns(job, execution):
-        return _again(job, execution, "succeeded")
+    if not _is_owned_by(job, execution):
+        return _repeat(job, execution, "succeeded")
     update = {"targets": targets, "result": result, "warnings": warnings, "progress": Progress(ratio=1.0, stage="done")}
-    return _ended(job, "succeeded", now, update)
+    return _finish(job, "succeeded", now, update)
 
 
-def failed(
-    job: Job, execution: str, error: JobError, now: float, targets: list[TargetState] | None = None
-) -> Job | None:
+def fail(job: Job, execution: str, error: JobError, now: float, targets: list[TargetState] | None = None) -> Job | None:
     """The owner cannot do it, and nobody could."""
-    if not _owns(job, execution):
-        return _again(job, execution, "failed")
-    return _ended(job, "failed", now, {"error": error, "targets": targets or _all(job, "failed")})
+    if not _is_owned_by(job, execution):
+        return _repeat(job, execution, "failed")
+    return _finish(job, "failed", now, {"error": error, "targets": targets or _finish_targets(job, "failed")})
 
 
-def given_up(job: Job, now: float) -> Job | None:
+def give_up(job: Job, now: float) -> Job | None:
     """Its executions died too often, whoever owns it."""
-    if job.over:
+    if job.finished:
         return None
     error = JobError(code="worker_lost", detail=f"Given up after {job.attempts} executions that died.")
-    return _ended(job, "failed", now, {"error": error, "targets": _all(job, "failed")})
+    return _finish(job, "failed", now, {"error": error, "targets": _finish_targets(job, "failed")})
 
 
-def cancel_requested(job: Job, now: float) -> Job | None:
+def request_cancel(job: Job, now: float) -> Job | None:
     """A waiting job is canceled at once; a running one is asked to stop, by a mark that its worker looks for."""
-    if job.over:
+    if job.finished:
         return None
     if job.status == "queued":
-        return canceled(job.model_copy(update={"cancel_requested_at": job.cancel_requested_at or now}), now)
+        return cancel(job.model_copy(update={"cancel_requested_at": job.cancel_requested_at or now}), now)
     if job.cancel_requested_at is not None:
         return job.model_copy()
     return job.model_copy(update={"cancel_requested_at": now, "changed_at": now})
 
 
-def canceled(job: Job, now: float) -> Job | None:
+def cancel(job: Job, now: float) -> Job | None:
     """Nobody works on it any more."""
-    return None if job.over else _ended(job, "canceled", now, {"targets": _all(job, "canceled")})
+    return None if job.finished else _finish(job, "canceled", now, {"targets": _finish_targets(job, "canceled")})
 
 
-def stopped(job: Job, execution: str, now: float) -> Job | None:
+def confirm_cancel(job: Job, execution: str, now: float) -> Job | None:
     """The owner saw the request to stop, and did."""
-    if not _owns(job, execution):
-        return _again(job, execution, "canceled")
-    return canceled(job, now) if job.cancel_requested_at is not None else None
+    if not _is_owned_by(job, execution):
+        return _repeat(job, execution, "canceled")
+    return cancel(job, now) if job.cancel_requested_at is not None else None
 
 
-def requeued(job: Job, now: float, attempts: int, execution: str | None = None) -> Job | None:
+def requeue(job: Job, now: float, attempts: int, execution: str | None = None) -> Job | None:
     """Back to waiting: its worker is gone (then the attempt counts), or `execution` itself gives it back."""
-    if job.over or (execution is not None and not _owns(job, execution)):
+    if job.finished or (execution is not None and not _is_owned_by(job, execution)):
         return None
     if job.cancel_requested_at is not None:
-        return canceled(job, now)
+        return cancel(job, now)
     if execution is None and job.attempts >= attempts:
-        return given_up(job, now)
+        return give_up(job, now)
     update = {"status": "queued", "execution": None, "started_at": None, "changed_at": now, "progress": Progress()}
     if execution is not None:
         update["attempts"] = job.attempts - 1
     return job.model_copy(update=update)
 
 
-def expired(job: Job, now: float) -> Job | None:
+def expire(job: Job, now: float) -> Job | None:
     """What it made was kept as long as promised; the state stays."""
-    return job.model_copy(update={"expired": True, "changed_at": now}) if job.over and not job.expired else None
+    return job.model_copy(update={"expired": True, "changed_at": now}) if job.finished and not job.expired else None
 
 
-def _owns(job: Job, execution: str) -> bool:
+def _is_owned_by(job: Job, execution: str) -> bool:
     return job.status == "running" and job.execution == execution
 
 
-def _again(job: Job, execution: str, status: Status) -> Job | None:
+def _repeat(job: Job, execution: str, status: Status) -> Job | None:
     return job.model_copy() if job.status == status and job.execution == execution else None
 
 
-def _ended(job: Job, status: Status, now: float, update: dict[str, Any]) -> Job:
+def _finish(job: Job, status: Status, now: float, update: dict[str, Any]) -> Job:
     return job.model_copy(update={"status": status, "finished_at": now, "changed_at": now, **update})
 
 
-def _all(job: Job, status: Status) -> list[TargetState]:
+def _finish_targets(job: Job, status: Status) -> list[TargetState]:
     """Targets that had no outcome of their own share the job's."""
-    return [target if target.status in OVER else target.model_copy(update={"status": status}) for target in job.targets]
+    return [
+        target if target.status in TERMINAL else target.model_copy(update={"status": status}) for target in job.targets
+    ]

@@ -16,7 +16,7 @@ from app.jobs.kinds import Kind
 from app.jobs.lifecycle import Job, Status
 from app.records import ids
 
-_LOOKED_AT = 200  # records read for one page of the jobs in one state
+_READ_PER_PAGE = 200  # records read for one page of the jobs in one state
 
 
 def record_key(job_id: str) -> str:
@@ -46,7 +46,7 @@ class Listing:
         """Strike a deleted job out, within a transaction."""
         pipe.zrem(_list_key(job.owner, job.kind), job.id)
 
-    def newest(
+    def page(
         self, owner: str, kind: str, limit: int, before: str | None, status: Status | None
     ) -> tuple[list[Job], str | None]:
         """An owner's jobs, the newest first, made before the one with the id `before`; and the id to go on from,
@@ -54,7 +54,7 @@ class Listing:
 
         Fewer than `limit` come, with more to follow, where few of those looked at are in the state asked for.
         """
-        most = _LOOKED_AT if status else limit
+        most = _READ_PER_PAGE if status else limit
         start = f"({before}" if before else "+"
         key = _list_key(owner, kind)
         found: Any = self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=most + 1)
@@ -95,6 +95,6 @@ class Listing:
 def _read(document: bytes | None) -> Job | None:
     """None for what is gone, and for what only a newer release can read: that one lists it."""
     try:
-        return None if document is None else lifecycle.read(document)
+        return None if document is None else lifecycle.parse(document)
     except RecordTooNew:
         return None

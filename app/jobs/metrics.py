@@ -58,7 +58,7 @@ _factor = Histogram(
 _audio = Counter("earmark_audio_seconds_total", "Seconds of recordings done", ["kind", "model"], registry=PROCESS)
 
 
-def changed(before: Job, after: Job) -> None:
+def count_change(before: Job, after: Job) -> None:
     """Count what a step of a job's life means; to be called once it is written."""
     kind = (after.kind, after.model)
     if after.status == "running" and after.execution != before.execution:
@@ -68,11 +68,11 @@ def changed(before: Job, after: Job) -> None:
             _waited.labels(*kind).observe(after.started_at - after.created_at)
     elif before.status == "running" and after.status == "queued":
         _retried.labels(*kind, "handed_over" if after.attempts < before.attempts else "lost").inc()
-    elif after.over and not before.over:
-        _over(after)
+    elif after.finished and not before.finished:
+        _count_finished(after)
 
 
-def _over(job: Job) -> None:
+def _count_finished(job: Job) -> None:
     kind = (job.kind, job.model)
     code = job.error.code if job.error else ""
     _finished.labels(*kind, job.status, code).inc()
@@ -81,10 +81,10 @@ def _over(job: Job) -> None:
     if job.finished_at is not None:
         _lasted.labels(*kind, job.status).observe(job.finished_at - job.created_at)
     if job.result is not None:
-        _worked(job, job.result)
+        _observe_result(job, job.result)
 
 
-def _worked(job: Job, result: dict[str, Any]) -> None:
+def _observe_result(job: Job, result: dict[str, Any]) -> None:
     """What the result itself tells of its work, where its kind does."""
     figures = dict(result.get("metrics") or {})
     factor = figures.pop("real_time_factor", None)

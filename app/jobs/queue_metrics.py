@@ -9,14 +9,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from app.jobs.repository import Jobs
-from app.model_registry import Registry
+from app.jobs.repository import JobRepository
+from app.model_registry import ModelRegistry
 
 
 class QueueMetrics(Collector):
     """Looks into Redis when asked."""
 
-    def __init__(self, jobs: Jobs, registry: Registry) -> None:
+    def __init__(self, jobs: JobRepository, registry: ModelRegistry) -> None:
         self._jobs = jobs
         self._models = registry
 
@@ -37,7 +37,7 @@ class QueueMetrics(Collector):
                 waiting.add_metric([model.name], self._jobs.waiting(model.name))
                 oldest.add_metric([model.name], self._jobs.oldest_waiting(model.name))
                 running.add_metric([model.name], self._jobs.running(model.name))
-                workers.add_metric([model.name], self._models.workers(model.name))
+                workers.add_metric([model.name], self._models.worker_count(model.name))
             unfinished.add_metric([], self._jobs.unfinished())
             up.add_metric([], 1)
         except RedisError:

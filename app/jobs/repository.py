@@ -32,21 +32,21 @@ from redis.client import Pipeline
 from rq import Queue
 
 from app import logs
-from app.errors import AlreadyOver, NotFound, RecordTooNew
+from app.errors import AlreadyFinished, NotFound, RecordTooNew
 from app.jobs import events, lifecycle, metrics
 from app.jobs.events import events_key
-from app.jobs.fair_queue import Condition, Line
-from app.jobs.kinds import KINDS, stored_at
+from app.jobs.fair_queue import Condition, FairQueue
+from app.jobs.kinds import KINDS, output_folder
 from app.jobs.lifecycle import Job, JobError, TargetState
 from app.jobs.listing import Listing, record_key
-from app.jobs.rq_queues import Queues, queue_name
-from app.jobs.webhook_outbox import Outbox
+from app.jobs.rq_queues import RqQueues, queue_name
+from app.jobs.webhook_outbox import WebhookOutbox
 from app.records.audio import audio_key, users_key
-from app.records.orphans import Leftovers
+from app.records.orphans import OrphanLedger
 from app.redis_client import connect
 from app.settings import Settings
 
-__all__ = ["Jobs", "connect", "events_key", "queue_name", "record_key"]
+__all__ = ["JobRepository", "connect", "events_key", "queue_name", "record_key"]
 
 log = logging.getLogger("earmark.jobs")
 
@@ -54,15 +54,15 @@ _OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
 
 
-class Jobs:
+class JobRepository:
     """All jobs of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
         self._settings = settings
-        self._queues = Queues(redis, settings)
-        self._line = Line(redis, settings)
-        self._leftovers = Leftovers(redis)
+        self._queues = RqQueues(redis, settings)
+        self._line = FairQueue(redis, settings)
+        self._leftovers = OrphanLedger(redis)
         self._listing = Listing(redis)
 
     # What HTTP does
@@ -80,9 +80,9 @@ class Jobs:
         with self.redis.pipeline() as pipe:
             self._write(pipe, job, "state")
             self._listing.add(pipe, job)
-            self._queues.write(pipe, job)
+            self._queues.write_entry(pipe, job)
             self._line.enter(pipe, job)
-            self._line.commit(job.model, pipe, [new, *self._line.room(job), *uploads])
+            self._line.commit(job.model, pipe, [new, *self._line.room_conditions(job), *uploads])
         return job
 
     def get(self, job_id: str) -> Job:
@@ -93,7 +93,7 @@ class Jobs:
         self, owner: str, kind: str, limit: int, before: str | None, status: lifecycle.Status | None
     ) -> tuple[list[Job], str | None]:
         """A page of a list; see `Listing.newest`."""
-        return self._listing.newest(owner, kind, limit, before, status)
+        return self._listing.page(owner, kind, limit, before, status)
 
     def position(self, job: Job) -> int:
         """Its place in the line, 1 for the next; 0 when it does not wait."""
@@ -101,9 +101,9 @@ class Jobs:
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a waiting job, or ask a running one to stop. Raises `AlreadyOver`, `NotFound`."""
-        job = self._change(job_id, lambda job: lifecycle.cancel_requested(job, time.time()), "state")
+        job = self._change(job_id, lambda job: lifecycle.request_cancel(job, time.time()), "state")
         if job is None:
-            raise AlreadyOver()
+            raise AlreadyFinished()
         return job
 
     def delete(self, job_id: str) -> Job:
@@ -118,9 +118,9 @@ class Jobs:
                 pipe.zrem(_EXPIRY, job.id)
                 self._listing.remove(pipe, job)
                 pipe.delete(record_key(job.id))
-                events.end(pipe, job)
-                self._leftovers.add(pipe, stored_at(job.kind, job.id), time.time() + self._execution_seconds)
-                if self._line.commit(job.model, pipe, [_unchanged(job, document)]):
+                events.delete(pipe, job)
+                self._leftovers.add(pipe, output_folder(job.kind, job.id), time.time() + self._execution_seconds)
+                if self._line.commit(job.model, pipe, [_is_unchanged(job, document)]):
                     return job
 
     # What workers do
@@ -129,36 +129,40 @@ class Jobs:
         """Take the job for this execution; None when there is nothing to do (over, canceled, given up, deleted)."""
 
         def ledger(pipe: Pipeline, job: Job) -> None:
-            if job.execution == execution and not job.over:
+            if job.execution == execution and not job.finished:
                 self._leftovers.add(pipe, self.output_prefix(job, execution), time.time() + self._execution_seconds)
 
         attempts = self._settings.job_attempts
         try:
             job = self._change(
-                job_id, lambda job: lifecycle.claimed(job, execution, time.time(), attempts), "state", ledger
+                job_id, lambda job: lifecycle.claim(job, execution, time.time(), attempts), "state", ledger
             )
         except NotFound:
             return None
-        return job if job is not None and not job.over else None
+        return job if job is not None and not job.finished else None
 
     @staticmethod
     def output_prefix(job: Job, execution: str) -> str:
         """Where an execution stores what it makes."""
-        return f"{stored_at(job.kind, job.id)}/{execution}"
+        return f"{output_folder(job.kind, job.id)}/{execution}"
 
-    def progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
+    def report_progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
         """Tell how far it is (0 to 1). False: the job is not this execution's any more. Cheap to call often."""
-        return self._own(
-            job_id, lambda job: lifecycle.progressed(job, execution, ratio, stage, time.time()), "progress"
+        return self._change_owned(
+            job_id, lambda job: lifecycle.report_progress(job, execution, ratio, stage, time.time()), "progress"
         )
 
-    def target(self, job_id: str, execution: str, state: TargetState) -> bool:
+    def update_target(self, job_id: str, execution: str, state: TargetState) -> bool:
         """Tell one target's outcome ahead of the whole. False: not this execution's any more."""
-        return self._own(job_id, lambda job: lifecycle.target_changed(job, execution, state, time.time()), "target")
+        return self._change_owned(
+            job_id, lambda job: lifecycle.update_target(job, execution, state, time.time()), "target"
+        )
 
-    def measured(self, job_id: str, execution: str, seconds: float) -> bool:
+    def record_duration(self, job_id: str, execution: str, seconds: float) -> bool:
         """Tell how long its recording turned out to be. False: not this execution's any more."""
-        return self._own(job_id, lambda job: lifecycle.measured(job, execution, seconds, time.time()), "progress")
+        return self._change_owned(
+            job_id, lambda job: lifecycle.record_duration(job, execution, seconds, time.time()), "progress"
+        )
 
     def should_stop(self, job_id: str, execution: str) -> bool:
         """Whether to stop: canceled, deleted, over, or taken by another execution."""
@@ -179,39 +183,41 @@ class Jobs:
         """Make the stored outcome visible, in one step. False: another did, or nobody wants it; delete yours."""
 
         def ledger(pipe: Pipeline, job: Job) -> None:
-            self._leftovers.settle(pipe, self.output_prefix(job, execution))
+            self._leftovers.remove(pipe, self.output_prefix(job, execution))
 
-        return self._own(
+        return self._change_owned(
             job_id,
-            lambda job: lifecycle.published(job, execution, targets, result, warnings or [], time.time()),
+            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], time.time()),
             "state",
             ledger,
         )
 
     def fail(self, job_id: str, execution: str, error: JobError, targets: list[TargetState] | None = None) -> bool:
         """End the job with an error that trying again would not cure. False: not this execution's any more."""
-        return self._own(job_id, lambda job: lifecycle.failed(job, execution, error, time.time(), targets), "state")
+        return self._change_owned(
+            job_id, lambda job: lifecycle.fail(job, execution, error, time.time(), targets), "state"
+        )
 
-    def stop(self, job_id: str, execution: str) -> bool:
+    def confirm_cancel(self, job_id: str, execution: str) -> bool:
         """The work was stopped because `cancel` asked for it. False: nobody asked this execution."""
-        return self._own(job_id, lambda job: lifecycle.stopped(job, execution, time.time()), "state")
+        return self._change_owned(job_id, lambda job: lifecycle.confirm_cancel(job, execution, time.time()), "state")
 
     def release(self, job_id: str, execution: str) -> bool:
         """Give the job back unfinished, because the worker shuts down; it waits again. False: not this execution's."""
         attempts = self._settings.job_attempts
-        return self._own(
-            job_id, lambda job: lifecycle.requeued(job, time.time(), attempts, execution), "state", self._back
+        return self._change_owned(
+            job_id, lambda job: lifecycle.requeue(job, time.time(), attempts, execution), "state", self._return_to_queue
         )
 
     # What housekeeping does
 
-    def lost(self) -> list[Job]:
+    def find_lost(self) -> list[Job]:
         """Jobs that wait or run by their record, and that neither the line nor RQ has, for `lost_after` s."""
         with self.redis.pipeline() as pipe:  # at one moment, so that none that moves on, or back, slips past
             pipe.smembers(_OPEN)
             for model in self._line.models():
-                self._line.members(pipe, model)
-                self._queues.held(pipe, model)
+                self._line.request_ids(pipe, model)
+                self._queues.request_held_ids(pipe, model)
             unfinished, *places = pipe.execute()
         found = {member.partition(b":")[0] for place in places for member in place}  # an id, or ID:EXECUTION
         lost = []
@@ -226,7 +232,7 @@ class Jobs:
             except ValueError:  # one damaged record must not keep the others from being brought back
                 log.exception("the record of %s cannot be read", job_id)
                 continue
-            if not job.over and time.time() - job.changed_at >= self._settings.lost_after:
+            if not job.finished and time.time() - job.changed_at >= self._settings.lost_after:
                 lost.append(job)
         return lost
 
@@ -239,34 +245,34 @@ class Jobs:
         def step(job: Job) -> Job | None:
             if job.revision != lost.revision:  # somebody has it, or another housekeeper was here
                 return None
-            return lifecycle.requeued(job, time.time(), self._settings.job_attempts)
+            return lifecycle.requeue(job, time.time(), self._settings.job_attempts)
 
         def put(pipe: Pipeline, job: Job) -> None:
-            if job.over:
-                self._queues.forget(pipe, job.id)
+            if job.finished:
+                self._queues.delete_entry(pipe, job.id)
             else:
                 self._queues.put_first(pipe, job)
-                self._back(pipe, job)
+                self._return_to_queue(pipe, job)
 
         try:
             return self._change(lost.id, step, "state", put)
         except NotFound:
             return None
 
-    def dropped(self, job_id: str) -> None:
+    def discard_entry(self, job_id: str) -> None:
         """RQ has struck out an execution that died: where nobody brings the job back, RQ's entry goes too."""
         if not self.redis.sismember(_OPEN, job_id):
-            self._queues.forget(self.redis, job_id)
+            self._queues.delete_entry(self.redis, job_id)
 
-    def _back(self, pipe: Pipeline, job: Job) -> None:
-        if not job.over:
-            self._line.back(pipe, job)
+    def _return_to_queue(self, pipe: Pipeline, job: Job) -> None:
+        if not job.finished:
+            self._line.put_back(pipe, job)
 
-    def postpone(self, job_id: str, seconds: float) -> None:
+    def postpone_expiry(self, job_id: str, seconds: float) -> None:
         """Look at an expired job again later."""
         self.redis.zadd(_EXPIRY, {job_id: time.time() + seconds}, xx=True)
 
-    def expired(self, limit: int) -> list[str]:
+    def expired_ids(self, limit: int) -> list[str]:
         """Ids of jobs whose stems have been kept as long as promised, the oldest first."""
         found: Any = self.redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in found]
@@ -274,7 +280,7 @@ class Jobs:
     def expire(self, job_id: str) -> None:
         """Mark the stems as gone; call it before they are deleted."""
         with suppress(NotFound):
-            self._change(job_id, lambda job: lifecycle.expired(job, time.time()), "state")
+            self._change(job_id, lambda job: lifecycle.expire(job, time.time()), "state")
         self.redis.zrem(_EXPIRY, job_id)
 
     def trim(self) -> int:
@@ -303,7 +309,7 @@ class Jobs:
 
     def waiting(self, model: str) -> int:
         """How many jobs of a model wait."""
-        return self._line.waiting(model)
+        return self._line.waiting_count(model)
 
     def waiting_seconds(self, model: str) -> float:
         """Seconds of audio of the jobs of a model that wait."""
@@ -311,12 +317,12 @@ class Jobs:
 
     def oldest_waiting(self, model: str) -> float:
         """Seconds since the oldest of a model's waiting jobs was asked for; 0 where none waits."""
-        asked = self._line.oldest(model)
+        asked = self._line.oldest_created_at(model)
         return max(0.0, time.time() - asked) if asked is not None else 0.0
 
     def running(self, model: str) -> int:
         """How many jobs of a model workers hold, by what the queue says."""
-        return self._queues.running(model)
+        return self._queues.running_count(model)
 
     def unfinished(self) -> int:
         """How many jobs wait or run, of all models."""
@@ -329,7 +335,7 @@ class Jobs:
 
     # Compare-and-set
 
-    def _own(
+    def _change_owned(
         self,
         job_id: str,
         step: Callable[[Job], Job | None],
@@ -354,26 +360,26 @@ class Jobs:
             changed = step(job)
             if changed is None or changed == job:
                 return changed
-            if changed.over and not job.over:
-                changed.expires_at = self._end(changed)
+            if changed.finished and not job.finished:
+                changed.expires_at = self._expiry_time(changed)
             changed.revision = job.revision + 1
             with self.redis.pipeline() as pipe:
                 self._write(pipe, changed, event)
-                if changed.over and not job.over:
-                    Outbox.put(pipe, changed)
+                if changed.finished and not job.finished:
+                    WebhookOutbox.put(pipe, changed)
                 if also is not None:
                     also(pipe, changed)
-                if self._line.commit(job.model, pipe, [_unchanged(job, document)]):
-                    metrics.changed(job, changed)
+                if self._line.commit(job.model, pipe, [_is_unchanged(job, document)]):
+                    metrics.count_change(job, changed)
                     return changed
 
     def _read(self, job_id: str) -> tuple[bytes, Job]:
         document: Any = self.redis.get(record_key(job_id))
         if document is None:
             raise NotFound("There is no such job.")
-        return document, lifecycle.read(document)
+        return document, lifecycle.parse(document)
 
-    def _end(self, job: Job) -> float | None:
+    def _expiry_time(self, job: Job) -> float | None:
         """Until when what an ended job made is kept; None: until it is deleted."""
         kept = KINDS[job.kind].kept and job.status == "succeeded"
         return None if kept else time.time() + self._settings.stem_retention
@@ -381,11 +387,11 @@ class Jobs:
     def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
         """The record, its event, and every index that follows from its state."""
         until = None
-        if job.over and job.expires_at is not None:
+        if job.finished and job.expires_at is not None:
             until = int(job.expires_at + self._settings.record_retention)
         pipe.set(record_key(job.id), job.model_dump_json(), exat=until)
         events.append(pipe, job, event)
-        if job.over:
+        if job.finished:
             self._leave_indices(pipe, job)
             if until is not None:
                 pipe.expireat(events_key(job.id), until)
@@ -405,5 +411,5 @@ class Jobs:
             pipe.srem(users_key(audio_id), job.id)
 
 
-def _unchanged(job: Job, document: bytes) -> Condition:
+def _is_unchanged(job: Job, document: bytes) -> Condition:
     return (("same", record_key(job.id), hashlib.sha1(document, usedforsecurity=False).hexdigest()), None)

@@ -27,7 +27,7 @@ def queue_name(model: str, short: bool = False) -> str:
     return f"earmark:{model}:short" if short else f"earmark:{model}"
 
 
-class Queues:
+class RqQueues:
     """The queues of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -38,7 +38,7 @@ class Queues:
         """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
         return Queue(queue_name(model, short), connection=self._redis, serializer=JSONSerializer)
 
-    def write(self, pipe: Pipeline, job: Job) -> None:
+    def write_entry(self, pipe: Pipeline, job: Job) -> None:
         """A job's entry, on no queue yet, within a transaction."""
         entry = Entry.create(
             TASKS[job.kind],
@@ -60,17 +60,17 @@ class Queues:
         """Put a job in front of its queue with a new entry, whatever became of its last one, within a transaction."""
         for short in (False, True):
             pipe.lrem(self.queue(job.model, short).key, 0, job.id)
-        self.forget(pipe, job.id)
-        self.write(pipe, job)
+        self.delete_entry(pipe, job.id)
+        self.write_entry(pipe, job)
         queue = self.queue(job.model)
         pipe.sadd(Queue.redis_queues_keys, queue.key)
         pipe.lpush(queue.key, job.id)
 
-    def forget(self, client: Redis, job_id: str) -> None:
+    def delete_entry(self, client: Redis, job_id: str) -> None:
         """Remove a job's entry; RQ keeps the names of executions for longer than the executions."""
         client.delete(Entry.key_for(job_id), ExecutionRegistry(job_id, self._redis).key)
 
-    def held(self, pipe: Pipeline, model: str) -> None:
+    def request_held_ids(self, pipe: Pipeline, model: str) -> None:
         """Ask for the ids that RQ holds; those that have begun with their executions' names, as `ID:EXECUTION`."""
         for short in (False, True):
             queue = self.queue(model, short)
@@ -78,7 +78,7 @@ class Queues:
             pipe.lrange(queue.intermediate_queue_key, 0, -1)
             pipe.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
 
-    def running(self, model: str) -> int:
+    def running_count(self, model: str) -> int:
         """How many jobs of a model workers hold."""
         registries = [StartedJobRegistry(queue=self.queue(model, short)) for short in (True, False)]
         return sum(self._redis.zcard(registry.key) for registry in registries)

@@ -21,7 +21,7 @@ return due
 """
 
 
-class Outbox:
+class WebhookOutbox:
     """All messages of one deployment that were not delivered yet."""
 
     def __init__(self, redis: Redis) -> None:
@@ -45,12 +45,12 @@ class Outbox:
         if due:
             self._redis.zadd(_DUE, due, xx=True)
 
-    def failed(self, job_id: str) -> int:
+    def count_failure(self, job_id: str) -> int:
         """Count a try that failed; returns how many have."""
         tries: Any = self._redis.hincrby(_TRIES, job_id, 1)
         return tries
 
-    def settle(self, job_ids: Iterable[str]) -> None:
+    def remove(self, job_ids: Iterable[str]) -> None:
         """Take messages out: delivered, unwanted or given up."""
         ids = list(job_ids)
         if ids:
@@ -59,7 +59,7 @@ class Outbox:
                 pipe.hdel(_TRIES, *ids)
                 pipe.execute()
 
-    def waiting(self) -> int:
+    def pending_count(self) -> int:
         """How many messages were neither delivered nor given up."""
         count: Any = self._redis.zcard(_DUE)
         return count

@@ -33,7 +33,7 @@ class Caller:
     priority: int = 1
     allowance: Allowance | None = field(default=None, compare=False)  # None: no limits
 
-    def own(self, record: Record, what: str) -> Record:
+    def require_owned(self, record: Record, what: str) -> Record:
         """The record, if it is this caller's; raises `NotFound` if not, in the words for a record that is not there.
 
         Whatever is fetched by id for a client goes through here.
@@ -46,11 +46,11 @@ class Caller:
 ANYBODY = Caller()
 
 
-def introduce(scope: Scope, caller: Caller) -> None:
+def set_caller(scope: Scope, caller: Caller) -> None:
     """Tell routes who asks."""
     scope[_SCOPE] = caller
 
 
-def of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """The caller of a request, as `introduce` told it."""
     return request.scope.get(_SCOPE, ANYBODY)

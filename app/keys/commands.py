@@ -9,7 +9,7 @@ import typer
 from redis.exceptions import RedisError
 
 from app.errors import NotFound
-from app.keys.repository import Keys
+from app.keys.repository import KeyRepository
 from app.redis_client import connect
 from app.settings import Settings
 
@@ -40,7 +40,7 @@ def create(
 def list_keys(embedded: Embedded = False) -> None:
     """Lists the keys that open something."""
     with _keys(embedded) as keys:
-        found = keys.all()
+        found = keys.list()
     typer.echo(f"{'id':<30}  {'made (UTC)':<16}  {'rate/min':>8}  {'audio s/day':>11}  {'priority':>8}  name")
     for key in found:
         made = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
@@ -60,13 +60,13 @@ def revoke(
 
 
 @contextmanager
-def _keys(embedded: bool) -> Iterator[Keys]:
-    from app.embedded import EmbeddedError, queue_of
+def _keys(embedded: bool) -> Iterator[KeyRepository]:
+    from app.embedded import EmbeddedError, embedded_queue_settings
 
     try:
         settings = Settings()
-        with connect(queue_of(settings) if embedded else settings) as redis:
-            yield Keys(redis)
+        with connect(embedded_queue_settings(settings) if embedded else settings) as redis:
+            yield KeyRepository(redis)
     except (EmbeddedError, NotFound) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None

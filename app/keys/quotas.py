@@ -63,7 +63,7 @@ class Quotas:
         self._charge = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
 
     @contextmanager
-    def charged(self, key_id: str, allowance: Allowance | None, seconds: float) -> Iterator[None]:
+    def charge(self, key_id: str, allowance: Allowance | None, seconds: float) -> Iterator[None]:
         """Charge a caller for what is made in the block, and give it back if that fails.
 
         Raises `QuotaExceeded` where the day has no room for it.
@@ -87,7 +87,7 @@ class Quotas:
                 log.error("%.1f s of audio were not given back to %s: %s", seconds, key_id or "everybody", error)
             raise
 
-    def correct(self, key_id: str, seconds: float, charged_at: float) -> None:
+    def adjust(self, key_id: str, seconds: float, charged_at: float) -> None:
         """Charge so much more (or less, where negative) for what was charged at a time (s since 1970), without asking
         whether there is room: it turned out to be longer."""
         self._run(key_id, seconds, 0, int(charged_at // DAY))

@@ -17,7 +17,7 @@ from redis import Redis
 from app.errors import NotFound
 from app.records import ids
 
-RECORDS = "earmark:keys"
+KEYS_KEY = "earmark:keys"
 _KEY = re.compile(r"emk_([0-7][0-9A-HJKMNP-TV-Z]{25})_[A-Za-z0-9_-]{43}")
 
 
@@ -48,7 +48,7 @@ def digest(written: str) -> str:
     return hashlib.sha256(written.encode()).hexdigest()
 
 
-class Keys:
+class KeyRepository:
     """All keys of one deployment."""
 
     def __init__(self, redis: Redis) -> None:
@@ -68,22 +68,22 @@ class Keys:
             webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
             created_at=time.time(),
         )
-        self._redis.hset(RECORDS, key.id, key.model_dump_json())
+        self._redis.hset(KEYS_KEY, key.id, key.model_dump_json())
         return key, written
 
-    def all(self) -> list[Key]:
+    def list(self) -> list[Key]:
         """Every key that opens something, the oldest first."""
-        found: Any = self._redis.hvals(RECORDS)
+        found: Any = self._redis.hvals(KEYS_KEY)
         return sorted((Key.model_validate_json(document) for document in found), key=lambda key: key.id)
 
     def get(self, key_id: str) -> Key:
         """One key; raises `NotFound` for one that was revoked or never made."""
-        document: Any = self._redis.hget(RECORDS, key_id)
+        document: Any = self._redis.hget(KEYS_KEY, key_id)
         if document is None:
             raise NotFound("There is no such key.")
         return Key.model_validate_json(document)
 
     def revoke(self, key_id: str) -> None:
         """Let a key open nothing from now on, and addresses that were signed for it neither. Raises `NotFound`."""
-        if not self._redis.hdel(RECORDS, key_id):
+        if not self._redis.hdel(KEYS_KEY, key_id):
             raise NotFound("There is no such key.")

@@ -27,7 +27,7 @@ _SIGNED = re.compile(r'/v1/[^"?\s]+\?token=[A-Za-z0-9._-]+')
 Sign = Callable[[str], str]
 
 
-class Signatures:
+class UrlSigner:
     """Signs and checks; one secret for all processes of a deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -36,39 +36,39 @@ class Signatures:
         self._secret = settings.url_secret.get_secret_value().encode() if settings.url_secret else b""
 
     @property
-    def changes_at(self) -> float:
+    def valid_until(self) -> float:
         """Until when, in seconds since 1970, what is signed stays the same."""
         return (time.time() // self._period + 1) * self._period
 
-    def prepare(self) -> None:
+    def load_secret(self) -> None:
         """Fetch the secret, once; signing would do it. Raises redis-py's errors."""
         self._shared_secret()
 
     @property
-    def prepared(self) -> bool:
+    def has_secret(self) -> bool:
         """Whether signing asks nobody."""
         return bool(self._secret)
 
-    def signing(self, owner: str) -> Sign:
+    def signer_for(self, owner: str) -> Sign:
         """Signs paths for what belongs to this key; what belongs to nobody is open already and stays as it is."""
-        return lambda path: self.signed(path, owner) if owner else path
+        return lambda path: self.sign(path, owner) if owner else path
 
-    def signed(self, path: str, key_id: str) -> str:
+    def sign(self, path: str, key_id: str) -> str:
         """A path (percent-encoded, as in an answer) with a token that opens it for one to two periods."""
         end = format(int((time.time() // self._period + 2) * self._period), "x")
         return f"{path}?token={key_id.removeprefix(f'{ids.KEY}_')}.{end}.{self._mac(key_id, end, unquote(path))}"
 
-    def signed_again(self, text: str, key_id: str) -> str:
+    def renew_all(self, text: str, key_id: str) -> str:
         """A text in which every path that was signed for this key gets a new token; what others wrote stays."""
 
         def renewed(found: re.Match[str]) -> str:
             path, token = found[0].split("?token=")
             genuine = self._signer(token, unquote(path)) == key_id
-            return self.signed(path, key_id) if genuine else found[0]
+            return self.sign(path, key_id) if genuine else found[0]
 
         return _SIGNED.sub(renewed, text)
 
-    def key_of(self, token: str, path: str) -> str | None:
+    def verify(self, token: str, path: str) -> str | None:
         """The id of the key that a token stands for on this path (decoded), now; None if for none."""
         key_id = self._signer(token, path)
         return key_id if key_id is not None and int(token.split(".")[1], 16) > time.time() else None

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 from app.job_api import validation
 from app.job_api.schemas import ModelName
@@ -33,14 +33,14 @@ class LabelsAnswer(BaseModel):
 
 @router.get("", responses=problems(422, 503))
 def search(
-    parts: UsesParts,
+    deps: InjectedDependencies,
     q: Annotated[str, Query(max_length=200, description="a text to match; empty: all classes")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     askable: Annotated[bool | None, Query(description="only those that can be asked for, or cannot")] = None,
     model: Annotated[ModelName | None, Query(description="a model, as jobs name it; default: the server's")] = None,
 ) -> LabelsAnswer:
     """Search the classes of a model by text."""
-    classes = validation.model(parts, model).classes
+    classes = validation.model(deps, model).classes
     if askable is not None:
         classes = [known for known in classes if known.askable == askable]
     found = matching.search(classes, q, limit)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 from app.settings import Settings
 
@@ -51,15 +51,15 @@ class LimitsAnswer(BaseModel):
 
 
 @router.get("", responses=problems(503))
-async def limits(parts: UsesParts) -> LimitsAnswer:
+async def limits(deps: InjectedDependencies) -> LimitsAnswer:
     """What may be sent, how often one may ask, and what is left of it."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    mine = parts.caller.allowance
+    mine = deps.caller.allowance
     if mine is None:
         nothing = Left(requests=None, audio_seconds_today=None)
-        return LimitsAnswer(limits=Limits.of(parts.settings, 0, 0), left=nothing, resets_at=midnight)
+        return LimitsAnswer(limits=Limits.of(deps.settings, 0, 0), left=nothing, resets_at=midnight)
     left = Left(
         requests=mine.requests_left if mine.rate else None,
         audio_seconds_today=mine.audio_seconds_left if mine.quota else None,
     )
-    return LimitsAnswer(limits=Limits.of(parts.settings, mine.rate, mine.quota), left=left, resets_at=midnight)
+    return LimitsAnswer(limits=Limits.of(deps.settings, mine.rate, mine.quota), left=left, resets_at=midnight)

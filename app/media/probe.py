@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
-from app.media.sandbox import ChildLimits, Outcome, python, run_async
+from app.media.sandbox import Outcome, SandboxLimits, python, run_async
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -48,7 +48,7 @@ CODECS = (
 GUESSED_DURATION = ("mp3", "aac")
 
 # A header takes milliseconds; FFmpeg's libraries take most of this address space.
-_CHILD_LIMITS = ChildLimits(seconds=10, cpu_seconds=10, memory_bytes=1 << 30, file_bytes=0)
+_CHILD_LIMITS = SandboxLimits(seconds=10, cpu_seconds=10, memory_bytes=1 << 30, file_bytes=0)
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ async def probe(path: Path, settings: Settings) -> MediaInfo:
     Raises AudioUndecodable (also for a rate outside the limits), AudioTooLong, AudioTooWide.
     """
     outcome = await run_async(python("app.media.probe", str(path.absolute())), _CHILD_LIMITS)
-    return _checked(_answer(outcome), settings)
+    return _check_limits(_parse_outcome(outcome), settings)
 
 
-def _answer(outcome: Outcome) -> MediaInfo:
+def _parse_outcome(outcome: Outcome) -> MediaInfo:
     if outcome.status == "timed_out":
         raise AudioUndecodable("The file's headers take too long to read.")
     if outcome.status != "exited" or outcome.returncode not in (0, 1):
@@ -90,7 +90,7 @@ def _answer(outcome: Outcome) -> MediaInfo:
         raise AudioUndecodable("The file's headers cannot be read safely.") from error
 
 
-def _checked(info: MediaInfo, settings: Settings) -> MediaInfo:
+def _check_limits(info: MediaInfo, settings: Settings) -> MediaInfo:
     if info.channels > settings.channels:
         raise AudioTooWide(f"The recording has {info.channels} channels; {settings.channels} are allowed.")
     if not settings.lowest_rate <= info.sample_rate <= settings.highest_rate:
@@ -105,7 +105,7 @@ def _checked(info: MediaInfo, settings: Settings) -> MediaInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioCodecContext]]:
+def open_audio(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioCodecContext]]:
     """The file with its best audio stream, alone to be decoded and in one thread, in this process: for children.
 
     Raises ValueError with a sentence for the client.
@@ -149,7 +149,7 @@ def read_headers(path: Path) -> MediaInfo:
     """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
     from av.error import FFmpegError
 
-    with opened(path) as (container, stream, codec):
+    with open_audio(path) as (container, stream, codec):
         duration = None
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 # Where our packages are: a child does not look for them in its working folder, which may hold a stranger's files.
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 # How often the clock and the caller's `cancelled` are looked at.
 _BEAT_SECONDS = 0.05
 # A full pipe is read by then; one that still fills belongs to a process that left the child's session.
@@ -42,7 +42,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 @dataclass(frozen=True)
-class ChildLimits:
+class SandboxLimits:
     """What a child may use: wall-clock seconds, CPU seconds, bytes of address space, of any one file that it writes,
     and of what it prints."""
 
@@ -83,7 +83,7 @@ def python(module: str, *arguments: str) -> list[str]:
 
 def run(
     program: Sequence[str],
-    limits: ChildLimits,
+    limits: SandboxLimits,
     *,
     folder: Path | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -110,7 +110,7 @@ def run(
     streams = _Streams(process, limits.output_bytes)
     status: Literal["exited", "timed_out", "cancelled", "flooded"] = "exited"
     try:
-        while not _ended(process):
+        while not _wait(process):
             if streams.flooded:
                 status = "flooded"
             elif cancelled is not None and cancelled():
@@ -137,7 +137,7 @@ def run(
     )
 
 
-async def run_async(program: Sequence[str], limits: ChildLimits, *, folder: Path | None = None) -> Outcome:
+async def run_async(program: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None) -> Outcome:
     """`run` for an event loop. Cancelling the task kills the child, and returns when it is gone."""
     import asyncio  # a child of ours imports this file too, and asyncio would be half of what it waits for
 
@@ -151,7 +151,7 @@ async def run_async(program: Sequence[str], limits: ChildLimits, *, folder: Path
         raise
 
 
-def _resources(limits: ChildLimits) -> dict[str, tuple[int, int]]:
+def _resources(limits: SandboxLimits) -> dict[str, tuple[int, int]]:
     return {
         "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
         # A second after SIGXCPU, SIGKILL.
@@ -168,7 +168,7 @@ def _environment(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(_ROOT), "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder), **single}
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def _wait(process: subprocess.Popen[bytes]) -> bool:
     # WNOWAIT leaves it to be reaped, and its number taken, until its group is killed.
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 

@@ -20,24 +20,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
-from app.media.probe import opened
-from app.media.sandbox import ChildLimits, python, run_async
+from app.media.probe import open_audio
+from app.media.sandbox import SandboxLimits, python, run_async
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
-STRETCHES = 16384  # there are half as many at least, if the recording has so many samples
+MAX_STRETCHES = 16384  # there are half as many at least, if the recording has so many samples
 _HEADER = struct.Struct("<IQII")  # rate, samples a channel, samples a stretch, channels
 _FIRST_STRETCH = 1024  # samples, where the headers tell no length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
-_CHILD_LIMITS = ChildLimits(
-    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * STRETCHES * 64
+_CHILD_LIMITS = SandboxLimits(
+    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * MAX_STRETCHES * 64
 )
 
 
 @dataclass(frozen=True)
-class Outline:
+class Waveform:
     """`least` and `greatest` hold a float a stretch of `stretch` samples for each channel; full scale is 1.
 
     `sample_rate` in hertz, `samples` of one channel.
@@ -55,7 +55,7 @@ class Outline:
         return header + b"".join(_little(line).tobytes() for line in [*self.least, *self.greatest])
 
     @classmethod
-    def from_bytes(cls, kept: bytes) -> Outline:
+    def from_bytes(cls, kept: bytes) -> Waveform:
         """The outline that was kept so; raises ValueError for anything else."""
         try:
             rate, samples, stretch, channels = _HEADER.unpack_from(kept)
@@ -79,7 +79,7 @@ class Outline:
             yield [min(least[a:b]) for a, b in spans], [max(greatest[a:b]) for a, b in spans]
 
 
-async def draw(path: Path, settings: Settings) -> Outline:
+async def compute(path: Path, settings: Settings) -> Waveform:
     """The outline of the recording at `path`.
 
     Raises AudioUndecodable, also when decoding takes too long, and AudioTooLong.
@@ -91,7 +91,7 @@ async def draw(path: Path, settings: Settings) -> Outline:
         raise AudioUndecodable("The recording takes too long to decode.")
     try:
         if outcome.succeeded:
-            return Outline.from_bytes(outcome.output)
+            return Waveform.from_bytes(outcome.output)
         refused = json.loads(outcome.output)["refused"] if outcome.returncode == 1 else ""
     except (ValueError, KeyError, TypeError):
         refused = ""
@@ -100,7 +100,7 @@ async def draw(path: Path, settings: Settings) -> Outline:
     raise AudioUndecodable(refused or "The recording cannot be decoded safely.")
 
 
-class _Lines:
+class _WaveformBuilder:
     """The outline while it grows."""
 
     def __init__(self, channels: int, stretch: int) -> None:
@@ -124,7 +124,7 @@ class _Lines:
                 least[-1], greatest[-1] = min(least[-1], low), max(greatest[-1], high)
         self.samples += samples
         self._began = (self._began + 1) % self._joined
-        if len(self.least[0]) == STRETCHES and self._began == 0:
+        if len(self.least[0]) == MAX_STRETCHES and self._began == 0:
             self._join()
 
     def _join(self) -> None:
@@ -135,16 +135,16 @@ class _Lines:
         self.stretch *= 2
 
 
-def read(path: Path, most: int) -> Outline:
+def read(path: Path, most: int) -> Waveform:
     """The outline of at most so many samples (of all channels together), in this process: for the child.
 
     Raises ValueError with a sentence for the client.
     """
     from av.error import FFmpegError
 
-    with opened(path) as (container, stream, _):
+    with open_audio(path) as (container, stream, _):
         graph: Any = None
-        lines: _Lines | None = None
+        lines: _WaveformBuilder | None = None
         kind: tuple[int, int, str] | None = None
         rate = 0
         for packet in container.demux(stream):
@@ -157,8 +157,8 @@ def read(path: Path, most: int) -> Outline:
                 if kind is None:
                     kind, rate = now, frame.sample_rate
                     known = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
-                    stretch = max(1, min(known, most) // (STRETCHES // 2)) if known else _FIRST_STRETCH
-                    lines, graph = _Lines(now[1], stretch), _graph(frame, stretch)
+                    stretch = max(1, min(known, most) // (MAX_STRETCHES // 2)) if known else _FIRST_STRETCH
+                    lines, graph = _WaveformBuilder(now[1], stretch), _graph(frame, stretch)
                 if now != kind or lines is None:
                     raise ValueError("The recording changes its kind on the way.")
                 frame.pts = None
@@ -170,7 +170,7 @@ def read(path: Path, most: int) -> Outline:
             raise ValueError("The file holds no audio that can be decoded.")
         graph.push(None)
         _pull(graph, lines)
-    return Outline(rate, lines.samples, lines.stretch, lines.least, lines.greatest)
+    return Waveform(rate, lines.samples, lines.stretch, lines.least, lines.greatest)
 
 
 def _graph(frame: Any, stretch: int) -> Any:
@@ -194,7 +194,7 @@ def _graph(frame: Any, stretch: int) -> Any:
     return graph
 
 
-def _pull(graph: Any, lines: _Lines) -> None:
+def _pull(graph: Any, lines: _WaveformBuilder) -> None:
     from av.error import BlockingIOError, EOFError
 
     while True:

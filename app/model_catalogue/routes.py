@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -29,15 +29,15 @@ class ModelsAnswer(BaseModel):
 
 
 @router.get("", responses=problems(503))
-def models(parts: UsesParts) -> ModelsAnswer:
+def models(deps: InjectedDependencies) -> ModelsAnswer:
     """The models, with their workers."""
     return ModelsAnswer(
         data=[
             ModelAnswer(
                 **model.model_dump(include=set(ModelAnswer.model_fields)),
-                default=model.name == parts.settings.model,
-                workers=parts.registry.workers(model.name),
+                default=model.name == deps.settings.model,
+                workers=deps.model_registry.worker_count(model.name),
             )
-            for model in parts.registry.models()
+            for model in deps.model_registry.models()
         ]
     )

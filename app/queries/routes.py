@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 
 from app.audio.service import Uploads
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.errors import RequestInvalid
 from app.http import multipart
 from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems
-from app.http.problems import fault
-from app.http.validation import validated
-from app.job_api.routes import accepted, add_calls
+from app.http.problems import field_error
+from app.http.validation import validate
+from app.job_api.routes import accepted, add_job_routes
 from app.job_api.schemas import JobOptions
 from app.queries import service
 from app.queries.schemas import QueryAnswer, QueryCreate
@@ -39,13 +39,13 @@ _BODY = json_or_form(
     openapi_extra=_BODY,
     responses=problems(404, 408, 413, 415, 422, 503),
 )
-async def create(request: Request, parts: UsesParts) -> Response:
+async def create(request: Request, deps: InjectedDependencies) -> Response:
     """Save a query: examples of one sound, as JSON that names uploads or as a form that carries them."""
-    files = parts.settings.examples
-    return await accepted(request, parts, service.QUERIES, QueryCreate, _read, files, service.create)
+    files = deps.settings.examples
+    return await accepted(request, deps, service.QUERIES, QueryCreate, _read, files, service.create)
 
 
-add_calls(router, service.QUERIES)
+add_job_routes(router, service.QUERIES)
 
 
 async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> QueryCreate:
@@ -59,11 +59,11 @@ async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings)
         elif part.name == "name" and name is None:
             name = await part.text(_NAME_BYTES)
         elif part.name == "options" and options is None:
-            options = validated(JobOptions, await part.json(settings.body_bytes), "options")
+            options = validate(JobOptions, await part.json(settings.body_bytes), "options")
         else:
-            raise multipart.unexpected(part)
+            raise multipart.unexpected_part(part)
     if not examples:
-        raise RequestInvalid("The form has no examples.", [fault("Field required.", "examples")])
+        raise RequestInvalid("The form has no examples.", [field_error("Field required.", "examples")])
     fields = (options or JobOptions()).model_dump(exclude_unset=True)
     sent = {**fields, "examples": [{"audio_id": audio_id} for audio_id in examples]}
-    return validated(QueryCreate, sent if name is None else {**sent, "name": name})
+    return validate(QueryCreate, sent if name is None else {**sent, "name": name})

@@ -33,7 +33,7 @@ class QueryAnswer(JobAnswer):
     seconds_used: float | None
 
     @classmethod
-    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+    def kind_fields(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
         request = QueryRequest.model_validate(job.request)
         result = EmbeddingRecord.model_validate(job.result) if job.result is not None else None
         return {

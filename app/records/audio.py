@@ -10,7 +10,7 @@ from redis.exceptions import WatchError
 from redis.lock import Lock
 
 from app.errors import AudioInUse, NotFound, QuotaExceeded
-from app.records.orphans import Leftovers
+from app.records.orphans import OrphanLedger
 from app.settings import Settings
 
 SCHEMA = 1
@@ -49,12 +49,12 @@ def users_key(audio_id: str) -> str:
     return f"earmark:audio:{audio_id}:jobs"
 
 
-def awaited_key(audio_id: str) -> str:
+def pending_key(audio_id: str) -> str:
     """The Redis key of the record of an upload that its client brings to the store itself."""
     return f"earmark:audio:{audio_id}:awaited"
 
 
-def _awaited_of(owner: str) -> str:
+def _pending_ids_key(owner: str) -> str:
     return f"earmark:awaited:{owner}"  # ids, by when they are awaited no more
 
 
@@ -63,7 +63,7 @@ def store_key(audio_id: str) -> str:
     return f"audio/{audio_id}"
 
 
-def outline_key(audio_id: str) -> str:
+def waveform_key(audio_id: str) -> str:
     """Where the upload's outline is in the store, once somebody has asked for its peaks."""
     return f"outlines/{audio_id}"
 
@@ -73,7 +73,7 @@ def incoming_key(audio_id: str) -> str:
     return f"incoming/{audio_id}"
 
 
-class Awaited(BaseModel):
+class PendingUpload(BaseModel):
     """An upload that its client brings to the store itself, by what it was said to be."""
 
     id: str
@@ -84,15 +84,15 @@ class Awaited(BaseModel):
     expires_at: float  # until then it may be completed
 
 
-class AudioRecords:
+class AudioRepository:
     """All uploads of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._leftovers = Leftovers(redis)
+        self._leftovers = OrphanLedger(redis)
 
-    def begin(self, audio_id: str) -> None:
+    def register_write(self, audio_id: str) -> None:
         """Note that bytes are about to be written; they are swept unless `create` follows within the upload's time."""
         self._leftovers.add(None, store_key(audio_id), time.time() + 2 * self._settings.upload_timeout)
 
@@ -101,26 +101,26 @@ class AudioRecords:
         with self._redis.pipeline() as pipe:
             pipe.set(audio_key(audio.id), audio.model_dump_json())
             pipe.zadd(_EXPIRY, {audio.id: audio.expires_at})
-            self._leftovers.settle(pipe, store_key(audio.id))
+            self._leftovers.remove(pipe, store_key(audio.id))
             pipe.execute()
 
-    def abandon(self, audio_id: str) -> None:
+    def unregister_write(self, audio_id: str) -> None:
         """The bytes of an upload that failed, or was deleted, are gone, and its outline's."""
-        self._leftovers.settle(None, store_key(audio_id))
-        self._leftovers.settle(None, outline_key(audio_id))
+        self._leftovers.remove(None, store_key(audio_id))
+        self._leftovers.remove(None, waveform_key(audio_id))
 
-    def outline_begins(self, audio: Audio) -> None:
+    def register_waveform_write(self, audio: Audio) -> None:
         """Note that an outline is about to be written; it is swept when the upload's own time is over, and not while
         it is written."""
-        self._leftovers.add(None, outline_key(audio.id), max(audio.expires_at, time.time() + _STORING_SECONDS))
+        self._leftovers.add(None, waveform_key(audio.id), max(audio.expires_at, time.time() + _STORING_SECONDS))
 
-    def expect(self, awaited: Awaited, address_expires_at: float) -> None:
+    def create_pending(self, awaited: PendingUpload, address_expires_at: float) -> None:
         """Note that a client is about to bring an upload; swept when nobody can write there any more.
 
         Raises `QuotaExceeded` while so many are awaited of this owner that there may be no more. Many at once may go a
         little beyond.
         """
-        all_of_owner = _awaited_of(awaited.owner)
+        all_of_owner = _pending_ids_key(awaited.owner)
         with self._redis.pipeline() as pipe:
             pipe.zremrangebyscore(all_of_owner, 0, awaited.created_at)
             pipe.zcard(all_of_owner)
@@ -130,30 +130,30 @@ class AudioRecords:
             detail = f"{count} uploads are awaited already: complete them, or wait."
             raise QuotaExceeded(detail, math.ceil(first[0][1] - awaited.created_at))
         with self._redis.pipeline() as pipe:
-            pipe.set(awaited_key(awaited.id), awaited.model_dump_json(), exat=math.ceil(awaited.expires_at))
+            pipe.set(pending_key(awaited.id), awaited.model_dump_json(), exat=math.ceil(awaited.expires_at))
             pipe.zadd(all_of_owner, {awaited.id: awaited.expires_at})
             pipe.expireat(all_of_owner, math.ceil(awaited.expires_at))
             due = max(awaited.expires_at, address_expires_at + self._settings.upload_timeout)
             self._leftovers.add(pipe, incoming_key(awaited.id), due + self._settings.upload_timeout)
             pipe.execute()
 
-    def awaited(self, audio_id: str) -> Awaited:
+    def get_pending(self, audio_id: str) -> PendingUpload:
         """The upload that is awaited; raises `NotFound`."""
-        document = self._redis.get(awaited_key(audio_id))
+        document = self._redis.get(pending_key(audio_id))
         if document is None:
             raise NotFound("There is no such audio.")
-        return Awaited.model_validate_json(document)
+        return PendingUpload.model_validate_json(document)
 
-    def arrived(self, audio_id: str, owner: str) -> None:
+    def delete_pending(self, audio_id: str, owner: str) -> None:
         """The upload is not awaited any more: it is known, or was refused."""
         with self._redis.pipeline() as pipe:
-            pipe.delete(awaited_key(audio_id))
-            pipe.zrem(_awaited_of(owner), audio_id)
+            pipe.delete(pending_key(audio_id))
+            pipe.zrem(_pending_ids_key(owner), audio_id)
             pipe.execute()
 
-    def completing(self, audio_id: str, seconds: float) -> Lock:
+    def completion_lock(self, audio_id: str, seconds: float) -> Lock:
         """A lock for completing an upload once at a time; it ends by itself after so many seconds."""
-        return self._redis.lock(f"{awaited_key(audio_id)}:lock", timeout=seconds, blocking=False, thread_local=False)
+        return self._redis.lock(f"{pending_key(audio_id)}:lock", timeout=seconds, blocking=False, thread_local=False)
 
     def get(self, audio_id: str) -> Audio:
         """The record; raises `NotFound`."""
@@ -184,11 +184,11 @@ class AudioRecords:
                 except WatchError:
                     continue
 
-    def postpone(self, audio_id: str, seconds: float) -> None:
+    def postpone_expiry(self, audio_id: str, seconds: float) -> None:
         """Look at an expired upload again later."""
         self._redis.zadd(_EXPIRY, {audio_id: time.time() + seconds}, xx=True)
 
-    def expired(self, limit: int) -> list[str]:
+    def expired_ids(self, limit: int) -> list[str]:
         """Ids of uploads whose time is over, the oldest first; some may still be in use."""
         found: Any = self._redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in found]

@@ -14,19 +14,19 @@ KEY = "key"
 
 def new_id(prefix: str) -> str:
     """A new id: `prefix_` and 26 characters, 48 bits of milliseconds and 80 random ones."""
-    return _written(prefix, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+    return _format(prefix, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
 
 
-def _written(prefix: str, number: int) -> str:
+def _format(prefix: str, number: int) -> str:
     return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
 def first_id(prefix: str, seconds: float) -> str:
     """The id that sorts before all that were made from then on; `seconds` since 1970."""
-    return _written(prefix, max(0, int(seconds * 1000)) << 80)
+    return _format(prefix, max(0, int(seconds * 1000)) << 80)
 
 
-def made_at(made: str) -> float:
+def created_at(made: str) -> float:
     """When an id was made, in seconds since 1970."""
     number = 0
     for letter in made.rpartition("_")[2][:10]:  # 48 bits of milliseconds

@@ -14,7 +14,7 @@ from redis.client import Pipeline
 _LEDGER = "earmark:leftovers"
 
 
-class Leftovers:
+class OrphanLedger:
     """The ledger of one deployment: prefixes of the store by due time."""
 
     def __init__(self, redis: Redis) -> None:
@@ -24,7 +24,7 @@ class Leftovers:
         """Enter a prefix, within a transaction or at once; entered again, the later time counts."""
         (self._redis if pipe is None else pipe).zadd(_LEDGER, {prefix: due}, gt=True)
 
-    def settle(self, pipe: Pipeline | None, prefix: str) -> None:
+    def remove(self, pipe: Pipeline | None, prefix: str) -> None:
         """Strike a prefix out: a record owns it now, or it was deleted."""
         (self._redis if pipe is None else pipe).zrem(_LEDGER, prefix)
 

@@ -50,12 +50,12 @@ class EmbeddingRecord(BaseModel):
     seconds_used: float | None = None
 
 
-def packed(vector: Iterable[float]) -> str:
+def pack_vector(vector: Iterable[float]) -> str:
     """Numbers as an `EmbeddingRecord` keeps them; those beyond float32's range become infinite."""
     return b64encode(_little(array("f", vector)).tobytes()).decode()
 
 
-def unpacked(vector: str) -> list[float]:
+def unpack_vector(vector: str) -> list[float]:
     """The numbers of an `EmbeddingRecord`."""
     numbers = array("f")
     numbers.frombytes(b64decode(vector))

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import UsesParts
+from app.dependencies import InjectedDependencies
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import object_response
-from app.job_api.routes import accepted, add_calls
+from app.job_api.routes import accepted, add_job_routes
 from app.records.separations import file_name
 from app.separations import forms, service
 from app.separations.schemas import SeparationAnswer, SeparationCreate
@@ -35,13 +35,13 @@ _BODY = json_or_form(
     openapi_extra=_BODY,
     responses=problems(404, 408, 409, 413, 415, 422, 503),
 )
-async def create(request: Request, parts: UsesParts) -> Response:
+async def create(request: Request, deps: InjectedDependencies) -> Response:
     """Ask for a separation, by JSON that names uploads or by one form that carries everything."""
-    files = 1 + parts.settings.examples  # the mixture, and its examples
-    return await accepted(request, parts, service.SEPARATIONS, SeparationCreate, forms.read, files, service.create)
+    files = 1 + deps.settings.examples  # the mixture, and its examples
+    return await accepted(request, deps, service.SEPARATIONS, SeparationCreate, forms.read, files, service.create)
 
 
-add_calls(router, service.SEPARATIONS)
+add_job_routes(router, service.SEPARATIONS)
 
 
 @router.head("/{job_id}/stems/{name}", include_in_schema=False)
@@ -54,18 +54,18 @@ async def stem(
     job_id: str,
     name: str,
     request: Request,
-    parts: UsesParts,
+    deps: InjectedDependencies,
     redirect: Annotated[bool, Query(description="0: the bytes from here, where the store would be asked")] = True,
     download: Annotated[bool, Query(description="1: with a file name to save it under")] = False,
 ) -> Response:
     """A stem: the bytes with `Range`, or where the store can sign, the way to them."""
-    found = await run_in_threadpool(service.stem, parts, job_id, name)
-    if parts.storage.signs and redirect and not download and request.method == "GET":
-        url = await run_in_threadpool(parts.storage.signed_url, found.key, parts.settings.signed_url_seconds)
+    found = await run_in_threadpool(service.stem, deps, job_id, name)
+    if deps.storage.can_sign and redirect and not download and request.method == "GET":
+        url = await run_in_threadpool(deps.storage.signed_url, found.key, deps.settings.signed_url_seconds)
         return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
     return await object_response(
         request,
-        parts.storage,
+        deps.storage,
         found.key,
         size=found.bytes,
         sha256=found.sha256,
@@ -79,9 +79,9 @@ async def stem(
     response_class=StreamingResponse,
     responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
 )
-def archive(job_id: str, parts: UsesParts) -> StreamingResponse:
+def archive(job_id: str, deps: InjectedDependencies) -> StreamingResponse:
     """All stems in one zip, not compressed."""
-    content = service.archived(parts, job_id)
+    content = service.stream_archive(deps, job_id)
     headers = {
         "Content-Disposition": f'attachment; filename="{job_id}.zip"',
         "Cache-Control": "private, no-cache",

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.http.validation import Sent
-from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, ModelName, timed
+from app.http.validation import RequestModel
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, ModelName, result_metrics
 from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
 from app.records import ids
@@ -23,7 +23,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 
 
-class SpanSent(Sent):
+class SpanSent(RequestModel):
     """A stretch of the mixture, in seconds."""
 
     start: Seconds
@@ -36,7 +36,7 @@ class SpanSent(Sent):
         return self
 
 
-class Target(Sent):
+class Target(RequestModel):
     """One sound to take out, asked for in exactly one way; a `label` may go without a name and lends its slug.
 
     `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
@@ -66,14 +66,14 @@ class Target(Sent):
         return self
 
 
-class Auto(Sent):
+class Auto(RequestModel):
     """Targets that are found: every class heard with a probability of `threshold`, the surest first."""
 
     max_targets: Annotated[int, Field(ge=1)] = 8
     threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.3
 
 
-class Output(Sent):
+class Output(RequestModel):
     """How stems are written. `bit_depth`: wav 16, 24 or 32 (float, default), flac 16 or 24 (default)."""
 
     format: Format = "flac"
@@ -126,7 +126,7 @@ class SeparationAnswer(JobAnswer):
     metrics: dict[str, float] | None
 
     @classmethod
-    def own(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
+    def kind_fields(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
         request = SeparationRequest.model_validate(job.request)
         result = SeparationResult.model_validate(job.result) if job.result is not None else None
         return {
@@ -136,7 +136,7 @@ class SeparationAnswer(JobAnswer):
             "stems": [] if result is None or job.expired else _stems(result, url, sign),
             "gain": result.gain if result is not None else 1.0,
             "model": result.model if result is not None else request.model,
-            "metrics": timed(job, result.metrics if result is not None else None),
+            "metrics": result_metrics(job, result.metrics if result is not None else None),
         }
 
 

@@ -4,8 +4,8 @@ Every check raises an error that points at the field, and no check has an effect
 """
 
 from app.errors import FormatUnsupported, NameReserved, RequestInvalid, SpanOutside
-from app.http.problems import fault
-from app.job_api.validation import HEADER_SLACK, told_seconds
+from app.http.problems import field_error
+from app.job_api.validation import HEADER_SLACK, exact_duration
 from app.records.audio import Audio
 from app.records.separations import AutoRecord, OutputRecord, Span
 from app.separations.schemas import Auto, Output, SpanSent
@@ -20,7 +20,7 @@ def count(targets: int, settings: Settings, *pointer: str) -> None:
     """Not more targets than are allowed."""
     if targets > settings.targets:
         detail = f"A separation may have {settings.targets} targets."
-        raise RequestInvalid(detail, [fault(detail, *pointer)])
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
 
 
 def auto(sent: Auto, settings: Settings) -> AutoRecord:
@@ -36,10 +36,10 @@ def names(chosen: list[str]) -> None:
     for index, name in enumerate(chosen):
         if name.casefold() == RESIDUAL:
             detail = "The name residual is what is left of the mixture."
-            raise NameReserved(detail, [fault(detail, "targets", index, "name")])
+            raise NameReserved(detail, [field_error(detail, "targets", index, "name")])
         if name.casefold() in seen:
             detail = f"Two targets are named {name}."
-            raise RequestInvalid(detail, [fault(detail, "targets", index, "name")])
+            raise RequestInvalid(detail, [field_error(detail, "targets", index, "name")])
         seen.add(name.casefold())
 
 
@@ -47,12 +47,12 @@ def spans(sent: list[SpanSent], mixture: Audio, settings: Settings, *pointer: st
     """Not more spans than are allowed, all within the mixture."""
     if len(sent) > settings.examples:
         detail = f"A target may have {settings.examples} spans."
-        raise RequestInvalid(detail, [fault(detail, *pointer)])
-    seconds = told_seconds(mixture)
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
+    seconds = exact_duration(mixture)
     for number, span in enumerate(sent):
         if seconds is not None and span.end > seconds + HEADER_SLACK:
             detail = f"The mixture lasts {seconds:.2f} s."
-            raise SpanOutside(detail, [fault(detail, *pointer, number)])
+            raise SpanOutside(detail, [field_error(detail, *pointer, number)])
     return [Span(start=span.start, end=span.end) for span in sent]
 
 
@@ -62,8 +62,8 @@ def output(sent: Output, mixture: Audio) -> OutputRecord:
     if sent.bit_depth is not None and sent.bit_depth not in depths:
         offered = f"{', '.join(map(str, depths))}" if depths else "none to choose"
         detail = f"Bit depths of {sent.format}: {offered}."
-        raise FormatUnsupported(detail, [fault(detail, "output", "bit_depth")])
+        raise FormatUnsupported(detail, [field_error(detail, "output", "bit_depth")])
     if sent.format in _TWO_CHANNELS and mixture.channels > 2:
         detail = f"{sent.format} takes 2 channels here; the mixture has {mixture.channels}. Use flac or wav."
-        raise FormatUnsupported(detail, [fault(detail, "output", "format")])
+        raise FormatUnsupported(detail, [field_error(detail, "output", "format")])
     return OutputRecord(**sent.model_dump())

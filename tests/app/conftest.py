@@ -17,18 +17,18 @@ import uvicorn
 from pydantic import BaseModel
 from redis import Redis
 
-from app.dependencies import Parts
-from app.http.uvicorn_protocol import Connection
+from app.dependencies import Dependencies
+from app.http.uvicorn_protocol import HttpProtocol
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, TargetState
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.keys.callers import Caller
-from app.keys.repository import Keys
+from app.keys.repository import KeyRepository
 from app.main import create_app
 from app.records.audio import store_key
 from app.records.ids import new_id
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
-from app.records.shared import EmbeddingRecord, ModelRecord, RecordingRecord, packed
+from app.records.shared import EmbeddingRecord, ModelRecord, RecordingRecord, pack_vector
 from app.settings import Settings
 from tests.app.records import new_audio
 from tests.conftest import S3Server
@@ -61,10 +61,10 @@ PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.val
 
 @dataclass
 class Service:
-    """A running front end, a client of it, and its parts, for looking behind its answers."""
+    """A running front end, a client of it, and its deps, for looking behind its answers."""
 
     client: httpx.Client
-    parts: Parts
+    deps: Dependencies
     folder: Path
     clients: list[httpx.Client] = field(default_factory=list)  # of keys; closed with it
 
@@ -75,12 +75,12 @@ class Service:
 
     def with_key(self, rate: int = 0, audio_seconds: int = 0, priority: int = 1) -> "Service":
         """The same front end as the holder of a new key sees it."""
-        key, written = Keys(self.parts.redis).create("test", rate, audio_seconds, priority)
+        key, written = KeyRepository(self.deps.redis).create("test", rate, audio_seconds, priority)
         headers = {"Authorization": f"Bearer {written}"}
         client = httpx.Client(base_url=self.client.base_url, timeout=30, headers=headers)
         self.clients.append(client)
-        parts = replace(self.parts, caller=Caller(key.id, priority))
-        return replace(self, client=client, parts=parts)
+        deps = replace(self.deps, caller=Caller(key.id, priority))
+        return replace(self, client=client, deps=deps)
 
     def upload(self, content: bytes | None = None, filename: str = "street.wav") -> dict[str, Any]:
         """An upload, by default a second of mono sound; its answer."""
@@ -91,13 +91,13 @@ class Service:
     def recording(self) -> dict[str, Any]:
         """A second of mono sound, stored and made known without a request or a probe: quick, for other tests' sake."""
         content = wav()
-        owner = self.parts.caller.key_id
+        owner = self.deps.caller.key_id
         audio = new_audio(
             owner=owner, filename="street.wav", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
         )
         (self.folder / "recording").write_bytes(content)
-        self.parts.storage.put_file(store_key(audio.id), self.folder / "recording")
-        self.parts.audio.create(audio)
+        self.deps.storage.put_file(store_key(audio.id), self.folder / "recording")
+        self.deps.audio.create(audio)
         return audio.model_dump()
 
     def separate(self, **fields: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Service:
 
     def finish(self, job_id: str, stems: dict[str, bytes] | None = None) -> Job:
         """Do a worker's part: claim the job, store stems, publish them."""
-        jobs, execution = self.parts.jobs, new_id("exe").lower()
+        jobs, execution = self.deps.jobs, new_id("exe").lower()
         job = jobs.claim(job_id, execution)
         assert job is not None
         request = SeparationRequest.model_validate(job.request)
@@ -118,7 +118,7 @@ class Service:
         for number, (name, content) in enumerate((stems or {"dog": b"0123456789"}).items()):
             key = f"{jobs.output_prefix(job, execution)}/{number}.flac"
             (self.folder / "stem").write_bytes(content)
-            found = self.parts.storage.put_file(key, self.folder / "stem")
+            found = self.deps.storage.put_file(key, self.folder / "stem")
             stored.append(
                 StemRecord(
                     name=name,
@@ -142,12 +142,12 @@ class Service:
 
     def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
         """Do a worker's part for any kind of job: claim it, store things under its prefix as execution `e`, publish."""
-        jobs = self.parts.jobs
+        jobs = self.deps.jobs
         job = jobs.claim(job_id, "e")
         assert job is not None
         for name, content in (stored or {}).items():
             (self.folder / "output").write_bytes(content)
-            self.parts.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
+            self.deps.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
         assert jobs.publish(job_id, "e", [], result.model_dump())
         return jobs.get(job_id)
 
@@ -157,16 +157,16 @@ class Service:
         answer = self.client.post("/v1/queries", json={"name": "mine", "examples": examples})
         assert answer.status_code == 202, answer.text
         model = ModelRecord(name="base", version=version)
-        record = EmbeddingRecord(vector=packed(vector), model=model, coherence=0.8, seconds_used=1.0)
+        record = EmbeddingRecord(vector=pack_vector(vector), model=model, coherence=0.8, seconds_used=1.0)
         return self.publish(answer.json()["id"], record).id
 
     def stored(self) -> list[str]:
         """All keys in the store."""
-        return [key for prefix in PREFIXES for key in self.parts.storage.keys(prefix)]
+        return [key for prefix in PREFIXES for key in self.deps.storage.keys(prefix)]
 
     def entered(self) -> list[bytes]:
         """What the ledger of leftovers holds."""
-        found: Any = self.parts.redis.zrange("earmark:leftovers", 0, -1)
+        found: Any = self.deps.redis.zrange("earmark:leftovers", 0, -1)
         return found
 
 
@@ -208,12 +208,12 @@ def serve(settings: Settings, folder: Path) -> Iterator[Service]:
     app = create_app(settings)
     server = _Server(
         uvicorn.Config(
-            app, port=0, http=Connection, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
+            app, port=0, http=HttpProtocol, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
         )
     )
     thread, port = server.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        service = Service(client, app.state.parts, folder)
+        service = Service(client, app.state.deps, folder)
         yield service
         for other in service.clients:
             other.close()
@@ -282,15 +282,15 @@ def keyed_service(_keyed_service: Service, redis: Redis) -> Service:
 def emptied(service: Service) -> Service:
     """The same, with an empty store and the model `base` announced."""
     for prefix in PREFIXES:
-        service.parts.storage.delete_prefix(prefix)
-    service.parts.registry.announce(MODEL, "worker-1")
+        service.deps.storage.delete_prefix(prefix)
+    service.deps.model_registry.announce(MODEL, "worker-1")
     return service
 
 
 @pytest.fixture
-def jobs(redis: Redis) -> Jobs:
+def jobs(redis: Redis) -> JobRepository:
     """Jobs on the real queue's server."""
-    return Jobs(redis, Settings(lost_after=0.0, job_attempts=3, queue_jobs=5))
+    return JobRepository(redis, Settings(lost_after=0.0, job_attempts=3, queue_jobs=5))
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PICTURE = b"\x89PNG and so on"
 
 def finish(service: Service, job_id: str) -> None:
     """Do a worker's part."""
-    job = service.parts.jobs.get(job_id)
+    job = service.deps.jobs.get(job_id)
     audio = RecordingRecord(audio_id=job.audio_ids[0], duration=1.0, sample_rate=16000, channels=1)
     key = f"detections/{job_id}/e/timeline.png"
     result = DetectionResult(
@@ -50,7 +50,7 @@ def test_a_detection_from_asking_to_its_picture(service: Service) -> None:
     part = service.client.get(told["timeline_url"], headers={"Range": "bytes=1-3"})
     assert (part.status_code, part.content) == (206, b"PNG")
     assert service.client.head(told["timeline_url"]).headers["content-length"] == str(len(PICTURE))
-    service.parts.jobs.expire(job["id"])
+    service.deps.jobs.expire(job["id"])
     problem(service.client.get(told["timeline_url"]), 410, "stems_expired")
     assert service.client.get(job["url"]).json()["tags"] == told["tags"]
 
@@ -61,7 +61,7 @@ def test_a_detection_in_one_form(service: Service) -> None:
         "/v1/detections", files={"file": ("a.wav", wav())}, data={"options": json.dumps(options)}
     )
     assert answer.status_code == 202, answer.text
-    job = service.parts.jobs.get(answer.json()["id"])
+    job = service.deps.jobs.get(answer.json()["id"])
     request = DetectionRequest.model_validate(job.request)
     assert (request.threshold, request.top, job.metadata, job.audio_seconds) == (0.5, 3, {"a": "b"}, 1.0)
     assert service.stored() == [f"audio/{request.audio.audio_id}"]
@@ -112,4 +112,4 @@ def test_a_form_that_fails_takes_its_file_with_it(
     sent += [(name, (None, text)) for name, text in fields.items()]
     problem(folder_service.client.post("/v1/detections", files=sent), 422, code)
     assert folder_service.stored() == [] and folder_service.entered() == []
-    assert folder_service.parts.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished() == 0

@@ -28,7 +28,7 @@ def test_the_record_keeps_the_id_of_the_request_that_asked(folder_service: Servi
         job = folder_service.separate()
     finally:
         del folder_service.client.headers["X-Request-Id"]
-    assert folder_service.parts.jobs.get(job["id"]).request_id == "order-17"
+    assert folder_service.deps.jobs.get(job["id"]).request_id == "order-17"
 
 
 @contextmanager

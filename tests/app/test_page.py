@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Error, FilePayload, Page, Route
 
-from app.keys.repository import Keys
+from app.keys.repository import KeyRepository
 from tests.app.conftest import Service, wav
 from tests.browser import NARROW, WIDE, opened
 from tests.conftest import REPOSITORY
@@ -88,15 +88,15 @@ def test_progress_is_shown_until_it_is_canceled(folder_service: Service) -> None
         page.get_by_text("street.wav:").wait_for()
         page.get_by_role("button", name="Separate").click()
         page.get_by_text("Waiting for a worker.").wait_for()
-        jobs = folder_service.parts.jobs
+        jobs = folder_service.deps.jobs
         job = folder_service.client.get("/v1/separations").json()["data"][0]
         jobs.claim(job["id"], "a")
-        jobs.progress(job["id"], "a", 0.5, "separating")
+        jobs.report_progress(job["id"], "a", 0.5, "separating")
         page.get_by_text("At work: separating.").wait_for()
         assert page.get_by_label("Progress").get_attribute("value") is not None
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Stopping").wait_for()
-        jobs.stop(job["id"], "a")
+        jobs.confirm_cancel(job["id"], "a")
         page.get_by_text("Canceled.").wait_for()
         assert page.get_by_role("button", name="Cancel").is_hidden()
         assert wrong == []
@@ -133,7 +133,7 @@ def test_the_recording_that_was_chosen_last_counts(folder_service: Service) -> N
 
 def test_a_key_opens_what_the_page_shows(keyed_service: Service) -> None:
     service = keyed_service
-    _, key = Keys(service.parts.redis).create("person", rate=0, audio_seconds=0, priority=1)
+    _, key = KeyRepository(service.deps.redis).create("person", rate=0, audio_seconds=0, priority=1)
     with opened() as page:
         visit(page, service)
         page.get_by_label("choose a file").set_input_files(SOUND)
@@ -146,7 +146,7 @@ def test_a_key_opens_what_the_page_shows(keyed_service: Service) -> None:
         page.get_by_label("The sound's name").fill("Dog")
         page.get_by_role("button", name="Separate").click()
         page.get_by_text("Waiting for a worker.").wait_for()
-        made: Any = service.parts.redis.smembers("earmark:jobs:open")
+        made: Any = service.deps.redis.smembers("earmark:jobs:open")
         job_id = made.pop().decode()
         service.finish(job_id, {"dog": wav(), "residual": wav()})
         with page.expect_download() as download:  # by its signed address: links send no key

@@ -9,7 +9,7 @@ from app.housekeeping.sweeps import Housekeeping
 from app.jobs.lifecycle import JobError
 from app.records.queries import QueryRequest
 from app.records.separations import SeparationRequest
-from app.records.shared import EmbeddingRecord, ModelRecord, packed, unpacked
+from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
 from tests.app.conftest import VECTOR, Service, problem, wav
 
 OWN = ["name", "examples", "coherence", "seconds_used"]
@@ -17,7 +17,7 @@ OWN = ["name", "examples", "coherence", "seconds_used"]
 
 def target(service: Service, job_id: str) -> dict[str, Any]:
     """What a worker is told of a separation's first target."""
-    return SeparationRequest.model_validate(service.parts.jobs.get(job_id).request).targets[0].model_dump()
+    return SeparationRequest.model_validate(service.deps.jobs.get(job_id).request).targets[0].model_dump()
 
 
 def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
@@ -27,12 +27,14 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
     query = answer.json()
     assert list(query)[-4:] == OWN
     assert [query[field] for field in OWN] == ["Straßenhund №1", 2, None, None]
-    job = service.parts.jobs.get(query["id"])
+    job = service.deps.jobs.get(query["id"])
     assert job.audio_seconds == 1.5
     record = QueryRequest.model_validate(job.request)
     assert [example.model_dump() for example in record.examples] == examples
     model = ModelRecord(name="base", version="1")
-    service.publish(query["id"], EmbeddingRecord(vector=packed(VECTOR), model=model, coherence=0.8, seconds_used=1.25))
+    service.publish(
+        query["id"], EmbeddingRecord(vector=pack_vector(VECTOR), model=model, coherence=0.8, seconds_used=1.25)
+    )
     told = service.client.get(query["url"]).json()
     assert (told["status"], told["coherence"], told["seconds_used"]) == ("succeeded", 0.8, 1.25)
     assert told["expires_at"] is None and "vector" not in told
@@ -41,7 +43,7 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
     separation = service.separate(targets=[{"name": "dog", "query_id": query["id"]}])
     assert service.client.delete(query["url"]).status_code == 204
     asked = target(service, separation["id"])["embedding"]  # a copy, which the separation keeps
-    assert unpacked(asked["vector"]) == pytest.approx(VECTOR) and asked["coherence"] == 0.8
+    assert unpack_vector(asked["vector"]) == pytest.approx(VECTOR) and asked["coherence"] == 0.8
 
 
 def test_a_saved_query_in_one_form(service: Service) -> None:
@@ -79,7 +81,7 @@ def test_a_form_that_fails_takes_its_files_with_it(
     if pointer is not None:
         assert [fault["pointer"] for fault in told["errors"]] == [pointer]
     assert folder_service.stored() == [] and folder_service.entered() == []
-    assert folder_service.parts.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished() == 0
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,9 @@ def test_a_query_that_is_not_ready_is_refused_and_the_job_not_made(folder_servic
 
     for state in ("queued", "running", "failed"):
         if state == "running":
-            service.parts.jobs.claim(query_id, "a")
+            service.deps.jobs.claim(query_id, "a")
         if state == "failed":
-            service.parts.jobs.fail(query_id, "a", JobError(code="audio_silent", detail="Silent."))
+            service.deps.jobs.fail(query_id, "a", JobError(code="audio_silent", detail="Silent."))
         told = problem(asked(), 409, "query_not_ready")
         assert state in told["detail"] and told["errors"][0]["pointer"] == "/targets/0/query_id"
     service.client.delete(f"/v1/queries/{query_id}")
@@ -135,17 +137,17 @@ def test_another_models_query_is_refused(folder_service: Service) -> None:
 def test_a_saved_query_outlives_every_retention(folder_service: Service) -> None:
     service = folder_service
     query_id = service.saved_query()
-    housekeeping = Housekeeping(service.parts.redis, service.parts.storage, service.parts.settings)
-    housekeeping.tidy()
-    assert service.parts.redis.zscore("earmark:jobs:expiry", query_id) is None
-    assert service.parts.redis.ttl(f"earmark:job:{query_id}") == -1
+    housekeeping = Housekeeping(service.deps.redis, service.deps.storage, service.deps.settings)
+    housekeeping.remove_expired()
+    assert service.deps.redis.zscore("earmark:jobs:expiry", query_id) is None
+    assert service.deps.redis.ttl(f"earmark:job:{query_id}") == -1
     assert service.client.get(f"/v1/queries/{query_id}").json()["status"] == "succeeded"
     assert service.client.delete(f"/v1/queries/{query_id}").status_code == 204
-    left = list(service.parts.redis.scan_iter(f"earmark:*{query_id}*"))
-    assert all(service.parts.redis.ttl(key) > 0 for key in left)
+    left = list(service.deps.redis.scan_iter(f"earmark:*{query_id}*"))
+    assert all(service.deps.redis.ttl(key) > 0 for key in left)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 0.1, 1 / 3, 1e-40, 1e6, -1e6])
 def test_embeddings_are_kept_as_float32(value: float) -> None:
-    kept = unpacked(packed([value, 1.0]))
-    assert kept[0] == pytest.approx(value, rel=6e-8, abs=1e-45) and unpacked(packed(kept)) == kept
+    kept = unpack_vector(pack_vector([value, 1.0]))
+    assert kept[0] == pytest.approx(value, rel=6e-8, abs=1e-45) and unpack_vector(pack_vector(kept)) == kept

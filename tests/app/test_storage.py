@@ -143,7 +143,7 @@ def test_keys_that_are_none_are_refused(storage: Storage, key: str) -> None:
 
 def test_only_s3_signs(storage: Storage) -> None:
     asyncio.run(storage.put_stream("audio/a", stream(b"signed"), 100))
-    if not storage.signs:
+    if not storage.can_sign:
         with pytest.raises(ValueError, match="cannot sign"):
             storage.signed_url("audio/a", 60)
         return

@@ -17,10 +17,10 @@ import yaml
 from redis import Redis
 
 from app.jobs import metrics as job_metrics
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.main import create_app
 from app.metrics import PROCESS
-from app.model_registry import Registry
+from app.model_registry import ModelRegistry
 from app.settings import Settings
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY
@@ -213,11 +213,11 @@ def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
     assert job_metrics  # its figures are in PROCESS once it is imported
     port = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0")
-    Registry(redis, settings).announce(MODEL, "worker-1")
-    assert Jobs(redis, settings).waiting("base") == 0
+    ModelRegistry(redis, settings).announce(MODEL, "worker-1")
+    assert JobRepository(redis, settings).waiting("base") == 0
     app = create_app(settings)
-    families = [*app.state.parts.metrics.registry.collect(), *GpuMetrics(driver(), "GPU-1").collect()]
-    asyncio.run(app.state.parts.close())
+    families = [*app.state.deps.metrics.registry.collect(), *GpuMetrics(driver(), "GPU-1").collect()]
+    asyncio.run(app.state.deps.close())
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     return {f"{family.name}{suffix}": set() for family in families for suffix in suffixes[family.type]}
 

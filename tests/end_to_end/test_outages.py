@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.jobs.lifecycle import Job
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.faults import DEFAULTS, DOG, LONG, assert_done_once, decoding, works
 from tests.end_to_end.figures import SOAK, Figures
@@ -93,7 +93,7 @@ def test_a_decoder_that_hangs_costs_its_job_and_no_more(
 ):
     hasty = deployment.settings.model_copy(update={"job_timeout": 4.0})
     with monkeypatch.context() as patch:
-        patch.setattr(deployment, "jobs", Jobs(deployment.redis, hasty))  # the job carries its timeout
+        patch.setattr(deployment, "jobs", JobRepository(deployment.redis, hasty))  # the job carries its timeout
         job = deployment.submit(deployment.upload(seconds=20.0), DOG)
     with decoding(deployment) as decoder:
         hung = time.monotonic()
@@ -109,4 +109,4 @@ def test_a_decoder_that_hangs_costs_its_job_and_no_more(
 
 def test_a_worker_announces_itself_again_to_a_server_that_lost_everything(deployment: Deployment):
     deployment.redis.flushall()
-    eventually(lambda: deployment.registry.models() and deployment.registry.workers("base") == 1)
+    eventually(lambda: deployment.registry.models() and deployment.registry.worker_count("base") == 1)

@@ -26,7 +26,7 @@ def test_several_workers_live_and_die_apart_and_stop_together(deploy: Callable[.
     deployment = deploy(worker_metrics_port=port)
     words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
     program = deployment.start(*words, "--processes", "2")
-    eventually(lambda: deployment.registry.workers("base") == 2)
+    eventually(lambda: deployment.registry.worker_count("base") == 2)
     pages = [httpx.get(f"http://127.0.0.1:{port + index}/metrics").text for index in range(2)]
     assert all("earmark_batch_size" in page for page in pages)
 
@@ -38,14 +38,14 @@ def test_several_workers_live_and_die_apart_and_stop_together(deploy: Callable[.
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: deployment.jobs.get(long.id).attempts == 2)
     assert other.is_running(), "what kills one worker costs the other nothing"
-    eventually(lambda: len(workers(program)) == 2 and deployment.registry.workers("base") == 2)
+    eventually(lambda: len(workers(program)) == 2 and deployment.registry.worker_count("base") == 2)
 
     deployment.jobs.cancel(long.id)
     last = [deployment.submit(long.audio_ids[0], [{"name": "dog", "label": "Dog"}]) for _ in range(2)]
     for job in last:
         deployment.wait_running(job, ratio=0.0)
     deployment.end(program)
-    assert deployment.registry.workers("base") == 0
+    assert deployment.registry.worker_count("base") == 0
     assert [deployment.jobs.get(job.id).status for job in last] == ["queued", "queued"], "handed over"
 
 

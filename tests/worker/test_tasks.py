@@ -15,7 +15,7 @@ from rq import Retry
 from app.errors import StoreUnavailable
 from app.jobs.kinds import DETECTION, KINDS, SEPARATION, Kind
 from app.jobs.lifecycle import Job, TargetState
-from app.jobs.repository import Jobs
+from app.jobs.repository import JobRepository
 from app.keys.quotas import Quotas, quota_key
 from app.records.audio import store_key
 from app.records.ids import new_id
@@ -24,10 +24,10 @@ from app.storage import Storage
 from models.engine import Engine
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
-from worker.context import Workbench
+from worker.context import WorkerContext
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
-from worker.tasks import AGAIN, TASKS
+from worker.tasks import RETRY, TASKS
 
 
 class FailingEngine(Engine):
@@ -49,11 +49,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 @pytest.fixture
-def bench(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[Workbench]:
+def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerContext]:
     settings = Settings(home=tmp_path, job_attempts=2)
     storage = Storage.open(settings)
     scratch = Scratch(tmp_path / "scratch")
-    yield Workbench(engine, Jobs(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
+    yield WorkerContext(engine, JobRepository(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
     assert [key for kind in KINDS.values() for key in storage.keys(kind.folder)] == []
     scratch.close()
@@ -71,14 +71,14 @@ def request_of(kind: Kind, audio_id: str) -> dict[str, Any]:
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def job(request: pytest.FixtureRequest, bench: Workbench, redis: Redis, tmp_path: Path) -> Job:
+def job(request: pytest.FixtureRequest, context: WorkerContext, redis: Redis, tmp_path: Path) -> Job:
     """A job of each kind that waits."""
     audio_id, now = new_id("aud"), time.time()
     soundfile.write(tmp_path / "recording.wav", noise(16000, 1).T, 16000)
-    bench.storage.put_file(store_key(audio_id), tmp_path / "recording.wav")
+    context.storage.put_file(store_key(audio_id), tmp_path / "recording.wav")
     redis.set(f"earmark:audio:{audio_id}", "{}")
     kind: Kind = request.param
-    return bench.jobs.create(
+    return context.jobs.create(
         Job(
             id=new_id(kind.prefix),
             kind=kind.name,
@@ -93,12 +93,12 @@ def job(request: pytest.FixtureRequest, bench: Workbench, redis: Redis, tmp_path
     )
 
 
-def do(bench: Workbench, execution: str, job: Job) -> Retry | None:
-    return TASKS[KINDS[job.kind].task](bench, execution, job.id)
+def do(context: WorkerContext, execution: str, job: Job) -> Retry | None:
+    return TASKS[KINDS[job.kind].task](context, execution, job.id)
 
 
-def fail_with(bench: Workbench, error: BaseException) -> None:
-    bench.engine.error = error  # pyright: ignore[reportAttributeAccessIssue]
+def fail_with(context: WorkerContext, error: BaseException) -> None:
+    context.engine.error = error  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(
@@ -110,36 +110,38 @@ def fail_with(bench: Workbench, error: BaseException) -> None:
         (RuntimeError("secret details"), "internal"),
     ],
 )
-def test_an_error_of_ours_ends_the_job_without_its_details(bench: Workbench, job: Job, error: Exception, code: str):
-    fail_with(bench, error)
-    assert do(bench, "e1", job) is None
-    over = bench.jobs.get(job.id)
+def test_an_error_of_ours_ends_the_job_without_its_details(
+    context: WorkerContext, job: Job, error: Exception, code: str
+):
+    fail_with(context, error)
+    assert do(context, "e1", job) is None
+    over = context.jobs.get(job.id)
     assert over.status == "failed"
     assert over.error is not None
     assert over.error.code == code
     assert "secret" not in over.error.detail
 
 
-def test_what_may_pass_is_tried_again_until_the_last_attempt(bench: Workbench, job: Job):
-    fail_with(bench, StoreUnavailable())
-    assert do(bench, "e1", job) is AGAIN
-    assert bench.jobs.get(job.id).status == "running"
-    assert do(bench, "e2", job) is None
-    over = bench.jobs.get(job.id)
+def test_what_may_pass_is_tried_again_until_the_last_attempt(context: WorkerContext, job: Job):
+    fail_with(context, StoreUnavailable())
+    assert do(context, "e1", job) is RETRY
+    assert context.jobs.get(job.id).status == "running"
+    assert do(context, "e2", job) is None
+    over = context.jobs.get(job.id)
     assert over.error is not None
     assert over.error.code == "store_unavailable"
 
 
-def test_a_broken_device_ends_the_worker_and_not_the_job(bench: Workbench, job: Job):
-    fail_with(bench, torch.AcceleratorError("CUDA error: device-side assert triggered"))
+def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext, job: Job):
+    fail_with(context, torch.AcceleratorError("CUDA error: device-side assert triggered"))
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
     try:
-        assert do(bench, "e1", job) is AGAIN
+        assert do(context, "e1", job) is RETRY
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
-    assert not bench.jobs.get(job.id).over
+    assert not context.jobs.get(job.id).finished
 
 
 @pytest.mark.parametrize("job", [SEPARATION, DETECTION], indirect=True, ids=["separation", "detection"])
@@ -152,14 +154,14 @@ def test_a_broken_device_ends_the_worker_and_not_the_job(bench: Workbench, job: 
     ],
 )
 def test_a_day_is_charged_once_for_what_a_recording_turns_out_to_be(
-    bench: Workbench, redis: Redis, job: Job, used: str | None, days_ago: int, left: str | None
+    context: WorkerContext, redis: Redis, job: Job, used: str | None, days_ago: int, left: str | None
 ):
     day = int(redis.time()[0] // 86400) - days_ago  # pyright: ignore[reportIndexIssue]
     if used is not None:
         redis.hset(quota_key(job.owner), mapping={"day": day, "used": used})
-    fail_with(bench, StoreUnavailable("away"))
-    assert do(bench, "execution-1", job) is AGAIN
-    do(bench, "execution-2", job)
-    assert bench.jobs.get(job.id).audio_seconds == 1.0
+    fail_with(context, StoreUnavailable("away"))
+    assert do(context, "execution-1", job) is RETRY
+    do(context, "execution-2", job)
+    assert context.jobs.get(job.id).audio_seconds == 1.0
     found = redis.hget(quota_key(job.owner), "used")
     assert (found.decode() if isinstance(found, bytes) else found) == left

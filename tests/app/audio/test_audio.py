@@ -1,0 +1,264 @@
+"""Uploads over HTTP: kept whole and probed, or refused and gone without a trace."""
+
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.records.audio import store_key
+from tests.app.conftest import Service, eventually, problem, wav
+
+MIB = 1024 * 1024
+
+
+def nothing_left(service: Service) -> None:
+    assert service.stored() == []
+    assert service.entered() == []
+    assert service.deps.redis.keys("earmark:audio:*") == []
+    assert [path for path in service.folder.rglob("*#*") if path.is_file()] == []
+
+
+def test_an_upload_is_kept_and_probed(service: Service) -> None:
+    content = wav(1.5, 22050, 2)
+    answer = service.client.post("/v1/audio", files={"file": ("C:\\music/street.wav", content, "image/png")})
+    assert answer.status_code == 201
+    audio = answer.json()
+    assert answer.headers["location"] == f"/v1/audio/{audio['id']}"
+    assert audio == {
+        "id": audio["id"],
+        "status": "ready",
+        "filename": "street.wav",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content_type": "audio/wav",
+        "container": "wav",
+        "codec": "pcm_s16le",
+        "duration": 1.5,
+        "sample_rate": 22050,
+        "channels": 2,
+        "created_at": audio["created_at"],
+        "expires_at": audio["expires_at"],
+        "url": f"/v1/audio/{audio['id']}/content",
+    }
+    assert audio["created_at"].endswith("Z") and audio["created_at"] < audio["expires_at"]
+    assert service.client.get(answer.headers["location"]).json() == audio
+    assert service.client.get(audio["url"]).content == content
+    assert service.entered() == []
+
+
+def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
+    audio = service.upload()
+    assert service.stored() == [store_key(audio["id"])]
+    assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
+    nothing_left(service)
+    for answer in (
+        service.client.get(f"/v1/audio/{audio['id']}"),
+        service.client.get(audio["url"]),
+        service.client.delete(f"/v1/audio/{audio['id']}"),
+    ):
+        problem(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello, this is text", b"PK\x03\x04" + bytes(500), wav()[:30], b"#EXTM3U\n/etc/passwd\n", bytes(70_000)],
+    ids=["empty", "text", "zip", "cut header", "playlist", "zeros"],
+)
+def test_what_is_no_audio_leaves_nothing(service: Service, content: bytes) -> None:
+    answer = service.client.post("/v1/audio", files={"file": ("song.mp3", content, "audio/mpeg")})
+    problem(answer, 422, "audio_undecodable")
+    nothing_left(service)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (wav(31.0, 8000), "audio_too_long"),
+        (wav(0.1, 8000, 9), "audio_too_wide"),
+        (wav(1.0, 4000), "audio_undecodable"),
+    ],
+)
+def test_recordings_outside_the_limits_leave_nothing(folder_service: Service, content: bytes, code: str) -> None:
+    problem(folder_service.client.post("/v1/audio", files={"file": ("a.wav", content)}), 422, code)
+    nothing_left(folder_service)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_what_is_too_large_is_refused_while_it_comes(service: Service, announced: bool) -> None:
+    content = wav(1.0) + bytes(5 * MIB)
+    if announced:
+        answer = service.client.post("/v1/audio", files={"file": ("a.wav", content)})
+    else:
+        head, tail = form_ends("a.wav")
+
+        def chunked() -> Iterator[bytes]:
+            yield head
+            for start in range(0, len(content), 65536):
+                yield content[start : start + 65536]
+            yield tail
+
+        answer = service.client.post("/v1/audio", content=chunked(), headers=FORM)
+    problem(answer, 413, "upload_too_large")
+    nothing_left(service)
+
+
+def test_a_file_of_just_the_limit_is_kept(folder_service: Service) -> None:
+    limit = folder_service.deps.settings.upload_bytes
+    content = wav(1.0)
+    content += bytes(limit - len(content))
+    assert folder_service.upload(content)["bytes"] == limit
+    problem(folder_service.client.post("/v1/audio", files={"file": ("a", content + b"1")}), 413, "upload_too_large")
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=XX"}
+
+
+def form_ends(filename: str) -> tuple[bytes, bytes]:
+    head = f'--XX\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\n\r\n'
+    return head.encode(), b"\r\n--XX--\r\n"
+
+
+def hang_up(service: Service, sent: bytes, announced: int) -> None:
+    with socket.create_connection(service.address) as connection:
+        head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
+        connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + sent)
+        eventually(service.entered, 5)
+
+
+@pytest.mark.parametrize("size", [10, MIB])
+def test_a_client_that_hangs_up_leaves_nothing(service: Service, size: int) -> None:
+    hang_up(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
+    eventually(lambda: not service.entered(), 5)
+    nothing_left(service)
+
+
+def test_the_copy_for_the_probe_has_no_name(
+    s3_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed in mid-upload leaves nothing in its temporary folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    head, tail = form_ends("a.wav")
+    seen: list[list[Path]] = []
+
+    def slowly() -> Iterator[bytes]:
+        yield head + wav(2.0)
+        eventually(s3_service.entered, 5)
+        seen.append(list(tmp_path.iterdir()))
+        yield tail
+
+    assert s3_service.client.post("/v1/audio", content=slowly(), headers=FORM).status_code == 201
+    assert seen == [[]]
+
+
+def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
+    with socket.create_connection(folder_service.address, timeout=10) as connection:
+        head = (
+            f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\nContent-Length: 99999\r\n"
+        )
+        connection.sendall(head.encode() + b"\r\n" + form_ends("a.wav")[0] + b"abc")
+        begun = time.monotonic()
+        answer = connection.recv(65536)
+        assert time.monotonic() - begun < 5
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
+    nothing_left(folder_service)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (b"", None),
+        (b"--XX--\r\n", "/file"),
+        (b'--XX\r\nContent-Disposition: form-data; name="file"\r\n\r\nabc\r\n--XX--\r\n', "/file"),
+        (b'--XX\r\nContent-Disposition: form-data; name="other"; filename="a"\r\n\r\nabc\r\n--XX--\r\n', "/other"),
+        (b"--XX\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--XX--\r\n", None),
+        (b"--XX\r\n\r\nabc\r\n--XX--\r\n", None),
+        (b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nab', None),
+        (b"nonsense", None),
+        (b"--XX\r\n" + b"A: b\r\n" * 1000 + b"\r\n", None),
+    ],
+    ids=["empty", "no part", "no file", "other field", "no name", "no header", "cut", "nonsense", "headers"],
+)
+def test_broken_forms_are_refused_and_leave_nothing(folder_service: Service, body: bytes, pointer: str | None) -> None:
+    told = problem(folder_service.client.post("/v1/audio", content=body, headers=FORM), 422, "request_invalid")
+    assert [fault["pointer"] for fault in told.get("errors", [])] == ([pointer] if pointer else [])
+    nothing_left(folder_service)
+
+
+def test_a_second_file_takes_the_first_with_it(service: Service) -> None:
+    files = [("file", ("a.wav", wav())), ("file", ("b.wav", wav()))]
+    problem(service.client.post("/v1/audio", files=files), 422, "request_invalid")
+    nothing_left(service)
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "audio/wav", "multipart/form-data", "multipart/mixed; boundary=X"]
+)
+def test_other_bodies_are_no_forms(folder_service: Service, kind: str) -> None:
+    answer = folder_service.client.post("/v1/audio", content=wav(), headers={"Content-Type": kind})
+    problem(answer, 415, "not_multipart")
+
+
+def test_every_range_is_answered_by_the_standard(service: Service) -> None:
+    content = wav(0.1)
+    size = len(content)
+    url = service.upload(content)["url"]
+    etag = service.client.get(url).headers["etag"]
+    table = {
+        "bytes=0-0": (206, content[:1], f"bytes 0-0/{size}"),
+        "Bytes = 0-": (206, content, f"bytes 0-{size - 1}/{size}"),
+        "bytes=100-199": (206, content[100:200], f"bytes 100-199/{size}"),
+        "bytes=-5": (206, content[-5:], f"bytes {size - 5}-{size - 1}/{size}"),
+        f"bytes=-{size + 9}": (206, content, f"bytes 0-{size - 1}/{size}"),
+        f"bytes=10-{size + 9}": (206, content[10:], f"bytes 10-{size - 1}/{size}"),
+        "bytes=5-2": (200, content, None),
+        "bytes=0-1,5-6": (200, content, None),
+        "bytes=a-b": (200, content, None),
+        "bytes=-": (200, content, None),
+        "lines=1-2": (200, content, None),
+    }
+    for header, (status, body, told) in table.items():
+        answer = service.client.get(url, headers={"Range": header})
+        assert (answer.status_code, answer.content) == (status, body), header
+        assert answer.headers.get("content-range") == told
+        assert answer.headers["accept-ranges"] == "bytes"
+        assert answer.headers["content-type"] == "audio/wav"
+        head = service.client.head(url, headers={"Range": header})
+        assert (head.status_code, head.content) == (status, b"")
+        assert head.headers["content-length"] == str(len(body))
+    for header in (f"bytes={size}-", f"bytes={size + 5}-{size + 9}", "bytes=-0"):
+        answer = service.client.get(url, headers={"Range": header})
+        problem(answer, 416, "range_not_satisfiable")
+        assert answer.headers["content-range"] == f"bytes */{size}"
+    assert service.client.get(url, headers={"Range": "bytes=0-0", "If-Range": etag}).status_code == 206
+    assert service.client.get(url, headers={"Range": "bytes=0-0", "If-Range": '"old"'}).content == content
+    assert service.client.get(url, headers={"If-None-Match": f'"x", {etag}'}).status_code == 304
+    for known in (f"W/{etag}", "*"):
+        assert service.client.get(url, headers={"If-None-Match": known}).status_code == 304
+
+
+def test_audio_in_use_cannot_be_deleted(service: Service) -> None:
+    mixture, example = service.upload(), service.upload()
+    job = service.separate(
+        mixture={"audio_id": mixture["id"]}, targets=[{"name": "x", "examples": [{"audio_id": example["id"]}]}]
+    )
+    for audio in (mixture, example):
+        problem(service.client.delete(f"/v1/audio/{audio['id']}"), 409, "audio_in_use")
+    service.finish(job["id"])
+    for audio in (mixture, example):
+        assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
+
+
+@pytest.mark.parametrize("name", ["aud_1", "sep_01HZZZZZZZZZZZZZZZZZZZZZZZ", "..%2F..%2Fetc", "aud_" + "0" * 26, "%00"])
+def test_ids_that_are_none_are_not_found(folder_service: Service, name: str) -> None:
+    problem(folder_service.client.get(f"/v1/audio/{name}"), 404, "not_found")
+
+
+def test_file_names_are_only_for_reading(folder_service: Service) -> None:
+    for sent, kept in (("../../a\x07 b.wav", "a b.wav"), ("x" * 999, "x" * 255), ("/", None)):
+        body = form_ends(sent)[0] + wav() + form_ends(sent)[1]
+        answer = folder_service.client.post("/v1/audio", content=body, headers=FORM)
+        assert answer.json()["filename"] == kept, answer.text

@@ -1,0 +1,159 @@
+"""Recordings that are fetched from the web: kept whole and probed, or refused and gone without a trace."""
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+from tests.app.audio.test_audio import nothing_left
+from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve, wav
+from tests.app.origins import Origin, moved, ok, origin
+from tests.conftest import S3Server
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Origin]:
+    with origin() as served:
+        yield served
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def _fetching(
+    request: pytest.FixtureRequest, site: Origin, valkey: Any, seaweed: S3Server, tmp_path_factory: Any
+) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("fetching")
+    choices: dict[str, Any] = {
+        **LIMITS,
+        "home": folder,
+        "redis_url": valkey.connection_url,
+        "outside_ports": str(site.port),
+        "outside_networks": f"{site.address}/32",
+        "fetch_timeout": 2.0,
+        "upload_idle": 0.5,
+    }
+    s3 = request.param == "s3"
+    yield from serve(seaweed.settings("fetching", **choices) if s3 else Settings(**choices), folder)
+
+
+@pytest.fixture
+def fetching(_fetching: Service, redis: Any) -> Service:
+    return emptied(_fetching)
+
+
+def post(service: Service, url: Any) -> Any:
+    return service.client.post("/v1/audio", json={"url": url})
+
+
+def test_a_recording_on_the_web_is_kept_and_probed(fetching: Service, site: Origin) -> None:
+    content = wav(1.5, 22050, 2)
+    site.answer = ok(content, "Content-Type: image/png", 'Content-Disposition: attachment; filename="../../x"')
+    answer = post(fetching, f"http://{site.address}:{site.port}/music/my%20street.wav?token=secret")
+    assert answer.status_code == 201, answer.text
+    audio = answer.json()
+    assert answer.headers["location"] == f"/v1/audio/{audio['id']}"
+    assert audio["filename"] == "my street.wav" and audio["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (audio["content_type"], audio["duration"], audio["channels"]) == ("audio/wav", 1.5, 2)
+    assert fetching.client.get(audio["url"]).content == content
+    assert fetching.entered() == []
+
+
+def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> None:
+    site.answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
+    for piece in (wav()[:1000], wav()[1000:]):
+        site.answer += [f"{len(piece):x}\r\n".encode() + piece + b"\r\n"]
+    site.answer += [b"0\r\n\r\n"]
+    for path, name in (("/", None), ("/a%2F..%2Fb%0d%0a.wav", "b.wav"), ("/%C3%A4.wav", "ä.wav"), ("/%ff", "\ufffd")):
+        answer = post(fetching, f"http://{site.address}:{site.port}{path}")
+        assert (answer.status_code, answer.json().get("filename")) == (201, name), answer.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [
+        (ok(b"hello"), 422, "audio_undecodable"),
+        (ok(b""), 422, "audio_undecodable"),
+        (ok(wav(31.0, 8000)), 422, "audio_too_long"),
+        (ok(wav(1.0) + bytes(5 << 20)), 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", wav(1.0), bytes(5 << 20)], 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\n", wav(1.0)], 413, "upload_too_large"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0)], 422, "url_refused"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0), 5.0], 422, "url_refused"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", *[part for _ in range(20) for part in (0.2, b"x")]], 422, "url_refused"),
+        (ok(wav(), "Content-Encoding: gzip"), 422, "url_refused"),
+        (moved("http://127.0.0.1/"), 422, "url_refused"),
+        ([b"HTTP/1.1 401 No\r\n\r\n"], 422, "url_refused"),
+    ],
+)
+def test_what_cannot_be_kept_leaves_nothing(
+    fetching: Service, site: Origin, answer: list[bytes | float], status: int, code: str
+) -> None:
+    site.answer = answer
+    told = problem(post(fetching, f"http://{site.address}:{site.port}/?token=secret"), status, code)
+    assert "secret" not in str(told) and site.address not in str(told)
+    nothing_left(fetching)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://[::1]/", ""])
+def test_what_lies_inside_is_refused(fetching: Service, url: str) -> None:
+    problem(post(fetching, url), 422, "url_refused")
+    nothing_left(fetching)
+
+
+@pytest.mark.parametrize("sent", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
+def test_other_documents_are_refused(fetching: Service, sent: Any) -> None:
+    problem(fetching.client.post("/v1/audio", json=sent), 422, "request_invalid")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, begun: bool) -> None:
+    """And its `Idempotency-Key` is free again, since nobody has had an answer."""
+    content, redis = wav(), fetching.deps.redis
+    drip = [part for _ in range(99) for part in (content[:9], 0.1)]
+    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if begun else [9.0]
+    site.asked.clear()
+    sent = {"url": f"http://{site.address}:{site.port}/"}
+    body = json.dumps(sent).encode()
+    head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
+    with socket.create_connection(fetching.address, timeout=5) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        eventually(lambda: site.asked and (fetching.entered() or not begun), 5)
+    gone = time.monotonic()
+    # Else the site would be cut off half a second or two later, and that kept as the answer.
+    eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)
+    assert time.monotonic() - gone < 1.5
+    nothing_left(fetching)
+    site.answer = ok(content)
+    again = fetching.client.post("/v1/audio", json=sent, headers={"Idempotency-Key": "again"})
+    assert again.status_code == 201 and "idempotent-replayed" not in again.headers
+
+
+def test_slow_sites_hold_up_those_who_named_them(
+    valkey: Any, redis: Any, site: Origin, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """However many a key names: others' fetches pass."""
+    folder = tmp_path_factory.mktemp("keyed-fetching")
+    choices: dict[str, Any] = {"outside_ports": str(site.port), "outside_networks": "127.0.0.0/8", "upload_idle": 3.0}
+    settings = Settings(home=folder, redis_url=valkey.connection_url, **{**LIMITS, "auth": "on", **choices})
+    site.answer = ok(wav())
+    body = json.dumps({"url": f"http://127.0.0.3:{site.port}/"}).encode()
+    with origin("127.0.0.3", site.port) as slow:
+        slow.answer = [9.0]
+        for service in serve(settings, folder):
+            slowed, other = service.with_key(), service.with_key()
+            key = slowed.client.headers["authorization"]
+            head = f"POST /v1/audio HTTP/1.1\r\nAuthorization: {key}\r\nContent-Type: application/json\r\n"
+            with ExitStack() as open_ones:
+                for _ in range(18):
+                    client = open_ones.enter_context(socket.create_connection(service.address, timeout=5))
+                    client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                eventually(lambda: len(slow.asked) >= 4, 5)
+                began = time.monotonic()
+                assert post(other, f"http://{site.address}:{site.port}/").status_code == 201
+                assert time.monotonic() - began < 2.5
+                assert len(slow.asked) == 4

@@ -1,0 +1,122 @@
+"""Nothing that a stranger sends makes an answer of 500 or more, or leaves anything behind."""
+
+import json
+import os
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.app.conftest import Service
+
+pytestmark = pytest.mark.soak
+
+fuzz = hypothesis_settings(
+    max_examples=500 if os.environ.get("EARMARK_SOAK") else 25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+# Every text that JSON can carry, with lone surrogates, which are no Unicode.
+TEXT = st.text(st.characters(), max_size=12)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
+FIELDS = ["mixture", "targets", "output", "metadata", "model", "auto", "webhook"]
+TARGET_FIELDS = ["name", "examples", "label", "spans", "query_id", "embedding", "not_label"]
+
+
+def survives(service: Service, answer: httpx.Response) -> None:
+    assert answer.status_code < 500, answer.text
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["status"] == answer.status_code
+    assert service.deps.jobs.unfinished() == 0
+
+
+@fuzz
+@given(
+    body=st.dictionaries(st.sampled_from(FIELDS) | TEXT, JSON, max_size=4),
+    target=st.dictionaries(st.sampled_from(TARGET_FIELDS), JSON, max_size=3),
+    nested=st.booleans(),
+)
+def test_any_json(folder_service: Service, body: dict[str, Any], target: dict[str, Any], nested: bool) -> None:
+    if nested:
+        body = {"mixture": {"audio_id": "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"}} | body | {"targets": [target]}
+    content = json.dumps(body).encode()
+    survives(
+        folder_service,
+        folder_service.client.post("/v1/separations", content=content, headers={"Content-Type": "application/json"}),
+    )
+
+
+@fuzz
+@given(content=st.binary(max_size=300), route=st.sampled_from(["/v1/audio", "/v1/separations"]))
+def test_any_form(folder_service: Service, content: bytes, route: str) -> None:
+    for body in (
+        content,
+        b"--XX\r\n" + content,
+        b'--XX\r\nContent-Disposition: form-data; name="label"\r\n\r\n' + content,
+    ):
+        for end in (b"", b"\r\n--XX--\r\n"):
+            answer = folder_service.client.post(
+                route, content=body + end, headers={"Content-Type": "multipart/form-data; boundary=XX"}
+            )
+            survives(folder_service, answer)
+    assert folder_service.stored() == [] and folder_service.entered() == []
+
+
+@fuzz
+@given(kind=st.binary(max_size=60).filter(lambda value: not set(value) & {0, 10, 11, 12, 13}))
+def test_any_content_type(folder_service: Service, kind: bytes) -> None:
+    for prefix in (b"", b"multipart/form-data; boundary=", b"application/json;"):
+        for route in ("/v1/audio", "/v1/separations"):
+            headers = {b"Content-Type": (prefix + kind).strip()}
+            answer = folder_service.client.post(route, content=b"x", headers=headers)
+            if answer.status_code != 400 or answer.headers["content-type"] == "application/problem+json":
+                survives(folder_service, answer)  # else the server itself refused the header
+
+
+@fuzz
+@given(path=st.binary(min_size=1, max_size=20), text=TEXT)
+def test_any_path_and_parameter(folder_service: Service, path: bytes, text: str) -> None:
+    escaped = "".join(f"%{byte:02x}" for byte in path)
+    for route in ("/v1/audio/", "/v1/separations/", "/v1/separations/sep_01HZZZZZZZZZZZZZZZZZZZZZZZ/stems/", "/"):
+        survives(folder_service, folder_service.client.get(route + escaped))
+    query = "".join(f"%{byte:02x}" for byte in text.encode("utf-8", "surrogatepass"))
+    for name in ("q", "model", "limit", "askable"):
+        survives(folder_service, folder_service.client.get(f"/v1/separations?cursor={query}&{name}={query}"))
+        answer = folder_service.client.get(f"/v1/labels?{name}={query}")
+        if answer.status_code != 503:  # a model that nobody announced
+            survives(folder_service, answer)
+
+
+def test_any_header(folder_service: Service) -> None:
+    urls = [folder_service.upload()["url"], f"/v1/separations/{folder_service.separate()['id']}"]
+    folder_service.deps.jobs.cancel(urls[1].rpartition("/")[2])
+
+    @fuzz
+    @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
+    @example("9" * 30 + "-")
+    @example("-" + "9" * 30)
+    def survive(value: str) -> None:
+        for name in ("Range", "If-Range", "If-None-Match", "X-Request-Id", "Accept", "Prefer"):
+            sent = f"bytes={value}" if name == "Range" else f"wait={value}" if name == "Prefer" else value
+            for url in urls:
+                survives(folder_service, folder_service.client.get(url, headers={name: sent.strip()}))
+
+    survive()
+
+
+def test_text_that_is_no_unicode(folder_service: Service) -> None:
+    for body in (
+        r'{"\ud800": 1}',
+        r'{"mixture": {"audio_id": "\ud800"}, "targets": [{"name": "x", "label": "\udfff"}]}',
+        r'{"metadata": {"a\ud800": "b"}, "targets": [{"\ud800": 1}]}',
+    ):
+        answer = folder_service.client.post(
+            "/v1/separations", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 422
+        survives(folder_service, answer)

@@ -1,0 +1,242 @@
+"""What every answer has, whatever was asked; health, figures, labels, models and the document."""
+
+import json
+import logging
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.settings import Settings
+from tests.app.conftest import MODEL, Service, problem, serve, wav
+
+
+@pytest.mark.parametrize("sent", ["abc", "0af7651916cd43dd8448eb211c80319c", "a/b:c-d_e.f+g=h@i", "x" * 128])
+def test_a_sane_request_id_is_echoed(folder_service: Service, sent: str) -> None:
+    assert folder_service.client.get("/livez", headers={"X-Request-Id": sent}).headers["x-request-id"] == sent
+    answer = folder_service.client.get("/v1/audio/x", headers={"X-Request-Id": sent})
+    assert problem(answer, 404, "not_found")["request_id"] == sent
+
+
+@pytest.mark.parametrize("sent", [None, "", "a b", "<script>", "x" * 129, "é".encode()])
+def test_another_request_id_is_made(folder_service: Service, sent: str | bytes | None) -> None:
+    headers = {} if sent is None else {b"X-Request-Id": sent if isinstance(sent, bytes) else sent.encode()}
+    made = folder_service.client.get("/livez", headers=headers).headers["x-request-id"]
+    assert made.startswith("req_") and len(made) == 30
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v2/audio", "/v1/separations/sep_1/events", "/%2e%2e/etc/passwd"])
+def test_unknown_addresses_are_problems(folder_service: Service, path: str) -> None:
+    problem(folder_service.client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/audio"), ("GET", "/v1/separations/"), ("PATCH", "/livez")])
+def test_other_methods_are_problems(folder_service: Service, method: str, path: str) -> None:
+    answer = folder_service.client.request(method, path)
+    if answer.status_code == 405:
+        assert answer.headers["allow"]
+        problem(answer, 405, "method_not_allowed")
+    else:
+        problem(answer, 404, "not_found")
+
+
+def test_methods_not_allowed_say_which_are(folder_service: Service) -> None:
+    answer = folder_service.client.delete("/v1/audio")
+    problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_wrong_parameters_are_named(folder_service: Service) -> None:
+    told = problem(folder_service.client.get("/v1/labels", params={"limit": "many"}), 422, "request_invalid")
+    assert [fault["parameter"] for fault in told["errors"]] == ["limit"]
+
+
+def test_broken_http_gets_no_traceback(folder_service: Service) -> None:
+    with socket.create_connection(folder_service.address, timeout=5) as connection:
+        connection.sendall(b"POST /v1/audio HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+        assert b"Traceback" not in connection.recv(65536)
+
+
+def test_the_unexpected_is_logged_and_not_told(
+    folder_service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the secret at /srv/secret")
+
+    monkeypatch.setattr(type(folder_service.deps.model_registry), "models", fail)
+    with caplog.at_level(logging.ERROR):
+        told = problem(folder_service.client.get("/v1/models"), 500, "internal")
+    assert "secret" not in json.dumps(told)
+    assert told["request_id"] in caplog.text and "the secret at" in caplog.text
+
+
+def test_alive_and_ready(service: Service) -> None:
+    assert service.client.get("/livez").json() == {"status": "alive"}
+    told = service.client.get("/readyz").json()
+    assert told == {"status": "ready", "queue": "ok", "store": "ok", "workers": {"base": 1}}
+    service.deps.model_registry.leave("base", "worker-1")
+    answer = service.client.get("/readyz")
+    assert (answer.status_code, answer.json()["workers"]) == (200, {"base": 0})
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Iterator[Service]:
+    """A front end whose queue's server is not there."""
+    yield from serve(Settings(home=tmp_path, redis_url="redis://127.0.0.1:9", redis_timeout=0.5, auth="off"), tmp_path)
+
+
+def test_without_the_queue_calls_say_so_and_leave_nothing(cut_off: Service) -> None:
+    client = cut_off.client
+    assert client.get("/livez").status_code == 200
+    for answer in (
+        client.get("/readyz"),
+        client.get("/v1/models"),
+        client.get("/v1/audio/aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"),
+        client.post("/v1/audio", files={"file": ("a.wav", wav())}),
+        client.post("/v1/separations", files={"mixture": ("a.wav", wav())}, data={"label": "Dog"}),
+    ):
+        problem(answer, 503, "queue_unavailable")
+    assert cut_off.stored() == []
+    assert "earmark_queue_up 0.0" in client.get("/metrics").text
+
+
+def test_without_the_store_calls_say_so(folder_service: Service, tmp_path: Path) -> None:
+    settings = folder_service.deps.settings.model_copy(
+        update={"store": "s3://earmark", "store_endpoint": "http://127.0.0.1:9", "store_timeout": 0.5}
+    )
+    for service in serve(settings, tmp_path):
+        problem(service.client.get("/readyz"), 503, "store_unavailable")
+        answer = service.client.post("/v1/audio", files={"file": ("a.wav", wav())})
+        problem(answer, 503, "store_unavailable")
+
+
+def test_figures(folder_service: Service) -> None:
+    folder_service.separate()
+    folder_service.client.get("/v1/audio/x")
+    folder_service.client.get("/v1/audio/y")
+    text = folder_service.client.get("/metrics").text
+    names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+    assert names and all(name.startswith("earmark_") for name in names)
+    assert 'earmark_jobs_waiting{model="base"} 1.0' in text
+    assert 'earmark_workers{model="base"} 1.0' in text
+    assert 'route="/v1/audio/{audio_id}",status="404"' in text and 'audio/x"' not in text
+
+
+def test_models_and_their_workers(folder_service: Service) -> None:
+    registry = folder_service.deps.model_registry
+    registry.heartbeat("base", "worker-2")
+    registry.announce({**MODEL, "name": "paper", "version": "3"}, "worker-3")
+    registry.leave("paper", "worker-3")
+    told = folder_service.client.get("/v1/models").json()["data"]
+    assert [(model["name"], model["version"], model["default"], model["workers"]) for model in told] == [
+        ("base", "1", True, 2),
+        ("paper", "3", False, 0),
+    ]
+    assert set(told[0]) == {
+        *("name", "version", "default", "embedding_size", "labels", "askable_labels", "sample_rate", "workers")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("dog", "Dog"),
+        ("DOG", "Dog"),
+        ("/m/03kmc9", "Siren"),
+        ("sirn", "Siren"),
+        ("male_speech", "Male speech, man speaking"),
+        ("man", "Male speech, man speaking"),
+        ("bark", "Bark"),
+        ("animal", "Dog"),
+        ("alarm", "Siren"),
+    ],
+)
+def test_labels_are_found_by_text(folder_service: Service, text: str, first: str) -> None:
+    found = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
+    assert found[0]["label"] == first
+    assert [label["score"] for label in found] == sorted((label["score"] for label in found), reverse=True)
+    assert set(found[0]) == {"label", "mid", "slug", "path", "askable", "score"}
+
+
+@pytest.mark.parametrize(
+    ("model", "status"), [("base", 200), ("base@1", 200), ("base@2", 503), ("", 422), ("A b", 422)]
+)
+def test_labels_are_those_of_a_model_as_jobs_name_it(folder_service: Service, model: str, status: int) -> None:
+    answer = folder_service.client.get("/v1/labels", params={"q": "dog", "model": model})
+    assert answer.status_code == status, answer.text
+
+
+def test_labels_without_a_text_are_all_labels(folder_service: Service) -> None:
+    client = folder_service.client
+    found = client.get("/v1/labels").json()["data"]
+    assert [label["label"] for label in found] == ["Bark", "Dog", "Male speech, man speaking", "Siren"]
+    assert len(client.get("/v1/labels", params={"limit": 2}).json()["data"]) == 2
+    assert len(client.get("/v1/labels", params={"askable": "true"}).json()["data"]) == 3
+    assert client.get("/v1/labels", params={"q": "zzzzqqq"}).json() == {"data": []}
+
+
+def test_labels_of_a_model_that_nobody_announced(folder_service: Service) -> None:
+    problem(folder_service.client.get("/v1/labels", params={"model": "paper"}), 503, "model_unavailable")
+
+
+def test_the_document_describes_what_is_answered(folder_service: Service) -> None:
+    document = folder_service.client.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    assert "HTTPValidationError" not in schemas
+    create = document["paths"]["/v1/separations"]["post"]
+    assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
+    references = set()
+
+    def walk(node: object) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                references.add(node["$ref"].rpartition("/")[2])
+            for value in node.values():
+                walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                walk(value)
+
+    walk(document)
+    assert references <= set(schemas)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert operation.get("summary") and operation.get("description")
+            for status, answer in operation["responses"].items():
+                assert int(status) < 400 or list(answer["content"]) == ["application/problem+json"]
+
+
+def test_docs(folder_service: Service) -> None:
+    page = folder_service.client.get("/docs").text
+    assert "//" not in page.replace("window.location.origin + '/docs", "").replace("<!-- `SwaggerUIBundle`", "")
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert path.startswith("/docs/") and len(folder_service.client.get(path).content) > 1000
+
+
+def test_settings_travel_to_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = Settings.model_validate({"home": tmp_path, "store_secret_key": "s", "targets": 3, "job_timeout": 7.5})
+    for name, value in settings.as_environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+    assert "store_secret_key=SecretStr('**********')" in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"upload_bytes": 0}, {"store_endpoint": "nowhere"}, {"model": "../x"}, {"port": 99999}, {"channels": "x"}]
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings.model_validate(wrong)
+
+
+def test_settings_that_hold_secrets_do_not_show_them() -> None:
+    secrets = {"redis_url": "redis://:hush@queue:6379", "store_secret_key": "hush", "url_secret": "hush"}
+    assert "hush" not in repr(Settings.model_validate(secrets))
+
+
+def test_connections_are_let_go(folder_service: Service) -> None:
+    with httpx.Client(base_url=folder_service.client.base_url) as client:
+        assert client.get("/livez", headers={"Connection": "close"}).status_code == 200

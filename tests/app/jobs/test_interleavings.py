@@ -1,0 +1,258 @@
+"""Every interleaving of those who have to do with jobs, dying anywhere: each job ends once, and nothing is left of it.
+
+Workers here are RQ's own steps, one at a time: take, begin, claim, work, end, and the note of the end. Each may be the
+last of its process, and one that was taken for dead may go on. Two housekeepers look when they like; what they saw may
+be old when they act on it. The server forgets its scripts at times.
+"""
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from redis import Redis
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job as Entry
+from rq.serializers import JSONSerializer
+
+from app.errors import AlreadyFinished, NotFound
+from app.housekeeping.sweeps import Housekeeping
+from app.jobs.events import read_all
+from app.jobs.lifecycle import Job, JobError
+from app.jobs.repository import JobRepository
+from app.model_registry import workers_key
+from app.records.audio import AudioRepository, users_key
+from app.settings import Settings
+from app.storage import Storage
+from tests.app.records import new_audio, new_job
+
+EXAMPLES = 300 if os.environ.get("EARMARK_SOAK") else 15
+ATTEMPTS = 3
+NUMBERS = st.integers(0, 3)
+
+
+@dataclass(eq=False)
+class Hold:
+    """A worker's hold on a job, and what it has done of its work."""
+
+    job_id: str
+    short: bool
+    entry: Entry | None = None
+    execution: Execution | None = None
+    claimed: bool = False
+    again: bool = False  # the task asks RQ for another try
+    ended: bool = False
+
+
+class Races(RuleBasedStateMachine):
+    """A deployment whose parts are moved by hand."""
+
+    redis: Redis
+    folder: Path
+
+    @initialize(any_workers=st.integers(0, 2), short_workers=st.integers(0, 1), count=st.integers(1, 2))
+    def begin(self, any_workers: int, short_workers: int, count: int) -> None:
+        self.redis.flushall()
+        port = self.redis.connection_pool.connection_kwargs["port"]
+        chosen: dict[str, Any] = {"lost_after": 0.0, "job_attempts": ATTEMPTS, "heartbeat_timeout": 600}
+        self.settings = Settings(home=self.folder, redis_url=f"redis://127.0.0.1:{port}/0", **chosen)
+        self.jobs = JobRepository(self.redis, self.settings)
+        storage = Storage.open(self.settings)
+        self.keepers = [Housekeeping(self.redis, storage, self.settings) for _ in range(2)]
+        for number in range(any_workers + short_workers):
+            self.redis.zadd(workers_key("base"), {f"w{number}": time.time()})
+            if number < short_workers:
+                self.redis.zadd(workers_key("base", short=True), {f"w{number}": time.time()})
+        self.published: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        self.made: list[Job] = []
+        self.holds: list[Hold] = []  # of the living
+        for _ in range(count):
+            self.comes(1.0, "")
+
+    @precondition(lambda self: len(self.made) < 4)
+    @rule(seconds=st.sampled_from([1.0, 5000.0, None]), owner=st.sampled_from(["", "key_a"]))
+    def comes(self, seconds: float | None, owner: str) -> None:
+        audio = new_audio()
+        AudioRepository(self.redis, self.settings).create(audio)
+        job = new_job(audio.id).model_copy(update={"audio_seconds": seconds, "owner": owner})
+        self.made.append(self.jobs.create(job))
+        self.jobs.create(job)  # an answer that was lost is asked for again
+
+    @rule(number=NUMBERS, delete=st.sampled_from([False, False, True]))
+    def is_not_wanted_any_more(self, number: int, delete: bool) -> None:
+        job_id = self.made[number % len(self.made)].id
+        with suppress(AlreadyFinished, NotFound):
+            if delete:
+                self.jobs.delete(job_id)
+                self.deleted.add(job_id)
+            else:
+                self.jobs.cancel(job_id)
+
+    # A worker, step by step
+
+    @rule()
+    def is_taken(self) -> None:
+        for short in (False, True):
+            queue = self.jobs.queue("base", short)
+            taken: Any = self.redis.lmove(queue.key, queue.intermediate_queue_key)
+            if taken is not None:
+                self.holds.append(Hold(taken.decode(), short))
+                return
+
+    @precondition(lambda self: self.holds)
+    @rule(number=NUMBERS, steps=st.integers(1, 4), how=st.sampled_from(["publish", "fail", "stop", "release", "again"]))
+    def goes_on(self, number: int, steps: int, how: str) -> None:
+        hold = self.holds[number % len(self.holds)]
+        for _ in range(steps):
+            if hold in self.holds:
+                self._step(hold, how)
+
+    def _step(self, hold: Hold, how: str) -> None:
+        if hold.execution is None:
+            self._begin(hold)
+        elif not hold.claimed:
+            hold.claimed = True
+            hold.ended = self.jobs.claim(hold.job_id, hold.execution.id) is None
+        elif not hold.ended:
+            self.jobs.report_progress(hold.job_id, hold.execution.id, 0.5, "separating")
+            self._end(hold, hold.execution.id, how)
+        else:
+            self._note(hold)
+
+    @precondition(lambda self: self.holds)
+    @rule(number=NUMBERS)
+    def dies(self, number: int) -> None:
+        hold = self.holds.pop(number % len(self.holds))
+        if hold.execution is not None:
+            self.redis.delete(hold.execution.key)
+
+    def _end(self, hold: Hold, execution: str, how: str) -> None:
+        hold.ended, job_id = True, hold.job_id
+        if how == "publish":
+            may = not self.jobs.should_stop(job_id, execution) or self._is_asked_to_stop(job_id, execution)
+            assert self.jobs.publish(job_id, execution, [], {"by": execution}) == may
+            if may:
+                self.published[job_id] = execution
+                assert self.jobs.publish(job_id, execution, [], {"by": execution}), "told again"
+        elif how == "fail":
+            self.jobs.fail(job_id, execution, JobError(code="internal", detail="."))
+        elif how == "stop":
+            self.jobs.confirm_cancel(job_id, execution)
+        else:
+            hold.again = how == "again" or self.jobs.release(job_id, execution)
+
+    def _is_asked_to_stop(self, job_id: str, execution: str) -> bool:
+        """By a request that came too late for it."""
+        with suppress(NotFound):
+            job = self.jobs.get(job_id)
+            return job.status == "running" and job.execution == execution
+        return False
+
+    def _begin(self, hold: Hold) -> None:
+        queue = self.jobs.queue("base", hold.short)
+        try:
+            hold.entry = Entry.fetch(hold.job_id, connection=self.redis, serializer=JSONSerializer)
+        except NoSuchJobError:
+            self.redis.lrem(queue.intermediate_queue_key, 1, hold.job_id)
+            self.holds.remove(hold)
+            return
+        with self.redis.pipeline() as pipe:
+            hold.execution = Execution.create(hold.entry, 600, pipeline=pipe, worker_name="w")
+            hold.entry.prepare_for_execution("w", pipeline=pipe)
+            pipe.lrem(queue.intermediate_queue_key, 1, hold.job_id)
+            pipe.execute()
+
+    def _note(self, hold: Hold) -> None:
+        """RQ's note of the end, as `GpuWorker` writes it: not where the execution is not its any more.
+
+        RQ itself fails to write it where the execution's key has run out, and nobody has struck it out yet.
+        """
+        assert hold.entry is not None and hold.execution is not None
+        self.holds.remove(hold)
+        registry = hold.entry.started_job_registry
+        own = self.redis.zscore(registry.key, hold.execution.composite_key) is not None
+        with suppress(ValueError), self.redis.pipeline() as pipe:
+            if own and hold.again:
+                hold.entry.retry(self.jobs.queue("base", hold.short), pipe)
+            elif own:
+                hold.entry.cleanup(0, pipeline=pipe, remove_from_queue=False)
+            hold.execution.delete(hold.entry, pipe)
+            pipe.execute()
+
+    # Others
+
+    @rule(by=st.lists(st.integers(0, 1), min_size=1, max_size=3), silent=st.none() | NUMBERS, forgets=st.booleans())
+    def house_is_kept(self, by: list[int], silent: int | None, forgets: bool) -> None:
+        """One worker is silent meanwhile, though it lives on; and the server may have forgotten its scripts."""
+        if silent is not None and self.holds:
+            execution = self.holds[silent % len(self.holds)].execution
+            if execution is not None:
+                self.redis.delete(execution.key)
+        if forgets:
+            self.redis.script_flush()
+        for number in by:
+            self.keepers[number].round()
+
+    @rule()
+    def short_workers_come_or_go(self) -> None:
+        key = workers_key("base", short=True)
+        if self.redis.zcard(key):
+            self.redis.delete(key)
+        else:
+            self.redis.zadd(key, {"w0": time.time()})
+            self.redis.zadd(workers_key("base"), {"w0": time.time()})
+
+    @invariant()
+    def what_is_published_stays(self) -> None:
+        for job_id, execution in getattr(self, "published", {}).items():
+            if job_id not in self.deleted:
+                job = self.jobs.get(job_id)
+                assert (job.status, job.result) == ("succeeded", {"by": execution})
+
+    def teardown(self) -> None:
+        """The living die, and one good worker does what is left: every job ends, and nothing is left of it."""
+        if not hasattr(self, "jobs"):
+            return
+        for key in self.redis.scan_iter("rq:execution:*"):
+            self.redis.delete(key)
+        self.holds.clear()
+        for _ in range(3 + len(self.made)):
+            for keeper in self.keepers:
+                keeper.round()
+            self.is_taken()
+            while self.holds:
+                self.goes_on(0, 1, "publish")
+        for job in self.made:
+            if job.id not in self.deleted:
+                over = self.jobs.get(job.id)
+                assert over.finished, over
+                revisions = [entry.revision for entry in read_all(self.redis, job.id)]
+                assert revisions == list(range(1, over.revision + 1))
+                assert over.attempts <= ATTEMPTS
+            assert not self.redis.exists(users_key(job.audio_ids[0]))
+        assert self.jobs.unfinished() == self.jobs.waiting("base") == self.jobs.waiting_seconds("base") == 0
+        left: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
+        assert left == []
+        lines: Any = self.redis.keys("earmark:line:*")
+        assert set(lines) <= {b"earmark:line:base:clock", b"earmark:line:base:load"}
+        assert self.redis.hgetall("earmark:line:base:load") in ({}, {b"milliseconds": b"0"})
+
+
+@pytest.fixture(scope="module")
+def _deployment(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with Redis(port=valkey.port) as client:
+        Races.redis, Races.folder = client, tmp_path_factory.mktemp("races")
+        yield
+
+
+@pytest.mark.usefixtures("_deployment")
+class TestRaces(Races.TestCase):
+    settings = hypothesis_settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)

@@ -1,0 +1,201 @@
+"""Figures: jobs counted where their records change, the store's calls, ports of their own."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from app.jobs.lifecycle import Job, JobError
+from app.jobs.repository import JobRepository
+from app.metrics import PROCESS
+from app.records.ids import created_at, new_id
+from app.settings import Settings
+from app.storage import Storage
+from tests.app.conftest import MODEL, Service, eventually
+from tests.app.records import new_job
+from tests.conftest import REPOSITORY
+
+RESULT = {
+    "mixture": {"duration": 12.5},
+    "metrics": {"decoding": 0.5, "separating": 2.0, "encoding": 0.25, "real_time_factor": 0.22},
+}
+
+
+def value(name: str, **labels: str) -> float:
+    return PROCESS.get_sample_value(name, labels) or 0.0
+
+
+def claimed(jobs: JobRepository, job: Job, execution: str = "a") -> None:
+    assert jobs.claim(job.id, execution) is not None
+
+
+def succeeds(jobs: JobRepository, job: Job) -> None:
+    claimed(jobs, job)
+    assert jobs.publish(job.id, "a", job.targets, RESULT)
+    assert jobs.publish(job.id, "a", job.targets, RESULT), "a repeat is no second job"
+
+
+def fails(jobs: JobRepository, job: Job) -> None:
+    claimed(jobs, job)
+    assert jobs.fail(job.id, "a", JobError(code="audio_silent", detail="."))
+
+
+def canceled_while_waiting(jobs: JobRepository, job: Job) -> None:
+    jobs.cancel(job.id)
+
+
+def handed_over(jobs: JobRepository, job: Job) -> None:
+    claimed(jobs, job)
+    assert jobs.release(job.id, "a")
+
+
+def loses_its_worker(jobs: JobRepository, job: Job) -> None:
+    claimed(jobs, job)
+    assert jobs.requeue(jobs.get(job.id)) is not None
+
+
+def fails_for_now(jobs: JobRepository, job: Job) -> None:
+    claimed(jobs, job)
+    claimed(jobs, job, "b")
+
+
+def is_given_up(jobs: JobRepository, job: Job) -> None:
+    for execution in "abc":
+        claimed(jobs, job, execution)
+        jobs.requeue(jobs.get(job.id))
+
+
+@pytest.mark.parametrize(
+    ("life", "grown"),
+    [
+        (
+            succeeds,
+            {
+                ("earmark_jobs_finished_total", "succeeded", ""): 1,
+                ("earmark_job_waiting_duration_seconds_count",): 1,
+                ("earmark_job_stage_duration_seconds_sum", "separating"): 2.0,
+                ("earmark_job_real_time_factor_ratio_sum",): 0.22,
+                ("earmark_audio_seconds_total",): 12.5,
+            },
+        ),
+        (fails, {("earmark_jobs_finished_total", "failed", "audio_silent"): 1}),
+        (canceled_while_waiting, {("earmark_jobs_finished_total", "canceled", ""): 1}),
+        (handed_over, {("earmark_jobs_retried_total", "handed_over"): 1}),
+        (loses_its_worker, {("earmark_jobs_retried_total", "lost"): 1}),
+        (fails_for_now, {("earmark_jobs_retried_total", "failed"): 1}),
+        (
+            is_given_up,
+            {
+                ("earmark_jobs_retried_total", "lost"): 2,
+                ("earmark_jobs_finished_total", "failed", "worker_lost"): 1,
+                ("earmark_jobs_abandoned_total",): 1,
+            },
+        ),
+    ],
+)
+def test_a_jobs_life_is_counted(
+    jobs: JobRepository, life: Callable[[JobRepository, Job], None], grown: dict[tuple, float]
+) -> None:
+    model = new_id("m")  # its figures begin at nothing
+    life(jobs, jobs.create(new_job().model_copy(update={"model": model})))
+    others = {"earmark_jobs_finished_total": ("status", "code"), "earmark_job_stage_duration_seconds_sum": ("stage",)}
+    others |= {"earmark_jobs_retried_total": ("reason",)}
+    for (name, *words), amount in grown.items():
+        labels = dict(zip(others.get(name, ()), words, strict=True))
+        assert value(name, kind="separation", model=model, **labels) == pytest.approx(amount), name
+    retried = {
+        reason for reason in ("failed", "lost", "handed_over") if ("earmark_jobs_retried_total", reason) in grown
+    }
+    for reason in {"failed", "lost", "handed_over"} - retried:
+        assert value("earmark_jobs_retried_total", kind="separation", model=model, reason=reason) == 0
+    finished = [
+        sample.value
+        for family in PROCESS.collect()
+        for sample in family.samples
+        if sample.name == "earmark_jobs_finished_total" and sample.labels["model"] == model
+    ]
+    assert sum(finished) == sum(amount for (name, *_), amount in grown.items() if name == "earmark_jobs_finished_total")
+
+
+def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
+    def count(operation: str, outcome: str) -> float:
+        return value("earmark_store_call_duration_seconds_count", operation=operation, outcome=outcome)
+
+    cases = [("put", "ok"), ("get", "ok"), ("get", "missing"), ("check", "failed")]
+    before = {case: count(*case) for case in cases}
+    storage = Storage.open(Settings(store=str(tmp_path / "store")))
+    (tmp_path / "file").write_bytes(b"1234")
+    storage.put_file("a", tmp_path / "file")
+    storage.download("a", tmp_path / "back")
+    with pytest.raises(Exception, match="not in the store"):
+        storage.download("b", tmp_path / "back")
+    (tmp_path / "store").rename(tmp_path / "away")
+    with pytest.raises(Exception, match="store"):
+        storage.check()
+    assert {case: count(*case) - before[case] for case in cases} == dict.fromkeys(cases, 1.0)
+
+
+def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
+    separation = folder_service.separate()
+    jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
+    eventually(lambda: jobs.oldest_waiting("base") > 0.05, 5)
+    text = folder_service.client.get("/metrics").text
+    oldest = next(line for line in text.splitlines() if line.startswith("earmark_jobs_oldest_waiting_seconds{"))
+    assert 0.05 <= float(oldest.split()[-1]) < 60
+    assert 'earmark_jobs_running{model="base"} 0.0' in text
+    jobs.cancel(separation["id"])
+    assert jobs.oldest_waiting("base") == 0
+    assert registry.models()[0].name == MODEL["name"]
+
+
+def test_ids_tell_when_they_were_made() -> None:
+    assert created_at("sep_01HZZZZZZZZZZZZZZZZZZZZZZZ") == pytest.approx(1717986918.399)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_metrics_have_a_port_of_their_own_where_that_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:
+    port = redis.connection_pool.connection_kwargs["port"]
+    settings = Settings(
+        home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", housekeeping_metrics_port=free_port, log_format="json"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", "housekeeping"],
+        cwd=REPOSITORY,
+        env={"PATH": "/usr/bin", **settings.as_environment()},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            try:
+                answers.append(httpx.get(f"http://127.0.0.1:{free_port}/metrics"))
+            except httpx.TransportError:
+                return False
+            return True
+
+        eventually(answered, 20)
+        program.terminate()
+        _, lines = program.communicate()
+    assert "earmark_webhook_deliveries_total" in answers[0].text
+    assert "earmark_process_resident_memory_bytes" in answers[0].text
+    assert '"logger": "earmark.metrics"' in lines and f":{free_port}/metrics" in lines
+
+
+def test_the_apis_own_port_then_has_none(folder_service: Service, tmp_path: Path) -> None:
+    from tests.app.conftest import serve
+
+    settings: Any = folder_service.deps.settings.model_copy(update={"metrics_port": 1})
+    for service in serve(settings, tmp_path):
+        assert service.client.get("/metrics").status_code == 404

@@ -1,0 +1,404 @@
+"""Job records on a real Valkey: whoever comes twice, dies, or comes too late, a job is done once."""
+
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from app.errors import AlreadyFinished, AudioInUse, NotFound, QueueFull, RecordTooNew
+from app.jobs.events import events_key
+from app.jobs.kinds import KINDS, QUERY, TASKS, Kind, output_folder
+from app.jobs.lifecycle import Job, JobError, TargetState
+from app.jobs.listing import record_key
+from app.jobs.repository import JobRepository
+from app.jobs.rq_queues import queue_name
+from app.records.audio import AudioRepository, users_key
+from app.records.ids import first_id
+from app.settings import Settings
+from tests.app.records import new_audio, new_job
+
+
+@pytest.fixture
+def audio(redis: Redis) -> AudioRepository:
+    return AudioRepository(redis, Settings())
+
+
+@pytest.fixture
+def upload(audio: AudioRepository) -> str:
+    record = new_audio()
+    audio.create(record)
+    return record.id
+
+
+@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
+def job(request: pytest.FixtureRequest, upload: str) -> Job:
+    """A job of each kind: they share one life."""
+    return new_job(upload, kind=request.param)
+
+
+DONE = [TargetState(name="dog", status="succeeded")]
+
+
+def queued(redis: Redis) -> list[bytes]:
+    found: Any = redis.lrange(f"rq:queue:{queue_name('base')}", 0, -1)
+    return found
+
+
+def events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
+    found: Any = redis.xrange(events_key(job.id))
+    return [(name, fields[b"type"].decode(), json.loads(fields[b"job"])) for name, fields in found]
+
+
+def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    assert queued(redis) == [job.id.encode()]
+    assert jobs.position(jobs.get(job.id)) == 1
+    claimed = jobs.claim(job.id, "a")
+    assert claimed is not None and claimed.status == "running" and jobs.position(claimed) == 0
+    assert jobs.report_progress(job.id, "a", 0.5, "separating")
+    assert jobs.update_target(job.id, "a", DONE[0])
+    assert not jobs.should_stop(job.id, "a")
+    assert jobs.publish(job.id, "a", DONE, {"gain": 1.0}, ["careful"])
+    done = jobs.get(job.id)
+    assert (done.status, done.result, done.warnings) == ("succeeded", {"gain": 1.0}, ["careful"])
+    kept = None if KINDS[job.kind].kept else pytest.approx(time.time() + 72 * 3600, abs=5)
+    assert done.expires_at == kept
+    assert jobs.should_stop(job.id, "a")
+    told = events(redis, job)
+    assert [name for name, _, _ in told] == [f"{number}-0".encode() for number in range(1, 6)]
+    assert [kind for _, kind, _ in told] == ["state", "state", "progress", "target", "state"]
+    assert [fields.get("status") for _, _, fields in told] == ["queued", "running", None, "running", "succeeded"]
+    assert all("request" not in fields for _, _, fields in told)
+
+
+def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    assert redis.ttl(record_key(job.id)) == -1
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", DONE, {})
+    for key in (record_key(job.id), events_key(job.id)):
+        assert redis.ttl(key) == (-1 if KINDS[job.kind].kept else pytest.approx(33 * 86400, abs=10))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
+    job = jobs.create(new_job(upload, kind=kind))
+    jobs.claim(job.id, "a")
+    jobs.fail(job.id, "a", JobError(code="audio_silent", detail="Silent."))
+    assert jobs.get(job.id).expires_at == pytest.approx(time.time() + 72 * 3600, abs=5)
+    assert redis.ttl(record_key(job.id)) == pytest.approx(33 * 86400, abs=10)
+
+
+def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
+    redis: Redis, jobs: JobRepository, upload: str
+) -> None:
+    job = new_job(upload, kind=QUERY).model_copy(update={"id": first_id(QUERY.prefix, time.time() - 400 * 86400)})
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", [], {})
+    assert jobs.trim() == 0
+    assert [found.id for found in jobs.newest("", "query", 10, None, None)[0]] == [job.id]
+    redis.delete(record_key(job.id))
+    assert jobs.trim() == 1 and jobs.trim() == 0
+
+
+def test_of_two_executions_the_later_one_owns_the_job(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    assert jobs.claim(job.id, "a") and jobs.claim(job.id, "b")
+    assert jobs.should_stop(job.id, "a") and not jobs.should_stop(job.id, "b")
+    assert not jobs.report_progress(job.id, "a", 0.9, "separating")
+    assert not jobs.fail(job.id, "a", JobError(code="internal", detail="."))
+    assert not jobs.release(job.id, "a")
+    assert not jobs.publish(job.id, "a", DONE, {"by": "a"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first answer was lost"})
+    assert jobs.get(job.id).result == {"by": "b"}
+
+
+def test_of_many_at_once_one_publishes(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    outcomes: dict[str, bool] = {}
+    barrier = threading.Barrier(8)
+
+    def work(execution: str) -> None:
+        barrier.wait()
+        claimed = JobRepository(redis, Settings(job_attempts=100)).claim(job.id, execution)
+        outcomes[execution] = claimed is not None and jobs.publish(job.id, execution, DONE, {"by": execution})
+
+    threads = [threading.Thread(target=work, args=(f"e{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(outcomes.values()) == 1
+    winner = next(execution for execution, won in outcomes.items() if won)
+    assert jobs.get(job.id).result == {"by": winner}
+    numbers = [int(name.split(b"-")[0]) for name, _, _ in events(redis, job)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: JobRepository, upload: str) -> None:
+    ends: list[tuple[str, Callable[[str], bool]]] = [
+        ("succeeded", lambda job_id: jobs.publish(job_id, "a", DONE, {})),
+        ("failed", lambda job_id: jobs.fail(job_id, "a", JobError(code="internal", detail="."))),
+        ("canceled", lambda job_id: jobs.cancel(job_id) is not None and jobs.confirm_cancel(job_id, "a")),
+    ]
+    for status, end in ends:
+        job = jobs.create(new_job(upload))
+        assert jobs.create(job) == job
+        assert jobs.claim(job.id, "a") and jobs.claim(job.id, "a")
+        assert end(job.id)
+        told = len(events(redis, job))
+        if status == "canceled":
+            assert jobs.confirm_cancel(job.id, "a")
+        else:
+            assert end(job.id)
+        assert (jobs.get(job.id).status, len(events(redis, job))) == (status, told)
+
+
+def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.claim(job.id, "b")
+    jobs.publish(job.id, "b", DONE, {})
+    assert redis.zrange("earmark:leftovers", 0, -1) == [f"{output_folder(job.kind, job.id)}/a".encode()]
+
+
+def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
+    assert JobRepository(redis, Settings(lost_after=60)).find_lost() == []
+    lost = jobs.find_lost()
+    assert [each.id for each in lost] == [job.id]
+    assert jobs.requeue(lost[0]) is not None
+    assert queued(redis) == [job.id.encode()]
+    assert jobs.find_lost() == []
+
+
+def test_a_lost_job_that_somebody_has_found_meanwhile_is_left_alone(
+    redis: Redis, jobs: JobRepository, job: Job
+) -> None:
+    jobs.create(job)
+    redis.delete(f"rq:queue:{queue_name('base')}")
+    (lost,) = jobs.find_lost()
+    assert jobs.requeue(lost) is not None  # one housekeeper
+    assert jobs.claim(job.id, "a") is not None
+    assert jobs.requeue(lost) is None  # another, whose look is as old
+    assert jobs.get(job.id).execution == "a"
+
+
+def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    """A worker's task asks RQ to try again: from what has begun back to the queue, which is looked at first."""
+    jobs.create(job)
+    queue = f"rq:queue:{queue_name('base')}"
+    stop = threading.Event()
+
+    def go_to_and_fro() -> None:
+        while not stop.is_set():
+            for command in (("LREM", queue, 0, job.id), ("RPUSH", queue, job.id)):
+                with redis.pipeline() as pipe:
+                    pipe.execute_command(*command)
+                    pipe.execute_command(
+                        *("ZADD", f"rq:wip:{queue_name('base')}", time.time() + 60, f"{job.id}:e")
+                        if command[0] == "LREM"
+                        else ("ZREM", f"rq:wip:{queue_name('base')}", f"{job.id}:e")
+                    )
+                    pipe.execute()
+
+    thread = threading.Thread(target=go_to_and_fro)
+    thread.start()
+    try:
+        assert [jobs.find_lost() for _ in range(200)] == [[]] * 200
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_server_that_has_forgotten_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    redis.script_flush()
+    jobs.create(job)
+    redis.script_flush()
+    assert jobs.claim(job.id, "a") is not None
+    redis.script_flush()
+    assert jobs.publish(job.id, "a", DONE, {})
+    assert len(events(redis, job)) == 3 and jobs.waiting("base") == 0
+
+
+def test_a_job_whose_workers_keep_dying_is_given_up(
+    redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository
+) -> None:
+    jobs.create(job)
+    for execution in ("a", "b", "c"):
+        assert jobs.claim(job.id, execution)
+        redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
+        for lost in jobs.find_lost():
+            jobs.requeue(lost)
+    over = jobs.get(job.id)
+    assert over.status == "failed" and over.error is not None and over.error.code == "worker_lost"
+    assert jobs.claim(job.id, "d") is None
+    assert queued(redis) == [] and jobs.find_lost() == []
+    audio.delete(job.audio_ids[0])
+
+
+def test_a_redelivered_job_is_given_up_by_the_claim_too(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    assert [jobs.claim(job.id, execution) is not None for execution in "abcd"] == [True, True, True, False]
+    assert jobs.get(job.id).status == "failed"
+
+
+def test_a_job_given_back_does_not_count(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    for number in range(9):
+        assert jobs.claim(job.id, f"e{number}")
+        assert jobs.release(job.id, f"e{number}")
+    waiting = jobs.get(job.id)
+    assert (waiting.status, waiting.attempts, jobs.position(waiting)) == ("queued", 0, 1)
+
+
+def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    assert jobs.cancel(job.id).status == "canceled"
+    assert queued(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
+    assert jobs.claim(job.id, "a") is None
+    assert [target.status for target in jobs.get(job.id).targets] == ["canceled"]
+    with pytest.raises(AlreadyFinished):
+        jobs.cancel(job.id)
+
+
+def test_a_running_job_is_asked_to_stop(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    assert not jobs.confirm_cancel(job.id, "a")
+    asked = jobs.cancel(job.id)
+    assert asked.status == "running" and asked.cancel_requested_at is not None
+    assert jobs.cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+    assert jobs.should_stop(job.id, "a")
+    assert jobs.confirm_cancel(job.id, "a")
+    assert jobs.get(job.id).status == "canceled"
+
+
+def test_a_job_asked_to_stop_whose_worker_died_is_canceled(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.cancel(job.id)
+    assert jobs.claim(job.id, "b") is None
+    assert jobs.get(job.id).status == "canceled"
+
+
+def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    jobs.delete(job.id)
+    assert jobs.should_stop(job.id, "a")
+    assert not jobs.publish(job.id, "a", DONE, {})
+    with pytest.raises(NotFound):
+        jobs.get(job.id)
+    assert redis.exists(users_key(job.audio_ids[0])) == 0
+    left: Any = redis.keys("earmark:job*")
+    assert left == [events_key(job.id).encode()]  # for those who follow: that there is nothing more
+    assert 0 < redis.ttl(left[0]) <= 60
+    last: Any = redis.xrange(left[0])
+    assert [fields for _, fields in last] == [{b"type": b"deleted"}]
+    # The worker may have stored something after the delete: its prefix stays in the ledger.
+    assert output_folder(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
+
+
+def test_a_full_queue_refuses(redis: Redis, jobs: JobRepository, upload: str) -> None:
+    for _ in range(5):
+        jobs.create(new_job(upload))
+    with pytest.raises(QueueFull):
+        jobs.create(new_job(upload))
+    assert jobs.waiting("base") == jobs.unfinished() == 5
+    jobs.claim(queued(redis)[0].decode(), "a")
+    jobs.create(new_job(upload))
+
+
+def test_places_in_the_line(jobs: JobRepository, upload: str) -> None:
+    line = [jobs.create(new_job(upload)) for _ in range(3)]
+    assert [jobs.position(job) for job in line] == [1, 2, 3]
+    jobs.claim(line[0].id, "a")
+    assert [jobs.position(job) for job in line] == [0, 1, 2]
+
+
+def test_audio_that_a_job_needs_stays(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
+    jobs.create(job)
+    with pytest.raises(AudioInUse):
+        audio.delete(job.audio_ids[0])
+    jobs.claim(job.id, "a")
+    with pytest.raises(AudioInUse):
+        audio.delete(job.audio_ids[0])
+    jobs.fail(job.id, "a", JobError(code="audio_undecodable", detail="No."))
+    audio.delete(job.audio_ids[0])
+    with pytest.raises(NotFound):
+        jobs.create(new_job(job.audio_ids[0]))
+
+
+def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
+    jobs: JobRepository, audio: AudioRepository, upload: str
+) -> None:
+    outcomes: list[str] = []
+    barrier = threading.Barrier(2)
+
+    def attempt(act: Any, *arguments: Any) -> None:
+        barrier.wait()
+        try:
+            act(*arguments)
+            outcomes.append("done")
+        except (NotFound, AudioInUse) as error:
+            outcomes.append(error.code)
+
+    threads = [
+        threading.Thread(target=attempt, args=(jobs.create, new_job(upload))),
+        threading.Thread(target=attempt, args=(audio.delete, upload)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) in (["audio_in_use", "done"], ["done", "not_found"])
+
+
+def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
+    jobs = JobRepository(redis, Settings(stem_retention=0.05))
+    job = jobs.create(new_job(upload))
+    jobs.claim(job.id, "a")
+    jobs.publish(job.id, "a", DONE, {"stems": []})
+    assert jobs.expired_ids(9) == []
+    time.sleep(0.1)
+    assert jobs.expired_ids(9) == [job.id]
+    jobs.expire(job.id)
+    assert jobs.expired_ids(9) == []
+    expired = jobs.get(job.id)
+    assert expired.expired and expired.status == "succeeded"
+
+
+def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    newer = json.loads(redis.get(record_key(job.id)) or b"") | {"schema_version": 99}
+    redis.set(record_key(job.id), json.dumps(newer))
+    for act in (lambda: jobs.get(job.id), lambda: jobs.claim(job.id, "a"), lambda: jobs.delete(job.id)):
+        with pytest.raises(RecordTooNew):
+            act()
+    assert json.loads(redis.get(record_key(job.id)) or b"") == newer
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
+def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
+    redis: Redis, upload: str, damage: bytes
+) -> None:
+    jobs = JobRepository(redis, Settings(lost_after=0, ready_jobs=2))
+    damaged, whole = (jobs.create(new_job(upload)) for _ in range(2))
+    redis.delete("rq:queue:" + queue_name(whole.model))
+    redis.set(record_key(damaged.id), damage)
+    assert [job.id for job in jobs.find_lost()] == [whole.id]
+
+
+def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    entry: Any = redis.hgetall(f"rq:job:{job.id}")
+    assert json.loads(zlib.decompress(entry[b"data"])) == [TASKS[job.kind], None, [job.id], {}]

@@ -1,0 +1,114 @@
+"""Separations by one form that carries recordings, labels and options."""
+
+import json
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from app.records.separations import SeparationRequest
+from tests.app.conftest import Service, problem, wav
+
+
+def form(*queries: bytes, mixture: bytes | None = None) -> list[tuple[str, Any]]:
+    return [
+        ("mixture", ("street.wav", mixture or wav())),
+        *(("query", (f"{number}.wav", query)) for number, query in enumerate(queries)),
+    ]
+
+
+def test_everything_in_one_call(service: Service) -> None:
+    options = {"output": {"format": "wav", "residual": False}, "metadata": {"order": "17"}}
+    answer = service.client.post(
+        "/v1/separations",
+        files=form(wav(0.5), wav(0.7)),
+        data={"label": ["Siren", "Male speech, man speaking"], "options": json.dumps(options)},
+    )
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert [(target["name"], target["label"]) for target in job["targets"]] == [
+        ("target", None),
+        ("siren", "Siren"),
+        ("male-speech-man-speaking", "Male speech, man speaking"),
+    ]
+    request = SeparationRequest.model_validate(service.deps.jobs.get(job["id"]).request)
+    assert len(request.targets[0].examples) == 2
+    assert (request.output.format, request.output.residual, job["metadata"]) == ("wav", False, {"order": "17"})
+    assert len(service.stored()) == 3
+    assert service.client.get(f"/v1/audio/{job['mixture']['audio_id']}").json()["filename"] == "street.wav"
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "code"),
+    [
+        (form(), {}, "request_invalid"),
+        (form(wav())[1:], {}, "request_invalid"),
+        (form(b"no audio"), {}, "audio_undecodable"),
+        (form(mixture=b"no audio"), {"label": "Dog"}, "audio_undecodable"),
+        (form(wav(3.0, 8000)), {}, "audio_too_long"),
+        (form(wav()), {"label": "Unicorn"}, "label_unknown"),
+        (form(wav()), {"label": ["Dog", "dog"]}, "request_invalid"),
+        (form(wav()), {"options": '{"auto": {}}'}, "request_invalid"),
+        (form(wav()), {"options": "{"}, "request_invalid"),
+        (form(wav()), {"options": '{"targets": []}'}, "request_invalid"),
+        (form(wav()), {"options": '{"output": {"bit_depth": 7}}'}, "format_unsupported"),
+        (form(wav(), wav(), wav()), {}, "request_invalid"),
+        ([*form(wav()), ("mixture", ("b.wav", wav()))], {}, "request_invalid"),
+        (form(wav()), {"mixture": "text"}, "request_invalid"),
+        (form(wav()), {"colour": "red"}, "request_invalid"),
+    ],
+)
+def test_a_form_that_fails_takes_its_files_with_it(
+    folder_service: Service, files: list, fields: dict[str, Any], code: str
+) -> None:
+    service = folder_service
+    problem(service.client.post("/v1/separations", files=files, data=fields), 422, code)
+    assert service.stored() == [] and service.entered() == []
+    assert service.deps.redis.keys("earmark:audio:*") == []
+    assert service.deps.jobs.unfinished() == 0
+
+
+def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
+    answer = s3_service.client.post("/v1/separations", files=form(wav()), data={"label": "Unicorn"})
+    problem(answer, 422, "label_unknown")
+    assert s3_service.stored() == [] and s3_service.entered() == []
+
+
+def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None:
+    answer = folder_service.client.post(
+        "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "colour": {}}'}
+    )
+    told = problem(answer, 422, "request_invalid")
+    assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/colour"]
+
+
+def test_labels_that_are_none_are_pointed_at(folder_service: Service) -> None:
+    told = problem(
+        folder_service.client.post("/v1/separations", files=form(wav()), data={"label": ""}), 422, "request_invalid"
+    )
+    assert [fault["pointer"] for fault in told["errors"]] == ["/label"]
+
+
+def test_a_job_whose_making_was_not_confirmed_keeps_its_uploads(
+    folder_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, create = folder_service, folder_service.deps.jobs.create
+
+    def unconfirmed(job: Any) -> None:
+        create(job)
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as outage:
+        outage.setattr(service.deps.jobs, "create", unconfirmed)
+        answer = service.client.post("/v1/separations", files=form(), data={"label": "Dog"})
+    problem(answer, 503, "queue_unavailable")
+    assert service.deps.jobs.unfinished() == 1 and len(service.stored()) == 1
+
+
+def test_targets_that_are_to_be_found_in_one_form(folder_service: Service) -> None:
+    answer = folder_service.client.post(
+        "/v1/separations", files=form(), data={"options": '{"auto": {"threshold": 0.5}}'}
+    )
+    assert answer.status_code == 202, answer.text
+    request = SeparationRequest.model_validate(folder_service.deps.jobs.get(answer.json()["id"]).request)
+    assert request.auto is not None and request.auto.threshold == 0.5

