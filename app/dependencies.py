@@ -1,4 +1,4 @@
-"""What routes reach: the parts of one deployment, made once by `create_app`, as annotated dependencies."""
+"""FastAPI's dependencies: the services of one deployment, opened once by `create_app`, and the caller of a request."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -26,11 +26,11 @@ from app.storage import Storage
 
 @dataclass(frozen=True)
 class Dependencies:
-    """The dependencies that requests share, safe to use from several threads; and who asks."""
+    """Services that all requests share, safe to use from several threads; and the caller."""
 
     settings: Settings
     redis: Redis
-    async_redis: AsyncRedis  # the same server, for the event loop only
+    async_redis: AsyncRedis  # the same server; for code on the event loop only
     poll_cache: PollCache
     storage: Storage
     jobs: JobRepository
@@ -45,7 +45,7 @@ class Dependencies:
 
     @classmethod
     def open(cls, settings: Settings) -> "Dependencies":
-        """Build them; nothing connects to the queue's server yet."""
+        """Build the services; nothing connects to Redis yet."""
         redis, async_redis = connect(settings), connect_async(settings)
         jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
         return cls(
@@ -65,13 +65,14 @@ class Dependencies:
         )
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self.event_feed.close()
         await self.async_redis.aclose()
         self.redis.close()
 
 
 async def get_dependencies(request: Request) -> Dependencies:
+    """Return the services, with the caller of this request."""
     return replace(request.app.state.deps, caller=callers.get_caller(request))
 
 

@@ -1,4 +1,4 @@
-"""The front end: `create_app(settings)` puts its parts together, and nothing else happens here."""
+"""The front end: `create_app(settings)` wires the application together; nothing else happens here."""
 
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
@@ -9,9 +9,6 @@ from fastapi import FastAPI
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
 from app.dependencies import Dependencies
-from app.detections.routes import router as detections
-from app.detections.schemas import DetectionCreate
-from app.detections.service import DETECTIONS
 from app.health.routes import router as health
 from app.http import cors, docs, openapi, problems
 from app.http.observation import ObservationMiddleware
@@ -22,25 +19,20 @@ from app.keys.middleware import AuthenticationMiddleware, Authenticator
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
 from app.model_catalogue.routes import router as models
-from app.queries.routes import router as queries
-from app.queries.schemas import QueryCreate
-from app.queries.service import QUERIES
-from app.separations.routes import router as separations
-from app.separations.schemas import SeparationCreate
-from app.separations.service import SEPARATIONS
+from app.resources import SERVED_KINDS
 from app.settings import Settings
 from app.web import routes as page
 
 VERSION = "0.1.0"
 
 
-def _is_signed(scope: MutableMapping[str, Any]) -> bool:
-    """Whether a request's address opens something by itself: traces hold addresses, and are read by others."""
+def _has_signed_url(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request's URL grants access by itself: traces hold URLs, and other people read them."""
     return b"token=" in scope.get("query_string", b"")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for one deployment; without settings, for the one that the environment describes."""
+    """Return the application for one deployment; without settings, for the one that the environment describes."""
     settings = settings or Settings()
     deps = Dependencies.open(settings)
 
@@ -57,18 +49,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Nothing unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the extra `telemetry` must be installed. Routes and
+        # Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the extra `telemetry` must be installed. Routes and
         # durations alone: texts of errors may hold what clients sent.
-        telemetry={"auto_configure": True, "logs": False, "metrics": False, "exclude": _is_signed},
+        telemetry={"auto_configure": True, "logs": False, "metrics": False, "exclude": _has_signed_url},
     )
     app.state.deps = deps
     problems.install(app)
-    app.router.routes.extend(PollRoute(resource, deps) for resource in (SEPARATIONS, DETECTIONS, QUERIES))
-    for router in (audio, separations, detections, queries, labels, models, limits, health):
+    resources = [served.resource for served in SERVED_KINDS]
+    app.router.routes.extend(PollRoute(resource, deps) for resource in resources)
+    for router in (audio, *(served.router for served in SERVED_KINDS), labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
     page.install(app)
-    openapi.describe(app, [PresignSent, SeparationCreate, DetectionCreate, QueryCreate, UrlSent])
+    openapi.describe(
+        app,
+        [PresignSent, *(resource.body for resource in resources), UrlSent],
+        {f"/v1/{resource.kind.folder}": resource.body_for_upload for resource in resources},
+    )
+    # The last one added is the outermost: observation, CORS, authentication, idempotency, routes.
     app.add_middleware(
         IdempotencyMiddleware,
         answers=IdempotencyRepository(deps.redis, settings),

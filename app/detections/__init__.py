@@ -1,1 +1,1 @@
-"""Detections: what is heard in a recording, and when."""
+"""Detections: which classes sound in a recording, and when."""

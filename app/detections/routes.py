@@ -1,17 +1,16 @@
-"""`/v1/detections`: what is heard in recordings, and when."""
+"""`/v1/detections`: which classes sound in a recording, and when."""
 
-from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.audio.service import Uploads
+from app.audio.service import Uploads, receive_uploads
 from app.dependencies import InjectedDependencies
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
 from app.errors import RequestInvalid
-from app.http import multipart
-from app.http.multipart import Part
+from app.http import bodies, multipart
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.problems import field_error
 from app.http.ranges import object_response
@@ -23,7 +22,7 @@ router = APIRouter(prefix="/v1/detections", tags=["detections"])
 
 _BODY = json_or_form(
     DetectionCreate,
-    {"file": FILE, "options": {"type": "string", "description": "JSON: all else that a JSON body may hold"}},
+    {"file": FILE, "options": {"type": "string", "description": "JSON: the other fields of a JSON body"}},
     ["file"],
 )
 
@@ -36,8 +35,11 @@ _BODY = json_or_form(
     responses=problems(404, 408, 413, 415, 422, 503),
 )
 async def create(request: Request, deps: InjectedDependencies) -> Response:
-    """Ask what is heard in a recording, and when, as JSON that names an upload or as a form that carries it."""
-    return await accepted(request, deps, service.DETECTIONS, DetectionCreate, _read, 1, service.create)
+    """Detect what sounds in a recording, and when; as JSON that names an upload, or as a form that carries it."""
+    async with receive_uploads(deps) as uploads:
+        body = await _read(request, deps.settings, uploads)
+        job = await run_in_threadpool(service.create, deps, body)
+        return await run_in_threadpool(accepted, deps, service.DETECTIONS, job)
 
 
 add_job_routes(router, service.DETECTIONS)
@@ -50,24 +52,27 @@ add_job_routes(router, service.DETECTIONS)
     responses=problems(404, 410, 416, 503) | {200: {"content": {"image/png": {}}}},
 )
 async def timeline(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
-    """The timeline drawn: the likeliest classes over time, their events marked."""
-    found = await run_in_threadpool(service.find_picture, deps, job_id)
+    """The timeline as a picture: the likeliest classes over time, with their events."""
+    picture = await run_in_threadpool(service.find_picture, deps, job_id)
     return await object_response(
-        request, deps.storage, found.key, size=found.bytes, sha256=found.sha256, content_type="image/png"
+        request, deps.storage, picture.key, size=picture.bytes, sha256=picture.sha256, content_type="image/png"
     )
 
 
-async def _read(form: AsyncIterator[Part], uploads: Uploads, settings: Settings) -> DetectionCreate:
-    """Receive a form's file and make of its fields the request that JSON would have been."""
+async def _read(request: Request, settings: Settings, uploads: Uploads) -> DetectionCreate:
+    """Read a JSON body, or receive a form's file and make the same of its fields."""
+    if not bodies.is_form(request):
+        return validate(DetectionCreate, await bodies.read_json(request, settings))
     audio_id: str | None = None
     options: DetectionOptions | None = None
-    async for part in form:
-        if part.name == "file" and part.filename is not None and audio_id is None:
-            audio_id = (await uploads.receive(part)).id
-        elif part.name == "options" and options is None:
-            options = validate(DetectionOptions, await part.json(settings.body_bytes), "options")
-        else:
-            raise multipart.unexpected_part(part)
+    async with aclosing(multipart.parts(request, settings, files=1)) as form:
+        async for part in form:
+            if part.name == "file" and part.filename is not None and audio_id is None:
+                audio_id = (await uploads.receive(part)).id
+            elif part.name == "options" and options is None:
+                options = validate(DetectionOptions, await part.json(settings.body_bytes), "options")
+            else:
+                raise multipart.unexpected_part(part)
     if audio_id is None:
         raise RequestInvalid("The form has no file.", [field_error("Field required.", "file")])
     fields = (options or DetectionOptions()).model_dump(exclude_unset=True)

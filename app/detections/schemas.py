@@ -1,4 +1,4 @@
-"""Detections as clients send and see them."""
+"""Schemas of detections: requests and responses."""
 
 from typing import Annotated, Any
 
@@ -10,13 +10,13 @@ from app.keys.signed_urls import Sign
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, TagRecord
 from app.records.shared import RecordingRecord
 
-_CLASSES = 527  # AudioSet's
+_CLASSES = 527  # of AudioSet
 
 
 class DetectionOptions(JobOptions):
-    """All of a detection but its recording: the form's field `options`.
+    """All of a request but its recording: the form's field `options`.
 
-    `threshold`: the probability that an event must reach; it ends below half of that. `top`: how many tags.
+    `threshold`: the probability that an event must reach; it ends below half of that. `top`: the number of tags.
     """
 
     threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.2
@@ -24,13 +24,13 @@ class DetectionOptions(JobOptions):
 
 
 class DetectionCreate(DetectionOptions):
-    """A recording to be listened to."""
+    """A recording in which to detect sounds."""
 
     audio_id: AudioId
 
 
 class DetectionAnswer(JobAnswer):
-    """What is heard in a recording, and when.
+    """The classes that sound in a recording, and when.
 
     `tags`: the likeliest classes, whatever their probability; `events`: where classes reach the threshold, in order of
     time; `timeline_url`: a picture of both.

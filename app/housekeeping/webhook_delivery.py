@@ -22,15 +22,13 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from app.dependencies import Dependencies
-from app.detections.service import DETECTIONS
 from app.errors import EarmarkError, NotFound, UrlRefused
 from app.job_api.resource import JobResource
 from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.metrics import webhook_deliveries
-from app.queries.service import QUERIES
-from app.separations.service import SEPARATIONS
+from app.resources import SERVED_KINDS
 from app.settings import Settings
 
 log = logging.getLogger("earmark.webhooks")
@@ -44,7 +42,7 @@ _CROWDED_SECONDS = 1.0  # until a message is looked at again whose host or owner
 _LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
 _GONE = 410
 
-_RESOURCES: dict[str, JobResource] = {found.kind.name: found for found in (SEPARATIONS, DETECTIONS, QUERIES)}
+_RESOURCES: dict[str, JobResource] = {served.resource.kind.name: served.resource for served in SERVED_KINDS}
 
 
 @dataclass(frozen=True)

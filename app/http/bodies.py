@@ -82,6 +82,11 @@ def is_json(request: Request) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
+def is_form(request: Request) -> bool:
+    """Whether the body declares to be multipart/form-data."""
+    return media_type(request) == "multipart/form-data"
+
+
 async def read_json(request: Request, settings: Settings) -> Any:
     """A JSON body of at most `body_bytes`, all of it within `upload_idle` seconds.
 

@@ -1,20 +1,18 @@
-"""OpenAPI links: which calls an answer leads to. People read them, and a test that walks the service follows them.
+"""OpenAPI links: the calls that a response leads to. People read them, and a test that walks the service follows them.
 
-What a POST makes is known to all calls below its own path by the `id` in its answer; an upload is what jobs ask for.
+What a POST creates is known to all calls below its own path by the `id` in its response; jobs refer to uploads.
 """
 
 from typing import Any
 
 _ID = "$response.body#/id"
-_ASKS = {  # of an upload, by the path that it is posted to
-    "/v1/separations": {"mixture": {"audio_id": _ID}, "targets": [{"label": "Dog"}]},
-    "/v1/detections": {"audio_id": _ID},
-    "/v1/queries": {"name": "mine", "examples": [{"audio_id": _ID}]},
-}
 
 
-def add_links(made: dict[str, Any]) -> None:
-    """Add the links to a document."""
+def add_links(made: dict[str, Any], upload_bodies: dict[str, dict[str, Any]]) -> None:
+    """Add the links to a document.
+
+    upload_bodies: by path, the body of the POST that an upload leads to.
+    """
     paths = made["paths"]
     for path, operations in paths.items():
         for status in ("201", "202"):
@@ -27,7 +25,7 @@ def add_links(made: dict[str, Any]) -> None:
                             "operationId": paths[other]["post"]["operationId"],
                             "requestBody": body,
                         }
-                        for other, body in _ASKS.items()
+                        for other, body in upload_bodies.items()
                     }
                 answer["links"] = found
 

@@ -49,8 +49,13 @@ def text(app: FastAPI) -> str:
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
-def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
-    """Let the application's document hold the models that routes only refer to."""
+def describe(
+    app: FastAPI, bodies: list[type[BaseModel]], upload_bodies: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Add to the application's document the models that routes only refer to, and links.
+
+    upload_bodies: by path, the body of the POST that an upload leads to.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -67,7 +72,7 @@ def describe(app: FastAPI, bodies: list[type[BaseModel]]) -> None:
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             _replace_validation_errors(made)
             _add_manners(made)
-            links.add_links(made)
+            links.add_links(made, upload_bodies or {})
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = made

@@ -1,18 +1,18 @@
-"""One kind of job as clients know it: made, found, told, listed and deleted, whatever it is that it does."""
+"""A kind of job as a REST resource: how its jobs are created, looked up, rendered, listed and deleted."""
 
 import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from app.dependencies import Dependencies
-from app.errors import NotFound, RequestInvalid
-from app.job_api import webhooks as webhooks
+from app.errors import NotFound, RequestInvalid, StemsExpired
+from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
 from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.kinds import Kind, output_folder
@@ -25,104 +25,118 @@ from app.records.ids import is_id, new_id
 
 @dataclass(frozen=True)
 class JobResource(Generic[Answer]):
-    """A kind of job, and what its records are told as."""
+    """One kind of job.
+
+    answer: the schema of its representation. body: the schema of the JSON that creates one. body_for_upload: an example
+    of that JSON in which `$response.body#/id` stands for an upload's id, for the OpenAPI links of an upload.
+    """
 
     kind: Kind
     answer: type[Answer]
+    body: type[JobOptions]
+    body_for_upload: dict[str, Any]
 
-    def make(
+    def create(
         self,
         deps: Dependencies,
+        options: JobOptions,
         request: BaseModel,
-        sent: JobOptions,
         model: ModelDescription,
         audio_ids: Iterable[str],
         *,
         audio_seconds: float | None,
         targets: Iterable[TargetState] = (),
     ) -> Job:
-        """A job for a checked request, accepted as the caller's. Raises what `accept` and `webhooks.wanted` do.
+        """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
-        audio_seconds: of the recordings that it works on; None where their headers do not say.
+        audio_seconds: of the recordings that it processes; None where their headers do not tell. All or nothing: raises
+        `UrlRefused` and `RequestInvalid` (webhook), `QuotaExceeded`, `QueueFull`, and `NotFound` if an upload is gone.
         """
         now = time.time()
+        caller = deps.caller
         job = Job(
             id=new_id(self.kind.prefix),
             kind=self.kind.name,
+            owner=caller.key_id,
+            weight=float(caller.priority),
             model=model.name,
             request=request.model_dump(),
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
             targets=list(targets),
-            webhook=webhooks.create_webhook(deps, sent.webhook),
-            metadata=sent.metadata,
+            webhook=webhooks.create_webhook(deps, options.webhook),
+            metadata=options.metadata,
             created_at=now,
             changed_at=now,
             expires_at=now + deps.settings.stem_retention,
         )
-        return accept(deps, job)
+        charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
+        with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
+            job = deps.jobs.create(job)
+        deps.metrics.created.labels(job.kind, job.model).inc()
+        return job
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
-        """The record of the caller's job; raises `NotFound` for what is no id and what is another's, too."""
-        if not is_id(job_id, self.kind.prefix):
-            raise NotFound(f"There is no such {self.kind.name}.")
+        """Return the caller's job. Raises `NotFound` for a malformed id and for another key's job too."""
+        self._require_id(job_id)
         return deps.caller.require_owned(deps.jobs.get(job_id), "job")
 
-    def to_answer(self, deps: Dependencies, job: Job) -> Answer:
-        """The job as clients see it."""
-        return self._answer(deps, job, deps.jobs.position(job))
-
     async def poll(self, deps: Dependencies, caller: Caller, scope: Scope, job_id: str) -> PollResponse:
-        """The caller's job as polls are told it, without a thread; raises as `find` does."""
-        if not is_id(job_id, self.kind.prefix):
-            raise NotFound(f"There is no such {self.kind.name}.")
+        """Return the rendered response to a poll of the caller's job, without a thread. Raises as `get` does."""
+        self._require_id(job_id)
         if not deps.url_signer.has_secret:
             await run_in_threadpool(deps.url_signer.load_secret)
 
         def render(job: Job, position: int) -> tuple[bytes, str]:
-            answer = self._answer(deps, job, position)
-            return answer.model_dump_json().encode(), self._etag(answer)
+            answer = self._render(deps, job, position)
+            return answer.model_dump_json().encode(), _etag(answer)
 
-        told = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
-        caller.require_owned(told.job, "job")
-        return told
+        response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
+        caller.require_owned(response.job, "job")
+        return response
 
     def page(
         self, deps: Dependencies, status: Status | None, limit: int, cursor: str | None
     ) -> tuple[list[Answer], str | None]:
-        """The caller's jobs, the newest first, and the cursor of the next page.
+        """Return a page of the caller's jobs, the newest first, and the cursor of the next page (None: there is none).
 
-        Raises `RequestInvalid` for what is no cursor.
+        Raises `RequestInvalid` for a malformed cursor.
         """
         if cursor is not None and not is_id(cursor, self.kind.prefix):
-            raise RequestInvalid("The cursor is none that a page gave.")
-        jobs, following = deps.jobs.newest(deps.caller.key_id, self.kind.name, limit, cursor, status)
-        return [self.to_answer(deps, job) for job in jobs], following
+            raise RequestInvalid("The cursor is not one that a page returned.")
+        jobs, next_cursor = deps.jobs.newest(deps.caller.key_id, self.kind.name, limit, cursor, status)
+        return [self.to_answer(deps, job) for job in jobs], next_cursor
 
     def delete(self, deps: Dependencies, job_id: str) -> None:
-        """Delete a job, whatever its state, and what it stored."""
+        """Delete a job, in whatever state, and its stored output."""
         job = deps.jobs.delete(self.get(deps, job_id).id)
         deps.storage.delete_prefix(output_folder(job.kind, job.id))
 
-    def _answer(self, deps: Dependencies, job: Job, position: int) -> Answer:
+    def to_answer(self, deps: Dependencies, job: Job) -> Answer:
+        """Return the job's representation for clients."""
+        return self._render(deps, job, deps.jobs.position(job))
+
+    def published_result(self, job: Job, output: str) -> dict[str, Any]:
+        """Return the result of a job that succeeded. Raises `NotFound`; `output`: the result, in words."""
+        if job.status != "succeeded" or job.result is None:
+            raise NotFound(f"The {self.kind.name} is {job.status}; it has no {output}.")
+        return job.result
+
+    def _require_id(self, job_id: str) -> None:
+        if not is_id(job_id, self.kind.prefix):
+            raise NotFound(f"There is no such {self.kind.name}.")
+
+    def _render(self, deps: Dependencies, job: Job, position: int) -> Answer:
         return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
 
-    @staticmethod
-    def _etag(answer: Answer) -> str:
-        """Changes with everything but `progress` and `queue`, which change by themselves all the time."""
-        told = answer.model_dump_json(exclude={"progress", "queue"})
-        return f'"{hashlib.sha256(told.encode()).hexdigest()[:32]}"'
+
+def require_unexpired(job: Job, output: str) -> None:
+    """Raise `StemsExpired` once the retention time of a job's output has passed, whether or not it was deleted yet."""
+    if job.expired or (job.expires_at is not None and job.expires_at <= time.time()):
+        raise StemsExpired(f"The retention time of the {output} has passed.")
 
 
-def accept(deps: Dependencies, job: Job) -> Job:
-    """Make a checked job the caller's, charge its audio seconds, and put it in the line; all or nothing.
-
-    Raises `QuotaExceeded`, `QueueFull`, and `NotFound` if one of its uploads is gone.
-    """
-    caller = deps.caller
-    job = job.model_copy(update={"owner": caller.key_id, "weight": float(caller.priority)})
-    seconds = UNKNOWN_SECONDS if job.audio_seconds is None else job.audio_seconds
-    with deps.quotas.charge(caller.key_id, caller.allowance, seconds):
-        job = deps.jobs.create(job)
-    deps.metrics.created.labels(job.kind, job.model).inc()
-    return job
+def _etag(answer: BaseModel) -> str:
+    """Return an ETag that ignores `progress` and `queue`, which change all the time by themselves."""
+    content = answer.model_dump_json(exclude={"progress", "queue"})
+    return f'"{hashlib.sha256(content.encode()).hexdigest()[:32]}"'

@@ -1,4 +1,4 @@
-"""What requests for jobs of every kind, and the answers about them, have in common."""
+"""Schemas that requests for jobs of every kind, and responses about them, share."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -31,14 +31,14 @@ Ending = Literal["succeeded", "failed", "canceled"]
 
 
 class WebhookSent(RequestModel):
-    """Whom to tell when the job is over, and of which ends; by default of all."""
+    """The address to notify when the job has finished, and in which states; by default in all."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
     events: list[Ending] = Field(default=["succeeded", "failed", "canceled"], min_length=1, max_length=3)
 
 
 class JobOptions(RequestModel):
-    """What may be said of any job. `model`: by which one, such as `base` or `base@1`; none: the server's."""
+    """Options of any job. `model`: such as `base` or `base@1`; none: the server's default."""
 
     model: ModelName | None = None
     webhook: WebhookSent | None = None
@@ -46,13 +46,13 @@ class JobOptions(RequestModel):
 
 
 class Queue(BaseModel):
-    """Its place in the line: 1 is next, 0 is none."""
+    """Its position in the queue: 1 is next, 0 is not waiting."""
 
     position: int
 
 
 class JobAnswer(BaseModel):
-    """A job of any kind as it stands."""
+    """A job of any kind."""
 
     id: str
     status: Status
@@ -72,7 +72,7 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def from_job(cls, job: Job, position: int, sign: Sign) -> Self:
-        """The answer for a record, at this place in the line; `sign` makes addresses that need no key."""
+        """Return the representation of a record at this position in the queue; `sign` makes URLs that need no key."""
         url = f"/v1/{KINDS[job.kind].folder}/{job.id}"
         return cls(
             id=job.id,
@@ -94,7 +94,7 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def kind_fields(cls, job: Job, url: str, sign: Sign) -> dict[str, Any]:
-        """The fields of its kind, and `model`."""
+        """Return the fields that only its kind has, and `model`."""
         raise NotImplementedError
 
 
@@ -102,7 +102,7 @@ Answer = TypeVar("Answer", bound=JobAnswer)
 
 
 class Page(BaseModel, Generic[Answer]):
-    """A page of a list, the newest first; `next_cursor` leads to the next one, if `has_more`."""
+    """A page of a list, the newest first; `next_cursor` is for the next one, if `has_more`."""
 
     data: list[Answer]
     next_cursor: str | None
@@ -110,7 +110,7 @@ class Page(BaseModel, Generic[Answer]):
 
 
 def result_metrics(job: Job, metrics: dict[str, float] | None) -> dict[str, float] | None:
-    """A result's metrics, and the seconds that its job had waited; None while there is no result."""
+    """Return a result's metrics with the seconds that its job waited; None while there is no result."""
     if metrics is None:
         return None
     queued = {} if job.started_at is None else {"queued": round(job.started_at - job.created_at, 3)}

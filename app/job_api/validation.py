@@ -1,6 +1,6 @@
-"""What is checked of every request for a job, against uploads and announced models.
+"""Validation that requests for jobs of every kind share, against uploads and registered models.
 
-Every check raises an error that points at the field, and no check has an effect.
+Every function raises an error that points at the field, and none has a side effect.
 """
 
 from collections.abc import Sequence
@@ -29,64 +29,71 @@ def model(deps: Dependencies, asked: str | None) -> ModelDescription:
     return found
 
 
-def model_record(found: ModelDescription) -> ModelRecord:
-    """What a job's record says of its model."""
-    return ModelRecord(name=found.name, version=found.version)
+def model_record(description: ModelDescription) -> ModelRecord:
+    """Return what a job's record holds of its model."""
+    return ModelRecord(name=description.name, version=description.version)
 
 
 def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Audio:
-    """The caller's upload; raises `NotFound`."""
+    """Return the caller's upload. Raises `NotFound`."""
     try:
         return audio.find(deps, audio_id)
     except NotFound as error:
         raise NotFound("There is no such audio.", [field_error("There is no such audio.", *pointer)]) from error
 
 
-def exact_duration(found: Audio) -> float | None:
-    """How long its headers say for sure that a recording lasts; None where they do not."""
-    return None if found.container in GUESSED_DURATION else found.duration
+def exact_duration(recording: Audio) -> float | None:
+    """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
+    return None if recording.container in GUESSED_DURATION else recording.duration
 
 
-def recording_record(found: Audio) -> RecordingRecord:
-    """What a job's record says of the recording that it works on."""
+def recording_record(recording: Audio) -> RecordingRecord:
+    """Return what a job's record holds of the recording that it processes."""
     return RecordingRecord(
-        audio_id=found.id, duration=found.duration, sample_rate=found.sample_rate, channels=found.channels
+        audio_id=recording.id,
+        duration=recording.duration,
+        sample_rate=recording.sample_rate,
+        channels=recording.channels,
     )
 
 
-def find_examples(deps: Dependencies, sent: Sequence[AudioReference], *pointer: str | int) -> list[Audio]:
-    """Examples of one sound: not too many, each once, and each short, where headers tell; else the worker will."""
-    if len(sent) > deps.settings.examples:
+def find_examples(deps: Dependencies, references: Sequence[AudioReference], *pointer: str | int) -> list[Audio]:
+    """Return the uploads that are examples of one sound.
+
+    Raises `RequestInvalid` for too many and for duplicates, `NotFound`, and `AudioTooLong` where headers tell the
+    duration for sure; the worker checks the others.
+    """
+    if len(references) > deps.settings.examples:
         detail = f"There may be {deps.settings.examples} examples."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
-    found = []
-    for number, example in enumerate(sent):
-        place = (*pointer, number, "audio_id")
-        found.append(find_recording(deps, example.audio_id, *place))
-        _is_short(found[-1], deps.settings, *place)
-    if len({example.audio_id for example in sent}) != len(sent):
+    examples = []
+    for index, reference in enumerate(references):
+        field = (*pointer, index, "audio_id")
+        examples.append(find_recording(deps, reference.audio_id, *field))
+        _require_short(examples[-1], deps.settings, *field)
+    if len({reference.audio_id for reference in references}) != len(references):
         raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
-    return found
+    return examples
 
 
-def example_records(found: Sequence[Audio]) -> list[ExampleRecord]:
-    """What a job's record says of examples."""
-    return [ExampleRecord(audio_id=example.id) for example in found]
+def example_records(examples: Sequence[Audio]) -> list[ExampleRecord]:
+    """Return what a job's record holds of examples."""
+    return [ExampleRecord(audio_id=example.id) for example in examples]
 
 
-def find_class(found: ModelDescription, text: str, *pointer: str | int) -> ClassDescription:
-    """The class that a label names, if the model can be asked for it. Raises `LabelUnknown`."""
-    known = matching.find(found.classes, text)
-    if known is not None and known.askable:
-        return known
-    reason = "No class has this name" if known is None else "The model cannot be asked for this class by name"
-    near = matching.near(found.classes, text)
+def find_class(description: ModelDescription, label: str, *pointer: str | int) -> ClassDescription:
+    """Return the class that a label names. Raises `LabelUnknown`, with near names, if the model cannot query by it."""
+    match = matching.find(description.classes, label)
+    if match is not None and match.askable:
+        return match
+    reason = "No class has this name" if match is None else "The model cannot be asked for this class by name"
+    near = matching.near(description.classes, label)
     detail = f"{reason}; near it: {', '.join(near)}." if near else f"{reason}."
     raise LabelUnknown(detail, [field_error(detail, *pointer)])
 
 
-def _is_short(found: Audio, settings: Settings, *pointer: str | int) -> None:
-    seconds = exact_duration(found)
+def _require_short(example: Audio, settings: Settings, *pointer: str | int) -> None:
+    seconds = exact_duration(example)
     if seconds is not None and seconds > settings.example_seconds + HEADER_SLACK:
         detail = f"An example may last {settings.example_seconds:g} s; this one lasts {seconds:.1f} s."
         raise AudioTooLong(detail, [field_error(detail, *pointer)])

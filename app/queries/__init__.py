@@ -1,1 +1,1 @@
-"""Saved queries: examples of a sound made an embedding, to ask with again and again."""
+"""Saved queries: embeddings of examples, to use in any number of separations."""

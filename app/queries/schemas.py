@@ -1,4 +1,4 @@
-"""Saved queries as clients send and see them."""
+"""Schemas of saved queries: requests and responses."""
 
 from typing import Annotated, Any
 
@@ -10,19 +10,19 @@ from app.keys.signed_urls import Sign
 from app.records.queries import QueryRequest
 from app.records.shared import EmbeddingRecord
 
-# For people to read; it names nothing here. No control characters.
+# For people to read; ids identify queries. No control characters.
 QueryName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,100}$")]
 
 
 class QueryCreate(JobOptions):
-    """Examples of one sound, to be asked with again and again."""
+    """Examples of one sound, to use in any number of separations."""
 
     name: QueryName
     examples: Annotated[list[AudioReference], Field(min_length=1)]
 
 
 class QueryAnswer(JobAnswer):
-    """A saved query; targets may name it when it has succeeded.
+    """A saved query; targets may refer to it once it has succeeded.
 
     `coherence`, 0 to 1: how well its examples agree; `seconds_used`: of sound, silence left out; `examples`: how many.
     """

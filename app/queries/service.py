@@ -1,4 +1,4 @@
-"""Saved queries: a request checked and made a job; an embedding found for who asks with it."""
+"""Saved queries: validation of a request, creation of its job, lookup of its embedding."""
 
 from app.dependencies import Dependencies
 from app.errors import NotFound, QueryModelMismatch, QueryNotReady
@@ -12,28 +12,31 @@ from app.queries.schemas import QueryAnswer, QueryCreate
 from app.records.queries import QueryRequest
 from app.records.shared import EmbeddingRecord
 
-QUERIES = JobResource(QUERY, QueryAnswer)
+QUERIES = JobResource(
+    QUERY, QueryAnswer, QueryCreate, {"name": "mine", "examples": [{"audio_id": "$response.body#/id"}]}
+)
 
 
-def create(deps: Dependencies, sent: QueryCreate) -> Job:
-    """Check a request and put it on the queue.
+def create(deps: Dependencies, body: QueryCreate) -> Job:
+    """Validate a request and create its job.
 
-    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its kin, and what `accept` does.
+    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its subclasses, and what
+    `JobResource.create` raises.
     """
-    model = validation.model(deps, sent.model)
-    examples = validation.find_examples(deps, sent.examples, "examples")
+    model = validation.model(deps, body.model)
+    examples = validation.find_examples(deps, body.examples, "examples")
     request = QueryRequest(
-        name=sent.name, examples=validation.example_records(examples), model=validation.model_record(model)
+        name=body.name, examples=validation.example_records(examples), model=validation.model_record(model)
     )
-    known = [example.duration for example in examples if example.duration is not None]
-    seconds = sum(known) if len(known) == len(examples) else None
-    return QUERIES.make(deps, request, sent, model, [example.id for example in examples], audio_seconds=seconds)
+    durations = [example.duration for example in examples if example.duration is not None]
+    seconds = sum(durations) if len(durations) == len(examples) else None
+    return QUERIES.create(deps, body, request, model, [example.id for example in examples], audio_seconds=seconds)
 
 
 def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:
-    """The embedding of the caller's saved query, to be copied: whoever asks with it needs the query no more.
+    """Return the embedding of the caller's saved query, to be copied into the job that uses it.
 
-    Raises `NotFound`, `QueryNotReady`, and `QueryModelMismatch` where `model` did not make it.
+    Raises `NotFound`, `QueryNotReady`, and `QueryModelMismatch` if another model than `model` made it.
     """
     try:
         job = QUERIES.get(deps, query_id)
@@ -42,9 +45,9 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
     if job.status != "succeeded" or job.result is None:
         detail = f"The saved query is {job.status}; it can be used once it has succeeded."
         raise QueryNotReady(detail, [field_error(detail, *pointer)])
-    found = EmbeddingRecord.model_validate(job.result)
-    wanted = validation.model_record(model)
-    if found.model != wanted:
-        detail = f"The saved query is the model {found.model.id}'s; this separation is done by {wanted.id}."
+    embedding = EmbeddingRecord.model_validate(job.result)
+    required = validation.model_record(model)
+    if embedding.model != required:
+        detail = f"The saved query belongs to the model {embedding.model.id}; this separation uses {required.id}."
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
-    return found
+    return embedding

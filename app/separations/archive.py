@@ -1,4 +1,4 @@
-"""All stems of a separation as one zip, stored and not compressed, made while it is sent."""
+"""All stems of a separation as one zip, without compression, made while it is sent."""
 
 import time
 import zipfile
@@ -9,7 +9,7 @@ from app.storage import Storage
 
 
 class _Sink:
-    """Takes what a zip writer writes; having no position, it makes the writer put sizes behind the bytes."""
+    """Buffer for a zip writer; since it cannot seek, the writer puts sizes behind the bytes."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -19,28 +19,28 @@ class _Sink:
         return len(block)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: the buffer is read with `take`."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
     def take(self) -> bytes:
-        """What was written since the last call."""
-        taken = bytes(self._written)
+        """Return and clear what was written since the last call."""
+        block = bytes(self._written)
         self._written.clear()
-        return taken
+        return block
 
 
-async def stream(storage: Storage, stems: list[StemRecord], made_at: float) -> AsyncIterator[bytes]:
-    """The zip's bytes, a block of a stem at a time; `made_at`, seconds since 1970, is every entry's date in UTC.
+async def stream(storage: Storage, stems: list[StemRecord], modified_at: float) -> AsyncIterator[bytes]:
+    """Yield the zip, a block of a stem at a time; `modified_at`, seconds since 1970, is every entry's date in UTC.
 
-    Raises `NotFound` and `StoreUnavailable` where a stem cannot be read.
+    Raises `NotFound` and `StoreUnavailable` if a stem cannot be read.
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for stem in stems:
-            entry = zipfile.ZipInfo(file_name(stem), time.gmtime(made_at)[:6])
-            entry.file_size = stem.bytes  # beyond 2 GiB the entry needs wider fields, from its first byte
+            entry = zipfile.ZipInfo(file_name(stem), time.gmtime(modified_at)[:6])
+            entry.file_size = stem.bytes  # above 2 GiB the entry needs wider fields (ZIP64) from its first byte
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w") as file:
                 if stem.bytes:

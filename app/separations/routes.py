@@ -1,4 +1,4 @@
-"""`/v1/separations`: jobs that take sounds out of a mixture."""
+"""`/v1/separations`: jobs that separate sounds from a mixture."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from app.audio.service import receive_uploads
 from app.dependencies import InjectedDependencies
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import object_response
@@ -22,7 +23,7 @@ _BODY = json_or_form(
         "mixture": FILE,
         "query": {"type": "array", "items": FILE, "description": "examples of one target"},
         "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
-        "options": {"type": "string", "description": "JSON: all else that a JSON body may hold"},
+        "options": {"type": "string", "description": "JSON: the other fields of a JSON body"},
     },
     ["mixture"],
 )
@@ -36,9 +37,11 @@ _BODY = json_or_form(
     responses=problems(404, 408, 409, 413, 415, 422, 503),
 )
 async def create(request: Request, deps: InjectedDependencies) -> Response:
-    """Ask for a separation, by JSON that names uploads or by one form that carries everything."""
-    files = 1 + deps.settings.examples  # the mixture, and its examples
-    return await accepted(request, deps, service.SEPARATIONS, SeparationCreate, forms.read, files, service.create)
+    """Ask for a separation, as JSON that names uploads or as one form that carries everything."""
+    async with receive_uploads(deps) as uploads:
+        body = await forms.read(request, deps.settings, uploads)
+        job = await run_in_threadpool(service.create, deps, body)
+        return await run_in_threadpool(accepted, deps, service.SEPARATIONS, job)
 
 
 add_job_routes(router, service.SEPARATIONS)
@@ -55,22 +58,22 @@ async def stem(
     name: str,
     request: Request,
     deps: InjectedDependencies,
-    redirect: Annotated[bool, Query(description="0: the bytes from here, where the store would be asked")] = True,
-    download: Annotated[bool, Query(description="1: with a file name to save it under")] = False,
+    redirect: Annotated[bool, Query(description="0: the bytes from this server, not a redirect to the store")] = True,
+    download: Annotated[bool, Query(description="1: as an attachment with a file name")] = False,
 ) -> Response:
-    """A stem: the bytes with `Range`, or where the store can sign, the way to them."""
-    found = await run_in_threadpool(service.stem, deps, job_id, name)
+    """A stem: its bytes, with `Range`, or a redirect to the store where it signs URLs."""
+    record = await run_in_threadpool(service.find_stem, deps, job_id, name)
     if deps.storage.can_sign and redirect and not download and request.method == "GET":
-        url = await run_in_threadpool(deps.storage.signed_url, found.key, deps.settings.signed_url_seconds)
+        url = await run_in_threadpool(deps.storage.signed_url, record.key, deps.settings.signed_url_seconds)
         return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
     return await object_response(
         request,
         deps.storage,
-        found.key,
-        size=found.bytes,
-        sha256=found.sha256,
-        content_type=found.content_type,
-        filename=file_name(found) if download else None,
+        record.key,
+        size=record.bytes,
+        sha256=record.sha256,
+        content_type=record.content_type,
+        filename=file_name(record) if download else None,
     )
 
 

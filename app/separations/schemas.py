@@ -1,4 +1,4 @@
-"""Separations as clients send and see them."""
+"""Schemas of separations: requests and responses."""
 
 from typing import Annotated, Any
 
@@ -14,13 +14,13 @@ from app.records.separations import Format, SeparationRequest, SeparationResult
 from app.records.shared import RecordingRecord
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
-_LARGEST = 1e6  # of an embedding's numbers: far beyond any network's, and far from overflow
-_MANY = 1024  # targets, spans or examples: far beyond any setting; what lies behind is not looked at
-_NUMBERS = 65536  # of an embedding: far beyond any network's
-_WAYS = ("examples", "label", "spans", "query_id", "embedding")
+_MAX_NUMBER = 1e6  # of an embedding: far beyond any network's, and far from overflow
+_MAX_ITEMS = 1024  # targets, spans or examples: far beyond any setting; a longer list is not validated item by item
+_MAX_EMBEDDING_SIZE = 65536  # far beyond any network's
+_QUERY_FIELDS = ("examples", "label", "spans", "query_id", "embedding")
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Number = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
 
 
 class SpanSent(RequestModel):
@@ -30,51 +30,53 @@ class SpanSent(RequestModel):
     end: Seconds
 
     @model_validator(mode="after")
-    def _has_length(self) -> "SpanSent":
+    def _require_length(self) -> "SpanSent":
         if self.end <= self.start:
             raise PydanticCustomError("span_empty", "A span must end after it starts")
         return self
 
 
 class Target(RequestModel):
-    """One sound to take out, asked for in exactly one way; a `label` may go without a name and lends its slug.
+    """One sound to separate, queried in exactly one way; the name of a target with a `label` defaults to its slug.
 
     `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
-    `not_label`: what it is not, though it sounds like it.
+    `not_label`: a negative query, a similar sound that the target is not.
     """
 
     name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
-    examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MANY)] | None = None
+    examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     label: Label | None = None
-    spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MANY)] | None = None
+    spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     query_id: Annotated[str, StringConstraints(pattern=ids.pattern(ids.QUERY))] | None = None
-    embedding: Annotated[list[Number], Field(min_length=1, max_length=_NUMBERS)] | None = None
+    embedding: Annotated[list[Number], Field(min_length=1, max_length=_MAX_EMBEDDING_SIZE)] | None = None
     model: ModelName | None = None
-    not_examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MANY)] | None = None
+    not_examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     not_label: Label | None = None
 
     @model_validator(mode="after")
-    def _is_asked_for_once(self) -> "Target":
-        if sum(getattr(self, way) is not None for way in _WAYS) != 1:
-            raise PydanticCustomError("one_query", f"Give exactly one of {', '.join(_WAYS[:-1])} and {_WAYS[-1]}")
+    def _require_one_query(self) -> "Target":
+        if sum(getattr(self, field) is not None for field in _QUERY_FIELDS) != 1:
+            raise PydanticCustomError(
+                "one_query", f"Give exactly one of {', '.join(_QUERY_FIELDS[:-1])} and {_QUERY_FIELDS[-1]}"
+            )
         if self.name is None and self.label is None:
             raise PydanticCustomError("name_missing", "Give the target a name")
         if (self.embedding is None) != (self.model is None):
-            raise PydanticCustomError("embedding_model", "An embedding comes with its model, and nothing else does")
+            raise PydanticCustomError("embedding_model", "Give model with embedding, and only with it")
         if self.not_examples is not None and self.not_label is not None:
             raise PydanticCustomError("one_negative", "Give at most one of not_examples and not_label")
         return self
 
 
 class Auto(RequestModel):
-    """Targets that are found: every class heard with a probability of `threshold`, the surest first."""
+    """Targets found by detection: every class with a probability of at least `threshold`, the likeliest first."""
 
     max_targets: Annotated[int, Field(ge=1)] = 8
     threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.3
 
 
 class Output(RequestModel):
-    """How stems are written. `bit_depth`: wav 16, 24 or 32 (float, default), flac 16 or 24 (default)."""
+    """Format of the stems. `bit_depth`: wav 16, 24 or 32 (float, default), flac 16 or 24 (default)."""
 
     format: Format = "flac"
     bit_depth: int | None = None
@@ -84,20 +86,20 @@ class Output(RequestModel):
 
 
 class Options(JobOptions):
-    """All of a request but its recordings: the form's field `options`."""
+    """All of a request but its recordings and targets: the form's field `options`."""
 
     output: Output = Output()
     auto: Auto | None = None
 
 
 class SeparationCreate(Options):
-    """A separation to be made: a mixture, and what to take out of it, by `targets` or by `auto`."""
+    """A mixture, and the sounds to separate from it, by `targets` or by `auto`."""
 
     mixture: AudioReference
-    targets: Annotated[list[Target], Field(min_length=1, max_length=_MANY)] | None = None
+    targets: Annotated[list[Target], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
 
     @model_validator(mode="after")
-    def _is_asked_for(self) -> "SeparationCreate":
+    def _require_targets_or_auto(self) -> "SeparationCreate":
         if (self.targets is None) == (self.auto is None):
             raise PydanticCustomError("targets_or_auto", "Give exactly one of targets and auto")
         return self
@@ -116,7 +118,7 @@ class StemAnswer(BaseModel):
 
 
 class SeparationAnswer(JobAnswer):
-    """A separation as it stands. `gain`: by which the stems and the mixture were multiplied, so that nothing clips."""
+    """A separation. `gain`: the factor applied to all stems and the mixture so that nothing clips."""
 
     archive_url: str
     mixture: RecordingRecord

@@ -1,75 +1,80 @@
-"""Separations: a request checked and made a job; a stem found."""
+"""Separations: validation of a request, creation of its job, lookup of its stems."""
 
-import time
 from collections.abc import AsyncIterator
 
 from app.dependencies import Dependencies
-from app.errors import NotFound, StemsExpired
-from app.job_api import validation
-from app.job_api.resource import JobResource
+from app.errors import NotFound
+from app.job_api import validation as job_validation
+from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job, TargetState
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
-from app.separations import archive
-from app.separations import validation as own
+from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, upload_ids
 
-SEPARATIONS = JobResource(SEPARATION, SeparationAnswer)
+SEPARATIONS = JobResource(
+    SEPARATION,
+    SeparationAnswer,
+    SeparationCreate,
+    {"mixture": {"audio_id": "$response.body#/id"}, "targets": [{"label": "Dog"}]},
+)
 
 
-def create(deps: Dependencies, sent: SeparationCreate) -> Job:
-    """Check a request and put it on the queue.
+def create(deps: Dependencies, body: SeparationCreate) -> Job:
+    """Validate a request and create its job.
 
-    Raises `ModelUnavailable`, `NotFound` (an upload, a saved query), `QueryNotReady`, `RequestInvalid` and its kin,
-    and what `accept` does.
+    Raises `ModelUnavailable`, `NotFound` (an upload, a saved query), `QueryNotReady`, `RequestInvalid` and its
+    subclasses, and what `JobResource.create` raises.
     """
-    asked = sent.targets or []
-    own.count(len(asked), deps.settings, "targets")
-    auto = None if sent.auto is None else own.auto(sent.auto, deps.settings)
-    model = validation.model(deps, sent.model)
-    mixture = validation.find_recording(deps, sent.mixture.audio_id, "mixture", "audio_id")
-    output = own.output(sent.output, mixture)
-    targets = [build_target(deps, model, mixture, one, index) for index, one in enumerate(asked)]
-    own.names([one.name for one in targets])
+    requested = body.targets or []
+    validation.require_target_count(len(requested), deps.settings, "targets")
+    auto = None if body.auto is None else validation.auto_record(body.auto, deps.settings)
+    model = job_validation.model(deps, body.model)
+    mixture = job_validation.find_recording(deps, body.mixture.audio_id, "mixture", "audio_id")
+    output = validation.output_record(body.output, mixture)
+    targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
+    validation.require_distinct_names([target.name for target in targets])
     request = SeparationRequest(
-        mixture=validation.recording_record(mixture),
-        model=validation.model_record(model),
+        mixture=job_validation.recording_record(mixture),
+        model=job_validation.model_record(model),
         targets=targets,
         auto=auto,
         output=output,
     )
-    used = [mixture.id, *(audio_id for one in targets for audio_id in upload_ids(one))]
-    states = [TargetState(name=one.name, label=one.label) for one in targets]
-    return SEPARATIONS.make(deps, request, sent, model, used, audio_seconds=mixture.duration, targets=states)
+    return SEPARATIONS.create(
+        deps,
+        body,
+        request,
+        model,
+        [mixture.id, *(audio_id for target in targets for audio_id in upload_ids(target))],
+        audio_seconds=mixture.duration,
+        targets=[TargetState(name=target.name, label=target.label) for target in targets],
+    )
 
 
-def stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
-    """A published stem; raises `NotFound`, and `StemsExpired` once they were swept."""
+def find_stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
+    """Return a published stem. Raises `NotFound`, and `StemsExpired` after the stems' retention time."""
     job = SEPARATIONS.get(deps, job_id)
-    for found in _published_stems(job):
-        if found.name == name:
-            _require_unexpired(job)
-            return found
+    for stem in _published_stems(job):
+        if stem.name == name:
+            require_unexpired(job, "stems")
+            return stem
     raise NotFound("There is no such stem.")
 
 
 def stream_archive(deps: Dependencies, job_id: str) -> AsyncIterator[bytes]:
-    """All published stems as a zip. Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before its first byte."""
+    """Return all published stems as the blocks of a zip.
+
+    Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
+    """
     job = SEPARATIONS.get(deps, job_id)
     stems = _published_stems(job)
-    _require_unexpired(job)
-    for found in stems:
-        deps.storage.size(found.key)
+    require_unexpired(job, "stems")
+    for stem in stems:
+        deps.storage.size(stem.key)
     return archive.stream(deps.storage, stems, job.finished_at or job.created_at)
 
 
 def _published_stems(job: Job) -> list[StemRecord]:
-    if job.status != "succeeded" or job.result is None:
-        raise NotFound(f"The separation is {job.status}; it has no stems.")
-    return SeparationResult.model_validate(job.result).stems
-
-
-def _require_unexpired(job: Job) -> None:
-    if job.expired or (job.expires_at is not None and job.expires_at <= time.time()):
-        raise StemsExpired("The stems were kept as long as promised.")
+    return SeparationResult.model_validate(SEPARATIONS.published_result(job, "stems")).stems

@@ -1,6 +1,6 @@
-"""Whether a separation can be made: what a schema cannot see, and other jobs have not.
+"""Validation of separations that a schema cannot express and other kinds of job do not need.
 
-Every check raises an error that points at the field, and no check has an effect.
+Every function raises an error that points at the field, and none has a side effect.
 """
 
 from app.errors import FormatUnsupported, NameReserved, RequestInvalid, SpanOutside
@@ -12,30 +12,30 @@ from app.separations.schemas import Auto, Output, SpanSent
 from app.settings import Settings
 
 RESIDUAL = "residual"
-_BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
-_TWO_CHANNELS = ("mp3", "ogg", "opus", "m4a")
+BIT_DEPTHS = {"wav": (16, 24, 32), "flac": (16, 24)}
+TWO_CHANNELS = ("mp3", "ogg", "opus", "m4a")
 
 
-def count(targets: int, settings: Settings, *pointer: str) -> None:
-    """Not more targets than are allowed."""
-    if targets > settings.targets:
+def require_target_count(count: int, settings: Settings, *pointer: str) -> None:
+    """Require that there are no more targets than are allowed."""
+    if count > settings.targets:
         detail = f"A separation may have {settings.targets} targets."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
 
 
-def auto(sent: Auto, settings: Settings) -> AutoRecord:
-    """Not more targets are to be found than are allowed; unless a number was asked for, not more are."""
-    if "max_targets" in sent.model_fields_set:
-        count(sent.max_targets, settings, "auto", "max_targets")
-    return AutoRecord(max_targets=min(sent.max_targets, settings.targets), threshold=sent.threshold)
+def auto_record(auto: Auto, settings: Settings) -> AutoRecord:
+    """Return the record of `auto`; a `max_targets` beyond the limit is refused if it was given, else lowered to it."""
+    if "max_targets" in auto.model_fields_set:
+        require_target_count(auto.max_targets, settings, "auto", "max_targets")
+    return AutoRecord(max_targets=min(auto.max_targets, settings.targets), threshold=auto.threshold)
 
 
-def names(chosen: list[str]) -> None:
-    """Every name once, whatever its case, and none of them reserved."""
+def require_distinct_names(names: list[str]) -> None:
+    """Require that names differ, also in lower case, and that none is reserved."""
     seen: set[str] = set()
-    for index, name in enumerate(chosen):
+    for index, name in enumerate(names):
         if name.casefold() == RESIDUAL:
-            detail = "The name residual is what is left of the mixture."
+            detail = "The name residual is reserved for what remains of the mixture."
             raise NameReserved(detail, [field_error(detail, "targets", index, "name")])
         if name.casefold() in seen:
             detail = f"Two targets are named {name}."
@@ -43,27 +43,27 @@ def names(chosen: list[str]) -> None:
         seen.add(name.casefold())
 
 
-def spans(sent: list[SpanSent], mixture: Audio, settings: Settings, *pointer: str | int) -> list[Span]:
-    """Not more spans than are allowed, all within the mixture."""
-    if len(sent) > settings.examples:
+def span_records(spans: list[SpanSent], mixture: Audio, settings: Settings, *pointer: str | int) -> list[Span]:
+    """Return the records of spans: no more than are allowed, all within the mixture."""
+    if len(spans) > settings.examples:
         detail = f"A target may have {settings.examples} spans."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
     seconds = exact_duration(mixture)
-    for number, span in enumerate(sent):
+    for number, span in enumerate(spans):
         if seconds is not None and span.end > seconds + HEADER_SLACK:
             detail = f"The mixture lasts {seconds:.2f} s."
             raise SpanOutside(detail, [field_error(detail, *pointer, number)])
-    return [Span(start=span.start, end=span.end) for span in sent]
+    return [Span(start=span.start, end=span.end) for span in spans]
 
 
-def output(sent: Output, mixture: Audio) -> OutputRecord:
-    """The format can hold the mixture's channels, and the bit depth is one of its own."""
-    depths = _BIT_DEPTHS.get(sent.format, ())
-    if sent.bit_depth is not None and sent.bit_depth not in depths:
-        offered = f"{', '.join(map(str, depths))}" if depths else "none to choose"
-        detail = f"Bit depths of {sent.format}: {offered}."
+def output_record(output: Output, mixture: Audio) -> OutputRecord:
+    """Return the record of `output`; the format must hold the mixture's channels and offer the bit depth."""
+    depths = BIT_DEPTHS.get(output.format, ())
+    if output.bit_depth is not None and output.bit_depth not in depths:
+        offered = f"{', '.join(map(str, depths))}" if depths else "not selectable"
+        detail = f"Bit depths of {output.format}: {offered}."
         raise FormatUnsupported(detail, [field_error(detail, "output", "bit_depth")])
-    if sent.format in _TWO_CHANNELS and mixture.channels > 2:
-        detail = f"{sent.format} takes 2 channels here; the mixture has {mixture.channels}. Use flac or wav."
+    if output.format in TWO_CHANNELS and mixture.channels > 2:
+        detail = f"{output.format} takes 2 channels here; the mixture has {mixture.channels}. Use flac or wav."
         raise FormatUnsupported(detail, [field_error(detail, "output", "format")])
-    return OutputRecord(**sent.model_dump())
+    return OutputRecord(**output.model_dump())

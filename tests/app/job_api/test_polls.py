@@ -72,7 +72,7 @@ def test_an_unchanged_record_is_rendered_once_and_the_oldest_make_room(
         return of(job, position, sign)
 
     jobs = [folder_service.separate() for _ in range(3)]
-    monkeypatch.setattr(SeparationAnswer, "of", counted)
+    monkeypatch.setattr(SeparationAnswer, "from_job", counted)
     for _ in range(5):
         folder_service.client.get(jobs[0]["url"])
     assert rendered == [jobs[0]["id"]]
