@@ -1,4 +1,7 @@
-"""The arrows between packages, and what the front end may load; read from the source, as architecture.md has them."""
+"""The architecture: rooms in order, each importing only what stands before it; and what the front end may load.
+
+Read from the source. Architecture tests inside `models` are in `tests/models`.
+"""
 
 import ast
 import subprocess
@@ -10,11 +13,39 @@ import pytest
 from tests.conftest import REPOSITORY
 
 OURS = {"app", "models", "worker"}
-# What the front end must live without: its image has none of these.
+# The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
+APP_ROWS = (
+    {"settings", "errors", "metrics", "supervisor", "web"},
+    {"logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded", "settings_table"},
+    {"jobs", "http"},
+    {"keys"},
+    {"dependencies", "idempotency"},
+    {"audio", "labels", "limits", "model_catalogue", "health"},
+    {"job_api"},
+    {"detections", "queries"},
+    {"separations"},
+    {"resources"},
+    {"main", "housekeeping"},
+    {"__main__", "demo"},
+)
+# The rooms of the worker, and the rooms of the front end that it may use.
+WORKER_ROWS = (
+    {"metrics", "scratch", "decode", "rq_worker"},
+    {"context"},
+    {"execution"},
+    {"target_queries", "detecting", "embedding"},
+    {"separating"},
+    {"tasks"},
+    {"process", "pool"},
+    {"__main__"},
+)
+APP_ROOMS_OF_WORKERS = {
+    *("settings", "errors", "logs", "metrics", "supervisor", "storage", "media", "redis_client", "model_registry"),
+    *("records", "jobs", "keys.quotas"),
+}
+# Packages that the front end must not need: its image has none of them.
 HEAVY = {"torch", "torchaudio", "numpy", "soundfile", "soxr", "safetensors", "matplotlib", "lightning"}
-# What a worker may use of the front end: not its wiring, not its routes.
-NOT_FOR_WORKERS = {"main", "wiring", "http", "web"}
-RESOURCE_PARTS = {"routes", "service", "schemas", "forms", "checks"}
+MOST_MODULES = 16  # at the root of `app`
 TOP_LEVEL = {
     *("app", "worker", "models", "tests", "docker", ".ci", ".git", ".gitignore", ".venv", ".dockerignore"),
     *("docker-compose.yml", "pyproject.toml", "constraints.txt", "README.md", "Makefile", "LICENSE"),
@@ -67,11 +98,38 @@ def test_models_import_nothing_else_of_ours() -> None:
     assert [arrow for arrow in arrows("models") if arrow[1].split(".")[0] in OURS - {"models"}] == []
 
 
-def test_workers_do_not_import_wiring_routes_or_the_page() -> None:
+@pytest.mark.parametrize(("package", "rows"), [("app", APP_ROWS), ("worker", WORKER_ROWS)])
+def test_rooms_import_only_the_rows_before_them(package: str, rows: tuple[set[str], ...]) -> None:
+    row_of = {room: number for number, row in enumerate(rows) for room in row}
+
+    def points_up(path: Path, name: str) -> bool:
+        room, other = path.parts[1].removesuffix(".py"), name.split(".")[1:2]
+        if name.split(".")[0] != package or not other or room in ("__init__", other[0]):
+            return False
+        return row_of[other[0]] >= row_of[room]
+
+    assert [arrow for arrow in arrows(package) if points_up(*arrow)] == []
+
+
+@pytest.mark.parametrize(("package", "rows"), [("app", APP_ROWS), ("worker", WORKER_ROWS)])
+def test_every_room_stands_in_the_order(package: str, rows: tuple[set[str], ...]) -> None:
+    tracked = subprocess.run(["git", "ls-files", package], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    rooms = {Path(line).parts[1].removesuffix(".py") for line in tracked.stdout.splitlines()} - {"__init__"}
+    assert rooms == set().union(*rows)
+
+
+def test_the_root_of_the_front_end_is_small() -> None:
+    assert len(list((REPOSITORY / "app").glob("*.py"))) <= MOST_MODULES
+
+
+def test_workers_use_only_what_both_programs_share() -> None:
     def forbidden(name: str) -> bool:
         steps = name.split(".")
-        return steps[0] == "app" and (
-            (steps[1:2] != [] and steps[1] in NOT_FOR_WORKERS) or (len(steps) > 2 and steps[2] in RESOURCE_PARTS)
+        return (
+            steps[0] == "app"
+            and len(steps) > 1
+            and not {steps[1], ".".join(steps[1:3])} & APP_ROOMS_OF_WORKERS
+            and name not in ("app.keys",)
         )
 
     assert [arrow for arrow in arrows("worker") if forbidden(arrow[1])] == []
