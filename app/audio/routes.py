@@ -1,6 +1,5 @@
 """`/v1/audio`: uploads."""
 
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,9 +8,11 @@ from starlette.concurrency import run_in_threadpool
 
 from app.audio import peaks, presigned, service
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
-from app.dependencies import Dependencies, InjectedDependencies
+from app.dependencies import InjectedDependencies
 from app.errors import RequestInvalid
-from app.http import bodies, multipart
+from app.http import bodies
+from app.http.forms import file_field, read_form
+from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems, reference
 from app.http.problems import field_error
 from app.http.ranges import object_response
@@ -34,22 +35,17 @@ async def upload(request: Request, response: Response, deps: InjectedDependencie
             sent = validate(UrlSent, await bodies.read_json(request, deps.settings))
             await bodies.run_while_connected(request, uploads.fetch(sent.url))
         else:
-            await _receive(request, deps, uploads)
+            file = file_field("file", uploads.receive, is_required=True)
+            await read_form(request, deps.settings, file, refuse=_unexpected)
     answer = service.to_answer(deps, uploads.kept[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
 
 
-async def _receive(request: Request, deps: Dependencies, uploads: service.Uploads) -> None:
-    async with aclosing(multipart.parts(request, deps.settings, 1)) as form:
-        async for part in form:
-            if part.name != "file" or part.filename is None:
-                raise RequestInvalid("The form has a field that is not known.", [field_error("Not known.", part.name)])
-            if uploads.kept:
-                raise RequestInvalid("One file at a time.", [field_error("Sent twice.", "file")])
-            await uploads.receive(part)
-    if not uploads.kept:
-        raise RequestInvalid("The form has no file.", [field_error("Field required.", "file")])
+def _unexpected(part: Part) -> RequestInvalid:
+    if part.name != "file" or part.filename is None:
+        return RequestInvalid("The form has an unknown field.", [field_error("Not known.", part.name)])
+    return RequestInvalid("One file at a time.", [field_error("Sent twice.", "file")])
 
 
 @router.post(

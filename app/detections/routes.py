@@ -1,7 +1,5 @@
 """`/v1/detections`: which classes sound in a recording, and when."""
 
-from contextlib import aclosing
-
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -9,10 +7,9 @@ from app.audio.service import Uploads, receive_uploads
 from app.dependencies import InjectedDependencies
 from app.detections import service
 from app.detections.schemas import DetectionAnswer, DetectionCreate, DetectionOptions
-from app.errors import RequestInvalid
-from app.http import bodies, multipart
+from app.http import bodies
+from app.http.forms import file_field, json_field, read_form
 from app.http.openapi import FILE, json_or_form, problems
-from app.http.problems import field_error
 from app.http.ranges import object_response
 from app.http.validation import validate
 from app.job_api.routes import accepted, add_job_routes
@@ -63,17 +60,8 @@ async def _read(request: Request, settings: Settings, uploads: Uploads) -> Detec
     """Read a JSON body, or receive a form's file and make the same of its fields."""
     if not bodies.is_form(request):
         return validate(DetectionCreate, await bodies.read_json(request, settings))
-    audio_id: str | None = None
-    options: DetectionOptions | None = None
-    async with aclosing(multipart.parts(request, settings, files=1)) as form:
-        async for part in form:
-            if part.name == "file" and part.filename is not None and audio_id is None:
-                audio_id = (await uploads.receive(part)).id
-            elif part.name == "options" and options is None:
-                options = validate(DetectionOptions, await part.json(settings.body_bytes), "options")
-            else:
-                raise multipart.unexpected_part(part)
-    if audio_id is None:
-        raise RequestInvalid("The form has no file.", [field_error("Field required.", "file")])
-    fields = (options or DetectionOptions()).model_dump(exclude_unset=True)
-    return DetectionCreate(audio_id=audio_id, **fields)
+    file = file_field("file", uploads.receive, is_required=True)
+    options = json_field("options", DetectionOptions, settings.body_bytes)
+    await read_form(request, settings, file, options)
+    fields = (options.value or DetectionOptions()).model_dump(exclude_unset=True)
+    return DetectionCreate(audio_id=file.values[0].id, **fields)

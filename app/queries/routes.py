@@ -1,16 +1,13 @@
 """`/v1/queries`: saved queries."""
 
-from contextlib import aclosing
-
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.audio.service import Uploads, receive_uploads
 from app.dependencies import InjectedDependencies
-from app.errors import RequestInvalid
-from app.http import bodies, multipart
+from app.http import bodies
+from app.http.forms import file_field, json_field, read_form, text_field
 from app.http.openapi import FILE, json_or_form, problems
-from app.http.problems import field_error
 from app.http.validation import validate
 from app.job_api.routes import accepted, add_job_routes
 from app.job_api.schemas import JobOptions
@@ -54,21 +51,10 @@ async def _read(request: Request, settings: Settings, uploads: Uploads) -> Query
     """Read a JSON body, or receive a form's files and make the same of its fields."""
     if not bodies.is_form(request):
         return validate(QueryCreate, await bodies.read_json(request, settings))
-    name: str | None = None
-    options: JobOptions | None = None
-    examples: list[str] = []
-    async with aclosing(multipart.parts(request, settings, files=settings.examples)) as form:
-        async for part in form:
-            if part.name == "examples" and part.filename is not None and len(examples) < settings.examples:
-                examples.append((await uploads.receive(part)).id)
-            elif part.name == "name" and name is None:
-                name = await part.text(_NAME_BYTES)
-            elif part.name == "options" and options is None:
-                options = validate(JobOptions, await part.json(settings.body_bytes), "options")
-            else:
-                raise multipart.unexpected_part(part)
-    if not examples:
-        raise RequestInvalid("The form has no examples.", [field_error("Field required.", "examples")])
-    fields = (options or JobOptions()).model_dump(exclude_unset=True)
-    fields["examples"] = [{"audio_id": audio_id} for audio_id in examples]
-    return validate(QueryCreate, fields if name is None else {**fields, "name": name})
+    name = text_field("name", _NAME_BYTES)
+    examples = file_field("examples", uploads.receive, limit=settings.examples, is_required=True)
+    options = json_field("options", JobOptions, settings.body_bytes)
+    await read_form(request, settings, name, examples, options)
+    fields = (options.value or JobOptions()).model_dump(exclude_unset=True)
+    fields["examples"] = [{"audio_id": example.id} for example in examples.values]
+    return validate(QueryCreate, fields if name.value is None else {**fields, "name": name.value})

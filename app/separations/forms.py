@@ -1,12 +1,12 @@
 """Bodies of separations: JSON, or a form with `mixture`, `query` (files), `label` (repeatable) and `options` (JSON)."""
 
-from contextlib import aclosing
-
 from fastapi import Request
 
 from app.audio.service import Uploads
 from app.errors import RequestInvalid
-from app.http import bodies, multipart
+from app.http import bodies
+from app.http.forms import file_field, json_field, read_form, text_field
+from app.http.multipart import Part, unexpected_part
 from app.http.problems import field_error
 from app.http.validation import validate
 from app.job_api.schemas import AudioReference
@@ -24,27 +24,19 @@ async def read(request: Request, settings: Settings, uploads: Uploads) -> Separa
     """
     if not bodies.is_form(request):
         return validate(SeparationCreate, await bodies.read_json(request, settings))
-    mixture: str | None = None
-    queries: list[str] = []
-    labels: list[str] = []
-    options: Options | None = None
-    async with aclosing(multipart.parts(request, settings, files=1 + settings.examples)) as form:
-        async for part in form:
-            if part.name in ("mixture", "query") and part.filename is None:
-                raise RequestInvalid(f"The field {part.name} is a file.", [field_error("Send a file.", part.name)])
-            if part.name == "mixture" and mixture is None:
-                mixture = (await uploads.receive(part)).id
-            elif part.name == "query" and len(queries) < settings.examples:
-                queries.append((await uploads.receive(part)).id)
-            elif part.name == "label" and len(labels) < settings.targets:
-                labels.append(await part.text(_TEXT_BYTES))
-            elif part.name == "options" and options is None:
-                options = validate(Options, await part.json(settings.body_bytes), "options")
-            else:
-                raise multipart.unexpected_part(part)
-    if mixture is None:
-        raise RequestInvalid("The form has no mixture.", [field_error("Field required.", "mixture")])
-    return _separation(mixture, queries, labels, options or Options())
+    mixture = file_field("mixture", uploads.receive, is_required=True)
+    queries = file_field("query", uploads.receive, limit=settings.examples)
+    labels = text_field("label", _TEXT_BYTES, limit=settings.targets)
+    options = json_field("options", Options, settings.body_bytes)
+    await read_form(request, settings, mixture, queries, labels, options, refuse=_unexpected)
+    query_ids = [query.id for query in queries.values]
+    return _separation(mixture.values[0].id, query_ids, labels.values, options.value or Options())
+
+
+def _unexpected(part: Part) -> RequestInvalid:
+    if part.name in ("mixture", "query") and part.filename is None:
+        return RequestInvalid(f"The field {part.name} is a file.", [field_error("Send a file.", part.name)])
+    return unexpected_part(part)
 
 
 def _separation(mixture: str, queries: list[str], labels: list[str], options: Options) -> SeparationCreate:
