@@ -9,8 +9,9 @@ A description is what `models.engine.Engine.describe()` answers:
 """
 
 import time
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from redis import Redis
 
 from app.errors import ModelUnavailable
@@ -18,6 +19,9 @@ from app.settings import Settings
 
 _MODELS = "earmark:models"
 _FRESH_SECONDS = 1.0  # that a description is believed without asking again: it is large, and every new job needs it
+
+# A model as requests name it: `base`, or `base@1` for one version of it.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
 
 
 class ClassDescription(BaseModel):
@@ -107,6 +111,17 @@ class ModelRegistry:
         found = self._parse(text)
         self._fresh[name] = (time.monotonic() + _FRESH_SECONDS, found)
         return found
+
+    def resolve(self, name: str | None) -> ModelDescription:
+        """Return the model that a request names (see `ModelName`), the server's own if it names none.
+
+        Raises `ModelUnavailable`: no worker has announced the model, or workers have another version of it.
+        """
+        name, _, version = (name or self._settings.model).partition("@")
+        model = self.model(name)
+        if version and version != model.version:
+            raise ModelUnavailable(f"Workers have {model.name}@{model.version}.")
+        return model
 
     def _now(self) -> float:
         """By Redis's clock: those of workers may be wrong."""

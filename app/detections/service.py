@@ -16,7 +16,7 @@ def create(deps: Dependencies, body: DetectionCreate) -> Job:
 
     Raises `ModelUnavailable`, `NotFound` (the upload), and what `JobResource.create` raises.
     """
-    model = validation.model(deps, body.model)
+    model = deps.model_registry.resolve(body.model)
     audio = validation.find_recording(deps, body.audio_id, "audio_id")
     request = DetectionRequest(
         audio=validation.recording_record(audio),

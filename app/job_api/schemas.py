@@ -9,12 +9,12 @@ from app.http.validation import RequestModel
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, JobError, Progress, Status
 from app.keys.signed_urls import Sign
+from app.model_registry import ModelName
 from app.outbound import LONGEST_URL
 from app.records import ids
 from app.records.shared import ModelRecord
 
 AudioId = Annotated[str, StringConstraints(pattern=ids.pattern(ids.AUDIO))]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
 Metadata = Annotated[
     dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=512)]],
     Field(max_length=16),

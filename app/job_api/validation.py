@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.audio import service as audio
 from app.dependencies import Dependencies
-from app.errors import AudioTooLong, LabelUnknown, ModelUnavailable, NotFound, RequestInvalid
+from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid
 from app.http.problems import field_error
 from app.job_api.schemas import AudioReference
 from app.labels import matching
@@ -18,15 +18,6 @@ from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
 from app.settings import Settings
 
 HEADER_SLACK = 0.1  # seconds by which a header may be wrong about the end of a recording
-
-
-def model(deps: Dependencies, asked: str | None) -> ModelDescription:
-    """The model asked for, such as `base` or `base@1`; none: the server's. Raises `ModelUnavailable`."""
-    name, _, version = (asked or deps.settings.model).partition("@")
-    found = deps.model_registry.model(name)
-    if version and version != found.version:
-        raise ModelUnavailable(f"Workers have {found.name}@{found.version}.")
-    return found
 
 
 def model_record(description: ModelDescription) -> ModelRecord:

@@ -7,9 +7,8 @@ from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
-from app.job_api import validation
-from app.job_api.schemas import ModelName
 from app.labels import matching
+from app.model_registry import ModelName
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
@@ -40,7 +39,7 @@ def search(
     model: Annotated[ModelName | None, Query(description="a model, as jobs name it; default: the server's")] = None,
 ) -> LabelsAnswer:
     """Search the classes of a model by text."""
-    classes = validation.model(deps, model).classes
+    classes = deps.model_registry.resolve(model).classes
     if askable is not None:
         classes = [known for known in classes if known.askable == askable]
     found = matching.search(classes, q, limit)

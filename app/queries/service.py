@@ -23,7 +23,7 @@ def create(deps: Dependencies, body: QueryCreate) -> Job:
     Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its subclasses, and what
     `JobResource.create` raises.
     """
-    model = validation.model(deps, body.model)
+    model = deps.model_registry.resolve(body.model)
     examples = validation.find_examples(deps, body.examples, "examples")
     request = QueryRequest(
         name=body.name, examples=validation.example_records(examples), model=validation.model_record(model)

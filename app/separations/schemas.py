@@ -6,9 +6,10 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.http.validation import RequestModel
-from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, ModelName, result_metrics
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, result_metrics
 from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
+from app.model_registry import ModelName
 from app.records import ids
 from app.records.separations import Format, SeparationRequest, SeparationResult
 from app.records.shared import RecordingRecord

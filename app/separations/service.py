@@ -30,7 +30,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> Job:
     requested = body.targets or []
     validation.require_target_count(len(requested), deps.settings, "targets")
     auto = None if body.auto is None else validation.auto_record(body.auto, deps.settings)
-    model = job_validation.model(deps, body.model)
+    model = deps.model_registry.resolve(body.model)
     mixture = job_validation.find_recording(deps, body.mixture.audio_id, "mixture", "audio_id")
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
