@@ -1,0 +1,93 @@
+"""Fields of a multipart form, read by name as they arrive, each as often as its route allows.
+
+A route says which fields its form may have, reads them, and makes its request of their values:
+
+    file = file_field("file", uploads.receive, is_required=True)
+    options = json_field("options", DetectionOptions, settings.body_bytes)
+    await read_form(request, settings, file, options)
+    fields = (options.value or DetectionOptions()).model_dump(exclude_unset=True)
+    return DetectionCreate(audio_id=file.values[0].id, **fields)
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from fastapi import Request
+
+from app.errors import RequestInvalid
+from app.http import multipart
+from app.http.multipart import Part, unexpected_part
+from app.http.problems import field_error
+from app.http.validation import Model, validate
+from app.settings import Settings
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class FormField(Generic[Value]):
+    """A field that a form may have; `values` holds what was read of it, in the order of the form."""
+
+    name: str
+    read: Callable[[Part], Awaitable[Value]]
+    limit: int = 1  # how often it may be sent
+    is_file: bool = False  # a plain field of this name is unexpected
+    is_required: bool = False
+    values: list[Value] = field(default_factory=list, init=False)
+
+    @property
+    def value(self) -> Value | None:
+        """The first value; None if the field was not sent."""
+        return self.values[0] if self.values else None
+
+    def accepts(self, part: Part) -> bool:
+        """Whether this part is one more of the field."""
+        return (
+            part.name == self.name and len(self.values) < self.limit and (part.filename is not None or not self.is_file)
+        )
+
+
+def file_field(
+    name: str, read: Callable[[Part], Awaitable[Value]], limit: int = 1, is_required: bool = False
+) -> FormField[Value]:
+    """A field of files, each passed to `read` (`Uploads.receive`)."""
+    return FormField(name, read, limit, is_file=True, is_required=is_required)
+
+
+def text_field(name: str, max_bytes: int, limit: int = 1) -> FormField[str]:
+    """A field of UTF-8 text of at most so many bytes."""
+    return FormField(name, lambda part: part.text(max_bytes), limit)
+
+
+def json_field(name: str, model: type[Model], max_bytes: int) -> FormField[Model]:
+    """A field of JSON, of at most so many bytes, that `model` describes; pointers of its errors begin with the name."""
+
+    async def read(part: Part) -> Model:
+        return validate(model, await part.json(max_bytes), name)
+
+    return FormField(name, read)
+
+
+async def read_form(
+    request: Request,
+    settings: Settings,
+    *fields: FormField,
+    refuse: Callable[[Part], RequestInvalid] = unexpected_part,
+) -> None:
+    """Read the form of a request into its fields.
+
+    `refuse` makes the error for a part that none of them accepts. Raises it, `RequestInvalid` for a required field that
+    is missing, and what `multipart.parts` and the readers of the fields raise.
+    """
+    files = sum(each.limit for each in fields if each.is_file)
+    async with aclosing(multipart.parts(request, settings, files)) as form:
+        async for part in form:
+            accepting = next((each for each in fields if each.accepts(part)), None)
+            if accepting is None:
+                raise refuse(part)
+            accepting.values.append(await accepting.read(part))
+    for each in fields:
+        if each.is_required and not each.values:
+            raise RequestInvalid(f"The form has no {each.name}.", [field_error("Field required.", each.name)])
