@@ -194,11 +194,14 @@ class IdempotencyMismatch(RequestInvalid):
 
 
 class UploadTooLarge(EarmarkError):
-    """The body is larger than is allowed."""
+    """A file, or the whole body, is larger than `limit` bytes."""
 
     code = "upload_too_large"
     status = 413
     title = "The upload is too large"
+
+    def __init__(self, limit: int, subject: str = "A file") -> None:
+        super().__init__(f"{subject} may have {limit} bytes.")
 
 
 class UploadTimeout(EarmarkError):

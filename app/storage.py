@@ -88,7 +88,7 @@ class Storage:
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > limit:
-                        raise UploadTooLarge(f"A file may have {limit} bytes.")
+                        raise UploadTooLarge(limit)
                     digest.update(chunk)
                     gathered += chunk
                     if len(gathered) >= _READ:

@@ -43,7 +43,7 @@ def presign(deps: Dependencies, sent: PresignSent) -> tuple[PendingUpload, str, 
     if not deps.storage.can_sign:
         raise PresignUnavailable("The store is a folder of the server: POST the file to /v1/audio.")
     if sent.bytes > settings.upload_bytes:
-        raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
+        raise UploadTooLarge(settings.upload_bytes)
     now = time.time()
     ends = now + settings.signed_url_seconds
     awaited = PendingUpload(
@@ -96,7 +96,7 @@ async def _receive(deps: Dependencies, awaited: PendingUpload) -> Audio:
     except NotFound as error:
         raise UploadMissing("PUT the file to its address first.") from error
     if size > settings.upload_bytes:
-        raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
+        raise UploadTooLarge(settings.upload_bytes)
     if size != awaited.bytes:
         raise RequestInvalid(f"{awaited.bytes} bytes were announced, and {size} came.")
     async with service.receive_uploads(deps) as uploads:

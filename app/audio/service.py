@@ -44,7 +44,7 @@ class Uploads:
         own = _fetches(self._deps.caller)
         async with own, _FETCHES_AT_ONCE, self._deps.outbound.fetch(url, settings.fetch_timeout) as fetched:
             if (fetched.length or 0) > settings.upload_bytes:
-                raise UploadTooLarge(f"A file may have {settings.upload_bytes} bytes.")
+                raise UploadTooLarge(settings.upload_bytes)
             return await self.receive(Part("url", fetched.url.path, fetched.chunks))
 
     async def receive(self, part: Part, audio_id: str | None = None) -> Audio:

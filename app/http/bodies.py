@@ -28,7 +28,7 @@ async def chunks(
     """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:19]) > limit:
-        raise UploadTooLarge(f"The body may have {limit} bytes.")
+        raise UploadTooLarge(limit, "The body")
     deadline = time.monotonic() + (settings.upload_timeout if seconds is None else seconds)
     waited = 0.0  # for the client, not for us
     size = 0
@@ -49,7 +49,7 @@ async def chunks(
         if waited > settings.upload_idle and size < settings.upload_rate * waited:
             raise UploadTimeout("The body came too slowly.")
         if size > limit:
-            raise UploadTooLarge(f"The body may have {limit} bytes.")
+            raise UploadTooLarge(limit, "The body")
         if chunk:
             yield chunk
 
