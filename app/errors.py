@@ -1,39 +1,43 @@
-"""What can go wrong, as types, and how each is told to a client.
+"""Exception tree of the service, and the code and HTTP status of each class.
 
-EarmarkError                    code                      status
+EarmarkError                    internal                  500
   RequestInvalid                request_invalid           422   a field is wrong; `errors` point at it
     LabelUnknown                label_unknown             422
     NameReserved                name_reserved             422
     FormatUnsupported           format_unsupported        422
     SpanOutside                 span_outside              422
     AudioUndecodable            audio_undecodable         422
-    AudioSilent                 audio_silent              422
     AudioTooLong                audio_too_long            422
     AudioTooWide                audio_too_wide            422
     UrlRefused                  url_refused               422
     QueryModelMismatch          query_model_mismatch      422
+    IdempotencyMismatch         idempotency_mismatch      422
   NotFound                      not_found                 404
+  Unauthorized                  unauthorized              401   with WWW-Authenticate
+  RateLimited                   rate_limited              429   with Retry-After
+    QuotaExceeded               quota_exceeded            429
+  IdempotencyInProgress         idempotency_in_progress   409
   UploadTooLarge                upload_too_large          413
+  UploadTimeout                 upload_timeout            408
   NotMultipart                  not_multipart             415
   MediaTypeUnsupported          media_type_unsupported    415
   RangeNotSatisfiable           range_not_satisfiable     416
-  AlreadyOver                   already_over              409
+  AlreadyFinished               already_over              409
   AudioInUse                    audio_in_use              409
   PresignUnavailable            presign_unavailable       409
   UploadMissing                 upload_missing            409
   QueryNotReady                 query_not_ready           409
   StemsExpired                  stems_expired             410
-  UploadTimeout                 upload_timeout            408
-  Unavailable                                             503   with Retry-After
-    QueueFull                   queue_full
-    QueueUnavailable            queue_unavailable
-    StoreUnavailable            store_unavailable
-    ModelUnavailable            model_unavailable
+  Unavailable                   internal                  503   with Retry-After
+    QueueFull                   queue_full                503
+    QueueUnavailable            queue_unavailable         503
+    StoreUnavailable            store_unavailable         503
+    ModelUnavailable            model_unavailable         503
   RecordTooNew                  internal                  500   written by a newer release
-  ClientGone                    client_gone               499   nobody reads the answer
+  ClientGone                    client_gone               499   the client has closed the connection
 
-The words of a job's or a target's own `error` are the same; `timed_out`, `out_of_memory`, `worker_lost` and
-`internal` appear only there. Answers are made in `problems.py`.
+The `error` of a job or a target uses the same codes; `audio_silent`, `timed_out`, `out_of_memory`, `worker_lost` and
+`internal` occur only there. `app/http/problems.py` makes the responses.
 """
 
 from dataclasses import dataclass
@@ -41,14 +45,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FieldError:
-    """One wrong field: a JSON pointer (RFC 6901) into the body, and what is wrong there."""
+    """A field error: a JSON pointer (RFC 6901) into the body, and what is wrong there."""
 
     pointer: str
     detail: str
 
 
 class EarmarkError(Exception):
-    """Base of all errors that a client may be told; `detail` is a sentence without paths, keys or internals."""
+    """Base of all errors that are sent to clients; `detail` is a sentence without paths, keys or internals."""
 
     code = "internal"
     status = 500
@@ -62,7 +66,7 @@ class EarmarkError(Exception):
 
 
 class RequestInvalid(EarmarkError):
-    """The request is well-formed and says something that cannot be done."""
+    """The request is well-formed, but its content cannot be processed."""
 
     code = "request_invalid"
     status = 422
@@ -70,14 +74,14 @@ class RequestInvalid(EarmarkError):
 
 
 class LabelUnknown(RequestInvalid):
-    """No class has this name, or no model can be asked for it."""
+    """No class has this name, or the model cannot separate it by name."""
 
     code = "label_unknown"
     title = "No such label"
 
 
 class NameReserved(RequestInvalid):
-    """`residual` names what is left of the mixture."""
+    """The name `residual` is used for the rest of the mixture."""
 
     code = "name_reserved"
     title = "The name is reserved"
@@ -98,49 +102,42 @@ class SpanOutside(RequestInvalid):
 
 
 class AudioUndecodable(RequestInvalid):
-    """The bytes are no audio that we read."""
+    """The bytes are not audio in a supported format."""
 
     code = "audio_undecodable"
     title = "The file is not audio that can be decoded"
 
 
-class AudioSilent(RequestInvalid):
-    """There is nothing to hear in an example."""
-
-    code = "audio_silent"
-    title = "The audio is silent"
-
-
 class AudioTooLong(RequestInvalid):
-    """The recording lasts longer than is allowed."""
+    """The recording is longer than the limit."""
 
     code = "audio_too_long"
     title = "The audio is too long"
 
 
 class AudioTooWide(RequestInvalid):
-    """The recording has more channels, or another rate, than is allowed."""
+    """The recording has more channels than the limit, or a sampling rate outside the limits."""
 
     code = "audio_too_wide"
     title = "The audio has too many channels"
 
 
 class UrlRefused(RequestInvalid):
-    """The URL may not be asked, or gives nothing to fetch; told without a word on what lies inside."""
+    """The URL may not be requested, or cannot be fetched; the detail reveals nothing about internal networks."""
 
     code = "url_refused"
     title = "The URL is refused"
 
 
 class QueryModelMismatch(RequestInvalid):
-    """The embedding was made by another model; those of different models cannot be exchanged."""
+    """The embedding was made by another model; embeddings of different models are not interchangeable."""
 
     code = "query_model_mismatch"
-    title = "The query is another model's"
+    title = "The query was made by another model"
 
 
 class NotFound(EarmarkError):
-    """No such thing, or not this client's."""
+    """The resource does not exist, or belongs to another client."""
 
     code = "not_found"
     status = 404
@@ -148,11 +145,11 @@ class NotFound(EarmarkError):
 
 
 class Unauthorized(EarmarkError):
-    """No key, or none that opens this; `challenge` is the answer's `WWW-Authenticate` (RFC 6750, section 3)."""
+    """No API key, or an invalid one; `challenge` is the response's `WWW-Authenticate` (RFC 6750, section 3)."""
 
     code = "unauthorized"
     status = 401
-    title = "A key is needed"
+    title = "An API key is required"
 
     def __init__(self, detail: str, error: str = "") -> None:
         super().__init__(detail)
@@ -160,7 +157,7 @@ class Unauthorized(EarmarkError):
 
 
 class RateLimited(EarmarkError):
-    """The caller asks too often."""
+    """The caller exceeds its rate limit."""
 
     code = "rate_limited"
     status = 429
@@ -172,25 +169,25 @@ class RateLimited(EarmarkError):
 
 
 class QuotaExceeded(RateLimited):
-    """The caller's audio seconds of today do not suffice."""
+    """The caller's remaining audio seconds of today are not enough."""
 
     code = "quota_exceeded"
-    title = "The day's quota is used up"
+    title = "The daily quota is used up"
 
 
 class IdempotencyInProgress(EarmarkError):
-    """The first request with this `Idempotency-Key` has no answer yet."""
+    """The first request with this `Idempotency-Key` has no response yet."""
 
     code = "idempotency_in_progress"
     status = 409
-    title = "The same request is being answered"
+    title = "The first request with this key is in progress"
 
 
 class IdempotencyMismatch(RequestInvalid):
-    """The `Idempotency-Key` belongs to a request that was another one."""
+    """The `Idempotency-Key` was used with a different request."""
 
     code = "idempotency_mismatch"
-    title = "The request is not the one that the key was first sent with"
+    title = "The key was used with a different request"
 
 
 class UploadTooLarge(EarmarkError):
@@ -205,7 +202,7 @@ class UploadTooLarge(EarmarkError):
 
 
 class UploadTimeout(EarmarkError):
-    """The body came too slowly."""
+    """The body arrived too slowly."""
 
     code = "upload_timeout"
     status = 408
@@ -213,7 +210,7 @@ class UploadTimeout(EarmarkError):
 
 
 class NotMultipart(EarmarkError):
-    """The body should be multipart/form-data and is not."""
+    """The body must be multipart/form-data and is not."""
 
     code = "not_multipart"
     status = 415
@@ -221,7 +218,7 @@ class NotMultipart(EarmarkError):
 
 
 class MediaTypeUnsupported(EarmarkError):
-    """The body's content type is none that this call reads."""
+    """The operation does not accept the body's content type."""
 
     code = "media_type_unsupported"
     status = 415
@@ -229,7 +226,7 @@ class MediaTypeUnsupported(EarmarkError):
 
 
 class RangeNotSatisfiable(EarmarkError):
-    """The range lies behind the last byte; `size` is how many there are."""
+    """The range starts after the last byte; `size` is the number of bytes."""
 
     code = "range_not_satisfiable"
     status = 416
@@ -241,15 +238,15 @@ class RangeNotSatisfiable(EarmarkError):
 
 
 class AlreadyFinished(EarmarkError):
-    """The job has ended, so it cannot be canceled."""
+    """The job is in a terminal state and cannot be canceled."""
 
     code = "already_over"
     status = 409
-    title = "The job is already over"
+    title = "The job is already finished"
 
 
 class AudioInUse(EarmarkError):
-    """A job that waits or runs needs the audio."""
+    """A queued or running job needs the audio."""
 
     code = "audio_in_use"
     status = 409
@@ -257,15 +254,15 @@ class AudioInUse(EarmarkError):
 
 
 class PresignUnavailable(EarmarkError):
-    """The store is a folder, which clients cannot reach: send files to the API."""
+    """The store is a local folder, which clients cannot reach; files must be sent to the API."""
 
     code = "presign_unavailable"
     status = 409
-    title = "The store takes no direct uploads"
+    title = "Presigned uploads are not available"
 
 
 class UploadMissing(EarmarkError):
-    """Nothing has arrived in the store at the signed address."""
+    """The store has no object at the presigned URL."""
 
     code = "upload_missing"
     status = 409
@@ -273,7 +270,7 @@ class UploadMissing(EarmarkError):
 
 
 class QueryNotReady(EarmarkError):
-    """The saved query has not succeeded, yet or at all."""
+    """The saved query has not succeeded (yet)."""
 
     code = "query_not_ready"
     status = 409
@@ -281,7 +278,7 @@ class QueryNotReady(EarmarkError):
 
 
 class StemsExpired(EarmarkError):
-    """The stems were kept as long as promised and are gone."""
+    """The stems have been deleted after their retention time."""
 
     code = "stems_expired"
     status = 410
@@ -289,7 +286,7 @@ class StemsExpired(EarmarkError):
 
 
 class Unavailable(EarmarkError):
-    """Something we stand on does not answer; try again."""
+    """Base of errors of services that are temporarily unavailable; clients should retry."""
 
     status = 503
     title = "Not available"
@@ -297,7 +294,7 @@ class Unavailable(EarmarkError):
 
 
 class QueueFull(Unavailable):
-    """Too many jobs wait already."""
+    """Too many jobs are waiting."""
 
     code = "queue_full"
     title = "The queue is full"
@@ -305,21 +302,21 @@ class QueueFull(Unavailable):
 
 
 class QueueUnavailable(Unavailable):
-    """The queue's server does not answer."""
+    """The Redis server of the queue does not respond."""
 
     code = "queue_unavailable"
     title = "The queue is not available"
 
 
 class StoreUnavailable(Unavailable):
-    """The object store does not answer, or refuses."""
+    """The object store does not respond, or refuses the call."""
 
     code = "store_unavailable"
     title = "The object store is not available"
 
 
 class ModelUnavailable(Unavailable):
-    """No worker ever announced this model."""
+    """No worker has announced this model."""
 
     code = "model_unavailable"
     title = "No worker has announced this model"
@@ -327,11 +324,11 @@ class ModelUnavailable(Unavailable):
 
 
 class RecordTooNew(EarmarkError):
-    """The record was written by a newer release, which this one cannot read; roll forward, or wait for it to."""
+    """The record was written by a newer release, which this one cannot read; upgrade this process."""
 
 
 class ClientGone(EarmarkError):
-    """The client hung up before it was answered; nobody reads this answer."""
+    """The client closed the connection before the response; the response is not delivered."""
 
     code = "client_gone"
     status = 499
