@@ -20,6 +20,7 @@ from torch import nn
 from models import checkpoints
 from models.engine import Engine
 from models.media import open_audio, open_writer
+from models.options import SeparationOptions
 from models.query import PAPER_RULES, Query
 
 Way = Literal["engine", "exact", "straightforward"]
@@ -93,16 +94,17 @@ def _measured(way: str, weights: str, seconds: float, targets: int, device: str)
     engine = Engine(bundle, device, "auto" if way == "engine" else "exact")
     vectors = torch.rand(targets, bundle.detector.embedding_size, generator=torch.Generator().manual_seed(0))
     queries = {f"target {number}": Query(vector, engine.model_id) for number, vector in enumerate(vectors)}
+    options = SeparationOptions(format="wav")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _recording(folder / "short.wav", 2)
-        engine.separate_file(folder / "short.wav", queries, folder / "warm", format="wav")
+        engine.separate_file(folder / "short.wav", queries, folder / "warm", options)
         _recording(folder / "mixture.wav", seconds)
         began, busy = time.perf_counter(), time.process_time()
         if way == "straightforward":
             _straightforward(bundle.separator, vectors, folder, engine.device)
         else:
-            engine.separate_file(folder / "mixture.wav", queries, folder / "stems", format="wav")
+            engine.separate_file(folder / "mixture.wav", queries, folder / "stems", options)
         took, cpu = time.perf_counter() - began, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
     if engine.device.startswith("cuda"):

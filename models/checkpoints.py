@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.authors import load_authors
 from models.errors import CheckpointInvalid
-from models.prior import ClassPrior
+from models.plda import ClassPrior
 from models.query import PAPER_RULES
 
 __all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "save", "shipped", "write"]

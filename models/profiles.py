@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.prior import ClassPrior
+from models.plda import ClassPrior
 
 SHARPNESS = 0.1  # cosines are divided by it: about the nearest ten classes count
 

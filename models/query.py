@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.prior import ClassPrior
+from models.plda import ClassPrior
 
 SHORTEST_SECONDS = 0.1
 INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound

@@ -20,6 +20,7 @@ from models import wiener
 from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
+from models.options import SeparationOptions
 
 # The last window is padded to a whole number of these, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
@@ -69,12 +70,12 @@ class Windows:
         return max(1, math.ceil((samples - self.kept) / self.stride) + 1)
 
     @classmethod
-    def of(cls, separator: Separator, window: float, context: float, overlap: float) -> "Windows":
-        """From seconds. All three are whole hops, so that every window cuts the recording into the same frames.
+    def of(cls, separator: Separator, options: SeparationOptions) -> "Windows":
+        """Windows of the options' seconds, rounded up to whole hops so that all of them see the same frames.
 
         Raises ValueError where the window has no room for its context and overlap.
         """
-        hop = separator.hop
+        hop, window, context, overlap = separator.hop, options.window, options.context, options.overlap
         size, side, fade = (
             math.ceil(round(seconds * separator.rate / hop, 6)) * hop for seconds in (window, context, overlap)
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.errors import Cancelled
 from models.loudness import Loudness
 from models.media import FORMATS, AudioWriter, content_type, open_writer
+from models.options import SeparationOptions
 from models.presence import Gate
 from models.separation import Source, never
 
@@ -35,15 +36,6 @@ class StemFile:
     content_type: str
     peak: float
     loudness: float | None
-
-
-@dataclass(frozen=True)
-class Output:
-    """How stems are written: a name of `media.FORMATS`, its bit depth (None: its own), with a residual or not."""
-
-    format: str = "flac"
-    bit_depth: int | None = None
-    residual: bool = True
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -130,15 +122,15 @@ class Separated:
 
 
 def write(
-    separated: Separated, names: Sequence[str], folder: Path, output: Output, written: Callable[[int], None]
+    separated: Separated, names: Sequence[str], folder: Path, options: SeparationOptions, written: Callable[[int], None]
 ) -> tuple[list[StemFile], float]:
     """Writes NAME.FORMAT for each stem, and residual.FORMAT; gives the files and the gain that all of them share.
 
     `written(frames)` is called after each block. A failure leaves none of the files. Raises Cancelled,
     FormatUnsupported.
     """
-    names = [*names, RESIDUAL] if output.residual else list(names)
-    extension = FORMATS[output.format].extension
+    names = [*names, RESIDUAL] if options.residual else list(names)
+    extension = FORMATS[options.format].extension
     source = separated.source
     writers: list[AudioWriter] = []
     meters = [Loudness(source.rate, source.channels) for _ in names]
@@ -146,8 +138,8 @@ def write(
     try:
         for name in names:
             path = folder / f"{name}.{extension}"
-            writers.append(open_writer(path, output.format, source.rate, source.channels, output.bit_depth))
-        gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, output, writers[0])
+            writers.append(open_writer(path, options.format, source.rate, source.channels, options.bit_depth))
+        gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, options, writers[0])
         frames = 0
         for mixture, stems in separated.blocks():
             total = mixture.astype(np.float64) * gain
@@ -168,7 +160,7 @@ def write(
             writer.path.unlink(missing_ok=True)
         raise
     files = [
-        StemFile(name, writer.path, content_type(output.format), float(peak), meter.integrated())
+        StemFile(name, writer.path, content_type(options.format), float(peak), meter.integrated())
         for name, writer, peak, meter in zip(names, writers, peaks, meters, strict=True)
     ]
     return files, gain
@@ -182,14 +174,14 @@ def _rounded(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.
     return samples.astype(np.float32)
 
 
-def _gain(separated: Separated, output: Output, writer: AudioWriter) -> float:
+def _gain(separated: Separated, options: SeparationOptions, writer: AudioWriter) -> float:
     """1 where nothing clips, else the gain with which nothing does, in a format that clips at full scale."""
     step = 2.0 ** (1 - writer.bit_depth) if writer.bit_depth else 0.0
     rounding = step * len(separated.gates) / 2  # of the stems together, which the residual takes up
     clips, excess = False, 1.0
     for mixture, stems in separated.blocks():
         loudest: list[NDArray[np.floating]] = [stems]
-        if output.residual:
+        if options.residual:
             left = mixture.astype(np.float64)
             for stem in stems:
                 left -= writer.quantise(stem)

@@ -9,7 +9,7 @@ from app.errors import AudioTooLong, RequestInvalid, SpanOutside
 from app.lifecycle import TargetState
 from app.records import EmbeddingRecord, unpacked
 from app.separations.records import AutoRecord, Span, TargetRecord
-from models import labels, sources
+from models import auto_targets, labels
 from models.errors import LabelUnknown, SilentQuery
 from models.media import MediaInfo
 from models.query import Query, require_model
@@ -65,7 +65,7 @@ def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[
         cancelled=execution.attention.cancelled,
         limits=execution.limits(execution.bench.settings.recording_seconds),
     )
-    for sound in sources.heard(found, auto.max_targets, auto.threshold):
+    for sound in auto_targets.heard(found, auto.max_targets, auto.threshold):
         execution.check()
         query = _query_of(execution, mixture, sound)
         if query is not None:
@@ -73,7 +73,7 @@ def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[
             yield state, query
 
 
-def _query_of(execution: Execution, mixture: Mixture, sound: sources.Heard) -> Query | None:
+def _query_of(execution: Execution, mixture: Mixture, sound: auto_targets.Heard) -> Query | None:
     spans = [Span(start=start, end=end) for start, end in sound.spans]
 
     def own() -> Query:

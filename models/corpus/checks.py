@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.duplicates import Pair, alike, compare
-from models.corpus.survey import Heard
+from models.corpus.measurements import Heard
 
 
 def doubtful(heard: list[Heard], min_seconds: float) -> dict[str, list[Heard]]:

@@ -17,11 +17,11 @@ from models.corpus import checks, statistics
 from models.corpus import manifest as manifests
 from models.corpus.decoded import write_faults
 from models.corpus.duplicates import Pair
+from models.corpus.formats import open_source, splits_of
+from models.corpus.measurements import Heard, Survey, survey
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import cores
 from models.corpus.recordings import Fault, Recording, by_reason, summed
-from models.corpus.sources import open_source, splits_of
-from models.corpus.survey import Heard, Survey, survey
 from models.encoding import check_format
 from models.errors import CorpusInvalid
 

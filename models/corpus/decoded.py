@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.formats import fingerprint, open_source
 from models.corpus.parallel import alone, cores, in_order
 from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summed
-from models.corpus.sources import fingerprint, open_source
 from models.errors import CorpusInvalid
 
 LAYOUT = 1  # part of the cache's name: another way to decode or to write must not find this one's files

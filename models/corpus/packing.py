@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from models.corpus.clips import RATE
+from models.corpus.formats import fingerprint
 from models.corpus.parallel import alone, in_order
 from models.corpus.reading import pieces
 from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summed
-from models.corpus.sources import fingerprint
 from models.encoding import open_writer
 from models.errors import CorpusInvalid
 from models.labels import ontology

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from models.corpus.measurements import Heard
 from models.corpus.relations import ancestors
-from models.corpus.survey import Heard
 from models.labels import ontology
 
 SHOWN = 40  # classes in the picture's bars

@@ -25,9 +25,9 @@ from models.commands import Device, Weights
 from models.corpus.decoded import load
 from models.corpus.relations import related
 from models.detection import THRESHOLD, timeline
-from models.evaluation import json_report, resampling, soundscapes, strong
+from models.evaluation import group_bootstrap, json_report, soundscapes, strong_labels
+from models.evaluation.detector_under_test import DetectorAlone, Ear
 from models.evaluation.event_counts import MEASURES, Counts, count
-from models.evaluation.listening import DetectorAlone, Ear
 from models.evaluation.soundscapes import SCENES, SEED, Known, Scene
 from models.labels import ontology
 
@@ -82,7 +82,7 @@ def evaluate_events(
     split: Annotated[str, typer.Option(help="The part of the corpus to compose from.")] = "valid",
     scenes: Annotated[int, typer.Option(help="How many soundscapes to compose.", min=4)] = SCENES,
     seed: Annotated[int, typer.Option(help="Draws other soundscapes.")] = SEED,
-    strong_labels: Annotated[
+    strong_table: Annotated[
         Path | None,
         typer.Option(
             "--strong",
@@ -106,7 +106,7 @@ def evaluate_events(
     plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
 ) -> None:
     """Event-based and segment-based F1 of a model's ear, on strongly labelled recordings or composed soundscapes."""
-    if (corpus is None) == (strong_labels is None):
+    if (corpus is None) == (strong_table is None):
         raise typer.BadParameter("give --corpus to compose soundscapes from, or --strong with a table of events")
     ear = Ear.load(weights, detector, device)
     left_out = ""
@@ -115,11 +115,11 @@ def evaluate_events(
         heard = listen(ear, track(composed, "listening", scenes, console=progress_console, transient=True))
         where = f"{scenes} soundscapes from {corpus.name}/{split}"
     else:
-        assert strong_labels is not None  # noqa: S101  one of both was given
-        table = strong.read(strong_labels)
-        files = strong.scenes(table, audio or strong_labels.parent)
+        assert strong_table is not None  # noqa: S101  one of both was given
+        table = strong_labels.read(strong_table)
+        files = strong_labels.scenes(table, audio or strong_table.parent)
         heard = listen(ear, track(files, "listening", len(table.events), console=progress_console, transient=True))
-        where = f"{len(heard)} recordings of {strong_labels.name}"
+        where = f"{len(heard)} recordings of {strong_table.name}"
         rows = sum(table.unknown.values())
         left_out = (
             f"Left out: {rows} rows of {len(table.unknown)} names that are no classes, {len(table.missing)} files."
@@ -151,7 +151,7 @@ def measure(heard: Sequence[Heard], hears: frozenset[str], threshold: float = TH
         level: count(known, [answers(scene, scored, level) for scene in heard], seconds, scored)
         for level in sorted({*THRESHOLDS, threshold})
     }
-    drawn = resampling.weights(range(len(heard)))
+    drawn = group_bootstrap.weights(range(len(heard)))
     return Result(
         threshold,
         {name: _measured(name, counted, threshold, scored, drawn) for name in MEASURES},
@@ -169,7 +169,7 @@ def _measured(
     best = max(THRESHOLDS, key=lambda level: float(counted[level][name].half(0).f1()))
     return Measured(
         f1=float(given.f1()),
-        interval=resampling.interval(given.f1(drawn)),
+        interval=group_bootstrap.interval(given.f1(drawn)),
         mean_over_classes=float(np.nanmean(of_class)),
         by_class={_name(mid): float(f1) for mid, f1 in zip(scored, of_class, strict=True)},
         curve=[float(counted[level][name].f1()) for level in THRESHOLDS],

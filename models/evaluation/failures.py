@@ -16,10 +16,10 @@ from models.corpus.clips import RATE
 from models.corpus.relations import related
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.comparison import Figures
-from models.evaluation.listening import Ear
-from models.evaluation.listing import Listed, render
+from models.evaluation.detector_under_test import Ear
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import Sounds, sounding
-from models.evaluation.subject import Subject
+from models.evaluation.reporting_mixtures import Listed, render
 from models.labels import classes, find
 from models.spectrum import mel_bands, stft
 

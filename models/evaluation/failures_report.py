@@ -17,13 +17,13 @@ from rich.table import Table
 from models.commands import Device
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
-from models.evaluation import comparison, failures, json_report, listing
+from models.evaluation import comparison, failures, json_report, reporting_mixtures
 from models.evaluation.comparison import Figures
+from models.evaluation.detector_under_test import Ear
 from models.evaluation.failures import GAIN, PROPERTIES, Property
-from models.evaluation.listening import Ear
-from models.evaluation.listing import Listed, render
+from models.evaluation.model_under_test import Subject, measurable
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject, measurable
+from models.evaluation.reporting_mixtures import Listed, render
 from models.evaluation.summaries import decibels, percent, plain, table_of, with_interval
 from models.spectrum import mel_bands, stft
 
@@ -50,7 +50,7 @@ def evaluate_worst(
     ] = "base",
     list_file: Annotated[
         Path, typer.Option("--list", help="The list that they are of.", exists=True, dir_okay=False)
-    ] = listing.REPORTING,
+    ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the tables.", dir_okay=False)] = None,
@@ -60,9 +60,9 @@ def evaluate_worst(
     measured = comparison.read(figures)
     bundle = measurable(weights)
     subject = Subject(bundle, device)
-    if measured.model != subject.model_id or measured.digest != listing.digest(list_file):
+    if measured.model != subject.model_id or measured.digest != reporting_mixtures.digest(list_file):
         raise ValueError(f"{figures} holds figures of {measured.model}, on another list or not of {subject.model_id}")
-    everything = listing.read(list_file)
+    everything = reporting_mixtures.read(list_file)
     listed = [everything[number] for number in measured.numbers]
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:

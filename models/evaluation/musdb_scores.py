@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.evaluation import resampling
-from models.evaluation.metrics import sdr, si_sdr
+from models.evaluation import group_bootstrap
+from models.validation.metrics import sdr, si_sdr
 
 WINDOW_SECONDS = 2.0
 
@@ -116,8 +116,8 @@ def _over_songs(values: Sequence[float], statistic) -> Figure:
     counted = np.array([value for value in values if not np.isnan(value)])
     if not len(counted):
         return Figure(float("nan"), float("nan"), float("nan"), 0)
-    drawn = resampling.weights(range(len(counted)))
-    low, high = resampling.interval(np.array([statistic(np.repeat(counted, times)) for times in drawn]))
+    drawn = group_bootstrap.weights(range(len(counted)))
+    low, high = group_bootstrap.interval(np.array([statistic(np.repeat(counted, times)) for times in drawn]))
     return Figure(statistic(counted), low, high, len(counted))
 
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from models.evaluation.bootstrap import Estimate
-from models.evaluation.scenes import MAIN_QUERIES, Measured
+from models.evaluation.mixture_figures import MAIN_QUERIES, Measured
 from models.evaluation.summaries import QUERY_NAMES, Summary
 
 COLOURS = {

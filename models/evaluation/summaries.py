@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.scenes import MAIN_QUERIES, QUERIES, Measured
+from models.evaluation.mixture_figures import MAIN_QUERIES, QUERIES, Measured
 
 QUERY_NAMES = {
     "own": "own segment",

@@ -22,10 +22,10 @@ from models.commands import Device, Weights
 from models.corpus.clips import RATE, Clip
 from models.corpus.decoded import load
 from models.corpus.relations import implied, unknown
-from models.evaluation import json_report, resampling
-from models.evaluation.listening import DetectorAlone, Ear
+from models.evaluation import group_bootstrap, json_report
+from models.evaluation.detector_under_test import DetectorAlone, Ear
+from models.evaluation.group_bootstrap import interval
 from models.evaluation.ranking import area_under_curve, average_precision, d_prime
-from models.evaluation.resampling import interval
 from models.labels import ontology
 
 _SHOWN = 8  # of the best and of the worst classes
@@ -100,7 +100,7 @@ def measure(scores: np.ndarray, clips: Sequence[Clip], hears: frozenset[str], le
     labelled = sorted({mid for clip in clips for mid in clip.mids}, key=lambda mid: ontology()[mid].name)
     there, counted = truth(clips, labelled)
     groups = np.array([clip.group for clip in clips])
-    drawn = resampling.weights(groups.tolist())
+    drawn = group_bootstrap.weights(groups.tolist())
     classes: list[ClassFigures] = []
     precisions, areas = [], []
     unheard, few = [], []

@@ -15,7 +15,7 @@ from models.corpus.clips import RATE, Clip, Clips
 from models.labels import classes
 from models.networks import Detector
 from models.precision import device_of
-from models.training.embeddings import fingerprint
+from models.runs.clip_embeddings import fingerprint
 
 BATCH = 16
 

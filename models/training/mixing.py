@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from models import spectrum
+from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
 from models.corpus.clips import RATE, Clips
 from models.corpus.relations import related, siblings, with_descendants
 from models.labels import find
-from models.prior import ClassPrior
-from models.training.embeddings import VERSIONS
-from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
+from models.plda import ClassPrior
+from models.runs.clip_embeddings import VERSIONS
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
 SILENT = 1e-4  # of a segment's energy: less is nothing to ask for

@@ -19,7 +19,7 @@ from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetHyperParameters
 from models.networks.unet import UNet
-from models.prior import ClassPrior
+from models.plda import ClassPrior
 from models.query import PAPER_RULES
 
 

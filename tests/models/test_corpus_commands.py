@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from models.corpus.commands import app
 from models.corpus.duplicates import ALIKE, SAME, alike, correlation, thumbnail
+from models.corpus.measurements import clipped_samples, survey
 from models.corpus.reading import FileAudio
 from models.corpus.statistics import count_classes, totals
-from models.corpus.survey import clipped_samples, survey
 from models.errors import ModelsError
 from models.labels import find
 from tests.media_files import write_packets

@@ -14,10 +14,10 @@ import pytest
 import soundfile
 
 from models.corpus.decoded import decode
+from models.corpus.formats import open_source
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import alone
 from models.corpus.recordings import Recording
-from models.corpus.sources import open_source
 from models.errors import CorpusInvalid
 from tests.models.small_corpora import RATE, encoded, noise, pitch, tone, write_musdb_hq, write_packed, write_shard
 

@@ -9,9 +9,9 @@ import pytest
 from models.__main__ import main
 from models.checkpoints import CONFIG, SHIPPED, WEIGHTS, load
 from models.corpus import decoded
-from models.evaluation import listing, scenes
+from models.evaluation import mixture_figures, reporting_mixtures
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.labels import find
 from tests.models import tones
 
@@ -69,7 +69,7 @@ def test_mixtures_are_measured_drawn_and_compared(
     whole = json.loads((tmp_path / "all.json").read_text())
     assert whole["model"] == f"base@{VERSION}"
     assert whole["mixtures"] == len(whole["rows"]["number"]) == 12
-    assert whole["list"] == listing.digest(listed)
+    assert whole["list"] == reporting_mixtures.digest(listed)
     assert whole["means"]["mixture/example/si_sdri"]["rows"] == 12
 
     measure("--half", "report", "--rows", 3, "--output", tmp_path / "half.json")
@@ -125,8 +125,8 @@ def test_what_cannot_be_measured_is_said_in_a_line(
 
 def test_the_model_that_ships_keeps_its_floor(shared: Path, cache: Path) -> None:
     """Ten mixtures: whatever the machine, it is far from doing nothing, and below the bound."""
-    listed = dict(list(enumerate(listing.read()))[10:20])  # not of the fifth that has every scene: quicker
-    found = scenes.measure(
+    listed = dict(list(enumerate(reporting_mixtures.read()))[10:20])  # not of the fifth that has every scene: quicker
+    found = mixture_figures.measure(
         Subject(load("base"), "cpu"), listed, Sounds(decoded.load(shared / "corpus", "valid", cache))
     )
     own, bound = found.values["mixture/own/si_sdri"], found.values["oracle/si_sdri"]

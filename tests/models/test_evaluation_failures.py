@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from models.corpus.clips import Clips
-from models.evaluation import comparison, failures, failures_report, listing, scenes
+from models.evaluation import comparison, failures, failures_report, mixture_figures, reporting_mixtures
 from models.evaluation.comparison import Figures
-from models.evaluation.listening import Ear
+from models.evaluation.detector_under_test import Ear
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.evaluation.summaries import Summary
 from models.spectrum import mel_bands
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
-from tests.models.test_evaluation_scenes import deaf
+from tests.models.test_evaluation_mixture_figures import deaf
 
 ROWS = 16
 
@@ -28,18 +28,18 @@ def clips() -> Clips:
 
 
 @pytest.fixture(scope="module")
-def listed(clips: Clips) -> list[listing.Listed]:
-    return listing.draw(clips, tones.corpus("train"), ROWS)
+def listed(clips: Clips) -> list[reporting_mixtures.Listed]:
+    return reporting_mixtures.draw(clips, tones.corpus("train"), ROWS)
 
 
-def figures(subject: Subject, listed: list[listing.Listed], clips: Clips, path: Path) -> Figures:
+def figures(subject: Subject, listed: list[reporting_mixtures.Listed], clips: Clips, path: Path) -> Figures:
     """As they are written and read again."""
-    measured = scenes.measure(subject, dict(enumerate(listed)), Sounds(clips))
+    measured = mixture_figures.measure(subject, dict(enumerate(listed)), Sounds(clips))
     path.write_text(json.dumps({"model": "bands@1", "list": "d"} | Summary(measured, draws=50).as_json()))
     return comparison.read(path)
 
 
-def test_properties_are_those_of_the_sounds(listed: list[listing.Listed], clips: Clips) -> None:
+def test_properties_are_those_of_the_sounds(listed: list[reporting_mixtures.Listed], clips: Clips) -> None:
     """Every query is in its target's band and in no other's; so are the sounds."""
     subject = Subject(bundle(), "cpu")
     done: list[int] = []
@@ -99,7 +99,9 @@ def test_thirds_show_what_the_gain_goes_with() -> None:
     failures_report.properties_table([one, binary, alone])
 
 
-def test_steps_lead_from_one_clip_to_the_ideal_mask(listed: list[listing.Listed], clips: Clips, tmp_path: Path) -> None:
+def test_steps_lead_from_one_clip_to_the_ideal_mask(
+    listed: list[reporting_mixtures.Listed], clips: Clips, tmp_path: Path
+) -> None:
     """They add up; and a model that is deaf to queries gains nothing by a better one."""
     heard = figures(Subject(bundle(), "cpu"), listed, clips, tmp_path / "heard.json")
     unheard = figures(deaf(0), listed, clips, tmp_path / "deaf.json")
@@ -111,7 +113,9 @@ def test_steps_lead_from_one_clip_to_the_ideal_mask(listed: list[listing.Listed]
     assert failures.losses(unheard)[2][1].value > 10
 
 
-def test_the_worst_are_pictured_one_a_class(listed: list[listing.Listed], clips: Clips, tmp_path: Path) -> None:
+def test_the_worst_are_pictured_one_a_class(
+    listed: list[reporting_mixtures.Listed], clips: Clips, tmp_path: Path
+) -> None:
     found = figures(deaf(BANDS - 1), listed, clips, tmp_path / "deaf.json")
     places = failures.worst(found, 3)
     labels = [found.labels[at] for at in places]

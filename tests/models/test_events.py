@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import related
-from models.evaluation import events, soundscapes, strong
+from models.evaluation import events, soundscapes, strong_labels
+from models.evaluation.detector_under_test import Ear
 from models.evaluation.event_counts import MEASURES, count
 from models.evaluation.events import THRESHOLDS, Heard
-from models.evaluation.listening import Ear
 from models.evaluation.soundscapes import Known, sounding
 from models.labels import CLASSES, classes, find
 from models.networks import DetectorOutput
@@ -140,15 +140,15 @@ AUDIOSET = "segment_id,start_time_seconds,end_time_seconds,label\nxyz_30000,0.5,
 def test_both_kinds_of_table_are_read(tmp_path: Path) -> None:
     (tmp_path / "desed.tsv").write_text(DESED)
     (tmp_path / "audioset.csv").write_text(AUDIOSET)
-    desed = strong.read(tmp_path / "desed.tsv")
+    desed = strong_labels.read(tmp_path / "desed.tsv")
     assert desed.events == {"a.wav": [Known(DOG, 0.5, 1.25), Known(find("Vacuum cleaner").mid, 2, 3)], "b.wav": []}
-    assert strong.read(tmp_path / "audioset.csv").events == {"xyz_30000": [Known(DOG, 0.5, 1.25)]}
+    assert strong_labels.read(tmp_path / "audioset.csv").events == {"xyz_30000": [Known(DOG, 0.5, 1.25)]}
 
 
 def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
     rows = "a.wav,0,1,Dog\na.wav,1,2,Blorp\nb.wav,1,2,Blorp\nb.wav,0,1,Human sounds\n"
     (tmp_path / "table.csv").write_text("filename,onset,offset,event_label\n" + rows)
-    table = strong.read(tmp_path / "table.csv")
+    table = strong_labels.read(tmp_path / "table.csv")
     assert table.unknown == {"Blorp": 2, "Human sounds": 1}  # the second has no column of the 527
     assert table.events == {"a.wav": [Known(DOG, 0, 1)], "b.wav": []}
 
@@ -167,20 +167,20 @@ def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
 def test_a_bad_table_is_refused_by_its_line(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(content)
     with pytest.raises(ValueError, match=said):
-        strong.read(tmp_path / "table.csv")
+        strong_labels.read(tmp_path / "table.csv")
 
 
 def test_recordings_are_found_by_name_under_the_folder_and_missing_ones_are_listed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     stereo = np.stack([0.2 * np.ones(4800), 0.4 * np.ones(4800)], axis=1)
     soundfile.write(tmp_path / "deep" / "a.flac", stereo, 48_000)
-    table = strong.Table(tmp_path / "none.csv", {"a.wav": [Known(DOG, 0, 1)], "gone.wav": []})
-    (scene,) = strong.scenes(table, tmp_path)
+    table = strong_labels.Table(tmp_path / "none.csv", {"a.wav": [Known(DOG, 0, 1)], "gone.wav": []})
+    (scene,) = strong_labels.scenes(table, tmp_path)
     assert (scene.name, scene.rate, scene.events) == ("a.wav", 48_000, [Known(DOG, 0, 1)])
     assert scene.samples == pytest.approx(np.full(4800, 0.3), abs=1e-3)
     assert table.missing == ["gone.wav"]
     with pytest.raises(FileNotFoundError, match="none of the 1 files"):
-        list(strong.scenes(strong.Table(tmp_path / "none.csv", {"gone.wav": []}), tmp_path))
+        list(strong_labels.scenes(strong_labels.Table(tmp_path / "none.csv", {"gone.wav": []}), tmp_path))
 
 
 # Counting

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.corpus.augmentation import FILTER_POINTS, filter_curves, filter_points, filtered, in_rooms, play, rooms
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import ancestors, descendants, implied, related, siblings, unknown, with_descendants
 from models.labels import find
 from models.training.mixing import Mixer, Recipe
-from models.training.variety import FILTER_POINTS, filter_curves, filter_points, filtered, in_rooms, play, rooms
 from tests.models import small_corpus
 
 STFT = (1024, 320, 800)

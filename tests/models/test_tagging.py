@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip
-from models.evaluation import resampling, tagging
-from models.evaluation.listening import Ear
+from models.evaluation import group_bootstrap, tagging
+from models.evaluation.detector_under_test import Ear
 from models.evaluation.ranking import area_under_curve, average_precision, d_prime
 from models.labels import classes, find
 from tests.models.bands import BandDetector, tone
@@ -68,7 +68,7 @@ def test_d_prime_is_the_distance_of_two_bells(area: float, expected: float) -> N
 
 
 def test_a_group_is_drawn_whole_and_on_average_once() -> None:
-    drawn = resampling.weights(["a", "b", "a", "c"], draws=4000)
+    drawn = group_bootstrap.weights(["a", "b", "a", "c"], draws=4000)
     assert (drawn[:, 0] == drawn[:, 2]).all()
     assert (drawn[:, [0, 1, 3]].sum(axis=1) == 3).all()
     assert drawn.mean(axis=0) == pytest.approx([1, 1, 1, 1], abs=0.05)
@@ -76,12 +76,12 @@ def test_a_group_is_drawn_whole_and_on_average_once() -> None:
 
 def test_nothing_cannot_be_drawn_from() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
-        resampling.weights([])
+        group_bootstrap.weights([])
 
 
 def test_an_interval_leaves_out_draws_without_a_figure() -> None:
-    assert resampling.interval(np.append(np.arange(1000.0), np.nan)) == pytest.approx((24, 974), abs=1)
-    assert np.isnan(resampling.interval(np.full(3, np.nan))).all()
+    assert group_bootstrap.interval(np.append(np.arange(1000.0), np.nan)) == pytest.approx((24, 974), abs=1)
+    assert np.isnan(group_bootstrap.interval(np.full(3, np.nan))).all()
 
 
 # What labels say

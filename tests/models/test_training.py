@@ -20,15 +20,14 @@ from models.corpus.relations import ancestors, related, with_descendants
 from models.corpus.unlabelled import Unlabelled
 from models.engine import Engine
 from models.errors import LabelUnknown
-from models.evaluation import mixtures
-from models.evaluation.metrics import attenuation, sdr, si_sdr
-from models.evaluation.separation import area_under_curve
+from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import classes, find
 from models.networks import DetectorOutput
 from models.networks.htsat import HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.yamnet import Yamnet
-from models.training import anchors, embeddings, paper, runs
+from models.runs import clip_embeddings, run_folder
+from models.training import anchors, paper
 from models.training.detector import (
     DetectorLearner,
     LabelTargets,
@@ -39,7 +38,9 @@ from models.training.detector import (
     stripes_masked,
 )
 from models.training.mixing import UNLABELLED, Mixer, Recipe
-from models.training.zero_shot import HELD_OUT
+from models.validation import mixtures
+from models.validation.metrics import attenuation, sdr, si_sdr
+from models.validation.separation_figures import area_under_curve
 from tests.models import small_corpus
 
 EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
@@ -246,13 +247,13 @@ def test_the_papers_separator_learns() -> None:
 def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path) -> None:
     clips = small_corpus.clips(("Dog", "Siren"))
     ear = Yamnet(list(range(521))).eval()
-    first = embeddings.load(ear, clips, tmp_path)
-    assert first.shape == (6, embeddings.VERSIONS, 1024) and first.any(axis=2).all()
-    assert np.array_equal(embeddings.load(ear, clips, tmp_path), first)
+    first = clip_embeddings.load(ear, clips, tmp_path)
+    assert first.shape == (6, clip_embeddings.VERSIONS, 1024) and first.any(axis=2).all()
+    assert np.array_equal(clip_embeddings.load(ear, clips, tmp_path), first)
     assert len(list(tmp_path.iterdir())) == 1
-    embeddings.load(ear, clips.without(with_descendants([find("Dog").mid])), tmp_path)
+    clip_embeddings.load(ear, clips.without(with_descendants([find("Dog").mid])), tmp_path)
     torch.nn.init.normal_(ear.stem.weight)
-    embeddings.load(ear, clips, tmp_path)
+    clip_embeddings.load(ear, clips, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "other clips, another ear"
 
 
@@ -271,25 +272,25 @@ def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path)
     ],
 )
 def test_names_with_commas_can_be_held_out(text: str, names: list[str]) -> None:
-    assert set(runs.held(text)) == with_descendants(find(name).mid for name in names)
+    assert set(run_folder.held(text)) == with_descendants(find(name).mid for name in names)
 
 
 def test_the_ten_classes_of_the_zero_shot_model_have_eight_source_groups_each(shared: Path) -> None:
     with (shared / "corpus" / "classes.csv").open() as file:
         groups = {row["mid"]: int(row["groups"]) for row in csv.DictReader(file)}
-    mids = runs.held(HELD_OUT)
+    mids = run_folder.held(HELD_OUT)
     named = [mid for mid in mids if mid in groups and not ancestors(mid) & set(mids)]
     assert len(named) == 10 and min(groups[mid] for mid in named) >= 8
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(LabelUnknown, match="Sirenn"):
-        runs.held("Dog, Sirenn")
+        run_folder.held("Dog, Sirenn")
 
 
 def test_teachers_are_refused_where_something_is_held_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="teacher has heard everything"):
-        runs.load_ear(tmp_path, ("/m/0bt9lr",))
+        run_folder.load_ear(tmp_path, ("/m/0bt9lr",))
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +341,7 @@ def test_from_labels_alone_to_a_model_that_never_heard_a_class(
     assert main(["train", "separator", *common, *sizes, *second]) == 0
     assert json.loads(Path("second/run.json").read_text())["recipe"]["room"] == 0.5
     assert main(["ship", "--run", "second", "--name", "model", "--output", "half", "--blend", "cut"]) == 0
-    first, last = (runs.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
+    first, last = (run_folder.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
     shipped = checkpoints.load("half").separator.state_dict()
     name = "head_norm.weight"
     assert not torch.allclose(first[name], last[name], rtol=1e-4)

@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric import Fabric
 
-from models.evaluation.metrics import si_sdr
 from models.networks.htsat import HyperParameters
 from models.networks.yamnet import Yamnet
+from models.runs.run_folder import CHECKPOINT, LOG, averaged
 from models.training.detector import DetectorLearner
-from models.training.loop import CHECKPOINT, LOG, Learner, Loop, Schedule, averaged
+from models.training.loop import Learner, Loop, Schedule
 from models.training.losses import separation_loss
 from models.training.mixing import Batch, Mixer, Recipe
 from models.training.separator import SeparatorLearner
+from models.validation.metrics import si_sdr
 from tests.conftest import REPOSITORY
 from tests.models import small_corpus
 

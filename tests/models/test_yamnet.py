@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from models.labels import find
 from models.networks.yamnet import HOP_FRAMES, PATCH_FRAMES, Yamnet, from_teacher, htk_mel_matrix
-from models.training import teacher
+from models.runs import teacher
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.evaluation.listing import Listed, render
-from models.evaluation.metrics import attenuation, improvements, sdr, si_sdr
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import Mix, Sounds, add_third, loudest_start
-from models.evaluation.subject import Subject
+from models.evaluation.reporting_mixtures import Listed, render
 from models.labels import find
+from models.validation.metrics import attenuation, improvements, sdr, si_sdr
 
 # What a target is asked with: its own segment (as the paper trains), one, two or four other clips of the class from
 # other source groups, the class's label, a clip of the class that was trained on.

@@ -12,8 +12,8 @@ from rich.table import Table
 from models.evaluation import comparison
 from models.evaluation.bootstrap import Estimate
 from models.evaluation.summaries import decibels, percent, table_of, with_interval
-from models.training import runs
-from models.training.loop import LOG
+from models.runs import run_folder
+from models.runs.run_folder import LOG
 
 BASELINE = "baseline"
 # By column: the figure in the rows of `evaluate mixtures`, and in those of `evaluate zero-shot`.
@@ -61,7 +61,7 @@ def figures_of(run: Path) -> Path:
 
 def hides(run: Path) -> bool:
     """Whether a run's separator was kept from hearing some classes."""
-    return bool(runs.read(run)["place"]["separator_held_out"])
+    return bool(run_folder.read(run)["place"]["separator_held_out"])
 
 
 def seen(run: Path, baseline: Path) -> tuple[Columns, Columns, str]:

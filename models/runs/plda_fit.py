@@ -1,4 +1,4 @@
-"""Fitting the prior of classes (`models.prior`) to training clips' embeddings."""
+"""Fitting the prior of classes (`models.plda`) to training clips' embeddings."""
 
 from collections import defaultdict
 
@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from models.corpus.clips import Clips
-from models.prior import ClassPrior, root
+from models.plda import ClassPrior, root
 
 DIRECTIONS = 192  # a few more than there are classes
 DIAGONAL = 0.5  # of W: a few thousand clips do not tell all covariances

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.relations import related
-from models.evaluation.listing import Groups
+from models.evaluation.midi_scores import OTHER, Score, Synthesizer, found, read
 from models.evaluation.rendering import PEAK, Mix, sounding
-from models.evaluation.scores import OTHER, Score, Synthesizer, found, read
+from models.evaluation.reporting_mixtures import Groups
 from models.labels import find
 
 BANDS = Path(__file__).with_name("bands.csv")

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from models.training import runs, shipping
+from models.runs.run_folder import Place
+from models.training import shipping, trainers
 from models.training.detector import SCHEDULE
 from models.training.loop import Advance, Report, Schedule
 
@@ -14,8 +15,8 @@ HELD_OUT = (
 DETECTOR_SHARE = 0.45  # of the time
 
 
-def train(
-    place: runs.Place, folder: Path, minutes: float, machine: runs.Machine, report: Report, advance: Advance
+def train_without(
+    place: Place, folder: Path, minutes: float, machine: trainers.Machine, report: Report, advance: Advance
 ) -> Path:
     """Train detector and separator without `place.held_out`, and ship them; the model's folder.
 
@@ -23,8 +24,8 @@ def train(
     """
     ear, separator, model = folder / "detector", folder / "separator", folder / "model"
     first = replace(SCHEDULE, minutes=DETECTOR_SHARE * minutes)
-    runs.train_detector(ear, runs.DetectorSetup(place), first, machine, report, advance)
+    trainers.train_detector(ear, trainers.DetectorSetup(place), first, machine, report, advance)
     second = Schedule(minutes=(1 - DETECTOR_SHARE) * minutes)
-    runs.train_separator(separator, runs.SeparatorSetup(place, ear), second, machine, report, advance)
+    trainers.train_separator(separator, trainers.SeparatorSetup(place, ear), second, machine, report, advance)
     shipping.ship(separator, "zero-shot", "1", model)
     return model

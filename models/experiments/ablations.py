@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.evaluation import commands as evaluation
+from models.experiments.ablation_table import BASELINE, figures_of, hides, row_of, tables, write
+from models.experiments.zero_shot_command import evaluate_app
 from models.training import commands as training
-from models.training.ablation_table import BASELINE, figures_of, hides, row_of, tables, write
 
 LISTED = Path(__file__).with_name("ablations.csv")
 CHANNELS = "16,32,64,128"  # 2.6 M parameters: learns from 110 s of audio a second of one core
@@ -149,5 +149,5 @@ def finish(ablation: Ablation, baseline: Ablation, budget: Budget) -> None:
 def give(arguments: list[str]) -> None:
     """The command of `python -m models` that these are the arguments of, in this process."""
     kind, *rest = arguments
-    app = typer.main.get_command({"train": training.app, "evaluate": evaluation.app}[kind])
+    app = typer.main.get_command({"train": training.app, "evaluate": evaluate_app}[kind])
     app.main(rest, standalone_mode=False)

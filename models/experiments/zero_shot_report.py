@@ -11,7 +11,7 @@ from rich.table import Table
 from models.checkpoints import Bundle
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
-from models.evaluation.zero_shot import OWN, SIDES, Measured, Result, held_out, paired, summarise
+from models.experiments.zero_shot import OWN, SIDES, Measured, Result, held_out, paired, summarise
 from models.labels import ontology
 
 

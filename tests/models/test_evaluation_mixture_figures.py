@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 
 from models.corpus.clips import Clips
-from models.evaluation import comparison, listing, scenes
+from models.evaluation import comparison, mixture_figures, reporting_mixtures
+from models.evaluation.model_under_test import Subject
 from models.evaluation.pictures import draw_gains
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.evaluation.summaries import Summary
 from models.labels import find
 from models.networks import unet
@@ -32,17 +32,17 @@ def clips() -> Clips:
 
 
 @pytest.fixture(scope="module")
-def listed(clips: Clips) -> dict[int, listing.Listed]:
-    return dict(enumerate(listing.draw(clips, tones.corpus("train"), ROWS)))
+def listed(clips: Clips) -> dict[int, reporting_mixtures.Listed]:
+    return dict(enumerate(reporting_mixtures.draw(clips, tones.corpus("train"), ROWS)))
 
 
 @pytest.fixture(scope="module")
-def measured(clips: Clips, listed: dict[int, listing.Listed]) -> scenes.Measured:
-    return scenes.measure(Subject(bundle(), "cpu"), listed, Sounds(clips), Sounds(tones.corpus("train")))
+def measured(clips: Clips, listed: dict[int, reporting_mixtures.Listed]) -> mixture_figures.Measured:
+    return mixture_figures.measure(Subject(bundle(), "cpu"), listed, Sounds(clips), Sounds(tones.corpus("train")))
 
 
 @pytest.fixture(scope="module")
-def summary(measured: scenes.Measured) -> Summary:
+def summary(measured: mixture_figures.Measured) -> Summary:
     return Summary(measured, draws=200)
 
 
@@ -53,17 +53,17 @@ def deaf(band: int) -> Subject:
     return subject
 
 
-def test_every_query_and_scene_is_measured(measured: scenes.Measured) -> None:
+def test_every_query_and_scene_is_measured(measured: mixture_figures.Measured) -> None:
     kinds = {name.rpartition("/")[0] for name in measured.values}
     assert kinds == {
-        *(f"mixture/{query}" for query in scenes.QUERIES),
-        *(f"{scene}/{query}" for scene in ("clean", "silence", "three") for query in scenes.MAIN_QUERIES),
+        *(f"mixture/{query}" for query in mixture_figures.QUERIES),
+        *(f"{scene}/{query}" for scene in ("clean", "silence", "three") for query in mixture_figures.MAIN_QUERIES),
         *("absent/example", "input", "oracle"),
     }
 
 
-def test_a_model_that_separates_is_right_everywhere(measured: scenes.Measured) -> None:
-    for query in scenes.QUERIES:
+def test_a_model_that_separates_is_right_everywhere(measured: mixture_figures.Measured) -> None:
+    for query in mixture_figures.QUERIES:
         gains = measured.values[f"mixture/{query}/si_sdri"]
         gains = gains[~np.isnan(gains)]
         assert len(gains)
@@ -76,10 +76,10 @@ def test_a_model_that_separates_is_right_everywhere(measured: scenes.Measured) -
 
 
 def test_a_model_that_takes_the_wrong_sound_is_caught(
-    clips: Clips, listed: dict[int, listing.Listed], measured: scenes.Measured
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed], measured: mixture_figures.Measured
 ) -> None:
     """Deaf to queries: right where its band is the target's, confused where it is the interference's."""
-    found = scenes.measure(deaf(0), listed, Sounds(clips))
+    found = mixture_figures.measure(deaf(0), listed, Sounds(clips))
     sounds = Sounds(clips)
     speech = find("Speech").mid
     wrong = found.values["mixture/example/wrong"]
@@ -95,7 +95,7 @@ def test_a_model_that_takes_the_wrong_sound_is_caught(
 
 
 def test_nothing_is_asked_where_there_is_nothing_to_ask_with(
-    clips: Clips, listed: dict[int, listing.Listed], measured: scenes.Measured
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed], measured: mixture_figures.Measured
 ) -> None:
     labelled = ~np.isnan(measured.values["mixture/label/si_sdri"])
     assert [row.label != "Wind" for row in measured.rows] == labelled.tolist()  # of which the model has no embedding
@@ -103,7 +103,7 @@ def test_nothing_is_asked_where_there_is_nothing_to_ask_with(
     assert [len(row.examples) < 4 for row in measured.rows] == fewer.tolist()
     nameless = bundle()
     nameless.class_embeddings = {}
-    found = scenes.measure(Subject(nameless, "cpu"), {0: listed[0]}, Sounds(clips))
+    found = mixture_figures.measure(Subject(nameless, "cpu"), {0: listed[0]}, Sounds(clips))
     assert not any("/label/" in name or "/trained/" in name for name in found.values)
     summary = Summary(found, draws=50)
     assert "label" not in summary.queries
@@ -111,19 +111,19 @@ def test_nothing_is_asked_where_there_is_nothing_to_ask_with(
 
 
 def test_an_example_that_the_model_cannot_hear_leaves_its_rows_out(
-    clips: Clips, listed: dict[int, listing.Listed]
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed]
 ) -> None:
     strict = bundle()
     strict.config = {"query": strict.config["query"] | {"least_energy": 1e9}}
-    found = scenes.measure(Subject(strict, "cpu"), listed, Sounds(clips))
+    found = mixture_figures.measure(Subject(strict, "cpu"), listed, Sounds(clips))
     assert "mixture/example/si_sdri" not in found.values
     assert not np.isnan(found.values["mixture/label/si_sdri"]).all()
 
 
-def test_a_subject_answers_as_its_separator_alone(clips: Clips, listed: dict[int, listing.Listed]) -> None:
+def test_a_subject_answers_as_its_separator_alone(clips: Clips, listed: dict[int, reporting_mixtures.Listed]) -> None:
     subject = Subject(bundle(), "cpu")
     mixes = torch.from_numpy(
-        np.stack([listing.render(row, Sounds(clips)).mixture for row in listed.values() if row.seconds == 2])
+        np.stack([reporting_mixtures.render(row, Sounds(clips)).mixture for row in listed.values() if row.seconds == 2])
     )
     queries = torch.rand(len(mixes), BANDS)
     queries[1] = float("nan")
@@ -134,26 +134,30 @@ def test_a_subject_answers_as_its_separator_alone(clips: Clips, listed: dict[int
     assert torch.isnan(subject.query(np.zeros(32_000, np.float32))).all()
 
 
-def test_the_papers_separator_is_measured_by_its_own_rules(clips: Clips, listed: dict[int, listing.Listed]) -> None:
+def test_the_papers_separator_is_measured_by_its_own_rules(
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed]
+) -> None:
     """Of another shape and hop, and without embeddings of classes."""
     torch.manual_seed(0)
     whole = bundle()
     separator = unet.UNet(unet.HyperParameters(fft_size=512, query_size=BANDS, channels=(4, 8))).eval()
     paper = replace(whole, separator=separator, class_embeddings={}, config={"query": asdict(PAPER_RULES)})
-    found = scenes.measure(Subject(paper, "cpu"), {number: listed[number] for number in range(4)}, Sounds(clips))
+    found = mixture_figures.measure(
+        Subject(paper, "cpu"), {number: listed[number] for number in range(4)}, Sounds(clips)
+    )
     assert np.isfinite(found.values["mixture/example/si_sdri"]).any()
     assert not any("/label/" in name for name in found.values)
 
 
 def test_rows_are_measured_alike_in_any_company(
-    clips: Clips, listed: dict[int, listing.Listed], measured: scenes.Measured
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed], measured: mixture_figures.Measured
 ) -> None:
-    alone = scenes.measure(Subject(bundle(), "cpu"), {10: listed[10]}, Sounds(clips))
+    alone = mixture_figures.measure(Subject(bundle(), "cpu"), {10: listed[10]}, Sounds(clips))
     for name, values in alone.values.items():
         assert values[0] == pytest.approx(measured.values[name][10], abs=0.05), name
 
 
-def test_the_summary_brings_rows_together(measured: scenes.Measured, summary: Summary) -> None:
+def test_the_summary_brings_rows_together(measured: mixture_figures.Measured, summary: Summary) -> None:
     gains = measured.values["mixture/example/si_sdri"]
     mean = summary.means["mixture/example/si_sdri"]
     assert mean.value == pytest.approx(gains.mean())
@@ -186,10 +190,10 @@ def written(summary: Summary, model: str, path: Path, digest: str = "d") -> Path
 
 
 def test_models_are_compared_row_by_row(
-    clips: Clips, listed: dict[int, listing.Listed], summary: Summary, tmp_path: Path
+    clips: Clips, listed: dict[int, reporting_mixtures.Listed], summary: Summary, tmp_path: Path
 ) -> None:
     some = {number: listed[number] for number in range(4, 16)}
-    worse = Summary(scenes.measure(deaf(1), some, Sounds(clips)), draws=50)
+    worse = Summary(mixture_figures.measure(deaf(1), some, Sounds(clips)), draws=50)
     first = comparison.read(written(worse, "deaf@1", tmp_path / "deaf.json"))
     second = comparison.read(written(summary, "bands@1", tmp_path / "bands.json"))
     compared = {one.figure: one for one in comparison.compare(first, second)}

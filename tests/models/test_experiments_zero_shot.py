@@ -14,10 +14,10 @@ from rich.console import Console
 from models.checkpoints import Bundle
 from models.corpus.clips import RATE, Clips
 from models.errors import CheckpointInvalid
-from models.evaluation import zero_shot
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
-from models.evaluation.zero_shot_report import Report, draw_gaps
+from models.experiments import zero_shot
+from models.experiments.zero_shot_report import Report, draw_gaps
 from models.labels import find
 from tests.models import tones
 from tests.models.bands import bundle

@@ -8,10 +8,12 @@ import pytest
 import typer
 
 from models.__main__ import main
-from models.evaluation import listing
+from models.evaluation import reporting_mixtures
+from models.experiments import ablations
 from models.labels import ontology
-from models.training import ablations, runs
+from models.runs import run_folder
 from models.training import commands as training
+from models.training import trainers
 from tests.models import tones
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,16 +26,16 @@ def test_every_line_is_a_command(ablation: ablations.Ablation, shared: Path, tmp
     budget = ablations.Budget(shared / "corpus", tmp_path, shared / "teacher", tmp_path, tmp_path)
     _, name, *arguments = budget.training(ablation)
     asked = typer.main.get_group(training.app).commands[name].make_context(name, arguments).params
-    changed = runs.with_changes(runs.Recipe(), asked["change"] or [])
+    changed = trainers.with_changes(trainers.Recipe(), asked["change"] or [])
     assert asked["steps"] == ablation.steps(ablations.STEPS)
-    assert (changed != runs.Recipe()) == bool(asked["change"]), "a change is one"
+    assert (changed != trainers.Recipe()) == bool(asked["change"]), "a change is one"
     assert str(asked["ear"]) == str(tmp_path if ablation.name == "transformer" else shared / "teacher")
 
 
 def test_twenty_classes_are_hidden_that_can_be_asked_for() -> None:
     arguments = shlex.split(next(ablation for ablation in LISTED if ablation.name == "hidden").arguments)
-    hidden = set(runs.held(arguments[1]))
-    askable = {row.label for row in listing.read()}
+    hidden = set(run_folder.held(arguments[1]))
+    askable = {row.label for row in reporting_mixtures.read()}
     assert len(askable & {ontology()[mid].name for mid in hidden}) == 20
 
 
@@ -56,8 +58,8 @@ def test_they_are_trained_measured_and_compared_once(
     Path("lines.csv").write_text(LINES)
     Path("corpus").mkdir()
     tones.write(Path("corpus"), LONGEST)
-    rows = listing.draw(tones.corpus("valid", longest=LONGEST), tones.corpus("train", longest=LONGEST), 6)
-    listing.write(rows, Path("list.csv"))
+    rows = reporting_mixtures.draw(tones.corpus("valid", longest=LONGEST), tones.corpus("train", longest=LONGEST), 6)
+    reporting_mixtures.write(rows, Path("list.csv"))
     sizes = ["--channels", "8,8,8,8", "--steps", "2", "--batch", "2", "--rows", "2"]
     place = ["--corpus", "corpus", "--ear", str(shared / "teacher"), "--run", "small", "--list", "list.csv"]
     wanted = ["ablate", *place, *sizes, "--listed", "lines.csv", "--output", "table.csv"]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.corpus.augmentation import SPEEDS, filter_points, filtered, play
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
 from models.networks import Detector
 from models.precision import device_of
 from models.query import BASE_RULES, QueryRules, cut
-from models.training.variety import SPEEDS, filter_points, filtered, play
 
 VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
 LAYOUT = 2  # of what is kept: another way to make it must not find what this one made

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.evaluation import separation
-from models.evaluation.mixtures import Mixture, Row
-from models.evaluation.subject import ideal_mask
+from models.evaluation.model_under_test import ideal_mask
+from models.validation import separation_figures
+from models.validation.mixtures import Mixture, Row
 from tests.models.bands import CENTRES, RULES, BandDetector, BandSeparator
 
 
@@ -27,8 +27,8 @@ def rows() -> list[Mixture]:
 
 @pytest.fixture(scope="module")
 def measured(rows: list[Mixture]) -> dict[str, torch.Tensor]:
-    query, absent = (separation.queries_of(BandDetector(), rows, kind, RULES) for kind in ("query", "absent"))
-    return separation.figures(BandSeparator(), rows, query, absent)
+    query, absent = (separation_figures.queries_of(BandDetector(), rows, kind, RULES) for kind in ("query", "absent"))
+    return separation_figures.figures(BandSeparator(), rows, query, absent)
 
 
 def test_right_and_wrong_sounds_are_told_apart(measured: dict[str, torch.Tensor]) -> None:
@@ -41,19 +41,19 @@ def test_right_and_wrong_sounds_are_told_apart(measured: dict[str, torch.Tensor]
 def test_the_summary_counts_wrong_ones_in_the_mean_and_leaves_them_out_of_the_rest(
     measured: dict[str, torch.Tensor],
 ) -> None:
-    summary = separation.summary(measured)
+    summary = separation_figures.summary(measured)
     assert summary["wrong"] == pytest.approx(1 / 3)
     assert summary["si_sdri"] == pytest.approx(measured["si_sdri"].mean().item())
     assert summary["right_si_sdri"] == pytest.approx(measured["si_sdri"][:2].mean().item())
 
 
 def test_the_ideal_mask_is_a_bound(rows: list[Mixture], measured: dict[str, torch.Tensor]) -> None:
-    targets, mixtures = separation.stacked(rows, "target"), separation.stacked(rows, "mixture")
+    targets, mixtures = separation_figures.stacked(rows, "target"), separation_figures.stacked(rows, "mixture")
     ideal = ideal_mask(BandSeparator(), mixtures, targets)
-    bound = separation.si_sdr(ideal, targets) - separation.si_sdr(mixtures, targets)
+    bound = separation_figures.si_sdr(ideal, targets) - separation_figures.si_sdr(mixtures, targets)
     assert (bound >= measured["si_sdri"]).all()
 
 
 def test_classes_are_listed_best_first() -> None:
-    listed = separation.by_class(torch.tensor([1.0, 5.0, 3.0]), ["a", "b", "a"])
+    listed = separation_figures.by_class(torch.tensor([1.0, 5.0, 3.0]), ["a", "b", "a"])
     assert listed == [("b", 5.0), ("a", 2.0)]

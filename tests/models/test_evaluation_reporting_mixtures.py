@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import related
-from models.evaluation import listing
-from models.evaluation.listing import Listed
+from models.evaluation import reporting_mixtures
+from models.evaluation.mixture_figures import in_sparse
 from models.evaluation.rendering import Sounds, add_third, loudest_start, mixed, sounding
-from models.evaluation.scenes import in_sparse
+from models.evaluation.reporting_mixtures import Listed
 from models.labels import find
 from tests.models import tones
 
@@ -28,7 +28,7 @@ def clips() -> Clips:
 
 @pytest.fixture(scope="module")
 def drawn(clips: Clips) -> list[Listed]:
-    return listing.draw(clips, tones.corpus("train"), 60)
+    return reporting_mixtures.draw(clips, tones.corpus("train"), 60)
 
 
 def keys(row: Listed) -> set[str]:
@@ -46,7 +46,8 @@ def test_halves_lengths_and_classes_are_drawn_evenly(drawn: list[Listed]) -> Non
 def test_no_source_group_is_in_both_halves(clips: Clips, drawn: list[Listed]) -> None:
     sounds = Sounds(clips)
     groups = [
-        {sounds.clip(key).group for row in drawn if row.half == half for key in keys(row)} for half in listing.HALVES
+        {sounds.clip(key).group for row in drawn if row.half == half for key in keys(row)}
+        for half in reporting_mixtures.HALVES
     ]
     assert groups[0] and groups[1]
     assert not groups[0] & groups[1]
@@ -57,7 +58,7 @@ def test_rows_ask_with_other_groups_of_the_class_and_mix_unrelated_ones(clips: C
     for row in drawn:
         target, interference, absent = (sounds.clip(key) for key in (row.target, row.interference, row.absent))
         assert len({target.mid, interference.mid, absent.mid}) == 3
-        assert row.examples and len(set(row.examples)) == len(row.examples) <= listing.EXAMPLES
+        assert row.examples and len(set(row.examples)) == len(row.examples) <= reporting_mixtures.EXAMPLES
         for example in map(sounds.clip, row.examples):
             assert example.mid == target.mid
             assert example.group != target.group
@@ -65,26 +66,26 @@ def test_rows_ask_with_other_groups_of_the_class_and_mix_unrelated_ones(clips: C
 
 
 def test_the_same_seed_draws_the_same_rows(clips: Clips) -> None:
-    first, second, other = (listing.draw(clips, clips, 6, seed) for seed in (1, 1, 2))
+    first, second, other = (reporting_mixtures.draw(clips, clips, 6, seed) for seed in (1, 1, 2))
     assert first == second != other
 
 
 def test_a_list_is_read_as_it_was_written(drawn: list[Listed], tmp_path: Path) -> None:
-    listing.write(drawn, tmp_path / "rows.csv")
-    assert listing.read(tmp_path / "rows.csv") == drawn
-    listing.write(drawn[1:], tmp_path / "others.csv")
-    assert listing.digest(tmp_path / "rows.csv") != listing.digest(tmp_path / "others.csv")
+    reporting_mixtures.write(drawn, tmp_path / "rows.csv")
+    assert reporting_mixtures.read(tmp_path / "rows.csv") == drawn
+    reporting_mixtures.write(drawn[1:], tmp_path / "others.csv")
+    assert reporting_mixtures.digest(tmp_path / "rows.csv") != reporting_mixtures.digest(tmp_path / "others.csv")
 
 
 def test_another_table_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("path,labels\na.wav,Dog\n")
     with pytest.raises(ValueError, match="no list of mixtures"):
-        listing.read(tmp_path / "other.csv")
+        reporting_mixtures.read(tmp_path / "other.csv")
 
 
 def test_a_corpus_without_two_groups_of_any_class_cannot_be_drawn_from() -> None:
     with pytest.raises(ValueError, match="two source groups"):
-        listing.draw(tones.corpus(groups=(1, 1, 1, 1)), tones.corpus("train"), 4)
+        reporting_mixtures.draw(tones.corpus(groups=(1, 1, 1, 1)), tones.corpus("train"), 4)
 
 
 @given(
@@ -93,7 +94,7 @@ def test_a_corpus_without_two_groups_of_any_class_cannot_be_drawn_from() -> None
 @settings(max_examples=60)
 def test_halves_leave_every_small_class_whole(groups: list[set[int]]) -> None:
     of_classes = {str(at): {str(name): [] for name in names} for at, names in enumerate(groups)}
-    half_of = listing.split(of_classes)
+    half_of = reporting_mixtures.split(of_classes)
     assert set(half_of) == {str(name) for names in groups for name in names}
     for names in groups:
         if 2 <= len(names) < 4:
@@ -105,15 +106,15 @@ def test_takes_of_one_sound_never_stand_against_one_another() -> None:
         return Clip("k", 0, 1, mids, group, "effect", {})
 
     dog, siren, animal = (find(label).mid for label in ("Dog", "Siren", "Animal"))
-    assert listing.unrelated(clip((dog,), "a"), clip((siren,), "b"))
-    assert not listing.unrelated(clip((dog,), "a"), clip((siren,), "a"))
-    assert not listing.unrelated(clip((dog,), "a"), clip((siren, animal), "b"))
+    assert reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren,), "b"))
+    assert not reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren,), "a"))
+    assert not reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren, animal), "b"))
 
 
 def test_both_sources_have_the_same_energy_where_the_target_sounds(clips: Clips, drawn: list[Listed]) -> None:
     sounds = Sounds(clips)
     for row in drawn[:20]:
-        mix = listing.render(row, sounds)
+        mix = reporting_mixtures.render(row, sounds)
         assert mix.mixture.shape == (row.seconds * RATE,)
         over = sounding(mix.target)
         energies = [np.square(part[over], dtype=np.float64).sum() for part in (mix.target, mix.interference)]
@@ -164,7 +165,7 @@ def test_segments_are_silent_outside_their_clip() -> None:
 
 
 def test_the_fifth_that_all_scenes_are_made_of_is_even_too() -> None:
-    rows = [row for number, row in enumerate(listing.read()) if in_sparse(number)]
+    rows = [row for number, row in enumerate(reporting_mixtures.read()) if in_sparse(number)]
     assert len(rows) == 200
     assert Counter(row.half for row in rows) == {"choose": 100, "report": 100}
     assert Counter(row.seconds for row in rows) == {2: 100, 4: 100}
@@ -177,11 +178,11 @@ def test_the_committed_list_is_what_it_says(shared: Path) -> None:
         for member in tar:
             if member.name.endswith(".json") and (stored := tar.extractfile(member)):
                 described[member.name.split(".")[0]] = json.loads(stored.read())
-    rows = listing.read()
+    rows = reporting_mixtures.read()
     assert len(rows) >= 1000
     assert Counter(row.seconds for row in rows) == {2: 500, 4: 500}
-    assert listing.REPORTING.stat().st_size < 300_000
-    halves: dict[str, set[str]] = {half: set() for half in listing.HALVES}
+    assert reporting_mixtures.REPORTING.stat().st_size < 300_000
+    halves: dict[str, set[str]] = {half: set() for half in reporting_mixtures.HALVES}
     for row in rows:
         target, interference, absent = (described[key] for key in (row.target, row.interference, row.absent))
         assert target["labels"][0] == row.label
@@ -194,10 +195,10 @@ def test_the_committed_list_is_what_it_says(shared: Path) -> None:
         halves[row.half] |= {described[key]["group"] for key in keys(row)}
     assert not halves["choose"] & halves["report"]
     of_class = Counter((row.half, row.label) for row in rows)
-    for half in listing.HALVES:
+    for half in reporting_mixtures.HALVES:
         counts = [count for (of, _), count in of_class.items() if of == half]
         assert max(counts) - min(counts) <= 1
-    with (listing.REPORTING).open(newline="") as file:
+    with (reporting_mixtures.REPORTING).open(newline="") as file:
         assert csv.DictReader(file).fieldnames == [
             *("half", "label", "seconds", "target", "target_start", "interference", "interference_start"),
             *("examples", "absent", "trained"),

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from models.corpus.clips import Clip, Clips
-from models.prior import ClassPrior, root
+from models.plda import ClassPrior, root
 from models.profiles import Profiles
-from models.training import class_prior
-from models.training.embeddings import thinned
+from models.runs import plda_fit
+from models.runs.clip_embeddings import thinned
 
 SIZE, CLASSES, GROUPS = 24, 30, 6
 RANDOM = np.random.default_rng(7)
@@ -28,7 +28,7 @@ def prior() -> ClassPrior:
         for group, embedding in enumerate(sounds(mid, GROUPS, 0)):
             clips.append(Clip(f"{mid}-{group}", 0, 1, (f"/m/{mid}",), f"{mid}-{group}", "sound", {}))
             embeddings.append(embedding)
-    fitted = class_prior.fit(np.array(embeddings, np.float32)[:, None], Clips(np.zeros(1, np.int16), clips))
+    fitted = plda_fit.fit(np.array(embeddings, np.float32)[:, None], Clips(np.zeros(1, np.int16), clips))
     assert fitted is not None
     return fitted
 
@@ -85,7 +85,7 @@ def test_without_a_prior_or_classes_a_profile_is_the_embedding(prior):
 
 def test_classes_of_one_group_tell_nothing():
     clips = [Clip(f"{at}", 0, 1, (f"/m/{at}",), f"{at}", "sound", {}) for at in range(3)]
-    assert class_prior.fit(np.ones((3, 1, SIZE), np.float32), Clips(np.zeros(1, np.int16), clips)) is None
+    assert plda_fit.fit(np.ones((3, 1, SIZE), np.float32), Clips(np.zeros(1, np.int16), clips)) is None
 
 
 def test_parts_that_do_not_fit_are_refused(prior):

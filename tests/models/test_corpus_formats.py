@@ -11,11 +11,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.corpus.csv_tables import labels_of
 from models.corpus.decoded import decode
+from models.corpus.formats import fingerprint, open_source, splits_of
 from models.corpus.reading import FileAudio, Segment, pieces
 from models.corpus.recordings import Fault, Recording, Unusable, key_of, kind_of
-from models.corpus.sources import fingerprint, open_source, splits_of
-from models.corpus.tables import labels_of
 from models.errors import CorpusInvalid
 from models.labels import find, ontology
 from tests.models.small_corpora import (

@@ -18,11 +18,11 @@ import torch
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import CheckpointInvalid
 from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.listing import LEAST_ENERGY, SHORTEST, unrelated
-from models.evaluation.metrics import sdr, si_sdr
+from models.evaluation.model_under_test import Subject
 from models.evaluation.rendering import FRAME, Mix, Sounds, mixed, random_start, sounding
-from models.evaluation.subject import Subject
+from models.evaluation.reporting_mixtures import LEAST_ENERGY, SHORTEST, unrelated
 from models.labels import ontology
+from models.validation.metrics import sdr, si_sdr
 
 ROWS = 400
 SECONDS = 2

@@ -4,12 +4,12 @@ import hashlib
 import os
 from pathlib import Path
 
-from models.corpus import musdb18, packed, shards, tables
+from models.corpus import csv_tables, musdb18, packed_hdf5, shards
+from models.corpus.csv_tables import Tables
 from models.corpus.musdb18 import Musdb
-from models.corpus.packed import Packed
+from models.corpus.packed_hdf5 import Packed
 from models.corpus.recordings import Source
 from models.corpus.shards import Shards
-from models.corpus.tables import Tables
 from models.errors import CorpusInvalid
 
 
@@ -29,7 +29,7 @@ def open_source(path: Path, split: str) -> Source:
 
 def splits_of(path: Path) -> tuple[str, ...]:
     """The splits of the corpus at `path`; raises as `open_source`."""
-    kinds = {Shards: shards.splits, Musdb: musdb18.splits, Tables: tables.splits, Packed: packed.splits}
+    kinds = {Shards: shards.splits, Musdb: musdb18.splits, Tables: csv_tables.splits, Packed: packed_hdf5.splits}
     return kinds[_kind(path)](path)
 
 
@@ -48,7 +48,7 @@ def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is nothing there")
     if path.is_file():
-        if path.suffix.lower() in packed.SUFFIXES:
+        if path.suffix.lower() in packed_hdf5.SUFFIXES:
             return Packed
         if path.suffix.lower() == ".csv":
             return Tables
@@ -57,9 +57,9 @@ def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed
         return Shards
     if musdb18.found(path):
         return Musdb
-    if tables.table_files(path):
+    if csv_tables.table_files(path):
         return Tables
-    if packed.packed_files(path):
+    if packed_hdf5.packed_files(path):
         return Packed
     raise CorpusInvalid(
         f"{path} holds no corpus: no WebDataset shards (SPLIT-000.tar), no MUSDB18, no CSV with AudioSet's segments or "

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from models import checkpoints
 from models.checkpoints import Bundle
+from models.detector_runner import Listener
 from models.errors import SilentQuery
-from models.hearing import Listener
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
-from models.training import runs, shipping
+from models.runs import assembly, run_folder
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # what their masks may take
@@ -24,8 +24,8 @@ MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # what their masks may take
 def measurable(weights: str) -> Bundle:
     """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
     run = Path(weights)
-    if (run / runs.SETUP).exists():
-        return shipping.assemble(run, run.resolve().name, "run")[0]
+    if (run / run_folder.SETUP).exists():
+        return assembly.assemble(run, run.resolve().name, "run")[0]
     return checkpoints.load(weights)
 
 

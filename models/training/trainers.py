@@ -17,75 +17,27 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from models.checkpoints import as_tuples
-from models.checkpoints import load as load_model
 from models.corpus.clips import RATE, Clips
-from models.corpus.decoded import load, load_source
-from models.corpus.relations import with_descendants
+from models.corpus.decoded import load_source
 from models.corpus.unlabelled import Unlabelled
 from models.errors import CorpusInvalid, SilentQuery
-from models.evaluation import mixtures
-from models.evaluation.separation import figures, queries_of, summary
-from models.labels import find, known
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
-from models.networks.resunet import ResUNet
 from models.networks.unet import HyperParameters as UNetSizes
-from models.networks.unet import UNet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
-from models.training import anchors, class_prior, detector, embeddings, paper, teacher
+from models.runs import plda_fit, teacher
+from models.runs.clip_embeddings import thinned, weights_digest
+from models.runs.run_folder import QUERIES, SETUP, Place, load_ear, progress_console, read, weights_of
+from models.training import anchors, detector, paper
 from models.training.detector import DetectorLearner, Lessons, Teacher
-from models.training.embeddings import thinned, weights_digest
-from models.training.loop import Advance, Loop, Report, Schedule, averaged
+from models.training.detector_validation import mean_average_precision
+from models.training.loop import Advance, Loop, Report, Schedule
 from models.training.mixing import Mixer, Recipe
-from models.training.progress import console
 from models.training.separator import LOSSES, SeparatorLearner
-from models.training.tagging import mean_average_precision
+from models.validation import mixtures
+from models.validation.separation_figures import figures, queries_of, summary
 
-SETUP = "run.json"
-QUERIES = ("embeddings", "probabilities")
 DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
 WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
-
-
-@dataclass(frozen=True)
-class Place:
-    """corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings. held_out: mids that no
-    stage may see, descendants included (see `held`). separator_held_out: mids that a separator may not see, although
-    its ear may have heard them."""
-
-    corpus: Path
-    cache: Path = Path(".cache")
-    held_out: tuple[str, ...] = ()
-    separator_held_out: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(setup: dict[str, Any]) -> "Place":
-        """What a run's setup says; one that was made before there was a field has its default."""
-        said = setup["place"]
-        hidden = (tuple(said.get(name, ())) for name in ("held_out", "separator_held_out"))
-        return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
-
-    def clips(self, split: str) -> Clips:
-        """The split's clips without what is held out."""
-        return load(self.corpus, split, self.cache, console.print).without(
-            frozenset(self.held_out + self.separator_held_out)
-        )
-
-    def embeddings(self, ear: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
-        """Queries of the training clips, cached."""
-        if self.separator_held_out:  # the ear hears those as well: nothing that is cached is made anew
-            whole = replace(self, separator_held_out=())
-            everything = whole.clips("train")
-            places = {clip.key: at for at, clip in enumerate(everything.clips)}
-            return whole.embeddings(ear, everything, rules)[[places[clip.key] for clip in clips.clips]]
-
-        def advance(heard: int) -> None:
-            console.print(f"queries of {heard} of {len(clips.clips)} clips")
-
-        return embeddings.load(ear, clips, self.cache / "embeddings", rules, advance)
-
-    def anchors(self, ear: Any, clips: Clips, seconds: float) -> np.ndarray:
-        """Where in the clips the ear hears their classes, cached."""
-        return anchors.load(ear, clips, self.cache / "anchors", seconds)
 
 
 @dataclass(frozen=True)
@@ -112,20 +64,6 @@ class Machine:
         return made
 
 
-def held(names: str) -> tuple[str, ...]:
-    """ "Dog, Siren" -> the mids of the classes and of everything below them. Raises LabelUnknown.
-
-    Names may hold commas themselves: the longest name that there is counts.
-    """
-    parts = [part.strip() for part in names.split(",") if part.strip()]
-    found: list[str] = []
-    while parts:
-        taken = next((count for count in range(len(parts), 1, -1) if known(", ".join(parts[:count]))), 1)
-        found.append(find(", ".join(parts[:taken])).mid)
-        parts = parts[taken:]
-    return tuple(sorted(with_descendants(found)))
-
-
 @dataclass(frozen=True)
 class DetectorSetup:
     """A detector's run. teacher: folder, or None to learn from labels alone. unlabelled: a folder of audio files that
@@ -145,7 +83,7 @@ class SeparatorSetup:
     start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
     query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
     loss: see SeparatorLearner; the paper's separator has its own.
-    prior: whether examples are corrected by what is known of classes (`models.prior`).
+    prior: whether examples are corrected by what is known of classes (`models.plda`).
     share: of the corpus's source groups, to see what more of them would bring."""
 
     place: Place
@@ -210,7 +148,7 @@ def train_separator(
     prior = None
     if setup.paper:
         learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
-        found = setup.place.anchors(ear, clips, paper.SEGMENT_SECONDS)
+        found = _anchors(ear, clips, setup, paper.SEGMENT_SECONDS)
         draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
         loop = Loop(fabric, learner, run, schedule)
     else:
@@ -219,8 +157,8 @@ def train_separator(
             learner.network.learn_queries(torch.from_numpy(heard[heard[:, 0].any(1), 0].astype(np.float32)))
         else:
             learner.network.load_state_dict(weights_of(setup.start))
-        found = setup.place.anchors(ear, clips, setup.recipe.seconds) if setup.recipe.anchored else None
-        prior = class_prior.fit(heard, clips) if setup.prior else None
+        found = _anchors(ear, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
+        prior = plda_fit.fit(heard, clips) if setup.prior else None
         draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
         loop = Loop(fabric, learner, run, schedule)
     asked = [queries_of(ear, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
@@ -232,10 +170,8 @@ def train_separator(
     return loop
 
 
-def weights_of(start: str) -> dict[str, torch.Tensor]:
-    """The separator's weights of a run or of a model, with the queries' mean and deviation that belong to them."""
-    is_run = (Path(start) / SETUP).exists()
-    return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()
+def _anchors(encoder: Any, clips: Clips, setup: SeparatorSetup, seconds: float) -> np.ndarray:
+    return anchors.load(encoder, clips, setup.place.cache / "anchors", seconds)
 
 
 def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
@@ -262,7 +198,7 @@ def watched(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
         try:
             rows = mixtures.draw(clips, WATCHED)
         except ValueError as fault:
-            console.print(f"the run is not watched: {fault}")
+            progress_console.print(f"the run is not watched: {fault}")
             return []
     return [row for row in mixtures.render(rows, clips) if all(_heard(clip, rules) for clip in (row.query, row.absent))]
 
@@ -273,53 +209,6 @@ def _heard(clip: np.ndarray, rules: QueryRules) -> bool:
     except SilentQuery:
         return False
     return True
-
-
-def load_ear(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:
-    """The teacher from its folder, or the detector of a run, in eval mode and frozen.
-
-    Raises ValueError if it may have heard what is held out, or has no such queries.
-    """
-    if query not in QUERIES:
-        raise ValueError(f"a query is one of {', '.join(QUERIES)}, not {query}")
-    if (source / SETUP).exists():
-        if query != QUERIES[0]:
-            raise ValueError(f"queries of {query} are the teacher's: {source} is the run of a detector")
-        setup = read(source)
-        if not set(held_out) <= set(setup["place"]["held_out"]):
-            raise ValueError(f"the detector of {source} has heard what is to be held out: train one without it")
-        if setup["teacher"] and held_out:
-            raise ValueError(f"the detector of {source} learned from a teacher, which has heard what is to be held out")
-        ear = HTSAT(HyperParameters(**as_tuples(setup["hyper"])))
-        averaged(source, ear)
-        return ear.eval().requires_grad_(False)
-    if held_out:
-        raise ValueError("a teacher has heard everything: with classes held out, train a detector from labels first")
-    return teacher.load(source, probabilities=query == "probabilities")
-
-
-def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
-    """The ear and the separator of a run, what was asked for, and the rows of its log."""
-    setup = read(run)
-    if setup["kind"] != "separator":
-        raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
-    ear = load_ear(Path(setup["ear"]), Place.of(setup).held_out, setup.get("query", QUERIES[0]))
-    if weights_digest(ear) != setup["ear_weights"]:
-        raise ValueError(f"the ear in {setup['ear']} has changed since {run} was trained with it")
-    if setup["paper"]:
-        separator: nn.Module = UNet(UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup["sizes"])))
-    else:
-        separator = ResUNet(ear, **as_tuples(setup["sizes"]))
-    state = averaged(run, separator)
-    return ear, separator.eval().requires_grad_(False), setup, state["rows"]
-
-
-def read(run: Path) -> dict[str, Any]:
-    """What was asked for. Raises FileNotFoundError."""
-    path = run / SETUP
-    if not path.exists():
-        raise FileNotFoundError(f"{run} is not the folder of a run: no {SETUP} in it")
-    return json.loads(path.read_text())
 
 
 def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:

@@ -6,12 +6,12 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from models.evaluation import separation
-from models.evaluation.metrics import attenuation
-from models.evaluation.mixtures import Mixture
-from models.evaluation.subject import Subject
+from models.evaluation.model_under_test import Subject
 from models.evaluation.summaries import table_of
 from models.presence import Rule, measure
+from models.validation import separation_figures
+from models.validation.metrics import attenuation
+from models.validation.mixtures import Mixture
 
 LOSS_DB = 3.0  # what a target may lose to the gate
 CUT_DB = 20.0  # below the mixture, from which an absent target counts as cut
@@ -69,7 +69,7 @@ def figures(rule: Rule, there: Tensor, missing: Tensor, below: Tensor) -> Presen
     limit = there.double().quantile(CUT_SHARE, interpolation="lower")
     return Presence(
         rows=len(there),
-        area=separation.area_under_curve(scores, truth),
+        area=separation_figures.area_under_curve(scores, truth),
         lost=_share(gains[0] < -LOSS_DB),
         cut_by_mask=_share(below >= CUT_DB),
         cut_by_gate=_share(below - gains[1] >= CUT_DB),
@@ -88,7 +88,7 @@ def _asked(subject: Subject, rule: Rule, rows: list[Mixture], kind: str) -> tupl
 
     queries = torch.stack([subject.query(getattr(row, kind)) for row in rows])
     found, below = [], []
-    for some, asked in zip(separation.stacked(rows, "mixture").split(size), queries.split(size), strict=True):
+    for some, asked in zip(separation_figures.stacked(rows, "mixture").split(size), queries.split(size), strict=True):
         estimates = subject.estimates(some, [asked])[0]
         below.append(attenuation(estimates, some))
         for query, mixture, estimate in zip(profiles(asked), some, estimates, strict=True):

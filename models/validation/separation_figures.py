@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.evaluation.metrics import attenuation, sdr, si_sdr
-from models.evaluation.mixtures import Mixture
+from models.plda import ClassPrior
 from models.precision import device_of
-from models.prior import ClassPrior
 from models.query import BASE_RULES, Embedder, QueryRules, embed
+from models.validation.metrics import attenuation, sdr, si_sdr
+from models.validation.mixtures import Mixture
 
 BATCH = 20
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from models import checkpoints, detection
 from models.audio import resample
 from models.checkpoints import load_authors
-from models.hearing import Listener
+from models.detector_runner import Listener
 from models.labels import CLASSES, classes
 from models.precision import Arithmetic
-from models.training import runs
+from models.runs import run_folder
 
 DetectorAlone = Annotated[
     Path | None,
@@ -44,8 +44,8 @@ class Ear:
         Raises CheckpointInvalid, FileNotFoundError.
         """
         if detector is not None and detector.is_dir():
-            runs.read(detector)
-            return cls(detector.name, runs.load_ear(detector), device)
+            run_folder.read(detector)
+            return cls(detector.name, run_folder.load_ear(detector), device)
         if detector is not None:
             return cls(detector.name, load_authors(detector)[0], device)
         bundle = checkpoints.load(weights)
