@@ -11,19 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from models import labels
-from models.detection import RELEASE, Detection, smoothed, spans
+from models.detection import RELEASE, Detection, smooth, spans
 from models.labels import Label
 
 MOST = 8  # classes
 THRESHOLD = 0.3  # of a class's probability
-_NO_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
+_NOT_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
 _NEARLY_AS_SURE = 0.75  # of its ancestor's probability, from which on a class stands for it
 _SURE = 0.5  # the probability from which on a class is taken to be what sounds
 _LONGEST_SECONDS = 10.0  # of all spans of a class: more says no more about its sound
 
 
 @dataclass(frozen=True)
-class Heard:
+class AutoTarget:
     """A class that is heard with `probability`, where it is surest: (start, end) in seconds, the surest first.
 
     alone: whether nothing else that is heard sounds there; else the spans hold other sounds too.
@@ -35,20 +35,20 @@ class Heard:
     alone: bool
 
 
-def heard(found: Detection, most: int = MOST, threshold: float = THRESHOLD) -> list[Heard]:
+def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESHOLD) -> list[AutoTarget]:
     """The sounds of a recording, the surest first: at most `most`, each with a probability of `threshold` or more.
 
     `found` must have been made with tags for all classes (`top=labels.CLASSES`).
     """
     probabilities = {tag.mid: tag.probability for tag in found.tags if tag.probability >= threshold}
-    known = [label for label in map(labels.find, probabilities) if not _NO_SOUNDS.intersection(label.path)]
-    chosen = standing_for_lineages(known, probabilities)
+    known = [label for label in map(labels.find, probabilities) if not _NOT_SOUNDS.intersection(label.path)]
+    chosen = most_specific(known, probabilities)
     chosen = sorted(chosen, key=lambda label: -probabilities[label.mid])[:most]
-    curves = {label.mid: smoothed(found.framewise[:, _column(label)].numpy(), found.frame_seconds) for label in chosen}
-    return [_heard(label, chosen, curves, found) for label in chosen]
+    curves = {label.mid: smooth(found.framewise[:, _column(label)].numpy(), found.frame_seconds) for label in chosen}
+    return [_target(label, chosen, curves, found) for label in chosen]
 
 
-def standing_for_lineages(known: Sequence[Label], probabilities: dict[str, float]) -> list[Label]:
+def most_specific(known: Sequence[Label], probabilities: dict[str, float]) -> list[Label]:
     """Of classes with these probabilities, by mid, those that stand for their lineages: none is another's ancestor."""
     kept: list[Label] = []
     for label in sorted(known, key=lambda label: len(label.path)):
@@ -64,7 +64,7 @@ def _is_below(label: Label, other: Label) -> bool:
     return label.path[: len(other.path)] == other.path
 
 
-def _heard(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], found: Detection) -> Heard:
+def _target(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], found: Detection) -> AutoTarget:
     curve = curves[label.mid]
     others = np.zeros_like(curve)
     for other in chosen:
@@ -75,7 +75,7 @@ def _heard(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], fou
     by_itself = bool(alone.max() >= _SURE)
     rows = spans(alone if by_itself else curve, sure, sure)
     rows.sort(key=lambda span: -float(curve[span[0] : span[1]].max()))
-    return Heard(label, float(curve.max()), _seconds(rows, found), by_itself)
+    return AutoTarget(label, float(curve.max()), _seconds(rows, found), by_itself)
 
 
 def _seconds(rows: list[tuple[int, int]], found: Detection) -> list[tuple[float, float]]:

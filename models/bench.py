@@ -54,10 +54,10 @@ def bench(
 ) -> None:
     """Measure time and peak memory, each in a process of its own."""
     if way:
-        typer.echo(json.dumps(_measured(way, (weights or ["base"])[0], seconds, targets, device)))
+        typer.echo(json.dumps(_measure(way, (weights or ["base"])[0], seconds, targets, device)))
         return
     rows = []
-    for name in weights or [*checkpoints.shipped(), "paper"]:
+    for name in weights or [*checkpoints.model_names(), "paper"]:
         for how in WAYS:
             rows += [_in_process(how, name, length, targets, device) for length in (seconds, long) if length]
     if as_json:
@@ -87,7 +87,7 @@ def _in_process(way: Way, weights: str, seconds: float, targets: int, device: st
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measured(way: str, weights: str, seconds: float, targets: int, device: str) -> dict:
+def _measure(way: str, weights: str, seconds: float, targets: int, device: str) -> dict:
     """One measurement: time from file to files in s, also summed over cores, and the peak of the whole process (on a
     GPU of its memory) in MiB."""
     bundle = _bundle(weights)

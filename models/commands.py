@@ -224,7 +224,7 @@ def _queries(
     if examples:
         made.append(("target", engine.embed([_read(path) for path in examples])))
     if spans:
-        made.append(("span", engine.embed([_read(mixture, Limits())], spans, own=True)))
+        made.append(("span", engine.embed([_read(mixture, Limits())], spans, from_mixture=True)))
     made += [(labels.find(name).slug, engine.label(name)) for name in names]
     for _, query in made:
         for warning in query.warnings:

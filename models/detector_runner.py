@@ -8,11 +8,11 @@ from torch import Tensor
 
 from models.audio import mono
 from models.precision import Arithmetic
-from models.presence import Ear, Gate, Levels, Rule, features, level_db
+from models.presence import Gate, Levels, QuerySimilarity, Rule, features, level_db
 from models.profiles import Profiles
 
 
-class Listener:
+class DetectorRunner:
     """A detector on its device.
 
     Queries and timelines are made in float32 whatever the precision: a query is kept, and compared at other times. What
@@ -52,29 +52,29 @@ class Decision:
     gate: Gate | None
 
 
-class Hearing:
+class PresenceTracker:
     """Hears a mixture, then its estimates, at the detector's rate and block by block, and decides what is there.
 
     queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n).
     """
 
-    def __init__(self, listener: Listener, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
-        def hear(windows: Tensor) -> Tensor:
-            return profiles(listener.sketch(windows))
+    def __init__(self, runner: DetectorRunner, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
+        def embed_profiles(windows: Tensor) -> Tensor:
+            return profiles(runner.sketch(windows))
 
         self._rule = rule
         asked = profiles(queries)
-        self._mixture = Ear(hear, listener.rate, rule, asked)
-        self._estimates = Ear(hear, listener.rate, rule, asked, shared=False)
+        self._mixture = QuerySimilarity(embed_profiles, runner.rate, rule, asked)
+        self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, asked, shared=False)
         self._mixture_energy = 0.0
-        self._levels = Levels(listener.rate, len(queries))
+        self._levels = Levels(runner.rate, len(queries))
 
-    def mixture(self, block: Tensor) -> None:
+    def add_mixture(self, block: Tensor) -> None:
         """The next block of the mixture."""
         self._mixture_energy += block.double().square().sum().item()
         self._mixture.add(mono(block)[None])
 
-    def estimates(self, block: Tensor) -> None:
+    def add_estimates(self, block: Tensor) -> None:
         """The next block of all estimates."""
         self._levels.add(block)
         self._estimates.add(torch.stack([mono(estimate) for estimate in block]))
@@ -86,8 +86,8 @@ class Hearing:
         decisions = []
         for number, energies in enumerate(self._levels.steps()):
             level = level_db(energies.sum().item(), self._mixture_energy)
-            measured = features(self._mixture.likenesses(number), self._estimates.likenesses(number), level)
+            measured = features(self._mixture.similarities(number), self._estimates.similarities(number), level)
             presence = self._rule.presence(measured)
             gate = Gate(energies, self._rule.gain_db(presence)) if gated else None
-            decisions.append(Decision(presence, gate if gate is not None and gate.closed else None))
+            decisions.append(Decision(presence, gate if gate is not None and gate.is_active else None))
         return decisions

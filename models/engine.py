@@ -12,7 +12,7 @@ from torch import Tensor
 from models import checkpoints, detection, labels, query, stems
 from models.audio import Waveform, mono, resample
 from models.detection import Detection
-from models.detector_runner import Decision, Hearing, Listener
+from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, LabelUnknown, SpanOutside
 from models.media import Limits, check_format, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
@@ -22,7 +22,7 @@ from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
-from models.stems import Separated, Spool, StemFile, gated
+from models.stems import Spool, SpooledStems, StemFile, apply_gates
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
@@ -72,7 +72,7 @@ class Engine:
         self._arithmetic.prepare(self._separator)
         if not self._arithmetic.exact:
             self._separator.fold()
-        self._listener = Listener(self._detector, self._arithmetic)
+        self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
         self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._gates = bundle.presence is not None
@@ -141,13 +141,13 @@ class Engine:
         self,
         recordings: Sequence[Waveform],
         spans: Sequence[tuple[float, float]] | None = None,
-        own: bool = False,
+        from_mixture: bool = False,
     ) -> Query:
         """One query from examples of a sound, each at least 0.1 s long.
 
-        spans: (start, end) in seconds of the one recording given; each is an example. own: the examples are parts of
-        the very recording that is to be separated, so that nothing needs to be guessed about other recordings of the
-        sound. Raises SilentQuery, SpanOutside.
+        spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
+        the examples are parts of the very recording that is to be separated, so that the query needs no correction
+        towards its class (`models.plda`). Raises SilentQuery, SpanOutside.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -156,7 +156,9 @@ class Engine:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
         heard = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
-        return query.embed(self._listener, heard, self._rules, self.model_id, None if own else self._bundle.prior)
+        return query.embed(
+            self._runner, heard, self._rules, self.model_id, None if from_mixture else self._bundle.prior
+        )
 
     def label(self, name: str) -> Query:
         """A class's own query, by its name, slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
@@ -206,7 +208,7 @@ class Engine:
     ) -> Detection:
         detector = self._detector
 
-        def counted() -> Iterator[Tensor]:
+        def count_blocks() -> Iterator[Tensor]:
             read = 0
             for block in source.blocks():
                 read += block.shape[1]
@@ -214,8 +216,8 @@ class Engine:
                     progress(min(read / source.frames, 1.0), "detecting")
                 yield block
 
-        blocks = (mono(block) for block in at_rate(replace(source, blocks=counted), detector.rate))
-        curve, samples = detection.framewise(detector, blocks, self._listener.framewise, cancelled)
+        blocks = (mono(block) for block in at_rate(replace(source, blocks=count_blocks), detector.rate))
+        curve, samples = detection.framewise(detector, blocks, self._runner.framewise, cancelled)
         return detection.timeline(curve, detection.row_seconds(detector), samples / detector.rate, top, threshold)
 
     # Separation
@@ -239,7 +241,7 @@ class Engine:
         blocks: list[Tensor] = []
         decisions, _ = self._separate(source, plan, blocks.append, report, cancelled)
         found = torch.cat(blocks, dim=-1) if blocks else torch.zeros(len(queries), *recording.samples.shape)
-        found = gated(found, [decision.gate for decision in decisions], 0, recording.rate)
+        found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
         report(1.0, "encoding")
         return Separation(
             {name: Waveform(stem, recording.rate) for name, stem in zip(queries, found, strict=True)},
@@ -280,7 +282,7 @@ class Engine:
                 decisions, frames = self._separate(source, plan, spool.append, report, cancelled)
                 gates = [decision.gate for decision in decisions]
                 files, gain = stems.write(
-                    Separated(source, spool, gates, cancelled),
+                    SpooledStems(source, spool, gates, cancelled),
                     list(queries),
                     folder,
                     options,
@@ -328,10 +330,10 @@ class Engine:
         cancelled: Callable[[], bool],
     ) -> tuple[Sequence[Decision], int]:
         """Hears the mixture, gives the stems' blocks (Q, C, n) to `keep`, decides, and counts the mixture's samples."""
-        hearing = Hearing(self._listener, self._rule, self._profiles, plan.queries)
+        tracker = PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
         read = 0
 
-        def counted() -> Iterator[Tensor]:
+        def count_blocks() -> Iterator[Tensor]:
             nonlocal read
             for block in source.blocks():
                 if cancelled():
@@ -340,9 +342,9 @@ class Engine:
                 report(read / source.frames if source.frames else 0.0, "detecting")
                 yield block
 
-        for block in at_rate(replace(source, blocks=counted), self.rate):
+        for block in at_rate(replace(source, blocks=count_blocks), self.rate):
             if plan.masking:
-                hearing.mixture(block)
+                tracker.add_mixture(block)
         if plan.masking is None:
             return [], read
         total = plan.windows.count(round(read * self.rate / source.rate))
@@ -351,12 +353,12 @@ class Engine:
             plan.masking,
             plan.windows,
             self.rate,
-            heard=hearing.estimates,
+            observe=tracker.add_estimates,
             windowed=lambda done: report(done / total, "separating"),
             cancelled=cancelled,
         ):
             keep(block)
-        return hearing.decide(plan.gates), read
+        return tracker.decide(plan.gates), read
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ClassPrior:
+class PLDAPrior:
     """B (B + W)^-1 as B and W have it, diagonal together along K directions, with one gain along all others.
 
     centre (D,); directions (D, K) with directions.T @ W @ directions = 1; patterns (D, K) = W @ directions; gains
@@ -27,7 +27,7 @@ class ClassPrior:
     patterns: Tensor
     gains: Tensor
 
-    def expected(self, vectors: Tensor) -> Tensor:
+    def posterior_mean(self, vectors: Tensor) -> Tensor:
         """Embeddings of examples, or their means (..., D) -> where the means of their classes are expected (..., D)."""
         offset = root(vectors) - self.centre
         along = offset @ self.directions * (self.gains[:-1] - self.gains[-1])
@@ -43,7 +43,7 @@ class ClassPrior:
         return dict(vars(self))
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "ClassPrior":
+    def of(cls, state: dict[str, Any]) -> "PLDAPrior":
         """From what is stored, in float32. Raises TypeError, ValueError for what is no prior."""
         prior = cls(**{name: entry.float() for name, entry in state.items()})
         size, count = prior.directions.shape

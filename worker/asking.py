@@ -36,7 +36,7 @@ class Mixture:
             if span.end - span.start > self._longest_span:
                 raise AudioTooLong(f"A span may last {self._longest_span:g} s.")
             parts.append(read_mono(self.path, round(span.start * rate), round(span.end * rate)))
-        return execution.bench.engine.embed(parts, own=True)
+        return execution.bench.engine.embed(parts, from_mixture=True)
 
 
 def asked(execution: Execution, mixture: Mixture, target: TargetRecord) -> Query:
@@ -65,7 +65,7 @@ def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[
         cancelled=execution.attention.cancelled,
         limits=execution.limits(execution.bench.settings.recording_seconds),
     )
-    for sound in auto_targets.heard(found, auto.max_targets, auto.threshold):
+    for sound in auto_targets.choose_targets(found, auto.max_targets, auto.threshold):
         execution.check()
         query = _query_of(execution, mixture, sound)
         if query is not None:
@@ -73,7 +73,7 @@ def heard(execution: Execution, mixture: Mixture, auto: AutoRecord) -> Iterator[
             yield state, query
 
 
-def _query_of(execution: Execution, mixture: Mixture, sound: auto_targets.Heard) -> Query | None:
+def _query_of(execution: Execution, mixture: Mixture, sound: auto_targets.AutoTarget) -> Query | None:
     spans = [Span(start=start, end=end) for start, end in sound.spans]
 
     def own() -> Query:

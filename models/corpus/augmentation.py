@@ -55,7 +55,7 @@ def filter_curves(points: Tensor, bins: int, rate: int) -> Tensor:
     return 10 ** (decibels.float() / 20)
 
 
-def filtered(waveforms: Tensor, points: Tensor, rate: int) -> Tensor:
+def equalise(waveforms: Tensor, points: Tensor, rate: int) -> Tensor:
     """Waveforms (S, T) through the equalisers that `points` (S, FILTER_POINTS) say, same length."""
     size = 1 << (waveforms.shape[1] - 1).bit_length()
     curves = filter_curves(points, size // 2 + 1, rate)

@@ -21,7 +21,7 @@ from pathlib import Path
 from models.corpus.reading import FileAudio, Segment
 from models.corpus.recordings import Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
 from models.corpus.shards import AUDIO
-from models.corpus.splits import known, split_of
+from models.corpus.splits import canonical_split, split_of
 from models.errors import CorpusInvalid
 from models.labels import ontology
 
@@ -125,20 +125,20 @@ def _splits_of(path: Path) -> set[str]:
 
 
 def _split_in(fields: dict[str, str], path: Path) -> str:
-    return known(fields["split"]) if fields.get("split") else split_of(path)
+    return canonical_split(fields["split"]) if fields.get("split") else split_of(path)
 
 
 def _rows_by_header(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column name, both stripped of blanks."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        for row in _rows_until_broken(reader):
+        for row in _rows_until_error(reader):
             cells = {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
             # Commas in a name that was not quoted spill over the last column.
             yield reader.line_num, cells | ({"": "more cells than columns"} if None in row else {})
 
 
-def _rows_until_broken(reader: "csv.DictReader[str]") -> Iterator[dict]:
+def _rows_until_error(reader: "csv.DictReader[str]") -> Iterator[dict]:
     """The reader's rows; a quote that is never closed makes one that has no columns, and ends them."""
     try:
         yield from reader

@@ -55,11 +55,11 @@ def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed
         raise CorpusInvalid(f"{path} is neither a CSV nor an HDF5 file; give the folder that it lies in")
     if shards.splits(path):
         return Shards
-    if musdb18.found(path):
+    if musdb18.is_musdb18(path):
         return Musdb
     if csv_tables.table_files(path):
         return Tables
-    if packed_hdf5.packed_files(path):
+    if packed_hdf5.hdf5_files(path):
         return Packed
     raise CorpusInvalid(
         f"{path} holds no corpus: no WebDataset shards (SPLIT-000.tar), no MUSDB18, no CSV with AudioSet's segments or "

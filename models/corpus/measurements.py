@@ -22,7 +22,7 @@ CLIPPED_SAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Heard:
+class Measurement:
     """One recording: its labels and source, `seconds`, `peak` (1 is full scale), `level` (RMS in dBFS, -inf for digital
     silence), `clipped` (samples in runs at full scale), a hash of its samples, and its thumbnail (see `duplicates`)."""
 
@@ -40,37 +40,37 @@ class Heard:
     thumbnail: np.ndarray = field(compare=False)
 
     @property
-    def silent(self) -> bool:
+    def is_silent(self) -> bool:
         return self.peak < SILENT_PEAK
 
     @property
-    def distorted(self) -> bool:
+    def is_clipped(self) -> bool:
         return self.clipped >= CLIPPED_SAMPLES
 
 
 @dataclass
-class Survey:
+class CorpusMeasurements:
     """All that was heard, in the source's order, and all that was wrong."""
 
-    heard: list[Heard] = field(default_factory=list)
+    recordings: list[Measurement] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
-def survey(
+def measure_corpus(
     corpus: Path, splits: Iterable[str], workers: int, advance: Callable[[float], None] = lambda _: None
-) -> Survey:
+) -> CorpusMeasurements:
     """Decodes all recordings of some splits; `advance` is told of each one's seconds. Raises as `open_source`."""
-    found = Survey()
+    found = CorpusMeasurements()
     for split in splits:
-        for heard, faults in in_order(_Hear(split), open_source(corpus, split), workers):
+        for measurement, faults in in_order(_Measure(split), open_source(corpus, split), workers):
             found.faults += faults
-            if heard is not None:
-                found.heard.append(heard)
-            advance(heard.seconds if heard else 0.0)
+            if measurement is not None:
+                found.recordings.append(measurement)
+            advance(measurement.seconds if measurement else 0.0)
     return found
 
 
-def clipped_samples(samples: Samples) -> int:
+def count_clipping(samples: Samples) -> int:
     """Samples (n,) int16 in runs of RUN or more at full scale."""
     full = (samples == 32767) | (samples == -32768)
     if not full.any():
@@ -81,17 +81,17 @@ def clipped_samples(samples: Samples) -> int:
 
 
 @dataclass(frozen=True)
-class _Hear:
+class _Measure:
     """A function of one row that another process can be given."""
 
     split: str
 
-    def __call__(self, row: Recording | Fault) -> tuple[Heard | None, list[Fault]]:
+    def __call__(self, row: Recording | Fault) -> tuple[Measurement | None, list[Fault]]:
         recording, samples, faults = decode(row)
         if recording is None:
             return None, faults
         power = float(np.square(samples, dtype=np.float64).mean()) / 32768**2
-        heard = Heard(
+        measurement = Measurement(
             key=recording.key,
             split=self.split,
             mids=recording.mids,
@@ -101,8 +101,8 @@ class _Hear:
             seconds=len(samples) / RATE,
             peak=float(np.abs(samples.astype(np.int32)).max()) / 32768,
             level=10 * np.log10(power) if power else -np.inf,
-            clipped=clipped_samples(samples),
+            clipped=count_clipping(samples),
             digest=hashlib.blake2b(samples.tobytes(), digest_size=16).digest(),
             thumbnail=thumbnail(samples),
         )
-        return heard, faults
+        return measurement, faults

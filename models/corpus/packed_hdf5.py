@@ -57,13 +57,13 @@ class Packed:
         return splits(self.root)
 
     def files(self) -> Iterator[Path]:
-        yield from (path for path in packed_files(self.root) if split_of(path) == self.split)
+        yield from (path for path in hdf5_files(self.root) if split_of(path) == self.split)
 
     def __iter__(self) -> Iterator[Recording | Fault]:
         yield from unique(row for path in self.files() for row in _rows(path))
 
 
-def packed_files(root: Path) -> list[Path]:
+def hdf5_files(root: Path) -> list[Path]:
     """The file itself, or all below a folder."""
     if root.is_file():
         return [root]
@@ -72,7 +72,7 @@ def packed_files(root: Path) -> list[Path]:
 
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that packed files are of, by their names."""
-    return tuple(sorted({split_of(path) for path in packed_files(root)}))
+    return tuple(sorted({split_of(path) for path in hdf5_files(root)}))
 
 
 def _rows(path: Path) -> Iterator[Recording | Fault]:
@@ -80,7 +80,7 @@ def _rows(path: Path) -> Iterator[Recording | Fault]:
 
     try:
         with h5py.File(path) as file:
-            names, targets, rate = _checked(file)
+            names, targets, rate = _check(file)
             for first in range(0, len(names), ROWS):
                 held = names[first : first + ROWS], targets[first : first + ROWS].astype(bool)
                 for row, (name, target) in enumerate(zip(*held, strict=True), first):
@@ -113,7 +113,7 @@ def _dataset(file: Any, name: str) -> Any:
     return found
 
 
-def _checked(file: Any) -> tuple[Any, Any, int]:
+def _check(file: Any) -> tuple[Any, Any, int]:
     """Names, targets and rate of an open file. Raises Unusable."""
     names, waveforms, targets = (_dataset(file, name) for name in ("audio_name", "waveform", "target"))
     if waveforms.dtype != np.int16 or waveforms.ndim != 2:

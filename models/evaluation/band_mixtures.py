@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.corpus.relations import related
-from models.evaluation.midi_scores import OTHER, Score, Synthesizer, found, read
+from models.corpus.relations import are_related
+from models.evaluation.midi_scores import OTHER, Score, Synthesizer, midi_files, read
 from models.evaluation.rendering import PEAK, Mix, sounding
 from models.evaluation.reporting_mixtures import Groups
 from models.labels import find
@@ -65,7 +65,7 @@ class Bands:
     """Scores by name, and their excerpts as sound: the last one is kept, since rows of one follow each other."""
 
     def __init__(self, folders: tuple[Path, ...], synthesizer: Synthesizer, said: Callable[[str], None]) -> None:
-        self._paths = {path.name: path for path in found(folders)}
+        self._paths = {path.name: path for path in midi_files(folders)}
         self._synthesizer, self._said = synthesizer, said
         self._scores: dict[str, Score] = {}
         self._last: tuple[str, float, dict[str, np.ndarray]] = ("", 0.0, {})
@@ -119,7 +119,7 @@ def askable(parts: dict[str, np.ndarray]) -> list[str]:
     for label, mid in mids.items():
         rest = np.sum([sound for name, sound in parts.items() if name != label], axis=0, dtype=np.float64)
         loud = energies[label] > np.square(rest).sum() * 10 ** (LOWEST_DB / 10)
-        alone = not any(related(mid, other) for name, other in mids.items() if name != label)
+        alone = not any(are_related(mid, other) for name, other in mids.items() if name != label)
         if loud and alone and sounding(parts[label]).mean() >= SOUNDING_SHARE:
             fair.append(label)
     return fair
@@ -133,7 +133,7 @@ def draw(bands: Bands, queries: Groups, count: int = ROWS, seed: int = SEED) -> 
         for start in random.uniform(0, max(0.0, min(score.seconds, LATEST) - SECONDS), EXCERPTS).round(3).tolist():
             labels = [label for label in askable(bands.parts(name, start)) if find(label).mid in queries]
             candidates += [Row(name, score.digest, start, label, "") for label in labels]
-    rows = chosen(candidates, count)
+    rows = choose(candidates, count)
     turns: dict[str, list[str]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups = queries[find(row.label).mid]
@@ -144,7 +144,7 @@ def draw(bands: Bands, queries: Groups, count: int = ROWS, seed: int = SEED) -> 
     return rows
 
 
-def chosen(candidates: list[Row], count: int) -> list[Row]:
+def choose(candidates: list[Row], count: int) -> list[Row]:
     """Classes as evenly as there are, then scores, each class once a score: what it plays next is much the same.
 
     Raises ValueError where there are too few.

@@ -25,7 +25,7 @@ from models.evaluation.band_mixtures import Bands, Row
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.json_report import write_rows
 from models.evaluation.mixture_figures import MAIN_QUERIES
-from models.evaluation.model_under_test import Subject, measurable
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, Sounds
 from models.evaluation.summaries import QUERY_NAMES, decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
@@ -42,28 +42,28 @@ Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-bands.", d
 
 
 @dataclass(frozen=True)
-class Measured:
+class BandFigures:
     """`values`: figures by "band/query/figure", each (rows,), NaN where a row has none."""
 
     rows: list[Row]
     values: dict[str, np.ndarray]
 
 
-def measure(subject: Subject, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> Measured:
+def measure(subject: ModelUnderTest, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> BandFigures:
     """Figures of every row."""
     measured, values = [], defaultdict(list)
     for row in rows:
         for name, value in _figures(subject, row, bands.render(row), sounds).items():
             values[name].append(value.item())
         measured.append(row)
-    return Measured(measured, {name: np.array(of) for name, of in values.items()})
+    return BandFigures(measured, {name: np.array(of) for name, of in values.items()})
 
 
-def _figures(subject: Subject, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
+def _figures(subject: ModelUnderTest, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
     mixture, target, rest = (torch.from_numpy(part)[None] for part in (mix.mixture, mix.target, mix.interference))
     missing = torch.full((subject.query_size,), float("nan"))
     label = subject.bundle.class_embeddings.get(find(row.label).mid, missing).float()
-    queries = (subject.heard(mix.target), subject.query(sounds.waveform(row.query)), label)
+    queries = (subject.embed(mix.target), subject.query(sounds.waveform(row.query)), label)
     bound, before = subject.oracle(mixture, target), si_sdr(mixture, target)
     found = {
         "input/si_sdr": before,
@@ -82,7 +82,7 @@ def _figures(subject: Subject, row: Row, mix: Mix, sounds: Sounds) -> dict[str, 
 class Report:
     """Means with intervals over scores, then excerpts: what one score plays is much alike."""
 
-    def __init__(self, measured: Measured, draws: int = 2000) -> None:
+    def __init__(self, measured: BandFigures, draws: int = 2000) -> None:
         self.measured = measured
         rows, values = measured.rows, measured.values
         bootstrap = TwoLevel([row.score for row in rows], [f"{row.start}" for row in rows], draws)
@@ -161,7 +161,7 @@ def evaluate_bands(
     bands = _bands(folders, bank)
     listed = band_mixtures.read_rows(list_file)
     listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
-    subject = Subject(measurable(weights), device)
+    subject = ModelUnderTest(load_bundle(weights), device)
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
     shown = track(listed, "bands", console=progress_console, transient=True)
     report = Report(measure(subject, shown, bands, sounds))
@@ -192,7 +192,7 @@ def draw_bands(
 def _bands(folders: list[Path] | None, bank: Path) -> Bands:
     where = tuple(folders) if folders else midi_scores.FOLDERS
     synthesizer = midi_scores.synthesizer(bank)
-    if not any(midi_scores.found(where)):
+    if not any(midi_scores.midi_files(where)):
         names = ", ".join(str(folder) for folder in where)
         raise FileNotFoundError(f"no MIDI files in {names}; on Debian: apt-get install {midi_scores.PACKAGES}")
     return Bands(where, synthesizer, progress_console.print)

@@ -25,10 +25,10 @@ from models.evaluation import (
     tagging,
 )
 from models.evaluation.json_report import write_rows
-from models.evaluation.model_under_test import Subject, measurable
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.pictures import draw_gains
 from models.evaluation.presence_figures import measure_presence
-from models.evaluation.rendering import Sounds, chosen
+from models.evaluation.rendering import Sounds, decode_clips
 from models.evaluation.summaries import Summary
 from models.validation import mixtures
 
@@ -79,7 +79,7 @@ def evaluate_mixtures(
     trained = None
     if "train" in splits_of(corpus):
         keys = {row.trained for row in listed.values()}
-        trained = Sounds(chosen(open_source(corpus, "train"), keys))
+        trained = Sounds(decode_clips(open_source(corpus, "train"), keys))
     else:
         progress_console.print(f"{corpus} has no training split: no row of clips that were trained on")
     with progress_bar("mixtures", len(listed)) as advance:
@@ -131,10 +131,10 @@ def evaluate_draw(
     console.print(f"{output}: {len(drawn)} mixtures of {len({row.label for row in drawn})} target classes")
 
 
-def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> Subject:
+def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> ModelUnderTest:
     if detector or separator:
-        return Subject(checkpoints.authors_bundle(detector, separator), device)
-    return Subject(measurable(weights), device)
+        return ModelUnderTest(checkpoints.authors_bundle(detector, separator), device)
+    return ModelUnderTest(load_bundle(weights), device)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A model's ear alone, on its device: what it hears in a clip, and when."""
+"""A model's ear alone, on its device: what it class_mids in a clip, and when."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from models import checkpoints, detection
 from models.audio import resample
 from models.checkpoints import load_authors
-from models.detector_runner import Listener
+from models.detector_runner import DetectorRunner
 from models.labels import CLASSES, classes
 from models.precision import Arithmetic
 from models.runs import run_folder
@@ -25,27 +25,27 @@ DetectorAlone = Annotated[
 LEAST_SECONDS = 1.0
 
 
-class Ear:
-    """A detector with its name. hears: the mids of the classes that it can answer with."""
+class DetectorUnderTest:
+    """A detector with its name. class_mids: the mids of the classes that it can answer with."""
 
     def __init__(self, name: str, detector: Any, device: str = "auto") -> None:
         self.name = name
         self._detector = detector
         self._arithmetic = Arithmetic.of(device)
         self._arithmetic.prepare(detector)
-        self._listener = Listener(detector, self._arithmetic)
+        self._runner = DetectorRunner(detector, self._arithmetic)
         columns = getattr(detector, "class_indices", torch.arange(CLASSES)).tolist()
-        self.hears = frozenset(classes()[column].mid for column in columns)
+        self.class_mids = frozenset(classes()[column].mid for column in columns)
 
     @classmethod
-    def load(cls, weights: str | Path, detector: Path | None = None, device: str = "auto") -> "Ear":
+    def load(cls, weights: str | Path, detector: Path | None = None, device: str = "auto") -> "DetectorUnderTest":
         """Of a shipped model or a folder; or a detector alone: the authors' own by its file, or that of a run's folder.
 
         Raises CheckpointInvalid, FileNotFoundError.
         """
         if detector is not None and detector.is_dir():
-            run_folder.read(detector)
-            return cls(detector.name, run_folder.load_ear(detector), device)
+            run_folder.read_setup(detector)
+            return cls(detector.name, run_folder.load_query_encoder(detector), device)
         if detector is not None:
             return cls(detector.name, load_authors(detector)[0], device)
         bundle = checkpoints.load(weights)
@@ -73,7 +73,7 @@ class Ear:
     def curve(self, waveform: np.ndarray, rate: int) -> tuple[Tensor, float]:
         """Of a mono recording (n,) the timeline of all classes (F, 527), as `detect` makes it, and seconds a row."""
         samples = self._at_own_rate(waveform, rate)
-        found, _ = detection.framewise(self._detector, [samples], self._listener.framewise)
+        found, _ = detection.framewise(self._detector, [samples], self._runner.framewise)
         return found, detection.row_seconds(self._detector)
 
     def _at_own_rate(self, waveform: np.ndarray, rate: int) -> Tensor:

@@ -159,7 +159,7 @@ def read(path: Path) -> Score:
     return Score(hashlib.sha256(path.read_bytes()).hexdigest()[:16], time, notes, controls)
 
 
-def found(folders: tuple[Path, ...]) -> Iterator[Path]:
+def midi_files(folders: tuple[Path, ...]) -> Iterator[Path]:
     """The MIDI files of folders, by name."""
     for folder in folders:
         yield from sorted(folder.glob("*.mid"))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.evaluation.model_under_test import Subject
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Mix, Sounds, add_third, loudest_start
-from models.evaluation.reporting_mixtures import Listed, render
+from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.labels import find
 from models.validation.metrics import attenuation, improvements, sdr, si_sdr
 
@@ -29,10 +29,10 @@ SPARSE = 5
 
 
 @dataclass(frozen=True)
-class Measured:
+class MixtureFigures:
     """`values`: figures by "scene/query/figure", each (rows,), NaN where a row has none."""
 
-    rows: list[Listed]
+    rows: list[MixtureRow]
     numbers: list[int]  # the rows' places in the list
     groups: list[str]  # the targets' source groups
     values: dict[str, np.ndarray]
@@ -48,18 +48,18 @@ def in_sparse(number: int) -> bool:
 
 
 def measure(
-    subject: Subject,
-    listed: dict[int, Listed],
+    subject: ModelUnderTest,
+    listed: dict[int, MixtureRow],
     sounds: Sounds,
     trained: Sounds | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> Measured:
+) -> MixtureFigures:
     """Figures of rows by their places in the list. trained: training clips, where they are at hand.
 
     advance: called with the number of rows done, batch by batch.
     """
     numbers = sorted(listed)
-    measuring = _Measuring(subject, sounds, trained)
+    measuring = _Measurement(subject, sounds, trained)
     for seconds in sorted({row.seconds for row in listed.values()}):
         of_length = [number for number in numbers if listed[number].seconds == seconds]
         size = subject.rows_at_once(seconds)
@@ -74,22 +74,22 @@ def measure(
         name: np.array([of_row.get(number, np.nan) for number in numbers]) for name, of_row in measuring.found.items()
     }
     values = {name: array for name, array in values.items() if not np.isnan(array).all()}
-    return Measured(rows, numbers, [sounds.clip(row.target).group for row in rows], values)
+    return MixtureFigures(rows, numbers, [sounds.clip(row.target).group for row in rows], values)
 
 
 @dataclass
-class _Measuring:
-    subject: Subject
+class _Measurement:
+    subject: ModelUnderTest
     sounds: Sounds
     trained: Sounds | None
     found: dict[str, dict[int, float]] = field(default_factory=dict)
-    heard: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    embedded: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
-    def batch(self, listed: dict[int, Listed], sparse: bool) -> None:
+    def batch(self, listed: dict[int, MixtureRow], sparse: bool) -> None:
         """All figures of rows of one length."""
         rows = list(listed.values())
         mixes = [render(row, self.sounds) for row in rows]
-        mixtures, targets, others = _stacked(mixes)
+        mixtures, targets, others = _stack(mixes)
         queries = self._queries(rows, mixes)
         numbers = list(listed)
         absent = torch.stack([self._examples(self.sounds, [row.absent]) for row in rows])
@@ -116,7 +116,7 @@ class _Measuring:
             add_third(mix, self.sounds.segment(key, start, samples))
             for mix, (key, start) in zip(mixes, places, strict=True)
         ]
-        self._separation("three", numbers, *_stacked(of_three), main)
+        self._separation("three", numbers, *_stack(of_three), main)
 
     def _separation(
         self,
@@ -135,10 +135,10 @@ class _Measuring:
                 self._keep(numbers, f"{scene}/{name}/{figure}", values)
         return estimates[len(queries) :]
 
-    def _queries(self, rows: list[Listed], mixes: list[Mix]) -> dict[str, Tensor]:
+    def _queries(self, rows: list[MixtureRow], mixes: list[Mix]) -> dict[str, Tensor]:
         """(B, D) of each kind; NaN where a row has none."""
         missing = torch.full((self.subject.query_size,), float("nan"))
-        asked = {"own": [self.subject.heard(mix.target) for mix in mixes]}
+        asked = {"own": [self.subject.embed(mix.target) for mix in mixes]}
         for name, count in COUNTS.items():
             asked[name] = [
                 self._examples(self.sounds, row.examples[:count]) if len(row.examples) >= count else missing
@@ -153,15 +153,15 @@ class _Measuring:
 
     def _examples(self, sounds: Sounds, keys: Sequence[str]) -> Tensor:
         for key in keys:
-            if (id(sounds), key) not in self.heard:
-                self.heard[id(sounds), key] = self.subject.heard(sounds.waveform(key))
-        return self.subject.expected(torch.stack([self.heard[id(sounds), key] for key in keys]).mean(0))
+            if (id(sounds), key) not in self.embedded:
+                self.embedded[id(sounds), key] = self.subject.embed(sounds.waveform(key))
+        return self.subject.apply_prior(torch.stack([self.embedded[id(sounds), key] for key in keys]).mean(0))
 
     def _keep(self, numbers: list[int], name: str, values: Tensor) -> None:
         self.found.setdefault(name, {}).update(zip(numbers, values.tolist(), strict=True))
 
 
-def _stacked(mixes: list[Mix]) -> tuple[Tensor, Tensor, Tensor]:
+def _stack(mixes: list[Mix]) -> tuple[Tensor, Tensor, Tensor]:
     """(B, T) of mixtures, targets and interferences."""
     parts = zip(*((mix.mixture, mix.target, mix.interference) for mix in mixes), strict=True)
     mixtures, targets, others = (torch.from_numpy(np.stack(part)) for part in parts)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models import checkpoints
 from models.checkpoints import Bundle
-from models.detector_runner import Listener
+from models.detector_runner import DetectorRunner
 from models.errors import SilentQuery
 from models.precision import Arithmetic
 from models.profiles import Profiles
@@ -21,7 +21,7 @@ AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # what their masks may take
 
 
-def measurable(weights: str) -> Bundle:
+def load_bundle(weights: str) -> Bundle:
     """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
     run = Path(weights)
     if (run / run_folder.SETUP).exists():
@@ -29,7 +29,7 @@ def measurable(weights: str) -> Bundle:
     return checkpoints.load(weights)
 
 
-class Subject:
+class ModelUnderTest:
     """A bundle prepared for inference, for good: it can be neither trained nor saved afterwards.
 
     Masks are computed in bfloat16 where that is fast, queries always in float32, as the service does.
@@ -41,7 +41,7 @@ class Subject:
         for network in (bundle.detector, bundle.separator):
             self.arithmetic.prepare(network)
         bundle.separator.fold()
-        self.listener = Listener(bundle.detector, self.arithmetic)
+        self.runner = DetectorRunner(bundle.detector, self.arithmetic)
         self.profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._separator: Any = bundle.separator
         self._rules = QueryRules(**bundle.config["query"])
@@ -63,19 +63,19 @@ class Subject:
     def query(self, example: np.ndarray) -> Tensor:
         """(D,) for an example (n,) from another recording; NaN where the model's own rules hear nothing in it: no query
         can be made."""
-        return self.expected(self.heard(example))
+        return self.apply_prior(self.embed(example))
 
-    def heard(self, sound: np.ndarray) -> Tensor:
+    def embed(self, sound: np.ndarray) -> Tensor:
         """(D,) for the very sound (n,) that is looked for; NaN as above."""
         try:
-            return embed(self.listener, [torch.from_numpy(sound)], self._rules, self.model_id).vector.float()
+            return embed(self.runner, [torch.from_numpy(sound)], self._rules, self.model_id).vector.float()
         except SilentQuery:
             return torch.full((self.query_size,), float("nan"))
 
-    def expected(self, heard: Tensor) -> Tensor:
+    def apply_prior(self, encoded: Tensor) -> Tensor:
         """The query (D,) that an example's embedding makes, or the mean of several."""
         prior = self.bundle.prior
-        return heard if prior is None else prior.expected(heard)
+        return encoded if prior is None else prior.posterior_mean(encoded)
 
     @torch.inference_mode()
     def estimates(self, mixtures: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
@@ -87,7 +87,7 @@ class Subject:
         spectrum = separator.spectrum(mixtures.to(device))
         magnitude = spectrum.abs()
         with self.arithmetic.masks():
-            heard = separator.listen(magnitude)
+            encoded = separator.encode_mixture(magnitude)
         found = []
         for asked in queries:
             unasked = asked.isnan().any(1)
@@ -97,7 +97,7 @@ class Subject:
             with self.arithmetic.float32():
                 condition = separator.condition(asked.nan_to_num().to(device))
             with self.arithmetic.masks():
-                mask = separator.predict(*heard, condition)[:, : magnitude.shape[1]].float()
+                mask = separator.predict(*encoded, condition)[:, : magnitude.shape[1]].float()
             estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
             estimate[unasked] = float("nan")
             found.append(estimate)

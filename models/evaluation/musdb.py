@@ -119,7 +119,9 @@ def make_queries(engine: Engine, root: Path, highlights: Path | None) -> tuple[d
     training = [] if highlights else musdb_songs.songs(root, "train")[:HIGHLIGHTS]
     queries, made_of = {}, {}
     for stem in progress(STEMS, "queries", console=progress_console, transient=True):
-        examples = musdb_songs.listed(highlights, stem) if highlights else musdb_songs.substitutes(training, stem)
+        examples = (
+            musdb_songs.read_highlights(highlights, stem) if highlights else musdb_songs.substitutes(training, stem)
+        )
         queries[stem], used, silent = musdb_songs.mean_query(engine, examples)
         kind = "files" if highlights else f"training songs, their loudest {HIGHLIGHT_SECONDS:g} s"
         coherence = f"coherence {queries[stem].coherence:.2f}"
@@ -134,7 +136,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
     """
     if jobs == 1:
         for song in songs:
-            yield _scores(song.name, *_separated(song, separate), direct)
+            yield _scores(song.name, *_separate_song(song, separate), direct)
         return
     with (
         tempfile.TemporaryDirectory(prefix="musdb-") as waiting,
@@ -143,7 +145,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
     ):
         pending: deque[Future[SongScores]] = deque()
         for number, song in enumerate(songs):
-            references, estimates, mixture, rate = _separated(song, separate)
+            references, estimates, mixture, rate = _separate_song(song, separate)
             path = Path(waiting) / f"{number}.npz"
             np.savez(path, references=references, estimates=estimates, mixture=mixture)
             pending.append(pool.submit(_scores_of_file, song.name, path, rate, direct))
@@ -153,7 +155,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
             yield pending.popleft().result()
 
 
-def _separated(song: Song, separate: Separate) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _separate_song(song: Song, separate: Separate) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """References and estimates (4, n, C), the mixture (n, C), all float32, and their rate."""
     mixture = song.read("mixture")
     estimates = separate(mixture)

@@ -44,11 +44,11 @@ def score(references: np.ndarray, estimates: np.ndarray, rate: int, direct: bool
     references, estimates = (np.asarray(some[:, :frames], dtype=np.float64) for some in (references, estimates))
     window = int(WINDOW_SECONDS * rate)
     # A stem without a sound in the whole song has no SDR, and would leave the others without a window.
-    heard = ~(_silent(references) | _silent(estimates))
+    audible = ~(_silent(references) | _silent(estimates))
     of_window = _direct if direct else _museval
     windows = np.full((len(references), max(1, frames // window)), np.nan)
-    if heard.any():
-        windows[heard] = of_window(references[heard], estimates[heard], window)
+    if audible.any():
+        windows[audible] = of_window(references[audible], estimates[audible], window)
     scores = []
     for reference, estimate, figures in zip(references, estimates, windows, strict=True):
         target, answer = torch.from_numpy(reference).flatten(), torch.from_numpy(estimate).flatten()

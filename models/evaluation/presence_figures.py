@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from models.evaluation.model_under_test import Subject
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.summaries import table_of
 from models.presence import Rule, measure
 from models.validation import separation_figures
@@ -50,13 +50,13 @@ class Presence:
         return table
 
 
-def measure_presence(subject: Subject, rows: list[Mixture]) -> Presence | None:
+def measure_presence(subject: ModelUnderTest, rows: list[Mixture]) -> Presence | None:
     """Of the watched rows in their order, of which the even ones were fitted on; None for a model without a rule."""
     if not subject.bundle.presence:
         return None
     rule, odd = Rule.of(subject.bundle.presence), rows[1::2]
-    there, _ = _asked(subject, rule, odd, "query")
-    missing, below = _asked(subject, rule, odd, "absent")
+    there, _ = _presence_of(subject, rule, odd, "query")
+    missing, below = _presence_of(subject, rule, odd, "absent")
     return figures(rule, there, missing, below)
 
 
@@ -79,20 +79,20 @@ def figures(rule: Rule, there: Tensor, missing: Tensor, below: Tensor) -> Presen
     )
 
 
-def _asked(subject: Subject, rule: Rule, rows: list[Mixture], kind: str) -> tuple[Tensor, Tensor]:
+def _presence_of(subject: ModelUnderTest, rule: Rule, rows: list[Mixture], kind: str) -> tuple[Tensor, Tensor]:
     """Presence of each row's "query" or "absent", and how far its estimate lies below the mixture in dB: (N,) each."""
-    listener, profiles, size = subject.listener, subject.profiles, subject.rows_at_once(2)
+    runner, profiles, size = subject.runner, subject.profiles, subject.rows_at_once(2)
 
-    def hear(windows: Tensor) -> Tensor:
-        return profiles(listener.sketch(windows))
+    def embed_profiles(windows: Tensor) -> Tensor:
+        return profiles(runner.sketch(windows))
 
     queries = torch.stack([subject.query(getattr(row, kind)) for row in rows])
     found, below = [], []
-    for some, asked in zip(separation_figures.stacked(rows, "mixture").split(size), queries.split(size), strict=True):
+    for some, asked in zip(separation_figures.stack(rows, "mixture").split(size), queries.split(size), strict=True):
         estimates = subject.estimates(some, [asked])[0]
         below.append(attenuation(estimates, some))
         for query, mixture, estimate in zip(profiles(asked), some, estimates, strict=True):
-            found.append(rule.presence(measure(hear, listener.rate, rule, query, mixture, estimate)))
+            found.append(rule.presence(measure(embed_profiles, runner.rate, rule, query, mixture, estimate)))
     return torch.tensor(found, dtype=torch.float64), torch.cat(below)
 
 

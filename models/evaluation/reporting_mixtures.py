@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import related
-from models.evaluation.rendering import FRAME, Mix, Sounds, mixed, random_start, sounding
+from models.corpus.relations import are_related
+from models.evaluation.rendering import FRAME, Mix, Sounds, mix_sources, random_start, sounding
 
 REPORTING = Path(__file__).with_name("reporting.csv")
 ROWS = 1000
@@ -34,7 +34,7 @@ LOUDEST_RATIO = 10.0  # power of the interference's loudest frame over the targe
 
 
 @dataclass(frozen=True)
-class Listed:
+class MixtureRow:
     """One row; clips by key, starts in samples at 32 kHz, `trained` empty where training had no clip of the class."""
 
     half: str
@@ -49,11 +49,11 @@ class Listed:
     trained: str
 
 
-def read(path: Path = REPORTING) -> list[Listed]:
+def read(path: Path = REPORTING) -> list[MixtureRow]:
     """The listed rows. Raises ValueError for a file that is no such list."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Listed(
+            MixtureRow(
                 half=row["half"],
                 label=row["label"],
                 seconds=int(row["seconds"]),
@@ -65,22 +65,22 @@ def read(path: Path = REPORTING) -> list[Listed]:
                 absent=row["absent"],
                 trained=row["trained"],
             )
-            for row in _listed(file, path)
+            for row in _read_rows(file, path)
         ]
 
 
-def _listed(file: Iterable[str], path: Path) -> Iterator[dict[str, str]]:
+def _read_rows(file: Iterable[str], path: Path) -> Iterator[dict[str, str]]:
     reader = csv.DictReader(file)
-    names = [field.name for field in fields(Listed)]
+    names = [field.name for field in fields(MixtureRow)]
     if reader.fieldnames != names:
         raise ValueError(f"{path} is no list of mixtures: its columns should be {', '.join(names)}")
     yield from reader
 
 
-def write(rows: list[Listed], path: Path) -> None:
+def write(rows: list[MixtureRow], path: Path) -> None:
     """Write rows as CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Listed)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(MixtureRow)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) | {"examples": " ".join(row.examples)} for row in rows)
 
@@ -90,11 +90,11 @@ def digest(path: Path = REPORTING) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def render(row: Listed, sounds: Sounds) -> Mix:
+def render(row: MixtureRow, sounds: Sounds) -> Mix:
     """The row as sound."""
     samples = row.seconds * RATE
     target = sounds.segment(row.target, row.target_start, samples)
-    return mixed(target, sounds.segment(row.interference, row.interference_start, samples), sounding(target))
+    return mix_sources(target, sounds.segment(row.interference, row.interference_start, samples), sounding(target))
 
 
 Groups = dict[str, dict[str, list[Clip]]]  # clips by group by class
@@ -109,9 +109,9 @@ def usable(clips: Clips) -> Groups:
     return groups
 
 
-def unrelated(first: Clip, second: Clip) -> bool:
+def are_unrelated(first: Clip, second: Clip) -> bool:
     """Whether no class of one may well be, or hold, one of the other, and they are not takes of one sound."""
-    return first.group != second.group and not any(related(one, two) for one in first.mids for two in second.mids)
+    return first.group != second.group and not any(are_related(one, two) for one in first.mids for two in second.mids)
 
 
 def split(groups: Groups) -> dict[str, str]:
@@ -146,7 +146,7 @@ def _blocks(classes: dict[str, set[str]]) -> list[tuple[set[str], set[str]]]:
     return blocks
 
 
-def draw(clips: Clips, training: Clips, count: int = ROWS, seed: int = SEED) -> list[Listed]:
+def draw(clips: Clips, training: Clips, count: int = ROWS, seed: int = SEED) -> list[MixtureRow]:
     """Draw rows, target classes evenly within each half. ValueError where a half has no class with two groups."""
     groups = usable(clips)
     trained: dict[str, list[str]] = defaultdict(list)
@@ -179,7 +179,7 @@ class _Drawer:
         self._clips, self._groups, self._trained, self._random = clips, groups, trained, random
         self._sounds = Sounds(clips)
 
-    def rows(self, half: str) -> Iterator[Listed]:
+    def rows(self, half: str) -> Iterator[MixtureRow]:
         """Without end."""
         askable = sorted(mid for mid, of_class in self._groups.items() if len(of_class) >= 2)
         turns: dict[str, list[str]] = {mid: [] for mid in askable}
@@ -191,20 +191,20 @@ class _Drawer:
                 yield self._row(half, mid, turns[mid].pop(), SECONDS[seconds % 2])
                 seconds += 1
 
-    def _row(self, half: str, mid: str, group: str, seconds: int) -> Listed:
+    def _row(self, half: str, mid: str, group: str, seconds: int) -> MixtureRow:
         samples = seconds * RATE
         while True:
             target = self._one(self._groups[mid][group])
             target_start = random_start(self._clips.waveform(target), samples, self._random)
             sound = self._sounds.segment(target.key, target_start, samples)
             three = (target, interference := self._other(), absent := self._other())
-            if not sound.any() or not all(unrelated(one, two) for one, two in combinations(three, 2)):
+            if not sound.any() or not all(are_unrelated(one, two) for one, two in combinations(three, 2)):
                 continue
             start = self._overlapping(sound, interference, samples)
             if start is None:
                 continue
             pool = self._trained[mid]
-            return Listed(
+            return MixtureRow(
                 half,
                 target.label,
                 seconds,
@@ -239,7 +239,7 @@ class _Drawer:
             sound = self._sounds.segment(clip.key, start, samples)
             if not sound.any() or (sounding(sound) & over).sum() < OVERLAP * over.sum():
                 continue
-            mix = mixed(target, sound, over)
+            mix = mix_sources(target, sound, over)
             loudest = [np.square(part).reshape(-1, FRAME).sum(1).max() for part in (mix.target, mix.interference)]
             if loudest[1] <= LOUDEST_RATIO * loudest[0]:
                 return start

@@ -17,7 +17,7 @@ import torch
 
 from models.audio import mono
 from models.errors import LabelUnknown
-from models.evaluation.soundscapes import Known, Scene
+from models.evaluation.soundscapes import KnownEvent, Scene
 from models.labels import find
 from models.media import Limits, open_audio
 
@@ -34,7 +34,7 @@ class Table:
     (data sets have classes of their own); `missing` files (of some data sets everybody has another part)."""
 
     path: Path
-    events: dict[str, list[Known]] = field(default_factory=dict)
+    events: dict[str, list[KnownEvent]] = field(default_factory=dict)
     unknown: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ def read(path: Path) -> Table:
     return table
 
 
-def _event(place: str, start: str, end: str, label: str, unknown: Counter[str]) -> Known | None:
+def _event(place: str, start: str, end: str, label: str, unknown: Counter[str]) -> KnownEvent | None:
     try:
         first, last = float(start), float(end)
     except ValueError:
@@ -78,7 +78,7 @@ def _event(place: str, start: str, end: str, label: str, unknown: Counter[str]) 
     if known.index is None:
         unknown[label] += 1
         return None
-    return Known(known.mid, first, last)
+    return KnownEvent(known.mid, first, last)
 
 
 def scenes(table: Table, folder: Path) -> Iterator[Scene]:

@@ -49,7 +49,9 @@ def row_of(name: str, asks: str, command: str, folder: Path) -> Row:
     run = folder / name
     with (run / LOG).open(encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    values, changes, mixtures = unseen(run) if hides(run) else seen(run, folder / BASELINE)
+    values, changes, mixtures = (
+        compare_on_other_classes(run) if hides(run) else compare_to_baseline(run, folder / BASELINE)
+    )
     spent = int(last["step"]), float(last["audio_hours"]), float(last["minutes"])
     return Row(name, asks, command, mixtures, *spent, values, changes)
 
@@ -61,10 +63,10 @@ def figures_of(run: Path) -> Path:
 
 def hides(run: Path) -> bool:
     """Whether a run's separator was kept from hearing some classes."""
-    return bool(run_folder.read(run)["place"]["separator_held_out"])
+    return bool(run_folder.read_setup(run)["place"]["separator_held_out"])
 
 
-def seen(run: Path, baseline: Path) -> tuple[Columns, Columns, str]:
+def compare_to_baseline(run: Path, baseline: Path) -> tuple[Columns, Columns, str]:
     """Values, and changes to the baseline's, on the listed mixtures."""
     before, after = comparison.read(figures_of(baseline)), comparison.read(figures_of(run))
     compared = {one.figure: one for one in comparison.compare(before, after)}
@@ -74,7 +76,7 @@ def seen(run: Path, baseline: Path) -> tuple[Columns, Columns, str]:
     return values, changes, f"{len(after.numbers)} of the list"
 
 
-def unseen(run: Path) -> tuple[Columns, Columns, str]:
+def compare_on_other_classes(run: Path) -> tuple[Columns, Columns, str]:
     """Values, and changes to the baseline's, on mixtures of classes that the run's separator never heard."""
     whole = json.loads(figures_of(run).read_text(encoding="utf-8"))
     names = {column: figure for column, (_, figure) in FIGURES.items() if figure}

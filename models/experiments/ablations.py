@@ -47,7 +47,7 @@ class Budget:
 
     corpus: Path
     cache: Path
-    ear: Path
+    query_encoder: Path
     transformer: Path | None
     folder: Path
     steps: int = STEPS
@@ -60,7 +60,7 @@ class Budget:
         """Arguments of `python -m models` that train it."""
         sizes = ["--channels", self.channels] + (["--batch", str(self.batch)] if self.batch else [])
         of_its_own = [part.format(transformer=self.transformer) for part in shlex.split(ablation.arguments)]
-        place = ["--corpus", str(self.corpus), "--cache", str(self.cache), "--ear", str(self.ear)]
+        place = ["--corpus", str(self.corpus), "--cache", str(self.cache), "--ear", str(self.query_encoder)]
         run = ["--steps", str(ablation.steps(self.steps)), "--run", str(self.folder / ablation.name)]
         return ["train", "separator", *place, *sizes, *run, *of_its_own]
 
@@ -78,7 +78,7 @@ class Budget:
 
 def ablate(
     corpus: Annotated[Path, typer.Option(help="What to learn from; its valid split is measured on.")],
-    ear: Annotated[Path, typer.Option(help="The teacher's folder.", exists=True)],
+    query_encoder: Annotated[Path, typer.Option("--ear", help="The teacher's folder.", exists=True)],
     transformer: Annotated[Path | None, typer.Option(help="A detector's run, to be the ear of one of them.")] = None,
     run: Annotated[Path, typer.Option(help="Folder for a run each; what is finished there is kept.")] = Path(
         "runs/ablations"
@@ -96,8 +96,8 @@ def ablate(
     output: Annotated[Path | None, typer.Option(help="CSV file for the table. Default: in the folder.")] = None,
 ) -> None:
     """Train a small separator for each line of ablations.csv, for the same time, and measure them beside each other."""
-    budget = Budget(corpus, cache, ear, transformer, run, steps, channels, batch, rows, list_file)
-    baseline, *others = chosen(read(listed), only or [])
+    budget = Budget(corpus, cache, query_encoder, transformer, run, steps, channels, batch, rows, list_file)
+    baseline, *others = choose(read(listed), only or [])
     table = []
     for ablation in (baseline, *others):
         if "{transformer}" in ablation.arguments and transformer is None:
@@ -125,7 +125,7 @@ def read(path: Path) -> list[Ablation]:
     return found
 
 
-def chosen(ablations: list[Ablation], names: list[str]) -> list[Ablation]:
+def choose(ablations: list[Ablation], names: list[str]) -> list[Ablation]:
     """Those of the names, and the baseline; all of them without names. Raises ValueError for a name of none."""
     known = [ablation.name for ablation in ablations]
     if unknown := sorted(set(names) - set(known)):

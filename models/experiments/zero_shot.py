@@ -18,9 +18,9 @@ import torch
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import CheckpointInvalid
 from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.model_under_test import Subject
-from models.evaluation.rendering import FRAME, Mix, Sounds, mixed, random_start, sounding
-from models.evaluation.reporting_mixtures import LEAST_ENERGY, SHORTEST, unrelated
+from models.evaluation.model_under_test import ModelUnderTest
+from models.evaluation.rendering import FRAME, Mix, Sounds, mix_sources, random_start, sounding
+from models.evaluation.reporting_mixtures import LEAST_ENERGY, SHORTEST, are_unrelated
 from models.labels import ontology
 from models.validation.metrics import sdr, si_sdr
 
@@ -52,7 +52,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PairFigures:
     """`values`: "unseen/si_sdri", "seen_own/sdri" and the like, and "gap/si_sdri", unseen - seen; each (rows,), NaN
     where a query could not be made. `groups`: the unseen sources' groups."""
 
@@ -73,7 +73,7 @@ class Result:
     classes: dict[str, dict[str, Estimate]]
 
 
-def held_out(config: dict) -> frozenset[str]:
+def classes_never_seen(config: dict) -> frozenset[str]:
     """The classes that no stage of a model heard, or else that its separator did not, though its ear may have.
 
     Raises CheckpointInvalid where it names none.
@@ -110,7 +110,7 @@ def draw(
     return [drawer.row(mids[at % len(mids)]) for at in range(count)]
 
 
-def unasked(clips: Sequence[Clips], held_out: Iterable[str], rows: Sequence[Pair]) -> list[str]:
+def classes_without_rows(clips: Sequence[Clips], held_out: Iterable[str], rows: Sequence[Pair]) -> list[str]:
     """Names of held-out classes that have clips, but not of two groups, so that no row asks for them."""
     there = {mid for split in clips for clip in split.clips for mid in clip.mids} & set(held_out)
     return sorted(ontology()[mid].name for mid in there - {row.mid for row in rows})
@@ -122,17 +122,17 @@ def digest(rows: Sequence[Pair]) -> str:
 
 
 def measure(
-    subject: Subject, rows: Sequence[Pair], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
-) -> Measured:
+    subject: ModelUnderTest, rows: Sequence[Pair], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
+) -> PairFigures:
     """Both sources' figures of every row. advance: called with the number of rows done, batch by batch."""
     asked = [side + kind for kind in ("", OWN) for side in SIDES]
     columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in asked for figure in FIGURES}
-    heard: dict[str, torch.Tensor] = {}
+    cached: dict[str, torch.Tensor] = {}
 
     def query(key: str) -> torch.Tensor:
-        if key not in heard:
-            heard[key] = subject.query(sounds.waveform(key))
-        return heard[key]
+        if key not in cached:
+            cached[key] = subject.query(sounds.waveform(key))
+        return cached[key]
 
     size = subject.rows_at_once(rows[0].seconds) if rows else 1
     for at in range(0, len(rows), size):
@@ -143,7 +143,7 @@ def measure(
             torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("target", "interference")
         ]
         queries = [torch.stack([query(getattr(row, f"{side}_query")) for row in batch]) for side in SIDES]
-        queries += [torch.stack([subject.heard(segment.numpy()) for segment in of_side]) for of_side in sources]
+        queries += [torch.stack([subject.embed(segment.numpy()) for segment in of_side]) for of_side in sources]
         estimates = subject.estimates(mixtures, queries)
         sought = zip(asked, estimates, 2 * sources, 2 * sources[::-1], strict=True)
         for side, estimate, source, other in sought:
@@ -157,20 +157,20 @@ def measure(
     for kind in ("", OWN):
         for figure in FIGURES:
             values[f"gap{kind}/{figure}"] = values[f"unseen{kind}/{figure}"] - values[f"seen{kind}/{figure}"]
-    return Measured(list(rows), [sounds.clip(row.unseen).group for row in rows], values)
+    return PairFigures(list(rows), [sounds.clip(row.unseen).group for row in rows], values)
 
 
 def render(row: Pair, sounds: Sounds) -> Mix:
     """The row as sound: target the unseen source, interference the seen one."""
     samples = round(row.seconds * RATE / FRAME) * FRAME
-    return mixed(
+    return mix_sources(
         sounds.segment(row.unseen, row.unseen_start, samples), sounds.segment(row.seen, row.seen_start, samples)
     )
 
 
-def summarise(measured: Measured) -> Result:
+def summarise(measured: PairFigures) -> Result:
     """Means over rows where both sources could be asked for, with intervals over unseen classes, then their groups."""
-    values = paired(measured.values)
+    values = drop_incomplete(measured.values)
     bootstrap = TwoLevel(measured.labels, measured.groups)
     labels = np.array(measured.labels)
     classes = {}
@@ -182,7 +182,7 @@ def summarise(measured: Measured) -> Result:
     return Result({name: bootstrap.mean(column) for name, column in values.items()}, classes)
 
 
-def paired(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def drop_incomplete(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """NaN in every column of a row that has NaN in any."""
     missing = np.isnan(np.stack(list(values.values()))).any(0)
     return {name: np.where(missing, np.nan, column) for name, column in values.items()}
@@ -217,14 +217,14 @@ class _Drawer:
         group = self._turns[mid].pop()
         while True:
             unseen = self._one(self._unseen[mid][group])
-            unseen_start, unseen_share = self._placed(unseen)
+            unseen_start, unseen_share = self._place(unseen)
             candidates = []
             for _ in range(CANDIDATES):
                 seen_mid = self._one(list(self._seen))
                 seen_group = self._one(list(self._seen[seen_mid]))
                 seen = self._one(self._seen[seen_mid][seen_group])
-                start, share = self._placed(seen)
-                if share and unrelated(unseen, seen):
+                start, share = self._place(seen)
+                if share and are_unrelated(unseen, seen):
                     candidates.append((seen_mid, seen, start, share))
             if candidates and unseen_share:
                 break
@@ -247,7 +247,7 @@ class _Drawer:
     def _query(self, of_class: dict[str, list[Clip]], group: str) -> str:
         return self._one(of_class[self._one([name for name in of_class if name != group])]).key
 
-    def _placed(self, clip: Clip) -> tuple[int, float]:
+    def _place(self, clip: Clip) -> tuple[int, float]:
         """Where its segment begins, and in how much of the segment it sounds."""
         start = random_start(self._sounds.waveform(clip.key), self._samples, self._random)
         segment = self._sounds.segment(clip.key, start, self._samples)

@@ -10,7 +10,7 @@ from models.corpus.decoded import load
 from models.evaluation.commands import Cache, Corpus, Output, Plot, console, progress_bar, progress_console
 from models.evaluation.commands import app as evaluate_app
 from models.evaluation.json_report import write_rows
-from models.evaluation.model_under_test import Subject, measurable
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
 from models.experiments import zero_shot
 from models.experiments.zero_shot_report import Report, draw_gaps
@@ -43,26 +43,26 @@ def evaluate_zero_shot(
 ) -> None:
     """Classes that the model never heard beside classes that it did, on the same mixtures, asked by example."""
     if weights is None:
-        place = run_folder.Place(corpus, cache, run_folder.held(hold_out))
+        place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
         machine = Machine(accelerator="cpu" if device == "cpu" else "auto")
         with training_bar("zero-shot") as (report_row, advance_step):
             weights = str(train_without(place, run, minutes, machine, report_row, advance_step))
-    bundle = measurable(weights)
-    held_out = zero_shot.held_out(bundle.config)
-    other = measurable(beside) if beside else None
+    bundle = load_bundle(weights)
+    held_out = zero_shot.classes_never_seen(bundle.config)
+    other = load_bundle(beside) if beside else None
     clips = [load(corpus, "valid", cache, progress_console.print)]
     if not valid_only:
         clips.append(load(corpus, "train", cache, progress_console.print))
     drawn = zero_shot.draw(clips[0], None if valid_only else clips[1], held_out, rows, seconds, seed)
-    if skipped := zero_shot.unasked(clips, held_out, drawn):
+    if skipped := zero_shot.classes_without_rows(clips, held_out, drawn):
         progress_console.print(f"not measured, clips of one source group only: {', '.join(skipped)}")
     if other and not valid_only:
         progress_console.print(f"{other.name} was trained on some of these clips, if on this corpus: see --valid-only")
     sounds = Sounds(*clips)
     with progress_bar("mixtures", len(drawn) * (2 if other else 1)) as advance:
-        report = Report(bundle, zero_shot.measure(Subject(bundle, device), drawn, sounds, advance))
+        report = Report(bundle, zero_shot.measure(ModelUnderTest(bundle, device), drawn, sounds, advance))
         if other:
-            report.put_beside(other, zero_shot.measure(Subject(other, device), drawn, sounds, advance))
+            report.put_beside(other, zero_shot.measure(ModelUnderTest(other, device), drawn, sounds, advance))
     for table in report.tables():
         console.print(table)
     if output:

@@ -11,29 +11,29 @@ from rich.table import Table
 from models.checkpoints import Bundle
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
-from models.experiments.zero_shot import OWN, SIDES, Measured, Result, held_out, paired, summarise
+from models.experiments.zero_shot import OWN, SIDES, PairFigures, Result, classes_never_seen, drop_incomplete, summarise
 from models.labels import ontology
 
 
 class Report:
     """One model's figures, and another's beside them on the same rows."""
 
-    def __init__(self, bundle: Bundle, measured: Measured) -> None:
+    def __init__(self, bundle: Bundle, measured: PairFigures) -> None:
         self.model, self.measured, self.result = _identity(bundle), measured, summarise(measured)
-        self._held_out = sorted(held_out(bundle.config))
+        self._held_out = sorted(classes_never_seen(bundle.config))
         self._from = "every stage" if bundle.config.get("held_out") else "the separator"
         self.other: str | None = None
-        self.other_measured: Measured | None = None
+        self.other_measured: PairFigures | None = None
         self.other_result: Result | None = None
         self.differences: dict[str, Estimate] = {}
 
-    def put_beside(self, bundle: Bundle, measured: Measured) -> None:
+    def put_beside(self, bundle: Bundle, measured: PairFigures) -> None:
         """Another model's figures. Raises ValueError if they are of other rows."""
         if measured.rows != self.measured.rows:
             raise ValueError("the two models were measured on different mixtures: their rows do not pair")
         self.other, self.other_measured, self.other_result = _identity(bundle), measured, summarise(measured)
         bootstrap = TwoLevel(measured.labels, measured.groups)
-        ours, theirs = paired(self.measured.values), paired(measured.values)
+        ours, theirs = drop_incomplete(self.measured.values), drop_incomplete(measured.values)
         self.differences = {name: bootstrap.difference(ours[name], theirs[name]) for name in ours}
 
     def tables(self) -> list[Table]:
@@ -62,14 +62,14 @@ class Report:
         table = table_of(f"{self.model}, by class", "unseen class", "n", "unseen", "seen", "unseen - seen [95 %]")
         if self.other:
             table.add_column(f"unseen, {self.other}")
-        for label, of in self.ordered():
+        for label, of in self.classes_by_gain():
             cells = [decibels(of["unseen/si_sdri"]), decibels(of["seen/si_sdri"]), with_interval(of["gap/si_sdri"])]
             if self.other_result:
                 cells.append(decibels(self.other_result.classes[label]["unseen/si_sdri"]))
             table.add_row(label, str(of["gap/si_sdri"].rows), *cells)
         return table
 
-    def ordered(self) -> list[tuple[str, dict[str, Estimate]]]:
+    def classes_by_gain(self) -> list[tuple[str, dict[str, Estimate]]]:
         classes = {label: of for label, of in self.result.classes.items() if of["unseen/si_sdri"].rows}
         return sorted(classes.items(), key=lambda item: -item[1]["unseen/si_sdri"].value)
 
@@ -97,7 +97,7 @@ def _identity(bundle: Bundle) -> str:
 
 def draw_gaps(report: Report, path: Path) -> None:
     """Each unseen class's gain, joined to that of the seen sources in the same mixtures; and all rows' gaps."""
-    classes = report.ordered()
+    classes = report.classes_by_gain()
     figure = Figure(figsize=(12, max(4.0, 1.8 + 0.3 * len(classes))), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -120,7 +120,7 @@ def draw_gaps(report: Report, path: Path) -> None:
     left.set_xlabel("SI-SDR improvement, dB")
     left.set_title(f"{report.model}: classes (bars: 95 % over source groups)")
     left.legend(fontsize=8)
-    values = paired(report.measured.values)
+    values = drop_incomplete(report.measured.values)
     for name, colour, label in (
         ("unseen/si_sdri", "tab:red", "never heard"),
         ("seen/si_sdri", "tab:blue", "heard"),

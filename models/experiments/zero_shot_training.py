@@ -22,10 +22,10 @@ def train_without(
 
     What is there of it already goes on where it stopped.
     """
-    ear, separator, model = folder / "detector", folder / "separator", folder / "model"
+    query_encoder, separator, model = folder / "detector", folder / "separator", folder / "model"
     first = replace(SCHEDULE, minutes=DETECTOR_SHARE * minutes)
-    trainers.train_detector(ear, trainers.DetectorSetup(place), first, machine, report, advance)
+    trainers.train_detector(query_encoder, trainers.DetectorSetup(place), first, machine, report, advance)
     second = Schedule(minutes=(1 - DETECTOR_SHARE) * minutes)
-    trainers.train_separator(separator, trainers.SeparatorSetup(place, ear), second, machine, report, advance)
+    trainers.train_separator(separator, trainers.SeparatorSetup(place, query_encoder), second, machine, report, advance)
     shipping.ship(separator, "zero-shot", "1", model)
     return model

@@ -14,38 +14,40 @@ from models.corpus.clips import Clips
 from models.networks.yamnet import Yamnet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
 from models.runs import plda_fit, run_folder
-from models.runs.clip_embeddings import thinned
+from models.runs.clip_embeddings import keep_share
 
 
 def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[dict[str, Any]]]:
     """A separator's run as a model in float32 with class embeddings and without presence; its clips, and its log."""
-    ear, separator, setup, log = run_folder.load_separator(run)
+    query_encoder, separator, setup, log = run_folder.load_separator(run)
     place = run_folder.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
     clips = place.clips("train")
-    heard = thinned(place.embeddings(ear, clips, rules), clips, setup["share"])
-    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
-    made.class_embeddings = class_embeddings(heard, clips)
-    if setup["prior"] and (prior := plda_fit.fit(heard, clips)) is not None:
+    vectors = keep_share(place.embeddings(query_encoder, clips, rules), clips, setup["share"])
+    made = Bundle(name, version, query_encoder, separator, config(name, version, query_encoder, setup, rules))
+    made.class_embeddings = class_embeddings(vectors, clips)
+    if setup["prior"] and (prior := plda_fit.fit(vectors, clips)) is not None:
         made.prior = prior
-        made.class_embeddings = {mid: prior.expected(mean) for mid, mean in made.class_embeddings.items()}
+        made.class_embeddings = {mid: prior.posterior_mean(mean) for mid, mean in made.class_embeddings.items()}
     return made, clips, log
 
 
-def config(name: str, version: str, ear: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
+def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
     """How to build the networks, and what no stage of them has heard."""
-    taught = isinstance(ear, Yamnet)
+    taught = isinstance(query_encoder, Yamnet)
     made = {
         "name": name,
         "version": version,
         "preset": "paper" if setup["paper"] else "base" if taught else "transformer",
-        "detector": {"class_indices": ear.class_indices.tolist(), "rate": ear.rate} if taught else asdict(ear.hyper),
+        "detector": {"class_indices": query_encoder.class_indices.tolist(), "rate": query_encoder.rate}
+        if taught
+        else asdict(query_encoder.hyper),
         "separator": setup["sizes"],
         "query": asdict(rules),
     }
     if setup["paper"]:
-        made["separator"] = {"query_size": ear.embedding_size, **setup["sizes"]}
-    if taught and ear.probabilities:
+        made["separator"] = {"query_size": query_encoder.embedding_size, **setup["sizes"]}
+    if taught and query_encoder.probabilities:
         made["detector"]["probabilities"] = True
     for hidden in ("held_out", "separator_held_out"):
         if setup["place"].get(hidden):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.corpus.augmentation import SPEEDS, filter_points, filtered, play
+from models.corpus.augmentation import SPEEDS, equalise, filter_points, play
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
 from models.networks import Detector
@@ -23,7 +23,7 @@ REPORT = 1000  # clips between two calls of `advance`
 
 
 def load(
-    ear: Detector,
+    query_encoder: Detector,
     clips: Clips,
     folder: Path,
     rules: QueryRules = BASE_RULES,
@@ -32,26 +32,26 @@ def load(
     """Queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
 
     Read from `folder` if this ear has heard these clips by these rules."""
-    path = folder / f"{fingerprint(ear, clips, str(rules))}.npy"
+    path = folder / f"{fingerprint(query_encoder, clips, str(rules))}.npy"
     if path.exists():
         return np.load(path)
-    embeddings = np.zeros((len(clips.clips), VERSIONS, ear.embedding_size), np.float16)
+    embeddings = np.zeros((len(clips.clips), VERSIONS, query_encoder.embedding_size), np.float16)
     random = np.random.default_rng(0)
     waiting: list[tuple[int, int, Tensor]] = []
     silent: list[tuple[int, int]] = []
     for index, clip in enumerate(clips.clips):
         for version in range(VERSIONS):
-            samples = torch.from_numpy(clips.waveform(clip)) if version == 0 else _varied(clips, clip, random)
+            samples = torch.from_numpy(clips.waveform(clip)) if version == 0 else _vary(clips, clip, random)
             try:
                 waiting.append((index, version, cut(samples, RATE, rules).waveforms))
             except SilentQuery:  # shorter than a query may be, or a silent part
                 silent.append((index, version))
         if sum(len(windows) for _, _, windows in waiting) >= BATCH:
-            _hear(ear, waiting, embeddings)
+            _embed_waiting(query_encoder, waiting, embeddings)
         if index % REPORT == REPORT - 1:
             advance(index + 1)
     if waiting:
-        _hear(ear, waiting, embeddings)
+        _embed_waiting(query_encoder, waiting, embeddings)
     for index, version in silent:  # the clip as it is stands in
         embeddings[index, version] = embeddings[index, 0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,29 +61,29 @@ def load(
     return embeddings
 
 
-def thinned(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
+def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
     """The queries with zeros for all but a share of the source groups: as if there were no more. Always the same ones,
     and those of a smaller share are among those of a larger."""
 
-    def kept(group: str) -> bool:
+    def is_kept(group: str) -> bool:
         return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4]) < share * 2**32
 
-    return embeddings * np.array([kept(clip.group) for clip in clips.clips])[:, None, None]
+    return embeddings * np.array([is_kept(clip.group) for clip in clips.clips])[:, None, None]
 
 
-def _hear(ear: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
+def _embed_waiting(query_encoder: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
     batch = torch.cat([windows for _, _, windows in waiting])
-    device = device_of(ear)  # pyright: ignore[reportArgumentType]  ears are modules
+    device = device_of(query_encoder)  # pyright: ignore[reportArgumentType]  ears are modules
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        heard = torch.cat([ear.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
+        vectors = torch.cat([query_encoder.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
     place = 0
     for index, version, windows in waiting:
-        embeddings[index, version] = heard[place : place + len(windows)].mean(0)
+        embeddings[index, version] = vectors[place : place + len(windows)].mean(0)
         place += len(windows)
     waiting.clear()
 
 
-def _varied(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
+def _vary(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
     """A part of the clip at another speed through another filter."""
     frames = min(clip.frames, int(random.uniform(0.5, 6) * RATE))
     start = random.integers(0, clip.frames - frames + 1)
@@ -92,21 +92,21 @@ def _varied(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
     place = torch.zeros(1, dtype=torch.long), torch.tensor([clip.frames])
     moving = torch.tensor([float(start)], dtype=torch.float64), torch.tensor([speed], dtype=torch.float64)
     played = play(samples, *place, *moving, int(frames / speed))
-    return filtered(played, torch.from_numpy(filter_points(random))[None], RATE)[0]
+    return equalise(played, torch.from_numpy(filter_points(random))[None], RATE)[0]
 
 
-def weights_digest(ear: Any) -> str:
+def weights_digest(query_encoder: Any) -> str:
     """What tells an ear from one with other weights."""
     found = hashlib.sha256()
-    for weights in ear.state_dict().values():
+    for weights in query_encoder.state_dict().values():
         found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
-def fingerprint(ear: Detector, clips: Clips, how: str) -> str:
+def fingerprint(query_encoder: Detector, clips: Clips, how: str) -> str:
     """What an ear's answers depend on: its weights, which clips there are, how they are heard."""
-    found = hashlib.sha256(f"{LAYOUT} {how} {weights_digest(ear)}".encode())
-    if getattr(ear, "probabilities", False):  # the same weights, another answer
+    found = hashlib.sha256(f"{LAYOUT} {how} {weights_digest(query_encoder)}".encode())
+    if getattr(query_encoder, "probabilities", False):  # the same weights, another answer
         found.update(b"probabilities\n")
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())

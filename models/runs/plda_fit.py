@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from models.corpus.clips import Clips
-from models.plda import ClassPrior, root
+from models.plda import PLDAPrior, root
 
 DIRECTIONS = 192  # a few more than there are classes
 DIAGONAL = 0.5  # of W: a few thousand clips do not tell all covariances
@@ -16,7 +16,7 @@ LEAST = 0.02  # of W's mean variance, added to all: some of an ear's features ne
 UNSEEN = 0.3  # of W, added to B: classes to come differ along other directions too
 
 
-def fit(embeddings: np.ndarray, clips: Clips) -> ClassPrior | None:
+def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
     """A prior from the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
     roots = root(torch.from_numpy(embeddings.astype(np.float32)))
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -42,17 +42,17 @@ def fit(embeddings: np.ndarray, clips: Clips) -> ClassPrior | None:
     centre = torch.stack(means).mean(0)
     offsets, shares = torch.stack(means) - centre, torch.tensor(weights, dtype=torch.float64)
     between = (offsets * shares[:, None]).T @ offsets / shares.sum()
-    return _diagonal(centre, between, _floored(within / weight))
+    return _diagonal(centre, between, _regularise(within / weight))
 
 
-def _floored(covariance: Tensor) -> Tensor:
+def _regularise(covariance: Tensor) -> Tensor:
     """Drawn to its diagonal, and with some of its mean variance everywhere."""
     variances = covariance.diagonal()
     drawn = (1 - DIAGONAL) * covariance + DIAGONAL * torch.diag(variances)
     return drawn + LEAST * variances.mean() * torch.eye(len(variances), dtype=covariance.dtype)
 
 
-def _diagonal(centre: Tensor, between: Tensor, within: Tensor) -> ClassPrior:
+def _diagonal(centre: Tensor, between: Tensor, within: Tensor) -> PLDAPrior:
     last = len(centre) - 1
     first = max(0, last + 1 - DIRECTIONS)
     found, directions = eigh(between.numpy(), within.numpy(), subset_by_index=(first, last))
@@ -60,4 +60,4 @@ def _diagonal(centre: Tensor, between: Tensor, within: Tensor) -> ClassPrior:
     unseen = torch.tensor([0.0], dtype=torch.float64)
     ratios = torch.cat([torch.from_numpy(found), unseen]) + UNSEEN
     parts = centre, kept, within @ kept, ratios / (ratios + 1)
-    return ClassPrior(*(part.float().contiguous() for part in parts))
+    return PLDAPrior(*(part.float().contiguous() for part in parts))

@@ -14,6 +14,6 @@ def load(folder: Path, rate: int = 32_000, probabilities: bool = False) -> Yamne
     column = {label.mid: label.index for label in classes()}
     with (folder / "class_map.csv").open(encoding="utf-8", newline="") as file:
         class_indices = [column[row["mid"]] for row in csv.DictReader(file)]
-    ear = Yamnet([index for index in class_indices if index is not None], rate, probabilities=probabilities)
-    ear.load_state_dict(from_teacher(load_file(folder / "yamnet.safetensors")))
-    return ear.eval().requires_grad_(False)
+    query_encoder = Yamnet([index for index in class_indices if index is not None], rate, probabilities=probabilities)
+    query_encoder.load_state_dict(from_teacher(load_file(folder / "yamnet.safetensors")))
+    return query_encoder.eval().requires_grad_(False)

@@ -61,7 +61,7 @@ def train_detector(
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
-    place = run_folder.Place(corpus, cache, run_folder.held(hold_out))
+    place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
     if place.held_out and teacher:
         raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
     if as_paper and teacher:
@@ -82,8 +82,11 @@ def train_detector(
 @app.command("separator")
 def train_separator(
     corpus: CorpusOption,
-    ear: Annotated[
-        Path, typer.Option(help="What it listens with: the teacher's folder, or the run of a detector.", exists=True)
+    query_encoder: Annotated[
+        Path,
+        typer.Option(
+            "--ear", help="What it listens with: the teacher's folder, or the run of a detector.", exists=True
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/separator"),
     recipe: Annotated[
@@ -136,8 +139,8 @@ def train_separator(
     if bias_only:
         sizes["scales"] = False
     setup = trainers.SeparatorSetup(
-        run_folder.Place(corpus, cache, run_folder.held(hold_out), run_folder.held(hide)),
-        ear,
+        run_folder.Place(corpus, cache, run_folder.class_mids(hold_out), run_folder.class_mids(hide)),
+        query_encoder,
         by_paper,
         sizes,
         trainers.with_changes(trainers.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),

@@ -19,7 +19,7 @@ from models.runs.assembly import assemble
 from models.training import trainers
 from models.validation import mixtures
 from models.validation.mixtures import Mixture
-from models.validation.separation_figures import queries_of, separated
+from models.validation.separation_figures import estimate_targets, queries_of
 
 PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
 RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
@@ -37,9 +37,9 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
     """
     made, clips, log = assemble(run, name, version)
     if blend is not None:
-        made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.weights_of(blend)))
+        made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
     rules = QueryRules(**made.config["query"])
-    rows = trainers.watched(run_folder.Place.of(run_folder.read(run)), rules)
+    rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
     if rows and made.config["preset"] != "paper":  # which has no gate
         features, there = presence_features(made, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level))
         # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
@@ -67,18 +67,18 @@ def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, 
 
 def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
     """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
-    ear, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
+    query_encoder, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
 
-    def hear(windows: Tensor) -> Tensor:
-        return profiles(ear.embed(windows))
+    def embed_profiles(windows: Tensor) -> Tensor:
+        return profiles(query_encoder.embed(windows))
 
     measured = []
     for kind in ("query", "absent"):
-        queries = queries_of(ear, rows, kind, prior=made.prior)
-        estimates = separated(made.separator, rows, queries)
+        queries = queries_of(query_encoder, rows, kind, prior=made.prior)
+        estimates = estimate_targets(made.separator, rows, queries)
         with torch.inference_mode():
             measured += [
-                measure(hear, ear.rate, rule, query, torch.from_numpy(row.mixture), estimate)
+                measure(embed_profiles, query_encoder.rate, rule, query, torch.from_numpy(row.mixture), estimate)
                 for query, row, estimate in zip(profiles(queries), rows, estimates, strict=True)
             ]
     there = torch.cat([torch.ones(len(rows)), torch.zeros(len(rows))])

@@ -25,8 +25,16 @@ from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.runs import plda_fit, teacher
-from models.runs.clip_embeddings import thinned, weights_digest
-from models.runs.run_folder import QUERIES, SETUP, Place, load_ear, progress_console, read, weights_of
+from models.runs.clip_embeddings import keep_share, weights_digest
+from models.runs.run_folder import (
+    QUERIES,
+    SETUP,
+    Place,
+    load_query_encoder,
+    progress_console,
+    read_setup,
+    separator_weights,
+)
 from models.training import anchors, detector, paper
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.detector_validation import mean_average_precision
@@ -87,7 +95,7 @@ class SeparatorSetup:
     share: of the corpus's source groups, to see what more of them would bring."""
 
     place: Place
-    ear: Path
+    query_encoder: Path
     paper: bool = False
     sizes: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe = field(default_factory=Recipe)
@@ -105,16 +113,16 @@ def train_detector(
     fabric = machine.fabric()
     _write(run, {"kind": "detector", **_plain(setup)}, fabric)
     torch.manual_seed(schedule.seed)
-    heard = None
+    vectors = None
     with fabric.rank_zero_first():  # the others find what it has cached
         clips = setup.place.clips("train")
         if setup.teacher is not None:
-            ear = teacher.load(setup.teacher)
-            heard = Teacher(ear, setup.place.embeddings(ear, clips)[:, 0])
-            heard.to(fabric.device)
+            query_encoder = teacher.load(setup.teacher)
+            vectors = Teacher(query_encoder, setup.place.embeddings(query_encoder, clips)[:, 0])
+            vectors.to(fabric.device)
             if setup.unlabelled is not None:
-                clips = clips.joined(load_source(Unlabelled(setup.unlabelled), setup.place.cache))
-    learner = DetectorLearner(setup.hyper, setup.lessons, heard)
+                clips = clips.join(load_source(Unlabelled(setup.unlabelled), setup.place.cache))
+    learner = DetectorLearner(setup.hyper, setup.lessons, vectors)
     loop = Loop(fabric, learner, run, schedule)
     hyper = setup.hyper
     stft = (hyper.fft_size, hyper.hop, hyper.window_size or hyper.fft_size)
@@ -133,35 +141,39 @@ def train_separator(
 ) -> Loop:
     """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
     fabric = machine.fabric()
-    ear = load_ear(setup.ear, setup.place.held_out, setup.query)
-    if setup.paper and not isinstance(ear, HTSAT):
+    query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
+    if setup.paper and not isinstance(query_encoder, HTSAT):
         raise ValueError("the paper's separator listens with a transformer: give --ear the run of a detector")
-    _write(run, {"kind": "separator", "ear_weights": weights_digest(ear), **_plain(setup)}, fabric)
-    ear.to(fabric.device)
+    _write(run, {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}, fabric)
+    query_encoder.to(fabric.device)
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
         clips = setup.place.clips("train")
-        heard = np.zeros(0) if setup.paper else thinned(setup.place.embeddings(ear, clips), clips, setup.share)
+        vectors = (
+            np.zeros(0) if setup.paper else keep_share(setup.place.embeddings(query_encoder, clips), clips, setup.share)
+        )
     device = corpus_device(clips, fabric)
     rules = PAPER_RULES if setup.paper else BASE_RULES
-    rows = watched(setup.place, rules)
+    rows = validation_mixtures(setup.place, rules)
     prior = None
     if setup.paper:
-        learner = paper.PaperLearner(ear, UNetSizes(**as_tuples({"query_size": ear.embedding_size} | setup.sizes)))
-        found = _anchors(ear, clips, setup, paper.SEGMENT_SECONDS)
+        learner = paper.PaperLearner(
+            query_encoder, UNetSizes(**as_tuples({"query_size": query_encoder.embedding_size} | setup.sizes))
+        )
+        found = _anchors(query_encoder, clips, setup, paper.SEGMENT_SECONDS)
         draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
         loop = Loop(fabric, learner, run, schedule)
     else:
-        learner = SeparatorLearner(ear, as_tuples(setup.sizes), setup.loss)
+        learner = SeparatorLearner(query_encoder, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
-            learner.network.learn_queries(torch.from_numpy(heard[heard[:, 0].any(1), 0].astype(np.float32)))
+            learner.network.learn_queries(torch.from_numpy(vectors[vectors[:, 0].any(1), 0].astype(np.float32)))
         else:
-            learner.network.load_state_dict(weights_of(setup.start))
-        found = _anchors(ear, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
-        prior = plda_fit.fit(heard, clips) if setup.prior else None
-        draw = Mixer(clips, heard, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
+            learner.network.load_state_dict(separator_weights(setup.start))
+        found = _anchors(query_encoder, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
+        prior = plda_fit.fit(vectors, clips) if setup.prior else None
+        draw = Mixer(clips, vectors, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
         loop = Loop(fabric, learner, run, schedule)
-    asked = [queries_of(ear, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
+    asked = [queries_of(query_encoder, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
 
     def validate(network: nn.Module) -> dict[str, float]:
         return summary(figures(network, rows, *asked)) if rows else {}
@@ -185,7 +197,7 @@ def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
     return fabric.device if fits else torch.device("cpu")
 
 
-def watched(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
+def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
     """The mixtures that a run is watched by: the committed list, less what is held out, or, of another corpus, some
     drawn from its split `valid`; none if it has none. Rows whose examples are silent by the rules are left out."""
     clips = _if_any(place, "valid")
@@ -200,10 +212,12 @@ def watched(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
         except ValueError as fault:
             progress_console.print(f"the run is not watched: {fault}")
             return []
-    return [row for row in mixtures.render(rows, clips) if all(_heard(clip, rules) for clip in (row.query, row.absent))]
+    return [
+        row for row in mixtures.render(rows, clips) if all(_is_audible(clip, rules) for clip in (row.query, row.absent))
+    ]
 
 
-def _heard(clip: np.ndarray, rules: QueryRules) -> bool:
+def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
     try:
         cut(torch.from_numpy(clip), RATE, rules)
     except SilentQuery:
@@ -214,7 +228,7 @@ def _heard(clip: np.ndarray, rules: QueryRules) -> bool:
 def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
     """Say what is asked for; a run that goes on must be asked for the same. Raises ValueError."""
     path = run / SETUP
-    if path.exists() and read(run) != json.loads(json.dumps(asked)):
+    if path.exists() and read_setup(run) != json.loads(json.dumps(asked)):
         raise ValueError(f"{run} holds another run: give --run a new folder, or ask for what {path} says")
     fabric.barrier()  # every process has read what was there
     if fabric.is_global_zero:
@@ -223,8 +237,10 @@ def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
     fabric.barrier()
 
 
-def _plain(setup: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(setup), default=str))
+def _plain(setup: DetectorSetup | SeparatorSetup) -> dict[str, Any]:
+    """The setup as `run.json` has it, where the query encoder is called `ear`."""
+    fields = {"ear" if name == "query_encoder" else name: value for name, value in asdict(setup).items()}
+    return json.loads(json.dumps(fields, default=str))
 
 
 def _if_any(place: Place, split: str) -> Clips | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import related
+from models.corpus.relations import are_related
 
 VALIDATION = Path(__file__).with_name("validation.csv")
 SEGMENT = 2 * RATE
@@ -128,7 +128,7 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
         target = clip_of(mid)
         other = list(groups)[choose(list(groups))]
         absent = list(groups)[choose(list(groups))]
-        if related(mid, other) or related(mid, absent) or related(other, absent):
+        if are_related(mid, other) or are_related(mid, absent) or are_related(other, absent):
             continue
         queries = [clip for name, group in groups[mid].items() if name != target.group for clip in group]
         interference, query = clip_of(other), queries[choose(queries)]

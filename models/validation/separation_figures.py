@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.plda import ClassPrior
+from models.plda import PLDAPrior
 from models.precision import device_of
 from models.query import BASE_RULES, Embedder, QueryRules, embed
 from models.validation.metrics import attenuation, sdr, si_sdr
@@ -18,7 +18,7 @@ BATCH = 20
 
 @torch.inference_mode()
 def queries_of(
-    embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES, prior: ClassPrior | None = None
+    embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES, prior: PLDAPrior | None = None
 ) -> Tensor:
     """The rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
 
@@ -29,9 +29,9 @@ def queries_of(
 
 
 @torch.inference_mode()
-def separated(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
+def estimate_targets(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
     """Estimates (N, samples), on the CPU, for one query (N, D) a row, in bf16 as the service runs."""
-    mixtures, device = stacked(rows, "mixture"), device_of(separator)
+    mixtures, device = stack(rows, "mixture"), device_of(separator)
     with torch.autocast(device.type, torch.bfloat16):
         pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
         return torch.cat([separator(some.to(device), asked.to(device)).float().cpu() for some, asked in pairs])
@@ -52,13 +52,13 @@ class _Ear:
 def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:
     """Of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is nearer to the interference
     than to the target, and how far an absent query's answer lies below the mixture."""
-    mixtures, targets = stacked(rows, "mixture"), stacked(rows, "target")
-    estimates = separated(separator, rows, queries)
+    mixtures, targets = stack(rows, "mixture"), stack(rows, "target")
+    estimates = estimate_targets(separator, rows, queries)
     return {
         "si_sdri": si_sdr(estimates, targets) - si_sdr(mixtures, targets),
         "sdri": sdr(estimates, targets) - sdr(mixtures, targets),
         "wrong": si_sdr(estimates, mixtures - targets) > si_sdr(estimates, targets),
-        "absent": attenuation(separated(separator, rows, absent), mixtures),
+        "absent": attenuation(estimate_targets(separator, rows, absent), mixtures),
     }
 
 
@@ -90,6 +90,6 @@ def area_under_curve(scores: Tensor, there: Tensor) -> float:
     return above.mean().item()
 
 
-def stacked(rows: list[Mixture], kind: str) -> Tensor:
+def stack(rows: list[Mixture], kind: str) -> Tensor:
     """(N, samples) of the rows' "mixture" or "target"."""
     return torch.from_numpy(np.stack([getattr(row, kind) for row in rows]))

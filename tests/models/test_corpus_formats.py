@@ -20,13 +20,13 @@ from models.errors import CorpusInvalid
 from models.labels import find, ontology
 from tests.models.small_corpora import (
     RATE,
-    encoded,
+    encode,
     noise,
     pair,
     pitch,
     tone,
+    write_hdf5,
     write_musdb_hq,
-    write_packed,
     write_shard,
 )
 
@@ -74,7 +74,7 @@ def test_shards_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_in_a_shard_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
-    good, sound = pair("good", tone(500, 0.1), "Dog"), encoded(tone(500, 0.1))
+    good, sound = pair("good", tone(500, 0.1), "Dog"), encode(tone(500, 0.1))
     write_shard(
         tmp_path / "train-000.tar",
         [
@@ -253,11 +253,11 @@ def test_labels_are_read_in_every_form(mids: list[str]) -> None:
 def test_packed_files_are_read_row_by_row(tmp_path: Path) -> None:
     waveforms = np.stack([(tone(hertz) * 32767).astype(np.int16) for hertz in (500, 1_000, 2_000)])
     (tmp_path / "waveforms").mkdir()
-    write_packed(
+    write_hdf5(
         tmp_path / "waveforms" / "balanced_train.h5", ["Ya.wav", "Yb.wav"], waveforms[:2], [["Dog"], ["Bark", "Dog"]]
     )
-    write_packed(tmp_path / "waveforms" / "unbalanced_train_part01.h5", ["Yc.wav"], waveforms[2:], [["Speech"]], 16_000)
-    write_packed(tmp_path / "waveforms" / "eval.h5", ["Yd.wav", "Ye.wav"], waveforms[:2], [["Dog"], []])
+    write_hdf5(tmp_path / "waveforms" / "unbalanced_train_part01.h5", ["Yc.wav"], waveforms[2:], [["Speech"]], 16_000)
+    write_hdf5(tmp_path / "waveforms" / "eval.h5", ["Yd.wav", "Ye.wav"], waveforms[:2], [["Dog"], []])
     recordings, faults = read(tmp_path, "train")
     assert splits_of(tmp_path) == ("test", "train") and not faults
     assert [recording.key for recording in recordings] == ["Ya", "Yb", "Yc"]
@@ -274,7 +274,7 @@ def test_what_is_not_as_packed_files_are_is_told(tmp_path: Path) -> None:
     (tmp_path / "train-1.h5").write_bytes(b"nothing of the kind")
     with h5py.File(tmp_path / "train-2.h5", "w") as file:
         file["audio_name"] = [b"a.wav"]
-    write_packed(tmp_path / "train-3.h5", ["a.wav"], np.zeros((1, 100), np.int16), [["Dog"]])
+    write_hdf5(tmp_path / "train-3.h5", ["a.wav"], np.zeros((1, 100), np.int16), [["Dog"]])
     with h5py.File(tmp_path / "train-4.h5", "w") as file:
         file["audio_name"], file["waveform"] = [b"b.wav"], np.zeros((1, 100), np.float32)
         file["target"] = np.ones((1, 527), bool)

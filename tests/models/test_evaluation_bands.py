@@ -19,7 +19,7 @@ from models.__main__ import main
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
 from models.evaluation import band_mixtures, bands, comparison, midi_scores, reporting_mixtures
-from models.evaluation.model_under_test import Subject
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
 from models.labels import find
 from tests.models.bands import bundle
@@ -205,13 +205,13 @@ def test_classes_then_scores_are_listed_evenly() -> None:
         for score in range(5)
         for at, label in enumerate(labels if score else labels[:4])
     ]
-    rows = band_mixtures.chosen(candidates, 15)
-    assert rows == band_mixtures.chosen(candidates, 15) == sorted(rows, key=lambda row: (row.score, row.start))
+    rows = band_mixtures.choose(candidates, 15)
+    assert rows == band_mixtures.choose(candidates, 15) == sorted(rows, key=lambda row: (row.score, row.start))
     assert set(Counter(row.label for row in rows).values()) == {3}
     assert max(Counter(row.score for row in rows).values()) <= band_mixtures.MOST_OF_SCORE
     assert len({(row.score, row.label) for row in rows}) == 15
     with pytest.raises(ValueError, match=r"have 1\d instruments to ask for, not 25"):
-        band_mixtures.chosen(candidates, 25)
+        band_mixtures.choose(candidates, 25)
 
 
 def test_the_committed_list_is_sound() -> None:
@@ -258,7 +258,7 @@ def test_a_model_that_hears_bands_separates_a_band(folder: Path, corpus: Path, t
 
     mix = playing.render(rows[0])
     assert np.allclose(mix.mixture, mix.target + mix.interference)
-    report = bands.Report(bands.measure(Subject(bundle(), "cpu"), rows, playing, Sounds(clips)), draws=100)
+    report = bands.Report(bands.measure(ModelUnderTest(bundle(), "cpu"), rows, playing, Sounds(clips)), draws=100)
     assert report.queries == ["own", "example"]  # it has no embeddings of instruments
     own, asked = (report.means[f"band/{name}/si_sdri"] for name in report.queries)
     assert own.value > 6 and asked.value > 6

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import related
+from models.corpus.relations import are_related
 from models.evaluation import reporting_mixtures
 from models.evaluation.mixture_figures import in_sparse
-from models.evaluation.rendering import Sounds, add_third, loudest_start, mixed, sounding
-from models.evaluation.reporting_mixtures import Listed
+from models.evaluation.rendering import Sounds, add_third, loudest_start, mix_sources, sounding
+from models.evaluation.reporting_mixtures import MixtureRow
 from models.labels import find
 from tests.models import tones
 
@@ -27,35 +27,37 @@ def clips() -> Clips:
 
 
 @pytest.fixture(scope="module")
-def drawn(clips: Clips) -> list[Listed]:
+def mixture_rows(clips: Clips) -> list[MixtureRow]:
     return reporting_mixtures.draw(clips, tones.corpus("train"), 60)
 
 
-def keys(row: Listed) -> set[str]:
+def keys(row: MixtureRow) -> set[str]:
     return {row.target, row.interference, *row.examples, row.absent}
 
 
-def test_halves_lengths_and_classes_are_drawn_evenly(drawn: list[Listed]) -> None:
-    assert Counter(row.half for row in drawn) == {"choose": 30, "report": 30}
-    assert Counter(row.seconds for row in drawn) == {2: 30, 4: 30}
-    assert set(Counter(row.label for row in drawn).values()) <= {14, 15, 16}
-    first = [row.half for row in drawn[:10]]
+def test_halves_lengths_and_classes_are_drawn_evenly(mixture_rows: list[MixtureRow]) -> None:
+    assert Counter(row.half for row in mixture_rows) == {"choose": 30, "report": 30}
+    assert Counter(row.seconds for row in mixture_rows) == {2: 30, 4: 30}
+    assert set(Counter(row.label for row in mixture_rows).values()) <= {14, 15, 16}
+    first = [row.half for row in mixture_rows[:10]]
     assert Counter(first) == {"choose": 5, "report": 5}
 
 
-def test_no_source_group_is_in_both_halves(clips: Clips, drawn: list[Listed]) -> None:
+def test_no_source_group_is_in_both_halves(clips: Clips, mixture_rows: list[MixtureRow]) -> None:
     sounds = Sounds(clips)
     groups = [
-        {sounds.clip(key).group for row in drawn if row.half == half for key in keys(row)}
+        {sounds.clip(key).group for row in mixture_rows if row.half == half for key in keys(row)}
         for half in reporting_mixtures.HALVES
     ]
     assert groups[0] and groups[1]
     assert not groups[0] & groups[1]
 
 
-def test_rows_ask_with_other_groups_of_the_class_and_mix_unrelated_ones(clips: Clips, drawn: list[Listed]) -> None:
+def test_rows_ask_with_other_groups_of_the_class_and_mix_unrelated_ones(
+    clips: Clips, mixture_rows: list[MixtureRow]
+) -> None:
     sounds = Sounds(clips)
-    for row in drawn:
+    for row in mixture_rows:
         target, interference, absent = (sounds.clip(key) for key in (row.target, row.interference, row.absent))
         assert len({target.mid, interference.mid, absent.mid}) == 3
         assert row.examples and len(set(row.examples)) == len(row.examples) <= reporting_mixtures.EXAMPLES
@@ -70,10 +72,10 @@ def test_the_same_seed_draws_the_same_rows(clips: Clips) -> None:
     assert first == second != other
 
 
-def test_a_list_is_read_as_it_was_written(drawn: list[Listed], tmp_path: Path) -> None:
-    reporting_mixtures.write(drawn, tmp_path / "rows.csv")
-    assert reporting_mixtures.read(tmp_path / "rows.csv") == drawn
-    reporting_mixtures.write(drawn[1:], tmp_path / "others.csv")
+def test_a_list_is_read_as_it_was_written(mixture_rows: list[MixtureRow], tmp_path: Path) -> None:
+    reporting_mixtures.write(mixture_rows, tmp_path / "rows.csv")
+    assert reporting_mixtures.read(tmp_path / "rows.csv") == mixture_rows
+    reporting_mixtures.write(mixture_rows[1:], tmp_path / "others.csv")
     assert reporting_mixtures.digest(tmp_path / "rows.csv") != reporting_mixtures.digest(tmp_path / "others.csv")
 
 
@@ -106,14 +108,16 @@ def test_takes_of_one_sound_never_stand_against_one_another() -> None:
         return Clip("k", 0, 1, mids, group, "effect", {})
 
     dog, siren, animal = (find(label).mid for label in ("Dog", "Siren", "Animal"))
-    assert reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren,), "b"))
-    assert not reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren,), "a"))
-    assert not reporting_mixtures.unrelated(clip((dog,), "a"), clip((siren, animal), "b"))
+    assert reporting_mixtures.are_unrelated(clip((dog,), "a"), clip((siren,), "b"))
+    assert not reporting_mixtures.are_unrelated(clip((dog,), "a"), clip((siren,), "a"))
+    assert not reporting_mixtures.are_unrelated(clip((dog,), "a"), clip((siren, animal), "b"))
 
 
-def test_both_sources_have_the_same_energy_where_the_target_sounds(clips: Clips, drawn: list[Listed]) -> None:
+def test_both_sources_have_the_same_energy_where_the_target_sounds(
+    clips: Clips, mixture_rows: list[MixtureRow]
+) -> None:
     sounds = Sounds(clips)
-    for row in drawn[:20]:
+    for row in mixture_rows[:20]:
         mix = reporting_mixtures.render(row, sounds)
         assert mix.mixture.shape == (row.seconds * RATE,)
         over = sounding(mix.target)
@@ -130,14 +134,14 @@ def test_padding_is_no_part_of_a_level() -> None:
     target[: RATE // 4] = random.standard_normal(RATE // 4) * 0.02
     over = sounding(target)
     assert over[: RATE // 4].all() and not over[RATE // 4 :].any()
-    mix = mixed(target, interference, over)
+    mix = mix_sources(target, interference, over)
     assert np.square(mix.interference).sum() == pytest.approx(4 * np.square(mix.target).sum(), rel=0.1)
 
 
 def test_a_third_source_is_as_strong_as_the_target() -> None:
     random = np.random.default_rng(0)
     first, second, third = (level * random.standard_normal(RATE).astype(np.float32) for level in (0.2, 0.1, 0.9))
-    mix = add_third(mixed(first, second), third)
+    mix = add_third(mix_sources(first, second), third)
     assert np.abs(mix.mixture).max() <= 0.9901
     assert np.allclose(mix.target + mix.interference, mix.mixture, atol=1e-6)
     assert np.square(mix.interference).sum() == pytest.approx(2 * np.square(mix.target).sum(), rel=0.05)
@@ -187,7 +191,7 @@ def test_the_committed_list_is_what_it_says(shared: Path) -> None:
         target, interference, absent = (described[key] for key in (row.target, row.interference, row.absent))
         assert target["labels"][0] == row.label
         for one, two in ((target, interference), (target, absent), (interference, absent)):
-            assert not related(one["mids"][0], two["mids"][0])
+            assert not are_related(one["mids"][0], two["mids"][0])
         for example in row.examples:
             assert described[example]["mids"] == target["mids"]
             assert described[example]["group"] != target["group"]

@@ -29,12 +29,12 @@ def test_every_line_is_a_command(ablation: ablations.Ablation, shared: Path, tmp
     changed = trainers.with_changes(trainers.Recipe(), asked["change"] or [])
     assert asked["steps"] == ablation.steps(ablations.STEPS)
     assert (changed != trainers.Recipe()) == bool(asked["change"]), "a change is one"
-    assert str(asked["ear"]) == str(tmp_path if ablation.name == "transformer" else shared / "teacher")
+    assert str(asked["query_encoder"]) == str(tmp_path if ablation.name == "transformer" else shared / "teacher")
 
 
 def test_twenty_classes_are_hidden_that_can_be_asked_for() -> None:
     arguments = shlex.split(next(ablation for ablation in LISTED if ablation.name == "hidden").arguments)
-    hidden = set(run_folder.held(arguments[1]))
+    hidden = set(run_folder.class_mids(arguments[1]))
     askable = {row.label for row in reporting_mixtures.read()}
     assert len(askable & {ontology()[mid].name for mid in hidden}) == 20
 

@@ -27,7 +27,7 @@ def room_of(path: Path) -> str:
     return "" if first == "__init__" else first
 
 
-def imported_rooms(path: Path) -> set[str]:
+def rooms_imported_by(path: Path) -> set[str]:
     """The rooms that a file imports, inside functions too."""
     rooms: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -53,7 +53,7 @@ def test_rooms_import_only_the_rows_before_them() -> None:
     upward = [
         f"{path.relative_to(ROOT)} imports {room}"
         for path in FILES
-        for room in imported_rooms(path)
+        for room in rooms_imported_by(path)
         if room != room_of(path) and ROW[room] >= ROW[room_of(path)]
     ]
     assert upward == []
@@ -62,4 +62,4 @@ def test_rooms_import_only_the_rows_before_them() -> None:
 def test_nothing_below_training_and_evaluation_knows_them() -> None:
     above = {"training", "evaluation", "experiments"}
     below = [path for path in FILES if room_of(path) and ROW[room_of(path)] < ROW["training"]]
-    assert [str(path) for path in below if imported_rooms(path) & above] == []
+    assert [str(path) for path in below if rooms_imported_by(path) & above] == []

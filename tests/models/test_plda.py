@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from models.corpus.clips import Clip, Clips
-from models.plda import ClassPrior, root
+from models.plda import PLDAPrior, root
 from models.profiles import Profiles
 from models.runs import plda_fit
-from models.runs.clip_embeddings import thinned
+from models.runs.clip_embeddings import keep_share
 
 SIZE, CLASSES, GROUPS = 24, 30, 6
 RANDOM = np.random.default_rng(7)
@@ -22,7 +22,7 @@ def sounds(mid: int, count: int, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def prior() -> ClassPrior:
+def prior() -> PLDAPrior:
     clips, embeddings = [], []
     for mid in range(SEEN):
         for group, embedding in enumerate(sounds(mid, GROUPS, 0)):
@@ -42,7 +42,7 @@ def test_one_example_and_the_prior_come_nearer_to_the_class_than_the_example(pri
         examples = torch.tensor(sounds(mid, 20, 1), dtype=torch.float32)
         mean = torch.tensor(MEANS[mid], dtype=torch.float32)
         before += (root(examples) - mean).square().sum().item()
-        after += (root(prior.expected(examples)) - mean).square().sum().item()
+        after += (root(prior.posterior_mean(examples)) - mean).square().sum().item()
     assert after < share * before
 
 
@@ -56,14 +56,14 @@ def test_the_prior_is_the_formula(prior):
     assert torch.allclose(directions.T @ within @ directions, torch.eye(SIZE, dtype=torch.float64), atol=1e-4)
     offset = root(example).double() - prior.centre
     expected = prior.centre + between @ torch.linalg.inv(between + within) @ offset
-    torch.testing.assert_close(root(prior.expected(example)).double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(root(prior.posterior_mean(example)).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_profiles_tell_classes_that_embeddings_do_not(prior):
     classes = {f"/m/{mid}": torch.tensor(sounds(mid, 50, 3).mean(0), dtype=torch.float32) for mid in range(SEEN)}
     profiles = Profiles(prior, classes)
 
-    def told(of) -> float:
+    def area(of) -> float:
         """Share of pairs of one class that are more alike than a pair of two classes."""
         first, second = (
             of(torch.tensor(np.stack([sounds(mid, 1, seed)[0] for mid in range(SEEN)]), dtype=torch.float32))
@@ -73,7 +73,7 @@ def test_profiles_tell_classes_that_embeddings_do_not(prior):
         others = alike[~torch.eye(SEEN, dtype=torch.bool)]
         return (alike.diagonal()[:, None] > others).float().mean().item()
 
-    assert told(profiles) > max(0.9, told(lambda embeddings: embeddings))
+    assert area(profiles) > max(0.9, area(lambda embeddings: embeddings))
     assert profiles(torch.zeros(3, 2, SIZE)).shape == (3, 2, SEEN)
 
 
@@ -90,12 +90,14 @@ def test_classes_of_one_group_tell_nothing():
 
 def test_parts_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match="fit together"):
-        ClassPrior.of(prior.state() | {"centre": torch.zeros(3)})
+        PLDAPrior.of(prior.state() | {"centre": torch.zeros(3)})
     with pytest.raises(TypeError):
-        ClassPrior.of({"centre": torch.zeros(3)})
+        PLDAPrior.of({"centre": torch.zeros(3)})
     stored = {name: part.half() for name, part in prior.state().items()}
     example = torch.tensor(sounds(1, 1, 6), dtype=torch.float32)
-    torch.testing.assert_close(ClassPrior.of(stored).expected(example), prior.expected(example), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        PLDAPrior.of(stored).posterior_mean(example), prior.posterior_mean(example), rtol=0.02, atol=0.02
+    )
 
 
 def test_a_share_of_the_groups_is_a_part_of_a_larger_share():
@@ -103,7 +105,7 @@ def test_a_share_of_the_groups_is_a_part_of_a_larger_share():
         np.zeros(1, np.int16), [Clip(f"{at}", 0, 1, ("/m/0",), f"g{at // 2}", "sound", {}) for at in range(400)]
     )
     embeddings = np.ones((400, 1, 2), np.float16)
-    small, large, all_of_them = (thinned(embeddings, clips, share)[:, 0, 0] > 0 for share in (0.25, 0.5, 1.0))
+    small, large, all_of_them = (keep_share(embeddings, clips, share)[:, 0, 0] > 0 for share in (0.25, 0.5, 1.0))
     assert 0.15 < small.mean() < 0.35
     assert 0.4 < large.mean() < 0.6
     assert not (small & ~large).any()

@@ -73,7 +73,7 @@ def test_windows_of_any_layout_put_the_recording_together_again(size, context, o
     assert len(pieces) == windows.count(frames)
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     fade = CrossFade(windows)
-    kept = [piece.samples[:, windows.context :][:, : piece.kept] for piece in pieces]
+    kept = [piece.samples[:, windows.context :][:, : piece.core] for piece in pieces]
     joined = torch.cat([fade.add(part, piece.last) for part, piece in zip(kept, pieces, strict=True)], dim=-1)
     assert joined.shape == mixture.shape
     assert torch.allclose(joined, mixture, atol=1e-6)
@@ -125,7 +125,7 @@ def test_masks_are_asked_for_in_full_batches_over_windows_and_queries():
     masking = Masking(cast(Separator, separator), torch.eye(BANDS)[:2], batch=4)
     list(estimates(masking, noise(2, 4 * RATE).split(5000, dim=1), 2, in_seconds(1, 0, 0), RATE))
     assert separator.masked == [4, 4], "four windows and two queries; a mask serves both channels"
-    assert separator.heard == 4, "each window is listened to once for both queries"
+    assert separator.windows_encoded == 4, "each window is listened to once for both queries"
 
 
 def test_channels_in_anti_phase_are_separated_as_well_as_one():

@@ -26,32 +26,32 @@ def rows() -> list[Mixture]:
 
 
 @pytest.fixture(scope="module")
-def measured(rows: list[Mixture]) -> dict[str, torch.Tensor]:
+def figures(rows: list[Mixture]) -> dict[str, torch.Tensor]:
     query, absent = (separation_figures.queries_of(BandDetector(), rows, kind, RULES) for kind in ("query", "absent"))
     return separation_figures.figures(BandSeparator(), rows, query, absent)
 
 
-def test_right_and_wrong_sounds_are_told_apart(measured: dict[str, torch.Tensor]) -> None:
-    assert measured["wrong"].tolist() == [False, False, True]
-    assert measured["si_sdri"][:2].min() > 15
-    assert measured["si_sdri"][2] < -10
-    assert measured["absent"].min() > 15
+def test_right_and_wrong_sounds_are_told_apart(figures: dict[str, torch.Tensor]) -> None:
+    assert figures["wrong"].tolist() == [False, False, True]
+    assert figures["si_sdri"][:2].min() > 15
+    assert figures["si_sdri"][2] < -10
+    assert figures["absent"].min() > 15
 
 
 def test_the_summary_counts_wrong_ones_in_the_mean_and_leaves_them_out_of_the_rest(
-    measured: dict[str, torch.Tensor],
+    figures: dict[str, torch.Tensor],
 ) -> None:
-    summary = separation_figures.summary(measured)
+    summary = separation_figures.summary(figures)
     assert summary["wrong"] == pytest.approx(1 / 3)
-    assert summary["si_sdri"] == pytest.approx(measured["si_sdri"].mean().item())
-    assert summary["right_si_sdri"] == pytest.approx(measured["si_sdri"][:2].mean().item())
+    assert summary["si_sdri"] == pytest.approx(figures["si_sdri"].mean().item())
+    assert summary["right_si_sdri"] == pytest.approx(figures["si_sdri"][:2].mean().item())
 
 
-def test_the_ideal_mask_is_a_bound(rows: list[Mixture], measured: dict[str, torch.Tensor]) -> None:
-    targets, mixtures = separation_figures.stacked(rows, "target"), separation_figures.stacked(rows, "mixture")
+def test_the_ideal_mask_is_a_bound(rows: list[Mixture], figures: dict[str, torch.Tensor]) -> None:
+    targets, mixtures = separation_figures.stack(rows, "target"), separation_figures.stack(rows, "mixture")
     ideal = ideal_mask(BandSeparator(), mixtures, targets)
     bound = separation_figures.si_sdr(ideal, targets) - separation_figures.si_sdr(mixtures, targets)
-    assert (bound >= measured["si_sdri"]).all()
+    assert (bound >= figures["si_sdri"]).all()
 
 
 def test_classes_are_listed_best_first() -> None:

@@ -46,7 +46,7 @@ def test_an_ear_may_answer_with_probabilities_in_place_of_embeddings() -> None:
     wanted = torch.sigmoid(latent.classes(latent.embed(patch)))
     assert torch.allclose(asked.embed(patch), wanted, atol=1e-6)
     magnitude = torch.rand(1, 64, 513)
-    (same, columns), (feature_map, embedded) = asked.listen(magnitude), latent.listen(magnitude)
+    (same, columns), (feature_map, embedded) = asked.encode_spectrum(magnitude), latent.encode_spectrum(magnitude)
     assert torch.equal(same, feature_map)
     assert torch.allclose(columns, torch.sigmoid(latent.classes(embedded)), atol=1e-6)
 
@@ -180,7 +180,7 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     checkpoints.save(assembly.assemble(Path("run"), "made", "1")[0], "made", half=True)
     bundle = checkpoints.load("made")
     assert bundle.separator.query_size == 521 and bundle.detector.probabilities
-    assert "held_out" not in bundle.config and zero_shot.held_out(bundle.config) == hidden
+    assert "held_out" not in bundle.config and zero_shot.classes_never_seen(bundle.config) == hidden
     assert set(bundle.class_embeddings) == {find(name).mid for name in ("Speech", "Dog", "Wind")}
     assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the ear has heard all, whatever is hidden"
 
@@ -226,4 +226,4 @@ def test_switches_that_mean_nothing_are_refused(
 def test_a_detector_that_was_trained_has_no_probabilities_to_ask_with(tmp_path: Path) -> None:
     (tmp_path / run_folder.SETUP).write_text("{}")
     with pytest.raises(ValueError, match="are the teacher's"):
-        run_folder.load_ear(tmp_path, query="probabilities")
+        run_folder.load_query_encoder(tmp_path, query="probabilities")

@@ -81,7 +81,7 @@ def write_stem_file(root: Path, subset: str, title: str, stems: Mapping[str, np.
     return path
 
 
-def _repeated(notes: tuple, bars: int) -> list[tuple]:
+def _repeat(notes: tuple, bars: int) -> list[tuple]:
     return [(start + 8 * turn, *rest) for turn in range((bars + 1) // 2) for start, *rest in notes]
 
 
@@ -99,7 +99,7 @@ def _envelope(times: np.ndarray, attack: float, release: float) -> np.ndarray:
 
 def _voice(key: int, rate: int, bars: int, random: np.random.Generator):
     """A vowel: harmonics under three formants, with vibrato that sets in late, and breath."""
-    for start, beats, pitch in _repeated(MELODY, bars):
+    for start, beats, pitch in _repeat(MELODY, bars):
         times = _times(beats * 0.95, rate)
         vibrato = 0.02 * np.minimum(1, times / 0.3) * np.sin(2 * np.pi * 5.5 * times)
         pitched = _hertz(pitch + key) * (1 + vibrato)
@@ -114,7 +114,7 @@ def _voice(key: int, rate: int, bars: int, random: np.random.Generator):
 
 def _bass(key: int, rate: int, bars: int, random: np.random.Generator):
     """A plucked string: harmonics that die away, the higher the sooner."""
-    for start, beats, pitch in _repeated(BASS, bars):
+    for start, beats, pitch in _repeat(BASS, bars):
         times = _times(beats * 0.9, rate)
         harmonics = (
             np.exp(-times * (2 + 2 * harmonic)) / harmonic * np.sin(2 * np.pi * harmonic * _hertz(pitch + key) * times)
@@ -125,7 +125,7 @@ def _bass(key: int, rate: int, bars: int, random: np.random.Generator):
 
 def _chords(key: int, rate: int, bars: int, random: np.random.Generator):
     """An electric piano by frequency modulation, struck on every beat but the first of each chord's second half."""
-    for start, beats, pitches in _repeated(CHORDS, bars):
+    for start, beats, pitches in _repeat(CHORDS, bars):
         for beat in (0, 1, 3):
             times = _times(min(beats - beat, 1.5), rate)
             sound = np.zeros(len(times))
@@ -137,7 +137,7 @@ def _chords(key: int, rate: int, bars: int, random: np.random.Generator):
 
 def _drums(key: int, rate: int, bars: int, random: np.random.Generator):
     """Kick (a falling sine), snare (noise over a tone) and hi-hat (bright noise)."""
-    for start, kind in _repeated(
+    for start, kind in _repeat(
         tuple((at, kind) for kind, beats in enumerate((KICK, SNARE, HAT)) for at in beats), bars
     ):
         times = _times(0.5, rate)
