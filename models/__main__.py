@@ -7,8 +7,8 @@ import typer
 from models import bench, commands
 from models.corpus import commands as corpus
 from models.errors import MediaError, ModelsError
-from models.evaluation import commands as evaluation
-from models.training import ablations
+from models.experiments import ablations
+from models.experiments.zero_shot_command import evaluate_app
 from models.training import commands as training
 
 _INTERRUPTED = 130
@@ -27,7 +27,7 @@ app.command()(commands.convert)
 app.command()(training.ship)
 app.add_typer(training.app, name="train")
 app.add_typer(corpus.app, name="corpus")
-app.add_typer(evaluation.app, name="evaluate")
+app.add_typer(evaluate_app, name="evaluate")
 app.command()(ablations.ablate)
 app.command()(bench.bench)
 

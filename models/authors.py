@@ -33,20 +33,20 @@ def load_authors(detector: str | Path | None = None, separator: str | Path | Non
     if detector is None and separator is None:
         raise ValueError("load_authors needs the detector's file, the separator's, or both")
     with torch.device("meta"):  # not initialised: the files overwrite everything
-        ear, cutter = HTSAT(), UNet()
+        htsat, unet = HTSAT(), UNet()
     if detector is not None:
         with Archive(Path(detector)) as archive:
-            archive.fill(ear, detector_names(ear), UNUSED)
+            archive.fill(htsat, detector_names(htsat), UNUSED)
     if separator is None:
-        return ear.eval(), None
+        return htsat.eval(), None
     with Archive(Path(separator)) as archive:
-        inside = {f"at_model.{name}": ours for name, ours in detector_names(ear).items()}
+        inside = {f"at_model.{name}": ours for name, ours in detector_names(htsat).items()}
         unused = {f"at_model.{name}": shape for name, shape in UNUSED.items()}
-        beside = separator_names(cutter)
+        beside = separator_names(unet)
         if detector is None:
-            archive.fill(ear, inside, unused, others=beside)
-        archive.fill(cutter, beside, {}, others=[*inside, *unused])
-    return ear.eval(), cutter.eval()
+            archive.fill(htsat, inside, unused, others=beside)
+        archive.fill(unet, beside, {}, others=[*inside, *unused])
+    return htsat.eval(), unet.eval()
 
 
 # --- names ---
@@ -94,15 +94,15 @@ CONSTANT = re.compile(
 
 def detector_names(detector: nn.Module) -> dict[str, str]:
     """The authors' name of each entry of the detector's state, and ours."""
-    return {f"sed_model.{renamed(name, DETECTOR_NAMES)}": name for name in detector.state_dict()}
+    return {f"sed_model.{rename_entry(name, DETECTOR_NAMES)}": name for name in detector.state_dict()}
 
 
 def separator_names(separator: nn.Module) -> dict[str, str]:
     """The authors' name of each entry of the separator's state, and ours."""
-    return {renamed(name, SEPARATOR_NAMES): name for name in separator.state_dict()}
+    return {rename_entry(name, SEPARATOR_NAMES): name for name in separator.state_dict()}
 
 
-def renamed(name: str, rules: list[tuple[str, Any]]) -> str:
+def rename_entry(name: str, rules: list[tuple[str, Any]]) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -148,12 +148,12 @@ class Archive:
         self.root = programs[0].removesuffix("data.pkl")
         if f"{self.root}byteorder" in self.zip.namelist() and self.member("byteorder", 16) != b"little":
             raise self.invalid("its numbers are not little-endian")
-        checkpoint = self.unpickled()
+        checkpoint = self.unpickle()
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
             raise self.invalid("no entry 'state_dict', as the authors' Lightning checkpoints have")
         return checkpoint["state_dict"]
 
-    def unpickled(self) -> Any:
+    def unpickle(self) -> Any:
         try:
             if self.zip.getinfo(f"{self.root}data.pkl").file_size > PICKLE_BYTES:
                 raise self.invalid("its data.pkl is too large")
@@ -256,23 +256,23 @@ class Inert:
     def add(self, _: object) -> None: ...
 
 
-def stored_tensor(storage: object, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor | Inert:
+def rebuild_tensor(storage: object, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor | Inert:
     """Takes the arguments of `torch._utils._rebuild_tensor_v2`."""
     if not isinstance(storage, Storage):
         return Inert()
     return StoredTensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
-def parameter(stored: StoredTensor, *_: object) -> StoredTensor:
+def rebuild_parameter(stored: StoredTensor, *_: object) -> StoredTensor:
     """Takes the arguments of `torch._utils._rebuild_parameter`."""
     return stored
 
 
 REBUILT = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): stored_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): stored_tensor,
-    ("torch._utils", "_rebuild_parameter"): parameter,
+    ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
     ("torch", "FloatStorage"): torch.float32,
     ("torch", "HalfStorage"): torch.float16,
     ("torch", "BFloat16Storage"): torch.bfloat16,

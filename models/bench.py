@@ -20,6 +20,7 @@ from torch import nn
 from models import checkpoints
 from models.engine import Engine
 from models.media import open_audio, open_writer
+from models.options import SeparationOptions
 from models.query import PAPER_RULES, Query
 
 Way = Literal["engine", "exact", "straightforward"]
@@ -53,10 +54,10 @@ def bench(
 ) -> None:
     """Measure time and peak memory, each in a process of its own."""
     if way:
-        typer.echo(json.dumps(_measured(way, (weights or ["base"])[0], seconds, targets, device)))
+        typer.echo(json.dumps(_measure(way, (weights or ["base"])[0], seconds, targets, device)))
         return
     rows = []
-    for name in weights or [*checkpoints.shipped(), "paper"]:
+    for name in weights or [*checkpoints.model_names(), "paper"]:
         for how in WAYS:
             rows += [_in_process(how, name, length, targets, device) for length in (seconds, long) if length]
     if as_json:
@@ -86,23 +87,24 @@ def _in_process(way: Way, weights: str, seconds: float, targets: int, device: st
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _measured(way: str, weights: str, seconds: float, targets: int, device: str) -> dict:
+def _measure(way: str, weights: str, seconds: float, targets: int, device: str) -> dict:
     """One measurement: time from file to files in s, also summed over cores, and the peak of the whole process (on a
     GPU of its memory) in MiB."""
     bundle = _bundle(weights)
     engine = Engine(bundle, device, "auto" if way == "engine" else "exact")
     vectors = torch.rand(targets, bundle.detector.embedding_size, generator=torch.Generator().manual_seed(0))
     queries = {f"target {number}": Query(vector, engine.model_id) for number, vector in enumerate(vectors)}
+    options = SeparationOptions(format="wav")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _recording(folder / "short.wav", 2)
-        engine.separate_file(folder / "short.wav", queries, folder / "warm", format="wav")
+        engine.separate_file(folder / "short.wav", queries, folder / "warm", options)
         _recording(folder / "mixture.wav", seconds)
         began, busy = time.perf_counter(), time.process_time()
         if way == "straightforward":
             _straightforward(bundle.separator, vectors, folder, engine.device)
         else:
-            engine.separate_file(folder / "mixture.wav", queries, folder / "stems", format="wav")
+            engine.separate_file(folder / "mixture.wav", queries, folder / "stems", options)
         took, cpu = time.perf_counter() - began, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
     if engine.device.startswith("cuda"):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from models.authors import load_authors
 from models.errors import CheckpointInvalid
-from models.prior import ClassPrior
+from models.plda import PLDAPrior
 from models.query import PAPER_RULES
 
-__all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "save", "shipped", "write"]
+__all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "model_names", "save", "write"]
 
 SHIPPED = Path(__file__).parent / "weights"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -34,8 +34,6 @@ REQUIRED = {
     "query": dict,
     "sha256": str,
 }
-# Beside the separator's own, the entries of the detector that it listens with: they are in the file already.
-SHARED = "ear."
 PRIOR = "prior."
 
 
@@ -54,7 +52,7 @@ class Bundle:
     config: dict[str, Any]
     class_embeddings: dict[str, Tensor] = field(default_factory=dict)
     presence: dict[str, Any] | None = None
-    prior: ClassPrior | None = None
+    prior: PLDAPrior | None = None
 
 
 def load(source: str | Path) -> Bundle:
@@ -62,11 +60,13 @@ def load(source: str | Path) -> Bundle:
 
     CheckpointInvalid says what is missing, damaged or of a wrong shape.
     """
-    if str(source) in shipped():
+    if str(source) in model_names():
         return read(SHIPPED / f"{source}.safetensors", SHIPPED / f"{source}.json")
     folder = Path(source)
     if not folder.is_dir():
-        raise CheckpointInvalid(f"{source}: neither a folder nor one of the shipped models ({', '.join(shipped())})")
+        raise CheckpointInvalid(
+            f"{source}: neither a folder nor one of the shipped models ({', '.join(model_names())})"
+        )
     return read(folder / WEIGHTS, folder / CONFIG)
 
 
@@ -76,7 +76,7 @@ def save(bundle: Bundle, folder: str | Path, half: bool = False) -> None:
     write(bundle, Path(folder) / WEIGHTS, Path(folder) / CONFIG, half)
 
 
-def shipped() -> list[str]:
+def model_names() -> list[str]:
     """Names of the bundles that come with the package."""
     return sorted(config.stem for config in SHIPPED.glob("*.json") if config.with_suffix(".safetensors").is_file())
 
@@ -85,17 +85,17 @@ def authors_bundle(detector: str | Path | None = None, separator: str | Path | N
     """The authors' files as a bundle of the preset `paper`. CheckpointInvalid without a separator's file."""
     if separator is None:
         raise CheckpointInvalid("the detector's file alone cannot separate: give the separator's file too")
-    ear, cutter = load_authors(detector, separator)
-    assert cutter is not None  # noqa: S101  a separator's file was given
+    htsat, unet = load_authors(detector, separator)
+    assert unet is not None  # noqa: S101  a separator's file was given
     config = {
         "name": "paper",
         "version": "1",
         "preset": "paper",
-        "detector": asdict(ear.hyper),
-        "separator": asdict(cutter.hyper),
+        "detector": asdict(htsat.hyper),
+        "separator": asdict(unet.hyper),
         "query": asdict(PAPER_RULES),
     }
-    return Bundle("paper", "1", ear, cutter, config)
+    return Bundle("paper", "1", htsat, unet, config)
 
 
 # --- presets: how a config becomes networks ---
@@ -115,7 +115,7 @@ def build_base(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     from models.networks.yamnet import Yamnet
 
     detector = Yamnet(**config["detector"])
-    return detector, ResUNet(ear=detector, **as_tuples(config["separator"]))
+    return detector, ResUNet(query_encoder=detector, **as_tuples(config["separator"]))
 
 
 def build_transformer(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -123,7 +123,7 @@ def build_transformer(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     from models.networks.resunet import ResUNet
 
     detector = htsat.HTSAT(htsat.HyperParameters(**as_tuples(config["detector"])))
-    return detector, ResUNet(ear=detector, **as_tuples(config["separator"]))
+    return detector, ResUNet(query_encoder=detector, **as_tuples(config["separator"]))
 
 
 PRESETS: dict[str, Callable[[dict[str, Any]], tuple[nn.Module, nn.Module]]] = {
@@ -157,7 +157,7 @@ def read(weights: Path, config_path: Path) -> Bundle:
         raise CheckpointInvalid(f"{weights}: {len(embeddings)} class embeddings for {len(mids)} classes")
     prior = {name.removeprefix(PRIOR): state.pop(name) for name in list(state) if name.startswith(PRIOR)}
     try:
-        known = ClassPrior.of(prior) if prior else None
+        known = PLDAPrior.of(prior) if prior else None
     except (TypeError, ValueError) as fault:
         raise CheckpointInvalid(f"{weights}: no prior of classes: {fault}") from fault
     fill(detector, "detector.", state, weights)
@@ -205,31 +205,27 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, prefix: str, state: dict[str, Tensor], path: Path) -> None:
     """Move the entries under `prefix` from `state` into the network, as the types that it computes in."""
-    own = {}
-    for name, wanted in owned(network).items():
+    entries = {}
+    for name, wanted in network.state_dict().items():
         entry = state.pop(prefix + name, None)
         if entry is None:
             raise CheckpointInvalid(f"{path}: entry {prefix + name!r} is missing")
         if entry.shape != wanted.shape:
             fault = f"has shape {tuple(entry.shape)} instead of {tuple(wanted.shape)}"
             raise CheckpointInvalid(f"{path}: entry {prefix + name!r} {fault}")
-        own[name] = entry.to(wanted.dtype)
-    network.load_state_dict(own, strict=False, assign=True)
-
-
-def owned(network: nn.Module) -> dict[str, Tensor]:
-    return {name: entry for name, entry in network.state_dict().items() if not name.startswith(SHARED)}
+        entries[name] = entry.to(wanted.dtype)
+    network.load_state_dict(entries, assign=True)
 
 
 def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) -> None:
     """Write a bundle's two files, the config last: a reader never finds one that promises what is not there."""
-    state = {f"detector.{name}": entry for name, entry in owned(bundle.detector).items()}
-    state |= {f"separator.{name}": entry for name, entry in owned(bundle.separator).items()}
+    state = {f"detector.{name}": entry for name, entry in bundle.detector.state_dict().items()}
+    state |= {f"separator.{name}": entry for name, entry in bundle.separator.state_dict().items()}
     if bundle.class_embeddings:
         state["class_embeddings"] = torch.stack(list(bundle.class_embeddings.values()))
     if bundle.prior is not None:
         state |= {PRIOR + name: entry for name, entry in bundle.prior.state().items()}
-    state = {name: stored(entry, half) for name, entry in state.items()}
+    state = {name: to_storage(entry, half) for name, entry in state.items()}
     config = {key: value for key, value in bundle.config.items() if key not in ("class_embeddings", "presence")}
     config |= {"name": bundle.name, "version": bundle.version, "class_embeddings": list(bundle.class_embeddings)}
     if bundle.presence is not None:
@@ -247,7 +243,7 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
     config_path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def stored(entry: Tensor, half: bool) -> Tensor:
+def to_storage(entry: Tensor, half: bool) -> Tensor:
     entry = entry.detach().cpu()
     # Vectors are few, and variances among them may exceed float16's range.
     if half and entry.is_floating_point() and entry.ndim > 1:

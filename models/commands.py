@@ -17,9 +17,10 @@ from rich.table import Table
 from models import checkpoints, labels
 from models.audio import Waveform
 from models.detection import THRESHOLD, TOP
-from models.engine import CONTEXT, OVERLAP, WINDOW, Engine
+from models.engine import Engine
 from models.errors import MediaError
 from models.media import FORMATS, Limits, open_audio
+from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.plots import draw_detection
 from models.precision import Precision
 from models.query import Query
@@ -68,13 +69,15 @@ def separate(
         Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems beside you.")
     ] = None,
     residual: Annotated[bool, typer.Option("--residual", help="Also write what the targets leave.")] = False,
-    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = "flac",
+    format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = DEFAULT_OPTIONS.format,
     bit_depth: Annotated[int | None, typer.Option(help="16, 24 or 32, where the format has it.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Refine all targets together (Wiener filter).")] = False,
     gate: Annotated[bool, typer.Option(help="Turn down what is not in the recording.")] = True,
-    window: Annotated[float, typer.Option(help="Seconds that the model sees at once.")] = WINDOW,
-    context: Annotated[float, typer.Option(help="Seconds on each side of a window that are thrown away.")] = CONTEXT,
-    overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = OVERLAP,
+    window: Annotated[float, typer.Option(help="Seconds that the model sees at once.")] = DEFAULT_OPTIONS.window,
+    context: Annotated[
+        float, typer.Option(help="Seconds at each side of a window that are computed and discarded.")
+    ] = DEFAULT_OPTIONS.context,
+    overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = DEFAULT_OPTIONS.overlap,
     weights: Weights = "base",
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
@@ -89,6 +92,16 @@ def separate(
     """
     if not (query or label or span):
         raise typer.BadParameter("say what to take out: --query FILE, --label NAME or --span START-END")
+    options = SeparationOptions(
+        window=window,
+        context=context,
+        overlap=overlap,
+        joint=joint,
+        gate=gate,
+        format=format,
+        bit_depth=bit_depth,
+        residual=residual,
+    )
     engine = _engine(weights, detector, separator, device, precision)
     queries = _queries(engine, mixture, query or [], label or [], [_seconds(text) for text in span or []])
     with _bar("separating") as advance:
@@ -96,14 +109,7 @@ def separate(
             mixture,
             queries,
             output or Path(f"{mixture.stem}-stems"),
-            format=format,
-            bit_depth=bit_depth,
-            residual=residual,
-            joint=joint,
-            gate=gate,
-            window=window,
-            context=context,
-            overlap=overlap,
+            options,
             progress=advance,
         )
     if as_json:
@@ -218,7 +224,7 @@ def _queries(
     if examples:
         made.append(("target", engine.embed([_read(path) for path in examples])))
     if spans:
-        made.append(("span", engine.embed([_read(mixture, Limits())], spans, own=True)))
+        made.append(("span", engine.embed([_read(mixture, Limits())], spans, from_mixture=True)))
     made += [(labels.find(name).slug, engine.label(name)) for name in names]
     for _, query in made:
         for warning in query.warnings:

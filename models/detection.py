@@ -70,42 +70,42 @@ class Timeline:
     whose middle it lies. A detector whose rows reach beyond their own frame thus never sees an edge of a window there.
     """
 
-    def __init__(self, detector: Detector, hear: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, detector: Detector, infer: Callable[[Tensor], Tensor]) -> None:
         """hear: windows (1, T) -> framewise (1, rows, C)."""
-        self._hear = hear
+        self._infer = infer
         self._repeats = detector.rows_held
         self._frame = row_seconds(detector) * detector.rate  # samples a row
         self._size = detector.window_samples
         self._rows = round(self._size / self._frame)
         self._stride_rows = self._rows // 2
         self._margin_rows = (self._rows - self._stride_rows) // 2
-        self._held = torch.zeros(0)
+        self._waiting = torch.zeros(0)
         self._start_row = 0  # the row at which the window that begins `_held` begins
         self._kept: list[Tensor] = []
         self._count = 0
 
     def add(self, block: Tensor) -> None:
         """The next samples (n,)."""
-        self._held = torch.cat([self._held, block])
+        self._waiting = torch.cat([self._waiting, block])
         # One sample more than a window: then it is not the last.
-        while len(self._held) > self._size:
-            rows = self._rows_of(self._held[: self._size])
+        while len(self._waiting) > self._size:
+            rows = self._rows_of(self._waiting[: self._size])
             self._keep(rows[: self._margin_rows + self._stride_rows])
             before = self._first_sample(self._start_row)
             self._start_row += self._stride_rows
-            self._held = self._held[self._first_sample(self._start_row) - before :]
+            self._waiting = self._waiting[self._first_sample(self._start_row) - before :]
 
     def finish(self) -> Tensor:
         """The whole curve (F, C), as many rows as the recording needs; the last window is padded with silence."""
-        samples = self._first_sample(self._start_row) + len(self._held)
+        samples = self._first_sample(self._start_row) + len(self._waiting)
         rows = max(1, math.ceil(samples / self._frame))
-        window = F.pad(self._held, (0, self._size - len(self._held)))
+        window = F.pad(self._waiting, (0, self._size - len(self._waiting)))
         self._keep(self._rows_of(window)[: rows - self._start_row])
         return torch.cat(self._kept)
 
     def _rows_of(self, window: Tensor) -> Tensor:
         # Of what the network only repeats one row is kept: two hours of all repeats would be 1.5 GB.
-        return self._hear(window[None])[0][:: self._repeats]
+        return self._infer(window[None])[0][:: self._repeats]
 
     def _first_sample(self, row: int) -> int:
         return round(row * self._frame)
@@ -127,7 +127,7 @@ def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int
     return [(int(first), int(end)) for first, end in edges if curve[first:end].max() >= threshold]
 
 
-def smoothed(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
+def smooth(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
     """Median filter over half a second: shorter flickers vanish, edges stay where they are."""
     width = max(1, round(_SMOOTHING_SECONDS / frame_seconds)) // 2 * 2 + 1
     return median_filter(curve, width, mode="nearest")
@@ -148,7 +148,7 @@ def timeline(
     tags, events = [], []
     for index in likely:
         label = labels.classes()[index]
-        curve = smoothed(curves[:, index], frame_seconds)
+        curve = smooth(curves[:, index], frame_seconds)
         tags.append(Tag(label.name, label.mid, float(curve.max())))
         for first, end in spans(curve, threshold, RELEASE * threshold):
             start, stop = first * frame_seconds, min(end * frame_seconds, duration)
@@ -161,11 +161,11 @@ def timeline(
 def framewise(
     detector: Detector,
     blocks: Iterable[Tensor],
-    hear: Callable[[Tensor], Tensor],
+    infer: Callable[[Tensor], Tensor],
     cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[Tensor, int]:
     """Mono blocks (n,) at the detector's rate -> curve (F, C) and the number of samples. Raises Cancelled."""
-    curve = Timeline(detector, hear)
+    curve = Timeline(detector, infer)
     samples = 0
     for block in blocks:
         if cancelled():

@@ -59,7 +59,16 @@ FORMATS: dict[str, Format] = {
 
 def content_type(format: str) -> str:
     """The media type of a file in `format`. Raises FormatUnsupported for an unknown one."""
-    return _known(format).content_type
+    return find_format(format).content_type
+
+
+def check_bit_depth(format: str, bit_depth: int | None) -> Format:
+    """The format by its name, which must be known and have the bit depth. Raises FormatUnsupported."""
+    known = find_format(format)
+    if bit_depth is not None and bit_depth not in known.bit_depths:
+        allowed = ", ".join(map(str, known.bit_depths)) or "none can be chosen"
+        raise FormatUnsupported(f"{format} has no bit depth of {bit_depth} ({allowed})")
+    return known
 
 
 def check_format(format: str, rate: int, channels: int, bit_depth: int | None = None) -> int:
@@ -67,10 +76,7 @@ def check_format(format: str, rate: int, channels: int, bit_depth: int | None = 
 
     Raises FormatUnsupported: unknown format, a bit depth that it has not, too many channels, a rate that it cannot say.
     """
-    known = _known(format)
-    if bit_depth is not None and bit_depth not in known.bit_depths:
-        allowed = ", ".join(map(str, known.bit_depths)) or "none can be chosen"
-        raise FormatUnsupported(f"{format} has no bit depth of {bit_depth} ({allowed})")
+    known = check_bit_depth(format, bit_depth)
     if not 1 <= channels <= known.channels:
         raise FormatUnsupported(f"{format} holds at most {known.channels} channels, not {channels}")
     if known.rates:
@@ -100,7 +106,8 @@ def open_writer(path: str | Path, format: str, rate: int, channels: int, bit_dep
             return PacketWriter(path, format, rate, channels, file_rate)
 
 
-def _known(format: str) -> Format:
+def find_format(format: str) -> Format:
+    """The format with this name. Raises FormatUnsupported for an unknown one."""
     if format not in FORMATS:
         raise FormatUnsupported(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
     return FORMATS[format]

@@ -12,22 +12,22 @@ from torch import Tensor
 from models import checkpoints, detection, labels, query, stems
 from models.audio import Waveform, mono, resample
 from models.detection import Detection
+from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, LabelUnknown, SpanOutside
-from models.hearing import Decision, Hearing, Listener
 from models.media import Limits, check_format, open_audio
+from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
-from models.stems import Output, Separated, Spool, StemFile, gated
+from models.stems import Spool, SpooledStems, StemFile, apply_gates
 
-__all__ = ["Engine", "SeparatedFiles", "Separation", "StemFile"]
+__all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
 Progress = Callable[[float, str], None]
 
-WINDOW, CONTEXT, OVERLAP = 10.0, 0.5, 0.25  # seconds
 _BLOCK = 65536
 # What share of a separation's time each stage takes, about.
 _STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
@@ -72,7 +72,7 @@ class Engine:
         self._arithmetic.prepare(self._separator)
         if not self._arithmetic.exact:
             self._separator.fold()
-        self._listener = Listener(self._detector, self._arithmetic)
+        self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
         self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._gates = bundle.presence is not None
@@ -141,13 +141,13 @@ class Engine:
         self,
         recordings: Sequence[Waveform],
         spans: Sequence[tuple[float, float]] | None = None,
-        own: bool = False,
+        from_mixture: bool = False,
     ) -> Query:
         """One query from examples of a sound, each at least 0.1 s long.
 
-        spans: (start, end) in seconds of the one recording given; each is an example. own: the examples are parts of
-        the very recording that is to be separated, so that nothing needs to be guessed about other recordings of the
-        sound. Raises SilentQuery, SpanOutside.
+        spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
+        the examples are parts of the very recording that is to be separated, so that the query needs no correction
+        towards its class (`models.plda`). Raises SilentQuery, SpanOutside.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -156,7 +156,9 @@ class Engine:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
         heard = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
-        return query.embed(self._listener, heard, self._rules, self.model_id, None if own else self._bundle.prior)
+        return query.embed(
+            self._runner, heard, self._rules, self.model_id, None if from_mixture else self._bundle.prior
+        )
 
     def label(self, name: str) -> Query:
         """A class's own query, by its name, slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
@@ -206,7 +208,7 @@ class Engine:
     ) -> Detection:
         detector = self._detector
 
-        def counted() -> Iterator[Tensor]:
+        def count_blocks() -> Iterator[Tensor]:
             read = 0
             for block in source.blocks():
                 read += block.shape[1]
@@ -214,8 +216,8 @@ class Engine:
                     progress(min(read / source.frames, 1.0), "detecting")
                 yield block
 
-        blocks = (mono(block) for block in at_rate(replace(source, blocks=counted), detector.rate))
-        curve, samples = detection.framewise(detector, blocks, self._listener.framewise, cancelled)
+        blocks = (mono(block) for block in at_rate(replace(source, blocks=count_blocks), detector.rate))
+        curve, samples = detection.framewise(detector, blocks, self._runner.framewise, cancelled)
         return detection.timeline(curve, detection.row_seconds(detector), samples / detector.rate, top, threshold)
 
     # Separation
@@ -224,31 +226,22 @@ class Engine:
         self,
         recording: Waveform,
         queries: Mapping[str, Query],
+        options: SeparationOptions = DEFAULT_OPTIONS,
         *,
-        window: float = WINDOW,
-        context: float = CONTEXT,
-        overlap: float = OVERLAP,
-        gate: bool = True,
-        joint: bool = False,
-        exhaustive: bool = False,
-        batch: int | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = never,
     ) -> Separation:
-        """Stems of a recording in memory, with its rate, channels and length.
+        """Stems of a recording in memory, with its rate, channels and length. The options of files do not count here.
 
-        window, context (on each side, inside the window), overlap: seconds. gate: make quieter what is not there.
-        joint: refine all targets together; exhaustive: with nothing kept for a residual, for targets that are all the
-        recording holds. batch: masks at once. progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError
-        for impossible windows or names.
+        progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names.
         """
         source = _in_memory(recording)
         report = _reporter(progress)
-        plan = self._plan(queries, window, context, overlap, joint, batch, exhaustive)
+        plan = self._plan(queries, options)
         blocks: list[Tensor] = []
-        decisions, _ = self._separate(source, plan, blocks.append, gate, report, cancelled)
+        decisions, _ = self._separate(source, plan, blocks.append, report, cancelled)
         found = torch.cat(blocks, dim=-1) if blocks else torch.zeros(len(queries), *recording.samples.shape)
-        found = gated(found, [decision.gate for decision in decisions], 0, recording.rate)
+        found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
         report(1.0, "encoding")
         return Separation(
             {name: Waveform(stem, recording.rate) for name, stem in zip(queries, found, strict=True)},
@@ -261,31 +254,23 @@ class Engine:
         path: str | Path,
         queries: Mapping[str, Query],
         folder: str | Path,
+        options: SeparationOptions = DEFAULT_OPTIONS,
         *,
-        format: str = "flac",
-        bit_depth: int | None = None,
-        residual: bool = True,
-        joint: bool = False,
-        gate: bool = True,
-        window: float = WINDOW,
-        context: float = CONTEXT,
-        overlap: float = OVERLAP,
-        batch: int | None = None,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = never,
         limits: Limits | None = None,
     ) -> SeparatedFiles:
         """The same block by block, file to file: makes `folder`, writes NAME.FORMAT for each query and residual.FORMAT.
 
-        format, bit_depth: of `media.FORMATS`. Stems wait as float32 in a folder of their own inside `folder`. A
+        limits: of the input. Stems wait as float32 in a folder of their own inside `folder`. A
         failure leaves no files. Raises what `separate` raises, MediaError's kinds for the file or the format.
         """
         source = _in_file(Path(path), limits)
-        check_format(format, source.rate, source.channels, bit_depth)
-        if not queries and not residual:
+        check_format(options.format, source.rate, source.channels, options.bit_depth)
+        if not queries and not options.residual:
             raise ValueError("no queries and no residual: there is nothing to write")
         report = _reporter(progress)
-        plan = self._plan(queries, window, context, overlap, joint, batch)
+        plan = self._plan(queries, options)
         folder = Path(folder)
         existed = folder.is_dir()
         folder.mkdir(parents=True, exist_ok=True)
@@ -294,13 +279,13 @@ class Engine:
                 tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as waiting,
                 Spool(Path(waiting), len(queries), source.channels) as spool,
             ):
-                decisions, frames = self._separate(source, plan, spool.append, gate, report, cancelled)
+                decisions, frames = self._separate(source, plan, spool.append, report, cancelled)
                 gates = [decision.gate for decision in decisions]
                 files, gain = stems.write(
-                    Separated(source, spool, gates, cancelled),
+                    SpooledStems(source, spool, gates, cancelled),
                     list(queries),
                     folder,
-                    Output(format, bit_depth, residual),
+                    options,
                     lambda done: report(done / frames, "encoding"),
                 )
         except BaseException:
@@ -310,35 +295,27 @@ class Engine:
         presence = {name: decision.presence for name, decision in zip(queries, decisions, strict=True)}
         return SeparatedFiles(files, presence, gain, source.rate, source.channels, frames, frames / source.rate)
 
-    def _plan(
-        self,
-        queries: Mapping[str, Query],
-        window: float,
-        context: float,
-        overlap: float,
-        joint: bool,
-        batch: int | None,
-        exhaustive: bool = False,
-    ) -> "_Plan":
+    def _plan(self, queries: Mapping[str, Query], options: SeparationOptions) -> "_Plan":
         stems.check_names(list(queries))
         for asked in queries.values():
             require_model(asked, self.model_id)
-        windows = Windows.of(self._separator, window, context, overlap)
+        windows = Windows.of(self._separator, options)
+        gates = options.gate and self._gates
         if not queries:
-            return _Plan(torch.zeros(0, self._separator.query_size), windows, None)
+            return _Plan(torch.zeros(0, self._separator.query_size), windows, None, gates)
         vectors = torch.stack([asked.vector.float() for asked in queries.values()])
         with torch.inference_mode(), self._arithmetic.float32():
             conditions = self._separator.condition(vectors.to(self._arithmetic.device))
         masking = Masking(
             self._separator,
             conditions,
-            batch=batch or self._masks_at_once(windows),
-            joint=joint,
-            exhaustive=exhaustive,
+            batch=options.batch or self._masks_at_once(windows),
+            joint=options.joint,
+            exhaustive=options.exhaustive,
             autocast=self._arithmetic.masks,
             observe=self.observe_batch,
         )
-        return _Plan(vectors, windows, masking)
+        return _Plan(vectors, windows, masking, gates)
 
     def _masks_at_once(self, windows: Windows) -> int:
         needed = self._separator.mask_bytes * windows.size / self.rate
@@ -349,15 +326,14 @@ class Engine:
         source: Source,
         plan: "_Plan",
         keep: Callable[[Tensor], None],
-        gate: bool,
         report: Progress,
         cancelled: Callable[[], bool],
     ) -> tuple[Sequence[Decision], int]:
         """Hears the mixture, gives the stems' blocks (Q, C, n) to `keep`, decides, and counts the mixture's samples."""
-        hearing = Hearing(self._listener, self._rule, self._profiles, plan.queries)
+        tracker = PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
         read = 0
 
-        def counted() -> Iterator[Tensor]:
+        def count_blocks() -> Iterator[Tensor]:
             nonlocal read
             for block in source.blocks():
                 if cancelled():
@@ -366,9 +342,9 @@ class Engine:
                 report(read / source.frames if source.frames else 0.0, "detecting")
                 yield block
 
-        for block in at_rate(replace(source, blocks=counted), self.rate):
+        for block in at_rate(replace(source, blocks=count_blocks), self.rate):
             if plan.masking:
-                hearing.mixture(block)
+                tracker.add_mixture(block)
         if plan.masking is None:
             return [], read
         total = plan.windows.count(round(read * self.rate / source.rate))
@@ -377,21 +353,23 @@ class Engine:
             plan.masking,
             plan.windows,
             self.rate,
-            heard=hearing.estimates,
+            observe=tracker.add_estimates,
             windowed=lambda done: report(done / total, "separating"),
             cancelled=cancelled,
         ):
             keep(block)
-        return hearing.decide(gate and self._gates), read
+        return tracker.decide(plan.gates), read
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked of the separator: queries (Q, D), how recordings are cut, and masking, None without queries."""
+    """A separation before its recording is read: queries (Q, D), how the recording is cut into windows, masking (None
+    without queries), and whether absent targets are attenuated."""
 
     queries: Tensor
     windows: Windows
     masking: Masking | None
+    gates: bool
 
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:

@@ -88,7 +88,7 @@ def _by_text() -> dict[str, Label]:
 
 def find(text: str) -> Label:
     """The class with this name (any case), slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
-    label = known(text)
+    label = lookup(text)
     if label is None:
         names = near(text.strip())
         hint = f" Did you mean {' or '.join(repr(name) for name in names[:3])}?" if names else ""
@@ -96,7 +96,7 @@ def find(text: str) -> Label:
     return label
 
 
-def known(text: str) -> Label | None:
+def lookup(text: str) -> Label | None:
     """As `find`, but None where there is no such class."""
     return _by_text().get(text.strip()) or _by_text().get(text.strip().lower())
 

@@ -46,7 +46,7 @@ def _weights(channels: int) -> np.ndarray:
     return np.ones(channels)
 
 
-class Loudness:
+class LoudnessMeter:
     """Feed blocks (C, n) with `add`, then ask `integrated`."""
 
     def __init__(self, rate: int, channels: int) -> None:
@@ -69,7 +69,7 @@ class Loudness:
         self._energies += (self._weights @ np.square(whole).sum(axis=2)).tolist()
         self._left = held[:, steps * self._step :]
 
-    def integrated(self) -> float | None:
+    def loudness(self) -> float | None:
         """LUFS; None where nothing is above -70 LUFS. A recording shorter than 400 ms counts as one block."""
         steps = np.array(self._energies)
         if len(steps) < _STEPS_A_BLOCK:

@@ -175,7 +175,7 @@ class AudioReader:
             self._frames = self._vorbis(vorbis)
             self.rate, self.channels = vorbis.samplerate, vorbis.channels
         else:
-            self._frames = self._decoded(stream)
+            self._frames = self._decode_frames(stream)
         first = next(self._frames, None)
         if first is None:
             raise AudioUndecodable("the file holds no audio that can be decoded")
@@ -220,11 +220,11 @@ class AudioReader:
     ) -> None:
         self.close()
 
-    def _decoded(self, stream: AudioStream) -> Generator[Block, None, None]:
+    def _decode_frames(self, stream: AudioStream) -> Generator[Block, None, None]:
         """Frames as FFmpeg gives them. The first says what the stream is; one that differs ends it with an error."""
         began = 0
         kind: tuple[int, int] | None = None
-        for frame in self._played(stream):
+        for frame in self._demux(stream):
             if not frame.samples:
                 continue
             if kind is None:
@@ -250,7 +250,7 @@ class AudioReader:
                     return
                 yield np.asarray(samples.T, np.float32)
 
-    def _played(self, stream: AudioStream) -> Iterator[AudioFrame]:
+    def _demux(self, stream: AudioStream) -> Iterator[AudioFrame]:
         packets = self._container.demux(stream)
         while True:
             try:

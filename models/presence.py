@@ -72,7 +72,7 @@ def features(mixture: Tensor, estimate: Tensor, estimate_level_db: float) -> Ten
     counts. estimate_level_db: the estimate's energy over the mixture's, in dB; held between -60 and 10.
     """
     lowest, highest = _LEVEL_RANGE_DB
-    likest = [heard.max().item() if len(heard) else 0.0 for heard in (mixture, estimate)]
+    likest = [audible.max().item() if len(audible) else 0.0 for audible in (mixture, estimate)]
     return torch.tensor([*likest, min(max(estimate_level_db, lowest), highest)])
 
 
@@ -88,16 +88,19 @@ def measure(
 ) -> Tensor:
     """Features (3,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine measures them block by
     block: for fitting."""
-    mixture_ear, estimate_ear = Ear(embed, rate, rule, query[None]), Ear(embed, rate, rule, query[None], shared=False)
-    mixture_ear.add(mixture[None])
-    estimate_ear.add(estimate[None])
-    mixture_ear.finish()
-    estimate_ear.finish()
+    mixture_similarity, estimate_similarity = (
+        QuerySimilarity(embed, rate, rule, query[None]),
+        QuerySimilarity(embed, rate, rule, query[None], shared=False),
+    )
+    mixture_similarity.add(mixture[None])
+    estimate_similarity.add(estimate[None])
+    mixture_similarity.finish()
+    estimate_similarity.finish()
     level = level_db(estimate.double().square().sum().item(), mixture.double().square().sum().item())
-    return features(mixture_ear.likenesses(0), estimate_ear.likenesses(0), level)
+    return features(mixture_similarity.similarities(0), estimate_similarity.similarities(0), level)
 
 
-class Ear:
+class QuerySimilarity:
     """Hears mono recordings in windows as they stream past, and how like the queries (Q, D) they sound.
 
     embed: windows (B, T) -> (B, D). shared: one recording, compared with every query; otherwise one for each query.
@@ -113,38 +116,38 @@ class Ear:
         self._queries = queries
         self._shared = shared
         recordings = 1 if shared else len(queries)
-        self._held = torch.zeros(recordings, 0)
+        self._waiting = torch.zeros(recordings, 0)
         # Numbers rather than tensors: small tensors that stay between large ones that go keep the heap from shrinking.
         self._cosines: list[list[float]] = []  # (Q,) a window
         self._energies: list[list[float]] = []  # (recordings,) a window
 
     def add(self, block: Tensor) -> None:
         """The next samples (recordings, n)."""
-        self._held = torch.cat([self._held, block], dim=1)
-        while self._held.shape[1] >= self._batch:
-            self._hear(self._held[:, : self._batch])
-            self._held = self._held[:, self._batch :].clone()
+        self._waiting = torch.cat([self._waiting, block], dim=1)
+        while self._waiting.shape[1] >= self._batch:
+            self._compare(self._waiting[:, : self._batch])
+            self._waiting = self._waiting[:, self._batch :].clone()
 
     def finish(self) -> None:
         """What is left; a part of a window is padded."""
-        left = self._held.shape[1] % self._size
+        left = self._waiting.shape[1] % self._size
         # Heard too if it is half a window, or all that there is.
-        if left * 2 >= self._size or (left and left == self._held.shape[1] and not self._energies):
-            self._held = F.pad(self._held, (0, self._size - left))
-        whole = self._held.shape[1] // self._size * self._size
+        if left * 2 >= self._size or (left and left == self._waiting.shape[1] and not self._energies):
+            self._waiting = F.pad(self._waiting, (0, self._size - left))
+        whole = self._waiting.shape[1] // self._size * self._size
         if whole:
-            self._hear(self._held[:, :whole])
-        self._held = self._held[:, :0]
+            self._compare(self._waiting[:, :whole])
+        self._waiting = self._waiting[:, :0]
 
-    def likenesses(self, query: int) -> Tensor:
+    def similarities(self, query: int) -> Tensor:
         """(W,) cosines of the query and every window that is not silent."""
         if not self._energies:
             return torch.zeros(0)
         energies = torch.tensor(self._energies)[:, 0 if self._shared else query]
-        heard = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
-        return torch.tensor(self._cosines)[heard, query]
+        audible = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
+        return torch.tensor(self._cosines)[audible, query]
 
-    def _hear(self, block: Tensor) -> None:
+    def _compare(self, block: Tensor) -> None:
         """Whole windows (recordings, windows * size), all at once."""
         windows = block.unflatten(1, (-1, self._size))
         energies = windows.square().sum(dim=2)
@@ -199,7 +202,7 @@ class Gate:
         self._decibels = (gain_db - cut).clamp_min(LOWEST_GAIN_DB)
 
     @property
-    def closed(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the gate does anything."""
         return bool((self._decibels < 0).any())
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.prior import ClassPrior
+from models.plda import PLDAPrior
 
 SHARPNESS = 0.1  # cosines are divided by it: about the nearest ten classes count
 
@@ -19,7 +19,7 @@ SHARPNESS = 0.1  # cosines are divided by it: about the nearest ten classes coun
 class Profiles:
     """Embeddings (..., D) -> unit vectors (..., classes); without a prior or classes, the embeddings as they are."""
 
-    def __init__(self, prior: ClassPrior | None, classes: Mapping[str, Tensor]) -> None:
+    def __init__(self, prior: PLDAPrior | None, classes: Mapping[str, Tensor]) -> None:
         self._prior = prior
         self._classes = self._places(torch.stack(list(classes.values())).float()) if classes else None
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.prior import ClassPrior
+from models.plda import PLDAPrior
 
 SHORTEST_SECONDS = 0.1
 INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound
@@ -113,7 +113,7 @@ class Windows(NamedTuple):
 
 
 def embed(
-    embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str, prior: ClassPrior | None = None
+    embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str, prior: PLDAPrior | None = None
 ) -> Query:
     """One query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
 
@@ -130,7 +130,7 @@ def embed(
     vector = torch.stack(means).mean(0)
     coherence = F.cosine_similarity(torch.cat(all_windows), vector[None], dim=1).mean().clamp(0, 1).item()
     if prior is not None:
-        vector = prior.expected(vector.cpu())
+        vector = prior.posterior_mean(vector.cpu())
     warnings = []
     if coherence < INCOHERENT:
         warnings.append(

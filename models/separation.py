@@ -20,6 +20,7 @@ from models import wiener
 from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
+from models.options import SeparationOptions
 
 # The last window is padded to a whole number of these, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
@@ -57,24 +58,24 @@ class Windows:
             raise ValueError(f"{self} has no room for its context and overlap")
 
     @property
-    def kept(self) -> int:
+    def core(self) -> int:
         return self.size - 2 * self.context
 
     @property
     def stride(self) -> int:
-        return self.kept - self.overlap
+        return self.core - self.overlap
 
     def count(self, samples: int) -> int:
         """How many windows a recording of so many samples takes."""
-        return max(1, math.ceil((samples - self.kept) / self.stride) + 1)
+        return max(1, math.ceil((samples - self.core) / self.stride) + 1)
 
     @classmethod
-    def of(cls, separator: Separator, window: float, context: float, overlap: float) -> "Windows":
-        """From seconds. All three are whole hops, so that every window cuts the recording into the same frames.
+    def of(cls, separator: Separator, options: SeparationOptions) -> "Windows":
+        """Windows of the options' seconds, rounded up to whole hops so that all of them see the same frames.
 
         Raises ValueError where the window has no room for its context and overlap.
         """
-        hop = separator.hop
+        hop, window, context, overlap = separator.hop, options.window, options.context, options.overlap
         size, side, fade = (
             math.ceil(round(seconds * separator.rate / hop, 6)) * hop for seconds in (window, context, overlap)
         )
@@ -95,7 +96,7 @@ class Window:
     samples: Tensor
     first: bool
     last: bool
-    kept: int
+    core: int
 
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
@@ -105,19 +106,19 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
     for block in blocks:
         held = torch.cat([held, block], dim=1)
         # One sample more than the window keeps: then it is not the last.
-        while held.shape[1] >= windows.size and held.shape[1] > windows.context + windows.kept:
-            yield Window(held[:, : windows.size], first, False, windows.kept)
+        while held.shape[1] >= windows.size and held.shape[1] > windows.context + windows.core:
+            yield Window(held[:, : windows.size], first, False, windows.core)
             held = held[:, windows.stride :]
             first = False
     while True:
         left = held.shape[1] - windows.context
-        last = left <= windows.kept
+        last = left <= windows.core
         size = windows.size
         if last:
             quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
             size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
         samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
-        yield Window(samples, first, last, min(left, windows.kept))
+        yield Window(samples, first, last, min(left, windows.core))
         if last:
             return
         held = held[:, windows.stride :]
@@ -209,14 +210,14 @@ class Masking:
         """Magnitudes (N, T, F) -> masks of all pairs of a window and a query, windows first, a batch at a time."""
         count, frames, _ = magnitude.shape
         with self._autocast():
-            heard = self._separator.listen(magnitude)
+            encoded = self._separator.encode_mixture(magnitude)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
         for window, query in (batch.T for batch in pairs.split(self._batch)):
             if self._observe is not None:
                 self._observe(len(query))
-            asked = heard if count == 1 else tuple(part[window] for part in heard)
+            inputs = encoded if count == 1 else tuple(part[window] for part in encoded)
             with self._autocast():
-                mask = self._separator.predict(*asked, self._conditions[query])
+                mask = self._separator.predict(*inputs, self._conditions[query])
             yield mask[:, :frames].float()
 
 
@@ -250,12 +251,12 @@ def estimates(
     """
     fade = CrossFade(windows)
     done = 0
-    for group in _grouped(cut(blocks, channels, windows, rate), masking.windows):
+    for group in _group(cut(blocks, channels, windows, rate), masking.windows):
         if cancelled():
             raise Cancelled("the separation was cancelled")
         separated = masking(torch.stack([window.samples for window in group]))
         for window, estimate in zip(group, separated, strict=True):
-            kept = estimate[..., windows.context : windows.context + window.kept]
+            kept = estimate[..., windows.context : windows.context + window.core]
             yield fade.add(kept, window.last)
         done += len(group)
         windowed(done)
@@ -267,30 +268,30 @@ def stems(
     windows: Windows,
     rate: int,
     *,
-    heard: Callable[[Tensor], None] = lambda estimate: None,
+    observe: Callable[[Tensor], None] = lambda estimate: None,
     windowed: Callable[[int], None] = lambda count: None,
     cancelled: Callable[[], bool] = never,
 ) -> Iterator[Tensor]:
     """A source -> its stems (Q, C, n) in blocks at the source's own rate, aligned with it and exactly as long.
 
-    `heard(estimate (Q, C, n))` gets every estimate at the separator's `rate` before it is resampled. Raises Cancelled.
+    `observe(estimate (Q, C, n))` is called with every estimate at the separator's `rate` before it is resampled. Raises Cancelled.
     """
     read = 0
 
-    def counted() -> Iterator[Tensor]:
+    def count_blocks() -> Iterator[Tensor]:
         nonlocal read
         for block in source.blocks():
             read += block.shape[1]
             yield block
 
-    mixture = at_rate(replace(source, blocks=counted), rate)
+    mixture = at_rate(replace(source, blocks=count_blocks), rate)
     back = Resampler(rate, source.rate, masking.queries * source.channels)
-    pieces = _held_back(
+    pieces = _mark_last(
         estimates(masking, mixture, source.channels, windows, rate, windowed=windowed, cancelled=cancelled)
     )
     given = 0
     for estimate, last in pieces:
-        heard(estimate)
+        observe(estimate)
         edges = [*range(0, estimate.shape[-1], round(_PIECE_SECONDS * rate)), estimate.shape[-1]]
         for start, end in pairwise(edges):
             final = last and end == edges[-1]
@@ -303,7 +304,7 @@ def stems(
         yield torch.zeros(masking.queries, source.channels, read - given)
 
 
-def _grouped(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
+def _group(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
     """Groups of up to `count` windows of one shape."""
     group: list[Window] = []
     for item in items:
@@ -315,7 +316,7 @@ def _grouped(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
         yield group
 
 
-def _held_back(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+def _mark_last(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
     """Each item with whether it is the last."""
     held: Tensor | None = None
     for item in items:

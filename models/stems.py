@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import Cancelled
-from models.loudness import Loudness
+from models.loudness import LoudnessMeter
 from models.media import FORMATS, AudioWriter, content_type, open_writer
+from models.options import SeparationOptions
 from models.presence import Gate
 from models.separation import Source, never
 
@@ -35,15 +36,6 @@ class StemFile:
     content_type: str
     peak: float
     loudness: float | None
-
-
-@dataclass(frozen=True)
-class Output:
-    """How stems are written: a name of `media.FORMATS`, its bit depth (None: its own), with a residual or not."""
-
-    format: str = "flac"
-    bit_depth: int | None = None
-    residual: bool = True
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -98,7 +90,7 @@ class Spool:
             path.unlink(missing_ok=True)
 
 
-def gated(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: int) -> Tensor:
+def apply_gates(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: int) -> Tensor:
     """Stems (Q, C, n), the first sample being `start` of the recording, each through its gate."""
     if not any(gates):
         return stems
@@ -109,7 +101,7 @@ def gated(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: int) ->
 
 
 @dataclass(frozen=True)
-class Separated:
+class SpooledStems:
     """What is to be written: the mixture, its stems waiting in a spool, and their gates (None: open)."""
 
     source: Source
@@ -124,40 +116,44 @@ class Separated:
         for mixture in self.source.blocks():
             if self.cancelled():
                 raise Cancelled("the separation was cancelled")
-            stems = gated(self.spool.read(mixture.shape[1]), self.gates, start, self.source.rate)
+            stems = apply_gates(self.spool.read(mixture.shape[1]), self.gates, start, self.source.rate)
             yield mixture.numpy(), stems.numpy()
             start += mixture.shape[1]
 
 
 def write(
-    separated: Separated, names: Sequence[str], folder: Path, output: Output, written: Callable[[int], None]
+    separated: SpooledStems,
+    names: Sequence[str],
+    folder: Path,
+    options: SeparationOptions,
+    written: Callable[[int], None],
 ) -> tuple[list[StemFile], float]:
     """Writes NAME.FORMAT for each stem, and residual.FORMAT; gives the files and the gain that all of them share.
 
     `written(frames)` is called after each block. A failure leaves none of the files. Raises Cancelled,
     FormatUnsupported.
     """
-    names = [*names, RESIDUAL] if output.residual else list(names)
-    extension = FORMATS[output.format].extension
+    names = [*names, RESIDUAL] if options.residual else list(names)
+    extension = FORMATS[options.format].extension
     source = separated.source
     writers: list[AudioWriter] = []
-    meters = [Loudness(source.rate, source.channels) for _ in names]
+    meters = [LoudnessMeter(source.rate, source.channels) for _ in names]
     peaks = np.zeros(len(names))
     try:
         for name in names:
             path = folder / f"{name}.{extension}"
-            writers.append(open_writer(path, output.format, source.rate, source.channels, output.bit_depth))
-        gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, output, writers[0])
+            writers.append(open_writer(path, options.format, source.rate, source.channels, options.bit_depth))
+        gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, options, writers[0])
         frames = 0
         for mixture, stems in separated.blocks():
             total = mixture.astype(np.float64) * gain
             for number, writer in enumerate(writers):
-                block = stems[number] * np.float32(gain) if number < len(stems) else _rounded(total, writer.bit_depth)
-                heard = writer.quantise(block)
-                total -= heard
-                writer.write(heard)
-                meters[number].add(heard)
-                peaks[number] = max(peaks[number], np.abs(heard).max(initial=0))
+                block = stems[number] * np.float32(gain) if number < len(stems) else _round(total, writer.bit_depth)
+                quantised = writer.quantise(block)
+                total -= quantised
+                writer.write(quantised)
+                meters[number].add(quantised)
+                peaks[number] = max(peaks[number], np.abs(quantised).max(initial=0))
             frames += mixture.shape[1]
             written(frames)
         for writer in writers:
@@ -168,13 +164,13 @@ def write(
             writer.path.unlink(missing_ok=True)
         raise
     files = [
-        StemFile(name, writer.path, content_type(output.format), float(peak), meter.integrated())
+        StemFile(name, writer.path, content_type(options.format), float(peak), meter.loudness())
         for name, writer, peak, meter in zip(names, writers, peaks, meters, strict=True)
     ]
     return files, gain
 
 
-def _rounded(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
+def _round(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
     """To the steps of an integer format before float32 rounds a first time: 24 bits would notice."""
     if bit_depth in (16, 24):
         full = 2.0 ** (bit_depth - 1)
@@ -182,14 +178,14 @@ def _rounded(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.
     return samples.astype(np.float32)
 
 
-def _gain(separated: Separated, output: Output, writer: AudioWriter) -> float:
+def _gain(separated: SpooledStems, options: SeparationOptions, writer: AudioWriter) -> float:
     """1 where nothing clips, else the gain with which nothing does, in a format that clips at full scale."""
     step = 2.0 ** (1 - writer.bit_depth) if writer.bit_depth else 0.0
     rounding = step * len(separated.gates) / 2  # of the stems together, which the residual takes up
     clips, excess = False, 1.0
     for mixture, stems in separated.blocks():
         loudest: list[NDArray[np.floating]] = [stems]
-        if output.residual:
+        if options.residual:
             left = mixture.astype(np.float64)
             for stem in stems:
                 left -= writer.quantise(stem)

@@ -3,7 +3,7 @@
 from app.errors import EarmarkError, StoreUnavailable
 from app.jobs.lifecycle import JobError, TargetState
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
-from models.engine import SeparatedFiles
+from models.engine import SeparatedFiles, SeparationOptions
 from models.errors import Cancelled, ModelsError
 from models.query import Query
 from worker.execution import JobExecution, Outcome
@@ -119,11 +119,13 @@ class _Separation:
             mixture.path,
             queries,
             self._execution.folder / "stems",
-            format=output.format,
-            bit_depth=output.bit_depth,
-            residual=output.residual,
-            joint=output.joint,
-            gate=output.gate,
+            SeparationOptions(
+                format=output.format,
+                bit_depth=output.bit_depth,
+                residual=output.residual,
+                joint=output.joint,
+                gate=output.gate,
+            ),
             progress=progress,
             cancelled=self._execution.attention.is_cancelled,
             limits=self._execution.limits(self._context.settings.recording_seconds),

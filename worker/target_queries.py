@@ -9,7 +9,8 @@ from app.errors import AudioTooLong, RequestInvalid, SpanOutside
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, unpack_vector
-from models import labels, sources
+from models import auto_targets as detected
+from models import labels
 from models.errors import LabelUnknown, SilentQuery
 from models.media import MediaInfo
 from models.query import Query, require_model
@@ -36,7 +37,7 @@ class Mixture:
             if span.end - span.start > self._longest_span:
                 raise AudioTooLong(f"A span may last {self._longest_span:g} s.")
             parts.append(read_mono(self.path, round(span.start * rate), round(span.end * rate)))
-        return execution.context.engine.embed(parts, own=True)
+        return execution.context.engine.embed(parts, from_mixture=True)
 
 
 def target_query(execution: JobExecution, mixture: Mixture, target: TargetRecord) -> Query:
@@ -65,7 +66,7 @@ def auto_targets(execution: JobExecution, mixture: Mixture, auto: AutoRecord) ->
         cancelled=execution.attention.is_cancelled,
         limits=execution.limits(execution.context.settings.recording_seconds),
     )
-    for sound in sources.heard(found, auto.max_targets, auto.threshold):
+    for sound in detected.choose_targets(found, auto.max_targets, auto.threshold):
         execution.check()
         query = _query_of(execution, mixture, sound)
         if query is not None:
@@ -73,7 +74,7 @@ def auto_targets(execution: JobExecution, mixture: Mixture, auto: AutoRecord) ->
             yield state, query
 
 
-def _query_of(execution: JobExecution, mixture: Mixture, sound: sources.Heard) -> Query | None:
+def _query_of(execution: JobExecution, mixture: Mixture, sound: detected.AutoTarget) -> Query | None:
     spans = [Span(start=start, end=end) for start, end in sound.spans]
 
     def own() -> Query:

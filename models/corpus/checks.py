@@ -7,37 +7,37 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.duplicates import Pair, alike, compare
-from models.corpus.survey import Heard
+from models.corpus.measurements import Measurement
 
 
-def doubtful(heard: list[Heard], min_seconds: float) -> dict[str, list[Heard]]:
+def find_doubtful(measurements: list[Measurement], min_seconds: float) -> dict[str, list[Measurement]]:
     """Recordings by what is doubtful about them."""
     return {
-        "silent (peak below -60 dBFS)": [entry for entry in heard if entry.silent],
-        "clipped (runs of samples at full scale)": [entry for entry in heard if entry.distorted],
-        f"shorter than {min_seconds:g} s": [entry for entry in heard if entry.seconds < min_seconds],
+        "silent (peak below -60 dBFS)": [entry for entry in measurements if entry.is_silent],
+        "clipped (runs of samples at full scale)": [entry for entry in measurements if entry.is_clipped],
+        f"shorter than {min_seconds:g} s": [entry for entry in measurements if entry.seconds < min_seconds],
     }
 
 
-def repeated(heard: list[Heard]) -> int:
+def count_repeats(measurements: list[Measurement]) -> int:
     """How many recordings repeat an earlier one of their split, sample for sample; silence left out."""
-    counts = Counter((entry.split, entry.digest) for entry in heard if not entry.silent)
+    counts = Counter((entry.split, entry.digest) for entry in measurements if not entry.is_silent)
     return sum(count - 1 for count in counts.values())
 
 
-def shared_groups(heard: list[Heard]) -> dict[str, list[str]]:
+def groups_across_splits(measurements: list[Measurement]) -> dict[str, list[str]]:
     """Groups that are in more than one split, with those splits."""
     splits: dict[str, set[str]] = defaultdict(set)
-    for entry in heard:
+    for entry in measurements:
         splits[entry.group].add(entry.split)
     return {group: sorted(found) for group, found in sorted(splits.items()) if len(found) > 1}
 
 
-def across_splits(corpus: Path, heard: list[Heard]) -> list[Pair]:
+def duplicates_across_splits(corpus: Path, measurements: list[Measurement]) -> list[Pair]:
     """Every pair of recordings of two splits that are one sound, surest first."""
-    parts: dict[str, list[Heard]] = defaultdict(list)
-    for entry in heard:
-        if not entry.silent:
+    parts: dict[str, list[Measurement]] = defaultdict(list)
+    for entry in measurements:
+        if not entry.is_silent:
             parts[entry.split].append(entry)
     exact: list[Pair] = []
     candidates = []
@@ -52,14 +52,14 @@ def across_splits(corpus: Path, heard: list[Heard]) -> list[Pair]:
     return sorted([*exact, *near], key=lambda pair: (-pair.exact, -pair.correlation, pair.first, pair.second))
 
 
-def _equal(first: list[Heard], second: list[Heard]) -> set[tuple[Heard, Heard]]:
-    digests: dict[bytes, list[Heard]] = defaultdict(list)
+def _equal(first: list[Measurement], second: list[Measurement]) -> set[tuple[Measurement, Measurement]]:
+    digests: dict[bytes, list[Measurement]] = defaultdict(list)
     for entry in second:
         digests[entry.digest].append(entry)
     return {(entry, other) for entry in first for other in digests[entry.digest]}
 
 
-def _alike(first: list[Heard], second: list[Heard]) -> set[tuple[Heard, Heard]]:
+def _alike(first: list[Measurement], second: list[Measurement]) -> set[tuple[Measurement, Measurement]]:
     arrays = [
         (np.stack([entry.thumbnail for entry in part]), np.array([entry.seconds for entry in part]))
         for part in (first, second)

@@ -47,7 +47,7 @@ class Clips:
         """The clip, float32 in [-1, 1]."""
         return self.samples[clip.start : clip.start + clip.frames].astype(np.float32) / 32768
 
-    def joined(self, other: "Clips") -> "Clips":
+    def join(self, other: "Clips") -> "Clips":
         """These clips and others after them, in memory."""
         begin = len(self.samples)
         moved = [replace(clip, start=clip.start + begin) for clip in other.clips]

@@ -17,11 +17,11 @@ from models.corpus import checks, statistics
 from models.corpus import manifest as manifests
 from models.corpus.decoded import write_faults
 from models.corpus.duplicates import Pair
+from models.corpus.formats import open_source, splits_of
+from models.corpus.measurements import CorpusMeasurements, Measurement, measure_corpus
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import cores
-from models.corpus.recordings import Fault, Recording, by_reason, summed
-from models.corpus.sources import open_source, splits_of
-from models.corpus.survey import Heard, Survey, survey
+from models.corpus.recordings import Fault, Recording, by_reason, summarise
 from models.encoding import check_format
 from models.errors import CorpusInvalid
 
@@ -78,7 +78,7 @@ def pack_corpus(
         with errors.status(f"counting {name}"):
             rows = sum(1 for _ in opened)
         with _bar(f"packing {name}", rows) as advance:
-            tally = pack(opened, output, settings, workers, _from_tally(advance))
+            tally = pack(opened, output, settings, workers, _tally_reporter(advance))
         found += tally.faults
         hours, left_over = f"{tally.seconds / 3600:.2f}", f"{tally.left_over:.1f} s"
         table.add_row(name, str(tally.shards), str(tally.clips), hours, left_over, str(len(tally.faults)))
@@ -96,15 +96,15 @@ def show_statistics(
     faults: FaultsFile = None,
 ) -> None:
     """Count what a corpus holds, class by class. All of it is decoded once."""
-    heard = _survey(corpus, split, workers)
-    classes, totals = statistics.count_classes(heard.heard), statistics.totals(heard.heard)
+    measured = _survey(corpus, split, workers)
+    classes, totals = statistics.count_classes(measured.recordings), statistics.totals(measured.recordings)
     if plot is not None:
         title = f"{corpus.name}: {totals['clips']} clips, {totals['minutes']:.0f} min"
-        statistics.draw(heard.heard, classes, plot, title)
+        statistics.draw(measured.recordings, classes, plot, title)
     if as_json:
         counts = [asdict(one) | {"minutes": round(one.minutes, 3)} for one in classes]
-        console.print_json(json.dumps({"totals": totals, "classes": counts, "faults": by_reason(heard.faults)}))
-        _report(heard.faults, faults, quiet=True)
+        console.print_json(json.dumps({"totals": totals, "classes": counts, "faults": by_reason(measured.faults)}))
+        _report(measured.faults, faults, quiet=True)
         return
     table = Table("class", *_right("clips", "minutes", "groups", "median s", "with classes below"))
     for one in classes:
@@ -115,7 +115,7 @@ def show_statistics(
         f"{totals['classes']} classes, {totals['several_labels']} clips with several labels, "
         f"median length {totals['median_seconds']:.2f} s"
     )
-    _report(heard.faults, faults)
+    _report(measured.faults, faults)
 
 
 @app.command("check")
@@ -135,21 +135,21 @@ def check(
     and sounds in two splits, exactly or at another level, through another codec, or cut by some milliseconds. Ends
     with 1 if there are such groups or sounds.
     """
-    heard = _survey(corpus, split, workers)
-    _report(heard.faults, faults)
-    for name, entries in checks.doubtful(heard.heard, min_seconds).items():
+    measured = _survey(corpus, split, workers)
+    _report(measured.faults, faults)
+    for name, entries in checks.find_doubtful(measured.recordings, min_seconds).items():
         console.print(f"{len(entries)} {name}")
         for entry in entries[:FIRST]:
             console.print(f"  {entry.place}: {entry.seconds:.2f} s, {entry.level:.1f} dBFS", highlight=False)
-    repeated = checks.repeated(heard.heard)
+    repeated = checks.count_repeats(measured.recordings)
     console.print(f"{repeated} recordings that repeat another of their split, sample for sample")
-    shared = checks.shared_groups(heard.heard)
+    shared = checks.groups_across_splits(measured.recordings)
     console.print(f"{len(shared)} groups in two splits")
     for group, splits in list(shared.items())[:FIRST]:
         console.print(f"  {group}: {', '.join(splits)}", highlight=False)
     with errors.status("comparing splits"):
-        same = checks.across_splits(corpus, heard.heard)
-    _show_pairs(same, heard.heard, pairs)
+        same = checks.duplicates_across_splits(corpus, measured.recordings)
+    _show_pairs(same, measured.recordings, pairs)
     if shared or same:
         raise typer.Exit(1)
 
@@ -177,15 +177,15 @@ def _splits(corpus: Path, wanted: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted)) if wanted else splits_of(corpus)
 
 
-def _survey(corpus: Path, split: list[str] | None, workers: int) -> Survey:
+def _survey(corpus: Path, split: list[str] | None, workers: int) -> CorpusMeasurements:
     names = _splits(corpus, split)
     with errors.status("counting"):
         rows = sum(1 for name in names for _ in open_source(corpus, name))
     with _bar("decoding", rows) as advance:
-        heard = survey(corpus, names, workers, lambda seconds: advance(1, seconds))
-    if not heard.heard:
-        raise CorpusInvalid(f"nothing of {corpus} can be used: {summed(heard.faults)}")
-    return heard
+        measured = measure_corpus(corpus, names, workers, lambda seconds: advance(1, seconds))
+    if not measured.recordings:
+        raise CorpusInvalid(f"nothing of {corpus} can be used: {summarise(measured.faults)}")
+    return measured
 
 
 @contextmanager
@@ -197,28 +197,28 @@ def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
     )
     with Progress(*columns, console=errors) as progress:
         task = progress.add_task(doing, total=rows, speed="")
-        heard = 0.0
+        measured = 0.0
 
         def advance(count: int, seconds: float) -> None:
-            nonlocal heard
-            heard += seconds
+            nonlocal measured
+            measured += seconds
             elapsed = progress.tasks[0].elapsed or 0.0
-            speed = f"{heard / elapsed:.0f} s of audio a second" if elapsed > 0 else ""
+            speed = f"{measured / elapsed:.0f} s of audio a second" if elapsed > 0 else ""
             progress.update(task, advance=count, speed=speed)
 
         yield advance
 
 
-def _from_tally(advance: Callable[[int, float], None]) -> Callable[[Tally], None]:
-    """Tells a bar what a tally has more than when it was last seen; what an earlier call packed took no time now."""
+def _tally_reporter(advance: Callable[[int, float], None]) -> Callable[[Tally], None]:
+    """Tells a bar what a tally has more than when it was last update; what an earlier call packed took no time now."""
     rows, seconds, begun = 0, 0.0, False
 
-    def seen(tally: Tally) -> None:
+    def update(tally: Tally) -> None:
         nonlocal rows, seconds, begun
         advance(tally.rows - rows, tally.seconds - seconds if begun else 0.0)
         rows, seconds, begun = tally.rows, tally.seconds, True
 
-    return seen
+    return update
 
 
 def _right(*names: str) -> list[Column]:
@@ -233,10 +233,10 @@ def _sums(totals: dict) -> Table:
     return table
 
 
-def _show_pairs(same: list[Pair], heard: list[Heard], output: Path | None) -> None:
+def _show_pairs(same: list[Pair], measured: list[Measurement], output: Path | None) -> None:
     exact = sum(pair.exact for pair in same)
     console.print(f"{len(same)} pairs of one sound in two splits, {exact} of them sample for sample")
-    found = {(entry.split, entry.key): entry for entry in heard}
+    found = {(entry.split, entry.key): entry for entry in measured}
     rows = [
         (*pair.first, found[pair.first].group, *pair.second, found[pair.second].group, f"{pair.correlation:.3f}")
         for pair in same
@@ -256,7 +256,7 @@ def _report(faults: list[Fault], output: Path | None, quiet: bool = False) -> No
         write_faults(faults, output)
     if quiet or not faults:
         return
-    errors.print(f"{len(faults)} faults: {summed(faults)}", highlight=False)
+    errors.print(f"{len(faults)} faults: {summarise(faults)}", highlight=False)
     for fault in faults[:FIRST]:
         errors.print(f"  {fault}", highlight=False, markup=False)
     if len(faults) > FIRST and output is None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.parallel import alone, cores, in_order
-from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summed
-from models.corpus.sources import fingerprint, open_source
+from models.corpus.formats import fingerprint, open_source
+from models.corpus.parallel import cores, exclusive_lock, in_order
+from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
 from models.errors import CorpusInvalid
 
 LAYOUT = 1  # part of the cache's name: another way to decode or to write must not find this one's files
@@ -45,13 +45,13 @@ def load_source(
     folder = cache / "corpus" / f"{source.name}-{source.split}-{fingerprint(source)}-{LAYOUT}"
     if not folder.exists():
         # Whoever waited for another process finds its work done.
-        with alone(_beside(folder, "lock"), waits=True):
+        with exclusive_lock(_beside(folder, "lock"), waits=True):
             if not folder.exists():
                 _decode_all(source, folder, advance, workers or cores())
-    return opened(folder)
+    return open_folder(folder)
 
 
-def opened(folder: Path) -> Clips:
+def open_folder(folder: Path) -> Clips:
     """Clips that were decoded into a folder."""
     with (folder / "clips.jsonl").open(encoding="utf-8") as lines:
         records = map(json.loads, lines)
@@ -102,7 +102,7 @@ def _decode_all(
             if recording is None:
                 continue
             samples_file.write(samples.tobytes())
-            clips_file.write(json.dumps(_described(recording, start, len(samples))) + "\n")
+            clips_file.write(json.dumps(_describe(recording, start, len(samples))) + "\n")
             start += len(samples)
             clips += 1
             if clips % REPORT == 0:
@@ -110,9 +110,9 @@ def _decode_all(
     if faults:
         write_faults(faults, partial / "faults.csv")
     if not clips:
-        raise CorpusInvalid(f"nothing of {folder.name} can be used: {summed(faults)}")
+        raise CorpusInvalid(f"nothing of {folder.name} can be used: {summarise(faults)}")
     if faults:
-        log.warning("%s: %s; listed in %s", folder.name, summed(faults), folder / "faults.csv")
+        log.warning("%s: %s; listed in %s", folder.name, summarise(faults), folder / "faults.csv")
     advance(f"{clips} clips, {start / RATE / 3600:.2f} h")
     partial.rename(folder)
 
@@ -121,7 +121,7 @@ def _beside(folder: Path, ending: str) -> Path:
     return folder.with_name(f"{folder.name}.{ending}")
 
 
-def _described(recording: Recording, start: int, frames: int) -> dict:
+def _describe(recording: Recording, start: int, frames: int) -> dict:
     return {
         "key": recording.key,
         "start": start,

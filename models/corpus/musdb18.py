@@ -46,7 +46,7 @@ class Musdb:
         yield from unique(row for track in _tracks(self.root, self.split) for row in _stems(track, self.root))
 
 
-def found(root: Path) -> bool:
+def is_musdb18(root: Path) -> bool:
     """Whether a folder is laid out as MUSDB18 or MUSDB18-HQ."""
     return any(
         next((root / part).glob(pattern), None) is not None

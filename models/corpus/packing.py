@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from models.corpus.clips import RATE
-from models.corpus.parallel import alone, in_order
+from models.corpus.formats import fingerprint
+from models.corpus.parallel import exclusive_lock, in_order
 from models.corpus.reading import pieces
-from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summed
-from models.corpus.sources import fingerprint
+from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
 from models.encoding import open_writer
 from models.errors import CorpusInvalid
 from models.labels import ontology
@@ -79,10 +79,10 @@ def pack(
     Raises CorpusInvalid: the folder holds a pack of something else, or shards that no journal tells of; another
     process is packing there; nothing of the source is left. OSError where writing fails; FormatUnsupported.
     """
-    with alone(output / f".pack-{source.split}.lock", waits=False):
+    with exclusive_lock(output / f".pack-{source.split}.lock", waits=False):
         journal = output / f".pack-{source.split}.jsonl"
         head = asdict(settings) | {"source": fingerprint(source), "split": source.split}
-        tally, complete = _resumed(journal, head)
+        tally, complete = _resume(journal, head)
         advance(tally)
         if not complete:
             _pack_rest(source, output, settings, workers, advance, tally, journal)
@@ -118,7 +118,7 @@ def _pack_rest(
             tally.faults += row.faults
             advance(tally)
         if not tally.clips:
-            raise CorpusInvalid(f"nothing of {source.name}, {source.split}, can be packed: {summed(tally.faults)}")
+            raise CorpusInvalid(f"nothing of {source.name}, {source.split}, can be packed: {summarise(tally.faults)}")
         if shard.size:
             shard.finish()
             tally.shards += 1
@@ -141,7 +141,7 @@ def encode(row: Recording | Fault, settings: Settings) -> Encoded:
             if not only and _says_little(piece, settings, first=place == 0):
                 left_over += len(piece) / RATE
             else:
-                made.append((place / RATE, _encoded(piece, settings.format), len(piece)))
+                made.append((place / RATE, _encode_piece(piece, settings.format), len(piece)))
             place += len(piece)
         if not place:
             raise Unusable("undecodable", "no samples")
@@ -179,7 +179,7 @@ def _says_little(piece: Samples, settings: Settings, first: bool) -> bool:
     return short or np.abs(piece.astype(np.int32)).max() < SILENCE
 
 
-def _encoded(samples: Samples, format: str) -> bytes:
+def _encode_piece(samples: Samples, format: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip"
         with open_writer(path, format, RATE, 1, _BIT_DEPTHS.get(format)) as writer:
@@ -234,7 +234,7 @@ class _Shard:
         self._partial.unlink(missing_ok=True)
 
 
-def _resumed(journal: Path, head: dict[str, Any]) -> tuple[Tally, bool]:
+def _resume(journal: Path, head: dict[str, Any]) -> tuple[Tally, bool]:
     """What an earlier call packed, and whether that was all."""
     if not journal.exists():
         if present := sorted(journal.parent.glob(f"{head['split']}-*.tar")):

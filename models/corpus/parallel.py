@@ -57,7 +57,7 @@ def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: in
 
 
 @contextmanager
-def alone(path: Path, waits: bool) -> Iterator[None]:
+def exclusive_lock(path: Path, waits: bool) -> Iterator[None]:
     """Holds the lock file `path`, which a process that dies gives up. Raises CorpusInvalid if another holds it and this
     one is not to wait."""
     path.parent.mkdir(parents=True, exist_ok=True)

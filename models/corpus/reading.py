@@ -57,11 +57,11 @@ class FileAudio:
                 whole = reader.info.duration
             start, end = self._span(whole)
 
-            def play(heard: Damaged) -> Iterator[Block]:
+            def play(report: Damaged) -> Iterator[Block]:
                 with open_audio(self.path) as reader:
                     yield from _span(reader, start, end, reader.rate)
                     if reader.info.damaged:
-                        heard(f"{reader.info.damaged} packets left out")
+                        report(f"{reader.info.damaged} packets left out")
 
             yield from as_samples(play, rate, channels, damaged)
         except FileNotFoundError as error:
@@ -75,14 +75,14 @@ class FileAudio:
         length = self.segment.end - self.segment.start
         if self.segment.cut:
             return 0.0, length
-        whole = self._counted() if whole is None else whole
+        whole = self._count_seconds() if whole is None else whole
         if whole <= length + SEGMENT_SLACK:
             return 0.0, length
         if self.segment.start >= whole:
             raise Unusable("segment outside the file", f"from {self.segment.start:g} s, of {whole:.1f} s")
         return self.segment.start, self.segment.end
 
-    def _counted(self) -> float:
+    def _count_seconds(self) -> float:
         """Length in seconds, of what the container does not tell."""
         with open_audio(self.path) as reader:
             return sum(block.shape[1] for block in reader) / reader.rate
@@ -143,7 +143,7 @@ def as_samples(
     play: Callable[[Damaged], Iterator[Block]], rate: int, channels: int, damaged: Damaged
 ) -> Iterator[Samples]:
     """Float blocks (channels, n) at `rate` Hz -> int16 (n,) at 32 kHz; `play` begins from the start each time."""
-    weights = _downmix(play(_unheard)) if channels > 1 else np.ones(1, np.float32)
+    weights = _downmix(play(_ignore)) if channels > 1 else np.ones(1, np.float32)
     resampler = Resampler(rate, RATE, 1)
     for block in play(damaged):
         yield _as_int16(resampler.feed(torch.from_numpy((weights @ block)[None])).numpy()[0])
@@ -196,5 +196,5 @@ def _as_int16(samples: NDArray[np.float32]) -> Samples:
     return (samples * 32768).round().clip(-32768, 32767).astype(np.int16)
 
 
-def _unheard(_: str) -> None:
+def _ignore(_: str) -> None:
     """The first of two readings says nothing: the second would say it again."""

@@ -111,7 +111,7 @@ def mids_of(texts: Iterable[str]) -> tuple[str, ...]:
     """Classes by mid, name or slug, each once, in order. Raises Unusable: none given, or one that is unknown."""
     mids: dict[str, None] = {}
     for text in texts:
-        found = _found(text)
+        found = _find_mid(text)
         if isinstance(found, LabelUnknown):
             raise Unusable("unknown label", str(found)) from found
         mids[found] = None
@@ -121,7 +121,7 @@ def mids_of(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 @lru_cache(4096)
-def _found(text: str) -> str | LabelUnknown:
+def _find_mid(text: str) -> str | LabelUnknown:
     """A class's mid. An error is kept too: it holds likely names, which take some time to find."""
     try:
         return find(text).mid
@@ -155,6 +155,6 @@ def by_reason(faults: Iterable[Fault]) -> list[tuple[str, int]]:
     return Counter(fault.reason for fault in faults).most_common()
 
 
-def summed(faults: Iterable[Fault]) -> str:
+def summarise(faults: Iterable[Fault]) -> str:
     """The same in words; says so where there are none."""
     return ", ".join(f"{count} × {reason}" for reason, count in by_reason(faults)) or "no faults"

@@ -47,7 +47,7 @@ def with_descendants(mids: Iterable[str]) -> frozenset[str]:
 
 
 @cache
-def related(first: str, second: str) -> bool:
+def are_related(first: str, second: str) -> bool:
     """Whether a clip of one class may well be, or hold, a clip of the other."""
     lineages = [{mid} | ancestors(mid) for mid in (first, second)]
     if first in lineages[1] or second in lineages[0]:
@@ -60,15 +60,15 @@ def related(first: str, second: str) -> bool:
 
 
 @cache
-def implied(mid: str) -> frozenset[str]:
+def self_and_ancestors(mid: str) -> frozenset[str]:
     """What is true of a clip that is labelled with a class: the class and everything above it."""
     return ancestors(mid) | {mid}
 
 
 @cache
-def unknown(mid: str) -> frozenset[str]:
+def uncertain_classes(mid: str) -> frozenset[str]:
     """What a clip that is labelled with a class may hold or not: everything below it, and an ensemble's parts."""
-    return frozenset(other for other in parents() if related(mid, other)) - implied(mid)
+    return frozenset(other for other in parents() if are_related(mid, other)) - self_and_ancestors(mid)
 
 
 @cache

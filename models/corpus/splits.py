@@ -19,9 +19,9 @@ def split_of(path: Path) -> str:
     stem = path.stem.lower()
     while (shorter := _SUFFIX.sub("", stem)) != stem and shorter:
         stem = shorter
-    return known(stem)
+    return canonical_split(stem)
 
 
-def known(name: str) -> str:
+def canonical_split(name: str) -> str:
     """The one word for a split that has several."""
     return _KNOWN.get(name.lower(), name.lower())

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from models.corpus.measurements import Measurement
 from models.corpus.relations import ancestors
-from models.corpus.survey import Heard
 from models.labels import ontology
 
 SHOWN = 40  # classes in the picture's bars
@@ -31,12 +31,12 @@ class ClassCount:
     with_parts: int
 
 
-def count_classes(heard: Iterable[Heard]) -> list[ClassCount]:
+def count_classes(measurements: Iterable[Measurement]) -> list[ClassCount]:
     """Every class that is a label, or above one, most minutes first."""
     lengths: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     with_parts: Counter[str] = Counter()
-    for entry in heard:
+    for entry in measurements:
         for mid in entry.mids:
             lengths[mid].append(entry.seconds)
             groups[mid].add(entry.group)
@@ -56,10 +56,10 @@ def count_classes(heard: Iterable[Heard]) -> list[ClassCount]:
     return sorted(counts, key=lambda one: (-one.minutes, -one.with_parts, one.label))
 
 
-def totals(heard: list[Heard]) -> dict[str, Any]:
+def totals(measurements: list[Measurement]) -> dict[str, Any]:
     """Sums over all recordings: by kind, by split, and how many have several labels."""
 
-    def sums(entries: list[Heard]) -> dict[str, float]:
+    def sums(entries: list[Measurement]) -> dict[str, float]:
         return {
             "clips": len(entries),
             "minutes": round(sum(entry.seconds for entry in entries) / 60, 2),
@@ -67,21 +67,21 @@ def totals(heard: list[Heard]) -> dict[str, Any]:
         }
 
     def by(name: str) -> dict[str, dict[str, float]]:
-        parts: dict[str, list[Heard]] = defaultdict(list)
-        for entry in heard:
+        parts: dict[str, list[Measurement]] = defaultdict(list)
+        for entry in measurements:
             parts[getattr(entry, name)].append(entry)
         return {part: sums(entries) for part, entries in sorted(parts.items())}
 
-    return sums(heard) | {
-        "classes": len({mid for entry in heard for mid in entry.mids}),
-        "several_labels": sum(len(entry.mids) > 1 for entry in heard),
-        "median_seconds": round(median(entry.seconds for entry in heard), 3) if heard else 0.0,
+    return sums(measurements) | {
+        "classes": len({mid for entry in measurements for mid in entry.mids}),
+        "several_labels": sum(len(entry.mids) > 1 for entry in measurements),
+        "median_seconds": round(median(entry.seconds for entry in measurements), 3) if measurements else 0.0,
         "by_kind": by("kind"),
         "by_split": by("split"),
     }
 
 
-def draw(heard: list[Heard], classes: list[ClassCount], path: Path, title: str) -> None:
+def draw(measurements: list[Measurement], classes: list[ClassCount], path: Path, title: str) -> None:
     """Minutes of the largest classes, how the rest falls off, lengths, and levels; `path` says the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -107,17 +107,17 @@ def draw(heard: list[Heard], classes: list[ClassCount], path: Path, title: str) 
     tail.set(yscale="log", xlabel="class, by rank")
     tail.legend()
 
-    kinds = sorted({entry.kind for entry in heard})
+    kinds = sorted({entry.kind for entry in measurements})
     lengths = figure.add_subplot(grid[1, 1])
-    seconds = [[entry.seconds for entry in heard if entry.kind == kind] for kind in kinds]
-    shortest, longest = (bound(entry.seconds for entry in heard) for bound in (min, max))
+    seconds = [[entry.seconds for entry in measurements if entry.kind == kind] for kind in kinds]
+    shortest, longest = (bound(entry.seconds for entry in measurements) for bound in (min, max))
     edges = np.geomspace(shortest, max(longest, shortest * 1.1), 41)
     lengths.hist(seconds, edges.tolist(), stacked=True, label=kinds)
     lengths.set(xscale="log", xlabel="length, s", ylabel="clips")
     lengths.legend()
 
     levels = figure.add_subplot(grid[2, 1])
-    decibels = [[max(entry.level, QUIETEST) for entry in heard if entry.kind == kind] for kind in kinds]
+    decibels = [[max(entry.level, QUIETEST) for entry in measurements if entry.kind == kind] for kind in kinds]
     levels.hist(decibels, np.arange(QUIETEST, 1, 2).tolist(), stacked=True, label=kinds)
     levels.set(xlabel=f"level, dBFS RMS (the first bar: {QUIETEST:g} and below)", ylabel="clips")
     figure.suptitle(title)

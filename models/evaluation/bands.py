@@ -20,16 +20,16 @@ from torch import Tensor
 
 from models.commands import Device
 from models.corpus.decoded import load
-from models.evaluation import bands_listing, listing, scores
-from models.evaluation.bands_listing import Bands, Row
+from models.evaluation import band_mixtures, midi_scores, reporting_mixtures
+from models.evaluation.band_mixtures import Bands, Row
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.json_report import write_rows
-from models.evaluation.metrics import improvements, sdr, si_sdr
+from models.evaluation.mixture_figures import MAIN_QUERIES
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, Sounds
-from models.evaluation.scenes import MAIN_QUERIES
-from models.evaluation.subject import Subject, measurable
 from models.evaluation.summaries import QUERY_NAMES, decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
+from models.validation.metrics import improvements, sdr, si_sdr
 
 console, progress_console = Console(), Console(stderr=True)
 
@@ -42,28 +42,28 @@ Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-bands.", d
 
 
 @dataclass(frozen=True)
-class Measured:
+class BandFigures:
     """`values`: figures by "band/query/figure", each (rows,), NaN where a row has none."""
 
     rows: list[Row]
     values: dict[str, np.ndarray]
 
 
-def measure(subject: Subject, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> Measured:
+def measure(subject: ModelUnderTest, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> BandFigures:
     """Figures of every row."""
     measured, values = [], defaultdict(list)
     for row in rows:
         for name, value in _figures(subject, row, bands.render(row), sounds).items():
             values[name].append(value.item())
         measured.append(row)
-    return Measured(measured, {name: np.array(of) for name, of in values.items()})
+    return BandFigures(measured, {name: np.array(of) for name, of in values.items()})
 
 
-def _figures(subject: Subject, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
+def _figures(subject: ModelUnderTest, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
     mixture, target, rest = (torch.from_numpy(part)[None] for part in (mix.mixture, mix.target, mix.interference))
     missing = torch.full((subject.query_size,), float("nan"))
     label = subject.bundle.class_embeddings.get(find(row.label).mid, missing).float()
-    queries = (subject.heard(mix.target), subject.query(sounds.waveform(row.query)), label)
+    queries = (subject.embed(mix.target), subject.query(sounds.waveform(row.query)), label)
     bound, before = subject.oracle(mixture, target), si_sdr(mixture, target)
     found = {
         "input/si_sdr": before,
@@ -82,7 +82,7 @@ def _figures(subject: Subject, row: Row, mix: Mix, sounds: Sounds) -> dict[str, 
 class Report:
     """Means with intervals over scores, then excerpts: what one score plays is much alike."""
 
-    def __init__(self, measured: Measured, draws: int = 2000) -> None:
+    def __init__(self, measured: BandFigures, draws: int = 2000) -> None:
         self.measured = measured
         rows, values = measured.rows, measured.values
         bootstrap = TwoLevel([row.score for row in rows], [f"{row.start}" for row in rows], draws)
@@ -150,49 +150,49 @@ def evaluate_bands(
         str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
     ] = "base",
     folders: Folders = None,
-    bank: Bank = scores.BANK,
+    bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Only so many, evenly from the list.", min=1)] = None,
-    list_file: Rows = bands_listing.BANDS,
+    list_file: Rows = band_mixtures.BANDS,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
 ) -> None:
     """One instrument against the rest of a band that plays a score, as it is mixed there."""
     bands = _bands(folders, bank)
-    listed = bands_listing.read_rows(list_file)
+    listed = band_mixtures.read_rows(list_file)
     listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
-    subject = Subject(measurable(weights), device)
+    subject = ModelUnderTest(load_bundle(weights), device)
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
     shown = track(listed, "bands", console=progress_console, transient=True)
     report = Report(measure(subject, shown, bands, sounds))
     for table in report.tables(f"{subject.model_id}, {len(listed)} instruments of bands: improvement, dB"):
         console.print(table)
     if output:
-        about = {"model": subject.model_id, "list": listing.digest(list_file), "bank": bank.name}
+        about = {"model": subject.model_id, "list": reporting_mixtures.digest(list_file), "bank": bank.name}
         write_rows(about | report.as_json(), output)
 
 
 def draw_bands(
     corpus: Annotated[Path, typer.Option(help="Folder with the corpus; its valid split asks.")],
     folders: Folders = None,
-    bank: Bank = scores.BANK,
-    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = bands_listing.BANDS,
-    rows: Annotated[int, typer.Option(help="How many.", min=1)] = bands_listing.ROWS,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = bands_listing.SEED,
+    bank: Bank = midi_scores.BANK,
+    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = band_mixtures.BANDS,
+    rows: Annotated[int, typer.Option(help="How many.", min=1)] = band_mixtures.ROWS,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = band_mixtures.SEED,
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
 ) -> None:
     """Draw the list of instruments in bands anew: the same rows for the same scores, bank, corpus and seed."""
     bands = _bands(folders, bank)
-    queries = listing.usable(load(corpus, "valid", cache, progress_console.print))
-    drawn = bands_listing.draw(bands, queries, rows, seed)
-    bands_listing.write_rows(drawn, output)
+    queries = reporting_mixtures.usable(load(corpus, "valid", cache, progress_console.print))
+    drawn = band_mixtures.draw(bands, queries, rows, seed)
+    band_mixtures.write_rows(drawn, output)
     console.print(f"{output}: {len(drawn)} instruments in bands, {len({row.score for row in drawn})} scores")
 
 
 def _bands(folders: list[Path] | None, bank: Path) -> Bands:
-    where = tuple(folders) if folders else scores.FOLDERS
-    synthesizer = scores.synthesizer(bank)
-    if not any(scores.found(where)):
+    where = tuple(folders) if folders else midi_scores.FOLDERS
+    synthesizer = midi_scores.synthesizer(bank)
+    if not any(midi_scores.midi_files(where)):
         names = ", ".join(str(folder) for folder in where)
-        raise FileNotFoundError(f"no MIDI files in {names}; on Debian: apt-get install {scores.PACKAGES}")
+        raise FileNotFoundError(f"no MIDI files in {names}; on Debian: apt-get install {midi_scores.PACKAGES}")
     return Bands(where, synthesizer, progress_console.print)

@@ -13,29 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models import checkpoints
 from models.commands import DetectorFile, Device, SeparatorFile
 from models.corpus.decoded import load
-from models.corpus.sources import open_source, splits_of
+from models.corpus.formats import open_source, splits_of
 from models.evaluation import (
     bands,
     comparison,
     events,
     failures_report,
-    listing,
-    mixtures,
+    mixture_figures,
     musdb,
-    scenes,
+    reporting_mixtures,
     tagging,
-    zero_shot,
 )
 from models.evaluation.json_report import write_rows
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.pictures import draw_gains
-from models.evaluation.presence import measure_presence
-from models.evaluation.rendering import Sounds, chosen
-from models.evaluation.subject import Subject, measurable
+from models.evaluation.presence_figures import measure_presence
+from models.evaluation.rendering import Sounds, decode_clips
 from models.evaluation.summaries import Summary
-from models.evaluation.zero_shot_report import Report, draw_gaps
-from models.training import runs
-from models.training import zero_shot as zero_shot_training
-from models.training.progress import training_bar
+from models.validation import mixtures
 
 app = typer.Typer(no_args_is_help=True, help="Measure a model.")
 app.command("musdb")(musdb.evaluate_musdb)
@@ -64,31 +59,35 @@ def evaluate_mixtures(
     rows: Annotated[int | None, typer.Option(help="Only so many, the first of the list.", min=1)] = None,
     list_file: Annotated[
         Path, typer.Option("--list", help="Rows of another corpus, made by draw.", exists=True, dir_okay=False)
-    ] = listing.REPORTING,
+    ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
     output: Output = None,
     plot: Plot = None,
 ) -> None:
     """The listed mixtures of two sources at 0 dB, asked with each kind of query; clean, silence and three sources."""
-    if half not in (*listing.HALVES, "both"):
-        raise typer.BadParameter(f"{half!r} is none of {', '.join(listing.HALVES)} and both", param_hint="--half")
+    if half not in (*reporting_mixtures.HALVES, "both"):
+        raise typer.BadParameter(
+            f"{half!r} is none of {', '.join(reporting_mixtures.HALVES)} and both", param_hint="--half"
+        )
     subject = _subject(weights, detector, separator, device)
-    listed = {number: row for number, row in enumerate(listing.read(list_file)) if half in (row.half, "both")}
+    listed = {
+        number: row for number, row in enumerate(reporting_mixtures.read(list_file)) if half in (row.half, "both")
+    }
     listed = dict(list(listed.items())[:rows])
     clips = load(corpus, "valid", cache, progress_console.print)
     trained = None
     if "train" in splits_of(corpus):
         keys = {row.trained for row in listed.values()}
-        trained = Sounds(chosen(open_source(corpus, "train"), keys))
+        trained = Sounds(decode_clips(open_source(corpus, "train"), keys))
     else:
         progress_console.print(f"{corpus} has no training split: no row of clips that were trained on")
-    with _bar("mixtures", len(listed)) as advance:
-        summary = Summary(scenes.measure(subject, listed, Sounds(clips), trained, advance))
+    with progress_bar("mixtures", len(listed)) as advance:
+        summary = Summary(mixture_figures.measure(subject, listed, Sounds(clips), trained, advance))
     if "label" not in summary.queries:
         progress_console.print(f"{subject.model_id} has no embeddings of classes: no row of labels")
     presence = None
-    if list_file == listing.REPORTING:  # the watched rows are of the same corpus
+    if list_file == reporting_mixtures.REPORTING:  # the watched rows are of the same corpus
         presence = measure_presence(subject, list(mixtures.render(mixtures.read(), clips)))
     title = f"{subject.model_id}, {len(listed)} mixtures"
     for table in summary.tables(title):
@@ -96,64 +95,11 @@ def evaluate_mixtures(
     if presence is not None:
         console.print(presence.table())
     if output:
-        about = {"model": subject.model_id, "list": listing.digest(list_file), "half": half}
+        about = {"model": subject.model_id, "list": reporting_mixtures.digest(list_file), "half": half}
         figures = {"presence": asdict(presence) if presence else None} | summary.as_json()
         write_rows(about | figures, output)
     if plot:
         draw_gains(summary, plot, subject.model_id)
-
-
-@app.command("zero-shot")
-def evaluate_zero_shot(
-    corpus: Corpus,
-    weights: Annotated[
-        str | None, typer.Option(help="A model whose config lists classes that it never heard. Default: train one.")
-    ] = None,
-    hold_out: Annotated[
-        str, typer.Option("--hold-out", help="To train: the classes, with all below them.")
-    ] = zero_shot_training.HELD_OUT,
-    minutes: Annotated[float, typer.Option(help="To train: length of both runs together.", min=0.02)] = 60.0,
-    run: Annotated[Path, typer.Option(help="To train: folder for the runs and the model.")] = Path("runs/zero-shot"),
-    beside: Annotated[str | None, typer.Option(help="Another model, on the very same mixtures.")] = None,
-    valid_only: Annotated[
-        bool, typer.Option("--valid-only", help="Unseen clips of the valid split only: the other model heard the rest.")
-    ] = False,
-    rows: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = zero_shot.ROWS,
-    seconds: Annotated[float, typer.Option(help="Length of a mixture.", min=0.5, max=10)] = zero_shot.SECONDS,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 2028,
-    device: Device = "auto",
-    cache: Cache = Path(".cache"),
-    output: Output = None,
-    plot: Plot = None,
-) -> None:
-    """Classes that the model never heard beside classes that it did, on the same mixtures, asked by example."""
-    if weights is None:
-        place = runs.Place(corpus, cache, runs.held(hold_out))
-        machine = runs.Machine(accelerator="cpu" if device == "cpu" else "auto")
-        with training_bar("zero-shot") as (report_row, advance_step):
-            weights = str(zero_shot_training.train(place, run, minutes, machine, report_row, advance_step))
-    bundle = measurable(weights)
-    held_out = zero_shot.held_out(bundle.config)
-    other = measurable(beside) if beside else None
-    clips = [load(corpus, "valid", cache, progress_console.print)]
-    if not valid_only:
-        clips.append(load(corpus, "train", cache, progress_console.print))
-    drawn = zero_shot.draw(clips[0], None if valid_only else clips[1], held_out, rows, seconds, seed)
-    if skipped := zero_shot.unasked(clips, held_out, drawn):
-        progress_console.print(f"not measured, clips of one source group only: {', '.join(skipped)}")
-    if other and not valid_only:
-        progress_console.print(f"{other.name} was trained on some of these clips, if on this corpus: see --valid-only")
-    sounds = Sounds(*clips)
-    with _bar("mixtures", len(drawn) * (2 if other else 1)) as advance:
-        report = Report(bundle, zero_shot.measure(Subject(bundle, device), drawn, sounds, advance))
-        if other:
-            report.put_beside(other, zero_shot.measure(Subject(other, device), drawn, sounds, advance))
-    for table in report.tables():
-        console.print(table)
-    if output:
-        write_rows(report.as_json() | {"list": zero_shot.digest(drawn), "valid_only": valid_only, "seed": seed}, output)
-    if plot:
-        draw_gaps(report, plot)
 
 
 @app.command("compare")
@@ -173,26 +119,27 @@ def evaluate_compare(
 @app.command("draw")
 def evaluate_draw(
     corpus: Corpus,
-    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = listing.REPORTING,
-    rows: Annotated[int, typer.Option(help="How many.", min=2)] = listing.ROWS,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = listing.SEED,
+    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = reporting_mixtures.REPORTING,
+    rows: Annotated[int, typer.Option(help="How many.", min=2)] = reporting_mixtures.ROWS,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = reporting_mixtures.SEED,
     cache: Cache = Path(".cache"),
 ) -> None:
     """Draw the list of mixtures anew, from the corpus's valid and train splits: the same rows for the same seed."""
     valid, train = (load(corpus, split, cache, progress_console.print) for split in ("valid", "train"))
-    drawn = listing.draw(valid, train, rows, seed)
-    listing.write(drawn, output)
+    drawn = reporting_mixtures.draw(valid, train, rows, seed)
+    reporting_mixtures.write(drawn, output)
     console.print(f"{output}: {len(drawn)} mixtures of {len({row.label for row in drawn})} target classes")
 
 
-def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> Subject:
+def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> ModelUnderTest:
     if detector or separator:
-        return Subject(checkpoints.authors_bundle(detector, separator), device)
-    return Subject(measurable(weights), device)
+        return ModelUnderTest(checkpoints.authors_bundle(detector, separator), device)
+    return ModelUnderTest(load_bundle(weights), device)
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal; yields a function that adds to it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     shown = progress_console.is_terminal  # a log has no use for a bar
     with Progress(

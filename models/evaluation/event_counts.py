@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.evaluation.soundscapes import Known
+from models.evaluation.soundscapes import KnownEvent
 
 OFFSET_SHARE = 0.2  # of an event's length, by which its offset may be wrong where that is more than the collar
 MEASURES = ("events, collar 0.2 s", "events, collar 0.5 s", "segments of 1 s")
@@ -46,8 +46,8 @@ class Counts:
 
 
 def count(
-    scenes: Sequence[Sequence[Known]],
-    answered: Sequence[Sequence[Known]],
+    scenes: Sequence[Sequence[KnownEvent]],
+    answered: Sequence[Sequence[KnownEvent]],
     seconds: Sequence[float],
     scored: Sequence[str],
 ) -> dict[str, Counts]:
@@ -61,29 +61,29 @@ def count(
         if not mids:
             continue
         for name in MEASURES:
-            for mid, of_class in _counted(name, mids, known, events, length).items():
+            for mid, of_class in _count_scene(name, mids, known, events, length).items():
                 counts[name].found[row, place[mid]] = of_class["Ntp"]
                 counts[name].known[row, place[mid]] = of_class["Nref"]
                 counts[name].answered[row, place[mid]] = of_class["Nsys"]
     return counts
 
 
-def _counted(
-    name: str, mids: list[str], known: Sequence[Known], answered: Sequence[Known], seconds: float
+def _count_scene(
+    name: str, mids: list[str], known: Sequence[KnownEvent], answered: Sequence[KnownEvent], seconds: float
 ) -> dict[str, dict[str, float]]:
     """sed_eval's counts of one scene by class."""
     from sed_eval.sound_event import EventBasedMetrics, SegmentBasedMetrics
 
     if name in _COLLARS:
         metric: Any = EventBasedMetrics(mids, t_collar=_COLLARS[name], percentage_of_length=OFFSET_SHARE)
-        metric.evaluate(_listed(known), _listed(answered))
+        metric.evaluate(_as_sed_eval(known), _as_sed_eval(answered))
     else:
         metric = SegmentBasedMetrics(mids, time_resolution=_SEGMENT_SECONDS)
-        metric.evaluate(_listed(known), _listed(answered), evaluated_length_seconds=seconds)
+        metric.evaluate(_as_sed_eval(known), _as_sed_eval(answered), evaluated_length_seconds=seconds)
     return metric.class_wise
 
 
-def _listed(events: Sequence[Known]) -> list[dict[str, Any]]:
+def _as_sed_eval(events: Sequence[KnownEvent]) -> list[dict[str, Any]]:
     return [{"event_label": one.mid, "event_onset": one.start, "event_offset": one.end} for one in events]
 
 

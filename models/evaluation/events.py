@@ -23,12 +23,12 @@ from torch import Tensor
 
 from models.commands import Device, Weights
 from models.corpus.decoded import load
-from models.corpus.relations import related
+from models.corpus.relations import are_related
 from models.detection import THRESHOLD, timeline
-from models.evaluation import json_report, resampling, soundscapes, strong
+from models.evaluation import group_bootstrap, json_report, soundscapes, strong_labels
+from models.evaluation.detector_under_test import DetectorAlone, DetectorUnderTest
 from models.evaluation.event_counts import MEASURES, Counts, count
-from models.evaluation.listening import DetectorAlone, Ear
-from models.evaluation.soundscapes import SCENES, SEED, Known, Scene
+from models.evaluation.soundscapes import SCENES, SEED, KnownEvent, Scene
 from models.labels import ontology
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -37,18 +37,18 @@ console, progress_console = Console(), Console(stderr=True)
 
 
 @dataclass(frozen=True)
-class Heard:
+class DetectedScene:
     """What is known of a scene, and the ear's curve (F, 527) of it."""
 
     name: str
     seconds: float
-    events: list[Known]
+    events: list[KnownEvent]
     curve: Tensor
     row_seconds: float
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureFigures:
     """F1 by one measure, over all classes together unless said otherwise.
 
     f1, interval, mean_over_classes, by_class: of all scenes at the given threshold. curve: at each of `THRESHOLDS`.
@@ -69,7 +69,7 @@ class Result:
     """By measure; events: how many there are to find. unheard: classes that the ear cannot answer with."""
 
     threshold: float
-    measures: dict[str, Measured]
+    measures: dict[str, MeasureFigures]
     scenes: int
     events: int
     unheard: list[str]
@@ -82,7 +82,7 @@ def evaluate_events(
     split: Annotated[str, typer.Option(help="The part of the corpus to compose from.")] = "valid",
     scenes: Annotated[int, typer.Option(help="How many soundscapes to compose.", min=4)] = SCENES,
     seed: Annotated[int, typer.Option(help="Draws other soundscapes.")] = SEED,
-    strong_labels: Annotated[
+    strong_table: Annotated[
         Path | None,
         typer.Option(
             "--strong",
@@ -106,70 +106,77 @@ def evaluate_events(
     plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
 ) -> None:
     """Event-based and segment-based F1 of a model's ear, on strongly labelled recordings or composed soundscapes."""
-    if (corpus is None) == (strong_labels is None):
+    if (corpus is None) == (strong_table is None):
         raise typer.BadParameter("give --corpus to compose soundscapes from, or --strong with a table of events")
-    ear = Ear.load(weights, detector, device)
+    network = DetectorUnderTest.load(weights, detector, device)
     left_out = ""
     if corpus is not None:
         composed = soundscapes.compose(load(corpus, split, cache, progress_console.print), scenes, seed)
-        heard = listen(ear, track(composed, "listening", scenes, console=progress_console, transient=True))
+        detected = detect_scenes(
+            network, track(composed, "listening", scenes, console=progress_console, transient=True)
+        )
         where = f"{scenes} soundscapes from {corpus.name}/{split}"
     else:
-        assert strong_labels is not None  # noqa: S101  one of both was given
-        table = strong.read(strong_labels)
-        files = strong.scenes(table, audio or strong_labels.parent)
-        heard = listen(ear, track(files, "listening", len(table.events), console=progress_console, transient=True))
-        where = f"{len(heard)} recordings of {strong_labels.name}"
+        assert strong_table is not None  # noqa: S101  one of both was given
+        table = strong_labels.read(strong_table)
+        files = strong_labels.scenes(table, audio or strong_table.parent)
+        detected = detect_scenes(
+            network, track(files, "listening", len(table.events), console=progress_console, transient=True)
+        )
+        where = f"{len(detected)} recordings of {strong_table.name}"
         rows = sum(table.unknown.values())
         left_out = (
             f"Left out: {rows} rows of {len(table.unknown)} names that are no classes, {len(table.missing)} files."
         )
-    found = measure(heard, ear.hears, threshold)
-    _print(found, f"{ear.name} on {where}: {found.events} events")
+    found = measure(detected, network.class_mids, threshold)
+    _print(found, f"{network.name} on {where}: {found.events} events")
     if left_out:
         console.print(left_out)
     if output:
-        json_report.write({"model": ear.name, "on": where, "thresholds": THRESHOLDS, **asdict(found)}, output)
+        json_report.write({"model": network.name, "on": where, "thresholds": THRESHOLDS, **asdict(found)}, output)
     if plot:
-        draw(found, heard, plot, ear.name)
+        draw(found, detected, plot, network.name)
 
 
-def listen(ear: Ear, scenes: Iterable[Scene]) -> list[Heard]:
+def detect_scenes(network: DetectorUnderTest, scenes: Iterable[Scene]) -> list[DetectedScene]:
     """The ear's curve of each scene; the sound is let go."""
-    return [Heard(scene.name, scene.seconds, scene.events, *ear.curve(scene.samples, scene.rate)) for scene in scenes]
+    return [
+        DetectedScene(scene.name, scene.seconds, scene.events, *network.curve(scene.samples, scene.rate))
+        for scene in scenes
+    ]
 
 
-def measure(heard: Sequence[Heard], hears: frozenset[str], threshold: float = THRESHOLD) -> Result:
+def measure(detected: Sequence[DetectedScene], class_mids: frozenset[str], threshold: float = THRESHOLD) -> Result:
     """Raises ValueError where fewer than two scenes hold an event of a class that the ear can answer with."""
-    named = {event.mid for scene in heard for event in scene.events}
-    scored = sorted(named & hears)
-    holding = sum(any(event.mid in hears for event in scene.events) for scene in heard)
+    named = {event.mid for scene in detected for event in scene.events}
+    scored = sorted(named & class_mids)
+    holding = sum(any(event.mid in class_mids for event in scene.events) for scene in detected)
     if holding < 2:
-        raise ValueError(f"{holding} of {len(heard)} scenes hold an event that the ear can answer with: too few")
-    known, seconds = [scene.events for scene in heard], [scene.seconds for scene in heard]
+        raise ValueError(f"{holding} of {len(detected)} scenes hold an event that the ear can answer with: too few")
+    known, seconds = [scene.events for scene in detected], [scene.seconds for scene in detected]
     counted = {
-        level: count(known, [answers(scene, scored, level) for scene in heard], seconds, scored)
+        level: count(known, [answers(scene, scored, level) for scene in detected], seconds, scored)
         for level in sorted({*THRESHOLDS, threshold})
     }
-    drawn = resampling.weights(range(len(heard)))
+    drawn = group_bootstrap.weights(range(len(detected)))
     return Result(
         threshold,
-        {name: _measured(name, counted, threshold, scored, drawn) for name in MEASURES},
-        len(heard),
-        sum(event.mid in hears for events in known for event in events),
-        sorted(_name(mid) for mid in named - hears),
+        {name: _figures_of(name, counted, threshold, scored, drawn) for name in MEASURES},
+        len(detected),
+        sum(event.mid in class_mids for events in known for event in events),
+        sorted(_name(mid) for mid in named - class_mids),
     )
 
 
-def _measured(
+def _figures_of(
     name: str, counted: dict[float, dict[str, Counts]], threshold: float, scored: Sequence[str], drawn: np.ndarray
-) -> Measured:
+) -> MeasureFigures:
     given = counted[threshold][name]
     of_class = given.by_class()
     best = max(THRESHOLDS, key=lambda level: float(counted[level][name].half(0).f1()))
-    return Measured(
+    return MeasureFigures(
         f1=float(given.f1()),
-        interval=resampling.interval(given.f1(drawn)),
+        interval=group_bootstrap.interval(given.f1(drawn)),
         mean_over_classes=float(np.nanmean(of_class)),
         by_class={_name(mid): float(f1) for mid, f1 in zip(scored, of_class, strict=True)},
         curve=[float(counted[level][name].f1()) for level in THRESHOLDS],
@@ -178,13 +185,13 @@ def _measured(
     )
 
 
-def answers(scene: Heard, scored: Sequence[str], threshold: float) -> list[Known]:
+def answers(scene: DetectedScene, scored: Sequence[str], threshold: float) -> list[KnownEvent]:
     """The detector's events of the scored classes, but for relatives of what is there that are not there themselves."""
     there = {event.mid for event in scene.events}
-    ignored = {mid for mid in scored if mid not in there and any(related(mid, other) for other in there)}
+    ignored = {mid for mid in scored if mid not in there and any(are_related(mid, other) for other in there)}
     counted = set(scored) - ignored
     found = timeline(scene.curve, scene.row_seconds, scene.seconds, top=1, threshold=threshold)
-    return [Known(event.mid, event.start, event.end) for event in found.events if event.mid in counted]
+    return [KnownEvent(event.mid, event.start, event.end) for event in found.events if event.mid in counted]
 
 
 def _name(mid: str) -> str:
@@ -211,7 +218,7 @@ def _print(found: Result, title: str) -> None:
         console.print(f"Left out, since the ear cannot answer with them: {', '.join(found.unheard)}.")
 
 
-def draw(found: Result, heard: Sequence[Heard], path: Path, title: str) -> None:
+def draw(found: Result, detected: Sequence[DetectedScene], path: Path, title: str) -> None:
     """F1 over the threshold, and of the first scenes what is known (above) and what was answered (below)."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -227,15 +234,15 @@ def draw(found: Result, heard: Sequence[Heard], path: Path, title: str) -> None:
     curves.set_title(f"{title}: {found.events} events in {found.scenes} scenes")
     curves.grid(alpha=0.3)
     curves.legend()
-    _draw_scenes(lanes, heard, found.threshold)
+    _draw_scenes(lanes, detected, found.threshold)
     figure.savefig(path, dpi=120)
 
 
-def _draw_scenes(axes: Axes, heard: Sequence[Heard], threshold: float, most: int = 30) -> None:
-    scored = sorted({event.mid for scene in heard for event in scene.events})
+def _draw_scenes(axes: Axes, detected: Sequence[DetectedScene], threshold: float, most: int = 30) -> None:
+    scored = sorted({event.mid for scene in detected for event in scene.events})
     names: list[str] = []
-    shown: list[Heard] = []
-    for scene in heard:
+    shown: list[DetectedScene] = []
+    for scene in detected:
         answered = answers(scene, scored, threshold)
         mids = sorted({event.mid for event in [*scene.events, *answered]}, key=_name)
         if shown and len(names) + len(mids) > most:

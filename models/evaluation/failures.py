@@ -13,13 +13,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from models.corpus.clips import RATE
-from models.corpus.relations import related
+from models.corpus.relations import are_related
 from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.comparison import Figures
-from models.evaluation.listening import Ear
-from models.evaluation.listing import Listed, render
+from models.evaluation.detector_under_test import DetectorUnderTest
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds, sounding
-from models.evaluation.subject import Subject
+from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.labels import classes, find
 from models.spectrum import mel_bands, stft
 
@@ -45,7 +45,7 @@ GAIN, WRONG, OWN, BOUND = (
 
 
 @dataclass(frozen=True)
-class Part:
+class Third:
     """Rows whose property lies from `low` to `high`: gains asked by one clip and by the own segment, share of wrong
     ones, and the gain of the ideal mask."""
 
@@ -63,26 +63,30 @@ class Property:
 
     name: str
     correlation: float
-    parts: list[Part]
+    parts: list[Third]
 
 
 def properties(
-    subject: Subject, ear: Ear, listed: list[Listed], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
+    subject: ModelUnderTest,
+    network: DetectorUnderTest,
+    listed: list[MixtureRow],
+    sounds: Sounds,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> dict[str, np.ndarray]:
     """Each of PROPERTIES of each row (rows,), NaN where a row has none; advance is called after each row."""
     filters = mel_bands(1024, RATE, BANDS, 30.0, RATE / 2, normalised=False)
-    labels = {find(row.label).mid for row in listed} & ear.hears
+    labels = {find(row.label).mid for row in listed} & network.class_mids
     columns = [column for column, label in enumerate(classes()) if label.mid in labels]
     among = [classes()[column].mid for column in columns]
-    heard: dict[str, tuple[Tensor, float]] = {}
+    cached: dict[str, tuple[Tensor, float]] = {}
     found: dict[str, list[float]] = {name: [] for name in PROPERTIES}
 
     def query(key: str, label: str) -> tuple[Tensor, float]:
-        if key not in heard:
+        if key not in cached:
             clip = sounds.waveform(key)
-            named = among[int(ear.clipwise(clip, RATE)[columns].argmax())]
-            heard[key] = subject.query(clip), float(related(named, find(label).mid))
-        return heard[key]
+            named = among[int(network.clipwise(clip, RATE)[columns].argmax())]
+            cached[key] = subject.query(clip), float(are_related(named, find(label).mid))
+        return cached[key]
 
     for row in listed:
         samples = row.seconds * RATE
@@ -94,7 +98,7 @@ def properties(
         ]
         spectra = [spectrum_shares(torch.from_numpy(part), filters) for part in (mix.target, mix.interference)]
         asked, right = query(row.examples[0], row.label)
-        target, other = subject.heard(mix.target), subject.heard(mix.interference)
+        target, other = subject.embed(mix.target), subject.embed(mix.interference)
         values = {
             "level": 10 * np.log10(recorded[0] / recorded[1]),
             "overlap": torch.minimum(*spectra).sum().item(),
@@ -134,7 +138,7 @@ def thirds(name: str, values: np.ndarray, figures: Figures) -> Property:
         means = [
             bootstrap.mean(np.where(inside, figures.values[figure], np.nan)) for figure in (GAIN, WRONG, OWN, BOUND)
         ]
-        parts.append(Part(float(values[inside].min()), float(values[inside].max()), *means))
+        parts.append(Third(float(values[inside].min()), float(values[inside].max()), *means))
     correlation = (
         float(np.corrcoef(rankdata(values[there]), rankdata(gains[there]))[0, 1]) if len(distinct) > 1 else float("nan")
     )

@@ -17,13 +17,13 @@ from rich.table import Table
 from models.commands import Device
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
-from models.evaluation import comparison, failures, json_report, listing
+from models.evaluation import comparison, failures, json_report, reporting_mixtures
 from models.evaluation.comparison import Figures
+from models.evaluation.detector_under_test import DetectorUnderTest
 from models.evaluation.failures import GAIN, PROPERTIES, Property
-from models.evaluation.listening import Ear
-from models.evaluation.listing import Listed, render
+from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject, measurable
+from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.evaluation.summaries import decibels, percent, plain, table_of, with_interval
 from models.spectrum import mel_bands, stft
 
@@ -50,7 +50,7 @@ def evaluate_worst(
     ] = "base",
     list_file: Annotated[
         Path, typer.Option("--list", help="The list that they are of.", exists=True, dir_okay=False)
-    ] = listing.REPORTING,
+    ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the tables.", dir_okay=False)] = None,
@@ -58,17 +58,17 @@ def evaluate_worst(
 ) -> None:
     """Where a model fails: its gains by properties of mixtures and queries, and spectrograms of the worst."""
     measured = comparison.read(figures)
-    bundle = measurable(weights)
-    subject = Subject(bundle, device)
-    if measured.model != subject.model_id or measured.digest != listing.digest(list_file):
+    bundle = load_bundle(weights)
+    subject = ModelUnderTest(bundle, device)
+    if measured.model != subject.model_id or measured.digest != reporting_mixtures.digest(list_file):
         raise ValueError(f"{figures} holds figures of {measured.model}, on another list or not of {subject.model_id}")
-    everything = listing.read(list_file)
+    everything = reporting_mixtures.read(list_file)
     listed = [everything[number] for number in measured.numbers]
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
         task = progress.add_task("listening", total=len(listed))
-        ear = Ear(subject.model_id, bundle.detector, device)
-        values = failures.properties(subject, ear, listed, sounds, lambda done: progress.advance(task, done))
+        network = DetectorUnderTest(subject.model_id, bundle.detector, device)
+        values = failures.properties(subject, network, listed, sounds, lambda done: progress.advance(task, done))
     found = [failures.thirds(name, values[name], measured) for name in PROPERTIES]
     for table in (losses_table(measured), properties_table(found)):
         console.print(table)
@@ -78,7 +78,11 @@ def evaluate_worst(
         json_report.write(about | {"losses": plain(steps), "properties": as_json(found)}, output)
     if plot:
         places = failures.worst(measured, SHOWN)
-        draw([_shown(subject, listed[at], sounds, measured, values, at) for at in places], plot, subject.model_id)
+        draw(
+            [_describe_mixture(subject, listed[at], sounds, measured, values, at) for at in places],
+            plot,
+            subject.model_id,
+        )
 
 
 def losses_table(figures: Figures) -> Table:
@@ -120,8 +124,8 @@ def as_json(found: Sequence[Property]) -> dict[str, Any]:
     }
 
 
-def _shown(
-    subject: Subject, row: Listed, sounds: Sounds, figures: Figures, values: dict[str, np.ndarray], at: int
+def _describe_mixture(
+    subject: ModelUnderTest, row: MixtureRow, sounds: Sounds, figures: Figures, values: dict[str, np.ndarray], at: int
 ) -> Shown:
     mix, example = render(row, sounds), sounds.waveform(row.examples[0])
     asked = subject.query(example)[None]

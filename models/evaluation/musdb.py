@@ -25,10 +25,11 @@ from rich.table import Table
 
 from models.audio import Waveform
 from models.commands import DetectorFile, Device, SeparatorFile, Weights
-from models.engine import CONTEXT, OVERLAP, WINDOW, Engine
+from models.engine import Engine
 from models.evaluation import json_report, musdb_songs
 from models.evaluation.musdb_scores import Figure, StemScores, mean, median_of_medians, score
 from models.evaluation.musdb_songs import HIGHLIGHT_SECONDS, HIGHLIGHTS, STEMS, Song
+from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.query import Query
 
 console, progress_console = Console(), Console(stderr=True)
@@ -73,9 +74,13 @@ def evaluate_musdb(
         bool, typer.Option("--direct", help="The same SDR by its formula, without museval: 100 times faster.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Songs scored at a time, each takes about 10 GB with museval.", min=1)] = 1,
-    window: Annotated[float, typer.Option(help="Seconds that the model sees at once; the authors' 2.")] = WINDOW,
-    context: Annotated[float, typer.Option(help="Seconds at a window's sides that are thrown away.")] = CONTEXT,
-    overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = OVERLAP,
+    window: Annotated[
+        float, typer.Option(help="Seconds that the model sees at once; the authors' 2.")
+    ] = DEFAULT_OPTIONS.window,
+    context: Annotated[
+        float, typer.Option(help="Seconds at each side of a window that are computed and discarded.")
+    ] = DEFAULT_OPTIONS.context,
+    overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = DEFAULT_OPTIONS.overlap,
     device: Device = "auto",
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the songs' medians, such as out.png.")] = None,
@@ -88,17 +93,12 @@ def evaluate_musdb(
     engine = Engine.load(given or weights, device)
     queries, made_of = make_queries(engine, root, highlights)
 
+    options = SeparationOptions(
+        window=window, context=context, overlap=overlap, joint=True, exhaustive=True, gate=False
+    )
+
     def separate(mixture: Waveform) -> Mapping[str, Waveform]:
-        return engine.separate(
-            mixture,
-            queries,
-            gate=False,
-            joint=True,
-            exhaustive=True,
-            window=window,
-            context=context,
-            overlap=overlap,
-        ).stems
+        return engine.separate(mixture, queries, options).stems
 
     scored = measure(chosen, separate, direct, jobs)
     songs = list(progress(scored, "songs", len(chosen), console=progress_console, transient=True))
@@ -119,7 +119,9 @@ def make_queries(engine: Engine, root: Path, highlights: Path | None) -> tuple[d
     training = [] if highlights else musdb_songs.songs(root, "train")[:HIGHLIGHTS]
     queries, made_of = {}, {}
     for stem in progress(STEMS, "queries", console=progress_console, transient=True):
-        examples = musdb_songs.listed(highlights, stem) if highlights else musdb_songs.substitutes(training, stem)
+        examples = (
+            musdb_songs.read_highlights(highlights, stem) if highlights else musdb_songs.substitutes(training, stem)
+        )
         queries[stem], used, silent = musdb_songs.mean_query(engine, examples)
         kind = "files" if highlights else f"training songs, their loudest {HIGHLIGHT_SECONDS:g} s"
         coherence = f"coherence {queries[stem].coherence:.2f}"
@@ -134,7 +136,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
     """
     if jobs == 1:
         for song in songs:
-            yield _scores(song.name, *_separated(song, separate), direct)
+            yield _scores(song.name, *_separate_song(song, separate), direct)
         return
     with (
         tempfile.TemporaryDirectory(prefix="musdb-") as waiting,
@@ -143,7 +145,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
     ):
         pending: deque[Future[SongScores]] = deque()
         for number, song in enumerate(songs):
-            references, estimates, mixture, rate = _separated(song, separate)
+            references, estimates, mixture, rate = _separate_song(song, separate)
             path = Path(waiting) / f"{number}.npz"
             np.savez(path, references=references, estimates=estimates, mixture=mixture)
             pending.append(pool.submit(_scores_of_file, song.name, path, rate, direct))
@@ -153,7 +155,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
             yield pending.popleft().result()
 
 
-def _separated(song: Song, separate: Separate) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _separate_song(song: Song, separate: Separate) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """References and estimates (4, n, C), the mixture (n, C), all float32, and their rate."""
     mixture = song.read("mixture")
     estimates = separate(mixture)

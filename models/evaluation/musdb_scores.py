@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.evaluation import resampling
-from models.evaluation.metrics import sdr, si_sdr
+from models.evaluation import group_bootstrap
+from models.validation.metrics import sdr, si_sdr
 
 WINDOW_SECONDS = 2.0
 
@@ -44,11 +44,11 @@ def score(references: np.ndarray, estimates: np.ndarray, rate: int, direct: bool
     references, estimates = (np.asarray(some[:, :frames], dtype=np.float64) for some in (references, estimates))
     window = int(WINDOW_SECONDS * rate)
     # A stem without a sound in the whole song has no SDR, and would leave the others without a window.
-    heard = ~(_silent(references) | _silent(estimates))
+    audible = ~(_silent(references) | _silent(estimates))
     of_window = _direct if direct else _museval
     windows = np.full((len(references), max(1, frames // window)), np.nan)
-    if heard.any():
-        windows[heard] = of_window(references[heard], estimates[heard], window)
+    if audible.any():
+        windows[audible] = of_window(references[audible], estimates[audible], window)
     scores = []
     for reference, estimate, figures in zip(references, estimates, windows, strict=True):
         target, answer = torch.from_numpy(reference).flatten(), torch.from_numpy(estimate).flatten()
@@ -116,8 +116,8 @@ def _over_songs(values: Sequence[float], statistic) -> Figure:
     counted = np.array([value for value in values if not np.isnan(value)])
     if not len(counted):
         return Figure(float("nan"), float("nan"), float("nan"), 0)
-    drawn = resampling.weights(range(len(counted)))
-    low, high = resampling.interval(np.array([statistic(np.repeat(counted, times)) for times in drawn]))
+    drawn = group_bootstrap.weights(range(len(counted)))
+    low, high = group_bootstrap.interval(np.array([statistic(np.repeat(counted, times)) for times in drawn]))
     return Figure(statistic(counted), low, high, len(counted))
 
 

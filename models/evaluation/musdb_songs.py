@@ -66,7 +66,7 @@ def _song(track) -> Song:
     return Song(track.name, read)
 
 
-def listed(folder: Path, stem: str) -> Iterator[Waveform]:
+def read_highlights(folder: Path, stem: str) -> Iterator[Waveform]:
     """The recordings in `folder`/`stem`, in the order of their names. Raises FileNotFoundError if there are none."""
     files = sorted(path for path in (folder / stem).glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:

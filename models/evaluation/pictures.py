@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from models.evaluation.bootstrap import Estimate
-from models.evaluation.scenes import MAIN_QUERIES, Measured
+from models.evaluation.mixture_figures import MAIN_QUERIES, MixtureFigures
 from models.evaluation.summaries import QUERY_NAMES, Summary
 
 COLOURS = {
@@ -55,7 +55,7 @@ def draw_classes(axes: Axes, gains: dict[str, Estimate], colour: str, name: str)
     axes.set_xlabel("SI-SDR improvement, dB")
 
 
-def draw_distributions(axes: Axes, measured: Measured, queries: list[str]) -> None:
+def draw_distributions(axes: Axes, measured: MixtureFigures, queries: list[str]) -> None:
     """The share of rows up to each gain, a curve a query; of wrong ones the share is where it falls below zero."""
     for name in queries:
         gains = measured.values[f"mixture/{name}/si_sdri"]

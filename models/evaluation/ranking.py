@@ -12,8 +12,8 @@ def average_precision(scores: np.ndarray, there: np.ndarray, weights: np.ndarray
 
     Clips of equal score are taken together. NaN where nothing is there.
     """
-    found, heard = _counts(scores, there, weights)
-    precision = np.divide(found, heard, out=np.zeros_like(found), where=heard > 0)
+    found, answered = _counts(scores, there, weights)
+    precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
     gained = np.diff(found, axis=-1, prepend=0.0)
     return _ratio((gained * precision).sum(axis=-1), found[..., -1])
 
@@ -23,11 +23,11 @@ def area_under_curve(scores: np.ndarray, there: np.ndarray, weights: np.ndarray 
 
     Shapes as above. NaN where either kind is missing.
     """
-    found, heard = _counts(scores, there, weights)
+    found, answered = _counts(scores, there, weights)
     gained = np.diff(found, axis=-1, prepend=0.0)
-    false = np.diff(heard - found, axis=-1, prepend=0.0)
-    below = (heard - found)[..., -1:] - (heard - found)
-    return _ratio((gained * (below + false / 2)).sum(axis=-1), found[..., -1] * (heard - found)[..., -1])
+    false = np.diff(answered - found, axis=-1, prepend=0.0)
+    below = (answered - found)[..., -1:] - (answered - found)
+    return _ratio((gained * (below + false / 2)).sum(axis=-1), found[..., -1] * (answered - found)[..., -1])
 
 
 def d_prime(area: float) -> float:

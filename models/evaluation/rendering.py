@@ -48,7 +48,7 @@ class Sounds:
         return sound
 
 
-def chosen(source: Source, keys: Set[str]) -> Clips:
+def decode_clips(source: Source, keys: Set[str]) -> Clips:
     """Some clips of a split, decoded; without the cache that all of it would fill."""
     samples, clips, start = [np.zeros(0, np.int16)], [], 0
     for row in source:
@@ -87,7 +87,7 @@ class Mix:
     interference: np.ndarray
 
 
-def mixed(target: np.ndarray, interference: np.ndarray, over: np.ndarray | None = None) -> Mix:
+def mix_sources(target: np.ndarray, interference: np.ndarray, over: np.ndarray | None = None) -> Mix:
     """Both at equal energy over the samples `over` (bool; None: all), turned down together where they would clip."""
     part = slice(None) if over is None else over
     energies = [np.square(sound[part], dtype=np.float64).sum() for sound in (target, interference)]

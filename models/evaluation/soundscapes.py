@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import related
+from models.corpus.relations import are_related
 from models.labels import ontology
 
 SCENES = 200
@@ -30,7 +30,7 @@ _FADE_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownEvent:
     """A class that is heard from `start` to `end` seconds."""
 
     mid: str
@@ -45,7 +45,7 @@ class Scene:
     name: str
     samples: np.ndarray
     rate: int
-    events: list[Known]
+    events: list[KnownEvent]
 
     @property
     def seconds(self) -> float:
@@ -59,7 +59,7 @@ def compose(clips: Clips, count: int = SCENES, seed: int = SEED) -> Iterator[Sce
     """
     random = np.random.default_rng(seed)
     by_class = _by_class(clips)
-    if not any(not related(first, second) for first in by_class for second in by_class):
+    if not any(not are_related(first, second) for first in by_class for second in by_class):
         raise ValueError("soundscapes need clips of two unrelated classes at least")
     for number in range(count):
         yield _scene(f"scene {number}", clips, by_class, random)
@@ -79,7 +79,7 @@ def _by_class(clips: Clips) -> dict[str, dict[str, list[Clip]]]:
 def _scene(name: str, clips: Clips, by_class: dict[str, dict[str, list[Clip]]], random: np.random.Generator) -> Scene:
     wanted = int(random.integers(2, 5))
     samples = _background(round(SECONDS * RATE), random)
-    events: list[Known] = []
+    events: list[KnownEvent] = []
     there: list[str] = []
     drawn: Sequence[str] = random.permutation(sorted(by_class)).tolist()
     for mid in drawn:
@@ -87,7 +87,7 @@ def _scene(name: str, clips: Clips, by_class: dict[str, dict[str, list[Clip]]], 
         group = groups[str(random.choice(sorted(groups)))]
         clip = group[random.integers(len(group))]
         mids = [one for one in clip.mids if ontology()[one].index is not None]
-        if any(related(one, other) for one in mids for other in there):
+        if any(are_related(one, other) for one in mids for other in there):
             continue
         sound = _part(clips.waveform(clip))
         spans = sounding(sound, RATE)
@@ -95,7 +95,7 @@ def _scene(name: str, clips: Clips, by_class: dict[str, dict[str, list[Clip]]], 
         level = 10 ** (random.uniform(*LEVELS_DB) / 20)
         first = int(random.integers(len(samples) - len(sound) + 1))
         samples[first : first + len(sound)] += sound * (level / np.sqrt(np.mean(np.square(mask))))
-        events += [Known(one, first / RATE + start, first / RATE + end) for start, end in spans for one in mids]
+        events += [KnownEvent(one, first / RATE + start, first / RATE + end) for start, end in spans for one in mids]
         there += mids
         wanted -= 1
         if not wanted:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.scenes import MAIN_QUERIES, QUERIES, Measured
+from models.evaluation.mixture_figures import MAIN_QUERIES, QUERIES, MixtureFigures
 
 QUERY_NAMES = {
     "own": "own segment",
@@ -26,9 +26,9 @@ INTERVAL = "SI-SDR [95 %]"
 class Summary:
     """Estimates of a model's figures, each made once; `draws` of the bootstrap share their rows' weights."""
 
-    def __init__(self, measured: Measured, draws: int = 2000) -> None:
+    def __init__(self, measured: MixtureFigures, draws: int = 2000) -> None:
         self.measured = measured
-        self._values = measured.values | _derived(measured.values)
+        self._values = measured.values | _derive(measured.values)
         self._bootstrap = TwoLevel(measured.labels, measured.groups, draws)
         self.queries = [name for name in QUERIES if f"mixture/{name}/si_sdri" in self._values]
         self.means = {name: self._bootstrap.mean(values) for name, values in self._values.items()}
@@ -193,7 +193,7 @@ def with_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.1f} \\[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def _derived(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _derive(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What follows from the rows' figures: levels from improvements, and the gain where it went to the right sound."""
     derived = {"oracle/sdr": values["oracle/sdri"] + values["input/sdr"]}
     for query in QUERIES:

@@ -21,11 +21,11 @@ from rich.table import Table
 from models.commands import Device, Weights
 from models.corpus.clips import RATE, Clip
 from models.corpus.decoded import load
-from models.corpus.relations import implied, unknown
-from models.evaluation import json_report, resampling
-from models.evaluation.listening import DetectorAlone, Ear
+from models.corpus.relations import self_and_ancestors, uncertain_classes
+from models.evaluation import group_bootstrap, json_report
+from models.evaluation.detector_under_test import DetectorAlone, DetectorUnderTest
+from models.evaluation.group_bootstrap import interval
 from models.evaluation.ranking import area_under_curve, average_precision, d_prime
-from models.evaluation.resampling import interval
 from models.labels import ontology
 
 _SHOWN = 8  # of the best and of the worst classes
@@ -83,24 +83,26 @@ def evaluate_tagging(
     plot: Annotated[Path | None, typer.Option(help="Picture of all classes, such as out.png.", dir_okay=False)] = None,
 ) -> None:
     """Mean average precision, area under the curve and d' of a model's ear on clips whose classes are known."""
-    ear = Ear.load(weights, detector, device)
+    network = DetectorUnderTest.load(weights, detector, device)
     clips = load(corpus, split, cache, progress_console.print)
     heard = track(clips.clips, "listening", console=progress_console, transient=True)
-    scores = np.stack([ear.clipwise(clips.waveform(clip), RATE) for clip in heard])
-    found = measure(scores, clips.clips, ear.hears, least_groups)
-    _print(found, f"{ear.name} on {corpus.name}/{split}: {found.clips} clips of {found.groups} source groups")
+    scores = np.stack([network.clipwise(clips.waveform(clip), RATE) for clip in heard])
+    found = measure(scores, clips.clips, network.class_mids, least_groups)
+    _print(found, f"{network.name} on {corpus.name}/{split}: {found.clips} clips of {found.groups} source groups")
     if output:
-        json_report.write({"model": ear.name, "split": split, "least_groups": least_groups, **asdict(found)}, output)
+        json_report.write(
+            {"model": network.name, "split": split, "least_groups": least_groups, **asdict(found)}, output
+        )
     if plot:
-        draw(found, plot, ear.name)
+        draw(found, plot, network.name)
 
 
-def measure(scores: np.ndarray, clips: Sequence[Clip], hears: frozenset[str], least_groups: int = 1) -> Tagging:
+def measure(scores: np.ndarray, clips: Sequence[Clip], class_mids: frozenset[str], least_groups: int = 1) -> Tagging:
     """Scores (N, 527) of clips -> figures. Raises ValueError where no class can be measured."""
     labelled = sorted({mid for clip in clips for mid in clip.mids}, key=lambda mid: ontology()[mid].name)
     there, counted = truth(clips, labelled)
     groups = np.array([clip.group for clip in clips])
-    drawn = resampling.weights(groups.tolist())
+    drawn = group_bootstrap.weights(groups.tolist())
     classes: list[ClassFigures] = []
     precisions, areas = [], []
     unheard, few = [], []
@@ -108,7 +110,7 @@ def measure(scores: np.ndarray, clips: Sequence[Clip], hears: frozenset[str], le
         label, some = ontology()[mid], counted[:, column]
         positive = there[some, column]
         of_class = len(set(groups[some][positive]))
-        if label.index is None or mid not in hears:
+        if label.index is None or mid not in class_mids:
             unheard.append(label.name)
         elif of_class < least_groups or positive.all():
             few.append(label.name)
@@ -155,8 +157,8 @@ def truth(clips: Sequence[Clip], mids: Sequence[str]) -> tuple[np.ndarray, np.nd
     there = np.zeros((len(clips), len(mids)), dtype=bool)
     counted = np.ones_like(there)
     for row, clip in enumerate(clips):
-        known = frozenset().union(*(implied(mid) for mid in clip.mids))
-        open_to_doubt = frozenset().union(*(unknown(mid) for mid in clip.mids)) - known
+        known = frozenset().union(*(self_and_ancestors(mid) for mid in clip.mids))
+        open_to_doubt = frozenset().union(*(uncertain_classes(mid) for mid in clip.mids)) - known
         there[row] = [mid in known for mid in mids]
         counted[row] = [mid not in open_to_doubt for mid in mids]
     return there, counted

@@ -37,7 +37,7 @@ class Detector(Protocol):
         ...
 
 
-class Ear(Detector, Protocol):
+class QueryEncoder(Detector, Protocol):
     """A detector that a separator may listen with while it separates: it hears what the separator's spectrum shows.
 
     Both use an FFT of 1024 at 32 kHz under a window of 800 samples (25 ms) every 320.
@@ -46,7 +46,7 @@ class Ear(Detector, Protocol):
     map_channels: int
     signed_embeddings: bool  # False where they end in a ReLU
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Magnitudes (B, frames, 513), frames a multiple of 32, of mixtures at the level at which the ear hears -> a
         map (B, map_channels, columns, rows) and embeddings (B, columns, D), a column every 16 frames (160 ms)."""
         ...
@@ -79,7 +79,7 @@ class Separator(Protocol):
         """(B, frames, bins), (B, K) -> real (B, frames, bins), at least 0: `listen` and `predict` in one."""
         ...
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor, ...]:
+    def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor, ...]:
         """(B, frames, bins) -> what does not depend on the query, each (B, ...)."""
         ...
 

@@ -65,7 +65,7 @@ class HyperParameters:
         return rows, min(self.window if self.merge_time or rows == self.window else 2 * self.window, grid[1])
 
 
-EAR_COLUMN = 16  # frames of a column that separators listen to
+ENCODER_COLUMN = 16  # frames of a column that separators listen to
 
 # A small ear: tokens of 20 ms from the first stage to the last.
 SMALL = HyperParameters(
@@ -142,7 +142,7 @@ class HTSAT(nn.Module):
         has `frames` rows over the clip's duration; ValueError for clips that are longer. Without, framewise has a row
         for every whole column of patches, at least one.
         """
-        return self.hear(self.log_bands(waveforms))
+        return self.classify(self.log_bands(waveforms))
 
     def embed(self, waveforms: Tensor) -> Tensor:
         """Waveforms (B, T) to latent queries (B, D)."""
@@ -161,7 +161,7 @@ class HTSAT(nn.Module):
             decibels = 10 * power.clamp(min=10 ** (LOWEST_DB / 10)).log10()
             return self.band_norm(decibels.transpose(1, 2)).transpose(1, 2)
 
-    def hear(self, bands: Tensor) -> DetectorOutput:
+    def classify(self, bands: Tensor) -> DetectorOutput:
         """Log-mel bands (B, F, M) from `log_bands` to what is heard in them. ValueError if F exceeds `frames`."""
         return self.answer(self.tokens(bands))
 
@@ -186,10 +186,10 @@ class HTSAT(nn.Module):
         framewise = steps.sigmoid().repeat_interleave(self.rows_held, dim=1)
         return DetectorOutput(steps.mean(1).sigmoid(), framewise, embedding)
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """As `networks.Ear` says; for hyperparameters without `merge_time`."""
         tokens = self.tokens(self.bands_of(magnitude)).float()
-        columns = tokens.unflatten(2, (-1, EAR_COLUMN // self.hyper.patch[1])).mean(3)  # B H columns D
+        columns = tokens.unflatten(2, (-1, ENCODER_COLUMN // self.hyper.patch[1])).mean(3)  # B H columns D
         return columns.permute(0, 3, 2, 1), columns.mean(1)
 
     def silence(self) -> Tensor:
@@ -202,17 +202,21 @@ class HTSAT(nn.Module):
         """Bands (B, F, M) repeated and stretched to `frames`, then folded: (B, 1, runs M, frames / runs). Without
         `merge_time` they are padded with silence to whole windows of attention."""
         frames, runs = self.hyper.frames, self.hyper.runs
-        heard = bands.shape[1]
+        frames_given = bands.shape[1]
         if not self.hyper.merge_time:
-            whole = max(heard // self.hyper.patch[1], 1) * self.hyper.patch[1]
-            bands, heard = bands[:, :whole], min(heard, whole)
+            whole = max(frames_given // self.hyper.patch[1], 1) * self.hyper.patch[1]
+            bands, frames_given = bands[:, :whole], min(frames_given, whole)
             widest = max(self.hyper.attention(stage)[1] for stage in range(len(self.stages)))
-            silence = self.silence().to(bands.dtype).expand(len(bands), -heard % (widest * self.hyper.patch[1]), -1)
+            silence = (
+                self.silence().to(bands.dtype).expand(len(bands), -frames_given % (widest * self.hyper.patch[1]), -1)
+            )
             padded = torch.cat([bands, silence], dim=1)
             return padded.transpose(1, 2).unsqueeze(1)
-        if heard > frames:
-            raise ValueError(f"a clip of {heard} frames is longer than the network's {frames}; cut it into windows")
-        bands = bands.repeat(1, frames // heard, 1).unsqueeze(1)
+        if frames_given > frames:
+            raise ValueError(
+                f"a clip of {frames_given} frames is longer than the network's {frames}; cut it into windows"
+            )
+        bands = bands.repeat(1, frames // frames_given, 1).unsqueeze(1)
         bands = F.interpolate(bands, (frames, self.hyper.bands), mode="bicubic", align_corners=True)
         return bands.unflatten(2, (runs, -1)).transpose(3, 4).flatten(2, 3)
 
@@ -259,10 +263,10 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.kept(self.attention(self.attention_norm(tokens)))
-        return tokens + self.kept(self.mlp(self.mlp_norm(tokens)))
+        tokens = tokens + self._apply_drop_path(self.attention(self.attention_norm(tokens)))
+        return tokens + self._apply_drop_path(self.mlp(self.mlp_norm(tokens)))
 
-    def kept(self, update: Tensor) -> Tensor:
+    def _apply_drop_path(self, update: Tensor) -> Tensor:
         """While training, a share of the clips goes without the update (Huang et al., "Stochastic Depth", 2016)."""
         if not (self.training and self.drop_path):
             return update

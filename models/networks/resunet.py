@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import spectrum
-from models.networks import Ear
+from models.networks import QueryEncoder
 
 STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own step
 PATCH = (4, 2)  # frames x bands of one cell at the top: detail inside it is the stem's and the head's affair
-EAR_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
+ENCODER_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
 MASK_FLOOR = 0.02  # -34 dB: doubt ends in a quiet mixture, not in a hole, and nothing is ever masked to digital zero
 
 
@@ -65,7 +65,7 @@ class ResUNet(nn.Module):
     window_size = 800  # the ear's 25 ms, so that one spectrum serves both
     hop = 320
     mask_bytes = 1 << 20
-    ear: Ear
+    query_encoder: QueryEncoder
     to_bands: Tensor
     to_bins: Tensor
     query_mean: Tensor
@@ -73,7 +73,7 @@ class ResUNet(nn.Module):
 
     def __init__(
         self,
-        ear: Ear,
+        query_encoder: QueryEncoder,
         bands: int = 128,
         channels: tuple[int, ...] = (32, 64, 128, 256),
         blocks: tuple[int, ...] = (1, 2, 2, 1),
@@ -82,8 +82,8 @@ class ResUNet(nn.Module):
         scales: bool = True,
     ) -> None:
         super().__init__()
-        self.__dict__["ear"] = ear  # not registered: its weights are the detector's
-        self.query_size = ear.embedding_size
+        self.__dict__["query_encoder"] = query_encoder  # not registered: its weights are the detector's
+        self.query_size = query_encoder.embedding_size
         if len(channels) != 4:
             raise ValueError(f"four levels end in the ear's columns of {STRIDE} frames, not {len(channels)}")
         rows = bands // 2 ** len(channels)
@@ -103,8 +103,8 @@ class ResUNet(nn.Module):
         self.head_norm = nn.BatchNorm2d(channels[0])
         self.head = nn.Conv2d(channels[0], PATCH[0] * PATCH[1], 1)
 
-        self.ear_norm = nn.BatchNorm2d(ear.map_channels, affine=False)
-        self.ear_in = nn.Conv2d(ear.map_channels, code, 1)
+        self.ear_norm = nn.BatchNorm2d(query_encoder.map_channels, affine=False)
+        self.ear_in = nn.Conv2d(query_encoder.map_channels, code, 1)
         self.ear_mix = nn.Conv2d(2 * code, channels[-1], 1)
         bottom = channels[-1] * rows
         self.recurrent_in = nn.Linear(bottom + 1, 2 * recurrent)
@@ -156,14 +156,14 @@ class ResUNet(nn.Module):
 
     def _root(self, embeddings: Tensor) -> Tensor:
         """Tames the few large values of an embedding. Negative queries may leave the range of a ReLU."""
-        within = embeddings if self.ear.signed_embeddings else embeddings.clamp(min=0)
+        within = embeddings if self.query_encoder.signed_embeddings else embeddings.clamp(min=0)
         return within.sign() * within.abs().sqrt()
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
         """(B, frames, 513), (B, K) -> (B, frames, 513) between 0 and 1."""
-        return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
+        return self.predict(*self.encode_mixture(magnitude), condition)[:, : magnitude.shape[1]]
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, channels, T / 16, rows) and
         the direction of its embeddings in time (B, T / 16, D); frames are padded to whole columns."""
         frames = magnitude.shape[1]
@@ -172,13 +172,15 @@ class ResUNet(nn.Module):
         bands = (magnitude.square() / rms.square()[:, None, None]) @ self.to_bands
         log_bands = torch.log10(bands + 1e-2).unsqueeze(1)
         with torch.no_grad():
-            ear_map, embeddings = self.ear.listen(magnitude * (EAR_LEVEL / rms)[:, None, None])
+            feature_map, embeddings = self.query_encoder.encode_spectrum(
+                magnitude * (ENCODER_LEVEL / rms)[:, None, None]
+            )
             embeddings = F.normalize(self.standardise(embeddings.float()), dim=2)
-        return log_bands, ear_map, embeddings
+        return log_bands, feature_map, embeddings
 
-    def predict(self, log_bands: Tensor, ear_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
+    def predict(self, log_bands: Tensor, feature_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
         """What `listen` heard, of B mixtures or of one for all, and the condition (B, K) -> mask (B, T, 513)."""
-        direction, ear_code, film = condition.split(
+        direction, map_code, film = condition.split(
             [self.query_size, self.ear_in.out_channels, sum(self.film_sizes)], dim=1
         )
         films = list(film.split(self.film_sizes, dim=1))
@@ -190,7 +192,7 @@ class ResUNet(nn.Module):
             if level < len(self.down):
                 skips.append(x)
                 x = self.down[level](x)
-        x = self._bottom(x, ear_map, embeddings, direction, ear_code)
+        x = self._bottom(x, feature_map, embeddings, direction, map_code)
         for level in reversed(range(len(self.decoder))):
             if level < len(self.up):
                 x = F.interpolate(self.up[level](x), size=skips[level].shape[2:]) + skips[level]
@@ -215,11 +217,13 @@ class ResUNet(nn.Module):
             x = block(x, films.pop(0))
         return x
 
-    def _bottom(self, x: Tensor, ear_map: Tensor, embeddings: Tensor, direction: Tensor, ear_code: Tensor) -> Tensor:
-        heard = self.ear_in(self.ear_norm(ear_map))
-        asked = heard * ear_code[:, :, None, None].to(heard.dtype)
-        heard = self.ear_mix(torch.cat([heard.expand_as(asked), asked], dim=1))
-        x = x + F.interpolate(heard, size=x.shape[2:])
+    def _bottom(
+        self, x: Tensor, feature_map: Tensor, embeddings: Tensor, direction: Tensor, map_code: Tensor
+    ) -> Tensor:
+        encoded = self.ear_in(self.ear_norm(feature_map))
+        weighted = encoded * map_code[:, :, None, None].to(encoded.dtype)
+        encoded = self.ear_mix(torch.cat([encoded.expand_as(weighted), weighted], dim=1))
+        x = x + F.interpolate(encoded, size=x.shape[2:])
         likeness = embeddings @ direction.unsqueeze(2)  # (B, columns, 1): cosine of the query and each moment
         columns = x.permute(0, 2, 1, 3).flatten(2)
         hidden = F.relu(self.recurrent_in(torch.cat([columns, likeness.to(columns.dtype)], dim=2)))

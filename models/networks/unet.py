@@ -84,9 +84,9 @@ class UNet(nn.Module):
 
         The highest bin has no place in the halving grid; its mask is 0.5, as published.
         """
-        return self.predict(*self.listen(magnitude), condition)[:, : magnitude.shape[1]]
+        return self.predict(*self.encode_mixture(magnitude), condition)[:, : magnitude.shape[1]]
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor]:
+    def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor]:
         """Magnitude (B, frames, bins) to the first image (B, 1, T, bins - 1), frames padded to what can be halved."""
         image = self.bin_norm(magnitude.transpose(1, 2)).transpose(1, 2)[:, None, :, :-1]
         return (F.pad(image, (0, 0, 0, -magnitude.shape[1] % (1 << len(self.encoder)))),)
@@ -139,8 +139,8 @@ class ConvBlock(nn.Module):
         self.shift2 = nn.Linear(query_size, after)
 
     def forward(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        image = shifted(self.norm1(self.conv1(image)), shifts)
-        return shifted(self.norm2(self.conv2(image)), shifts)
+        image = relu_and_shift(self.norm1(self.conv1(image)), shifts)
+        return relu_and_shift(self.norm2(self.conv2(image)), shifts)
 
 
 class UpBlock(nn.Module):
@@ -154,11 +154,11 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(2 * after, after, query_size)
 
     def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        image = shifted(self.norm(self.up(image)), shifts)
+        image = relu_and_shift(self.norm(self.up(image)), shifts)
         return self.block(torch.cat([image[:, :, :-1, :-1], skip], dim=1), shifts)
 
 
-def shifted(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
     """What every convolution ends with. `image` is overwritten: at full resolution memory is what takes the time."""
     shift = next(shifts).to(image.dtype)
     return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)

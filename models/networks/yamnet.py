@@ -87,7 +87,7 @@ class Yamnet(nn.Module):
         samples = (frames - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (before, samples - before - waveforms.shape[-1]))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)  # (B, rows, frames, bands)
-        scores, latent = self.hear(patches.flatten(0, 1))
+        scores, latent = self.score_patches(patches.flatten(0, 1))
         embedding = self._query(scores, latent, rows)
         scores = scores.unflatten(0, (-1, rows))
         framewise = scores.new_zeros(*scores.shape[:2], self.classes_out)
@@ -100,18 +100,18 @@ class Yamnet(nn.Module):
         least = (PATCH_FRAMES - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (0, max(0, least - waveforms.shape[-1])))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)
-        return self._query(*self.hear(patches.flatten(0, 1)), patches.shape[1])
+        return self._query(*self.score_patches(patches.flatten(0, 1)), patches.shape[1])
 
     def _query(self, scores: Tensor, latent: Tensor, rows: int) -> Tensor:
         """What `hear` answered to windows of `rows` patches each -> their queries (B, D)."""
         return (scores if self.probabilities else latent).unflatten(0, (-1, rows)).mean(1)
 
-    def hear(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def score_patches(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel patches (N, 96, 64) -> scores (N, 521) and embeddings (N, 1024)."""
         embedding = self.deep(self.map(patches)).mean((2, 3))
         return torch.sigmoid(self.classes(embedding)), embedding
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """As `Ear.listen` says: the map is that of `map`, an embedding is of two columns (320 ms)."""
         log_mel = self.log_mel_of_magnitude(magnitude[..., : self.mel.shape[0]] / self.scale)
         feature_map = self.map(log_mel)
@@ -183,7 +183,7 @@ def htk_mel_matrix(lowest: float = 125.0, highest: float = 7500.0) -> Tensor:
 def from_teacher(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of `Yamnet` from tensors with batch norms apart (`conv1.*`, `block2.*` to `block14.*`, `classes.*`)."""
 
-    def folded(name: str) -> tuple[Tensor, Tensor]:
+    def fold(name: str) -> tuple[Tensor, Tensor]:
         scale = torch.rsqrt(tensors[f"{name}.variance"] + 1e-4)
         return tensors[f"{name}.kernel"] * scale[:, None, None, None], (
             tensors[f"{name}.beta"] - tensors[f"{name}.mean"] * scale
@@ -194,6 +194,6 @@ def from_teacher(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for index in range(len(BLOCKS)):
         layers += [(f"{kind}.{index}", f"block{index + 2}.{kind}") for kind in ("depthwise", "pointwise")]
     for ours, theirs in layers:
-        state[f"{ours}.weight"], state[f"{ours}.bias"] = folded(theirs)
+        state[f"{ours}.weight"], state[f"{ours}.bias"] = fold(theirs)
     state["classes.weight"], state["classes.bias"] = tensors["classes.weight"], tensors["classes.bias"]
     return state

@@ -15,7 +15,7 @@ from models.corpus.clips import RATE, Clip, Clips
 from models.labels import classes
 from models.networks import Detector
 from models.precision import device_of
-from models.training.embeddings import fingerprint
+from models.runs.clip_embeddings import fingerprint
 
 BATCH = 16
 
@@ -75,9 +75,9 @@ def _curves(detector: Detector, clips: Clips, chosen: list[Clip]) -> list[np.nda
         for part in torch.from_numpy(clips.waveform(clip)).split(size):
             windows.append(F.pad(part, (0, size - len(part))))
             owners.append(number)
-    heard = detector(torch.stack(windows).to(device)).framewise.float().cpu().numpy()
+    framewise = detector(torch.stack(windows).to(device)).framewise.float().cpu().numpy()
     curves = []
     for number, clip in enumerate(chosen):
         rows = math.ceil(clip.frames / RATE / detector.frame_seconds)
-        curves.append(np.concatenate([heard[at] for at, owner in enumerate(owners) if owner == number])[:rows])
+        curves.append(np.concatenate([framewise[at] for at, owner in enumerate(owners) if owner == number])[:rows])
     return curves

@@ -8,11 +8,13 @@ import typer
 
 from models import checkpoints
 from models.networks.htsat import HyperParameters
+from models.runs import run_folder
+from models.runs.run_folder import progress_console
 from models.training import detector as detecting
-from models.training import paper, runs, shipping
+from models.training import paper, shipping, trainers
 from models.training.loop import Schedule
 from models.training.mixing import Recipe
-from models.training.progress import console, training_bar
+from models.training.progress import training_bar
 from models.training.separator import LOSSES
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator that listens with it.")
@@ -59,27 +61,32 @@ def train_detector(
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
-    place = runs.Place(corpus, cache, runs.held(hold_out))
+    place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
     if place.held_out and teacher:
         raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
     if as_paper and teacher:
         raise typer.BadParameter("the paper's detector learns from labels alone: leave out --teacher or --paper")
     if unlabelled and not teacher:
         raise typer.BadParameter("--unlabelled wants --teacher: without it there is nothing to learn from such audio")
-    setup = runs.DetectorSetup(place, teacher, unlabelled)
+    setup = trainers.DetectorSetup(place, teacher, unlabelled)
     if as_paper:
         setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
-    setup = replace(setup, recipe=runs.with_batch(setup.recipe, batch))
+    setup = replace(setup, recipe=trainers.with_batch(setup.recipe, batch))
     schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
     with training_bar("detector") as (report, advance):
-        runs.train_detector(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
+        trainers.train_detector(
+            run, setup, schedule, trainers.Machine(accelerator, devices, precision), report, advance
+        )
 
 
 @app.command("separator")
 def train_separator(
     corpus: CorpusOption,
-    ear: Annotated[
-        Path, typer.Option(help="What it listens with: the teacher's folder, or the run of a detector.", exists=True)
+    query_encoder: Annotated[
+        Path,
+        typer.Option(
+            "--ear", help="What it listens with: the teacher's folder, or the run of a detector.", exists=True
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/separator"),
     recipe: Annotated[
@@ -111,7 +118,7 @@ def train_separator(
     ] = False,
     query: Annotated[
         str, typer.Option(help="What stands for an example: embeddings, or the teacher's probabilities of classes.")
-    ] = runs.QUERIES[0],
+    ] = run_folder.QUERIES[0],
     loss: Annotated[str, typer.Option(help="snr, or the paper's l1 on waveforms.")] = LOSSES[0],
     hide: Annotated[
         str, typer.Option("--hide", help="Classes that the separator may not hear, although its ear may have.")
@@ -125,18 +132,18 @@ def train_separator(
     if recipe not in ("default", "paper"):
         raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
     by_paper = recipe == "paper"
-    switched = bias_only or query != runs.QUERIES[0] or loss != LOSSES[0]
+    switched = bias_only or query != run_folder.QUERIES[0] or loss != LOSSES[0]
     if by_paper and (change or start or switched):
         raise typer.BadParameter("the paper's recipe stands as it is: leave out other switches, or --recipe paper")
     sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
     if bias_only:
         sizes["scales"] = False
-    setup = runs.SeparatorSetup(
-        runs.Place(corpus, cache, runs.held(hold_out), runs.held(hide)),
-        ear,
+    setup = trainers.SeparatorSetup(
+        run_folder.Place(corpus, cache, run_folder.class_mids(hold_out), run_folder.class_mids(hide)),
+        query_encoder,
         by_paper,
         sizes,
-        runs.with_changes(runs.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
+        trainers.with_changes(trainers.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
         start,
         query,
         loss,
@@ -145,7 +152,9 @@ def train_separator(
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):
-        runs.train_separator(run, setup, schedule, runs.Machine(accelerator, devices, precision), report, advance)
+        trainers.train_separator(
+            run, setup, schedule, trainers.Machine(accelerator, devices, precision), report, advance
+        )
 
 
 def ship(
@@ -161,7 +170,7 @@ def ship(
 ) -> None:
     """Turn a run into a model: averaged weights in float16, class embeddings, presence, manifest."""
     made = shipping.ship(run, name, version, output, blend)
-    console.print(
+    progress_console.print(
         f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"
     )
 

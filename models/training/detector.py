@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.corpus.relations import implied, unknown
+from models.corpus.relations import self_and_ancestors, uncertain_classes
 from models.labels import CLASSES, classes
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
-from models.networks.resunet import EAR_LEVEL, ResUNet
+from models.networks.resunet import ENCODER_LEVEL, ResUNet
 from models.networks.yamnet import Yamnet
 from models.spectrum import loudness
 from models.training import paper
@@ -59,7 +59,7 @@ PAPER_RECIPE = replace(
 
 
 @dataclass(frozen=True)
-class Heard:
+class TeacherTargets:
     """What the teacher hears: scores (B, patches, C) of `classes` (C,), standardised embeddings (B, patches, D), and in
     which patches (B, patches) there is something to hear."""
 
@@ -72,26 +72,26 @@ class Heard:
 class Teacher:
     """YAMNet run fully convolutionally; embeddings standardised over the training clips' (N, D)."""
 
-    def __init__(self, ear: Yamnet, embeddings: np.ndarray) -> None:
-        self.ear = ear
+    def __init__(self, yamnet: Yamnet, embeddings: np.ndarray) -> None:
+        self.yamnet = yamnet
         # The separator's own standardisation, so that the student learns what separators look at.
-        self._separator = ResUNet(ear, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
+        self._separator = ResUNet(yamnet, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
         self._separator.learn_queries(torch.from_numpy(embeddings.astype(np.float32)))
         self._separator.requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
-        self.ear.to(device)
+        self.yamnet.to(device)
         self._separator.to(device)
 
     @torch.no_grad()
-    def hear(self, magnitude: Tensor) -> Heard:
+    def targets(self, magnitude: Tensor) -> TeacherTargets:
         """Magnitudes (B, frames, bins) at the ear's level, frames a multiple of 32."""
-        _, embeddings = self.ear.listen(magnitude)
+        _, embeddings = self.yamnet.encode_spectrum(magnitude)
         patches = over_patches(embeddings[:, ::2].float())
-        scores = torch.sigmoid(self.ear.classes(patches))
+        scores = torch.sigmoid(self.yamnet.classes(patches))
         energy = over_patches(magnitude.square().mean(2).unflatten(1, (-1, 32)).mean(2, keepdim=True)).squeeze(2)
         sounding = energy >= QUIET * energy.amax(1, keepdim=True)
-        return Heard(self.ear.class_indices, scores, self._separator.standardise(patches), sounding)
+        return TeacherTargets(self.yamnet.class_indices, scores, self._separator.standardise(patches), sounding)
 
 
 def over_patches(columns: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class DetectorLearner(Learner):
             nn.init.constant_(self.network.head.bias, RARE)
         self.__dict__["teacher"] = teacher  # not registered: it is not trained
         if teacher is not None:
-            self.project = nn.Linear(self.network.embedding_size, teacher.ear.embedding_size)
+            self.project = nn.Linear(self.network.embedding_size, teacher.yamnet.embedding_size)
         self.targets = LabelTargets()
 
     def sound(self, batch: Batch) -> bool:
@@ -127,25 +127,25 @@ class DetectorLearner(Learner):
         magnitude = batch.mixture.abs()
         magnitude = (
             magnitude
-            * (EAR_LEVEL / loudness(magnitude, network.hyper.window_size or network.hyper.fft_size))[:, None, None]
+            * (ENCODER_LEVEL / loudness(magnitude, network.hyper.window_size or network.hyper.fft_size))[:, None, None]
         )
         frames = magnitude.shape[1] // 32 * 32
-        heard = self.teacher.hear(magnitude[:, :frames]) if self.teacher is not None else None
+        taught = self.teacher.targets(magnitude[:, :frames]) if self.teacher is not None else None
         change = lessons.level_db * (2 * torch.rand(len(magnitude), 1, 1, device=magnitude.device) - 1)
         bands = network.bands_of(magnitude * 10 ** (change / 20))
-        bands = stripes_masked(bands, lessons.stripes, lessons.widest)
+        bands = mask_stripes(bands, lessons.stripes, lessons.widest)
         wanted, known = self.targets(batch.classes, bands.device)
         if lessons.mixup:
             blend = torch.distributions.Beta(lessons.mixup, lessons.mixup).sample((len(bands),)).to(bands.device)
-            bands = blended(bands, blend[:, None, None])
+            bands = blend_with_reversed(bands, blend[:, None, None])
             if lessons.mix_labels:
-                wanted, known = blended(wanted, blend[:, None]), known & known.flip(0)
+                wanted, known = blend_with_reversed(wanted, blend[:, None]), known & known.flip(0)
         tokens = network.tokens(bands)
         answer = network.answer(tokens)
         with torch.autocast(bands.device.type, enabled=False):
             loss = lessons.labels * self._of_labels(answer.clipwise.float(), wanted, known)
-            if heard is not None:
-                loss = loss + self._of_teacher(heard, tokens.float(), answer.framewise.float())
+            if taught is not None:
+                loss = loss + self._of_teacher(taught, tokens.float(), answer.framewise.float())
         return loss
 
     @staticmethod
@@ -154,17 +154,17 @@ class DetectorLearner(Learner):
         each = F.binary_cross_entropy(clipwise.clamp(1e-6, 1 - 1e-6), wanted, reduction="none")
         return (each * known).sum(1).mean()
 
-    def _of_teacher(self, heard: Heard, tokens: Tensor, framewise: Tensor) -> Tensor:
+    def _of_teacher(self, taught: TeacherTargets, tokens: Tensor, framewise: Tensor) -> Tensor:
         per_column = 32 // self.network.hyper.patch[1]  # of the teacher's columns
-        columns = heard.scores.shape[1] + TEACHER_PATCH - 1
-        steps = framewise[:, : columns * per_column, heard.classes]
+        columns = taught.scores.shape[1] + TEACHER_PATCH - 1
+        steps = framewise[:, : columns * per_column, taught.classes]
         logits = over_patches(torch.logit(steps, 1e-6).unflatten(1, (columns, per_column)).mean(2))
-        scores = F.binary_cross_entropy_with_logits(logits, heard.scores, reduction="none").sum(2)
+        scores = F.binary_cross_entropy_with_logits(logits, taught.scores, reduction="none").sum(2)
         embedding = tokens.mean(1)[:, : columns * per_column].unflatten(1, (columns, per_column)).mean(2)
         # Direction only: in the standardised space lengths are those of what is rare, silence most of all.
-        distance = 1 - F.cosine_similarity(self.project(over_patches(embedding)), heard.embeddings, dim=2)
+        distance = 1 - F.cosine_similarity(self.project(over_patches(embedding)), taught.embeddings, dim=2)
         each = self.lessons.scores * scores + self.lessons.embeddings * distance
-        return ((each * heard.sounding).sum(1) / heard.sounding.sum(1)).mean()
+        return ((each * taught.sounding).sum(1) / taught.sounding.sum(1)).mean()
 
 
 class LabelTargets:
@@ -179,10 +179,10 @@ class LabelTargets:
         Of a clip with a part that nobody labelled, only what its labels say is known."""
         wanted, known = torch.zeros(len(labelled), CLASSES), torch.ones(len(labelled), CLASSES, dtype=torch.bool)
         for row, mids in enumerate(labelled):
-            known[row, self._columns(frozenset().union(*map(unknown, mids)))] = False
+            known[row, self._columns(frozenset().union(*map(uncertain_classes, mids)))] = False
             if UNLABELLED in mids:
                 known[row] = False
-            there = self._columns(frozenset().union(*map(implied, mids)))
+            there = self._columns(frozenset().union(*map(self_and_ancestors, mids)))
             wanted[row, there], known[row, there] = 1.0, True
         return wanted.to(device), known.to(device)
 
@@ -190,12 +190,12 @@ class LabelTargets:
         return [self._column[mid] for mid in mids if mid in self._column]
 
 
-def blended(rows: Tensor, share: Tensor) -> Tensor:
+def blend_with_reversed(rows: Tensor, share: Tensor) -> Tensor:
     """Each row with the row at its place from the end; share: of the row itself."""
     return torch.lerp(rows.flip(0), rows, share)
 
 
-def stripes_masked(bands: Tensor, stripes: int, widest: tuple[int, int]) -> Tensor:
+def mask_stripes(bands: Tensor, stripes: int, widest: tuple[int, int]) -> Tensor:
     """Log-mels (B, F, M) with random stretches of frames and of bands set to their mean (Park et al., SpecAugment)."""
     for axis, most in ((1, widest[0]), (2, widest[1])):
         size = bands.shape[axis]

@@ -24,8 +24,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.csv"
+from models.runs.run_folder import CHECKPOINT, LOG
 
 
 @dataclass(frozen=True)
@@ -273,13 +272,3 @@ class Loop:
 def _mean(losses: list[float]) -> float:
     finite = [loss for loss in losses if math.isfinite(loss)]
     return sum(finite) / len(finite) if finite else math.nan
-
-
-def averaged(folder: Path, network: nn.Module) -> dict[str, Any]:
-    """Fill a network with the averaged weights of a run; the rows of its log. Raises FileNotFoundError."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished training: no {CHECKPOINT} in it")
-    whole = torch.load(path, weights_only=True, map_location="cpu")
-    network.load_state_dict(whole["average"])
-    return whole["state"]

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from models import spectrum
+from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
 from models.corpus.clips import RATE, Clips
-from models.corpus.relations import related, siblings, with_descendants
+from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
-from models.prior import ClassPrior
-from models.training.embeddings import VERSIONS
-from models.training.variety import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
+from models.plda import PLDAPrior
+from models.runs.clip_embeddings import VERSIONS
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
 SILENT = 1e-4  # of a segment's energy: less is nothing to ask for
@@ -119,7 +119,7 @@ class Mixer:
         seed: int = 0,
         anchors: np.ndarray | None = None,
         device: torch.device | str = "cpu",
-        prior: ClassPrior | None = None,
+        prior: PLDAPrior | None = None,
     ) -> None:
         self.prior = prior
         self.clips, self.embeddings, self.recipe, self.seed, self.anchors = clips, embeddings, recipe, seed, anchors
@@ -310,11 +310,11 @@ class Mixer:
     def _kin(self, index: int, against: list[tuple[str, ...]]) -> bool:
         """Whether a label of a clip is related to one of `against`."""
         mids = self._labels(index)
-        return any(related(own, other) for own in mids for others in against for other in others)
+        return any(are_related(own, other) for own in mids for others in against for other in others)
 
     def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
         """Places of the unrelated classes that are wanted against one, and the share of each; None if none is."""
-        places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not related(mid, other)]
+        places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not are_related(mid, other)]
         return (places, self.shares[places] / self.shares[places].sum()) if places else None
 
     def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
@@ -362,7 +362,7 @@ class Mixer:
         versions = random.integers(min(self.recipe.query_versions, self.embeddings.shape[1]), size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
         if self.prior is not None and not (own and chosen == [index]):
-            query = self.prior.expected(torch.from_numpy(query)).numpy()
+            query = self.prior.posterior_mean(torch.from_numpy(query)).numpy()
         if random.random() < self.recipe.query_dropout:  # no single feature may be relied upon
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models.runs.run_folder import progress_console
 from models.training.loop import Advance, Loop, Report
-
-console = Console(stderr=True)
 
 
 @contextmanager
@@ -20,7 +18,7 @@ def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
         TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=progress_console) as progress:
         # Not visible before the first step: of several processes only the first one takes any here.
         task = progress.add_task(name, total=1.0, speed="", visible=False)
 
@@ -33,4 +31,4 @@ def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
                 task, visible=True, completed=loop.schedule.progress(state.step, state.seconds), speed=speed
             )
 
-        yield lambda row: console.print(row), advance
+        yield lambda row: progress_console.print(row), advance

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.networks import Ear
+from models.networks import QueryEncoder
 from models.networks.resunet import ResUNet
 from models.training.loop import Learner
 from models.training.losses import separation_loss, waveform_l1
@@ -19,12 +19,12 @@ class SeparatorLearner(Learner):
 
     network: ResUNet
 
-    def __init__(self, ear: Ear, sizes: dict[str, Any] | None = None, loss: str = "snr") -> None:
+    def __init__(self, query_encoder: QueryEncoder, sizes: dict[str, Any] | None = None, loss: str = "snr") -> None:
         super().__init__()
         if loss not in LOSSES:
             raise ValueError(f"the loss is one of {', '.join(LOSSES)}, not {loss}")
         self.loss = loss
-        self.network = ResUNet(ear, **(sizes or {}))
+        self.network = ResUNet(query_encoder, **(sizes or {}))
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  torch's stubs lack it
 
     @property
@@ -38,9 +38,9 @@ class SeparatorLearner(Learner):
     def forward(self, batch: Batch) -> Tensor:
         repeats = len(batch.queries) // len(batch.mixture)
         magnitude = batch.mixture.abs()
-        heard = self.network.listen(magnitude)
-        log_bands, ear_map, embeddings = (part.repeat_interleave(repeats, 0) for part in heard)
-        mask = self.network.predict(log_bands, ear_map, embeddings, self.network.condition(batch.queries))
+        encoded = self.network.encode_mixture(magnitude)
+        log_bands, feature_map, embeddings = (part.repeat_interleave(repeats, 0) for part in encoded)
+        mask = self.network.predict(log_bands, feature_map, embeddings, self.network.condition(batch.queries))
         mixture = batch.mixture.repeat_interleave(repeats, 0)
         mask = mask[:, : magnitude.shape[1]].float()
         if self.loss == "l1":

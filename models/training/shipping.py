@@ -1,28 +1,25 @@
 """From a finished run to the model that ships: weights, class embeddings, presence, and what it was made of."""
 
 import csv
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from models import checkpoints
 from models.checkpoints import Bundle
 from models.corpus import manifest
-from models.corpus.clips import Clips
-from models.evaluation import mixtures
-from models.evaluation.mixtures import Mixture
-from models.evaluation.separation import queries_of, separated
-from models.networks.yamnet import Yamnet
 from models.presence import Rule, measure
 from models.profiles import Profiles
-from models.query import BASE_RULES, PAPER_RULES, QueryRules
-from models.training import class_prior, runs
-from models.training.embeddings import thinned
+from models.query import BASE_RULES, QueryRules
+from models.runs import run_folder
+from models.runs.assembly import assemble
+from models.training import trainers
+from models.validation import mixtures
+from models.validation.mixtures import Mixture
+from models.validation.separation_figures import estimate_targets, queries_of
 
 PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
 RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
@@ -40,9 +37,9 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
     """
     made, clips, log = assemble(run, name, version)
     if blend is not None:
-        made.separator.load_state_dict(_half_way(made.separator.state_dict(), runs.weights_of(blend)))
+        made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
     rules = QueryRules(**made.config["query"])
-    rows = runs.watched(runs.Place.of(runs.read(run)), rules)
+    rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
     if rows and made.config["preset"] != "paper":  # which has no gate
         features, there = presence_features(made, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level))
         # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
@@ -68,71 +65,20 @@ def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, 
     }
 
 
-def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[dict[str, Any]]]:
-    """A separator's run as a model in float32 with class embeddings and without presence; its clips, and its log."""
-    ear, separator, setup, log = runs.load_separator(run)
-    place = runs.Place.of(setup)
-    rules = PAPER_RULES if setup["paper"] else BASE_RULES
-    clips = place.clips("train")
-    heard = thinned(place.embeddings(ear, clips, rules), clips, setup["share"])
-    made = Bundle(name, version, ear, separator, config(name, version, ear, setup, rules))
-    made.class_embeddings = class_embeddings(heard, clips)
-    if setup["prior"] and (prior := class_prior.fit(heard, clips)) is not None:
-        made.prior = prior
-        made.class_embeddings = {mid: prior.expected(mean) for mid, mean in made.class_embeddings.items()}
-    return made, clips, log
-
-
-def config(name: str, version: str, ear: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
-    """How to build the networks, and what no stage of them has heard."""
-    taught = isinstance(ear, Yamnet)
-    made = {
-        "name": name,
-        "version": version,
-        "preset": "paper" if setup["paper"] else "base" if taught else "transformer",
-        "detector": {"class_indices": ear.class_indices.tolist(), "rate": ear.rate} if taught else asdict(ear.hyper),
-        "separator": setup["sizes"],
-        "query": asdict(rules),
-    }
-    if setup["paper"]:
-        made["separator"] = {"query_size": ear.embedding_size, **setup["sizes"]}
-    if taught and ear.probabilities:
-        made["detector"]["probabilities"] = True
-    for hidden in ("held_out", "separator_held_out"):
-        if setup["place"].get(hidden):
-            made[hidden] = setup["place"][hidden]
-    return made
-
-
-def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
-    """Mean query of each class by mid: over its groups, so that no recording session outweighs the others."""
-    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, clip in enumerate(clips.clips):
-        if embeddings[index, 0].any():
-            for mid in clip.mids:
-                groups[mid][clip.group].append(index)
-    return {
-        mid: torch.from_numpy(
-            np.stack([embeddings[of_group, 0].astype(np.float32).mean(0) for of_group in of_class.values()]).mean(0)
-        )
-        for mid, of_class in sorted(groups.items())
-    }
-
-
 def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
     """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
-    ear, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
+    query_encoder, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
 
-    def hear(windows: Tensor) -> Tensor:
-        return profiles(ear.embed(windows))
+    def embed_profiles(windows: Tensor) -> Tensor:
+        return profiles(query_encoder.embed(windows))
 
     measured = []
     for kind in ("query", "absent"):
-        queries = queries_of(ear, rows, kind, prior=made.prior)
-        estimates = separated(made.separator, rows, queries)
+        queries = queries_of(query_encoder, rows, kind, prior=made.prior)
+        estimates = estimate_targets(made.separator, rows, queries)
         with torch.inference_mode():
             measured += [
-                measure(hear, ear.rate, rule, query, torch.from_numpy(row.mixture), estimate)
+                measure(embed_profiles, query_encoder.rate, rule, query, torch.from_numpy(row.mixture), estimate)
                 for query, row, estimate in zip(profiles(queries), rows, estimates, strict=True)
             ]
     there = torch.cat([torch.ones(len(rows)), torch.zeros(len(rows))])

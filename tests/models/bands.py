@@ -62,7 +62,7 @@ class BandSeparator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.masked: list[int] = []  # how many masks were asked for at once
-        self.heard = 0  # windows listened to
+        self.windows_encoded = 0  # windows listened to
 
     def condition(self, queries: Tensor) -> Tensor:
         return queries
@@ -71,10 +71,10 @@ class BandSeparator(nn.Module):
         return stft(waveforms, self.fft_size, self.hop)
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        return self.predict(*self.listen(magnitude), condition)
+        return self.predict(*self.encode_mixture(magnitude), condition)
 
-    def listen(self, magnitude: Tensor) -> tuple[Tensor]:
-        self.heard += len(magnitude)
+    def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor]:
+        self.windows_encoded += len(magnitude)
         return (magnitude,)
 
     def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def noise(seed: int, seconds: float = 0.5, level: float = 0.1) -> np.ndarray:
     return level * sound / np.abs(sound).max()
 
 
-def encoded(sound: np.ndarray, format: str = "FLAC", rate: int = RATE, subtype: str | None = None) -> bytes:
+def encode(sound: np.ndarray, format: str = "FLAC", rate: int = RATE, subtype: str | None = None) -> bytes:
     """An audio file's bytes by libsndfile; `sound` is (n,) or (n, channels)."""
     target = io.BytesIO()
     soundfile.write(target, sound, rate, subtype=subtype, format=format)
@@ -54,10 +54,10 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 def pair(key: str, sound: np.ndarray, label: str, **fields: Any) -> list[tuple[str, bytes]]:
     """The two members of a clip."""
     described = {"mids": [find(label).mid], "group": key} | fields
-    return [(f"{key}.flac", encoded(sound)), (f"{key}.json", json.dumps(described).encode())]
+    return [(f"{key}.flac", encode(sound)), (f"{key}.json", json.dumps(described).encode())]
 
 
-def write_packed(
+def write_hdf5(
     path: Path,
     names: list[str],
     waveforms: np.ndarray,

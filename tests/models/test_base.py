@@ -13,8 +13,9 @@ from models.audio import Waveform
 from models.checkpoints import SHIPPED
 from models.corpus.decoded import load
 from models.engine import Engine
-from models.evaluation import mixtures
-from models.evaluation.metrics import attenuation, sdr, si_sdr
+from models.options import SeparationOptions
+from models.validation import mixtures
+from models.validation.metrics import attenuation, sdr, si_sdr
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "app" / "demo" / "recordings"
 RATE = 32_000
@@ -73,7 +74,9 @@ def test_precision_auto_is_close_to_exact(exact: Engine, auto: Engine) -> None:
     """At most 0.05 dB of SI-SDR, and 30 dB of SNR: the promise of `precision="auto"`, on a real separation."""
     mixture, target = recording("mixture"), recording("target")
     stems = [
-        engine.separate(mixture, {"birds": engine.embed([recording("example")])}, gate=False).stems["birds"].samples
+        engine.separate(mixture, {"birds": engine.embed([recording("example")])}, SeparationOptions(gate=False))
+        .stems["birds"]
+        .samples
         for engine in (exact, auto)
     ]
     ratios = [si_sdr(stem, target.samples).mean() for stem in stems]
@@ -88,7 +91,9 @@ def test_it_keeps_its_floor_on_validation_mixtures(auto: Engine, rows: list[mixt
         present, absent = (
             auto.embed([Waveform(torch.from_numpy(samples)[None], RATE)]) for samples in (row.query, row.absent)
         )
-        stems = auto.separate(Waveform(mixture, RATE), {"present": present, "absent": absent}, gate=False).stems
+        stems = auto.separate(
+            Waveform(mixture, RATE), {"present": present, "absent": absent}, SeparationOptions(gate=False)
+        ).stems
         gained.append(si_sdr(stems["present"].samples, target) - si_sdr(mixture, target))
         cut.append(attenuation(stems["absent"].samples, mixture))
     # The card's means are over all 300; these are those means less three standard errors of thirty.

@@ -19,7 +19,7 @@ from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetHyperParameters
 from models.networks.unet import UNet
-from models.prior import ClassPrior
+from models.plda import PLDAPrior
 from models.query import PAPER_RULES
 
 
@@ -48,7 +48,7 @@ def separator_state(blank, detector_state) -> dict[str, Tensor]:
     return {f"at_model.{name}": entry for name, entry in detector_state.items()} | state
 
 
-def saved(path: Path, state: object, **beside: object) -> Path:
+def save_checkpoint(path: Path, state: object, **beside: object) -> Path:
     torch.save({"epoch": 3, "state_dict": state, **beside}, path)
     return path
 
@@ -75,7 +75,7 @@ def test_the_loader_knows_the_authors_layout(parity, blank):
 
 
 def test_the_separators_file_alone_is_enough(tmp_path, separator_state):
-    detector, separator = load_authors(separator=saved(tmp_path / "separator.ckpt", separator_state))
+    detector, separator = load_authors(separator=save_checkpoint(tmp_path / "separator.ckpt", separator_state))
     assert separator is not None
     for network in (detector, separator):
         assert not network.training
@@ -85,7 +85,10 @@ def test_the_separators_file_alone_is_enough(tmp_path, separator_state):
 
 def test_a_detector_beside_the_separator_is_preferred(tmp_path, detector_state, separator_state):
     detector_state["sed_model.norm.bias"] = torch.full((2048,), 5.0)
-    files = saved(tmp_path / "detector.ckpt", detector_state), saved(tmp_path / "separator.ckpt", separator_state)
+    files = (
+        save_checkpoint(tmp_path / "detector.ckpt", detector_state),
+        save_checkpoint(tmp_path / "separator.ckpt", separator_state),
+    )
     detector, separator = load_authors(*files)
     assert separator is not None
     assert (detector.norm.bias == 5).all()
@@ -95,7 +98,7 @@ def test_constants_and_half_precision_are_accepted(tmp_path, detector_state):
     detector_state["sed_model.logmel_extractor.melW"] = torch.zeros(513, 64)
     detector_state["sed_model.layers.0.blocks.1.attn_mask"] = torch.zeros(1)
     detector_state["sed_model.norm.bias"] = torch.full((2048,), 5.0, dtype=torch.float16)
-    detector, _ = load_authors(detector=saved(tmp_path / "detector.ckpt", detector_state))
+    detector, _ = load_authors(detector=save_checkpoint(tmp_path / "detector.ckpt", detector_state))
     assert detector.norm.bias.dtype == torch.float32
 
 
@@ -126,20 +129,20 @@ def test_the_first_wrong_entry_is_named(tmp_path, separator_state, name, entry, 
     if entry is not None:
         separator_state[name] = entry
     with pytest.raises(CheckpointInvalid, match=message):
-        load_authors(separator=saved(tmp_path / "separator.ckpt", separator_state))
+        load_authors(separator=save_checkpoint(tmp_path / "separator.ckpt", separator_state))
 
 
 def test_of_several_wrong_entries_the_first_is_named(tmp_path, detector_state):
     del detector_state["sed_model.norm.bias"], detector_state["sed_model.patch_embed.norm.weight"]
     with pytest.raises(CheckpointInvalid, match=r"detector\.ckpt: entry 'sed_model\.patch_embed\.norm\.weight'"):
-        load_authors(detector=saved(tmp_path / "detector.ckpt", detector_state))
+        load_authors(detector=save_checkpoint(tmp_path / "detector.ckpt", detector_state))
 
 
 def test_a_separator_is_not_a_detector(tmp_path, detector_state, separator_state):
     with pytest.raises(CheckpointInvalid, match="is missing"):
-        load_authors(detector=saved(tmp_path / "separator.ckpt", separator_state))
+        load_authors(detector=save_checkpoint(tmp_path / "separator.ckpt", separator_state))
     with pytest.raises(CheckpointInvalid, match="is missing"):
-        load_authors(separator=saved(tmp_path / "detector.ckpt", detector_state))
+        load_authors(separator=save_checkpoint(tmp_path / "detector.ckpt", detector_state))
 
 
 def archive(data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -188,7 +191,7 @@ def test_a_folder_or_nothing_is_refused(tmp_path, path):
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_file_cut_short_is_refused(tmp_path, detector_state, share):
-    whole = saved(tmp_path / "detector.ckpt", detector_state)
+    whole = save_checkpoint(tmp_path / "detector.ckpt", detector_state)
     content = whole.read_bytes()
     whole.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointInvalid, match="cut short"):
@@ -197,7 +200,7 @@ def test_a_file_cut_short_is_refused(tmp_path, detector_state, share):
 
 def test_damaged_numbers_are_refused(tmp_path, detector_state):
     detector_state["sed_model.norm.bias"] = torch.full((2048,), 1.234567)
-    whole = saved(tmp_path / "detector.ckpt", detector_state)
+    whole = save_checkpoint(tmp_path / "detector.ckpt", detector_state)
     content = whole.read_bytes()
     place = content.index(torch.full((8,), 1.234567).numpy().tobytes())
     whole.write_bytes(content[:place] + b"\0" + content[place + 1 :])
@@ -207,7 +210,7 @@ def test_damaged_numbers_are_refused(tmp_path, detector_state):
 
 def test_a_compressed_member_is_refused(tmp_path, detector_state):
     """Where nothing is compressed, nothing can be much larger than the file."""
-    whole, packed = saved(tmp_path / "detector.ckpt", detector_state), tmp_path / "packed.ckpt"
+    whole, packed = save_checkpoint(tmp_path / "detector.ckpt", detector_state), tmp_path / "packed.ckpt"
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for name in source.namelist():
             target.writestr(name, source.read(name))
@@ -216,7 +219,7 @@ def test_a_compressed_member_is_refused(tmp_path, detector_state):
 
 
 def test_a_tensor_that_reaches_outside_its_numbers_is_refused(tmp_path, detector_state):
-    whole = saved(tmp_path / "detector.ckpt", detector_state)
+    whole = save_checkpoint(tmp_path / "detector.ckpt", detector_state)
     with zipfile.ZipFile(whole) as source:
         members = {name: source.read(name) for name in source.namelist()}
     root = next(name for name in members if name.endswith("data.pkl")).removesuffix("data.pkl")
@@ -263,7 +266,7 @@ def test_the_hostile_file_is_one(tmp_path):
 def test_code_in_a_file_does_not_run(tmp_path, detector_state, place):
     hostile, path = Hostile(tmp_path / "ran"), tmp_path / "detector.ckpt"
     if place == "beside":
-        load_authors(detector=saved(path, detector_state, callbacks=[hostile]))
+        load_authors(detector=save_checkpoint(path, detector_state, callbacks=[hostile]))
     else:
         checkpoint = {
             "entry": {"state_dict": detector_state | {"sed_model.norm.bias": hostile}},
@@ -279,7 +282,7 @@ def test_code_in_a_file_does_not_run(tmp_path, detector_state, place):
 def test_what_lightning_leaves_beside_the_state_is_passed_over(tmp_path, detector_state):
     callback = Callback()
     callback.best = 0.4
-    path = saved(
+    path = save_checkpoint(
         tmp_path / "detector.ckpt",
         collections.OrderedDict(detector_state),
         callbacks={Callback: {"best_model_path": Path("a/b"), "callback": callback}},
@@ -306,7 +309,7 @@ def bundle() -> checkpoints.Bundle:
     config = {"preset": "paper", "detector": vars(SMALL_EAR), "separator": vars(SMALL_UNET), "query": {}}
     embeddings = {"/m/09x0r": torch.randn(16), "/m/04rlf": torch.randn(16)}
     networks = HTSAT(SMALL_EAR).eval(), UNet(SMALL_UNET).eval()
-    prior = ClassPrior(torch.randn(16), torch.randn(16, 3), torch.randn(16, 3), torch.rand(4))
+    prior = PLDAPrior(torch.randn(16), torch.randn(16, 3), torch.randn(16, 3), torch.rand(4))
     return checkpoints.Bundle("small", "3", *networks, config, embeddings, {"weights": [1.5, -0.5]}, prior)
 
 
@@ -343,24 +346,24 @@ def test_the_base_preset_keeps_its_ear_once(tmp_path):
     from models.networks.resunet import ResUNet
     from models.networks.yamnet import Yamnet
 
-    ear = Yamnet(class_indices=list(range(521)))
-    separator = ResUNet(ear, bands=64, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
+    detector = Yamnet(class_indices=list(range(521)))
+    separator = ResUNet(detector, bands=64, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
     config = {
         "preset": "base",
         "detector": {"class_indices": list(range(521))},
         "separator": {"bands": 64, "channels": [8, 8, 8, 8], "blocks": [1, 1, 1, 1]},
         "query": {},
     }
-    checkpoints.save(checkpoints.Bundle("tiny", "1", ear, separator, config), tmp_path)
+    checkpoints.save(checkpoints.Bundle("tiny", "1", detector, separator, config), tmp_path)
     loaded = checkpoints.load(tmp_path)
-    assert loaded.separator.ear is loaded.detector
+    assert loaded.separator.query_encoder is loaded.detector
     with torch.inference_mode():
         mixtures, queries = torch.randn(1, 16_000), torch.rand(1, 1024)
         torch.testing.assert_close(loaded.separator(mixtures, queries), separator.eval()(mixtures, queries))
 
 
 def test_the_authors_files_become_a_bundle(tmp_path, separator_state):
-    bundle = checkpoints.authors_bundle(separator=saved(tmp_path / "separator.ckpt", separator_state))
+    bundle = checkpoints.authors_bundle(separator=save_checkpoint(tmp_path / "separator.ckpt", separator_state))
     assert (bundle.name, bundle.version, bundle.config["preset"]) == ("paper", "1", "paper")
     assert bundle.config["query"]["least_energy"] == PAPER_RULES.least_energy == 0.1
     built, _ = checkpoints.PRESETS["paper"](json.loads(json.dumps(bundle.config)))

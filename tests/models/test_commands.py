@@ -13,19 +13,19 @@ from models.networks import htsat, unet
 from models.query import PAPER_RULES
 from tests.models.bands import tone
 
-EAR = htsat.HyperParameters(
+DETECTOR = htsat.HyperParameters(
     bands=32, frames=256, runs=2, patch=(2, 2), channels=8, depths=(2, 2), heads=(2, 4), window=4, window_samples=81600
 )
-CUTTER = unet.HyperParameters(fft_size=256, hop=64, query_size=16, channels=(4, 8))
+SEPARATOR = unet.HyperParameters(fft_size=256, hop=64, query_size=16, channels=(4, 8))
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
     """A folder with the paper's networks, small, and two classes that can be asked for."""
     torch.manual_seed(0)
-    config = {"preset": "paper", "detector": vars(EAR), "separator": vars(CUTTER), "query": vars(PAPER_RULES)}
+    config = {"preset": "paper", "detector": vars(DETECTOR), "separator": vars(SEPARATOR), "query": vars(PAPER_RULES)}
     classes = {"/m/03kmc9": torch.rand(16), "/m/0bt9lr": torch.rand(16)}
-    networks = htsat.HTSAT(EAR).eval(), unet.UNet(CUTTER).eval()
+    networks = htsat.HTSAT(DETECTOR).eval(), unet.UNet(SEPARATOR).eval()
     folder = tmp_path_factory.mktemp("weights") / "small"
     checkpoints.save(checkpoints.Bundle("small", "1", *networks, config, classes), folder)
     return str(folder)
@@ -146,10 +146,10 @@ def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
 
 
 def test_ctrl_c_is_no_traceback_and_leaves_nothing(folder, weights, capsys, monkeypatch):
-    def interrupted(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("models.separation.Masking.__call__", interrupted)
+    monkeypatch.setattr("models.separation.Masking.__call__", interrupt)
     assert fails(capsys, "separate", "mixture.flac", "--label", "Dog", "--weights", weights) == (130, "stopped\n")
     assert not (folder / "mixture-stems").exists()
 

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from models.corpus.commands import app
 from models.corpus.duplicates import ALIKE, SAME, alike, correlation, thumbnail
+from models.corpus.measurements import count_clipping, measure_corpus
 from models.corpus.reading import FileAudio
 from models.corpus.statistics import count_classes, totals
-from models.corpus.survey import clipped_samples, survey
 from models.errors import ModelsError
 from models.labels import find
 from tests.media_files import write_packets
@@ -132,7 +132,7 @@ def test_check_names_silent_clipped_short_and_repeated_recordings(corpus: Path) 
     assert "1 recordings that repeat another of their split" in shown.output
 
 
-def recoded(sound: np.ndarray, folder: Path, muxer: str, codec: str) -> np.ndarray:
+def recode(sound: np.ndarray, folder: Path, muxer: str, codec: str) -> np.ndarray:
     path = folder / f"recoded.{muxer}"
     write_packets(path, sound[None].astype(np.float32), 48_000 if codec == "libopus" else RATE, muxer, codec)
     return np.concatenate(list(FileAudio(path).blocks(pytest.fail))) / 32768
@@ -142,7 +142,7 @@ def recoded(sound: np.ndarray, folder: Path, muxer: str, codec: str) -> np.ndarr
 def test_check_finds_a_sound_of_another_split(change: str, corpus: Path, tmp_path: Path) -> None:
     sound = noise(3, 3.0)
     if change == "mp3":
-        sound = recoded(sound, tmp_path, "mp3", "libmp3lame")
+        sound = recode(sound, tmp_path, "mp3", "libmp3lame")
     elif change == "vorbis":
         import soundfile
 
@@ -201,11 +201,11 @@ def test_thumbnails_of_silence_and_of_clicks_are_finite(frames: int) -> None:
     [([32767] * 3, 3), ([32767, 0] * 9, 0), ([-32768] * 2 + [0] + [-32768] * 5, 5), ([1, 2, 3], 0), ([], 0)],
 )
 def test_clipping_is_runs_at_full_scale(samples: list[int], count: int) -> None:
-    assert clipped_samples(np.array(samples, np.int16)) == count
+    assert count_clipping(np.array(samples, np.int16)) == count
 
 
 def test_sums_do_not_count_a_clip_twice(corpus: Path) -> None:
-    heard = survey(corpus, ["train", "valid"], 1).heard
+    heard = measure_corpus(corpus, ["train", "valid"], 1).recordings
     counted = {one.label: one for one in count_classes(heard)}
     sums = totals(heard)
     assert sums["clips"] == 5 and sums["minutes"] == pytest.approx(13 / 60, abs=0.01) and sums["classes"] == 3

@@ -16,7 +16,7 @@ from models.corpus.decoded import load
 from models.corpus.manifest import write
 from models.errors import CorpusInvalid
 from models.labels import find
-from tests.models.small_corpora import encoded, noise, pair, tone, write_packed, write_shard
+from tests.models.small_corpora import encode, noise, pair, tone, write_hdf5, write_shard
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -95,7 +95,7 @@ def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
     folder.mkdir()
     waveforms = np.random.default_rng(0).integers(-3_000, 3_000, (parallel.FEW + 6, 500), np.int16)
     names, labels = [f"{row}.wav" for row in range(len(waveforms))], [["Dog"]] * len(waveforms)
-    write_packed(folder / "train.h5", names, waveforms, labels, rate=16_000)
+    write_hdf5(folder / "train.h5", names, waveforms, labels, rate=16_000)
     one, two = (load(folder, "train", tmp_path / f"{workers}", workers=workers) for workers in (1, 2))
     assert len(one.clips) == len(waveforms)
     assert one.clips == two.clips and np.array_equal(one.samples, two.samples)
@@ -133,7 +133,7 @@ main()
 def test_a_killed_decode_leaves_nothing_that_looks_whole_and_no_workers(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    sound = encoded(noise(0, 2.0))
+    sound = encode(noise(0, 2.0))
     members = [(f"{at}.flac", sound) for at in range(600)]
     described = [(f"{at}.json", b'{"labels": ["Dog"]}') for at in range(600)]
     write_shard(folder / "train-000.tar", [member for both in zip(members, described, strict=True) for member in both])

@@ -14,12 +14,12 @@ import pytest
 import soundfile
 
 from models.corpus.decoded import decode
+from models.corpus.formats import open_source
 from models.corpus.packing import Settings, Tally, pack
-from models.corpus.parallel import alone
+from models.corpus.parallel import exclusive_lock
 from models.corpus.recordings import Recording
-from models.corpus.sources import open_source
 from models.errors import CorpusInvalid
-from tests.models.small_corpora import RATE, encoded, noise, pitch, tone, write_musdb_hq, write_packed, write_shard
+from tests.models.small_corpora import RATE, encode, noise, pitch, tone, write_hdf5, write_musdb_hq, write_shard
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = Settings("flac", shard_mb=0.4)
@@ -97,7 +97,7 @@ def test_packing_shards_again_gives_the_same_keys_and_fields(table: Path, tmp_pa
 def test_every_kind_of_corpus_can_be_packed(tmp_path: Path) -> None:
     (tmp_path / "packed").mkdir()
     waveforms = np.stack([(tone(hertz) * 32767).astype(np.int16) for hertz in (500, 1_000)])
-    write_packed(tmp_path / "packed" / "valid.h5", ["a.wav", "b.wav"], waveforms, [["Dog", "Bark"], ["Siren"]])
+    write_hdf5(tmp_path / "packed" / "valid.h5", ["a.wav", "b.wav"], waveforms, [["Dog", "Bark"], ["Siren"]])
     write_musdb_hq(tmp_path / "musdb", {"test": ["A - Song"]})
     for name, split, count in (("packed", "valid", 2), ("musdb", "test", 4)):
         assert pack(open_source(tmp_path / name, split), tmp_path / f"{name}-out", Settings("flac")).clips == count
@@ -138,7 +138,10 @@ def test_a_folder_with_something_else_in_it_is_refused(table: Path, tmp_path: Pa
         other.mkdir()
         write_shard(other / "train-000.tar", [])
         pack(open_source(table, "train"), other)
-    with alone(output / ".pack-train.lock", waits=False), pytest.raises(CorpusInvalid, match="another process"):
+    with (
+        exclusive_lock(output / ".pack-train.lock", waits=False),
+        pytest.raises(CorpusInvalid, match="another process"),
+    ):
         pack(open_source(table, "train"), output, Settings("flac"))
 
 
@@ -153,7 +156,7 @@ def many(folder: Path, count: int) -> Path:
     corpus = folder / "many"
     corpus.mkdir()
     for seed in range(16):
-        (corpus / f"{seed}.flac").write_bytes(encoded(noise(seed, 1.0)))
+        (corpus / f"{seed}.flac").write_bytes(encode(noise(seed, 1.0)))
     rows = [f"{at}.flac,Rain\n" for at in range(count)]
     for at in range(16, count):
         (corpus / f"{at}.flac").hardlink_to(corpus / f"{at % 16}.flac")
@@ -163,7 +166,7 @@ def many(folder: Path, count: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tally]:
+def complete_pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tally]:
     """A corpus, its shards, and what packing them counted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     corpus = many(folder, 250)
@@ -172,9 +175,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path,
 
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
 def test_an_interrupted_pack_goes_on_and_ends_the_same(
-    how: signal.Signals, workers: int, uninterrupted: tuple[Path, Path, Tally], tmp_path: Path
+    how: signal.Signals, workers: int, complete_pack: tuple[Path, Path, Tally], tmp_path: Path
 ) -> None:
-    corpus, expected, whole = uninterrupted
+    corpus, expected, whole = complete_pack
     output = tmp_path / "packed"
     command = [sys.executable, "-c", "from models.corpus.commands import app; app()", "pack", str(corpus), str(output)]
     command += ["--format", "flac", "--shard-mb", str(SMALL.shard_mb), "--workers", str(workers)]

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from models import labels
-from models.detection import Timeline, framewise, row_seconds, smoothed, spans, timeline
+from models.detection import Timeline, framewise, row_seconds, smooth, spans, timeline
 from models.errors import Cancelled
 from models.networks import Detector, DetectorOutput
 
@@ -34,13 +34,13 @@ class LevelDetector(nn.Module):
         return DetectorOutput(curve.amax(1), curve, rows.mean(1, keepdim=True))
 
 
-def hear(windows: Tensor) -> Tensor:
+def infer(windows: Tensor) -> Tensor:
     return LevelDetector()(windows).framewise
 
 
 def curve_of(recording: Tensor, blocks: int) -> Tensor:
     detector = cast(Detector, LevelDetector())
-    curve, samples = framewise(detector, recording.split(blocks), hear)
+    curve, samples = framewise(detector, recording.split(blocks), infer)
     assert samples == len(recording)
     return curve
 
@@ -112,7 +112,7 @@ def test_flicker_is_smoothed_away_and_a_gap_is_closed():
     curve[50] = 1.0
     curve[100:160] = 0.9
     curve[130:132] = 0.0
-    assert spans(smoothed(curve, 0.02), 0.5, 0.25) == [(100, 160)]
+    assert spans(smooth(curve, 0.02), 0.5, 0.25) == [(100, 160)]
 
 
 @given(
@@ -144,8 +144,8 @@ def test_a_higher_threshold_never_finds_more(curve):
 def test_detection_stops_when_asked():
     answers = iter([False, False, True])
     with pytest.raises(Cancelled):
-        framewise(cast(Detector, LevelDetector()), torch.zeros(5000).split(100), hear, lambda: next(answers))
+        framewise(cast(Detector, LevelDetector()), torch.zeros(5000).split(100), infer, lambda: next(answers))
 
 
 def test_an_empty_recording_has_one_row():
-    assert Timeline(cast(Detector, LevelDetector()), hear).finish().shape == (1, labels.CLASSES)
+    assert Timeline(cast(Detector, LevelDetector()), infer).finish().shape == (1, labels.CLASSES)

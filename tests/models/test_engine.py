@@ -15,6 +15,7 @@ from models.errors import (
     SilentQuery,
     SpanOutside,
 )
+from models.options import SeparationOptions
 from models.query import Query
 from tests.models.bands import BANDS, bundle, tone
 
@@ -153,7 +154,7 @@ def test_a_file_is_detected_as_its_recording_is(file):
 
 def test_files_hold_what_memory_holds_and_add_up(file, tmp_path):
     model, queries = engine(FITTED), {"low": ask(0), "high": ask(3)}
-    done = model.separate_file(file, queries, tmp_path / "stems", format="wav")
+    done = model.separate_file(file, queries, tmp_path / "stems", SeparationOptions(format="wav"))
     assert sorted(path.name for path in (tmp_path / "stems").iterdir()) == ["high.wav", "low.wav", "residual.wav"]
     assert (done.rate, done.channels, done.frames, done.duration, done.gain) == (44100, 2, 132300, 3.0, 1.0)
     samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -173,7 +174,7 @@ def test_flac_stems_and_residual_add_up_to_a_16_bit_mixture_exactly(file, tmp_pa
 def test_an_absent_target_is_turned_down_and_a_present_one_is_not(file, tmp_path):
     queries = {"present": ask(1), "absent": Query(torch.tensor([0.02, 0.02, 0.02, 1.0]), "bands@1")}
     open_, gated = (
-        engine(FITTED).separate_file(file, queries, tmp_path / name, gate=gate, format="wav")
+        engine(FITTED).separate_file(file, queries, tmp_path / name, SeparationOptions(gate=gate, format="wav"))
         for name, gate in (("open", False), ("gated", True))
     )
     assert gated.presence["present"] > 0.9
@@ -190,8 +191,8 @@ def test_an_absent_target_is_turned_down_and_a_present_one_is_not(file, tmp_path
 
 def test_a_model_without_a_fitted_rule_tells_presence_and_leaves_stems_alone(file, tmp_path):
     query = {"absent": Query(torch.tensor([0.02, 0.02, 0.02, 1.0]), "bands@1")}
-    done = engine().separate_file(file, query, tmp_path / "a", format="wav")
-    again = engine(FITTED).separate_file(file, query, tmp_path / "b", format="wav", gate=False)
+    done = engine().separate_file(file, query, tmp_path / "a", SeparationOptions(format="wav"))
+    again = engine(FITTED).separate_file(file, query, tmp_path / "b", SeparationOptions(format="wav", gate=False))
     assert done.presence["absent"] < 0.2
     assert done.stems[0].peak == again.stems[0].peak
 
@@ -201,7 +202,7 @@ def test_no_targets_leave_the_mixture_as_the_residual(file, tmp_path):
     assert [stem.name for stem in done.stems] == ["residual"]
     assert np.array_equal(soundfile.read(done.stems[0].path, dtype="int32")[0], soundfile.read(file, dtype="int32")[0])
     with pytest.raises(ValueError, match="nothing to write"):
-        engine().separate_file(file, {}, tmp_path / "none", residual=False)
+        engine().separate_file(file, {}, tmp_path / "none", SeparationOptions(residual=False))
 
 
 def test_progress_never_falls_and_ends_at_one(file, tmp_path):
@@ -210,10 +211,7 @@ def test_progress_never_falls_and_ends_at_one(file, tmp_path):
         file,
         {"a": ask(0)},
         tmp_path / "stems",
-        window=0.5,
-        context=0.05,
-        overlap=0.1,
-        batch=1,
+        SeparationOptions(0.5, 0.05, 0.1, batch=1),
         progress=lambda ratio, stage: told.append((ratio, stage)),
     )
     ratios = [ratio for ratio, _ in told]
@@ -231,9 +229,7 @@ def test_cancelled_in_any_stage_leaves_nothing(stage, file, tmp_path):
             file,
             {"a": ask(0)},
             tmp_path / "stems",
-            window=0.5,
-            context=0.05,
-            overlap=0.1,
+            SeparationOptions(0.5, 0.05, 0.1),
             progress=lambda ratio, name: reached.append(name),
             cancelled=lambda: stage in reached,
         )
@@ -253,7 +249,7 @@ def test_a_folder_that_was_there_keeps_what_is_not_ours(file, tmp_path):
 def test_errors_come_before_work_and_leave_nothing(file, tmp_path):
     model, folder = engine(), tmp_path / "stems"
     with pytest.raises(FormatUnsupported):
-        model.separate_file(file, {"a": ask(0)}, folder, format="mp3", bit_depth=16)
+        model.separate_file(file, {"a": ask(0)}, folder, SeparationOptions(format="mp3", bit_depth=16))
     with pytest.raises(ValueError, match="reserved"):
         model.separate_file(file, {"residual": ask(0)}, folder)
     (tmp_path / "text.wav").write_text("not audio")
@@ -280,7 +276,7 @@ def test_the_papers_networks_give_the_authors_numbers_end_to_end(parity, authors
     assert (
         np.abs(query.vector.numpy() - golden["query_embedding"]).max() < 1e-5 * np.abs(golden["query_embedding"]).max()
     )
-    separated = model.separate(mixture, {"it": query}, window=2, context=0, overlap=0, gate=False)
+    separated = model.separate(mixture, {"it": query}, SeparationOptions(2, 0, 0, gate=False))
     stem = separated.stems["it"].samples[0].numpy()
     kept = golden["separated_6s"]
     assert stem.shape == mixture.samples[0].shape

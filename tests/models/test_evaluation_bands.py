@@ -18,9 +18,9 @@ from rich.console import Console
 from models.__main__ import main
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
-from models.evaluation import bands, bands_listing, comparison, listing, scores
+from models.evaluation import band_mixtures, bands, comparison, midi_scores, reporting_mixtures
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.labels import find
 from tests.models.bands import bundle
 
@@ -30,8 +30,8 @@ PARTS = {"Bass guitar": (0, 33, 36), "Flute": (1, 73, 88), "Glockenspiel": (2, 9
 LOUD = {0: 50, 1: 40}  # velocities, so that nobody drowns the others
 SHARP = {"Bass guitar": 180.0, "Flute": 1400.0, "Glockenspiel": 4300.0}  # Hz of the clips that ask for them
 rendered = pytest.mark.skipif(
-    shutil.which("fluidsynth") is None or not scores.BANK.is_file(),
-    reason=f"scores are rendered by {scores.PACKAGES.rsplit(maxsplit=2)[0]} (apt), which are not installed",
+    shutil.which("fluidsynth") is None or not midi_scores.BANK.is_file(),
+    reason=f"scores are rendered by {midi_scores.PACKAGES.rsplit(maxsplit=2)[0]} (apt), which are not installed",
 )
 
 
@@ -99,7 +99,7 @@ def test_notes_are_timed_and_named_as_they_are_played(tmp_path: Path) -> None:
         ]
     )
     mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(tmp_path / "some.mid")
-    score = scores.read(tmp_path / "some.mid")
+    score = midi_scores.read(tmp_path / "some.mid")
     assert score.seconds == pytest.approx(4)
     assert [(note.label, note.start, note.end) for note in score.notes] == [
         ("Piano", 0.5, 1.0),
@@ -125,23 +125,23 @@ def test_an_excerpt_holds_what_sounds_in_it_once(
 ) -> None:
     """Struck and released within the excerpt, in its own part, whatever had begun before or goes on afterwards."""
     notes = [
-        scores.Note(label, channel, 60, 100, begins, begins + lasts)
+        midi_scores.Note(label, channel, 60, 100, begins, begins + lasts)
         for channel, (label, begins, lasts) in enumerate(played)
     ]
-    first, last = start - scores.LEAD, start + seconds
+    first, last = start - midi_scores.LEAD, start + seconds
     expected = {
         (note.label, note.channel): (max(note.start, first) - first, min(note.end, last) - first)
         for note in notes
         if note.start < last and note.end > first
     }
     found: dict[tuple[str, int], list[float]] = {}
-    for label, part in scores.Score("", 30.0, notes, []).excerpt(start, seconds).items():
+    for label, part in midi_scores.Score("", 30.0, notes, []).excerpt(start, seconds).items():
         time = 0.0
         for event in part:
             time += event.time
             if event.type in ("note_on", "note_off"):
                 found.setdefault((label, event.channel), []).append(time)
-        assert time == pytest.approx(scores.LEAD + seconds, abs=0.002)  # whatever still sounds ends there
+        assert time == pytest.approx(midi_scores.LEAD + seconds, abs=0.002)  # whatever still sounds ends there
     assert found.keys() == expected.keys()
     for place, times in found.items():
         assert times == pytest.approx(expected[place], abs=0.002)
@@ -153,14 +153,14 @@ def test_an_excerpt_holds_what_sounds_in_it_once(
 def test_what_is_no_score_is_said(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad.mid").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.mid is no score that can be read"):
-        scores.read(tmp_path / "bad.mid")
+        midi_scores.read(tmp_path / "bad.mid")
 
 
 def test_all_instruments_are_classes() -> None:
-    programs = [program for of in scores.PROGRAMS.values() for program in of]
+    programs = [program for of in midi_scores.PROGRAMS.values() for program in of]
     assert len(set(programs)) == len(programs)
     assert set(programs) <= set(range(128))
-    for label in (*scores.PROGRAMS, scores.DRUM_KIT):
+    for label in (*midi_scores.PROGRAMS, midi_scores.DRUM_KIT):
         assert find(label).name == label
 
 
@@ -177,8 +177,8 @@ def test_what_is_missing_is_named_with_the_command(
 
 
 def tone(hertz: float, level: float = 0.3, share: float = 1.0) -> np.ndarray:
-    times = np.arange(round(bands_listing.SECONDS * RATE)) / RATE
-    return (level * np.sin(2 * np.pi * hertz * times) * (times < share * bands_listing.SECONDS)).astype(np.float32)
+    times = np.arange(round(band_mixtures.SECONDS * RATE)) / RATE
+    return (level * np.sin(2 * np.pi * hertz * times) * (times < share * band_mixtures.SECONDS)).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -195,30 +195,30 @@ def tone(hertz: float, level: float = 0.3, share: float = 1.0) -> np.ndarray:
     ],
 )
 def test_only_what_can_be_told_apart_is_asked_for(parts: dict[str, np.ndarray], fair: list[str]) -> None:
-    assert bands_listing.askable(parts) == fair
+    assert band_mixtures.askable(parts) == fair
 
 
 def test_classes_then_scores_are_listed_evenly() -> None:
     labels = ("Piano", "Piano", "Piano", "Flute", "Cello", "Harp", "Organ")
     candidates = [
-        bands_listing.Row(f"{score}.mid", "", float(at), label, "")
+        band_mixtures.Row(f"{score}.mid", "", float(at), label, "")
         for score in range(5)
         for at, label in enumerate(labels if score else labels[:4])
     ]
-    rows = bands_listing.chosen(candidates, 15)
-    assert rows == bands_listing.chosen(candidates, 15) == sorted(rows, key=lambda row: (row.score, row.start))
+    rows = band_mixtures.choose(candidates, 15)
+    assert rows == band_mixtures.choose(candidates, 15) == sorted(rows, key=lambda row: (row.score, row.start))
     assert set(Counter(row.label for row in rows).values()) == {3}
-    assert max(Counter(row.score for row in rows).values()) <= bands_listing.MOST_OF_SCORE
+    assert max(Counter(row.score for row in rows).values()) <= band_mixtures.MOST_OF_SCORE
     assert len({(row.score, row.label) for row in rows}) == 15
     with pytest.raises(ValueError, match=r"have 1\d instruments to ask for, not 25"):
-        bands_listing.chosen(candidates, 25)
+        band_mixtures.choose(candidates, 25)
 
 
 def test_the_committed_list_is_sound() -> None:
-    rows = bands_listing.read_rows()
-    assert len(rows) == bands_listing.ROWS == len(set(rows))
+    rows = band_mixtures.read_rows()
+    assert len(rows) == band_mixtures.ROWS == len(set(rows))
     assert len({row.score for row in rows}) >= 10
-    assert {row.label for row in rows} <= {*scores.PROGRAMS, scores.DRUM_KIT}
+    assert {row.label for row in rows} <= {*midi_scores.PROGRAMS, midi_scores.DRUM_KIT}
     assert all(len(row.digest) == 16 and row.start >= 0 and row.query for row in rows)
 
 
@@ -228,14 +228,14 @@ def test_the_committed_list_is_sound() -> None:
 @rendered
 def test_parts_add_up_to_the_band(folder: Path) -> None:
     """The synthesizer is linear, and an excerpt plays what the score plays there."""
-    synthesizer = scores.synthesizer(scores.BANK)
-    score = scores.read(folder / "first.mid")
+    synthesizer = midi_scores.synthesizer(midi_scores.BANK)
+    score = midi_scores.read(folder / "first.mid")
     parts = {label: synthesizer.render(part, 2.0) for label, part in score.excerpt(3.0, 2.0).items()}
     assert parts.keys() == PARTS.keys()
     together = [
-        scores.Note("all", note.channel, note.pitch, note.velocity, note.start, note.end) for note in score.notes
+        midi_scores.Note("all", note.channel, note.pitch, note.velocity, note.start, note.end) for note in score.notes
     ]
-    band = scores.Score("", score.seconds, together, score.controls).excerpt(3.0, 2.0)
+    band = midi_scores.Score("", score.seconds, together, score.controls).excerpt(3.0, 2.0)
     whole = synthesizer.render(band["all"], 2.0)
     summed = np.sum(list(parts.values()), axis=0)
     assert len(whole) == 2 * RATE
@@ -248,17 +248,17 @@ def test_parts_add_up_to_the_band(folder: Path) -> None:
 @rendered
 def test_a_model_that_hears_bands_separates_a_band(folder: Path, corpus: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    playing = bands_listing.Bands((folder,), scores.synthesizer(scores.BANK), said.append)
+    playing = band_mixtures.Bands((folder,), midi_scores.synthesizer(midi_scores.BANK), said.append)
     clips = load(corpus, "valid", tmp_path)
-    rows = bands_listing.draw(playing, listing.usable(clips), 6, seed=1)
+    rows = band_mixtures.draw(playing, reporting_mixtures.usable(clips), 6, seed=1)
     assert said and all("torn.mid" in line for line in said)
     assert {row.label for row in rows} == PARTS.keys()
-    bands_listing.write_rows(rows, tmp_path / "rows.csv")
-    assert bands_listing.read_rows(tmp_path / "rows.csv") == rows
+    band_mixtures.write_rows(rows, tmp_path / "rows.csv")
+    assert band_mixtures.read_rows(tmp_path / "rows.csv") == rows
 
     mix = playing.render(rows[0])
     assert np.allclose(mix.mixture, mix.target + mix.interference)
-    report = bands.Report(bands.measure(Subject(bundle(), "cpu"), rows, playing, Sounds(clips)), draws=100)
+    report = bands.Report(bands.measure(ModelUnderTest(bundle(), "cpu"), rows, playing, Sounds(clips)), draws=100)
     assert report.queries == ["own", "example"]  # it has no embeddings of instruments
     own, asked = (report.means[f"band/{name}/si_sdri"] for name in report.queries)
     assert own.value > 6 and asked.value > 6
@@ -274,7 +274,7 @@ def test_a_model_that_hears_bands_separates_a_band(folder: Path, corpus: Path, t
 
     write_score(folder / "first.mid", 25)
     with pytest.raises(ValueError, match=r"first\.mid is not the score that was listed"):
-        bands_listing.Bands((folder,), scores.synthesizer(scores.BANK), said.append).render(rows[0])
+        band_mixtures.Bands((folder,), midi_scores.synthesizer(midi_scores.BANK), said.append).render(rows[0])
 
 
 @rendered

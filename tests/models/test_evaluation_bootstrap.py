@@ -12,7 +12,9 @@ from models.evaluation.bootstrap import TwoLevel
 TRUTH = 5.0
 
 
-def drawn(random: np.random.Generator, classes: int, groups: int, rows: int) -> tuple[list[str], list[str], np.ndarray]:
+def draw_values(
+    random: np.random.Generator, classes: int, groups: int, rows: int
+) -> tuple[list[str], list[str], np.ndarray]:
     """Two-level numbers around TRUTH: rows of a group are alike, groups of a class too."""
     of_class = random.normal(0, 2, classes)
     of_group = random.normal(0, 2, (classes, groups))
@@ -24,14 +26,14 @@ def drawn(random: np.random.Generator, classes: int, groups: int, rows: int) -> 
 def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     random, held = np.random.default_rng(0), 0
     for _ in range(200):
-        classes, groups, values = drawn(random, 25, 4, 3)
+        classes, groups, values = draw_values(random, 25, 4, 3)
         estimate = TwoLevel(classes, groups, draws=300).mean(values)
         held += estimate.low <= TRUTH <= estimate.high
     assert 0.92 <= held / 200 <= 0.99, held
 
 
 def test_intervals_over_rows_alone_would_be_too_narrow() -> None:
-    classes, groups, values = drawn(np.random.default_rng(1), 25, 4, 10)
+    classes, groups, values = draw_values(np.random.default_rng(1), 25, 4, 10)
     ours = TwoLevel(classes, groups).mean(values)
     every_row = [str(at) for at in range(len(values))]
     rows_alone = TwoLevel(every_row, every_row).mean(values)
@@ -40,7 +42,7 @@ def test_intervals_over_rows_alone_would_be_too_narrow() -> None:
 
 
 def test_a_paired_difference_is_surer_than_its_parts() -> None:
-    classes, groups, values = drawn(np.random.default_rng(2), 20, 4, 3)
+    classes, groups, values = draw_values(np.random.default_rng(2), 20, 4, 3)
     bootstrap = TwoLevel(classes, groups)
     better = values + np.random.default_rng(3).normal(0.5, 0.1, len(values))
     difference, before, after = bootstrap.difference(better, values), bootstrap.mean(values), bootstrap.mean(better)
@@ -61,7 +63,7 @@ def test_figures_are_those_of_the_rows_that_are_there(
     seed: int, classes: int, groups: int, share: float, missing: float
 ) -> None:
     random = np.random.default_rng(seed)
-    names, takes, values = drawn(random, classes, groups, 5)
+    names, takes, values = draw_values(random, classes, groups, 5)
     values[random.random(len(values)) < missing] = np.nan
     there = values[~np.isnan(values)]
     bootstrap = TwoLevel(names, takes, draws=100)
@@ -85,7 +87,7 @@ def test_what_never_varies_has_an_interval_of_no_width(constant: float) -> None:
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    classes, groups, values = drawn(np.random.default_rng(4), 5, 3, 2)
+    classes, groups, values = draw_values(np.random.default_rng(4), 5, 3, 2)
     first, second, other = (TwoLevel(classes, groups, seed=seed).mean(values) for seed in (0, 0, 1))
     assert first == second
     assert first.low != other.low

@@ -9,9 +9,9 @@ import pytest
 from models.__main__ import main
 from models.checkpoints import CONFIG, SHIPPED, WEIGHTS, load
 from models.corpus import decoded
-from models.evaluation import listing, scenes
+from models.evaluation import mixture_figures, reporting_mixtures
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.labels import find
 from tests.models import tones
 
@@ -27,7 +27,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def listed(corpus: Path, cache: Path) -> Path:
+def list_file(corpus: Path, cache: Path) -> Path:
     """Rows of that corpus, drawn by the command."""
     path = corpus / "rows" / "drawn.csv"
     path.parent.mkdir()
@@ -56,10 +56,10 @@ def evaluate(command: str, corpus: Path, cache: Path, *options: object) -> int:
 
 
 def test_mixtures_are_measured_drawn_and_compared(
-    corpus: Path, cache: Path, listed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    corpus: Path, cache: Path, list_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def measure(*options: object) -> None:
-        common = ("--list", listed, "--device", "cpu", *options)
+        common = ("--list", list_file, "--device", "cpu", *options)
         assert evaluate("mixtures", corpus, cache, *common) == 0
 
     measure("--output", tmp_path / "all.json", "--plot", tmp_path / "all.png")
@@ -69,7 +69,7 @@ def test_mixtures_are_measured_drawn_and_compared(
     whole = json.loads((tmp_path / "all.json").read_text())
     assert whole["model"] == f"base@{VERSION}"
     assert whole["mixtures"] == len(whole["rows"]["number"]) == 12
-    assert whole["list"] == listing.digest(listed)
+    assert whole["list"] == reporting_mixtures.digest(list_file)
     assert whole["means"]["mixture/example/si_sdri"]["rows"] == 12
 
     measure("--half", "report", "--rows", 3, "--output", tmp_path / "half.json")
@@ -125,9 +125,11 @@ def test_what_cannot_be_measured_is_said_in_a_line(
 
 def test_the_model_that_ships_keeps_its_floor(shared: Path, cache: Path) -> None:
     """Ten mixtures: whatever the machine, it is far from doing nothing, and below the bound."""
-    listed = dict(list(enumerate(listing.read()))[10:20])  # not of the fifth that has every scene: quicker
-    found = scenes.measure(
-        Subject(load("base"), "cpu"), listed, Sounds(decoded.load(shared / "corpus", "valid", cache))
+    list_file = dict(
+        list(enumerate(reporting_mixtures.read()))[10:20]
+    )  # not of the fifth that has every scene: quicker
+    found = mixture_figures.measure(
+        ModelUnderTest(load("base"), "cpu"), list_file, Sounds(decoded.load(shared / "corpus", "valid", cache))
     )
     own, bound = found.values["mixture/own/si_sdri"], found.values["oracle/si_sdri"]
     assert own.mean() > 5

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from models.corpus.clips import Clips
-from models.evaluation import comparison, failures, failures_report, listing, scenes
+from models.evaluation import comparison, failures, failures_report, mixture_figures, reporting_mixtures
 from models.evaluation.comparison import Figures
-from models.evaluation.listening import Ear
+from models.evaluation.detector_under_test import DetectorUnderTest
+from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
-from models.evaluation.subject import Subject
 from models.evaluation.summaries import Summary
 from models.spectrum import mel_bands
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
-from tests.models.test_evaluation_scenes import deaf
+from tests.models.test_evaluation_mixture_figures import deaf
 
 ROWS = 16
 
@@ -28,22 +28,26 @@ def clips() -> Clips:
 
 
 @pytest.fixture(scope="module")
-def listed(clips: Clips) -> list[listing.Listed]:
-    return listing.draw(clips, tones.corpus("train"), ROWS)
+def mixture_rows(clips: Clips) -> list[reporting_mixtures.MixtureRow]:
+    return reporting_mixtures.draw(clips, tones.corpus("train"), ROWS)
 
 
-def figures(subject: Subject, listed: list[listing.Listed], clips: Clips, path: Path) -> Figures:
+def figures(
+    subject: ModelUnderTest, mixture_rows: list[reporting_mixtures.MixtureRow], clips: Clips, path: Path
+) -> Figures:
     """As they are written and read again."""
-    measured = scenes.measure(subject, dict(enumerate(listed)), Sounds(clips))
+    measured = mixture_figures.measure(subject, dict(enumerate(mixture_rows)), Sounds(clips))
     path.write_text(json.dumps({"model": "bands@1", "list": "d"} | Summary(measured, draws=50).as_json()))
     return comparison.read(path)
 
 
-def test_properties_are_those_of_the_sounds(listed: list[listing.Listed], clips: Clips) -> None:
+def test_properties_are_those_of_the_sounds(mixture_rows: list[reporting_mixtures.MixtureRow], clips: Clips) -> None:
     """Every query is in its target's band and in no other's; so are the sounds."""
-    subject = Subject(bundle(), "cpu")
+    subject = ModelUnderTest(bundle(), "cpu")
     done: list[int] = []
-    values = failures.properties(subject, Ear("bands@1", subject.bundle.detector), listed, Sounds(clips), done.append)
+    values = failures.properties(
+        subject, DetectorUnderTest("bands@1", subject.bundle.detector), mixture_rows, Sounds(clips), done.append
+    )
     assert values.keys() == failures.PROPERTIES.keys()
     assert sum(done) == ROWS == len(values["level"])
     assert values["query_target"].min() > 0.9
@@ -51,8 +55,8 @@ def test_properties_are_those_of_the_sounds(listed: list[listing.Listed], clips:
     assert np.allclose(values["margin"], values["query_target"] - values["query_interference"])
     assert values["overlap"].max() < 0.2
     sounds = Sounds(clips)
-    assert values["example"] == pytest.approx([len(sounds.waveform(row.examples[0])) / 32000 for row in listed])
-    assert all(0 < lasts <= row.seconds for lasts, row in zip(values["sounds"], listed, strict=True))
+    assert values["example"] == pytest.approx([len(sounds.waveform(row.examples[0])) / 32000 for row in mixture_rows])
+    assert all(0 < lasts <= row.seconds for lasts, row in zip(values["sounds"], mixture_rows, strict=True))
 
 
 def test_overlap_is_the_shared_part_of_the_energy() -> None:
@@ -99,10 +103,12 @@ def test_thirds_show_what_the_gain_goes_with() -> None:
     failures_report.properties_table([one, binary, alone])
 
 
-def test_steps_lead_from_one_clip_to_the_ideal_mask(listed: list[listing.Listed], clips: Clips, tmp_path: Path) -> None:
+def test_steps_lead_from_one_clip_to_the_ideal_mask(
+    mixture_rows: list[reporting_mixtures.MixtureRow], clips: Clips, tmp_path: Path
+) -> None:
     """They add up; and a model that is deaf to queries gains nothing by a better one."""
-    heard = figures(Subject(bundle(), "cpu"), listed, clips, tmp_path / "heard.json")
-    unheard = figures(deaf(0), listed, clips, tmp_path / "deaf.json")
+    heard = figures(ModelUnderTest(bundle(), "cpu"), mixture_rows, clips, tmp_path / "heard.json")
+    unheard = figures(deaf(0), mixture_rows, clips, tmp_path / "deaf.json")
     for found in (heard, unheard):
         steps = [estimate.value for _, estimate in failures.losses(found)]
         assert sum(steps[:-1]) == pytest.approx(steps[-1], abs=1e-6)
@@ -111,8 +117,10 @@ def test_steps_lead_from_one_clip_to_the_ideal_mask(listed: list[listing.Listed]
     assert failures.losses(unheard)[2][1].value > 10
 
 
-def test_the_worst_are_pictured_one_a_class(listed: list[listing.Listed], clips: Clips, tmp_path: Path) -> None:
-    found = figures(deaf(BANDS - 1), listed, clips, tmp_path / "deaf.json")
+def test_the_worst_are_pictured_one_a_class(
+    mixture_rows: list[reporting_mixtures.MixtureRow], clips: Clips, tmp_path: Path
+) -> None:
+    found = figures(deaf(BANDS - 1), mixture_rows, clips, tmp_path / "deaf.json")
     places = failures.worst(found, 3)
     labels = [found.labels[at] for at in places]
     gains = found.values[failures.GAIN]

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import related
-from models.evaluation import events, soundscapes, strong
+from models.corpus.relations import are_related
+from models.evaluation import events, soundscapes, strong_labels
+from models.evaluation.detector_under_test import DetectorUnderTest
 from models.evaluation.event_counts import MEASURES, count
-from models.evaluation.events import THRESHOLDS, Heard
-from models.evaluation.listening import Ear
-from models.evaluation.soundscapes import Known, sounding
+from models.evaluation.events import THRESHOLDS, DetectedScene
+from models.evaluation.soundscapes import KnownEvent, sounding
 from models.labels import CLASSES, classes, find
 from models.networks import DetectorOutput
 from tests.models.bands import BANDS, BandDetector, tone
@@ -39,10 +39,10 @@ class FourClasses(BandDetector):
     """Hears a tone in each of the four bands as a class that is related to no other."""
 
     def forward(self, waveforms: torch.Tensor) -> DetectorOutput:
-        heard = super().forward(waveforms)
-        framewise = torch.zeros_like(heard.framewise)
-        framewise[..., [column(name) for name in BAND_CLASSES]] = heard.framewise[..., :BANDS]
-        return DetectorOutput(framewise.amax(1), framewise, heard.embedding)
+        detected_scene = super().forward(waveforms)
+        framewise = torch.zeros_like(detected_scene.framewise)
+        framewise[..., [column(name) for name in BAND_CLASSES]] = detected_scene.framewise[..., :BANDS]
+        return DetectorOutput(framewise.amax(1), framewise, detected_scene.embedding)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_scenes_hold_two_to_four_unrelated_classes_where_their_references_say_so
     for scene in soundscapes.compose(clips, 12, seed=3):
         mids = [event.mid for event in scene.events]
         assert 2 <= len(set(mids)) <= 4
-        assert not any(related(one, other) for one in mids for other in mids if one != other)
+        assert not any(are_related(one, other) for one in mids for other in mids if one != other)
         assert scene.samples.dtype == np.float32
         assert np.abs(scene.samples).max() < 1
         power = BandDetector().powers(torch.from_numpy(scene.samples)[None])[0].numpy()  # every 10 ms
@@ -140,17 +140,20 @@ AUDIOSET = "segment_id,start_time_seconds,end_time_seconds,label\nxyz_30000,0.5,
 def test_both_kinds_of_table_are_read(tmp_path: Path) -> None:
     (tmp_path / "desed.tsv").write_text(DESED)
     (tmp_path / "audioset.csv").write_text(AUDIOSET)
-    desed = strong.read(tmp_path / "desed.tsv")
-    assert desed.events == {"a.wav": [Known(DOG, 0.5, 1.25), Known(find("Vacuum cleaner").mid, 2, 3)], "b.wav": []}
-    assert strong.read(tmp_path / "audioset.csv").events == {"xyz_30000": [Known(DOG, 0.5, 1.25)]}
+    desed = strong_labels.read(tmp_path / "desed.tsv")
+    assert desed.events == {
+        "a.wav": [KnownEvent(DOG, 0.5, 1.25), KnownEvent(find("Vacuum cleaner").mid, 2, 3)],
+        "b.wav": [],
+    }
+    assert strong_labels.read(tmp_path / "audioset.csv").events == {"xyz_30000": [KnownEvent(DOG, 0.5, 1.25)]}
 
 
 def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
     rows = "a.wav,0,1,Dog\na.wav,1,2,Blorp\nb.wav,1,2,Blorp\nb.wav,0,1,Human sounds\n"
     (tmp_path / "table.csv").write_text("filename,onset,offset,event_label\n" + rows)
-    table = strong.read(tmp_path / "table.csv")
+    table = strong_labels.read(tmp_path / "table.csv")
     assert table.unknown == {"Blorp": 2, "Human sounds": 1}  # the second has no column of the 527
-    assert table.events == {"a.wav": [Known(DOG, 0, 1)], "b.wav": []}
+    assert table.events == {"a.wav": [KnownEvent(DOG, 0, 1)], "b.wav": []}
 
 
 @pytest.mark.parametrize(
@@ -167,20 +170,20 @@ def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
 def test_a_bad_table_is_refused_by_its_line(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(content)
     with pytest.raises(ValueError, match=said):
-        strong.read(tmp_path / "table.csv")
+        strong_labels.read(tmp_path / "table.csv")
 
 
 def test_recordings_are_found_by_name_under_the_folder_and_missing_ones_are_listed(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     stereo = np.stack([0.2 * np.ones(4800), 0.4 * np.ones(4800)], axis=1)
     soundfile.write(tmp_path / "deep" / "a.flac", stereo, 48_000)
-    table = strong.Table(tmp_path / "none.csv", {"a.wav": [Known(DOG, 0, 1)], "gone.wav": []})
-    (scene,) = strong.scenes(table, tmp_path)
-    assert (scene.name, scene.rate, scene.events) == ("a.wav", 48_000, [Known(DOG, 0, 1)])
+    table = strong_labels.Table(tmp_path / "none.csv", {"a.wav": [KnownEvent(DOG, 0, 1)], "gone.wav": []})
+    (scene,) = strong_labels.scenes(table, tmp_path)
+    assert (scene.name, scene.rate, scene.events) == ("a.wav", 48_000, [KnownEvent(DOG, 0, 1)])
     assert scene.samples == pytest.approx(np.full(4800, 0.3), abs=1e-3)
     assert table.missing == ["gone.wav"]
     with pytest.raises(FileNotFoundError, match="none of the 1 files"):
-        list(strong.scenes(strong.Table(tmp_path / "none.csv", {"gone.wav": []}), tmp_path))
+        list(strong_labels.scenes(strong_labels.Table(tmp_path / "none.csv", {"gone.wav": []}), tmp_path))
 
 
 # Counting
@@ -189,23 +192,23 @@ def test_recordings_are_found_by_name_under_the_folder_and_missing_ones_are_list
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (Known(DOG, 2.0, 3.0), (1, 1, 1)),
-        (Known(DOG, 2.15, 3.15), (1, 1, 2 / 3)),  # one second more
-        (Known(DOG, 2.3, 3.0), (0, 1, 1)),  # begins too late for the narrow collar
-        (Known(DOG, 2.0, 3.3), (0, 1, 2 / 3)),
-        (Known(DOG, 2.0, 3.8), (0, 0, 2 / 3)),
-        (Known(SIREN, 2.0, 3.0), (0, 0, 0)),
-        (Known(DOG, 6.0, 7.0), (0, 0, 0)),
+        (KnownEvent(DOG, 2.0, 3.0), (1, 1, 1)),
+        (KnownEvent(DOG, 2.15, 3.15), (1, 1, 2 / 3)),  # one second more
+        (KnownEvent(DOG, 2.3, 3.0), (0, 1, 1)),  # begins too late for the narrow collar
+        (KnownEvent(DOG, 2.0, 3.3), (0, 1, 2 / 3)),
+        (KnownEvent(DOG, 2.0, 3.8), (0, 0, 2 / 3)),
+        (KnownEvent(SIREN, 2.0, 3.0), (0, 0, 0)),
+        (KnownEvent(DOG, 6.0, 7.0), (0, 0, 0)),
     ],
 )
-def test_an_answer_counts_by_its_class_its_collar_and_its_seconds(answer: Known, expected: tuple) -> None:
-    counts = count([[Known(DOG, 2.0, 3.0)]], [[answer]], [10.0], sorted([DOG, SIREN]))
+def test_an_answer_counts_by_its_class_its_collar_and_its_seconds(answer: KnownEvent, expected: tuple) -> None:
+    counts = count([[KnownEvent(DOG, 2.0, 3.0)]], [[answer]], [10.0], sorted([DOG, SIREN]))
     assert [float(counts[name].f1()) for name in MEASURES] == pytest.approx(list(expected))
 
 
 def test_a_long_events_offset_may_be_wrong_by_a_fifth_of_its_length() -> None:
-    known = [[Known(DOG, 0.0, 5.0)]]
-    late, later = (count(known, [[Known(DOG, 0.0, end)]], [10.0], [DOG])[MEASURES[0]].f1() for end in (5.9, 6.1))
+    known = [[KnownEvent(DOG, 0.0, 5.0)]]
+    late, later = (count(known, [[KnownEvent(DOG, 0.0, end)]], [10.0], [DOG])[MEASURES[0]].f1() for end in (5.9, 6.1))
     assert (late, later) == (1, 0)
 
 
@@ -217,9 +220,9 @@ def test_counts_by_scene_add_up_to_what_sed_eval_says_of_all(seed: int) -> None:
     random = np.random.default_rng(seed)
     mids = sorted([DOG, SIREN, RAIN])
 
-    def some() -> list[Known]:
+    def some() -> list[KnownEvent]:
         starts = random.integers(0, 16, random.integers(0, 5)) / 4
-        return [Known(mids[random.integers(3)], start, start + random.integers(1, 8) / 4) for start in starts]
+        return [KnownEvent(mids[random.integers(3)], start, start + random.integers(1, 8) / 4) for start in starts]
 
     known, answered = [some() for _ in range(4)], [some() for _ in range(4)]
     whole = EventBasedMetrics(mids, t_collar=0.5, percentage_of_length=0.2)
@@ -237,28 +240,30 @@ def test_counts_by_scene_add_up_to_what_sed_eval_says_of_all(seed: int) -> None:
 # The whole
 
 
-def heard(known: list[Known], curves: dict[str, tuple[float, float, float]]) -> Heard:
+def detected_scene(known: list[KnownEvent], curves: dict[str, tuple[float, float, float]]) -> DetectedScene:
     """A scene of 10 s with rows of 0.1 s, in which each class has one probability from one time to another."""
     curve = torch.zeros(100, CLASSES)
     for name, (start, end, probability) in curves.items():
         curve[round(start * 10) : round(end * 10), column(name)] = probability
-    return Heard("scene", 10.0, known, curve, 0.1)
+    return DetectedScene("scene", 10.0, known, curve, 0.1)
 
 
 def test_relatives_of_what_is_there_are_ignored_and_other_classes_are_wrong() -> None:
-    scene = heard(
-        [Known(DOG, 1, 3)], {"Dog": (1, 3, 0.9), "Bark": (1, 3, 0.9), "Siren": (5, 6, 0.9), "Rain": (1, 9, 0.9)}
+    scene = detected_scene(
+        [KnownEvent(DOG, 1, 3)], {"Dog": (1, 3, 0.9), "Bark": (1, 3, 0.9), "Siren": (5, 6, 0.9), "Rain": (1, 9, 0.9)}
     )
     scored = [DOG, BARK, SIREN]
     assert {event.mid for event in events.answers(scene, scored, 0.5)} == {DOG, SIREN}
-    barking = replace(scene, events=[Known(DOG, 1, 3), Known(BARK, 1, 2)])
+    barking = replace(scene, events=[KnownEvent(DOG, 1, 3), KnownEvent(BARK, 1, 2)])
     assert {event.mid for event in events.answers(barking, scored, 0.5)} == {DOG, BARK, SIREN}
 
 
 def test_the_best_threshold_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     # In the first half sure answers are right and unsure ones wrong; in the second both are right.
-    first = heard([Known(DOG, 1, 3)], {"Dog": (1, 3, 0.65), "Siren": (5, 7, 0.25)})
-    second = heard([Known(DOG, 1, 3), Known(SIREN, 5, 7)], {"Dog": (1, 3, 0.65), "Siren": (5, 7, 0.25)})
+    first = detected_scene([KnownEvent(DOG, 1, 3)], {"Dog": (1, 3, 0.65), "Siren": (5, 7, 0.25)})
+    second = detected_scene(
+        [KnownEvent(DOG, 1, 3), KnownEvent(SIREN, 5, 7)], {"Dog": (1, 3, 0.65), "Siren": (5, 7, 0.25)}
+    )
     found = events.measure([first, second] * 3, EVERYTHING, threshold=0.2)
     for name in MEASURES:
         assert found.measures[name].best_threshold == 0.3
@@ -269,13 +274,13 @@ def test_the_best_threshold_is_chosen_on_one_half_and_measured_on_the_other() ->
 
 
 def test_the_threshold_in_use_need_not_be_on_the_list() -> None:
-    scenes = [heard([Known(DOG, 1, 3)], {"Dog": (1, 3, 0.33)})] * 2
+    scenes = [detected_scene([KnownEvent(DOG, 1, 3)], {"Dog": (1, 3, 0.33)})] * 2
     assert events.measure(scenes, EVERYTHING, threshold=0.32).measures[MEASURES[0]].f1 == 1
     assert events.measure(scenes, EVERYTHING, threshold=0.34).measures[MEASURES[0]].f1 == 0
 
 
 def test_classes_that_the_ear_lacks_are_named_and_not_missed() -> None:
-    scenes = [heard([Known(DOG, 1, 3), Known(SIREN, 5, 7)], {"Dog": (1, 3, 0.9)})] * 2
+    scenes = [detected_scene([KnownEvent(DOG, 1, 3), KnownEvent(SIREN, 5, 7)], {"Dog": (1, 3, 0.9)})] * 2
     found = events.measure(scenes, frozenset([DOG]))
     assert found.unheard == ["Siren"]
     assert found.measures[MEASURES[0]].f1 == 1
@@ -284,22 +289,22 @@ def test_classes_that_the_ear_lacks_are_named_and_not_missed() -> None:
 
 
 def test_an_ear_that_hears_tones_exactly_finds_nearly_all_of_their_events(clips: Clips) -> None:
-    ear = Ear("bands", FourClasses().eval(), "cpu")
-    scenes = events.listen(ear, soundscapes.compose(clips, 12))
-    found = events.measure(scenes, ear.hears, threshold=0.2)
+    detector = DetectorUnderTest("bands", FourClasses().eval(), "cpu")
+    scenes = events.detect_scenes(detector, soundscapes.compose(clips, 12))
+    found = events.measure(scenes, detector.class_mids, threshold=0.2)
     assert found.measures["events, collar 0.5 s"].f1 > 0.9
     assert found.measures["segments of 1 s"].f1 > 0.9
     late = [
-        Heard(
+        DetectedScene(
             one.name,
             one.seconds,
-            [Known(e.mid, e.start + 2, e.end + 2) for e in one.events],
+            [KnownEvent(e.mid, e.start + 2, e.end + 2) for e in one.events],
             one.curve,
             one.row_seconds,
         )
         for one in scenes
     ]
-    assert events.measure(late, ear.hears, threshold=0.2).measures["events, collar 0.5 s"].f1 < 0.3
+    assert events.measure(late, detector.class_mids, threshold=0.2).measures["events, collar 0.5 s"].f1 < 0.3
 
 
 # The command

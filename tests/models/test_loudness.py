@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.loudness import Loudness
+from models.loudness import LoudnessMeter
 
 
 def measure(samples: np.ndarray, rate: int, block: int = 65536) -> float | None:
-    meter = Loudness(rate, len(samples))
+    meter = LoudnessMeter(rate, len(samples))
     for start in range(0, samples.shape[1], block):
         meter.add(samples[:, start : start + block])
-    return meter.integrated()
+    return meter.loudness()
 
 
 def tone(rate: int, seconds: float, decibels: float, frequency: float = 997.0) -> np.ndarray:

@@ -6,11 +6,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.corpus.augmentation import FILTER_POINTS, equalise, filter_curves, filter_points, in_rooms, play, rooms
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.relations import ancestors, descendants, implied, related, siblings, unknown, with_descendants
+from models.corpus.relations import (
+    ancestors,
+    are_related,
+    descendants,
+    self_and_ancestors,
+    siblings,
+    uncertain_classes,
+    with_descendants,
+)
 from models.labels import find
 from models.training.mixing import Mixer, Recipe
-from models.training.variety import FILTER_POINTS, filter_curves, filter_points, filtered, in_rooms, play, rooms
 from tests.models import small_corpus
 
 STFT = (1024, 320, 800)
@@ -35,18 +43,18 @@ def test_relations_know_the_graph_and_what_ensembles_hold() -> None:
     assert mid("Bark") in descendants(mid("Dog")) and mid("Dog") not in descendants(mid("Dog"))
     assert with_descendants([mid("Dog")]) == descendants(mid("Dog")) | {mid("Dog")}
     for first, second in [("Dog", "Bark"), ("Bark", "Animal"), ("Dog", "Dog"), ("Music", "Piano")]:
-        assert related(mid(first), mid(second)) and related(mid(second), mid(first))
+        assert are_related(mid(first), mid(second)) and are_related(mid(second), mid(first))
     for first, second in [("Music", "Singing"), ("Singing", "Music"), ("Drum kit", "Snare drum")]:
-        assert related(mid(first), mid(second))
-    assert not related(mid("Dog"), mid("Piano")) and not related(mid("Piano"), mid("Snare drum"))
+        assert are_related(mid(first), mid(second))
+    assert not are_related(mid("Dog"), mid("Piano")) and not are_related(mid("Piano"), mid("Snare drum"))
     assert siblings(mid("Trumpet"), mid("Trombone")) and not siblings(mid("Dog"), mid("Piano"))
 
 
 def test_a_label_says_what_is_true_and_leaves_open_what_is_below_it() -> None:
-    assert {mid("Dog"), mid("Animal")} <= implied(mid("Dog"))
-    assert mid("Bark") in unknown(mid("Dog")) and mid("Cat") not in unknown(mid("Dog"))
-    assert mid("Piano") in unknown(mid("Music"))
-    assert not implied(mid("Dog")) & unknown(mid("Dog"))
+    assert {mid("Dog"), mid("Animal")} <= self_and_ancestors(mid("Dog"))
+    assert mid("Bark") in uncertain_classes(mid("Dog")) and mid("Cat") not in uncertain_classes(mid("Dog"))
+    assert mid("Piano") in uncertain_classes(mid("Music"))
+    assert not self_and_ancestors(mid("Dog")) & uncertain_classes(mid("Dog"))
 
 
 def test_mixtures_are_the_sum_of_what_can_be_asked_for(clips: Clips) -> None:
@@ -141,7 +149,7 @@ def test_no_label_of_a_clip_stands_against_its_own_kin() -> None:
             ]
             for one in range(len(kinds)):
                 for other in range(one):
-                    assert not any(related(a, b) for a in kinds[one] for b in kinds[other])
+                    assert not any(are_related(a, b) for a in kinds[one] for b in kinds[other])
 
 
 def test_no_query_has_a_label_of_what_else_is_there() -> None:
@@ -174,7 +182,7 @@ def test_no_query_has_a_label_of_what_else_is_there() -> None:
                 for label in listed[plan.clips[play]].mids
             ]
             examples = [label for place in np.flatnonzero(query) for label in listed[place].mids]
-            assert not any(related(one, other) for one in examples for other in others)
+            assert not any(are_related(one, other) for one in examples for other in others)
 
 
 def test_a_corpus_of_kin_alone_is_refused() -> None:
@@ -188,18 +196,18 @@ def test_a_corpus_of_kin_alone_is_refused() -> None:
 @pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
 def test_speed_moves_the_pitch(speed: float) -> None:
     tone = torch.from_numpy((20_000 * np.sin(2 * np.pi * 1_000 * np.arange(RATE) / RATE)).astype(np.int16))
-    played = played_alone(tone, 0.0, speed, 16_000).numpy()
+    played = play_alone(tone, 0.0, speed, 16_000).numpy()
     assert np.abs(np.fft.rfft(played)).argmax() * RATE / 16_000 == pytest.approx(1_000 * speed, abs=3)
 
 
-def played_alone(samples: torch.Tensor, offset: float, speed: float, frames: int) -> torch.Tensor:
+def play_alone(samples: torch.Tensor, offset: float, speed: float, frames: int) -> torch.Tensor:
     begin, length = torch.zeros(1, dtype=torch.long), torch.tensor([len(samples)])
     where = torch.tensor([offset], dtype=torch.float64), torch.tensor([speed], dtype=torch.float64)
     return play(samples, begin, length, *where, frames)[0]
 
 
 def test_a_clip_placed_inside_a_segment_is_silent_around() -> None:
-    played = played_alone(torch.full((100,), 32767, dtype=torch.int16), -50.0, 1.0, 300)
+    played = play_alone(torch.full((100,), 32767, dtype=torch.int16), -50.0, 1.0, 300)
     assert not played[:50].any() and (played[60:140] > 0.99).all() and not played[150:].any()
 
 
@@ -225,7 +233,7 @@ def test_filters_and_rooms_keep_the_sound_in_bounds() -> None:
 
 def test_a_flat_filter_changes_nothing() -> None:
     sound = torch.randn(2, 5_000)
-    assert torch.allclose(filtered(sound, torch.zeros(2, FILTER_POINTS), RATE), sound, atol=1e-5)
+    assert torch.allclose(equalise(sound, torch.zeros(2, FILTER_POINTS), RATE), sound, atol=1e-5)
 
 
 def test_a_band_is_three_or_four_instruments_that_are_not_one_another() -> None:
@@ -243,6 +251,6 @@ def test_a_band_is_three_or_four_instruments_that_are_not_one_another() -> None:
     assert set(sizes) == {3, 4}
     for played in drawn.classes_of(plan):
         assert not played & {mid("Dog"), mid("Speech")}
-        assert not any(related(one, other) for one in played for other in played if one != other)
+        assert not any(are_related(one, other) for one in played for other in played if one != other)
     some = Mixer(Clips(sound, listed), embeddings, Recipe(mixtures=50, seconds=1.0, band=0.0), STFT)
     assert any(played & {mid("Dog"), mid("Speech")} for played in some.classes_of(some.plan(0)))

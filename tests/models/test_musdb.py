@@ -19,7 +19,8 @@ from models.errors import SilentQuery
 from models.evaluation import musdb, musdb_songs
 from models.evaluation.musdb_scores import StemScores, mean, median_of_medians, score
 from models.evaluation.musdb_songs import STEMS
-from tests.models import bands, scores
+from models.options import SeparationOptions
+from tests.models import bands, rendered_songs
 
 TITLES = ("Kestrel - Low Water", "Merle - Long Way Round")
 
@@ -29,8 +30,8 @@ def hq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two songs to learn from and two to separate; in the second of each, the voice rests for a bar of 2 s."""
     root = tmp_path_factory.mktemp("musdb18hq")
     for number, title in enumerate(TITLES):
-        scores.write_hq(root, "train", title, scores.song(2, seed=number, rests=number))
-        scores.write_hq(root, "test", f"{title} (live)", scores.song(3, seed=10 + number, rests=number))
+        rendered_songs.write_hq(root, "train", title, rendered_songs.song(2, seed=number, rests=number))
+        rendered_songs.write_hq(root, "test", f"{title} (live)", rendered_songs.song(3, seed=10 + number, rests=number))
     return root
 
 
@@ -38,7 +39,7 @@ def hq(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stem_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One song as MUSDB18 has it: five AAC streams in one file."""
     root = tmp_path_factory.mktemp("musdb18")
-    scores.write_stem_file(root, "test", TITLES[0], scores.song(2))
+    rendered_songs.write_stem_file(root, "test", TITLES[0], rendered_songs.song(2))
     return root
 
 
@@ -119,13 +120,13 @@ def test_the_mean_leaves_out_songs_without_the_stem() -> None:
 def test_both_layouts_are_told_apart_and_give_the_same_song(layout: str, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(layout)
     songs = musdb_songs.songs(root, "test")
-    expected = scores.song(3, seed=10) if layout == "hq" else scores.song(2)
+    expected = rendered_songs.song(3, seed=10) if layout == "hq" else rendered_songs.song(2)
     assert songs[0].name.startswith(TITLES[0])
     for stem in STEMS:
         found = songs[0].read(stem)
         kept = min(found.frames, len(expected[stem]))
         error = found.samples[:, :kept].T.numpy() - expected[stem][:kept]
-        assert found.rate == scores.RATE
+        assert found.rate == rendered_songs.RATE
         # AAC loses some of the drums' noise.
         assert np.square(error).sum() < np.square(expected[stem]).sum() * (1e-4 if layout == "hq" else 0.2)
 
@@ -136,9 +137,9 @@ def test_a_folder_without_songs_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_song_without_one_of_its_stems_is_refused_by_name(tmp_path: Path) -> None:
-    stems = scores.song(1)
+    stems = rendered_songs.song(1)
     del stems["bass"]
-    scores.write_hq(tmp_path, "test", TITLES[0], stems)
+    rendered_songs.write_hq(tmp_path, "test", TITLES[0], stems)
     with pytest.raises(FileNotFoundError, match=f"{TITLES[0]} has no bass"):
         musdb_songs.songs(tmp_path, "test")
 
@@ -182,13 +183,13 @@ def test_highlights_of_nothing_but_silence_make_no_query(engine: Engine) -> None
 
 
 def test_a_folder_of_highlights_is_read_in_order_and_must_hold_each_stem(tmp_path: Path) -> None:
-    scores.write_hq(tmp_path, "", "vocals", {"b": noise(4410, 2) / 9, "a": np.full((4410, 2), 0.25)})
+    rendered_songs.write_hq(tmp_path, "", "vocals", {"b": noise(4410, 2) / 9, "a": np.full((4410, 2), 0.25)})
     (tmp_path / "vocals" / "mixture.wav").unlink()
-    first, second = musdb_songs.listed(tmp_path, "vocals")
+    first, second = musdb_songs.read_highlights(tmp_path, "vocals")
     assert first.samples == pytest.approx(torch.full((2, 4410), 0.25))
     assert second.channels == 2
     with pytest.raises(FileNotFoundError, match="no highlights of drums"):
-        next(musdb_songs.listed(tmp_path, "drums"))
+        next(musdb_songs.read_highlights(tmp_path, "drums"))
 
 
 # Separation of all that there is
@@ -202,7 +203,8 @@ def test_four_stems_that_are_all_there_is_leave_nothing(engine: Engine) -> None:
     }
     del queries["other"]
     alone, beside = (
-        engine.separate(mixture, queries, joint=True, exhaustive=exhaustive) for exhaustive in (True, False)
+        engine.separate(mixture, queries, SeparationOptions(joint=True, exhaustive=exhaustive))
+        for exhaustive in (True, False)
     )
     # The fourth band has nowhere to go but into the residual, unless there is to be none.
     inside = slice(4410, -4410)
@@ -239,8 +241,11 @@ def test_an_oracle_scores_high_and_the_mixture_scores_as_itself(hq: Path) -> Non
 def test_songs_are_scored_by_museval_as_by_the_formula_and_by_workers_as_without(tmp_path: Path) -> None:
     # One channel: museval's equations are an eighth of the work.
     for number, title in enumerate(TITLES):
-        stems = {name: samples[:, :1] for name, samples in scores.song(2, seed=number, rests=number, rate=8000).items()}
-        scores.write_hq(tmp_path, "test", title, stems, rate=8000)
+        stems = {
+            name: samples[:, :1]
+            for name, samples in rendered_songs.song(2, seed=number, rests=number, rate=8000).items()
+        }
+        rendered_songs.write_hq(tmp_path, "test", title, stems, rate=8000)
     songs = musdb_songs.songs(tmp_path, "test")
     by_formula = list(musdb.measure(songs, oracle(tmp_path), direct=True))
     by_museval = list(musdb.measure(songs[1:], oracle(tmp_path)))

@@ -12,7 +12,7 @@ SMALL_UNET = unet.HyperParameters(fft_size=256, hop=64, query_size=16, channels=
 
 
 @pytest.fixture
-def ear():
+def detector():
     torch.manual_seed(0)
     return htsat.HTSAT(SMALL_EAR).eval()
 
@@ -24,28 +24,28 @@ def separator():
 
 
 @pytest.mark.parametrize("samples", [1, 3200, 32_000, 255 * 320])
-def test_the_detector_hears_clips_of_any_length_up_to_its_own(ear, samples):
-    heard = ear(torch.randn(3, samples))
+def test_the_detector_hears_clips_of_any_length_up_to_its_own(detector, samples):
+    heard = detector(torch.randn(3, samples))
     assert heard.clipwise.shape == (3, 5)
     assert heard.framewise.shape == (3, 256, 5)
-    steps = heard.framewise.unflatten(1, (-1, ear.rows_held))
+    steps = heard.framewise.unflatten(1, (-1, detector.rows_held))
     assert (steps == steps[:, :, :1]).all(), "rows of a step repeat the first"
-    assert heard.embedding.shape == (3, 16) == (3, ear.embedding_size)
+    assert heard.embedding.shape == (3, 16) == (3, detector.embedding_size)
     assert all(answer.isfinite().all() for answer in heard)
 
 
-def test_the_detector_refuses_longer_clips(ear):
+def test_the_detector_refuses_longer_clips(detector):
     with pytest.raises(ValueError, match="cut it into windows"):
-        ear(torch.zeros(1, 256 * 320))
+        detector(torch.zeros(1, 256 * 320))
 
 
-def test_framewise_rows_follow_time_across_the_folds(ear):
+def test_framewise_rows_follow_time_across_the_folds(detector):
     bands = torch.full((1, 256, 32), -5.0)
-    quiet = ear.hear(bands).framewise[0]
+    quiet = detector.classify(bands).framewise[0]
     for start in range(0, 256, 64):
         click = bands.clone()
         click[:, start : start + 8] = 5
-        change = (ear.hear(click).framewise[0] - quiet).abs().sum(1)
+        change = (detector.classify(click).framewise[0] - quiet).abs().sum(1)
         assert start - 16 <= int(change.argmax()) < start + 24  # the attention's window blurs
 
 
@@ -74,11 +74,11 @@ def test_sizes_that_do_not_divide_are_refused_when_the_detector_is_built(wrong):
         htsat.HTSAT(htsat.HyperParameters(**(vars(SMALL_EAR) | wrong)))
 
 
-def test_the_detector_learns(ear):
-    ear.train()
-    heard = ear(torch.randn(2, 32_000))
+def test_the_detector_learns(detector):
+    detector.train()
+    heard = detector(torch.randn(2, 32_000))
     (heard.clipwise.sum() + heard.embedding.square().sum()).backward()
-    without = [name for name, parameter in ear.named_parameters() if parameter.grad is None]
+    without = [name for name, parameter in detector.named_parameters() if parameter.grad is None]
     assert not without
 
 
@@ -112,7 +112,7 @@ def test_a_condition_can_be_made_once_and_used_for_many_mixtures(separator):
 @torch.no_grad()
 def test_one_mixture_is_listened_to_once_for_many_queries(separator):
     magnitude, conditions = torch.rand(1, 30, 129), separator.condition(torch.randn(3, 16))
-    together = separator.predict(*separator.listen(magnitude), conditions)[:, :30]
+    together = separator.predict(*separator.encode_mixture(magnitude), conditions)[:, :30]
     alone = torch.cat([separator.mask(magnitude, condition[None]) for condition in conditions])
     torch.testing.assert_close(together, alone)
 

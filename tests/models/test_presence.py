@@ -3,30 +3,34 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.presence import FEATURES, LOWEST_GAIN_DB, Ear, Gate, Levels, Rule, features, level_db, measure
+from models.presence import FEATURES, LOWEST_GAIN_DB, Gate, Levels, QuerySimilarity, Rule, features, level_db, measure
 from tests.models.bands import BANDS, RATE, BandDetector, tone
 
 RULE = Rule(window_seconds=0.5)
 
 
-def hear(windows: torch.Tensor) -> torch.Tensor:
+def embed_windows(windows: torch.Tensor) -> torch.Tensor:
     return BandDetector().embed(windows)
 
 
-def measured(asked: int, mixture: torch.Tensor, estimate: torch.Tensor) -> dict[str, float]:
+def measure_features(asked: int, mixture: torch.Tensor, estimate: torch.Tensor) -> dict[str, float]:
     return dict(
-        zip(FEATURES, measure(hear, RATE, RULE, torch.eye(BANDS)[asked], mixture, estimate).tolist(), strict=True)
+        zip(
+            FEATURES,
+            measure(embed_windows, RATE, RULE, torch.eye(BANDS)[asked], mixture, estimate).tolist(),
+            strict=True,
+        )
     )
 
 
 def test_a_target_that_is_there_in_one_window_is_told_from_one_that_is_not():
     mixture = torch.cat([tone(1, 2 * RATE, RATE), tone(2, RATE // 2, RATE)])
     estimate = torch.cat([torch.zeros(2 * RATE), tone(2, RATE // 2, RATE)])
-    there = measured(2, mixture, estimate)
+    there = measure_features(2, mixture, estimate)
     assert there["mixture_likeness"] == pytest.approx(1, abs=0.02)
     assert there["estimate_likeness"] == pytest.approx(1, abs=0.02)
     assert there["estimate_level"] == pytest.approx(-7, abs=0.1)
-    absent = measured(3, mixture, torch.zeros_like(mixture))
+    absent = measure_features(3, mixture, torch.zeros_like(mixture))
     assert absent["mixture_likeness"] < 0.1
     assert absent["estimate_likeness"] == 0
     assert absent["estimate_level"] == -60
@@ -36,16 +40,16 @@ def test_a_target_that_is_there_in_one_window_is_told_from_one_that_is_not():
 
 
 def test_silence_is_no_window_to_learn_from():
-    ear = Ear(hear, RATE, RULE, torch.eye(BANDS))
-    ear.add(torch.cat([torch.zeros(RATE), tone(1, RATE, RATE), 1e-3 * tone(2, RATE, RATE)])[None])
-    ear.finish()
-    assert len(ear.likenesses(1)) == 2, "half seconds of the loud tone; those 60 dB below it do not count"
+    similarity = QuerySimilarity(embed_windows, RATE, RULE, torch.eye(BANDS))
+    similarity.add(torch.cat([torch.zeros(RATE), tone(1, RATE, RATE), 1e-3 * tone(2, RATE, RATE)])[None])
+    similarity.finish()
+    assert len(similarity.similarities(1)) == 2, "half seconds of the loud tone; those 60 dB below it do not count"
 
 
 def test_a_silent_mixture_has_features_too():
     silence = torch.zeros(RATE)
-    assert list(measured(0, silence, silence).values()) == [0, 0, -60]
-    assert list(measured(0, silence[:0], silence[:0]).values()) == [0, 0, -60]
+    assert list(measure_features(0, silence, silence).values()) == [0, 0, -60]
+    assert list(measure_features(0, silence[:0], silence[:0]).values()) == [0, 0, -60]
 
 
 @settings(max_examples=20, deadline=None)
@@ -54,13 +58,15 @@ def test_blocks_do_not_matter(block):
     recording = torch.randn(2, 50000, generator=torch.Generator().manual_seed(0))
     answers = []
     for size in (50000, block):
-        ear = Ear(hear, RATE, RULE, torch.eye(BANDS)[:2], shared=False)
+        similarity = QuerySimilarity(embed_windows, RATE, RULE, torch.eye(BANDS)[:2], shared=False)
         levels = Levels(RATE, 2)
         for part in recording.split(size, dim=1):
-            ear.add(part)
+            similarity.add(part)
             levels.add(part[:, None])
-        ear.finish()
-        answers.append(torch.tensor([*ear.likenesses(0), *ear.likenesses(1), *levels.steps().flatten()]))
+        similarity.finish()
+        answers.append(
+            torch.tensor([*similarity.similarities(0), *similarity.similarities(1), *levels.steps().flatten()])
+        )
     assert torch.allclose(answers[0], answers[1], rtol=1e-5)
     assert levels.steps().sum() == pytest.approx(recording.square().sum().item(), rel=1e-5)
 
@@ -90,12 +96,12 @@ def test_a_present_target_is_not_touched_and_its_leakage_goes_down():
     loud, leak = [1.0] * 10, [1e-6] * 20
     gate = Gate(torch.tensor(loud + leak + loud), 0.0)
     gains = gate.gains(0, 20 * RATE, RATE)
-    assert gate.closed
+    assert gate.is_active
     assert gains[: round(5.75 * RATE)].min() == 1.0, "the end of the sound stays open"
     assert gains[round(14.25 * RATE) :].min() == 1.0, "and its next beginning"
     assert 20 * gains[10 * RATE].log10() == pytest.approx(-12, abs=0.1)
     assert (gains[1:] - gains[:-1]).abs().max() < 1e-3, "slow enough to be inaudible"
-    assert not Gate(torch.tensor(loud), 0.0).closed
+    assert not Gate(torch.tensor(loud), 0.0).is_active
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(LOWEST_GAIN_DB, 0))

@@ -12,8 +12,8 @@ from models.networks.yamnet import Yamnet
 @pytest.fixture(scope="module")
 def network() -> ResUNet:
     torch.manual_seed(0)
-    ear = Yamnet(list(range(521))).eval()
-    separator = ResUNet(ear, bands=64, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), code=8, recurrent=8).eval()
+    detector = Yamnet(list(range(521))).eval()
+    separator = ResUNet(detector, bands=64, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), code=8, recurrent=8).eval()
     torch.nn.init.normal_(separator.recurrent_out.weight, std=0.1)
     for name, weight in separator.named_parameters():
         if name.endswith("conv2.weight"):  # zero at the start of training: then nothing would depend on anything
@@ -49,7 +49,7 @@ def test_rows_of_a_batch_do_not_touch_one_another(network: ResUNet) -> None:
 def test_one_mixture_is_listened_to_once_for_many_queries(network: ResUNet) -> None:
     magnitude = network.spectrum(torch.randn(1, 48_000)).abs()
     conditions = network.condition(torch.rand(3, 1024))
-    together = network.predict(*network.listen(magnitude), conditions)[:, : magnitude.shape[1]]
+    together = network.predict(*network.encode_mixture(magnitude), conditions)[:, : magnitude.shape[1]]
     alone = torch.cat([network.mask(magnitude, condition[None]) for condition in conditions])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 

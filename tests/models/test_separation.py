@@ -1,4 +1,4 @@
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.errors import Cancelled
+from models.errors import Cancelled, FormatUnsupported
 from models.networks import Separator
+from models.options import SeparationOptions
 from models.separation import CrossFade, Masking, Source, Windows, cut, estimates, stems
 from tests.models.bands import BANDS, BandSeparator, tone
 
@@ -29,7 +30,7 @@ def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, bloc
 
 
 def in_seconds(window: float, context: float, overlap: float) -> Windows:
-    return Windows.of(cast(Separator, BandSeparator()), window, context, overlap)
+    return Windows.of(cast(Separator, BandSeparator()), SeparationOptions(window, context, overlap))
 
 
 WINDOWS = [
@@ -72,7 +73,7 @@ def test_windows_of_any_layout_put_the_recording_together_again(size, context, o
     assert len(pieces) == windows.count(frames)
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     fade = CrossFade(windows)
-    kept = [piece.samples[:, windows.context :][:, : piece.kept] for piece in pieces]
+    kept = [piece.samples[:, windows.context :][:, : piece.core] for piece in pieces]
     joined = torch.cat([fade.add(part, piece.last) for part, piece in zip(kept, pieces, strict=True)], dim=-1)
     assert joined.shape == mixture.shape
     assert torch.allclose(joined, mixture, atol=1e-6)
@@ -124,7 +125,7 @@ def test_masks_are_asked_for_in_full_batches_over_windows_and_queries():
     masking = Masking(cast(Separator, separator), torch.eye(BANDS)[:2], batch=4)
     list(estimates(masking, noise(2, 4 * RATE).split(5000, dim=1), 2, in_seconds(1, 0, 0), RATE))
     assert separator.masked == [4, 4], "four windows and two queries; a mask serves both channels"
-    assert separator.heard == 4, "each window is listened to once for both queries"
+    assert separator.windows_encoded == 4, "each window is listened to once for both queries"
 
 
 def test_channels_in_anti_phase_are_separated_as_well_as_one():
@@ -183,3 +184,19 @@ def test_separation_stops_between_batches_when_asked():
 def test_windows_without_room_are_refused(window, context, overlap):
     with pytest.raises(ValueError, match="too short"):
         in_seconds(window, context, overlap)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"window": 0.0}, {"window": float("inf")}, {"context": -0.1}, {"overlap": float("nan")}, {"batch": 0}],
+    ids=str,
+)
+def test_impossible_options_are_refused(changes: dict[str, Any]):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        SeparationOptions(**changes)
+
+
+@pytest.mark.parametrize(("format", "bit_depth"), [("mp5", None), ("mp3", 16), ("flac", 32)])
+def test_options_refuse_what_no_format_can_hold(format: str, bit_depth: int | None):
+    with pytest.raises(FormatUnsupported):
+        SeparationOptions(format=format, bit_depth=bit_depth)

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from models.errors import Cancelled, FormatUnsupported
+from models.options import SeparationOptions
 from models.presence import Gate
 from models.separation import Source
-from models.stems import Output, Separated, Spool, check_names, write
+from models.stems import Spool, SpooledStems, check_names, write
 from tests.models.bands import tone
 
 RATE = 44100
@@ -28,14 +29,16 @@ def read(path, bit_depth: int) -> np.ndarray:
     return wide.T.astype(np.int64) >> (32 - bit_depth)
 
 
-def written(mixture: Tensor, stems: Tensor, folder, output: Output, gates=None, cancelled=lambda: False):
+def write_stems(
+    mixture: Tensor, stems: Tensor, folder, options: SeparationOptions, gates=None, cancelled=lambda: False
+):
     source = Source(RATE, mixture.shape[0], mixture.shape[1], lambda: mixture.split(7000, dim=1))
     names = [f"stem {number}" for number in range(len(stems))]
     with Spool(folder, len(stems), mixture.shape[0]) as spool:
         for block in stems.split(3333, dim=-1):
             spool.append(block)
-        separated = Separated(source, spool, gates or [None] * len(stems), cancelled)
-        return write(separated, names, folder, output, lambda frames: None)
+        separated = SpooledStems(source, spool, gates or [None] * len(stems), cancelled)
+        return write(separated, names, folder, options, lambda frames: None)
 
 
 @pytest.mark.parametrize("bit_depth", [16, 24])
@@ -47,7 +50,7 @@ def test_files_add_up_exactly(bit_depth, format, loud, tmp_path):
     if loud:
         stems[0] += 3 * tone(1, 20000, RATE)
         stems[1] -= 4 * tone(1, 20000, RATE)
-    files, gain = written(mixture, stems, tmp_path, Output(format, bit_depth))
+    files, gain = write_stems(mixture, stems, tmp_path, SeparationOptions(format=format, bit_depth=bit_depth))
     assert (gain < 1) == loud
     assert [file.name for file in files] == ["stem 0", "stem 1", "stem 2", "residual"]
     total = sum(read(file.path, bit_depth) for file in files)
@@ -65,7 +68,7 @@ def test_files_add_up_exactly(bit_depth, format, loud, tmp_path):
 def test_float_files_add_up_within_rounding_and_are_never_turned_down(tmp_path):
     mixture = 3 * noise(2, 20000, 0)
     stems = torch.stack([noise(2, 20000, 1), 4 * noise(2, 20000, 2)])
-    files, gain = written(mixture, stems, tmp_path, Output("wav", 32))
+    files, gain = write_stems(mixture, stems, tmp_path, SeparationOptions(format="wav", bit_depth=32))
     assert gain == 1
     parts = [soundfile.read(file.path, dtype="float32", always_2d=True)[0].T for file in files]
     assert np.abs(sum(part.astype(np.float64) for part in parts) - mixture.numpy()).max() < 1e-6
@@ -76,7 +79,7 @@ def test_float_files_add_up_within_rounding_and_are_never_turned_down(tmp_path):
 def test_a_mixture_at_full_scale_is_not_turned_down(tmp_path):
     mixture = torch.cat([torch.full((1, 500), -1.0), torch.full((1, 500), 32767 / 32768)], dim=1)
     stems = torch.stack([mixture, torch.zeros(1, 1000)])
-    files, gain = written(mixture, stems, tmp_path, Output("flac", 16))
+    files, gain = write_stems(mixture, stems, tmp_path, SeparationOptions(format="flac", bit_depth=16))
     assert gain == 1
     assert np.array_equal(read(files[0].path, 16)[0, [0, -1]], [-32768, 32767])
     assert not read(files[2].path, 16).any()
@@ -84,7 +87,7 @@ def test_a_mixture_at_full_scale_is_not_turned_down(tmp_path):
 
 def test_lossy_files_share_a_gain_too(tmp_path):
     stems = torch.stack([8 * tone(0, RATE, RATE)[None], 0.1 * tone(1, RATE, RATE)[None]])
-    files, gain = written(stems.sum(dim=0), stems, tmp_path, Output("mp3", residual=False))
+    files, gain = write_stems(stems.sum(dim=0), stems, tmp_path, SeparationOptions(format="mp3", residual=False))
     assert gain == pytest.approx(1 / 2.4, rel=0.01)
     assert [file.path.name for file in files] == ["stem 0.mp3", "stem 1.mp3"]
     assert files[0].content_type == "audio/mpeg"
@@ -93,21 +96,21 @@ def test_lossy_files_share_a_gain_too(tmp_path):
 def test_a_closed_gate_turns_a_stem_down_but_not_to_nothing_and_the_residual_takes_the_rest(tmp_path):
     mixture = tone(0, RATE, RATE)[None]
     gates = [Gate(torch.ones(2), -30.0)]
-    files, _ = written(mixture, mixture[None], tmp_path, Output("wav", 32), gates)
+    files, _ = write_stems(mixture, mixture[None], tmp_path, SeparationOptions(format="wav", bit_depth=32), gates)
     stem, residual = (soundfile.read(file.path, dtype="float32", always_2d=True)[0].T for file in files)
     assert np.abs(stem).max() == pytest.approx(0.3 * 10 ** (-30 / 20), rel=1e-3)
     assert np.abs(stem + residual - mixture.numpy()).max() < 1e-6
 
 
 def test_silence_has_no_loudness_and_no_peak(tmp_path):
-    files, gain = written(torch.zeros(1, RATE), torch.zeros(1, 1, RATE), tmp_path, Output())
+    files, gain = write_stems(torch.zeros(1, RATE), torch.zeros(1, 1, RATE), tmp_path, SeparationOptions())
     assert [(file.peak, file.loudness) for file in files] == [(0.0, None)] * 2
     assert gain == 1
 
 
 def test_without_targets_the_residual_is_the_mixture(tmp_path):
     mixture = on_grid(noise(2, 20000, 0), 24)
-    files, _ = written(mixture, torch.zeros(0, 2, 20000), tmp_path, Output("flac", 24))
+    files, _ = write_stems(mixture, torch.zeros(0, 2, 20000), tmp_path, SeparationOptions(format="flac", bit_depth=24))
     assert [file.name for file in files] == ["residual"]
     assert np.array_equal(read(files[0].path, 24), np.rint(mixture.double().numpy() * 2**23))
 
@@ -115,13 +118,15 @@ def test_without_targets_the_residual_is_the_mixture(tmp_path):
 def test_cancelled_in_the_middle_leaves_no_files(tmp_path):
     answers = iter([False] * 4 + [True])
     with pytest.raises(Cancelled):
-        written(noise(1, 20000, 0), noise(1, 20000, 1)[None], tmp_path, Output(), cancelled=lambda: next(answers))
+        write_stems(
+            noise(1, 20000, 0), noise(1, 20000, 1)[None], tmp_path, SeparationOptions(), cancelled=lambda: next(answers)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_format_that_cannot_hold_the_stems_leaves_no_files(tmp_path):
     with pytest.raises(FormatUnsupported):
-        written(noise(3, 1000, 0), noise(3, 1000, 1)[None], tmp_path, Output("mp3"))
+        write_stems(noise(3, 1000, 0), noise(3, 1000, 1)[None], tmp_path, SeparationOptions(format="mp3"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,11 +11,12 @@ from models import checkpoints
 from models.__main__ import main
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import with_descendants
-from models.evaluation import listing, zero_shot
+from models.evaluation import reporting_mixtures
+from models.experiments import zero_shot
 from models.labels import find
 from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
-from models.training import embeddings, runs, shipping
+from models.runs import assembly, clip_embeddings, run_folder
 from models.training.losses import waveform_l1
 from models.training.mixing import Mixer, Recipe
 from models.training.separator import SeparatorLearner
@@ -45,7 +46,7 @@ def test_an_ear_may_answer_with_probabilities_in_place_of_embeddings() -> None:
     wanted = torch.sigmoid(latent.classes(latent.embed(patch)))
     assert torch.allclose(asked.embed(patch), wanted, atol=1e-6)
     magnitude = torch.rand(1, 64, 513)
-    (same, columns), (feature_map, embedded) = asked.listen(magnitude), latent.listen(magnitude)
+    (same, columns), (feature_map, embedded) = asked.encode_spectrum(magnitude), latent.encode_spectrum(magnitude)
     assert torch.equal(same, feature_map)
     assert torch.allclose(columns, torch.sigmoid(latent.classes(embedded)), atol=1e-6)
 
@@ -55,9 +56,9 @@ def test_both_kinds_of_queries_of_one_ear_are_kept(tmp_path: Path) -> None:
     latent = Yamnet(list(range(521))).eval()
     asked = Yamnet(list(range(521)), probabilities=True).eval()
     asked.load_state_dict(latent.state_dict())
-    assert embeddings.load(latent, clips, tmp_path).shape[2] == 1024
+    assert clip_embeddings.load(latent, clips, tmp_path).shape[2] == 1024
     for _ in range(2):
-        assert embeddings.load(asked, clips, tmp_path).shape[2] == 521
+        assert clip_embeddings.load(asked, clips, tmp_path).shape[2] == 521
 
 
 # --- the separator ---
@@ -176,15 +177,15 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     hidden = with_descendants([find("Siren").mid])
     assert set(setup["place"]["separator_held_out"]) == hidden
 
-    checkpoints.save(shipping.assemble(Path("run"), "made", "1")[0], "made", half=True)
+    checkpoints.save(assembly.assemble(Path("run"), "made", "1")[0], "made", half=True)
     bundle = checkpoints.load("made")
     assert bundle.separator.query_size == 521 and bundle.detector.probabilities
-    assert "held_out" not in bundle.config and zero_shot.held_out(bundle.config) == hidden
+    assert "held_out" not in bundle.config and zero_shot.classes_never_seen(bundle.config) == hidden
     assert set(bundle.class_embeddings) == {find(name).mid for name in ("Speech", "Dog", "Wind")}
     assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the ear has heard all, whatever is hidden"
 
     valid, training = (tones.corpus(split, longest=LONGEST) for split in ("valid", "train"))
-    listing.write(listing.draw(valid, training, 2), Path("list.csv"))
+    reporting_mixtures.write(reporting_mixtures.draw(valid, training, 2), Path("list.csv"))
     common = ["--corpus", "corpus", "--device", "cpu", "--output"]
     measured = []
     for weights in ("run", "made"):
@@ -223,6 +224,6 @@ def test_switches_that_mean_nothing_are_refused(
 
 
 def test_a_detector_that_was_trained_has_no_probabilities_to_ask_with(tmp_path: Path) -> None:
-    (tmp_path / runs.SETUP).write_text("{}")
+    (tmp_path / run_folder.SETUP).write_text("{}")
     with pytest.raises(ValueError, match="are the teacher's"):
-        runs.load_ear(tmp_path, query="probabilities")
+        run_folder.load_query_encoder(tmp_path, query="probabilities")

@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip
-from models.evaluation import resampling, tagging
-from models.evaluation.listening import Ear
+from models.evaluation import group_bootstrap, tagging
+from models.evaluation.detector_under_test import DetectorUnderTest
 from models.evaluation.ranking import area_under_curve, average_precision, d_prime
 from models.labels import classes, find
 from tests.models.bands import BandDetector, tone
@@ -68,7 +68,7 @@ def test_d_prime_is_the_distance_of_two_bells(area: float, expected: float) -> N
 
 
 def test_a_group_is_drawn_whole_and_on_average_once() -> None:
-    drawn = resampling.weights(["a", "b", "a", "c"], draws=4000)
+    drawn = group_bootstrap.weights(["a", "b", "a", "c"], draws=4000)
     assert (drawn[:, 0] == drawn[:, 2]).all()
     assert (drawn[:, [0, 1, 3]].sum(axis=1) == 3).all()
     assert drawn.mean(axis=0) == pytest.approx([1, 1, 1, 1], abs=0.05)
@@ -76,12 +76,12 @@ def test_a_group_is_drawn_whole_and_on_average_once() -> None:
 
 def test_nothing_cannot_be_drawn_from() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
-        resampling.weights([])
+        group_bootstrap.weights([])
 
 
 def test_an_interval_leaves_out_draws_without_a_figure() -> None:
-    assert resampling.interval(np.append(np.arange(1000.0), np.nan)) == pytest.approx((24, 974), abs=1)
-    assert np.isnan(resampling.interval(np.full(3, np.nan))).all()
+    assert group_bootstrap.interval(np.append(np.arange(1000.0), np.nan)) == pytest.approx((24, 974), abs=1)
+    assert np.isnan(group_bootstrap.interval(np.full(3, np.nan))).all()
 
 
 # What labels say
@@ -143,13 +143,13 @@ def test_means_are_over_classes_and_not_over_clips() -> None:
 
 def test_classes_of_few_groups_and_classes_that_the_ear_lacks_are_left_out_by_name() -> None:
     clips = [clip("a", "Dog"), clip("b", "Dog"), clip("c", "Siren"), clip("d", "Rain"), clip("e", "Rain")]
-    ear = EVERYTHING - {find("Rain").mid}
-    found = tagging.measure(scores_of(clips, {0: ["Dog"]}), clips, ear, least_groups=2)
+    detector = EVERYTHING - {find("Rain").mid}
+    found = tagging.measure(scores_of(clips, {0: ["Dog"]}), clips, detector, least_groups=2)
     assert [one.label for one in found.classes] == ["Dog"]
     assert found.unheard == ["Rain"]
     assert found.few == ["Siren"]
     with pytest.raises(ValueError, match="no class can be measured"):
-        tagging.measure(scores_of(clips, {}), clips, ear, least_groups=3)
+        tagging.measure(scores_of(clips, {}), clips, detector, least_groups=3)
 
 
 def test_the_interval_holds_the_figure_and_narrows_with_groups() -> None:
@@ -172,18 +172,18 @@ def test_the_interval_holds_the_figure_and_narrows_with_groups() -> None:
 
 
 def test_a_long_clip_is_heard_to_its_end() -> None:
-    ear = Ear("bands", BandDetector().eval(), "cpu")
+    detector = DetectorUnderTest("bands", BandDetector().eval(), "cpu")
     seconds = BandDetector.window_samples * 2 + RATE
     late = np.zeros(seconds, np.float32)
     late[-RATE // 4 :] = tone(2, RATE // 4, RATE).numpy()
-    whole, part = ear.clipwise(late, RATE), ear.clipwise(late[-BandDetector.window_samples :], RATE)
+    whole, part = detector.clipwise(late, RATE), detector.clipwise(late[-BandDetector.window_samples :], RATE)
     assert whole == pytest.approx(part)
     assert whole.argmax() == 2
 
 
 def test_a_clip_at_another_rate_is_heard_as_at_the_ears_own() -> None:
-    ear = Ear("bands", BandDetector().eval(), "cpu")
-    heard = [ear.clipwise(tone(1, 2 * rate, rate).numpy(), rate) for rate in (RATE, 48_000)]
+    detector = DetectorUnderTest("bands", BandDetector().eval(), "cpu")
+    heard = [detector.clipwise(tone(1, 2 * rate, rate).numpy(), rate) for rate in (RATE, 48_000)]
     assert heard[0] == pytest.approx(heard[1], abs=0.02)
 
 

@@ -16,33 +16,36 @@ from models.__main__ import main
 from models.audio import Waveform
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import load_source
-from models.corpus.relations import ancestors, related, with_descendants
+from models.corpus.relations import ancestors, are_related, with_descendants
 from models.corpus.unlabelled import Unlabelled
 from models.engine import Engine
 from models.errors import LabelUnknown
-from models.evaluation import mixtures
-from models.evaluation.metrics import attenuation, sdr, si_sdr
-from models.evaluation.separation import area_under_curve
+from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import classes, find
 from models.networks import DetectorOutput
 from models.networks.htsat import HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.yamnet import Yamnet
-from models.training import anchors, embeddings, paper, runs
+from models.runs import clip_embeddings, run_folder
+from models.training import anchors, paper
 from models.training.detector import (
     DetectorLearner,
     LabelTargets,
     Lessons,
     Teacher,
-    blended,
+    blend_with_reversed,
+    mask_stripes,
     over_patches,
-    stripes_masked,
 )
 from models.training.mixing import UNLABELLED, Mixer, Recipe
-from models.training.zero_shot import HELD_OUT
+from models.validation import mixtures
+from models.validation.metrics import attenuation, sdr, si_sdr
+from models.validation.separation_figures import area_under_curve
 from tests.models import small_corpus
 
-EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
+DETECTOR = HyperParameters(
+    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False
+)
 LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4)
 UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
 
@@ -78,7 +81,7 @@ def test_audio_without_labels_is_heard_with_the_teacher_and_never_twice_in_a_mix
         soundfile.write(path, np.random.default_rng(number).standard_normal(RATE) * 0.1, RATE)
     more = load_source(Unlabelled(tmp_path / "more"), tmp_path / "cache", workers=1)
     assert [clip.mids for clip in more.clips] == [()] * 3
-    joined = small_corpus.clips().joined(more)
+    joined = small_corpus.clips().join(more)
     assert np.array_equal(joined.waveform(joined.clips[-1]), more.waveform(more.clips[-1]))
     drawn = Mixer(joined, None, Recipe(mixtures=50, queries=0, single_source=0.0, third_source=0.5), (1024, 320, 800))
     plan = drawn.plan(0)
@@ -94,18 +97,18 @@ def test_audio_without_labels_is_heard_with_the_teacher_and_never_twice_in_a_mix
 def test_stripes_hide_stretches_of_frames_and_of_bands_and_nothing_else() -> None:
     torch.manual_seed(0)
     bands = torch.ones(64, 200, 64)
-    masked = stripes_masked(bands, 2, (64, 8))
+    masked = mask_stripes(bands, 2, (64, 8))
     hidden = masked == 0
     frames, rows = hidden.all(2), hidden.all(1)
     assert (hidden == (frames[:, :, None] | rows[:, None])).all(), "whole frames or whole bands"
     assert frames.sum(1).max() <= 128 and rows.sum(1).max() <= 16
     assert 30 < frames.sum(1).float().mean() < 80 and 3 < rows.sum(1).float().mean() < 10
-    assert torch.equal(stripes_masked(bands, 0, (64, 8)), bands)
+    assert torch.equal(mask_stripes(bands, 0, (64, 8)), bands)
 
 
 def test_blending_mixes_a_batch_with_its_reverse() -> None:
     rows = torch.arange(4.0)[:, None]
-    assert blended(rows, torch.full((4, 1), 0.75)).flatten().tolist() == [0.75, 1.25, 1.75, 2.25]
+    assert blend_with_reversed(rows, torch.full((4, 1), 0.75)).flatten().tolist() == [0.75, 1.25, 1.75, 2.25]
 
 
 def small_batches(queries: int = 0) -> Mixer:
@@ -116,7 +119,7 @@ def small_batches(queries: int = 0) -> Mixer:
     return Mixer(clips, small_corpus.embeddings(clips), recipe, (1024, 320, 800))
 
 
-def learned(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
+def train_and_compare(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
     """The loss before and after."""
     drawn = small_batches()
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
@@ -131,15 +134,15 @@ def learned(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
     return sum(losses[:5]) / 5, sum(losses[-5:]) / 5
 
 
-@pytest.mark.parametrize("hyper", [EAR, LIKE_THE_PAPERS], ids=["small", "like the paper's"])
+@pytest.mark.parametrize("hyper", [DETECTOR, LIKE_THE_PAPERS], ids=["small", "like the paper's"])
 def test_a_detector_learns_from_clip_level_labels(hyper: HyperParameters) -> None:
     torch.manual_seed(0)
     learner = DetectorLearner(hyper, Lessons(mixup=0.0, stripes=0, drop_path=0.0))
-    before, after = learned(learner)
+    before, after = train_and_compare(learner)
     assert after < 0.5 * before, (before, after)
-    clips, ear = small_corpus.clips(), learner.network.eval()
+    clips, detector = small_corpus.clips(), learner.network.eval()
     with torch.inference_mode():
-        answers = ear(torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips])).clipwise
+        answers = detector(torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips])).clipwise
     places = [find(name).index for name, _ in small_corpus.CLASSES]
     right = answers[:, places].argmax(1) == torch.arange(4).repeat_interleave(small_corpus.GROUPS)
     assert right.float().mean() > 0.8
@@ -148,11 +151,11 @@ def test_a_detector_learns_from_clip_level_labels(hyper: HyperParameters) -> Non
 def test_a_student_comes_nearer_to_its_teacher() -> None:
     torch.manual_seed(0)
     clips = small_corpus.clips()
-    ear = Yamnet(list(range(521))).eval().requires_grad_(False)
-    teacher = Teacher(ear, small_corpus.embeddings(clips)[:, 0])
+    detector = Yamnet(list(range(521))).eval().requires_grad_(False)
+    teacher = Teacher(detector, small_corpus.embeddings(clips)[:, 0])
     # Nothing but the teacher is learned from: neither labels nor masks.
-    learner = DetectorLearner(EAR, Lessons(labels=0.0, stripes=0, drop_path=0.0), teacher)
-    before, after = learned(learner, 40)
+    learner = DetectorLearner(DETECTOR, Lessons(labels=0.0, stripes=0, drop_path=0.0), teacher)
+    before, after = train_and_compare(learner, 40)
     assert after < 0.8 * before, (before, after)
     assert not any(name.startswith("teacher") for name, _ in learner.named_parameters())
 
@@ -223,8 +226,8 @@ def test_the_papers_separator_learns() -> None:
     torch.manual_seed(0)
     from models.networks.htsat import HTSAT
 
-    ear = HTSAT(EAR).eval().requires_grad_(False)
-    learner = paper.PaperLearner(ear, UNET)
+    detector = HTSAT(DETECTOR).eval().requires_grad_(False)
+    learner = paper.PaperLearner(detector, UNET)
     clips = small_corpus.clips()
     batch = paper.Pairs(paper.PairMixer(clips, np.zeros(len(clips.clips), int), 2).batch(0).sources[:, :16_000])
     optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3, amsgrad=True)
@@ -237,7 +240,7 @@ def test_the_papers_separator_learns() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0], losses
     with pytest.raises(ValueError, match="queries of 8 values"):
-        paper.PaperLearner(ear, replace(UNET, query_size=8))
+        paper.PaperLearner(detector, replace(UNET, query_size=8))
 
 
 # --- embeddings ---
@@ -245,14 +248,14 @@ def test_the_papers_separator_learns() -> None:
 
 def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path) -> None:
     clips = small_corpus.clips(("Dog", "Siren"))
-    ear = Yamnet(list(range(521))).eval()
-    first = embeddings.load(ear, clips, tmp_path)
-    assert first.shape == (6, embeddings.VERSIONS, 1024) and first.any(axis=2).all()
-    assert np.array_equal(embeddings.load(ear, clips, tmp_path), first)
+    detector = Yamnet(list(range(521))).eval()
+    first = clip_embeddings.load(detector, clips, tmp_path)
+    assert first.shape == (6, clip_embeddings.VERSIONS, 1024) and first.any(axis=2).all()
+    assert np.array_equal(clip_embeddings.load(detector, clips, tmp_path), first)
     assert len(list(tmp_path.iterdir())) == 1
-    embeddings.load(ear, clips.without(with_descendants([find("Dog").mid])), tmp_path)
-    torch.nn.init.normal_(ear.stem.weight)
-    embeddings.load(ear, clips, tmp_path)
+    clip_embeddings.load(detector, clips.without(with_descendants([find("Dog").mid])), tmp_path)
+    torch.nn.init.normal_(detector.stem.weight)
+    clip_embeddings.load(detector, clips, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "other clips, another ear"
 
 
@@ -271,25 +274,25 @@ def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path)
     ],
 )
 def test_names_with_commas_can_be_held_out(text: str, names: list[str]) -> None:
-    assert set(runs.held(text)) == with_descendants(find(name).mid for name in names)
+    assert set(run_folder.class_mids(text)) == with_descendants(find(name).mid for name in names)
 
 
 def test_the_ten_classes_of_the_zero_shot_model_have_eight_source_groups_each(shared: Path) -> None:
     with (shared / "corpus" / "classes.csv").open() as file:
         groups = {row["mid"]: int(row["groups"]) for row in csv.DictReader(file)}
-    mids = runs.held(HELD_OUT)
+    mids = run_folder.class_mids(HELD_OUT)
     named = [mid for mid in mids if mid in groups and not ancestors(mid) & set(mids)]
     assert len(named) == 10 and min(groups[mid] for mid in named) >= 8
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(LabelUnknown, match="Sirenn"):
-        runs.held("Dog, Sirenn")
+        run_folder.class_mids("Dog, Sirenn")
 
 
 def test_teachers_are_refused_where_something_is_held_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="teacher has heard everything"):
-        runs.load_ear(tmp_path, ("/m/0bt9lr",))
+        run_folder.load_query_encoder(tmp_path, ("/m/0bt9lr",))
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +343,7 @@ def test_from_labels_alone_to_a_model_that_never_heard_a_class(
     assert main(["train", "separator", *common, *sizes, *second]) == 0
     assert json.loads(Path("second/run.json").read_text())["recipe"]["room"] == 0.5
     assert main(["ship", "--run", "second", "--name", "model", "--output", "half", "--blend", "cut"]) == 0
-    first, last = (runs.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
+    first, last = (run_folder.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
     shipped = checkpoints.load("half").separator.state_dict()
     name = "head_norm.weight"
     assert not torch.allclose(first[name], last[name], rtol=1e-4)
@@ -361,10 +364,10 @@ def test_every_stage_trains_as_if_the_class_had_never_been_there(
     states = []
     for folder, more in ((corpus, ["--hold-out", "Siren"]), (never, [])):
         common = ["--corpus", str(folder), *more, "--steps", "2", "--batch", "4", "--accelerator", "cpu"]
-        ear, cut = f"{folder.name}-ear", f"{folder.name}-cut"
-        assert main(["train", "detector", *common, "--run", ear]) == 0
-        assert main(["train", "separator", *common, "--channels", "8,8,8,8", "--ear", ear, "--run", cut]) == 0
-        whole = [torch.load(Path(run) / "checkpoint.pt", weights_only=True) for run in (ear, cut)]
+        detector, cut = f"{folder.name}-ear", f"{folder.name}-cut"
+        assert main(["train", "detector", *common, "--run", detector]) == 0
+        assert main(["train", "separator", *common, "--channels", "8,8,8,8", "--ear", detector, "--run", cut]) == 0
+        whole = [torch.load(Path(run) / "checkpoint.pt", weights_only=True) for run in (detector, cut)]
         states.append([checkpoint[kind] for checkpoint in whole for kind in ("learner", "average")])
     for held, without in zip(*states, strict=True):
         assert held.keys() == without.keys()
@@ -444,8 +447,8 @@ def test_the_validation_list_is_what_it_says(shared: Path) -> None:
             described[key] for key in (row.target, row.interference, row.query, row.absent)
         )
         assert target["mids"] == query["mids"] and target["group"] != query["group"]
-        assert not related(target["mids"][0], interference["mids"][0])
-        assert not any(related(absent["mids"][0], other["mids"][0]) for other in (target, interference))
+        assert not are_related(target["mids"][0], interference["mids"][0])
+        assert not any(are_related(absent["mids"][0], other["mids"][0]) for other in (target, interference))
 
 
 def test_measures() -> None:

@@ -13,20 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric import Fabric
 
-from models.evaluation.metrics import si_sdr
 from models.networks.htsat import HyperParameters
 from models.networks.yamnet import Yamnet
+from models.runs.run_folder import CHECKPOINT, LOG, load_average
 from models.training.detector import DetectorLearner
-from models.training.loop import CHECKPOINT, LOG, Learner, Loop, Schedule, averaged
+from models.training.loop import Learner, Loop, Schedule
 from models.training.losses import separation_loss
 from models.training.mixing import Batch, Mixer, Recipe
 from models.training.separator import SeparatorLearner
+from models.validation.metrics import si_sdr
 from tests.conftest import REPOSITORY
 from tests.models import small_corpus
 
 SIZES = {"bands": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1, 1), "code": 16, "recurrent": 16}
 SHORT = Schedule(steps=6, warmup_steps=2, checkpoint_minutes=0.0, validate_minutes=1e9, ema=0.9)
-EAR = HyperParameters(patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False)
+DETECTOR = HyperParameters(
+    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,8 +42,8 @@ def fabric() -> Fabric:
 
 def separator() -> SeparatorLearner:
     torch.manual_seed(0)
-    ear = Yamnet(list(range(521))).eval().requires_grad_(False)
-    learner = SeparatorLearner(ear, SIZES)
+    detector = Yamnet(list(range(521))).eval().requires_grad_(False)
+    learner = SeparatorLearner(detector, SIZES)
     found = small_corpus.embeddings(small_corpus.clips())[:, 0]
     learner.network.learn_queries(torch.from_numpy(found.astype("float32")))
     return learner
@@ -48,7 +51,7 @@ def separator() -> SeparatorLearner:
 
 def detector() -> DetectorLearner:
     torch.manual_seed(0)
-    return DetectorLearner(EAR)
+    return DetectorLearner(DETECTOR)
 
 
 def mixer(**recipe: float) -> Mixer:
@@ -207,11 +210,11 @@ def test_the_averaged_weights_can_be_taken_from_a_run(tmp_path: Path) -> None:
     loop = Loop(fabric(), Line(), tmp_path, SHORT)
     loop.run(numbers)
     empty = Line().network
-    state = averaged(tmp_path, empty)
+    state = load_average(tmp_path, empty)
     assert state["step"] == 6 and (tmp_path / CHECKPOINT).exists()
     assert all(torch.equal(value, empty.state_dict()[name]) for name, value in loop.average.state_dict().items())
     with pytest.raises(FileNotFoundError, match="holds no finished training"):
-        averaged(tmp_path / "nowhere", empty)
+        load_average(tmp_path / "nowhere", empty)
 
 
 @given(

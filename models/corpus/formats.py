@@ -1,0 +1,67 @@
+"""One way into every kind of corpus, and its name for caches."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from models.corpus import csv_tables, musdb18, packed_hdf5, shards
+from models.corpus.csv_tables import Tables
+from models.corpus.musdb18 import Musdb
+from models.corpus.packed_hdf5 import Packed
+from models.corpus.recordings import Source
+from models.corpus.shards import Shards
+from models.errors import CorpusInvalid
+
+
+def open_source(path: Path, split: str) -> Source:
+    """One split of a corpus, of the kind that lies at `path`.
+
+    A folder is, by what it holds, and in this order: WebDataset shards (*.tar), MUSDB18 or MUSDB18-HQ, CSV files with
+    their audio, packed HDF5 files. A CSV or HDF5 file may be named itself.
+
+    Raises CorpusInvalid: nothing of the kind there, or no such split; FileNotFoundError: nothing there at all.
+    """
+    known = splits_of(path)
+    if split not in known:
+        raise CorpusInvalid(f"{path} has no split {split!r}; it has {', '.join(known)}")
+    return _kind(path)(path, split)
+
+
+def splits_of(path: Path) -> tuple[str, ...]:
+    """The splits of the corpus at `path`; raises as `open_source`."""
+    kinds = {Shards: shards.splits, Musdb: musdb18.splits, Tables: csv_tables.splits, Packed: packed_hdf5.splits}
+    return kinds[_kind(path)](path)
+
+
+def fingerprint(source: Source) -> str:
+    """Sixteen hexadecimal digits that change with the names, sizes and times of change of the source's files, and with
+    its split; not with where it lies."""
+    digest = hashlib.blake2s(source.split.encode(), digest_size=8)
+    root = source.root if source.root.is_dir() else source.root.parent
+    for path in source.files():
+        status = path.stat()
+        digest.update(f"\n{os.path.relpath(path, root)} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is nothing there")
+    if path.is_file():
+        if path.suffix.lower() in packed_hdf5.SUFFIXES:
+            return Packed
+        if path.suffix.lower() == ".csv":
+            return Tables
+        raise CorpusInvalid(f"{path} is neither a CSV nor an HDF5 file; give the folder that it lies in")
+    if shards.splits(path):
+        return Shards
+    if musdb18.is_musdb18(path):
+        return Musdb
+    if csv_tables.table_files(path):
+        return Tables
+    if packed_hdf5.hdf5_files(path):
+        return Packed
+    raise CorpusInvalid(
+        f"{path} holds no corpus: no WebDataset shards (SPLIT-000.tar), no MUSDB18, no CSV with AudioSet's segments or "
+        "with columns path and labels, no packed HDF5"
+    )

@@ -1,0 +1,93 @@
+"""The detector at work beside the separator: what it hears in a mixture and in each estimate, and what follows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.audio import mono
+from models.precision import Arithmetic
+from models.presence import Gate, Levels, QuerySimilarity, Rule, features, level_db
+from models.profiles import Profiles
+
+
+class DetectorRunner:
+    """A detector on its device.
+
+    Queries and timelines are made in float32 whatever the precision: a query is kept, and compared at other times. What
+    only decides presence may be heard in bfloat16, which moves a cosine by less than 0.005.
+    """
+
+    def __init__(self, detector, arithmetic: Arithmetic) -> None:
+        self._detector = detector
+        self._arithmetic = arithmetic
+        self.rate: int = detector.rate
+        self.embedding_size: int = detector.embedding_size
+
+    @torch.inference_mode()
+    def embed(self, waveforms: Tensor) -> Tensor:
+        """Windows (B, T) -> (B, D), on the CPU."""
+        with self._arithmetic.float32():
+            return self._detector.embed(waveforms.to(self._arithmetic.device)).cpu()
+
+    @torch.inference_mode()
+    def sketch(self, waveforms: Tensor) -> Tensor:
+        """Windows (B, T) -> (B, D), on the CPU, in the arithmetic of masks."""
+        with self._arithmetic.masks():
+            return self._detector.embed(waveforms.to(self._arithmetic.device)).float().cpu()
+
+    @torch.inference_mode()
+    def framewise(self, waveforms: Tensor) -> Tensor:
+        """Windows (B, T) -> (B, F, C), on the CPU."""
+        with self._arithmetic.float32():
+            return self._detector(waveforms.to(self._arithmetic.device)).framewise.cpu()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """presence: 0 to 1, for the whole recording. gate: what the stem goes through, None where it stays as it is."""
+
+    presence: float
+    gate: Gate | None
+
+
+class PresenceTracker:
+    """Hears a mixture, then its estimates, at the detector's rate and block by block, and decides what is there.
+
+    queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n).
+    """
+
+    def __init__(self, runner: DetectorRunner, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
+        def embed_profiles(windows: Tensor) -> Tensor:
+            return profiles(runner.sketch(windows))
+
+        self._rule = rule
+        asked = profiles(queries)
+        self._mixture = QuerySimilarity(embed_profiles, runner.rate, rule, asked)
+        self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, asked, shared=False)
+        self._mixture_energy = 0.0
+        self._levels = Levels(runner.rate, len(queries))
+
+    def add_mixture(self, block: Tensor) -> None:
+        """The next block of the mixture."""
+        self._mixture_energy += block.double().square().sum().item()
+        self._mixture.add(mono(block)[None])
+
+    def add_estimates(self, block: Tensor) -> None:
+        """The next block of all estimates."""
+        self._levels.add(block)
+        self._estimates.add(torch.stack([mono(estimate) for estimate in block]))
+
+    def decide(self, gated: bool) -> Sequence[Decision]:
+        """One decision a query, after all blocks. gated: whether it may make stems quieter."""
+        self._mixture.finish()
+        self._estimates.finish()
+        decisions = []
+        for number, energies in enumerate(self._levels.steps()):
+            level = level_db(energies.sum().item(), self._mixture_energy)
+            measured = features(self._mixture.similarities(number), self._estimates.similarities(number), level)
+            presence = self._rule.presence(measured)
+            gate = Gate(energies, self._rule.gain_db(presence)) if gated else None
+            decisions.append(Decision(presence, gate if gate is not None and gate.is_active else None))
+        return decisions

@@ -1,0 +1,51 @@
+"""The options of a separation: what its result depends on, beside the recording and the queries."""
+
+from dataclasses import dataclass
+
+from models.encoding import check_bit_depth
+
+
+@dataclass(frozen=True)
+class SeparationOptions:
+    """How a recording is separated and how its stems are written.
+
+    window, context, overlap: seconds. A window is what the separator sees at once; `context` at each of its sides is
+        computed and discarded, since estimates are wrong near a window's edges; `overlap` is cross-faded with the next
+        window. Longer windows cost memory and gain nothing: networks are trained on 2 s. Without context and overlap,
+        seams are audible.
+    joint: refine all targets together with a Wiener filter. Off: it costs time, and helps only where targets overlap.
+    exhaustive: with `joint`, the targets are all that the recording holds, so nothing is reserved for a residual. Off:
+        few recordings hold nothing but their targets.
+    gate: attenuate stems of targets that are not in the recording. On: a separator leaks a little of everything.
+    batch: how many masks are computed at once. None: as many as fit the device (`Engine`), which is fastest.
+    format: a name of `models.encoding.FORMATS`. flac: lossless, and half the size of wav.
+    bit_depth: 16, 24 or 32, where the format has it. None: the format's default.
+    residual: also write what the targets leave of the mixture.
+
+    Raises ValueError for lengths or a batch that make no sense, FormatUnsupported for the format or its bit depth.
+    Whether the window has room for its context and overlap depends on the model: `separation.Windows.of` checks it.
+    """
+
+    window: float = 10.0
+    context: float = 0.5
+    overlap: float = 0.25
+    joint: bool = False
+    exhaustive: bool = False
+    gate: bool = True
+    batch: int | None = None
+    format: str = "flac"
+    bit_depth: int | None = None
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window < float("inf"):
+            raise ValueError(f"a window must be longer than 0 s, not {self.window:g} s")
+        for name in ("context", "overlap"):
+            if not 0 <= (seconds := getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name} must be 0 s or longer, not {seconds:g} s")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"a batch holds at least one mask, not {self.batch}")
+        check_bit_depth(self.format, self.bit_depth)
+
+
+DEFAULT_OPTIONS = SeparationOptions()

@@ -1,0 +1,113 @@
+"""Query embeddings of all clips, made once: training asks for thousands a minute, and the ear does not change."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.corpus.augmentation import SPEEDS, equalise, filter_points, play
+from models.corpus.clips import RATE, Clip, Clips
+from models.errors import SilentQuery
+from models.networks import Detector
+from models.precision import device_of
+from models.query import BASE_RULES, QueryRules, cut
+
+VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
+LAYOUT = 2  # of what is kept: another way to make it must not find what this one made
+BATCH = 64
+REPORT = 1000  # clips between two calls of `advance`
+
+
+def load(
+    query_encoder: Detector,
+    clips: Clips,
+    folder: Path,
+    rules: QueryRules = BASE_RULES,
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
+
+    Read from `folder` if this ear has heard these clips by these rules."""
+    path = folder / f"{fingerprint(query_encoder, clips, str(rules))}.npy"
+    if path.exists():
+        return np.load(path)
+    embeddings = np.zeros((len(clips.clips), VERSIONS, query_encoder.embedding_size), np.float16)
+    random = np.random.default_rng(0)
+    waiting: list[tuple[int, int, Tensor]] = []
+    silent: list[tuple[int, int]] = []
+    for index, clip in enumerate(clips.clips):
+        for version in range(VERSIONS):
+            samples = torch.from_numpy(clips.waveform(clip)) if version == 0 else _vary(clips, clip, random)
+            try:
+                waiting.append((index, version, cut(samples, RATE, rules).waveforms))
+            except SilentQuery:  # shorter than a query may be, or a silent part
+                silent.append((index, version))
+        if sum(len(windows) for _, _, windows in waiting) >= BATCH:
+            _embed_waiting(query_encoder, waiting, embeddings)
+        if index % REPORT == REPORT - 1:
+            advance(index + 1)
+    if waiting:
+        _embed_waiting(query_encoder, waiting, embeddings)
+    for index, version in silent:  # the clip as it is stands in
+        embeddings[index, version] = embeddings[index, 0]
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, embeddings)
+    partial.replace(path)
+    return embeddings
+
+
+def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
+    """The queries with zeros for all but a share of the source groups: as if there were no more. Always the same ones,
+    and those of a smaller share are among those of a larger."""
+
+    def is_kept(group: str) -> bool:
+        return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4]) < share * 2**32
+
+    return embeddings * np.array([is_kept(clip.group) for clip in clips.clips])[:, None, None]
+
+
+def _embed_waiting(query_encoder: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
+    batch = torch.cat([windows for _, _, windows in waiting])
+    device = device_of(query_encoder)  # pyright: ignore[reportArgumentType]  ears are modules
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        vectors = torch.cat([query_encoder.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
+    place = 0
+    for index, version, windows in waiting:
+        embeddings[index, version] = vectors[place : place + len(windows)].mean(0)
+        place += len(windows)
+    waiting.clear()
+
+
+def _vary(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
+    """A part of the clip at another speed through another filter."""
+    frames = min(clip.frames, int(random.uniform(0.5, 6) * RATE))
+    start = random.integers(0, clip.frames - frames + 1)
+    speed = random.uniform(*SPEEDS)
+    samples = torch.from_numpy(np.array(clips.samples[clip.start : clip.start + clip.frames]))
+    place = torch.zeros(1, dtype=torch.long), torch.tensor([clip.frames])
+    moving = torch.tensor([float(start)], dtype=torch.float64), torch.tensor([speed], dtype=torch.float64)
+    played = play(samples, *place, *moving, int(frames / speed))
+    return equalise(played, torch.from_numpy(filter_points(random))[None], RATE)[0]
+
+
+def weights_digest(query_encoder: Any) -> str:
+    """What tells an ear from one with other weights."""
+    found = hashlib.sha256()
+    for weights in query_encoder.state_dict().values():
+        found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def fingerprint(query_encoder: Detector, clips: Clips, how: str) -> str:
+    """What an ear's answers depend on: its weights, which clips there are, how they are heard."""
+    found = hashlib.sha256(f"{LAYOUT} {how} {weights_digest(query_encoder)}".encode())
+    if getattr(query_encoder, "probabilities", False):  # the same weights, another answer
+        found.update(b"probabilities\n")
+    for clip in clips.clips:
+        found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())
+    return found.hexdigest()[:16]

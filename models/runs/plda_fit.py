@@ -1,0 +1,63 @@
+"""Fitting the prior of classes (`models.plda`) to training clips' embeddings."""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+from torch import Tensor
+
+from models.corpus.clips import Clips
+from models.plda import PLDAPrior, root
+
+DIRECTIONS = 192  # a few more than there are classes
+DIAGONAL = 0.5  # of W: a few thousand clips do not tell all covariances
+LEAST = 0.02  # of W's mean variance, added to all: some of an ear's features never move
+UNSEEN = 0.3  # of W, added to B: classes to come differ along other directions too
+
+
+def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
+    """A prior from the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
+    roots = root(torch.from_numpy(embeddings.astype(np.float32)))
+    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, clip in enumerate(clips.clips):
+        if embeddings[index, 0].any():
+            for mid in clip.mids:
+                groups[mid][clip.group].append(index)
+    size = roots.shape[2]
+    within, weight = torch.zeros(size, size, dtype=torch.float64), 0.0
+    means, weights = [], []
+    for of_class in groups.values():
+        parts = [roots[indices].flatten(0, 1).double() for indices in of_class.values()]
+        mean = torch.stack([part.mean(0) for part in parts]).mean(0)
+        means.append(mean)
+        # A class with a hundred groups is known better than one with two, but is not worth fifty of it.
+        weights.append(len(parts) ** 0.5)
+        if len(parts) > 1:
+            offsets = torch.cat([(part - mean) / len(part) ** 0.5 for part in parts])  # a group counts once
+            within += weights[-1] * offsets.T @ offsets / (len(parts) - 1)
+            weight += weights[-1]
+    if weight == 0.0 or len(means) < 2:
+        return None
+    centre = torch.stack(means).mean(0)
+    offsets, shares = torch.stack(means) - centre, torch.tensor(weights, dtype=torch.float64)
+    between = (offsets * shares[:, None]).T @ offsets / shares.sum()
+    return _diagonal(centre, between, _regularise(within / weight))
+
+
+def _regularise(covariance: Tensor) -> Tensor:
+    """Drawn to its diagonal, and with some of its mean variance everywhere."""
+    variances = covariance.diagonal()
+    drawn = (1 - DIAGONAL) * covariance + DIAGONAL * torch.diag(variances)
+    return drawn + LEAST * variances.mean() * torch.eye(len(variances), dtype=covariance.dtype)
+
+
+def _diagonal(centre: Tensor, between: Tensor, within: Tensor) -> PLDAPrior:
+    last = len(centre) - 1
+    first = max(0, last + 1 - DIRECTIONS)
+    found, directions = eigh(between.numpy(), within.numpy(), subset_by_index=(first, last))
+    kept = torch.from_numpy(directions)
+    unseen = torch.tensor([0.0], dtype=torch.float64)
+    ratios = torch.cat([torch.from_numpy(found), unseen]) + UNSEEN
+    parts = centre, kept, within @ kept, ratios / (ratios + 1)
+    return PLDAPrior(*(part.float().contiguous() for part in parts))

@@ -1,0 +1,153 @@
+"""A run's folder: what was asked for (`run.json`), the averaged weights of its checkpoint, and the log.
+
+A run is of a detector or of a separator; the setup of a separator's run names its query encoder: the teacher's folder
+or a detector's run. Training writes these folders; shipping and evaluation read them.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from models.checkpoints import as_tuples
+from models.checkpoints import load as load_model
+from models.corpus.clips import Clips
+from models.corpus.decoded import load
+from models.corpus.relations import with_descendants
+from models.labels import find, lookup
+from models.networks.htsat import HTSAT, HyperParameters
+from models.networks.resunet import ResUNet
+from models.networks.unet import HyperParameters as UNetSizes
+from models.networks.unet import UNet
+from models.query import BASE_RULES, QueryRules
+from models.runs import clip_embeddings, teacher
+from models.runs.clip_embeddings import weights_digest
+
+SETUP = "run.json"
+CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
+QUERIES = ("embeddings", "probabilities")
+
+progress_console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings. held_out: mids that no
+    stage may see, descendants included (see `held`). separator_held_out: mids that a separator may not see, although
+    its ear may have heard them."""
+
+    corpus: Path
+    cache: Path = Path(".cache")
+    held_out: tuple[str, ...] = ()
+    separator_held_out: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(setup: dict[str, Any]) -> "Place":
+        """What a run's setup says; one that was made before there was a field has its default."""
+        said = setup["place"]
+        hidden = (tuple(said.get(name, ())) for name in ("held_out", "separator_held_out"))
+        return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
+
+    def clips(self, split: str) -> Clips:
+        """The split's clips without what is held out."""
+        return load(self.corpus, split, self.cache, progress_console.print).without(
+            frozenset(self.held_out + self.separator_held_out)
+        )
+
+    def embeddings(self, query_encoder: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
+        """Queries of the training clips, cached."""
+        if self.separator_held_out:  # the ear hears those as well: nothing that is cached is made anew
+            whole = replace(self, separator_held_out=())
+            everything = whole.clips("train")
+            places = {clip.key: at for at, clip in enumerate(everything.clips)}
+            return whole.embeddings(query_encoder, everything, rules)[[places[clip.key] for clip in clips.clips]]
+
+        def advance(vectors: int) -> None:
+            progress_console.print(f"queries of {vectors} of {len(clips.clips)} clips")
+
+        return clip_embeddings.load(query_encoder, clips, self.cache / "embeddings", rules, advance)
+
+
+def class_mids(names: str) -> tuple[str, ...]:
+    """ "Dog, Siren" -> the mids of the classes and of everything below them. Raises LabelUnknown.
+
+    Names may hold commas themselves: the longest name that there is counts.
+    """
+    parts = [part.strip() for part in names.split(",") if part.strip()]
+    found: list[str] = []
+    while parts:
+        taken = next((count for count in range(len(parts), 1, -1) if lookup(", ".join(parts[:count]))), 1)
+        found.append(find(", ".join(parts[:taken])).mid)
+        parts = parts[taken:]
+    return tuple(sorted(with_descendants(found)))
+
+
+def separator_weights(start: str) -> dict[str, torch.Tensor]:
+    """The separator's weights of a run or of a model, with the queries' mean and deviation that belong to them."""
+    is_run = (Path(start) / SETUP).exists()
+    return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()
+
+
+def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:
+    """The teacher from its folder, or the detector of a run, in eval mode and frozen.
+
+    Raises ValueError if it may have heard what is held out, or has no such queries.
+    """
+    if query not in QUERIES:
+        raise ValueError(f"a query is one of {', '.join(QUERIES)}, not {query}")
+    if (source / SETUP).exists():
+        if query != QUERIES[0]:
+            raise ValueError(f"queries of {query} are the teacher's: {source} is the run of a detector")
+        setup = read_setup(source)
+        if not set(held_out) <= set(setup["place"]["held_out"]):
+            raise ValueError(f"the detector of {source} has heard what is to be held out: train one without it")
+        if setup["teacher"] and held_out:
+            raise ValueError(f"the detector of {source} learned from a teacher, which has heard what is to be held out")
+        query_encoder = HTSAT(HyperParameters(**as_tuples(setup["hyper"])))
+        load_average(source, query_encoder)
+        return query_encoder.eval().requires_grad_(False)
+    if held_out:
+        raise ValueError("a teacher has heard everything: with classes held out, train a detector from labels first")
+    return teacher.load(source, probabilities=query == "probabilities")
+
+
+def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
+    """The ear and the separator of a run, what was asked for, and the rows of its log."""
+    setup = read_setup(run)
+    if setup["kind"] != "separator":
+        raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
+    query_encoder = load_query_encoder(Path(setup["ear"]), Place.of(setup).held_out, setup.get("query", QUERIES[0]))
+    if weights_digest(query_encoder) != setup["ear_weights"]:
+        raise ValueError(f"the ear in {setup['ear']} has changed since {run} was trained with it")
+    if setup["paper"]:
+        separator: nn.Module = UNet(
+            UNetSizes(**as_tuples({"query_size": query_encoder.embedding_size} | setup["sizes"]))
+        )
+    else:
+        separator = ResUNet(query_encoder, **as_tuples(setup["sizes"]))
+    state = load_average(run, separator)
+    return query_encoder, separator.eval().requires_grad_(False), setup, state["rows"]
+
+
+def read_setup(run: Path) -> dict[str, Any]:
+    """What was asked for. Raises FileNotFoundError."""
+    path = run / SETUP
+    if not path.exists():
+        raise FileNotFoundError(f"{run} is not the folder of a run: no {SETUP} in it")
+    return json.loads(path.read_text())
+
+
+def load_average(folder: Path, network: nn.Module) -> dict[str, Any]:
+    """Fill a network with the averaged weights of a run; the rows of its log. Raises FileNotFoundError."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no finished training: no {CHECKPOINT} in it")
+    whole = torch.load(path, weights_only=True, map_location="cpu")
+    network.load_state_dict(whole["average"])
+    return whole["state"]

@@ -1,0 +1,273 @@
+"""Runs: a folder each, with what was asked for (`run.json`), the checkpoint and the logs.
+
+A run is of a detector or of a separator; a separator's run names the ear that it listens with: the teacher's folder or
+a detector's run. What is held out is taken away before anything else sees the corpus.
+"""
+
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from models.checkpoints import as_tuples
+from models.corpus.clips import RATE, Clips
+from models.corpus.decoded import load_source
+from models.corpus.unlabelled import Unlabelled
+from models.errors import CorpusInvalid, SilentQuery
+from models.networks.htsat import HTSAT, SMALL, HyperParameters
+from models.networks.unet import HyperParameters as UNetSizes
+from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
+from models.runs import plda_fit, teacher
+from models.runs.clip_embeddings import keep_share, weights_digest
+from models.runs.run_folder import (
+    QUERIES,
+    SETUP,
+    Place,
+    load_query_encoder,
+    progress_console,
+    read_setup,
+    separator_weights,
+)
+from models.training import anchors, detector, paper
+from models.training.detector import DetectorLearner, Lessons, Teacher
+from models.training.detector_validation import mean_average_precision
+from models.training.loop import Advance, Loop, Report, Schedule
+from models.training.mixing import Mixer, Recipe
+from models.training.separator import LOSSES, SeparatorLearner
+from models.validation import mixtures
+from models.validation.separation_figures import figures, queries_of, summary
+
+DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
+WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes. devices: processes, a GPU each or, on a CPU, with a share of its cores."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "bf16-mixed"
+
+    def fabric(self) -> Fabric:
+        """Fabric, launched: behind this call there are `devices` processes (or those of torchrun)."""
+        # torchrun has started the processes already, and says how many.
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.devices))
+        nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
+        made = Fabric(
+            accelerator=self.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            precision=self.precision,  # pyright: ignore[reportArgumentType]  Fabric says which it knows
+            strategy="ddp" if devices * nodes > 1 else "auto",
+        )
+        made.launch()
+        return made
+
+
+@dataclass(frozen=True)
+class DetectorSetup:
+    """A detector's run. teacher: folder, or None to learn from labels alone. unlabelled: a folder of audio files that
+    are heard with the teacher."""
+
+    place: Place
+    teacher: Path | None = None
+    unlabelled: Path | None = None
+    hyper: HyperParameters = SMALL
+    lessons: Lessons = field(default_factory=Lessons)
+    recipe: Recipe = detector.RECIPE
+
+
+@dataclass(frozen=True)
+class SeparatorSetup:
+    """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet.
+    start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
+    query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
+    loss: see SeparatorLearner; the paper's separator has its own.
+    prior: whether examples are corrected by what is known of classes (`models.plda`).
+    share: of the corpus's source groups, to see what more of them would bring."""
+
+    place: Place
+    query_encoder: Path
+    paper: bool = False
+    sizes: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    start: str | None = None
+    query: str = QUERIES[0]
+    loss: str = LOSSES[0]
+    prior: bool = True
+    share: float = 1.0
+
+
+def train_detector(
+    run: Path, setup: DetectorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
+) -> Loop:
+    """Train a detector in a folder, or go on with it."""
+    fabric = machine.fabric()
+    _write(run, {"kind": "detector", **_plain(setup)}, fabric)
+    torch.manual_seed(schedule.seed)
+    vectors = None
+    with fabric.rank_zero_first():  # the others find what it has cached
+        clips = setup.place.clips("train")
+        if setup.teacher is not None:
+            query_encoder = teacher.load(setup.teacher)
+            vectors = Teacher(query_encoder, setup.place.embeddings(query_encoder, clips)[:, 0])
+            vectors.to(fabric.device)
+            if setup.unlabelled is not None:
+                clips = clips.join(load_source(Unlabelled(setup.unlabelled), setup.place.cache))
+    learner = DetectorLearner(setup.hyper, setup.lessons, vectors)
+    loop = Loop(fabric, learner, run, schedule)
+    hyper = setup.hyper
+    stft = (hyper.fft_size, hyper.hop, hyper.window_size or hyper.fft_size)
+    mixer = Mixer(clips, None, setup.recipe, stft, schedule.seed, device=corpus_device(clips, fabric))
+    validation = _if_any(setup.place, "valid")
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return {"map": mean_average_precision(network, validation)} if validation else {}
+
+    loop.run(mixer.batch, validate, report, advance)
+    return loop
+
+
+def train_separator(
+    run: Path, setup: SeparatorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
+) -> Loop:
+    """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
+    fabric = machine.fabric()
+    query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
+    if setup.paper and not isinstance(query_encoder, HTSAT):
+        raise ValueError("the paper's separator listens with a transformer: give --ear the run of a detector")
+    _write(run, {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}, fabric)
+    query_encoder.to(fabric.device)
+    torch.manual_seed(schedule.seed)
+    with fabric.rank_zero_first():  # the others find what it has cached
+        clips = setup.place.clips("train")
+        vectors = (
+            np.zeros(0) if setup.paper else keep_share(setup.place.embeddings(query_encoder, clips), clips, setup.share)
+        )
+    device = corpus_device(clips, fabric)
+    rules = PAPER_RULES if setup.paper else BASE_RULES
+    rows = validation_mixtures(setup.place, rules)
+    prior = None
+    if setup.paper:
+        learner = paper.PaperLearner(
+            query_encoder, UNetSizes(**as_tuples({"query_size": query_encoder.embedding_size} | setup.sizes))
+        )
+        found = _anchors(query_encoder, clips, setup, paper.SEGMENT_SECONDS)
+        draw = paper.PairMixer(clips, found, setup.recipe.mixtures, schedule.seed, device).batch
+        loop = Loop(fabric, learner, run, schedule)
+    else:
+        learner = SeparatorLearner(query_encoder, as_tuples(setup.sizes), setup.loss)
+        if setup.start is None:
+            learner.network.learn_queries(torch.from_numpy(vectors[vectors[:, 0].any(1), 0].astype(np.float32)))
+        else:
+            learner.network.load_state_dict(separator_weights(setup.start))
+        found = _anchors(query_encoder, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
+        prior = plda_fit.fit(vectors, clips) if setup.prior else None
+        draw = Mixer(clips, vectors, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
+        loop = Loop(fabric, learner, run, schedule)
+    asked = [queries_of(query_encoder, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        return summary(figures(network, rows, *asked)) if rows else {}
+
+    loop.run(draw, validate, report, advance)
+    return loop
+
+
+def _anchors(encoder: Any, clips: Clips, setup: SeparatorSetup, seconds: float) -> np.ndarray:
+    return anchors.load(encoder, clips, setup.place.cache / "anchors", seconds)
+
+
+def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
+    """The GPU, if the corpus fits beside what training needs: then it is mixed there. Otherwise the CPU."""
+    if fabric.device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(fabric.device)
+    fits = clips.samples.nbytes < DEVICE_SHARE * free
+    if not fits:
+        warnings.warn(f"the corpus ({clips.samples.nbytes / 2**30:.0f} GiB) does not fit on the GPU", stacklevel=2)
+    return fabric.device if fits else torch.device("cpu")
+
+
+def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
+    """The mixtures that a run is watched by: the committed list, less what is held out, or, of another corpus, some
+    drawn from its split `valid`; none if it has none. Rows whose examples are silent by the rules are left out."""
+    clips = _if_any(place, "valid")
+    if clips is None:
+        return []
+    there = {clip.key for clip in clips.clips}
+    listed = mixtures.read()
+    rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
+    if len(rows) < len(listed) // 2:
+        try:
+            rows = mixtures.draw(clips, WATCHED)
+        except ValueError as fault:
+            progress_console.print(f"the run is not watched: {fault}")
+            return []
+    return [
+        row for row in mixtures.render(rows, clips) if all(_is_audible(clip, rules) for clip in (row.query, row.absent))
+    ]
+
+
+def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
+    try:
+        cut(torch.from_numpy(clip), RATE, rules)
+    except SilentQuery:
+        return False
+    return True
+
+
+def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
+    """Say what is asked for; a run that goes on must be asked for the same. Raises ValueError."""
+    path = run / SETUP
+    if path.exists() and read_setup(run) != json.loads(json.dumps(asked)):
+        raise ValueError(f"{run} holds another run: give --run a new folder, or ask for what {path} says")
+    fabric.barrier()  # every process has read what was there
+    if fabric.is_global_zero:
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asked, indent=2) + "\n")
+    fabric.barrier()
+
+
+def _plain(setup: DetectorSetup | SeparatorSetup) -> dict[str, Any]:
+    """The setup as `run.json` has it, where the query encoder is called `ear`."""
+    fields = {"ear" if name == "query_encoder" else name: value for name, value in asdict(setup).items()}
+    return json.loads(json.dumps(fields, default=str))
+
+
+def _if_any(place: Place, split: str) -> Clips | None:
+    try:
+        return place.clips(split)
+    except (FileNotFoundError, CorpusInvalid):
+        return None
+
+
+def with_batch(recipe: Recipe, mixtures_a_batch: int | None) -> Recipe:
+    """The recipe with another batch size."""
+    return replace(recipe, mixtures=mixtures_a_batch) if mixtures_a_batch else recipe
+
+
+def with_changes(recipe: Recipe, changes: list[str]) -> Recipe:
+    """The recipe with fields set, such as ["room=0.2", "interference_db=-5:5"]. Raises ValueError."""
+    known = asdict(recipe)
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise ValueError(f"a recipe has no {name!r}, but {', '.join(known)}")
+        kind = type(known[name])
+        try:
+            found[name] = tuple(float(part) for part in text.split(":")) if kind is tuple else kind(text)
+        except ValueError:
+            raise ValueError(f"{change}: {text!r} is not such as {known[name]}") from None
+        if kind is tuple and len(found[name]) != len(known[name]):
+            raise ValueError(f"{change}: {len(known[name])} numbers with a colon between them")
+    return replace(recipe, **found)

@@ -1,0 +1,1 @@
+"""The validation mixtures and a separator's figures on them: training watches these, evaluation reports them."""

@@ -1,0 +1,156 @@
+"""The validation mixtures: drawn once, listed in `validation.csv`, the same for every model and for good.
+
+A row names clips by key and 2 s segments by their first sample at 32 kHz (negative: the clip begins later in the
+segment). The target's class and the interference's are not related, both have the same energy over the segment, and
+the query is a clip of the target's class from another source group. All clips are of the validation split: nothing
+in a row was trained on. `absent` is a clip of a class that neither source is related to.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.relations import are_related
+
+VALIDATION = Path(__file__).with_name("validation.csv")
+SEGMENT = 2 * RATE
+ROWS = 300
+TRIES = 100  # draws a row, after which there are too few unrelated classes
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mixture to separate; clips by key, offsets in samples at 32 kHz."""
+
+    target: str
+    target_start: int
+    interference: str
+    interference_start: int
+    query: str
+    absent: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A row as sound: float32 (64 000,) at 32 kHz, and the queries' clips whole."""
+
+    row: Row
+    mixture: np.ndarray
+    target: np.ndarray
+    query: np.ndarray
+    absent: np.ndarray
+
+
+def read(path: Path = VALIDATION) -> list[Row]:
+    """The listed rows."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            Row(
+                target=row["target"],
+                target_start=int(row["target_start"]),
+                interference=row["interference"],
+                interference_start=int(row["interference_start"]),
+                query=row["query"],
+                absent=row["absent"],
+                label=row["label"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def render(rows: list[Row], clips: Clips) -> Iterator[Mixture]:
+    """Mix each row: both sources at equal energy, the target's own level kept within full scale."""
+    by_key = {clip.key: clip for clip in clips.clips}
+
+    def segment(key: str, start: int) -> np.ndarray:
+        clip = by_key[key]
+        sound = np.zeros(SEGMENT, np.float32)
+        taken = clips.waveform(clip)[max(0, start) : start + SEGMENT]
+        place = max(0, -start)
+        sound[place : place + len(taken)] = taken[: SEGMENT - place]
+        return sound
+
+    for row in rows:
+        target = segment(row.target, row.target_start)
+        interference = segment(row.interference, row.interference_start)
+        interference = interference * np.sqrt(np.square(target).sum() / np.square(interference).sum())
+        gain = min(1.0, 0.99 / np.abs(target + interference).max())
+        yield Mixture(
+            row,
+            (target + interference) * gain,
+            target * gain,
+            clips.waveform(by_key[row.query]),
+            clips.waveform(by_key[row.absent]),
+        )
+
+
+def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
+    """Draw rows, target classes evenly, from clips whose class has two source groups or more.
+
+    Raises ValueError if there are not enough such classes, or too few unrelated ones."""
+    random = np.random.default_rng(seed)
+    groups: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
+    for clip in clips.clips:
+        if clip.frames >= 0.1 * RATE and np.square(clips.waveform(clip)).sum() > 1e-2:
+            groups[clip.mid][clip.group].append(clip)
+    askable = [mid for mid in groups if len(groups[mid]) >= 2]
+
+    def choose(options: list) -> int:
+        return int(random.integers(len(options)))
+
+    def clip_of(mid: str) -> Clip:
+        group = list(groups[mid].values())
+        group = group[choose(group)]
+        return group[choose(group)]
+
+    def start(clip: Clip) -> int:
+        spare = clip.frames - SEGMENT
+        if spare <= 0:
+            return -int(random.integers(-spare + 1))
+        power = np.concatenate([[0.0], np.square(clips.waveform(clip), dtype=np.float64).cumsum()])
+        starts = random.integers(0, spare + 1, 8)
+        # A segment of a sparse clip may be silent: the loudest of eight, so that there is something to find.
+        return int(max(starts, key=lambda first: power[first + SEGMENT] - power[first]))
+
+    rows = []
+    if not askable:
+        raise ValueError("no class has clips of two source groups: there is nothing to ask with")
+    for _ in range(count * TRIES):
+        if len(rows) == count:
+            break
+        mid = askable[len(rows) % len(askable)]
+        target = clip_of(mid)
+        other = list(groups)[choose(list(groups))]
+        absent = list(groups)[choose(list(groups))]
+        if are_related(mid, other) or are_related(mid, absent) or are_related(other, absent):
+            continue
+        queries = [clip for name, group in groups[mid].items() if name != target.group for clip in group]
+        interference, query = clip_of(other), queries[choose(queries)]
+        rows.append(
+            Row(
+                target.key,
+                start(target),
+                interference.key,
+                start(interference),
+                query.key,
+                clip_of(absent).key,
+                target.label,
+            )
+        )
+    if len(rows) < count:
+        raise ValueError("too few classes are unrelated to one another: two in a mixture and a third that is absent")
+    return rows
+
+
+def write(rows: list[Row], path: Path = VALIDATION) -> None:
+    """Write rows as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

@@ -1,0 +1,95 @@
+"""Figures of a separator on listed mixtures."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.plda import PLDAPrior
+from models.precision import device_of
+from models.query import BASE_RULES, Embedder, QueryRules, embed
+from models.validation.metrics import attenuation, sdr, si_sdr
+from models.validation.mixtures import Mixture
+
+BATCH = 20
+
+
+@torch.inference_mode()
+def queries_of(
+    embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES, prior: PLDAPrior | None = None
+) -> Tensor:
+    """The rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
+
+    Raises SilentQuery if by the rules there is nothing to hear in one."""
+    examples = [torch.from_numpy(getattr(row, kind)) for row in rows]
+    ear = _Ear(embedder)
+    return torch.stack([embed(ear, [example], rules, "evaluated", prior).vector for example in examples])
+
+
+@torch.inference_mode()
+def estimate_targets(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
+    """Estimates (N, samples), on the CPU, for one query (N, D) a row, in bf16 as the service runs."""
+    mixtures, device = stack(rows, "mixture"), device_of(separator)
+    with torch.autocast(device.type, torch.bfloat16):
+        pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
+        return torch.cat([separator(some.to(device), asked.to(device)).float().cpu() for some, asked in pairs])
+
+
+class _Ear:
+    """An embedder that takes windows from the CPU and answers there, wherever it is."""
+
+    def __init__(self, embedder: Any) -> None:
+        self._embedder, self._device = embedder, device_of(embedder)
+        self.rate: int = embedder.rate
+        self.embedding_size: int = embedder.embedding_size
+
+    def embed(self, waveforms: Tensor) -> Tensor:
+        return self._embedder.embed(waveforms.to(self._device)).float().cpu()
+
+
+def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:
+    """Of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is nearer to the interference
+    than to the target, and how far an absent query's answer lies below the mixture."""
+    mixtures, targets = stack(rows, "mixture"), stack(rows, "target")
+    estimates = estimate_targets(separator, rows, queries)
+    return {
+        "si_sdri": si_sdr(estimates, targets) - si_sdr(mixtures, targets),
+        "sdri": sdr(estimates, targets) - sdr(mixtures, targets),
+        "wrong": si_sdr(estimates, mixtures - targets) > si_sdr(estimates, targets),
+        "absent": attenuation(estimate_targets(separator, rows, absent), mixtures),
+    }
+
+
+def summary(measured: dict[str, Tensor]) -> dict[str, float]:
+    """Means over rows; `right_si_sdri` over those that went to the right sound, with the median beside the mean."""
+    return {
+        "si_sdri": measured["si_sdri"].mean().item(),
+        "si_sdri_error": (measured["si_sdri"].std() / len(measured["si_sdri"]) ** 0.5).item(),
+        "si_sdri_median": measured["si_sdri"].median().item(),
+        "sdri": measured["sdri"].mean().item(),
+        "wrong": measured["wrong"].float().mean().item(),
+        "right_si_sdri": measured["si_sdri"][~measured["wrong"]].mean().item(),
+        "absent": measured["absent"].mean().item(),
+    }
+
+
+def by_class(improvements: Tensor, labels: list[str]) -> list[tuple[str, float]]:
+    """Mean improvement of each class, best first."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for label, gain in zip(labels, improvements.tolist(), strict=True):
+        gains[label].append(gain)
+    return sorted(((label, sum(some) / len(some)) for label, some in gains.items()), key=lambda item: -item[1])
+
+
+def area_under_curve(scores: Tensor, there: Tensor) -> float:
+    """Probability that a present target scores above an absent one."""
+    present, absent = scores[there > 0], scores[there == 0]
+    above = (present[:, None] > absent[None]).double() + 0.5 * (present[:, None] == absent[None]).double()
+    return above.mean().item()
+
+
+def stack(rows: list[Mixture], kind: str) -> Tensor:
+    """(N, samples) of the rows' "mixture" or "target"."""
+    return torch.from_numpy(np.stack([getattr(row, kind) for row in rows]))
