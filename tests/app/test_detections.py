@@ -15,7 +15,7 @@ PICTURE = b"\x89PNG and so on"
 
 
 def finish(service: Service, job_id: str) -> None:
-    """Do a worker's part."""
+    """Act as the worker."""
     job = service.deps.jobs.get(job_id)
     audio = RecordingRecord(audio_id=job.audio_ids[0], duration=1.0, sample_rate=16000, channels=1)
     key = f"detections/{job_id}/e/timeline.png"
@@ -30,7 +30,7 @@ def finish(service: Service, job_id: str) -> None:
     service.publish(job_id, result, {"timeline.png": PICTURE})
 
 
-def test_a_detection_from_asking_to_its_picture(service: Service) -> None:
+def test_a_detection_from_creation_to_its_picture(service: Service) -> None:
     audio = service.upload()
     answer = service.client.post("/v1/detections", json={"audio_id": audio["id"]})
     assert answer.status_code == 202, answer.text
@@ -82,13 +82,13 @@ def test_a_detection_in_one_form(service: Service) -> None:
         ({"audio_id": None}, "/audio_id"),
     ],
 )
-def test_what_cannot_be_detected(folder_service: Service, change: dict[str, Any], pointer: str) -> None:
+def test_invalid_detections(folder_service: Service, change: dict[str, Any], pointer: str) -> None:
     sent = {"audio_id": folder_service.recording()["id"]} | change
     told = problem(folder_service.client.post("/v1/detections", json=sent), 422, "request_invalid")
     assert [fault["pointer"] for fault in told["errors"]] == [pointer]
 
 
-def test_audio_that_is_not_there(folder_service: Service) -> None:
+def test_unknown_audio_is_not_found(folder_service: Service) -> None:
     answer = folder_service.client.post("/v1/detections", json={"audio_id": "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"})
     assert problem(answer, 404, "not_found")["errors"][0]["pointer"] == "/audio_id"
 
@@ -105,7 +105,7 @@ def test_audio_that_is_not_there(folder_service: Service) -> None:
         ([("file", wav())], {"file": "text"}, "request_invalid"),
     ],
 )
-def test_a_form_that_fails_takes_its_file_with_it(
+def test_a_form_that_fails_deletes_its_file(
     folder_service: Service, files: list[tuple[str, bytes]], fields: dict[str, str], code: str
 ) -> None:
     sent: list[Any] = [(name, ("a.wav", content)) for name, content in files]

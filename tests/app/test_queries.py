@@ -15,8 +15,8 @@ from tests.app.conftest import VECTOR, Service, problem, wav
 OWN = ["name", "examples", "coherence", "seconds_used"]
 
 
-def target(service: Service, job_id: str) -> dict[str, Any]:
-    """What a worker is told of a separation's first target."""
+def target_record(service: Service, job_id: str) -> dict[str, Any]:
+    """Return the record of a separation's first target, which the worker reads."""
     return SeparationRequest.model_validate(service.deps.jobs.get(job_id).request).targets[0].model_dump()
 
 
@@ -42,7 +42,7 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
         assert service.client.delete(f"/v1/audio/{example['audio_id']}").status_code == 204
     separation = service.separate(targets=[{"name": "dog", "query_id": query["id"]}])
     assert service.client.delete(query["url"]).status_code == 204
-    asked = target(service, separation["id"])["embedding"]  # a copy, which the separation keeps
+    asked = target_record(service, separation["id"])["embedding"]  # a copy, which the separation keeps
     assert unpack_vector(asked["vector"]) == pytest.approx(VECTOR) and asked["coherence"] == 0.8
 
 
@@ -70,7 +70,7 @@ def test_a_saved_query_in_one_form(service: Service) -> None:
         ([b"no audio"], {"name": "mine"}, "audio_undecodable", None),
     ],
 )
-def test_a_form_that_fails_takes_its_files_with_it(
+def test_a_form_that_fails_deletes_its_files(
     folder_service: Service, files: list[bytes], fields: dict[str, Any], code: str, pointer: str | None
 ) -> None:
     sent: list[Any] = [("examples", ("a.wav", content)) for content in files]
@@ -96,7 +96,7 @@ def test_a_form_that_fails_takes_its_files_with_it(
         ({"label": "Dog"}, "/label"),
     ],
 )
-def test_what_cannot_be_saved(folder_service: Service, change: dict[str, Any], pointer: str) -> None:
+def test_invalid_queries(folder_service: Service, change: dict[str, Any], pointer: str) -> None:
     example = {"audio_id": folder_service.recording()["id"]}
     if change.get("examples") == "twice":
         change = {"examples": [example, example]}
@@ -104,7 +104,7 @@ def test_what_cannot_be_saved(folder_service: Service, change: dict[str, Any], p
     assert [fault["pointer"] for fault in problem(answer, 422, "request_invalid")["errors"]] == [pointer]
 
 
-def test_a_query_that_is_not_ready_is_refused_and_the_job_not_made(folder_service: Service) -> None:
+def test_a_query_that_is_not_ready_is_refused_and_creates_no_job(folder_service: Service) -> None:
     service = folder_service
     examples = [{"audio_id": service.recording()["id"]}]
     query_id = service.client.post("/v1/queries", json={"name": "mine", "examples": examples}).json()["id"]

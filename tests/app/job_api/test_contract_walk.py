@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 
 from app.jobs.kinds import KINDS
 from tests.app.conftest import LIMITS, Service, emptied, serve, wav
-from tests.app.job_api.test_kinds import ask
+from tests.app.job_api.test_kinds import create
 from tests.conftest import REPOSITORY, S3Server
 
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
@@ -38,14 +38,14 @@ OPERATIONS = [
 ]
 
 
-def no_failure_of_ours(context: Any, response: Any, case: Any) -> None:
-    """No answer of 500 or more, but for models that nobody announced, which the contract calls unavailable."""
+def require_no_server_error(context: Any, response: Any, case: Any) -> None:
+    """Require that no response is 500 or above, except for unknown models, which the document calls unavailable."""
     if response.status_code >= 500:
         assert response.json()["code"] == "model_unavailable", response.text
 
 
 CHECKS = [
-    no_failure_of_ours,
+    require_no_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
@@ -69,16 +69,16 @@ def examples(few: int, many: int) -> hypothesis_settings:
 
 
 @pytest.fixture(scope="module")
-def _walked(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """On S3, for direct uploads; nobody is held back for long, and an answer that cannot be awaited is not."""
+def _walked_service(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service on S3, for presigned uploads, with short timeouts."""
     folder = tmp_path_factory.mktemp("walked")
     choices = {**LIMITS, "longest_wait": 0, "queue_jobs": 100_000}
     yield from serve(seaweed.settings("walked", home=folder, redis_url=valkey.connection_url, **choices), folder)
 
 
 @pytest.fixture
-def walked(_walked: Service, redis: Redis) -> Service:
-    return emptied(_walked)
+def walked_service(_walked_service: Service, redis: Redis) -> Service:
+    return emptied(_walked_service)
 
 
 def contract(service: Service) -> Any:
@@ -91,8 +91,8 @@ def contract(service: Service) -> Any:
 @pytest.mark.soak
 @pytest.mark.timeout(1800 if SOAK else 300)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_every_call_keeps_the_contract(walked: Service, method: str, path: str) -> None:
-    operation = contract(walked)[path][method]
+def test_every_operation_conforms_to_the_document(walked_service: Service, method: str, path: str) -> None:
+    operation = contract(walked_service)[path][method]
 
     @examples(4, 300)
     @given(case=operation.as_strategy())
@@ -104,8 +104,8 @@ def test_every_call_keeps_the_contract(walked: Service, method: str, path: str) 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600 if SOAK else 300)
-def test_walks_from_answer_to_answer_keep_the_contract(walked: Service) -> None:
-    schema = contract(walked)
+def test_walks_along_links_conform_to_the_document(walked_service: Service) -> None:
+    schema = contract(walked_service)
     # A stream of events ends with its job, and nobody works here.
     machine = schema.exclude(path_regex="/events$").as_state_machine()
 
@@ -114,10 +114,10 @@ def test_walks_from_answer_to_answer_keep_the_contract(walked: Service) -> None:
     class Walk(machine):
         def setup(self) -> None:
             """Every walk begins with one job of each kind: what lists hold decides which way it goes on."""
-            walked.deps.redis.flushall()
-            emptied(walked)
+            walked_service.deps.redis.flushall()
+            emptied(walked_service)
             for kind in KINDS.values():
-                assert ask(walked, kind).status_code == 202
+                assert create(walked_service, kind).status_code == 202
 
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
             return {"allow_redirects": False}
@@ -133,8 +133,8 @@ def test_walks_from_answer_to_answer_keep_the_contract(walked: Service) -> None:
     assert answered["POST /v1/audio 201"] and came_back
 
 
-def test_the_document_links_what_it_makes(walked: Service, tmp_path: Path) -> None:
-    document = walked.client.get("/openapi.json").json()
+def test_the_document_links_every_created_resource(walked_service: Service, tmp_path: Path) -> None:
+    document = walked_service.client.get("/openapi.json").json()
     operations = {operation["operationId"] for calls in document["paths"].values() for operation in calls.values()}
     linked = set()
     for calls in document["paths"].values():

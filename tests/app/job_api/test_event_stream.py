@@ -19,15 +19,15 @@ from tests.app.conftest import Service, eventually, problem
 
 @dataclass
 class Event:
-    """One event as it was sent."""
+    """One server-sent event."""
 
     id: int
     type: str
     job: dict[str, Any]
 
 
-def parsed(answer: httpx.Response) -> Iterator[Event]:
-    """Events of a stream, read as a browser does, until it closes."""
+def parse_events(answer: httpx.Response) -> Iterator[Event]:
+    """Yield the events of a stream until it closes, parsed as a browser does."""
     fields: dict[str, str] = {}
     for line in answer.iter_lines():
         name, _, value = line.partition(":")
@@ -39,18 +39,18 @@ def parsed(answer: httpx.Response) -> Iterator[Event]:
             fields = {}
 
 
-def follow(service: Service, job: dict[str, Any], after: int | str | None = None) -> list[Event]:
-    """All events until the stream closes."""
+def read_events(service: Service, job: dict[str, Any], after: int | str | None = None) -> list[Event]:
+    """Return all events until the stream closes."""
     headers = {} if after is None else {"Last-Event-ID": str(after)}
     with service.client.stream("GET", job["events_url"], headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
-        return list(parsed(answer))
+        return list(parse_events(answer))
 
 
-def work(service: Service, job_id: str) -> None:
-    """A worker's part, with progress and a target's outcome on the way."""
+def do_work(service: Service, job_id: str) -> None:
+    """Act as the worker, with progress and a target's outcome on the way."""
     jobs = service.deps.jobs
     assert jobs.claim(job_id, "a")
     assert jobs.report_progress(job_id, "a", 0.25, "separating")
@@ -58,11 +58,11 @@ def work(service: Service, job_id: str) -> None:
     assert jobs.report_progress(job_id, "a", 0.75, "encoding")
 
 
-def test_what_happened_is_replayed_and_the_stream_closes(folder_service: Service) -> None:
+def test_past_events_are_replayed_and_the_stream_closes(folder_service: Service) -> None:
     job = folder_service.separate()
-    work(folder_service, job["id"])
+    do_work(folder_service, job["id"])
     folder_service.finish(job["id"])
-    told = follow(folder_service, job)
+    told = read_events(folder_service, job)
     assert [event.id for event in told] == list(range(1, 8))
     kinds = ["state", "state", "progress", "target", "progress", "state", "state"]
     assert [event.type for event in told] == kinds
@@ -74,27 +74,27 @@ def test_what_happened_is_replayed_and_the_stream_closes(folder_service: Service
 
 
 @pytest.mark.parametrize(("after", "first"), [(0, 1), (1, 2), (6, 7), (99, 1), ("x", 1), ("-1", 1), ("9" * 40, 1)])
-def test_what_was_seen_is_not_sent_again(folder_service: Service, after: int | str, first: int) -> None:
+def test_events_up_to_last_event_id_are_not_sent_again(folder_service: Service, after: int | str, first: int) -> None:
     job = folder_service.separate()
-    work(folder_service, job["id"])
+    do_work(folder_service, job["id"])
     folder_service.finish(job["id"])
-    told = follow(folder_service, job, after)
+    told = read_events(folder_service, job, after)
     assert [event.id for event in told] == list(range(first, 8))
     assert told[-1].job["progress"]["ratio"] == 1
 
 
-def test_after_the_last_event_there_is_nothing(folder_service: Service) -> None:
+def test_no_content_after_the_last_event(folder_service: Service) -> None:
     job = folder_service.separate()
     folder_service.finish(job["id"])
-    last = follow(folder_service, job)[-1].id
+    last = read_events(folder_service, job)[-1].id
     answer = folder_service.client.get(job["events_url"], headers={"Last-Event-ID": str(last)})
     assert (answer.status_code, answer.content) == (204, b"")
     folder_service.deps.jobs.expire(job["id"])
-    assert [(event.id, event.job["stems"]) for event in follow(folder_service, job, last)] == [(last + 1, [])]
+    assert [(event.id, event.job["stems"]) for event in read_events(folder_service, job, last)] == [(last + 1, [])]
 
 
 @pytest.mark.parametrize("job_id", ["sep_" + "0" * 26, "x"])
-def test_events_of_no_job_are_not_found(folder_service: Service, job_id: str) -> None:
+def test_events_of_an_unknown_job_are_not_found(folder_service: Service, job_id: str) -> None:
     problem(folder_service.client.get(f"/v1/separations/{job_id}/events"), 404, "not_found")
 
 
@@ -102,7 +102,7 @@ def test_events_arrive_as_they_happen(folder_service: Service) -> None:
     job = folder_service.separate()
     jobs = folder_service.deps.jobs
     with folder_service.client.stream("GET", job["events_url"]) as answer:
-        events = parsed(answer)
+        events = parse_events(answer)
         assert next(events).job["status"] == "queued"
         jobs.claim(job["id"], "a")
         assert next(events).job["status"] == "running"
@@ -118,11 +118,11 @@ def test_events_arrive_as_they_happen(folder_service: Service) -> None:
         jobs.confirm_cancel(job["id"], "a")
         assert next(events).job["status"] == "canceled"
         assert list(events) == []
-    followers_are_gone(folder_service)
+    wait_for_no_subscriptions(folder_service)
 
 
-def followers_are_gone(service: Service) -> None:
-    """Nothing is read any more for those who left."""
+def wait_for_no_subscriptions(service: Service) -> None:
+    """Wait until the event feed reads no stream any more."""
     feed = service.deps.event_feed
     eventually(lambda: not feed._followers and not feed._read_to, 3)
 
@@ -130,7 +130,7 @@ def followers_are_gone(service: Service) -> None:
 def test_a_stream_ends_when_its_job_is_deleted(folder_service: Service) -> None:
     job = folder_service.separate()
     with folder_service.client.stream("GET", job["events_url"]) as answer:
-        events = parsed(answer)
+        events = parse_events(answer)
         next(events)
         assert folder_service.client.delete(job["url"]).status_code == 204
         assert list(events) == []
@@ -138,7 +138,7 @@ def test_a_stream_ends_when_its_job_is_deleted(folder_service: Service) -> None:
     assert folder_service.client.get(job["events_url"]).status_code == 404
 
 
-def test_silence_is_broken_by_comments(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_streams_send_keepalive_comments(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.1)
     job = folder_service.separate()
     with folder_service.client.stream("GET", job["events_url"]) as answer:
@@ -147,19 +147,19 @@ def test_silence_is_broken_by_comments(folder_service: Service, monkeypatch: pyt
             comments += line.startswith(":")
             if comments == 3:
                 break
-    followers_are_gone(folder_service)
+    wait_for_no_subscriptions(folder_service)
 
 
 def test_a_stream_ends_when_a_server_that_lost_events_has_ended_the_job(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log of a server that dies may lack the last two seconds: the job ends by a number that was told before."""
+    """A killed server may lose the last two seconds of its log, and then reuses the numbers of events."""
     monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.1)
     jobs, redis = folder_service.deps.jobs, folder_service.deps.redis
     job = folder_service.separate()
     kept = {key: redis.dump(key) for key in (record_key(job["id"]), events_key(job["id"]))}
     with folder_service.client.stream("GET", job["events_url"]) as answer:
-        events = parsed(answer)
+        events = parse_events(answer)
         next(events)
         jobs.claim(job["id"], "a")
         jobs.report_progress(job["id"], "a", 0.5, "separating")
@@ -172,18 +172,18 @@ def test_a_stream_ends_when_a_server_that_lost_events_has_ended_the_job(
     assert '"canceled"' in answer.text, "whoever asks again is told"
 
 
-def test_a_stream_outlives_the_queues_server_being_away(folder_service: Service) -> None:
-    """Connections are cut, which is what a restart of the server looks like."""
+def test_a_stream_survives_a_redis_restart(folder_service: Service) -> None:
+    """Closed connections are what a restart of the server looks like."""
     job = folder_service.separate()
     with folder_service.client.stream("GET", job["events_url"]) as answer:
-        events = parsed(answer)
+        events = parse_events(answer)
         next(events)
         folder_service.deps.redis.client_kill_filter(_type="normal", skipme=True)
         folder_service.deps.jobs.claim(job["id"], "a")
         assert next(events).job["status"] == "running"
 
 
-def test_many_streams_share_one_connection_and_hold_up_nobody(folder_service: Service) -> None:
+def test_many_streams_share_one_connection_and_block_no_request(folder_service: Service) -> None:
     jobs = [folder_service.separate() for _ in range(10)]
     redis, deps = folder_service.deps.redis, folder_service.deps
     with folder_service.client.stream("GET", jobs[0]["events_url"]):
@@ -218,4 +218,4 @@ def test_many_streams_share_one_connection_and_hold_up_nobody(folder_service: Se
     connections, answered, delays = asyncio.run(all_of_them())
     assert connections <= before + 40  # one for the feed; the rest, one a thread, is the server's pool
     assert answered < 1.5 and max(delays) < 5
-    followers_are_gone(folder_service)
+    wait_for_no_subscriptions(folder_service)

@@ -58,13 +58,13 @@ NASTY = [
 ]
 
 
-def evil(answer: bytes | str) -> bool:
+def is_unsafe(answer: bytes | str) -> bool:
     text = answer.decode("latin-1") if isinstance(answer, bytes) else answer
     return any(word in text.lower() for word in ("root:", "traceback", "x-evil", "set-cookie"))
 
 
-def test_nothing_named_so_is_found_anywhere(folder_service: Service) -> None:
-    """Every path of the contract with every nasty id: an answer below 500, with no header that was not ours."""
+def test_malicious_ids_are_not_found_on_any_path(folder_service: Service) -> None:
+    """Every path of the document with every malicious id: a response below 500 without injected headers."""
     ours = set(folder_service.client.get("/livez").headers) | {"allow", "cache-control", "location"}
     asked = 0
     for path, calls in folder_service.client.get("/openapi.json").json()["paths"].items():
@@ -79,12 +79,12 @@ def test_nothing_named_so_is_found_anywhere(folder_service: Service) -> None:
                 filled,
                 answer.text,
             )
-            assert set(answer.headers) <= ours and not evil(str(answer.headers)), filled
+            assert set(answer.headers) <= ours and not is_unsafe(str(answer.headers)), filled
             asked += 1
     assert asked > 300
 
 
-def test_raw_addresses_reach_no_file(folder_service: Service) -> None:
+def test_raw_paths_reach_no_file(folder_service: Service) -> None:
     for target in (
         *("/../../../../etc/passwd", "/docs/../../../etc/passwd", "/docs/..%2f..%2f..%2fetc%2fpasswd", "//etc/passwd"),
         *(
@@ -100,25 +100,25 @@ def test_raw_addresses_reach_no_file(folder_service: Service) -> None:
             answer = b""
             while chunk := connection.recv(65536):
                 answer += chunk
-        assert not evil(answer) and b" 500 " not in answer.split(b"\r\n")[0], target
+        assert not is_unsafe(answer) and b" 500 " not in answer.split(b"\r\n")[0], target
 
 
 @pytest.mark.parametrize(
     "nasty", [name for name in NASTY if "\x00" not in name and "\n" not in name and "\r" not in name]
 )
-def test_names_of_files_stay_text(folder_service: Service, nasty: str) -> None:
+def test_file_names_stay_text(folder_service: Service, nasty: str) -> None:
     head, tail = form_ends(nasty.replace("\\", "\\\\").replace('"', '\\"'))
     answer = folder_service.client.post("/v1/audio", content=head + wav(0.05) + tail, headers=FORM)
     assert answer.status_code == 201, answer.text
     kept = answer.json()["filename"]
     assert kept is None or (kept.isprintable() and "/" not in kept and "\\" not in kept and len(kept) <= 255)
     content = folder_service.client.get(answer.json()["url"])
-    assert content.status_code == 200 and not evil(str(content.headers))
+    assert content.status_code == 200 and not is_unsafe(str(content.headers))
     assert all(key.count("/") == 1 for key in folder_service.stored())
 
 
 @pytest.mark.parametrize("nasty", NASTY)
-def test_names_of_targets_stay_names(folder_service: Service, nasty: str) -> None:
+def test_target_names_stay_text(folder_service: Service, nasty: str) -> None:
     audio = folder_service.recording()["id"]
     for target in ({"name": nasty, "label": "Dog"}, {"label": nasty}):
         answer = folder_service.client.post(
@@ -127,7 +127,7 @@ def test_names_of_targets_stay_names(folder_service: Service, nasty: str) -> Non
         if answer.status_code == 202:  # a name with nothing in it but what names may have
             assert nasty in ("con", "a b") and target.get("name") == nasty
         else:
-            assert answer.status_code == 422 and not evil(answer.text)
+            assert answer.status_code == 422 and not is_unsafe(answer.text)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_names_of_targets_stay_names(folder_service: Service, nasty: str) -> Non
     ],
     ids=lambda sent: f"{next(iter(sent))}, {len(str(sent))}",
 )
-def test_a_body_full_of_faults_costs_little(sent: dict[str, Any]) -> None:
-    """A megabyte holds half a million of them, and each takes longer to tell than to find."""
+def test_a_body_full_of_errors_costs_little(sent: dict[str, Any]) -> None:
+    """A megabyte holds half a million of them, and each takes longer to describe than to find."""
     began = time.thread_time()
     with pytest.raises((RequestValidationError, RequestInvalid)) as refused:
         validate(SeparationCreate, sent)

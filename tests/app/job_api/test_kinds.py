@@ -32,17 +32,17 @@ def body(service: Service, kind: Kind) -> dict[str, Any]:
     }[kind.name]
 
 
-def ask(service: Service, kind: Kind, **fields: Any) -> httpx.Response:
+def create(service: Service, kind: Kind, **fields: Any) -> httpx.Response:
     return service.client.post(f"/v1/{kind.folder}", json=body(service, kind) | fields)
 
 
-def test_every_kind_is_here() -> None:
+def test_every_kind_is_tested() -> None:
     assert {resource.kind.name for resource in RESOURCES} == set(KINDS)
 
 
 @each
-def test_a_job_is_accepted_and_polled(folder_service: Service, resource: JobResource) -> None:
-    answer = ask(folder_service, resource.kind, metadata={"order": "17"}, model="base@1")
+def test_a_job_is_created_and_polled(folder_service: Service, resource: JobResource) -> None:
+    answer = create(folder_service, resource.kind, metadata={"order": "17"}, model="base@1")
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert list(job)[: len(JobAnswer.model_fields)] == list(JobAnswer.model_fields)
@@ -63,7 +63,7 @@ def test_a_job_is_accepted_and_polled(folder_service: Service, resource: JobReso
 
 @each
 def test_lists_hold_one_kind_each(folder_service: Service, resource: JobResource) -> None:
-    made = {kind.name: ask(folder_service, kind).json() for kind in KINDS.values()}
+    made = {kind.name: create(folder_service, kind).json() for kind in KINDS.values()}
     told = folder_service.client.get(f"/v1/{resource.kind.folder}").json()
     job = folder_service.client.get(made[resource.kind.name]["url"]).json()
     assert told == {"data": [job], "next_cursor": None, "has_more": False}
@@ -75,7 +75,7 @@ def test_lists_hold_one_kind_each(folder_service: Service, resource: JobResource
 
 @each
 def test_canceling(folder_service: Service, resource: JobResource) -> None:
-    waiting, running = (ask(folder_service, resource.kind).json() for _ in range(2))
+    waiting, running = (create(folder_service, resource.kind).json() for _ in range(2))
     answer = folder_service.client.post(f"{waiting['url']}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "canceled")
     problem(folder_service.client.post(f"{waiting['url']}/cancel"), 409, "already_over")
@@ -87,7 +87,7 @@ def test_canceling(folder_service: Service, resource: JobResource) -> None:
 
 @each
 def test_deleting_stops_the_work_and_empties_the_store(service: Service, resource: JobResource) -> None:
-    job = ask(service, resource.kind).json()
+    job = create(service, resource.kind).json()
     claimed = service.deps.jobs.claim(job["id"], "a")
     assert claimed is not None
     (service.folder / "output").write_bytes(b"abc")
@@ -100,13 +100,13 @@ def test_deleting_stops_the_work_and_empties_the_store(service: Service, resourc
 
 
 @each
-def test_what_is_no_id_or_anothers_is_not_there(folder_service: Service, resource: JobResource) -> None:
+def test_malformed_ids_and_other_keys_jobs_are_not_found(folder_service: Service, resource: JobResource) -> None:
     base = f"/v1/{resource.kind.folder}"
     for name in ("x", f"{resource.kind.prefix}_1", f"{resource.kind.prefix}_{UNKNOWN}"):
         problem(folder_service.client.get(f"{base}/{name}"), 404, "not_found")
         problem(folder_service.client.delete(f"{base}/{name}"), 404, "not_found")
         problem(folder_service.client.post(f"{base}/{name}/cancel"), 404, "not_found")
-    job_id = ask(folder_service, resource.kind).json()["id"]
+    job_id = create(folder_service, resource.kind).json()["id"]
     another = replace(folder_service.deps, caller=Caller("another"))
     for refused in (resource.get, resource.delete):
         with pytest.raises(NotFound):
@@ -116,15 +116,15 @@ def test_what_is_no_id_or_anothers_is_not_there(folder_service: Service, resourc
 
 
 @each
-def test_models_that_no_worker_announced(folder_service: Service, resource: JobResource) -> None:
+def test_unknown_models_are_unavailable(folder_service: Service, resource: JobResource) -> None:
     for model in ("paper", "base@2"):
-        problem(ask(folder_service, resource.kind, model=model), 503, "model_unavailable")
-    problem(ask(folder_service, resource.kind, model="../x"), 422, "request_invalid")
+        problem(create(folder_service, resource.kind, model=model), 503, "model_unavailable")
+    problem(create(folder_service, resource.kind, model="../x"), 422, "request_invalid")
 
 
 @each
 def test_uploads_stay_while_a_job_needs_them(folder_service: Service, resource: JobResource) -> None:
-    job = ask(folder_service, resource.kind).json()
+    job = create(folder_service, resource.kind).json()
     audio_id = folder_service.deps.jobs.get(job["id"]).audio_ids[0]
     problem(folder_service.client.delete(f"/v1/audio/{audio_id}"), 409, "audio_in_use")
     folder_service.client.post(f"{job['url']}/cancel")

@@ -11,8 +11,8 @@ from app.settings import Settings
 from tests.app.conftest import Service, eventually
 
 
-def soon(act: Callable[[], object]) -> threading.Thread:
-    """Do something while the client waits."""
+def act_soon(act: Callable[[], object]) -> threading.Thread:
+    """Do something in a thread while the client waits."""
     timer = threading.Timer(0.3, act)
     timer.start()
     return timer
@@ -34,13 +34,13 @@ def soon(act: Callable[[], object]) -> threading.Thread:
         ("await=7", 0),
     ],
 )
-def test_how_long_a_client_would_wait(sent: str, seconds: int) -> None:
+def test_the_wait_that_a_header_requests(sent: str, seconds: int) -> None:
     assert requested_wait(sent, Settings()) == seconds
 
 
-def test_a_poll_waits_until_the_job_is_over(folder_service: Service) -> None:
+def test_a_poll_waits_until_the_job_has_finished(folder_service: Service) -> None:
     job = folder_service.separate()
-    act = soon(lambda: folder_service.finish(job["id"]))
+    act = act_soon(lambda: folder_service.finish(job["id"]))
     begun = time.monotonic()
     answer = folder_service.client.get(job["url"], headers={"Prefer": "wait=20"})
     assert answer.json()["status"] == "succeeded" and 0.2 < time.monotonic() - begun < 10
@@ -56,14 +56,14 @@ def test_a_poll_waits_until_the_job_is_over(folder_service: Service) -> None:
 def test_a_poll_with_an_etag_waits_until_it_differs(folder_service: Service) -> None:
     job = folder_service.separate()
     headers = {"Prefer": "wait=20", "If-None-Match": folder_service.client.get(job["url"]).headers["etag"]}
-    act = soon(lambda: folder_service.deps.jobs.claim(job["id"], "a"))
+    act = act_soon(lambda: folder_service.deps.jobs.claim(job["id"], "a"))
     answer = folder_service.client.get(job["url"], headers=headers)
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
     assert folder_service.client.get(job["url"], headers=headers).status_code == 200
     act.join()
 
 
-def test_a_poll_waits_no_longer_than_was_asked_for(folder_service: Service) -> None:
+def test_a_poll_waits_no_longer_than_requested(folder_service: Service) -> None:
     job = folder_service.separate()
     begun = time.monotonic()
     answer = folder_service.client.get(job["url"], headers={"Prefer": "wait=1"})
@@ -81,15 +81,15 @@ def test_preferences_may_come_in_several_headers(folder_service: Service) -> Non
     assert (answer.status_code, answer.headers["preference-applied"]) == (304, "wait=1")
 
 
-def test_a_job_deleted_meanwhile_is_not_found(folder_service: Service) -> None:
+def test_a_job_deleted_during_the_wait_is_not_found(folder_service: Service) -> None:
     job = folder_service.separate()
-    act = soon(lambda: folder_service.deps.jobs.delete(job["id"]))
+    act = act_soon(lambda: folder_service.deps.jobs.delete(job["id"]))
     assert folder_service.client.get(job["url"], headers={"Prefer": "wait=20"}).status_code == 404
     act.join()
 
 
-def test_many_that_wait_hold_up_nobody(folder_service: Service) -> None:
-    """More of them than there are threads for answers."""
+def test_many_long_polls_block_no_request(folder_service: Service) -> None:
+    """More of them than there are threads for requests."""
     import asyncio
 
     import httpx

@@ -10,13 +10,13 @@ from app.separations.schemas import SeparationAnswer
 from tests.app.conftest import Service
 
 
-def listed(service: Service, job_id: str) -> dict[str, Any]:
-    """The job as the list tells it, which keeps nothing."""
+def find_in_list(service: Service, job_id: str) -> dict[str, Any]:
+    """Return the job as the list shows it, which is not cached."""
     page = service.client.get("/v1/separations").json()["data"]
     return next(each for each in page if each["id"] == job_id)
 
 
-def test_what_polls_are_told_follows_the_record_and_the_line(folder_service: Service) -> None:
+def test_poll_responses_follow_the_record_and_the_queue(folder_service: Service) -> None:
     jobs = folder_service.deps.jobs
     first, job = folder_service.separate(), folder_service.separate()
     steps = (
@@ -33,7 +33,7 @@ def test_what_polls_are_told_follows_the_record_and_the_line(folder_service: Ser
         step()
         for _ in range(3):
             answer = folder_service.client.get(job["url"])
-            assert answer.json() == listed(folder_service, job["id"])
+            assert answer.json() == find_in_list(folder_service, job["id"])
         seen.append(answer)
     assert [answer.json()["queue"]["position"] for answer in seen[:3]] == [2, 1, 0]
     assert seen[5].json()["queue"]["position"] > 0 and seen[6].json()["stems"] and not seen[7].json()["stems"]
@@ -43,7 +43,7 @@ def test_what_polls_are_told_follows_the_record_and_the_line(folder_service: Ser
     assert folder_service.client.get(job["url"]).status_code == 404
 
 
-def test_an_answer_that_is_kept_is_its_owners_alone(keyed_service: Service) -> None:
+def test_cached_responses_are_for_their_owner_only(keyed_service: Service) -> None:
     one, other = keyed_service.with_key(), keyed_service.with_key()
     job = one.separate()
     path = f"/v1/separations/{job['id']}"
@@ -51,7 +51,7 @@ def test_an_answer_that_is_kept_is_its_owners_alone(keyed_service: Service) -> N
     assert one.client.get(path).json() == job
 
 
-def test_only_gets_of_ids_go_the_short_way(folder_service: Service) -> None:
+def test_only_gets_of_ids_take_the_fast_path(folder_service: Service) -> None:
     job, client = folder_service.separate(), folder_service.client
     assert client.head(job["url"]).status_code == 405
     assert client.put(job["url"]).headers["allow"]
@@ -62,7 +62,7 @@ def test_only_gets_of_ids_go_the_short_way(folder_service: Service) -> None:
     assert 'route="/v1/separations/{job_id}",status="404"' in told and "none" not in told.split("earmark_http_")[1]
 
 
-def test_an_unchanged_record_is_rendered_once_and_the_oldest_make_room(
+def test_an_unchanged_record_is_rendered_once_and_the_oldest_are_evicted(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of, rendered = SeparationAnswer.from_job, []

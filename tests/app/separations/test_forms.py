@@ -17,7 +17,7 @@ def form(*queries: bytes, mixture: bytes | None = None) -> list[tuple[str, Any]]
     ]
 
 
-def test_everything_in_one_call(service: Service) -> None:
+def test_everything_in_one_form(service: Service) -> None:
     options = {"output": {"format": "wav", "residual": False}, "metadata": {"order": "17"}}
     answer = service.client.post(
         "/v1/separations",
@@ -58,7 +58,7 @@ def test_everything_in_one_call(service: Service) -> None:
         (form(wav()), {"colour": "red"}, "request_invalid"),
     ],
 )
-def test_a_form_that_fails_takes_its_files_with_it(
+def test_a_form_that_fails_deletes_its_files(
     folder_service: Service, files: list, fields: dict[str, Any], code: str
 ) -> None:
     service = folder_service
@@ -74,7 +74,7 @@ def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
     assert s3_service.stored() == [] and s3_service.entered() == []
 
 
-def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None:
+def test_errors_in_options_have_pointers(folder_service: Service) -> None:
     answer = folder_service.client.post(
         "/v1/separations", files=form(wav()), data={"options": '{"output": {"format": "wma"}, "colour": {}}'}
     )
@@ -82,14 +82,14 @@ def test_what_is_wrong_in_options_is_pointed_at(folder_service: Service) -> None
     assert [fault["pointer"] for fault in told["errors"]] == ["/options/output/format", "/options/colour"]
 
 
-def test_labels_that_are_none_are_pointed_at(folder_service: Service) -> None:
+def test_unknown_labels_have_pointers(folder_service: Service) -> None:
     told = problem(
         folder_service.client.post("/v1/separations", files=form(wav()), data={"label": ""}), 422, "request_invalid"
     )
     assert [fault["pointer"] for fault in told["errors"]] == ["/label"]
 
 
-def test_a_job_whose_making_was_not_confirmed_keeps_its_uploads(
+def test_a_job_whose_creation_was_not_confirmed_keeps_its_uploads(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, create = folder_service, folder_service.deps.jobs.create
@@ -105,7 +105,7 @@ def test_a_job_whose_making_was_not_confirmed_keeps_its_uploads(
     assert service.deps.jobs.unfinished() == 1 and len(service.stored()) == 1
 
 
-def test_targets_that_are_to_be_found_in_one_form(folder_service: Service) -> None:
+def test_automatic_targets_in_one_form(folder_service: Service) -> None:
     answer = folder_service.client.post(
         "/v1/separations", files=form(), data={"options": '{"auto": {"threshold": 0.5}}'}
     )

@@ -122,7 +122,7 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("change", "code", "pointers"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_done_is_refused_where_it_stands(
+def test_invalid_requests_point_at_the_field(
     folder_service: Service, change: Any, code: str, pointers: list[str]
 ) -> None:
     mixture = folder_service.recording()
@@ -132,7 +132,7 @@ def test_what_cannot_be_done_is_refused_where_it_stands(
     assert folder_service.deps.jobs.unfinished() == 0
 
 
-def test_a_duration_that_is_only_guessed_refuses_nothing(folder_service: Service, tmp_path: Path) -> None:
+def test_an_estimated_duration_refuses_nothing(folder_service: Service, tmp_path: Path) -> None:
     """By the bit rate of its beginning, seven seconds are one, and one is too long for an example."""
     sound, silence = media_files.noise(48000), np.zeros((2, 48000), np.float32)
     made = []
@@ -148,7 +148,7 @@ def test_a_duration_that_is_only_guessed_refuses_nothing(folder_service: Service
     folder_service.separate(mixture={"audio_id": long["id"]}, targets=targets)
 
 
-def test_everything_that_may_be_said_of_a_target(folder_service: Service) -> None:
+def test_every_field_of_a_target(folder_service: Service) -> None:
     other = {"audio_id": folder_service.recording()["id"]}
     job = folder_service.separate(
         targets=[
@@ -164,7 +164,7 @@ def test_everything_that_may_be_said_of_a_target(folder_service: Service) -> Non
     assert mine.embedding.vector == saved.embedding.vector and mine.embedding.model.id == "base@1"
 
 
-def test_embeddings_that_are_no_json(folder_service: Service) -> None:
+def test_embeddings_that_are_not_json(folder_service: Service) -> None:
     mixture = folder_service.recording()["id"]
     for number in ("NaN", "Infinity", "1e999"):
         target = f'{{"name": "x", "model": "base", "embedding": [{number}]}}'
@@ -173,7 +173,7 @@ def test_embeddings_that_are_no_json(folder_service: Service) -> None:
         problem(folder_service.client.post("/v1/separations", content=content, headers=headers), 422, "request_invalid")
 
 
-def test_targets_that_are_to_be_found(folder_service: Service) -> None:
+def test_automatic_targets(folder_service: Service) -> None:
     mixture = {"audio_id": folder_service.recording()["id"]}
     answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "auto": {"max_targets": 2}})
     assert answer.status_code == 202, answer.text
@@ -214,7 +214,7 @@ def test_examples_that_are_too_long(folder_service: Service) -> None:
     assert told["errors"][0]["pointer"] == "/targets/0/examples/0/audio_id"
 
 
-def test_uploads_that_are_not_there(folder_service: Service) -> None:
+def test_unknown_uploads_are_not_found(folder_service: Service) -> None:
     known = {"audio_id": folder_service.recording()["id"]}
     unknown = {"audio_id": UNKNOWN}
     for mixture, target, place in (
@@ -225,7 +225,7 @@ def test_uploads_that_are_not_there(folder_service: Service) -> None:
         assert problem(answer, 404, "not_found")["errors"][0]["pointer"] == place
 
 
-def test_models_that_no_worker_announced(folder_service: Service) -> None:
+def test_unknown_models_are_unavailable(folder_service: Service) -> None:
     mixture = {"audio_id": folder_service.recording()["id"]}
     for model in ("paper", "base@2"):
         answer = folder_service.client.post(
@@ -237,7 +237,7 @@ def test_models_that_no_worker_announced(folder_service: Service) -> None:
     assert folder_service.separate()["status"] == "queued"
 
 
-def test_a_full_queue_says_when_to_come_back(folder_service: Service) -> None:
+def test_a_full_queue_sends_retry_after(folder_service: Service) -> None:
     mixture = {"audio_id": folder_service.recording()["id"]}
     for _ in range(folder_service.deps.settings.queue_jobs):
         folder_service.separate(mixture=mixture)
@@ -250,18 +250,18 @@ def test_a_full_queue_says_when_to_come_back(folder_service: Service) -> None:
     [b"", b"{", b"[1", b"\xff\xfe", b'{"a": NaN}', b"[" * 9000],
     ids=["empty", "open", "list", "bytes", "nan", "deep"],
 )
-def test_bodies_that_are_no_json(folder_service: Service, body: bytes) -> None:
+def test_bodies_that_are_not_json(folder_service: Service, body: bytes) -> None:
     answer = folder_service.client.post("/v1/separations", content=body, headers={"Content-Type": "application/json"})
     problem(answer, 422, "request_invalid")
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'"x"', b"1", b"{}"])
-def test_json_that_is_no_request(folder_service: Service, body: bytes) -> None:
+def test_json_that_is_not_a_request(folder_service: Service, body: bytes) -> None:
     answer = folder_service.client.post("/v1/separations", content=body, headers={"Content-Type": "application/json"})
     assert problem(answer, 422, "request_invalid")["errors"]
 
 
-def test_bodies_of_another_kind_or_size(folder_service: Service) -> None:
+def test_bodies_of_another_type_or_size(folder_service: Service) -> None:
     post: Callable[..., httpx.Response] = folder_service.client.post
     problem(post("/v1/separations", content=b"a=b"), 415, "media_type_unsupported")
     problem(post("/v1/separations", data={"a": "b"}), 415, "media_type_unsupported")
