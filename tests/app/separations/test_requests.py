@@ -129,7 +129,7 @@ def test_what_cannot_be_done_is_refused_where_it_stands(
     sent = {"mixture": {"audio_id": mixture["id"]}, "targets": [DOG]} | change
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
     assert [fault.get("pointer") for fault in told["errors"]] == pointers
-    assert folder_service.deps.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished_count() == 0
 
 
 def test_a_duration_that_is_only_guessed_refuses_nothing(folder_service: Service, tmp_path: Path) -> None:
