@@ -71,7 +71,7 @@ def work(
         try:
             worker = _worker(context, description["name"], short, redis, hand_over_after)
             registry.announce(description, worker.name, short)
-            context.jobs.serve(description["name"])
+            context.jobs.fair_queue.fill(description["name"])
         except RedisError as error:
             raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
         _show(engine, settings)
@@ -147,7 +147,7 @@ def _worker(context: WorkerContext, model: str, short: bool, redis: Redis, hand_
         heartbeat_timeout=context.settings.heartbeat_timeout,
         hand_over_after=hand_over_after,
         on_overrun=lambda job_id, execution: context.jobs.fail(job_id, execution, overrun),
-        on_idle=lambda: context.jobs.serve(model),
+        on_idle=lambda: context.jobs.fair_queue.fill(model),
     )
 
 

@@ -5,13 +5,13 @@ from app.detections.schemas import DetectionAnswer, DetectionCreate
 from app.job_api import validation
 from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import DETECTION
-from app.jobs.lifecycle import Job
+from app.jobs.repository import QueuedJob
 from app.records.detections import DetectionRequest, DetectionResult, PictureRecord
 
 DETECTIONS = JobResource(DETECTION, DetectionAnswer, DetectionCreate, {"audio_id": "$response.body#/id"})
 
 
-def create(deps: Dependencies, body: DetectionCreate) -> Job:
+def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
     """Validate a request and create its job.
 
     Raises `ModelUnavailable`, `NotFound` (the upload), and what `JobResource.create` raises.

@@ -60,10 +60,12 @@ class Housekeeping:
 
     def round(self) -> None:
         """Bring lost work back; now and then, remove what has expired."""
-        for queue in self._jobs.queues():
-            self._reap_executions(queue)
-            self._reap_intermediate(queue)
-        self._jobs.serve_all()
+        for model in self._jobs.fair_queue.models():
+            for short in (False, True):
+                queue = self._jobs.rq_queues.queue(model, short)
+                self._reap_executions(queue)
+                self._reap_intermediate(queue)
+            self._jobs.fair_queue.fill(model)
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))
         # Last, and not at all while the store is away: lost work must not wait for a store that does not answer.

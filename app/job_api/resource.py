@@ -18,6 +18,7 @@ from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.kinds import Kind, output_folder
 from app.jobs.lifecycle import Job, Status, TargetState
 from app.jobs.poll_cache import PollResponse
+from app.jobs.repository import QueuedJob
 from app.keys.callers import Caller
 from app.model_registry import ModelDescription
 from app.records.ids import is_id, new_id
@@ -46,7 +47,7 @@ class JobResource(Generic[Answer]):
         *,
         audio_seconds: float | None,
         targets: Iterable[TargetState] = (),
-    ) -> Job:
+    ) -> QueuedJob:
         """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
         audio_seconds: of the recordings that it processes; None where their headers do not tell. All or nothing: raises
@@ -72,9 +73,9 @@ class JobResource(Generic[Answer]):
         )
         charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
         with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
-            job = deps.jobs.create(job)
+            queued = deps.jobs.create(job)
         deps.metrics.created.labels(job.kind, job.model).inc()
-        return job
+        return queued
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's job. Raises `NotFound` for a malformed id and for another key's job too."""
@@ -88,7 +89,7 @@ class JobResource(Generic[Answer]):
             await run_in_threadpool(deps.url_signer.load_secret)
 
         def render(job: Job, position: int) -> tuple[bytes, str]:
-            answer = self._render(deps, job, position)
+            answer = self.render(deps, job, position)
             return answer.model_dump_json().encode(), _etag(answer)
 
         response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
@@ -104,7 +105,7 @@ class JobResource(Generic[Answer]):
         """
         if cursor is not None and not is_id(cursor, self.kind.prefix):
             raise RequestInvalid("The cursor is not one that a page returned.")
-        jobs, next_cursor = deps.jobs.newest(deps.caller.key_id, self.kind.name, limit, cursor, status)
+        jobs, next_cursor = deps.jobs.listing.page(deps.caller.key_id, self.kind.name, limit, cursor, status)
         return [self.to_answer(deps, job) for job in jobs], next_cursor
 
     def delete(self, deps: Dependencies, job_id: str) -> None:
@@ -114,7 +115,11 @@ class JobResource(Generic[Answer]):
 
     def to_answer(self, deps: Dependencies, job: Job) -> Answer:
         """Return the job's representation for clients."""
-        return self._render(deps, job, deps.jobs.position(job))
+        return self.render(deps, job, deps.jobs.fair_queue.position(job))
+
+    def render(self, deps: Dependencies, job: Job, position: int) -> Answer:
+        """Return the same for a job whose position in the fair queue is known."""
+        return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
 
     def published_result(self, job: Job, output: str) -> dict[str, Any]:
         """Return the result of a job that succeeded. Raises `NotFound`; `output`: the result, in words."""
@@ -125,9 +130,6 @@ class JobResource(Generic[Answer]):
     def _require_id(self, job_id: str) -> None:
         if not is_id(job_id, self.kind.prefix):
             raise NotFound(f"There is no such {self.kind.name}.")
-
-    def _render(self, deps: Dependencies, job: Job, position: int) -> Answer:
-        return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
 
 
 def require_unexpired(job: Job, output: str) -> None:

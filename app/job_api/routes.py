@@ -14,8 +14,9 @@ from app.http.openapi import problems
 from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
-from app.jobs.lifecycle import TERMINAL, Job, Status
+from app.jobs.lifecycle import TERMINAL, Status
 from app.jobs.poll_cache import PollResponse
+from app.jobs.repository import QueuedJob
 from app.keys import callers
 from app.keys.callers import Caller
 from app.records import ids
@@ -49,10 +50,10 @@ class PollRoute(Route):
         return await _get(self._resource, self._deps, callers.get_caller(request), request)
 
 
-def accepted(deps: Dependencies, resource: JobResource[Any], job: Job) -> Response:
+def accepted(deps: Dependencies, resource: JobResource[Any], queued: QueuedJob) -> Response:
     """Return the response to a request that created a job: 202, with its address in `Location` and `Retry-After`."""
-    answer = resource.to_answer(deps, job)
-    headers = {"Location": f"/v1/{resource.kind.folder}/{job.id}"} | _retry_after(deps, answer.status)
+    answer = resource.render(deps, queued.job, queued.position)
+    headers = {"Location": f"/v1/{resource.kind.folder}/{answer.id}"} | _retry_after(deps, answer.status)
     return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
 
 

@@ -1,13 +1,15 @@
-"""The line: where jobs wait for their turn, in front of RQ's short queues, and how they are shared out fairly.
+"""The fair queue: jobs wait here for their turn, in front of RQ's short queues.
 
-Jobs enter with their owner (an API key), a weight (its priority) and a cost (seconds of audio). They are served by
-start-time fair queueing, so that owners who wait get audio seconds in proportion to their weights, and one who has
-nothing waiting is next at once. Served jobs lie on a ready list, an RQ queue, as many as its living workers may need.
-The steps and the keys are in `line.lua`. A step is put into a pipeline beside what else changes with it, such as the
-job's record, and `commit` does it all in one script: nothing can die in the midst of it. Every step also serves what
-can be served.
+A job enters with its owner (an API key), a weight (its priority) and a cost (seconds of audio). Jobs are served by
+start-time fair queueing: waiting owners get seconds of audio in proportion to their weights, and an owner who had
+nothing waiting is next at once. A served job is on a ready list, an RQ queue of as many jobs as its living workers may
+need. The steps and their keys are in `fair_queue.lua`.
+
+A step is added to a pipeline beside the other changes that belong to it, such as the job's record, and `commit` applies
+the pipeline in one script: no process can die between them. Every step also serves the jobs whose turn has come.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,14 +27,15 @@ from app.model_registry import workers_key
 from app.records.ids import created_at
 from app.settings import Settings
 
-Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `line.lua`), and what it means if it fails
-_MODELS_KEY = "earmark:lines"  # the models that have had one
-_LEAST_SECONDS = 1.0  # what a job costs at least: there is more to it than its audio
-UNKNOWN_SECONDS = 300.0  # what a recording counts for whose header does not say how long it is; never short
+Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `fair_queue.lua`), and the error if it fails
+_STEP = "FAIRQUEUE"  # no command of Redis; `fair_queue.lua` executes it
+_MODELS_KEY = "earmark:lines"  # the models that have, or had, a fair queue
+_MINIMUM_SECONDS = 1.0  # the least cost of a job: a job has a fixed part too
+UNKNOWN_SECONDS = 300.0  # the cost of a recording whose header does not give its duration; it is never short
 
 
 def waiting_key(model: str) -> str:
-    """The Redis key of a model's waiting jobs, in their order."""
+    """Return the Redis key of a model's waiting jobs, a sorted set in the order of their turns."""
     return f"earmark:jobs:waiting:{model}"
 
 
@@ -41,7 +44,7 @@ def _key_prefix(model: str) -> str:
 
 
 class FairQueue:
-    """The lines of one deployment, one a model."""
+    """The fair queues of one deployment, one per model."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -49,108 +52,111 @@ class FairQueue:
         self._script = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
         self._keys: dict[str, tuple[str, ...]] = {}
 
-    # Steps: commands that only `commit` understands
+    # Steps: commands for a pipeline that `commit` applies
 
     def enter(self, pipe: Pipeline, job: Job) -> None:
-        """A new job gets its place; its entry for RQ must be there before. Entered again, it keeps its place."""
-        pipe.execute_command("LINE", "enter", job.id, *self._cost(job))
+        """Add a new job, whose RQ entry exists already. A job that enters again keeps its place."""
+        pipe.execute_command(_STEP, "enter", job.id, *self._cost(job))
 
     def put_back(self, pipe: Pipeline, job: Job) -> None:
-        """A job that had its turn waits again, in front of the line; whoever calls puts it on a ready list."""
-        pipe.execute_command("LINE", "back", job.id, *self._cost(job))
+        """Let a job that was served before wait again, ahead of all others; the caller puts it on a ready list."""
+        pipe.execute_command(_STEP, "put_back", job.id, *self._cost(job))
 
-    def leave(self, pipe: Pipeline, job: Job, over: bool) -> None:
-        """A job waits no more, if it did; `over`: nobody shall work on it, so that RQ's entry goes too."""
-        pipe.execute_command("LINE", "leave", job.id, int(over))
+    def leave(self, pipe: Pipeline, job: Job, finished: bool) -> None:
+        """Remove a job if it waits; `finished`: no worker shall run it, so that its RQ entry is deleted too."""
+        pipe.execute_command(_STEP, "leave", job.id, int(finished))
 
-    # What is done
+    # Calls
 
-    def commit(self, model: str, pipe: Pipeline, conditions: Sequence[Condition] = ()) -> bool:
-        """Do what the pipeline holds, steps of this model's line too, all at once, if the conditions hold.
+    def commit(self, model: str, pipe: Pipeline, conditions: Sequence[Condition] = ()) -> int | None:
+        """Apply a pipeline, including steps of this model's fair queue, atomically if all conditions hold.
 
-        False, or the first one's error, where one does not; then nothing is done.
+        Returns the position of the job that entered (see `position`), or 0. Where a condition does not hold, changes
+        nothing, and raises the error of the first such condition or, if it has none, returns None.
         """
         if model not in self._keys:
             self._keys[model] = self._key_names(model)
-        phrases = [words for words, _ in conditions] + [command for command, _ in pipe.command_stack]
-        line = (
+        commands = [words for words, _ in conditions] + [command for command, _ in pipe.command_stack]
+        parameters = (
             *(model, self._settings.ready_jobs, self._settings.heartbeat_timeout),
             *(queue_name(model), queue_name(model, short=True), Entry.redis_job_namespace_prefix),
         )
-        words = [word for phrase in phrases for word in (len(phrase), *phrase)]
-        failed: Any = self._script(self._keys[model], [*line, len(conditions), *words], client=self._redis)
+        words = [word for command in commands for word in (len(command), *command)]
+        reply: Any = self._script(self._keys[model], [*parameters, len(conditions), *words], client=self._redis)
+        failed, position = reply
         if not failed:
-            return True
+            return position
         if (error := conditions[failed - 1][1]) is not None:
             raise error
-        return False
+        return None
 
     def fill(self, model: str) -> None:
-        """Serve what can be served: workers may have come, gone, or become idle."""
+        """Serve the jobs whose turn has come: workers may have started, died, or become idle. Cheap and idempotent."""
         with self._redis.pipeline() as pipe:
-            pipe.execute_command("LINE", "fill")
+            pipe.execute_command(_STEP, "fill")
             self.commit(model, pipe)
 
     def room_conditions(self, job: Job) -> tuple[Condition, ...]:
-        """That not so much waits that this job may not."""
+        """Return the conditions that the queue, and its owner's share of it, have room for a job."""
         settings = self._settings
         share = settings.queue_share if job.owner else 1.0
-        most = (settings.queue_jobs, settings.queue_audio_seconds * 1000)
-        own = (share * most[0], share * most[1], job.owner)
+        limits = (settings.queue_jobs, settings.queue_audio_seconds * 1000)
+        owner_limits = (share * limits[0], share * limits[1], job.owner)
         return (
-            (("room", *most), QueueFull("Too many jobs wait for this model; try again later.")),
-            (("share", *own), QueueFull("Too many of your own jobs wait for this model; try again later.")),
+            (("room", *limits), QueueFull("Too many jobs wait for this model; try again later.")),
+            (("share", *owner_limits), QueueFull("Too many of your own jobs wait for this model; try again later.")),
         )
 
     # Figures
 
     def position(self, job: Job) -> int:
-        """Its place among all that wait, those on ready lists too: 1 for the next; 0 when it does not wait.
+        """Return its place among all waiting jobs, those on ready lists included: 1 is next, 0 does not wait.
 
-        Who comes later with a lesser share may get a place before it, and short jobs may pass it.
+        A later job of an owner with a smaller share may get a place ahead of it, and short jobs may overtake it.
         """
+        if job.status != "queued":
+            return 0
         rank: Any = self._redis.zrank(waiting_key(job.model), job.id)
         return 0 if rank is None else rank + 1
 
     def waiting_count(self, model: str) -> int:
-        """How many jobs wait, those on ready lists too."""
+        """Return the number of waiting jobs, those on ready lists included."""
         return self._redis.zcard(waiting_key(model))
 
     def waiting_seconds(self, model: str) -> float:
-        """Seconds of audio of the jobs that wait."""
+        """Return the seconds of audio of the waiting jobs."""
         milliseconds: Any = self._redis.hget(f"{_key_prefix(model)}:load", "milliseconds")
         return int(milliseconds or 0) / 1000
 
-    def oldest_created_at(self, model: str) -> float | None:
-        """When the oldest of the waiting jobs was asked for, in seconds since 1970; its id tells. None: none waits."""
-        found: Any = self._redis.zrange(waiting_key(model), 0, -1)
-        return min((created_at(member.decode()) for member in found), default=None)
+    def oldest_age(self, model: str) -> float:
+        """Return the seconds since the oldest waiting job was created, by its id; 0 where none waits."""
+        job_ids: Any = self._redis.zrange(waiting_key(model), 0, -1)
+        now = time.time()
+        return max((0.0, *(now - created_at(job_id.decode()) for job_id in job_ids)))
 
     def models(self) -> list[str]:
-        """Models that have or had jobs."""
-        found: Any = self._redis.smembers(_MODELS_KEY)
-        return sorted(member.decode() for member in found)
+        """Return the models that have or had jobs."""
+        names: Any = self._redis.smembers(_MODELS_KEY)
+        return sorted(name.decode() for name in names)
 
     def request_ids(self, pipe: Pipeline, model: str) -> None:
-        """Ask for the ids of the jobs in line, those on ready lists left out."""
+        """Add commands that return the ids of the waiting jobs, those on ready lists excluded."""
         pipe.zrange(_key_prefix(model), 0, -1)
         pipe.zrange(f"{_key_prefix(model)}:short", 0, -1)
 
-    # How
-
     def _cost(self, job: Job) -> tuple[Any, ...]:
-        seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _LEAST_SECONDS)
-        short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
-        return round(seconds * 1000), job.weight, int(short), job.owner
+        seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _MINIMUM_SECONDS)
+        is_short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
+        return round(seconds * 1000), job.weight, int(is_short), job.owner
 
     def _key_names(self, model: str) -> tuple[str, ...]:
-        lane, ready = _key_prefix(model), []
+        prefix, ready = _key_prefix(model), []
         for short in (False, True):
             queue = Queue(queue_name(model, short=short), connection=self._redis)
             ready += [queue.key, queue.intermediate_queue_key, StartedJobRegistry(queue=queue).key]
         return (
-            *(waiting_key(model), lane, f"{lane}:short", f"{lane}:jobs", f"{lane}:finish", f"{lane}:load"),
-            *(f"{lane}:clock", _MODELS_KEY, Queue.redis_queues_keys),
+            *(waiting_key(model), prefix, f"{prefix}:short", f"{prefix}:jobs", f"{prefix}:finish", f"{prefix}:load"),
+            *(f"{prefix}:clock", _MODELS_KEY, Queue.redis_queues_keys),
             *(workers_key(model), workers_key(model, short=True)),
             *ready,
         )

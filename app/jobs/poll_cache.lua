@@ -1,13 +1,13 @@
--- What polls look at: records, and their places in the line.
+-- Reads what polls need: records, and the ranks of jobs in the fair queue.
 --
--- KEYS: for each poll a record, and the waiting jobs among which it may be; empty: not asked
--- ARGV: for each the job's id
--- Returns for each {record, rank}, either of which may be nothing (false, for a list ends at the first nil).
+-- KEYS: for each poll the record, and the waiting jobs among which to look up the rank (empty: no rank needed)
+-- ARGV: for each poll the job's id
+-- Returns for each {record, rank}; false where there is none (nil would end the list).
 
-local told = {}
+local replies = {}
 for number, id in ipairs(ARGV) do
   local waiting = KEYS[2 * number]
   local rank = waiting ~= '' and redis.call('ZRANK', waiting, id)
-  told[number] = {redis.call('GET', KEYS[2 * number - 1]), rank}
+  replies[number] = {redis.call('GET', KEYS[2 * number - 1]), rank}
 end
-return told
+return replies

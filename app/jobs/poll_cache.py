@@ -1,7 +1,7 @@
-"""What polls are told: read on the event loop, and rendered once for as long as the record stays as it is.
+"""Cache of rendered poll responses, filled on the event loop.
 
-Clients ask much more often than there is news. A record's bytes, its place in the line and the period of signed
-addresses make the answer; while they are the same, so is the answer, and it is neither parsed nor rendered again.
+Clients poll far more often than jobs change. A response follows from the record's bytes, the position in the fair queue
+and the period of signed addresses; while these stay the same it is neither parsed nor rendered again.
 """
 
 import re
@@ -22,16 +22,15 @@ from app.jobs.lifecycle import Job
 from app.jobs.listing import record_key
 from app.redis_client import CoalescedScript
 
-_KEPT_BYTES = 8 << 20  # of records; what is made of them takes several times as much
 _POLL = re.compile(f"/v1/[a-z]+/((?:{'|'.join(kind.prefix for kind in KINDS.values())})_[0-9A-Z]{{26}})")
-_PREFETCHED = "earmark.looked"
+_PREFETCHED = "earmark.prefetched"
 
-Render = Callable[[Job, int], tuple[bytes, str]]  # of a record and its place in the line, the answer and its ETag
+Render = Callable[[Job, int], tuple[bytes, str]]  # from a record and its position to the response's body and ETag
 
 
 @dataclass(frozen=True)
 class PollResponse:
-    """A record, and the answer that was made of it; `until` when, in seconds since 1970, it may be given."""
+    """A record and the response rendered from it, valid until `until` (seconds since 1970)."""
 
     document: bytes
     position: int
@@ -42,61 +41,68 @@ class PollResponse:
 
 
 class PollCache:
-    """The answers of one process; used from its event loop only."""
+    """The responses of one process; for use from its event loop only.
 
-    def __init__(self, redis: Redis) -> None:
+    max_bytes: of cached records; the responses take several times as much. The least recently polled are dropped first.
+    """
+
+    def __init__(self, redis: Redis, max_bytes: int = 8 << 20) -> None:
         self._script = CoalescedScript(redis, Path(__file__).with_suffix(".lua"))
-        self._known: OrderedDict[str, PollResponse] = OrderedDict()  # the longest not asked for first
+        self._responses: OrderedDict[str, PollResponse] = OrderedDict()  # the least recently polled first
+        self._max_bytes = max_bytes
         self._bytes = 0
 
     def prefetch_keys(self, scope: Scope) -> tuple[str, list[str]]:
-        """For a poll the job's id and what it will look at, else as much of nothing. Whoever asks Redis anyway before
-        the poll's turn comes may look for it, and tell `looked`: one question is cheaper than two."""
-        found = _POLL.fullmatch(scope["path"]) if scope["method"] == "GET" else None
-        return (found[1], self._keys(found[1], self._job(found[1]))) if found else ("", ["", ""])
+        """Return the job's id and the keys that `get` will read for a request that polls; empty ones for any other.
 
-    def store_prefetched(self, scope: Scope, keys: list[str], found: list[Any]) -> None:
-        """What `keys` held a moment ago; for one look alone."""
-        scope[_PREFETCHED] = (keys, found)
+        A caller that has a call to Redis to make before may read them with it, and pass the reply to
+        `store_prefetched`: one round trip is cheaper than two.
+        """
+        match = _POLL.fullmatch(scope["path"]) if scope["method"] == "GET" else None
+        return (match[1], self._keys(match[1], self._cached_job(match[1]))) if match else ("", ["", ""])
+
+    def store_prefetched(self, scope: Scope, keys: list[str], reply: list[Any]) -> None:
+        """Keep the values of `keys` for the next call of `get` for this request."""
+        scope[_PREFETCHED] = (keys, reply)
 
     async def get(self, scope: Scope, job_id: str, until: float, render: Render) -> PollResponse:
-        """The record as it stands, and its answer. Raises `NotFound`, `RecordTooNew`, and redis-py's errors.
+        """Return the current record and its response. Raises `NotFound`, `RecordTooNew`, and redis-py's errors.
 
         until: when signed addresses change next.
         """
-        known = self._known.get(job_id)
-        keys = self._keys(job_id, self._job(job_id))
-        looked, found = scope.pop(_PREFETCHED, (None, None))
-        document, rank = found if looked == keys else await self._script.run(keys, [job_id])
+        cached = self._responses.get(job_id)
+        keys = self._keys(job_id, self._cached_job(job_id))
+        prefetched_keys, reply = scope.pop(_PREFETCHED, (None, None))
+        document, rank = reply if prefetched_keys == keys else await self._script.run(keys, [job_id])
         if document is None:
-            self._forget(job_id)
+            self._drop(job_id)
             raise NotFound("There is no such job.")
-        job = known.job if known is not None and known.document == document else lifecycle.parse(document)
-        if job.status == "queued" and known is None:  # only its record tells in which line it waits
+        job = cached.job if cached is not None and cached.document == document else lifecycle.parse(document)
+        if job.status == "queued" and cached is None:  # its model, and so its fair queue, was not known before
             _, rank = await self._script.run(self._keys(job_id, job), [job_id])
         position = 0 if rank is None else rank + 1
-        if known is not None and (known.document, known.position, known.until) == (document, position, until):
-            self._known.move_to_end(job_id)
-            return known
-        told = PollResponse(document, position, until, job, *render(job, position))
-        self._keep(told)
-        return told
+        if cached is not None and (cached.document, cached.position, cached.until) == (document, position, until):
+            self._responses.move_to_end(job_id)
+            return cached
+        response = PollResponse(document, position, until, job, *render(job, position))
+        self._add(response)
+        return response
 
-    def _job(self, job_id: str) -> Job | None:
-        known = self._known.get(job_id)
-        return None if known is None else known.job
+    def _cached_job(self, job_id: str) -> Job | None:
+        cached = self._responses.get(job_id)
+        return None if cached is None else cached.job
 
     @staticmethod
-    def _keys(job_id: str, known: Job | None) -> list[str]:
-        return [record_key(job_id), "" if known is None else waiting_key(known.model)]
+    def _keys(job_id: str, job: Job | None) -> list[str]:
+        return [record_key(job_id), "" if job is None else waiting_key(job.model)]
 
-    def _keep(self, told: PollResponse) -> None:
-        self._forget(told.job.id)
-        self._known[told.job.id] = told
-        self._bytes += len(told.document)
-        while self._bytes > _KEPT_BYTES:
-            self._forget(next(iter(self._known)))
+    def _add(self, response: PollResponse) -> None:
+        self._drop(response.job.id)
+        self._responses[response.job.id] = response
+        self._bytes += len(response.document)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._responses)))
 
-    def _forget(self, job_id: str) -> None:
-        if (told := self._known.pop(job_id, None)) is not None:
-            self._bytes -= len(told.document)
+    def _drop(self, job_id: str) -> None:
+        if (response := self._responses.pop(job_id, None)) is not None:
+            self._bytes -= len(response.document)

@@ -34,11 +34,11 @@ class QueueMetrics(Collector):
         unfinished = GaugeMetricFamily("earmark_jobs_unfinished", "Jobs that wait or run")
         try:
             for model in self._models.models():
-                waiting.add_metric([model.name], self._jobs.waiting(model.name))
-                oldest.add_metric([model.name], self._jobs.oldest_waiting(model.name))
-                running.add_metric([model.name], self._jobs.running(model.name))
+                waiting.add_metric([model.name], self._jobs.fair_queue.waiting_count(model.name))
+                oldest.add_metric([model.name], self._jobs.fair_queue.oldest_age(model.name))
+                running.add_metric([model.name], self._jobs.rq_queues.running_count(model.name))
                 workers.add_metric([model.name], self._models.worker_count(model.name))
-            unfinished.add_metric([], self._jobs.unfinished())
+            unfinished.add_metric([], self._jobs.unfinished_count())
             up.add_metric([], 1)
         except RedisError:
             up.add_metric([], 0)

@@ -6,7 +6,7 @@ from app.http.problems import field_error
 from app.job_api import validation
 from app.job_api.resource import JobResource
 from app.jobs.kinds import QUERY
-from app.jobs.lifecycle import Job
+from app.jobs.repository import QueuedJob
 from app.model_registry import ModelDescription
 from app.queries.schemas import QueryAnswer, QueryCreate
 from app.records.queries import QueryRequest
@@ -17,7 +17,7 @@ QUERIES = JobResource(
 )
 
 
-def create(deps: Dependencies, body: QueryCreate) -> Job:
+def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
     """Validate a request and create its job.
 
     Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its subclasses, and what

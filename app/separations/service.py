@@ -8,6 +8,7 @@ from app.job_api import validation as job_validation
 from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job, TargetState
+from app.jobs.repository import QueuedJob
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
@@ -21,7 +22,7 @@ SEPARATIONS = JobResource(
 )
 
 
-def create(deps: Dependencies, body: SeparationCreate) -> Job:
+def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     """Validate a request and create its job.
 
     Raises `ModelUnavailable`, `NotFound` (an upload, a saved query), `QueryNotReady`, `RequestInvalid` and its

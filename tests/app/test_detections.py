@@ -112,4 +112,4 @@ def test_a_form_that_fails_deletes_its_file(
     sent += [(name, (None, text)) for name, text in fields.items()]
     problem(folder_service.client.post("/v1/detections", files=sent), 422, code)
     assert folder_service.stored() == [] and folder_service.entered() == []
-    assert folder_service.deps.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished_count() == 0

@@ -81,7 +81,7 @@ def test_a_form_that_fails_deletes_its_files(
     if pointer is not None:
         assert [fault["pointer"] for fault in told["errors"]] == [pointer]
     assert folder_service.stored() == [] and folder_service.entered() == []
-    assert folder_service.deps.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished_count() == 0
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
     port = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0")
     ModelRegistry(redis, settings).announce(MODEL, "worker-1")
-    assert JobRepository(redis, settings).waiting("base") == 0
+    assert JobRepository(redis, settings).fair_queue.waiting_count("base") == 0
     app = create_app(settings)
     families = [*app.state.deps.metrics.registry.collect(), *GpuMetrics(driver(), "GPU-1").collect()]
     asyncio.run(app.state.deps.close())

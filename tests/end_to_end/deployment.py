@@ -269,7 +269,7 @@ class Deployment:
             webhook=self.webhook,
             **fields,
         )
-        return self.jobs.create(job)
+        return self.jobs.create(job).job
 
     @staticmethod
     def _recording(audio_id: str) -> dict[str, Any]:

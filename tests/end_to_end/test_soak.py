@@ -33,7 +33,7 @@ def test_every_job_is_done_once_whatever_is_killed(deploy: Callable[..., Deploym
     jobs = [deployment.submit(chance.choice(mixtures), DOG) for _ in range(JOBS)]
     begun = time.monotonic()
     kills, next_kill = 0, begun + (3 * start if SOAK else 1.0)
-    while deployment.jobs.unfinished():
+    while deployment.jobs.unfinished_count():
         if time.monotonic() >= next_kill and kills != KILLS:
             victim = chance.randrange(WORKERS)
             deployment.kill(workers[victim])

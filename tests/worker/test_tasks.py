@@ -90,7 +90,7 @@ def job(request: pytest.FixtureRequest, context: WorkerContext, redis: Redis, tm
             changed_at=now,
             expires_at=now + 3600,
         )
-    )
+    ).job
 
 
 def do(context: WorkerContext, execution: str, job: Job) -> Retry | None:

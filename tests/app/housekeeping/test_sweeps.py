@@ -69,8 +69,8 @@ def take(queue: Queue, job: Job, execution: str, beat_seconds: float) -> None:
 def test_a_dead_workers_job_waits_again_and_its_files_are_removed(
     jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
-    job = jobs.create(new_job())
-    queue = jobs.queue("base")
+    job = jobs.create(new_job()).job
+    queue = jobs.rq_queues.queue("base")
     take(queue, job, "e1", beat_seconds=-0.1)
     assert jobs.claim(job.id, "e1") is not None
     store(storage, f"separations/{job.id}/e1/0.flac", tmp_path)
@@ -85,24 +85,24 @@ def test_a_dead_workers_job_waits_again_and_its_files_are_removed(
 
 
 def test_a_living_workers_job_is_left_alone(jobs: JobRepository, housekeeping: Housekeeping):
-    job = jobs.create(new_job())
-    take(jobs.queue("base"), job, "e1", beat_seconds=10)
+    job = jobs.create(new_job()).job
+    take(jobs.rq_queues.queue("base"), job, "e1", beat_seconds=10)
     jobs.claim(job.id, "e1")
     housekeeping.round()
     assert jobs.get(job.id).execution == "e1"
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
-    job = jobs.create(new_job())
+    job = jobs.create(new_job()).job
     for execution in ("e1", "e2"):
-        take(jobs.queue("base"), job, execution, beat_seconds=-0.1)
+        take(jobs.rq_queues.queue("base"), job, execution, beat_seconds=-0.1)
         assert jobs.claim(job.id, execution) is not None
         housekeeping.round()
     over = jobs.get(job.id)
     assert over.status == "failed"
     assert over.error is not None
     assert over.error.code == "worker_lost"
-    assert jobs.queue("base").get_job_ids() == []
+    assert jobs.rq_queues.queue("base").get_job_ids() == []
     assert redis.keys("rq:job:*") == [], "nobody else would remove what RQ keeps of it"
 
 
@@ -110,8 +110,8 @@ def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: JobRepos
 def test_nothing_is_left_of_a_job_that_ended_after_its_worker(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping, end: str
 ):
-    job = jobs.create(new_job())
-    take(jobs.queue("base"), job, "e1", beat_seconds=-0.1)
+    job = jobs.create(new_job()).job
+    take(jobs.rq_queues.queue("base"), job, "e1", beat_seconds=-0.1)
     jobs.claim(job.id, "e1")
     getattr(jobs, end)(job.id)
     housekeeping.round()
@@ -123,8 +123,8 @@ def test_nothing_is_left_of_a_job_that_ended_after_its_worker(
 def test_nothing_is_left_of_a_job_that_is_deleted_in_the_hands_of_a_worker_taken_for_dead(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping
 ):
-    job = jobs.create(new_job())
-    queue = jobs.queue("base")
+    job = jobs.create(new_job()).job
+    queue = jobs.rq_queues.queue("base")
     take(queue, job, "execution-1", beat_seconds=-0.1)
     housekeeping.round()  # taken for dead; the job waits again
     assert queue.job_ids == [job.id]
@@ -134,8 +134,8 @@ def test_nothing_is_left_of_a_job_that_is_deleted_in_the_hands_of_a_worker_taken
 
 
 def test_what_a_worker_holds_keeps_its_entry(redis: Redis, jobs: JobRepository):
-    job = jobs.create(new_job())
-    queue = jobs.queue("base")
+    job = jobs.create(new_job()).job
+    queue = jobs.rq_queues.queue("base")
     take(queue, job, "execution-1", beat_seconds=60.0)
     redis.lpush(queue.key, job.id)  # and on a ready list: between taking and beginning it slept, and was taken for dead
     jobs.delete(job.id)
@@ -144,8 +144,8 @@ def test_what_a_worker_holds_keeps_its_entry(redis: Redis, jobs: JobRepository):
 
 
 def test_workers_whose_clocks_are_wrong_keep_their_jobs(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
-    job = jobs.create(new_job())
-    queue = jobs.queue("base")
+    job = jobs.create(new_job()).job
+    queue = jobs.rq_queues.queue("base")
     take(queue, job, "e1", beat_seconds=10)
     jobs.claim(job.id, "e1")
     members: Any = redis.zrange(queue.started_job_registry.key, 0, -1)
@@ -156,17 +156,17 @@ def test_workers_whose_clocks_are_wrong_keep_their_jobs(redis: Redis, jobs: JobR
 
 
 def test_a_job_that_the_queue_lost_waits_again(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
-    job = jobs.create(new_job())
-    redis.delete(jobs.queue("base").key, f"rq:job:{job.id}")
+    job = jobs.create(new_job()).job
+    redis.delete(jobs.rq_queues.queue("base").key, f"rq:job:{job.id}")
     housekeeping.round()
-    assert jobs.queue("base").get_job_ids() == [job.id]
+    assert jobs.rq_queues.queue("base").get_job_ids() == [job.id]
 
 
 def test_a_job_taken_by_a_worker_that_died_before_it_began_waits_again(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping
 ):
-    job = jobs.create(new_job())
-    queue = jobs.queue("base")
+    job = jobs.create(new_job()).job
+    queue = jobs.rq_queues.queue("base")
     redis.lmove(queue.key, queue.intermediate_queue_key)
     housekeeping.round()
     assert queue.get_job_ids() == [], "it may be beginning just now"
@@ -183,11 +183,11 @@ def test_a_job_whose_short_worker_went_and_whose_next_one_died_waits_again(
     redis.zadd(short_workers, {"short": now})
     audio = new_audio()
     AudioRepository(redis, Settings()).create(audio)
-    job = jobs.create(new_job(audio.id).model_copy(update={"audio_seconds": 1.0}))
-    assert jobs.queue("base", short=True).job_ids == [job.id]
+    job = jobs.create(new_job(audio.id).model_copy(update={"audio_seconds": 1.0})).job
+    assert jobs.rq_queues.queue("base", short=True).job_ids == [job.id]
     redis.delete(short_workers)
     housekeeping.round()
-    queue = jobs.queue("base")
+    queue = jobs.rq_queues.queue("base")
     assert queue.job_ids == [job.id]
     redis.lmove(queue.key, queue.intermediate_queue_key)
     for _ in range(3):
@@ -198,7 +198,7 @@ def test_a_job_whose_short_worker_went_and_whose_next_one_died_waits_again(
 def test_expired_stems_leave_the_store_and_the_record_stays(
     redis: Redis, jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
-    job = jobs.create(new_job())
+    job = jobs.create(new_job()).job
     jobs.claim(job.id, "e1")
     store(storage, f"separations/{job.id}/e1/0.flac", tmp_path)
     assert jobs.publish(job.id, "e1", [], {"stems": []})
@@ -218,7 +218,7 @@ def test_an_expired_upload_goes_unless_a_job_needs_it(
     audio = new_audio(expires_at=time.time() - 1)
     store(storage, store_key(audio.id), tmp_path)
     records.create(audio)
-    job = jobs.create(new_job(audio.id))
+    job = jobs.create(new_job(audio.id)).job
     housekeeping.remove_expired()
     assert storage.size(store_key(audio.id)) == 3
     jobs.cancel(job.id)
@@ -277,12 +277,12 @@ def test_lost_work_does_not_wait_for_a_store_that_is_away(redis: Redis, jobs: Jo
     away = AwayStore.open(settings)
     assert isinstance(away, AwayStore)
     housekeeping = Housekeeping(redis, away, settings)
-    lost = [jobs.create(new_job()) for _ in range(3)]
+    lost = [jobs.create(new_job()).job for _ in range(3)]
     for job in lost:
-        take(jobs.queue("base"), job, f"e-{job.id}", beat_seconds=-0.1)
+        take(jobs.rq_queues.queue("base"), job, f"e-{job.id}", beat_seconds=-0.1)
         jobs.claim(job.id, f"e-{job.id}")
         OrphanLedger(redis).add(None, f"separations/{job.id}", 0.0)
     with pytest.raises(StoreUnavailable):
         housekeeping.round()
     assert away.asked == 1
-    assert sorted(jobs.queue("base").get_job_ids()) == sorted(job.id for job in lost)
+    assert sorted(jobs.rq_queues.queue("base").get_job_ids()) == sorted(job.id for job in lost)

@@ -215,7 +215,7 @@ def test_a_keys_many_slow_receivers_hold_up_no_other_keys(hooked: Service, port:
         service = replace(hooked, deps=replace(hooked.deps, caller=Caller(owner)))
         audio_id = service.recording()["id"]
         sent = {"mixture": {"audio_id": audio_id}, "targets": [{"label": "Dog"}], "webhook": {"url": url}}
-        service.finish(separations.create(service.deps, SeparationCreate.model_validate(sent)).id)
+        service.finish(separations.create(service.deps, SeparationCreate.model_validate(sent)).job.id)
 
     slowed, other = (keys.create(name, rate=0, audio_seconds=0, priority=1)[0].id for name in ("slowed", "other"))
     with (
@@ -372,7 +372,7 @@ def test_a_private_address_is_refused_when_it_is_named(hooked: Service, host: st
         answer = hooked.client.post(path, json={**body, "webhook": webhook})
         told = problem(answer, 422, "url_refused")
         assert told["errors"] == [{"pointer": "/webhook/url", "detail": "The URL's host has no public address."}]
-    assert hooked.deps.jobs.unfinished() == 0
+    assert hooked.deps.jobs.unfinished_count() == 0
     ask(hooked, f"http://127.0.0.9:{port}/hook")
 
 

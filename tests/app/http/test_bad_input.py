@@ -32,7 +32,7 @@ def survives(service: Service, answer: httpx.Response) -> None:
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == answer.status_code
-    assert service.deps.jobs.unfinished() == 0
+    assert service.deps.jobs.unfinished_count() == 0
 
 
 @fuzz

@@ -46,7 +46,7 @@ def come(redis: Redis, *names: str, short: bool = False) -> None:
 
 def take(jobs: JobRepository, short: bool = False) -> str | None:
     """A worker takes the first job off its ready list, and begins it."""
-    queue = jobs.queue("base", short)
+    queue = jobs.rq_queues.queue("base", short)
     taken: Any = jobs.redis.lmove(queue.key, queue.intermediate_queue_key)
     if taken is None:
         return None
@@ -60,9 +60,9 @@ def take(jobs: JobRepository, short: bool = False) -> str | None:
 def end(jobs: JobRepository, job_id: str, short: bool = False) -> None:
     """Its worker has done it, and looks for another."""
     jobs.publish(job_id, job_id, [], {})
-    registry = StartedJobRegistry(queue=jobs.queue("base", short))
+    registry = StartedJobRegistry(queue=jobs.rq_queues.queue("base", short))
     jobs.redis.zrem(registry.key, f"{job_id}:{job_id}")
-    jobs.serve("base")
+    jobs.fair_queue.fill("base")
 
 
 def served(jobs: JobRepository) -> list[str]:
@@ -92,13 +92,13 @@ def test_owners_who_wait_get_audio_by_weight(valkey: Any, weights: list[float], 
         jobs = JobRepository(redis, settings_of(short_seconds=0))
         made = [job_of(f"k{number}", cost, w) for number, w in enumerate(weights) for cost in costs[number]]
         random.Random(seed).shuffle(made)
-        blocked = jobs.create(job_of("first", 1.0))  # lies on the ready list, so that all others wait for their turns
+        blocked = jobs.create(job_of("first", 1.0)).job  # on the ready list, so that all others wait for their turns
         for job in made:
             jobs.create(job)
         left = {job.id: job for job in made}
         got = dict.fromkeys((f"k{number}" for number in range(len(weights))), 0.0)
         longest = {owner: max(job.audio_seconds or 0 for job in made if job.owner == owner) for owner in got}
-        assert [jobs.position(job) for job in (blocked, *made)].count(0) == 0
+        assert [jobs.fair_queue.position(job) for job in (blocked, *made)].count(0) == 0
         for job_id in served(jobs)[1:]:
             job = left.pop(job_id)
             got[job.owner] += (job.audio_seconds or 0) / job.weight
@@ -168,10 +168,12 @@ class Lines(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(OWNERS), seconds=st.sampled_from([0.1, 1.0, 7.5, 60.0, 3600.0, None]))
     def comes(self, owner: str, seconds: float | None) -> None:
-        job = self.jobs.create(job_of(owner, seconds))
+        queued = self.jobs.create(job_of(owner, seconds))
+        job = queued.job
         self.known[job.id] = job
         self.line.enter(job)
         self.expect_filled()
+        assert queued.position == self.jobs.fair_queue.position(job) > 0
 
     @precondition(lambda self: self.known)
     @rule(choice=st.randoms(use_true_random=False), delete=st.booleans())
@@ -209,7 +211,7 @@ class Lines(RuleBasedStateMachine):
     @rule()
     def is_lost_with_its_worker(self) -> None:
         job_id = self.running.pop()
-        self.redis.zrem(StartedJobRegistry(queue=self.jobs.queue("base")).key, f"{job_id}:{job_id}")
+        self.redis.zrem(StartedJobRegistry(queue=self.jobs.rq_queues.queue("base")).key, f"{job_id}:{job_id}")
         (lost,) = self.jobs.find_lost()
         assert lost.id == job_id
         self.jobs.requeue(lost)
@@ -218,28 +220,28 @@ class Lines(RuleBasedStateMachine):
     @precondition(lambda self: self.ready)
     @rule()
     def is_taken_by_a_worker_that_dies_before_it_begins(self) -> None:
-        self.redis.lpop(self.jobs.queue("base").key)
+        self.redis.lpop(self.jobs.rq_queues.queue("base").key)
         (lost,) = self.jobs.find_lost()
         assert lost.id == self.ready[0]
         self.jobs.requeue(lost)
 
     @rule()
     def anybody_serves(self) -> None:
-        self.jobs.serve_all()
+        self.jobs.fair_queue.fill("base")
         self.expect_filled()
 
     @invariant()
     def all_are_where_they_should_be(self) -> None:
         if not hasattr(self, "jobs"):
             return
-        assert self.jobs.queue("base").get_job_ids() == self.ready
+        assert self.jobs.rq_queues.queue("base").get_job_ids() == self.ready
         assert self.jobs.find_lost() == []
         waiting = [*self.ready, *(place[1] for place in self.line.line)]
-        assert self.jobs.waiting("base") == len(waiting)
+        assert self.jobs.fair_queue.waiting_count("base") == len(waiting)
         seconds = sum(max(self.known[job_id].audio_seconds or 300.0, 1.0) for job_id in waiting)
-        assert self.jobs.waiting_seconds("base") == pytest.approx(seconds)
+        assert self.jobs.fair_queue.waiting_seconds("base") == pytest.approx(seconds)
         order = [place[1] for place in sorted(self.line.line)]
-        places = {job_id: self.jobs.position(self.known[job_id]) for job_id in order}
+        places = {job_id: self.jobs.fair_queue.position(self.known[job_id]) for job_id in order}
         assert sorted(places, key=lambda job_id: places[job_id]) == order, "positions tell the order of turns"
         assert sorted(places.values()) == list(range(len(waiting) - len(order) + 1, len(waiting) + 1))
 
@@ -260,13 +262,13 @@ class TestLines(Lines.TestCase):
 def test_a_thousand_jobs_of_one_key_delay_anothers_first_by_a_ready_list(redis: Redis):
     jobs = JobRepository(redis, settings_of(queue_jobs=5000))
     come(redis, "w1", "w2")
-    many = [jobs.create(job_of("key_a")).id for _ in range(1000)]
+    many = [jobs.create(job_of("key_a")).job.id for _ in range(1000)]
     running = [take(jobs), take(jobs)]
     begun = time.perf_counter()
-    other = jobs.create(job_of("key_c"))
+    other = jobs.create(job_of("key_c")).job
     print(f"a job took {1000 * (time.perf_counter() - begun):.1f} ms to enter behind 1,000")
     assert running == many[:2]
-    assert jobs.position(other) == 3, "behind the ready list, of one job a worker"
+    assert jobs.fair_queue.position(other) == 3, "behind the ready list, of one job a worker"
     order = []
     for job_id in running:
         end(jobs, job_id or "")
@@ -280,23 +282,23 @@ def test_a_key_that_sends_one_job_after_another_gets_its_share_beside_many(redis
     jobs = JobRepository(redis, settings_of(queue_jobs=5000))
     for _ in range(100):
         jobs.create(job_of("key_a"))
-    own, next_one = 0, jobs.create(job_of("key_b"))  # of twice the weight
+    own, next_one = 0, jobs.create(job_of("key_b")).job  # of twice the weight
     for _ in range(90):
         job_id = take(jobs)
         end(jobs, job_id or "")
         if job_id == next_one.id:
             own += 1
-            next_one = jobs.create(job_of("key_b"))
+            next_one = jobs.create(job_of("key_b")).job
     assert 28 <= own <= 60, "at least a third, at most two: it is not always waiting when its turn comes"
 
 
 def test_who_cancels_what_waits_gets_its_turns_back(redis: Redis):
     jobs = JobRepository(redis, settings_of())
-    first = jobs.create(job_of("key_b"))
-    many = [jobs.create(job_of("key_a", 1000.0)) for _ in range(50)]
+    first = jobs.create(job_of("key_b")).job
+    many = [jobs.create(job_of("key_a", 1000.0)).job for _ in range(50)]
     for job in many[:49]:
         jobs.cancel(job.id)
-    others = [jobs.create(job_of("key_b")) for _ in range(5)]
+    others = [jobs.create(job_of("key_b")).job for _ in range(5)]
     assert served(jobs) == [first.id, many[49].id, *(job.id for job in others)]
 
 
@@ -309,7 +311,7 @@ def test_a_keys_jobs_fill_a_part_of_the_queue_and_all_keys_jobs_the_whole(redis:
     with pytest.raises(QueueFull, match="your own"):
         jobs.create(job_of("key_a"))
     jobs.create(job_of("key_b"))
-    last = jobs.create(job_of("key_b"))
+    last = jobs.create(job_of("key_b")).job
     with pytest.raises(QueueFull, match="Too many jobs"):
         jobs.create(job_of("key_c"))
     jobs.cancel(last.id)
@@ -331,10 +333,10 @@ class TestShort:
         jobs = JobRepository(redis, settings_of())
         come(redis, "any")
         come(redis, "short", short=True)
-        long = [jobs.create(job_of("key_a", 7200.0)).id for _ in range(3)]
+        long = [jobs.create(job_of("key_a", 7200.0)).job.id for _ in range(3)]
         assert take(jobs) == long[0]
-        short = [jobs.create(job_of("key_b", 10.0)).id for _ in range(10)]
-        assert jobs.queue("base").get_job_ids() == [long[1]], "nothing short waits for the worker that has a long one"
+        short = [jobs.create(job_of("key_b", 10.0)).job.id for _ in range(10)]
+        assert jobs.rq_queues.queue("base").get_job_ids() == [long[1]], "no short job waits behind a long one"
         done = []
         while (job_id := take(jobs, short=True)) is not None:
             done.append(job_id)
@@ -347,13 +349,13 @@ class TestShort:
         jobs = JobRepository(redis, settings_of())
         come(redis, "any 1", "any 2")
         come(redis, "short", short=True)
-        short = [jobs.create(job_of("key_b", 10.0)).id for _ in range(5)]
-        assert jobs.queue("base", short=True).get_job_ids() == short[:1]
-        assert jobs.queue("base").get_job_ids() == short[1:3]
+        short = [jobs.create(job_of("key_b", 10.0)).job.id for _ in range(5)]
+        assert jobs.rq_queues.queue("base", short=True).get_job_ids() == short[:1]
+        assert jobs.rq_queues.queue("base").get_job_ids() == short[1:3]
         taken = [take(jobs, short=True), take(jobs), take(jobs)]
         assert taken == short[:3]
-        assert jobs.queue("base", short=True).get_job_ids() == short[3:4]
-        assert jobs.queue("base").get_job_ids() == [], "the rest waits for whoever is free first"
+        assert jobs.rq_queues.queue("base", short=True).get_job_ids() == short[3:4]
+        assert jobs.rq_queues.queue("base").get_job_ids() == [], "the rest waits for whoever is free first"
         end(jobs, short[1])
         assert take(jobs) == short[4]
 
@@ -363,16 +365,16 @@ class TestShort:
         come(redis, "short", short=True)
         for _ in range(4):
             jobs.create(job_of("key_b", 10.0))
-        assert len(jobs.queue("base", short=True).get_job_ids()) == 1
+        assert len(jobs.rq_queues.queue("base", short=True).get_job_ids()) == 1
         redis.zrem(workers_key("base", short=True), "short")
         redis.zrem(workers_key("base"), "short")
-        jobs.serve("base")
-        assert jobs.queue("base", short=True).get_job_ids() == []
+        jobs.fair_queue.fill("base")
+        assert jobs.rq_queues.queue("base", short=True).get_job_ids() == []
         assert len(served(jobs)) == 4
 
     def test_a_recording_of_unknown_length_is_not_short(self, redis: Redis):
         jobs = JobRepository(redis, settings_of())
         come(redis, "short", short=True)
-        job = jobs.create(job_of("key_b", None))
-        assert jobs.queue("base", short=True).get_job_ids() == []
-        assert jobs.queue("base").get_job_ids() == [job.id]
+        job = jobs.create(job_of("key_b", None)).job
+        assert jobs.rq_queues.queue("base", short=True).get_job_ids() == []
+        assert jobs.rq_queues.queue("base").get_job_ids() == [job.id]

@@ -83,7 +83,7 @@ class Races(RuleBasedStateMachine):
         audio = new_audio()
         AudioRepository(self.redis, self.settings).create(audio)
         job = new_job(audio.id).model_copy(update={"audio_seconds": seconds, "owner": owner})
-        self.made.append(self.jobs.create(job))
+        self.made.append(self.jobs.create(job).job)
         self.jobs.create(job)  # an answer that was lost is asked for again
 
     @rule(number=NUMBERS, delete=st.sampled_from([False, False, True]))
@@ -101,7 +101,7 @@ class Races(RuleBasedStateMachine):
     @rule()
     def is_taken(self) -> None:
         for short in (False, True):
-            queue = self.jobs.queue("base", short)
+            queue = self.jobs.rq_queues.queue("base", short)
             taken: Any = self.redis.lmove(queue.key, queue.intermediate_queue_key)
             if taken is not None:
                 self.holds.append(Hold(taken.decode(), short))
@@ -157,7 +157,7 @@ class Races(RuleBasedStateMachine):
         return False
 
     def _begin(self, hold: Hold) -> None:
-        queue = self.jobs.queue("base", hold.short)
+        queue = self.jobs.rq_queues.queue("base", hold.short)
         try:
             hold.entry = Entry.fetch(hold.job_id, connection=self.redis, serializer=JSONSerializer)
         except NoSuchJobError:
@@ -181,7 +181,7 @@ class Races(RuleBasedStateMachine):
         own = self.redis.zscore(registry.key, hold.execution.composite_key) is not None
         with suppress(ValueError), self.redis.pipeline() as pipe:
             if own and hold.again:
-                hold.entry.retry(self.jobs.queue("base", hold.short), pipe)
+                hold.entry.retry(self.jobs.rq_queues.queue("base", hold.short), pipe)
             elif own:
                 hold.entry.cleanup(0, pipeline=pipe, remove_from_queue=False)
             hold.execution.delete(hold.entry, pipe)
@@ -238,7 +238,8 @@ class Races(RuleBasedStateMachine):
                 assert revisions == list(range(1, over.revision + 1))
                 assert over.attempts <= ATTEMPTS
             assert not self.redis.exists(users_key(job.audio_ids[0]))
-        assert self.jobs.unfinished() == self.jobs.waiting("base") == self.jobs.waiting_seconds("base") == 0
+        queue = self.jobs.fair_queue
+        assert self.jobs.unfinished_count() == queue.waiting_count("base") == queue.waiting_seconds("base") == 0
         left: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
         assert left == []
         lines: Any = self.redis.keys("earmark:line:*")

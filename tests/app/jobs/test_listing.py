@@ -5,9 +5,13 @@ import time
 import zipfile
 
 import pytest
+from redis import Redis
 
+from app.jobs.listing import Listing
+from app.jobs.repository import JobRepository
 from app.records.ids import first_id, is_id, new_id
 from tests.app.conftest import Service, problem
+from tests.app.records import new_job
 
 
 def pages(service: Service, **parameters: str | int) -> list[list[str]]:
@@ -45,15 +49,25 @@ def test_pages_hold_everything_once_the_newest_first(folder_service: Service) ->
     assert [job["id"] for job in rest["data"]] == jobs[2:]
 
 
-def test_pages_of_jobs_in_one_state(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_jobs_in_one_state(folder_service: Service) -> None:
     jobs = made(folder_service, 5)
     for job in (jobs[1], jobs[4]):
         folder_service.client.post(f"/v1/separations/{job}/cancel")
     assert pages(folder_service, status="canceled") == [[jobs[1], jobs[4]]]
     assert pages(folder_service, status="canceled", limit=1) == [[jobs[1]], [jobs[4]]]
     assert pages(folder_service, status="running") == [[]]
-    monkeypatch.setattr("app.jobs.listing._READ_PER_PAGE", 2)
-    assert pages(folder_service, status="canceled") == [[jobs[1]], [], [jobs[4]]]
+
+
+def test_a_page_of_jobs_in_one_state_reads_a_limited_number_of_records(redis: Redis, jobs: JobRepository) -> None:
+    job_ids = [jobs.create(new_job()).job.id for _ in range(5)][::-1]
+    for job_id in (job_ids[1], job_ids[4]):
+        jobs.cancel(job_id)
+    listing = Listing(redis, reads_per_page=2)
+    found, before = [], None
+    for _ in range(3):
+        page, before = listing.page("", "separation", 20, before, "canceled")
+        found.append([job.id for job in page])
+    assert (found, before) == ([[job_ids[1]], [], [job_ids[4]]], None)
 
 
 def test_records_that_cannot_be_read_are_left_out(folder_service: Service) -> None:

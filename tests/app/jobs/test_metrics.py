@@ -103,7 +103,7 @@ def test_a_jobs_life_is_counted(
     jobs: JobRepository, life: Callable[[JobRepository, Job], None], grown: dict[tuple, float]
 ) -> None:
     model = new_id("m")  # its figures begin at nothing
-    life(jobs, jobs.create(new_job().model_copy(update={"model": model})))
+    life(jobs, jobs.create(new_job().model_copy(update={"model": model})).job)
     others = {"earmark_jobs_finished_total": ("status", "code"), "earmark_job_stage_duration_seconds_sum": ("stage",)}
     others |= {"earmark_jobs_retried_total": ("reason",)}
     for (name, *words), amount in grown.items():
@@ -144,13 +144,13 @@ def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
 def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
     separation = folder_service.separate()
     jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
-    eventually(lambda: jobs.oldest_waiting("base") > 0.05, 5)
+    eventually(lambda: jobs.fair_queue.oldest_age("base") > 0.05, 5)
     text = folder_service.client.get("/metrics").text
     oldest = next(line for line in text.splitlines() if line.startswith("earmark_jobs_oldest_waiting_seconds{"))
     assert 0.05 <= float(oldest.split()[-1]) < 60
     assert 'earmark_jobs_running{model="base"} 0.0' in text
     jobs.cancel(separation["id"])
-    assert jobs.oldest_waiting("base") == 0
+    assert jobs.fair_queue.oldest_age("base") == 0
     assert registry.models()[0].name == MODEL["name"]
 
 

@@ -15,7 +15,7 @@ from app.jobs.events import events_key
 from app.jobs.kinds import KINDS, QUERY, TASKS, Kind, output_folder
 from app.jobs.lifecycle import Job, JobError, TargetState
 from app.jobs.listing import record_key
-from app.jobs.repository import JobRepository
+from app.jobs.repository import JobRepository, QueuedJob
 from app.jobs.rq_queues import queue_name
 from app.records.audio import AudioRepository, users_key
 from app.records.ids import first_id
@@ -57,9 +57,9 @@ def events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
 def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert queued(redis) == [job.id.encode()]
-    assert jobs.position(jobs.get(job.id)) == 1
+    assert jobs.fair_queue.position(jobs.get(job.id)) == 1
     claimed = jobs.claim(job.id, "a")
-    assert claimed is not None and claimed.status == "running" and jobs.position(claimed) == 0
+    assert claimed is not None and claimed.status == "running" and jobs.fair_queue.position(claimed) == 0
     assert jobs.report_progress(job.id, "a", 0.5, "separating")
     assert jobs.update_target(job.id, "a", DONE[0])
     assert not jobs.should_stop(job.id, "a")
@@ -87,7 +87,7 @@ def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepo
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
-    job = jobs.create(new_job(upload, kind=kind))
+    job = jobs.create(new_job(upload, kind=kind)).job
     jobs.claim(job.id, "a")
     jobs.fail(job.id, "a", JobError(code="audio_silent", detail="Silent."))
     assert jobs.get(job.id).expires_at == pytest.approx(time.time() + 72 * 3600, abs=5)
@@ -102,7 +102,7 @@ def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
     jobs.claim(job.id, "a")
     jobs.publish(job.id, "a", [], {})
     assert jobs.trim() == 0
-    assert [found.id for found in jobs.newest("", "query", 10, None, None)[0]] == [job.id]
+    assert [found.id for found in jobs.listing.page("", "query", 10, None, None)[0]] == [job.id]
     redis.delete(record_key(job.id))
     assert jobs.trim() == 1 and jobs.trim() == 0
 
@@ -149,8 +149,8 @@ def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: Jo
         ("canceled", lambda job_id: jobs.cancel(job_id) is not None and jobs.confirm_cancel(job_id, "a")),
     ]
     for status, end in ends:
-        job = jobs.create(new_job(upload))
-        assert jobs.create(job) == job
+        job = jobs.create(new_job(upload)).job
+        assert jobs.create(job) == QueuedJob(job, 1)
         assert jobs.claim(job.id, "a") and jobs.claim(job.id, "a")
         assert end(job.id)
         told = len(events(redis, job))
@@ -226,7 +226,7 @@ def test_a_server_that_has_forgotten_its_scripts_loses_nothing(redis: Redis, job
     assert jobs.claim(job.id, "a") is not None
     redis.script_flush()
     assert jobs.publish(job.id, "a", DONE, {})
-    assert len(events(redis, job)) == 3 and jobs.waiting("base") == 0
+    assert len(events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up(
@@ -257,7 +257,7 @@ def test_a_job_given_back_does_not_count(jobs: JobRepository, job: Job) -> None:
         assert jobs.claim(job.id, f"e{number}")
         assert jobs.release(job.id, f"e{number}")
     waiting = jobs.get(job.id)
-    assert (waiting.status, waiting.attempts, jobs.position(waiting)) == ("queued", 0, 1)
+    assert (waiting.status, waiting.attempts, jobs.fair_queue.position(waiting)) == ("queued", 0, 1)
 
 
 def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, job: Job) -> None:
@@ -313,16 +313,34 @@ def test_a_full_queue_refuses(redis: Redis, jobs: JobRepository, upload: str) ->
         jobs.create(new_job(upload))
     with pytest.raises(QueueFull):
         jobs.create(new_job(upload))
-    assert jobs.waiting("base") == jobs.unfinished() == 5
+    assert jobs.fair_queue.waiting_count("base") == jobs.unfinished_count() == 5
     jobs.claim(queued(redis)[0].decode(), "a")
     jobs.create(new_job(upload))
 
 
-def test_places_in_the_line(jobs: JobRepository, upload: str) -> None:
-    line = [jobs.create(new_job(upload)) for _ in range(3)]
-    assert [jobs.position(job) for job in line] == [1, 2, 3]
-    jobs.claim(line[0].id, "a")
-    assert [jobs.position(job) for job in line] == [0, 1, 2]
+def test_positions_in_the_fair_queue(jobs: JobRepository, upload: str) -> None:
+    queued_jobs = [jobs.create(new_job(upload)) for _ in range(3)]
+    created = [queued.job for queued in queued_jobs]
+    assert (
+        [queued.position for queued in queued_jobs] == [jobs.fair_queue.position(job) for job in created] == [1, 2, 3]
+    )
+    jobs.claim(created[0].id, "a")
+    assert [jobs.fair_queue.position(job) for job in created] == [0, 1, 2]
+    assert [jobs.create(job).position for job in created] == [0, 1, 2], "a repeated call returns the current position"
+    assert jobs.fair_queue.position(jobs.cancel(created[1].id)) == 0
+
+
+def test_creating_a_job_takes_one_round_trip(
+    redis: Redis, jobs: JobRepository, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.create(new_job(upload))  # loads the script
+    sent: list[Any] = []
+    execute = redis.execute_command
+    monkeypatch.setattr(
+        redis, "execute_command", lambda *words, **options: sent.append(words[0]) or execute(*words, **options)
+    )
+    assert jobs.create(new_job(upload)).position == 2
+    assert sent == ["EVALSHA"]
 
 
 def test_audio_that_a_job_needs_stays(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
@@ -365,7 +383,7 @@ def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
 
 def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
     jobs = JobRepository(redis, Settings(stem_retention=0.05))
-    job = jobs.create(new_job(upload))
+    job = jobs.create(new_job(upload)).job
     jobs.claim(job.id, "a")
     jobs.publish(job.id, "a", DONE, {"stems": []})
     assert jobs.expired_ids(9) == []
@@ -392,7 +410,7 @@ def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
     redis: Redis, upload: str, damage: bytes
 ) -> None:
     jobs = JobRepository(redis, Settings(lost_after=0, ready_jobs=2))
-    damaged, whole = (jobs.create(new_job(upload)) for _ in range(2))
+    damaged, whole = (jobs.create(new_job(upload)).job for _ in range(2))
     redis.delete("rq:queue:" + queue_name(whole.model))
     redis.set(record_key(damaged.id), damage)
     assert [job.id for job in jobs.find_lost()] == [whole.id]

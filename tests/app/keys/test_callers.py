@@ -26,7 +26,7 @@ def test_a_list_shows_ones_own(folder_service: Service) -> None:
         owned = deps.audio.get(upload["id"]).model_copy(update={"owner": deps.caller.key_id})
         deps.audio.create(owned)
         request = {"mixture": {"audio_id": upload["id"]}, "targets": [{"label": "Dog"}]}
-        job = separations.create(deps, SeparationCreate.model_validate(request))
+        job = separations.create(deps, SeparationCreate.model_validate(request)).job
         assert job.owner == deps.caller.key_id
         made[deps.caller.key_id].append(job.id)
     for deps in (mine, yours):
@@ -40,7 +40,7 @@ def test_anothers_id_is_answered_like_one_that_does_not_exist(folder_service: Se
     upload = folder_service.recording()["id"]
     mine.audio.create(mine.audio.get(upload).model_copy(update={"owner": "mine"}))
     request = SeparationCreate.model_validate({"mixture": {"audio_id": upload}, "targets": [{"label": "Dog"}]})
-    job = separations.create(mine, request).id
+    job = separations.create(mine, request).job.id
     for deps in (yours, folder_service.deps):
         for find, known, unknown in (
             (audio.find, upload, upload[:-1] + ("0" if upload[-1] != "0" else "1")),

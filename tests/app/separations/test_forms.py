@@ -65,7 +65,7 @@ def test_a_form_that_fails_deletes_its_files(
     problem(service.client.post("/v1/separations", files=files, data=fields), 422, code)
     assert service.stored() == [] and service.entered() == []
     assert service.deps.redis.keys("earmark:audio:*") == []
-    assert service.deps.jobs.unfinished() == 0
+    assert service.deps.jobs.unfinished_count() == 0
 
 
 def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
@@ -102,7 +102,7 @@ def test_a_job_whose_creation_was_not_confirmed_keeps_its_uploads(
         outage.setattr(service.deps.jobs, "create", unconfirmed)
         answer = service.client.post("/v1/separations", files=form(), data={"label": "Dog"})
     problem(answer, 503, "queue_unavailable")
-    assert service.deps.jobs.unfinished() == 1 and len(service.stored()) == 1
+    assert service.deps.jobs.unfinished_count() == 1 and len(service.stored()) == 1
 
 
 def test_automatic_targets_in_one_form(folder_service: Service) -> None:

@@ -129,7 +129,7 @@ def test_invalid_requests_point_at_the_field(
     sent = {"mixture": {"audio_id": mixture["id"]}, "targets": [DOG]} | change
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, code)
     assert [fault.get("pointer") for fault in told["errors"]] == pointers
-    assert folder_service.deps.jobs.unfinished() == 0
+    assert folder_service.deps.jobs.unfinished_count() == 0
 
 
 def test_an_estimated_duration_refuses_nothing(folder_service: Service, tmp_path: Path) -> None:
