@@ -89,11 +89,11 @@ def settings(
 @cli.command()
 def openapi(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("openapi.json")) -> None:
     """Writes the contract as an OpenAPI document."""
-    from app.http.openapi import text
+    from app.http.openapi import to_json
     from app.main import create_app
 
     with tempfile.TemporaryDirectory() as home:
-        path.write_text(text(create_app(Settings(home=Path(home)))), encoding="utf-8")
+        path.write_text(to_json(create_app(Settings(home=Path(home)))), encoding="utf-8")
 
 
 def _settings(**choices: Any) -> Settings:
@@ -141,7 +141,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
         """Ends what would otherwise stay open, and keep it from stopping."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.deps.feed.end()
+            app.state.deps.event_feed.end()
             await super().shutdown(sockets)
 
     server = Server(

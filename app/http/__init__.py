@@ -1,1 +1,1 @@
-"""HTTP as the service speaks it, whatever it is about: bodies and forms as they stream in, problems, ranges."""
+"""HTTP independent of any resource: request bodies and forms as streams, problem details, ranges, OpenAPI."""

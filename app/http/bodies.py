@@ -1,4 +1,4 @@
-"""Request bodies, read as they come: within limits of size and time, and never held whole unless they are small."""
+"""Request bodies as streams, within limits of size and time; only small ones are held in memory."""
 
 import asyncio
 import json
@@ -20,34 +20,34 @@ Result = TypeVar("Result")
 async def chunks(
     request: Request, settings: Settings, limit: int, seconds: float | None = None
 ) -> AsyncIterator[bytes]:
-    """The body as it comes.
+    """Return the chunks of the body as they arrive.
 
-    Raises `UploadTooLarge` when more than `limit` bytes are announced or come, `UploadTimeout` when nothing comes for
-    `upload_idle` seconds, when less than `upload_rate` has come on average after so much waiting for it, or when it is
-    not over in `seconds`, by default `upload_timeout`; `ClientGone` when the client hangs up.
+    Raises `UploadTooLarge` when more than `limit` bytes are announced or received; `UploadTimeout` when nothing arrives
+    for `upload_idle` seconds, when the average rate is below `upload_rate` after that much waiting, or when the body
+    takes longer than `seconds` (default: `upload_timeout`); `ClientGone` when the client disconnects.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:19]) > limit:
+    content_length = request.headers.get("content-length", "")
+    if content_length.isascii() and content_length.isdigit() and int(content_length[:19]) > limit:
         raise UploadTooLarge(limit, "The body")
     deadline = time.monotonic() + (settings.upload_timeout if seconds is None else seconds)
-    waited = 0.0  # for the client, not for us
+    waiting = 0.0  # seconds spent on the client, without the time that the caller takes for a chunk
     size = 0
     stream = request.stream()
     while True:
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            async with asyncio.timeout(min(settings.upload_idle, max(0.0, deadline - began))):
+            async with asyncio.timeout(min(settings.upload_idle, max(0.0, deadline - start))):
                 chunk = await anext(stream, None)
         except TimeoutError as error:
-            raise UploadTimeout("The body came too slowly.") from error
+            raise UploadTimeout("The body arrived too slowly.") from error
         except ClientDisconnect as error:
             raise ClientGone() from error
         if chunk is None:
             return
         size += len(chunk)
-        waited += time.monotonic() - began
-        if waited > settings.upload_idle and size < settings.upload_rate * waited:
-            raise UploadTimeout("The body came too slowly.")
+        waiting += time.monotonic() - start
+        if waiting > settings.upload_idle and size < settings.upload_rate * waiting:
+            raise UploadTimeout("The body arrived too slowly.")
         if size > limit:
             raise UploadTooLarge(limit, "The body")
         if chunk:
@@ -55,31 +55,36 @@ async def chunks(
 
 
 async def run_while_connected(request: Request, work: Awaitable[Result]) -> Result:
-    """What work comes to that follows a body; `ClientGone`, and the work is broken off, when the client hangs up."""
+    """Return the result of work that follows the body; cancel it when the client disconnects.
 
-    async def watch() -> None:
+    Raises `ClientGone` in that case.
+    """
+
+    async def cancel_on_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         scope.cancel()
 
     with anyio.CancelScope() as scope:
-        watching = asyncio.create_task(watch())
+        watcher = asyncio.create_task(cancel_on_disconnect())
         try:
             return await work
         finally:
-            watching.cancel()
+            watcher.cancel()
     raise ClientGone()
 
 
 def media_type(request: Request) -> str:
-    """The body's content type without its parameters, in lower case."""
+    """Return the content type of the body without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def is_json(request: Request) -> bool:
-    """Whether the body says that it is JSON."""
-    kind = media_type(request)
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    """Whether the content type of the body is a JSON type."""
+    content_type = media_type(request)
+    return content_type == "application/json" or (
+        content_type.startswith("application/") and content_type.endswith("+json")
+    )
 
 
 def is_form(request: Request) -> bool:
@@ -88,9 +93,9 @@ def is_form(request: Request) -> bool:
 
 
 async def read_json(request: Request, settings: Settings) -> Any:
-    """A JSON body of at most `body_bytes`, all of it within `upload_idle` seconds.
+    """Read and parse a JSON body of at most `body_bytes`, within `upload_idle` seconds.
 
-    Raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` does.
+    Raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` raises.
     """
     if not is_json(request):
         raise MediaTypeUnsupported("Send application/json.")
@@ -101,12 +106,15 @@ async def read_json(request: Request, settings: Settings) -> Any:
 
 
 def parse_json(text: bytes, *pointer: str) -> Any:
-    """JSON by RFC 8259: UTF-8, no NaN; raises `RequestInvalid` that points at the field it came from."""
+    """Parse JSON by RFC 8259: UTF-8, no NaN.
+
+    Raises `RequestInvalid` that points at the field that holds the text.
+    """
     try:
-        return json.loads(text.decode("utf-8"), parse_constant=_refuse)
+        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RequestInvalid("The body is not JSON.", [field_error("This is not JSON.", *pointer)]) from error
 
 
-def _refuse(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(constant)

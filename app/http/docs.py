@@ -1,4 +1,4 @@
-"""`/docs`: Swagger's page with its own script and style, served from here, so that it works without a network."""
+"""`/docs`: Swagger UI, its script and style served by this process, so that it works without a network."""
 
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
@@ -12,9 +12,9 @@ _FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page and its three files."""
+    """Add the routes of the page and of its files."""
 
-    def page() -> HTMLResponse:
+    def swagger_page() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url=app.openapi_url or "/openapi.json",
             title=f"{app.title} {app.version}",
@@ -23,20 +23,20 @@ def install(app: FastAPI) -> None:
             swagger_favicon_url="/docs/favicon.png",
         )
 
-    app.add_api_route("/docs", page, include_in_schema=False)
+    app.add_api_route("/docs", swagger_page, include_in_schema=False)
     for name in _FILES:
-        app.add_api_route(f"/docs/{name}", _file(_folder() / name), include_in_schema=False)
+        app.add_api_route(f"/docs/{name}", _file_endpoint(_swagger_folder() / name), include_in_schema=False)
 
 
-def _file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
-    async def answer() -> FileResponse:
+def _file_endpoint(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+    async def send_file() -> FileResponse:
         return FileResponse(path, headers={"Cache-Control": "public, max-age=86400"})
 
-    return answer
+    return send_file
 
 
-def _folder() -> Path:
-    """Where fastapi-offline keeps Swagger's files; the package itself is not run."""
+def _swagger_folder() -> Path:
+    """Return the folder of Swagger UI's files in fastapi-offline, without importing that package."""
     spec = find_spec("fastapi_offline")
     if spec is None or spec.origin is None:
         raise RuntimeError("fastapi-offline is not installed")

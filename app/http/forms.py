@@ -1,6 +1,6 @@
-"""Fields of a multipart form, read by name as they arrive, each as often as its route allows.
+"""Readers of the fields of a multipart form.
 
-A route says which fields its form may have, reads them, and makes its request of their values:
+A route declares the fields of its form, reads the form, and builds its request from their values:
 
     file = file_field("file", uploads.receive, is_required=True)
     options = json_field("options", DetectionOptions, settings.body_bytes)
@@ -28,22 +28,22 @@ Value = TypeVar("Value")
 
 @dataclass
 class FormField(Generic[Value]):
-    """A field that a form may have; `values` holds what was read of it, in the order of the form."""
+    """A field that a form may have; `values` holds what `read` returns for its parts, in the order of the form."""
 
     name: str
     read: Callable[[Part], Awaitable[Value]]
-    limit: int = 1  # how often it may be sent
-    is_file: bool = False  # a plain field of this name is unexpected
+    limit: int = 1  # number of parts with this name
+    is_file: bool = False  # a part without a file name is unexpected
     is_required: bool = False
     values: list[Value] = field(default_factory=list, init=False)
 
     @property
     def value(self) -> Value | None:
-        """The first value; None if the field was not sent."""
+        """The first value; None if the form has no such part."""
         return self.values[0] if self.values else None
 
     def accepts(self, part: Part) -> bool:
-        """Whether this part is one more of the field."""
+        """Whether this part belongs to the field, and the limit allows one more."""
         return (
             part.name == self.name and len(self.values) < self.limit and (part.filename is not None or not self.is_file)
         )
@@ -52,17 +52,17 @@ class FormField(Generic[Value]):
 def file_field(
     name: str, read: Callable[[Part], Awaitable[Value]], limit: int = 1, is_required: bool = False
 ) -> FormField[Value]:
-    """A field of files, each passed to `read` (`Uploads.receive`)."""
+    """Return a field of files, each read by `read` (`Uploads.receive`)."""
     return FormField(name, read, limit, is_file=True, is_required=is_required)
 
 
 def text_field(name: str, max_bytes: int, limit: int = 1) -> FormField[str]:
-    """A field of UTF-8 text of at most so many bytes."""
+    """Return a field of UTF-8 text of at most `max_bytes`."""
     return FormField(name, lambda part: part.text(max_bytes), limit)
 
 
 def json_field(name: str, model: type[Model], max_bytes: int) -> FormField[Model]:
-    """A field of JSON, of at most so many bytes, that `model` describes; pointers of its errors begin with the name."""
+    """Return a field of JSON of at most `max_bytes`, validated as `model`; its errors point below `/name`."""
 
     async def read(part: Part) -> Model:
         return validate(model, await part.json(max_bytes), name)
@@ -76,10 +76,10 @@ async def read_form(
     *fields: FormField,
     refuse: Callable[[Part], RequestInvalid] = unexpected_part,
 ) -> None:
-    """Read the form of a request into its fields.
+    """Read the form of a request into the values of its fields.
 
-    `refuse` makes the error for a part that none of them accepts. Raises it, `RequestInvalid` for a required field that
-    is missing, and what `multipart.parts` and the readers of the fields raise.
+    Raises what `refuse` returns for a part that no field accepts, `RequestInvalid` for a missing required field, and
+    what `multipart.parts` and the readers of the fields raise.
     """
     files = sum(each.limit for each in fields if each.is_file)
     async with aclosing(multipart.parts(request, settings, files)) as form:

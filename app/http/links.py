@@ -1,37 +1,39 @@
-"""OpenAPI links: the calls that a response leads to. People read them, and a test that walks the service follows them.
+"""OpenAPI links: the operations that a response leads to, for readers and for tests that follow them.
 
-What a POST creates is known to all calls below its own path by the `id` in its response; jobs refer to uploads.
+The `id` in the response to a POST is the first parameter of all operations below its path; the `id` of an upload is
+also part of the bodies that create jobs.
 """
 
 from typing import Any
 
-_ID = "$response.body#/id"
 
 
-def add_links(made: dict[str, Any], upload_bodies: dict[str, dict[str, Any]]) -> None:
-    """Add the links to a document.
+def add_links(document: dict[str, Any], upload_bodies: dict[str, dict[str, Any]]) -> None:
+    """Add links to an OpenAPI document.
 
-    upload_bodies: by path, the body of the POST that an upload leads to.
+    upload_bodies: by path, an example of the body that creates a job from an upload.
     """
-    paths = made["paths"]
+    paths = document["paths"]
     for path, operations in paths.items():
         for status in ("201", "202"):
-            answer = operations.get("post", {}).get("responses", {}).get(status)
-            if answer is not None and "{" not in path:
-                found = _below(paths, path.removesuffix("/presign"), "/audio/id" if path.endswith("presign") else "/id")
+            response = operations.get("post", {}).get("responses", {}).get(status)
+            if response is not None and "{" not in path:
+                links = _links_below(
+                    paths, path.removesuffix("/presign"), "/audio/id" if path.endswith("presign") else "/id"
+                )
                 if path == "/v1/audio":
-                    found |= {
+                    links |= {
                         paths[other]["post"]["operationId"]: {
                             "operationId": paths[other]["post"]["operationId"],
                             "requestBody": body,
                         }
                         for other, body in upload_bodies.items()
                     }
-                answer["links"] = found
+                response["links"] = links
 
 
-def _below(paths: dict[str, Any], path: str, pointer: str) -> dict[str, Any]:
-    """Links to every call below a path, by its first parameter."""
+def _links_below(paths: dict[str, Any], path: str, pointer: str) -> dict[str, Any]:
+    """Return links to every operation below a path, by its first parameter."""
     links = {}
     for other, operations in paths.items():
         if other.startswith(f"{path}/{{"):

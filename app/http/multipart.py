@@ -1,4 +1,4 @@
-"""multipart/form-data (RFC 7578) as a stream of parts, parsed while it arrives; nothing is spooled."""
+"""multipart/form-data (RFC 7578) as a stream of parts, parsed while it arrives and never spooled."""
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,14 +19,14 @@ _OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the part
 
 @dataclass(frozen=True)
 class Part:
-    """One field of the form; read its `chunks` before asking for the next part."""
+    """One field of the form; its `chunks` must be read before the next part."""
 
     name: str
-    filename: str | None  # as sent; None for a plain field
+    filename: str | None  # as the client sent it; None for a plain field
     chunks: AsyncIterator[bytes]
 
     async def text(self, limit: int) -> str:
-        """A plain field's text, of at most `limit` bytes; raises `RequestInvalid`."""
+        """Return the text of a plain field of at most `limit` bytes. Raises `RequestInvalid`."""
         body = bytearray()
         async for chunk in self.chunks:
             body += chunk
@@ -38,18 +38,18 @@ class Part:
             raise RequestInvalid(f"The field {self.name} is not UTF-8.") from error
 
     async def json(self, limit: int) -> Any:
-        """A plain field's JSON, of at most `limit` bytes; raises `RequestInvalid` that points at the field."""
+        """Return the JSON of a plain field of at most `limit` bytes. Raises `RequestInvalid` that points at it."""
         return bodies.parse_json((await self.text(limit)).encode(), self.name)
 
 
 def unexpected_part(part: Part) -> RequestInvalid:
-    """The error for a field that a form has no place for."""
-    detail = "Not known, sent too often, or a file where text belongs, or text where a file does."
+    """Return the error for a part that the form does not allow."""
+    detail = "Unknown, sent too often, a file instead of text, or text instead of a file."
     return RequestInvalid("The form has a field that does not fit.", [field_error(detail, part.name)])
 
 
 class Collector:
-    """Turns the parser's calls into a queue of what happened: a part began, bytes, a part ended, all ended."""
+    """Queue of the parser's events: `part` with its headers, `data` with bytes, `part_end`, and `form_end`."""
 
     def __init__(self, boundary: bytes) -> None:
         self.events: deque[tuple[str, bytes | dict[bytes, bytes]]] = deque()
@@ -59,30 +59,30 @@ class Collector:
         self.parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._headers_begin,
+                "on_part_begin": self._begin_headers,
                 "on_header_field": lambda data, start, end: self._field.extend(data[start:end]),
                 "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-                "on_header_end": self._header_end,
+                "on_header_end": self._end_header,
                 "on_headers_finished": lambda: self.events.append(("part", self._headers)),
                 "on_part_data": lambda data, start, end: self.events.append(("data", data[start:end])),
-                "on_part_end": lambda: self.events.append(("end", b"")),
-                "on_end": lambda: self.events.append(("over", b"")),
+                "on_part_end": lambda: self.events.append(("part_end", b"")),
+                "on_end": lambda: self.events.append(("form_end", b"")),
             },
         )
 
-    def _headers_begin(self) -> None:
+    def _begin_headers(self) -> None:
         self._headers = {}
 
-    def _header_end(self) -> None:
+    def _end_header(self) -> None:
         self._headers[bytes(self._field).strip().lower()] = bytes(self._value).strip()
         self._field.clear()
         self._value.clear()
 
 
 async def parts(request: Request, settings: Settings, files: int) -> AsyncGenerator[Part, None]:
-    """The form's parts in order, of which at most `files` may be files of full size.
+    """Return the parts of the form in order; the body may hold `files` files of the largest size.
 
-    Raises `NotMultipart`, `RequestInvalid` for a form that is broken or ends early, and what `bodies.chunks` does.
+    Raises `NotMultipart`, `RequestInvalid` for a form that is malformed or truncated, and what `bodies.chunks` raises.
     """
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
@@ -94,16 +94,16 @@ async def parts(request: Request, settings: Settings, files: int) -> AsyncGenera
         raise NotMultipart("The boundary is too long.") from error
     limit = files * settings.upload_bytes + settings.body_bytes + _OVERHEAD
     body = bodies.chunks(request, settings, limit)
-    while (event := await _next(collector, body))[0] != "over":
+    while (event := await _next(collector, body))[0] != "form_end":
         kind, headers = event
         if kind != "part" or not isinstance(headers, dict):
-            raise RequestInvalid("The form is broken.")
+            raise RequestInvalid("The form is malformed.")
         name, filename = disposition(headers)
         content = _content(collector, body)
         yield Part(name, filename, content)
-        async for _ in content:  # what the caller did not read
+        async for _ in content:  # skip what the caller did not read
             pass
-    async for _ in body:  # an epilogue
+    async for _ in body:  # skip the epilogue
         pass
 
 
@@ -121,12 +121,12 @@ async def _next(collector: Collector, body: AsyncIterator[bytes]) -> tuple[str, 
         try:
             collector.parser.write(chunk)
         except FormParserError as error:
-            raise RequestInvalid("The form is broken.") from error
+            raise RequestInvalid("The form is malformed.") from error
     return collector.events.popleft()
 
 
 def disposition(headers: dict[bytes, bytes]) -> tuple[str, str | None]:
-    """A part's name, and its file's name if it is a file. Raises `RequestInvalid`."""
+    """Return the name of a part, and the file name if it is a file. Raises `RequestInvalid`."""
     kind, options = parse_options_header(headers.get(b"content-disposition"))
     if kind != b"form-data" or b"name" not in options:
         raise RequestInvalid("A part of the form has no name.")

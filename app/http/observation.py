@@ -1,4 +1,4 @@
-"""Around every request: its id, its figures, and the answer to what nobody expected."""
+"""Middleware around every request: request id, metrics, access log, and the response to unexpected exceptions."""
 
 import logging
 import re
@@ -17,11 +17,14 @@ from app.records.ids import new_id
 log = logging.getLogger("earmark.http")
 access = logging.getLogger("earmark.access")
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 class ObservationMiddleware:
-    """ASGI middleware: gives the request an id (the client's if it is sane), counts, and catches what is left."""
+    """ASGI middleware that sets the request id (the client's, if valid), measures the request and logs it.
+
+    An exception that no handler answers becomes a response of status 500.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -31,13 +34,13 @@ class ObservationMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("x-request-id", "")
-        request_id = sent if _SANE_ID.fullmatch(sent) else new_id("req")
+        client_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else new_id("req")
         scope["earmark.request_id"] = request_id
         logs.request_id.set(request_id)
         status = 0
 
-        async def observed(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -46,26 +49,26 @@ class ObservationMiddleware:
                 headers.setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
-        begun = time.perf_counter()
+        start = time.perf_counter()
         with self._metrics.in_progress.track_inprogress():
             try:
-                await self._app(scope, receive, observed)
+                await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = status or 499
             except Exception:
                 log.exception("%s %s failed, request %s", scope["method"], scope["path"], request_id)
                 if status:
-                    raise  # too late for an answer: let the server break the connection off
-                await problems.internal(Request(scope))(scope, receive, observed)
-        # The route's pattern, never the path: one time series a route, whatever is asked for.
+                    raise  # the response has begun: the server must close the connection
+                await problems.internal_error(Request(scope))(scope, receive, send_with_id)
+        # The pattern of the route, not the path: the number of time series stays bounded.
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         self._metrics.seconds.labels(method, route).observe(seconds)
-        # Without what follows the question mark: that may be a signature. Quoted: one request, one line.
-        told = {"status": status, "seconds": round(seconds, 4), "route": route}
-        access.info("%s %s %d", method, quote(scope["path"]), status, extra=told)
+        # Without the query string, which may hold a token; quoted, so that a request is one line.
+        fields = {"status": status, "seconds": round(seconds, 4), "route": route}
+        access.info("%s %s %d", method, quote(scope["path"]), status, extra=fields)
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

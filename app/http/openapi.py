@@ -1,4 +1,4 @@
-"""What the OpenAPI document says that FastAPI cannot infer: problems, forms, and bodies that are read as streams."""
+"""Parts of the OpenAPI document that FastAPI cannot infer: problems, forms, streamed bodies, effects of middleware."""
 
 import json
 from http import HTTPStatus
@@ -16,7 +16,7 @@ _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same for every attempt at one request: it is done once, and its answer repeated for a day.",
+    "description": "Identifies all attempts at one request: it is processed once, and its response replayed for a day.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 FILE = {"type": "string", "format": "binary"}
@@ -24,7 +24,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route may answer."""
+    """Return the `responses` of a route for these error statuses."""
     schema = {"$ref": _REFERENCE.format(model="Problem")}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {"schema": schema}}}
@@ -33,33 +33,34 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def json_or_form(model: type[BaseModel], properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads either JSON, a model that `describe` adds, or a form with files."""
+    """Return the `openapi_extra` of a route that reads JSON (a model that `describe` adds) or a form with files."""
     form = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     content = {"application/json": reference(model), "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def reference(model: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a body that `describe` adds to the document."""
+    """Return a reference to the schema of a body that `describe` adds to the document."""
     return {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
 
 
-def text(app: FastAPI) -> str:
-    """The application's document, as it is kept beside the code."""
+def to_json(app: FastAPI) -> str:
+    """Return the OpenAPI document of the application as JSON, as `openapi.json` holds it."""
     return json.dumps(app.openapi(), indent=1, ensure_ascii=False) + "\n"
 
 
 def describe(
     app: FastAPI, bodies: list[type[BaseModel]], upload_bodies: dict[str, dict[str, Any]] | None = None
 ) -> None:
-    """Add to the application's document the models that routes only refer to, and links.
+    """Extend the OpenAPI document of the application.
 
-    upload_bodies: by path, the body of the POST that an upload leads to.
+    bodies: the models that routes only refer to. upload_bodies: by path, an example of the body that creates a job from
+    an upload.
     """
 
-    def document() -> dict[str, Any]:
+    def build() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(
+            document = get_openapi(
                 title=app.title,
                 version=app.version,
                 description=app.description,
@@ -69,25 +70,25 @@ def describe(
             _, definitions = models_json_schema(
                 [(model, "validation") for model in [Problem, *bodies]], ref_template=_REFERENCE
             )
-            schemas = made.setdefault("components", {}).setdefault("schemas", {})
-            _replace_validation_errors(made)
-            _add_manners(made)
-            links.add_links(made, upload_bodies or {})
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            _replace_validation_errors(document)
+            _describe_middleware(document)
+            links.add_links(document, upload_bodies or {})
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
-            app.openapi_schema = made
+            app.openapi_schema = document
         return app.openapi_schema
 
-    app.openapi = document
+    app.openapi = build
 
 
-def _add_manners(made: dict[str, Any]) -> None:
-    """What layers around the routes do with all of them: keys (where they are on), rates, `Idempotency-Key`."""
-    made["components"]["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "An API key, where the service asks for one."},
-        "token": {"type": "apiKey", "in": "query", "name": "token", "description": "What signed addresses carry."},
+def _describe_middleware(document: dict[str, Any]) -> None:
+    """Describe what middleware adds to every operation: authentication, rate limits, `Idempotency-Key`."""
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "API key, where authentication is on."},
+        "token": {"type": "apiKey", "in": "query", "name": "token", "description": "Token of a signed URL."},
     }
-    for path, operations in made["paths"].items():
+    for path, operations in document["paths"].items():
         if not path.startswith("/v1/"):
             continue
         for method, operation in operations.items():
@@ -99,11 +100,11 @@ def _add_manners(made: dict[str, Any]) -> None:
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
 
 
-def _replace_validation_errors(made: dict[str, Any]) -> None:
-    """FastAPI promises its own kind of 422; ours are problems."""
-    for operations in made["paths"].values():
+def _replace_validation_errors(document: dict[str, Any]) -> None:
+    """Replace the 422 responses that FastAPI describes by problems."""
+    for operations in document["paths"].values():
         for operation in operations.values():
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 operation["responses"]["422"] = problems(422)[422]
     for name in ("HTTPValidationError", "ValidationError"):
-        made["components"]["schemas"].pop(name, None)
+        document["components"]["schemas"].pop(name, None)

@@ -1,6 +1,6 @@
-"""Errors as answers: `application/problem+json` (RFC 9457) for ours, FastAPI's and Starlette's alike.
+"""Error responses as `application/problem+json` (RFC 9457), for exceptions of this service, FastAPI and Starlette.
 
-An answer holds sentences that were written for clients, and never a traceback, a file's path or a key of the store.
+They hold sentences written for clients, and never a traceback, a file path or a key of the object store.
 """
 
 import logging
@@ -27,11 +27,11 @@ _FRAMEWORK_CODES = {
     415: "media_type_unsupported",
     422: "request_invalid",
 }
-_MAX_ERRORS = 32  # faults listed in one answer
+_MAX_ERRORS = 32  # field errors listed in one response
 
 
 class FieldProblem(BaseModel):
-    """One wrong field: a JSON pointer into the body, or the name of a parameter."""
+    """A field error: a JSON pointer into the body, or the name of a parameter."""
 
     detail: str
     pointer: str | None = None
@@ -39,7 +39,7 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, by RFC 9457; `code` is a stable word to act on."""
+    """An error by RFC 9457; `code` is stable, for programs."""
 
     type: str
     title: str
@@ -52,7 +52,7 @@ class Problem(BaseModel):
 
 
 class ProblemResponse(JSONResponse):
-    """A `Problem` on the wire."""
+    """Response with the body of a `Problem`."""
 
     media_type = "application/problem+json"
 
@@ -64,74 +64,74 @@ def problem(
     headers: dict[str, str] | None = None,
     errors: list[dict[str, Any]] | None = None,
 ) -> ProblemResponse:
-    """The answer to one of our errors."""
+    """Return the response to an error; `errors` replaces its field errors."""
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
-    told = errors or [{"pointer": fault.pointer, "detail": fault.detail} for fault in error.errors]
-    return _response(request, error.status, error.code, error.title, error.detail, told, headers)
+    errors = errors or [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
+    return _response(request, error.status, error.code, error.title, error.detail, errors, headers)
 
 
-def internal(request: Request) -> ProblemResponse:
-    """The answer to what nobody expected; what it was is in the log, under the request's id."""
-    return problem(request, EarmarkError("Something went wrong on our side. Tell us the request_id."))
+def internal_error(request: Request) -> ProblemResponse:
+    """Return the response to an unexpected exception, which the log has under the request id."""
+    return problem(request, EarmarkError("The server failed. Report the request_id."))
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of this application with a problem."""
+    """Register exception handlers that answer every error with a problem."""
 
-    async def ours(request: Request, error: Exception) -> ProblemResponse:
+    async def answer_earmark_error(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, EarmarkError)  # noqa: S101 (registered for this type below)
         if error.status >= 500:
             log.error("%s %s: %s: %s", request.method, request.url.path, error.code, error.detail)
         return problem(request, error)
 
-    async def queue_down(request: Request, error: Exception) -> ProblemResponse:
+    async def answer_redis_error(request: Request, error: Exception) -> ProblemResponse:
         log.error("%s %s: queue: %s", request.method, request.url.path, error)
         return problem(request, QueueUnavailable())
 
-    async def invalid(request: Request, error: Exception) -> ProblemResponse:
+    async def answer_validation_error(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         return problem(
             request, RequestInvalid("The request is not valid; see errors."), errors=field_errors(error.errors())
         )
 
-    async def framework(request: Request, error: Exception) -> ProblemResponse:
+    async def answer_http_exception(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
         title = HTTPStatus(error.status_code).phrase
         code = _FRAMEWORK_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "request_invalid")
         return _response(request, error.status_code, code, title, f"{title}.", [], dict(error.headers or {}))
 
-    app.add_exception_handler(EarmarkError, ours)
-    app.add_exception_handler(RedisError, queue_down)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(EarmarkError, answer_earmark_error)
+    app.add_exception_handler(RedisError, answer_redis_error)
+    app.add_exception_handler(RequestValidationError, answer_validation_error)
+    app.add_exception_handler(HTTPException, answer_http_exception)
 
 
 def field_errors(errors: Sequence[Any]) -> list[dict[str, Any]]:
-    """Pydantic's errors as pointers (`/targets/0/name`) and sentences; what was sent is not repeated."""
-    told = []
+    """Convert Pydantic's errors to pointers (`/targets/0/name`) and sentences, without the values that were sent."""
+    problems = []
     for error in list(errors)[:_MAX_ERRORS]:
-        place, *rest = error["loc"] or ("body",)
-        detail = "This field is not known." if error["type"] == "extra_forbidden" else f"{error['msg']}."
+        location, *rest = error["loc"] or ("body",)
+        detail = "Unknown field." if error["type"] == "extra_forbidden" else f"{error['msg']}."
         if error["type"] == "json_invalid":
-            told.append({"pointer": "", "detail": "The body is not JSON."})
-        elif place == "body":
-            told.append({"pointer": pointer(*rest), "detail": detail})
+            problems.append({"pointer": "", "detail": "The body is not JSON."})
+        elif location == "body":
+            problems.append({"pointer": pointer(*rest), "detail": detail})
         else:
-            told.append({"parameter": str(rest[0]) if rest else str(place), "detail": detail})
-    return told
+            problems.append({"parameter": str(rest[0]) if rest else str(location), "detail": detail})
+    return problems
 
 
 def pointer(*steps: str | int) -> str:
-    """A JSON pointer (RFC 6901)."""
+    """Return a JSON pointer (RFC 6901)."""
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def field_error(detail: str, *steps: str | int) -> FieldError:
-    """One wrong field of the body, by the way to it."""
+    """Return the error of the field of the body at the end of these steps."""
     return FieldError(pointer(*steps), detail)
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a stored object as an answer: whole, a range (RFC 9110, section 14), or nothing new."""
+"""Responses with the bytes of a stored object: all of them, a range (RFC 9110, section 14), or 304."""
 
 import re
 from collections.abc import AsyncIterator
@@ -15,9 +15,9 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The range asked for as (start, end), end exclusive; None for all of it.
+    """Return the requested range as (start, end), end exclusive; None for the whole object.
 
-    Several ranges, other units and nonsense are ignored, as the standard allows. Raises `RangeNotSatisfiable`.
+    Several ranges, other units and malformed headers are ignored, as the standard allows. Raises `RangeNotSatisfiable`.
     """
     match = _RANGE.fullmatch(header.strip().replace(" ", "")) if header else None
     if match is None:
@@ -46,9 +46,9 @@ async def object_response(
     content_type: str,
     filename: str | None = None,
 ) -> Response:
-    """The object's bytes, for GET and HEAD, with Range, If-Range and If-None-Match; `filename` makes it a download.
+    """Return the response to GET or HEAD of an object, with Range, If-Range and If-None-Match.
 
-    Raises `NotFound` when the bytes are gone, before the answer begins.
+    `filename` makes it a download. Raises `NotFound` if the store lacks the object, before the response begins.
     """
     etag = f'"{sha256}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
@@ -56,13 +56,13 @@ async def object_response(
         headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
     if matches_etag(request, etag):
         return Response(status_code=304, headers=headers)
-    wanted = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
-    found = parse_range(wanted, size)
-    start, end = found or (0, size)
+    header = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None
+    byte_range = parse_range(header, size)
+    start, end = byte_range or (0, size)
     headers["Content-Length"] = str(end - start)
-    if found:
+    if byte_range:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    status = 206 if found else 200
+    status = 206 if byte_range else 200
     if request.method == "HEAD" or end == start:
         return Response(status_code=status, headers=headers, media_type=content_type)
     stream: AsyncIterator[bytes] = await storage.open_range(key, start, end)

@@ -59,7 +59,7 @@ class Fingerprint:
                 self._part = hashlib.sha256()
             elif kind == "data":
                 self._part.update(value)
-            elif kind == "end":
+            elif kind == "part_end":
                 self._whole.update(self._part.digest())
             else:
                 self._over = True

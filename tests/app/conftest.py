@@ -203,12 +203,12 @@ class _Server(uvicorn.Server):
         return thread, self.servers[0].sockets[0].getsockname()[1]
 
 
-def serve(settings: Settings, folder: Path) -> Iterator[Service]:
+def serve(settings: Settings, folder: Path, protocol: type[HttpProtocol] = HttpProtocol) -> Iterator[Service]:
     """A front end with these settings."""
     app = create_app(settings)
     server = _Server(
         uvicorn.Config(
-            app, port=0, http=HttpProtocol, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
+            app, port=0, http=protocol, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
         )
     )
     thread, port = server.start()

@@ -1,50 +1,66 @@
-"""Clients that keep a connection without using it are sent away by the app itself, with no proxy in front."""
+"""The server itself, without a proxy, closes the connections of slow and silent clients."""
 
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from redis import Redis
 
-from app.http import uvicorn_protocol
+from app.http.uvicorn_protocol import HttpProtocol
+from app.settings import Settings
 from tests.app.audio.test_audio import FORM, form_ends, nothing_left
-from tests.app.conftest import Service, eventually
+from tests.app.conftest import LIMITS, Service, emptied, eventually, serve
 
 SHORT = 0.6  # s for a head, in these tests
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn_protocol, "HEAD_SECONDS", SHORT)
-    monkeypatch.setattr(uvicorn_protocol, "LINGER_SECONDS", SHORT)
+class StrictProtocol(HttpProtocol):
+    head_seconds = SHORT
+    linger_seconds = SHORT
+
+
+@pytest.fixture(scope="module")
+def _strict_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("strict-service")
+    settings = Settings(home=folder, redis_url=valkey.connection_url, **LIMITS)
+    yield from serve(settings, folder, StrictProtocol)
+
+
+@pytest.fixture
+def strict_service(_strict_service: Service, redis: Redis) -> Service:
+    """The front end with short limits for heads and for bodies after the response, empty."""
+    return emptied(_strict_service)
 
 
 def drip(
     service: Service, start: bytes, piece: bytes, seconds: float = 8.0, pause: float = 0.05
 ) -> tuple[bytes, float]:
-    """Send `start`, then `piece` again and again; what was answered, and when the connection ended."""
+    """Send `start`, then `piece` repeatedly; return the response and the seconds until the connection ended."""
     with socket.create_connection(service.address, timeout=seconds) as connection:
-        over = threading.Event()
+        stop = threading.Event()
 
         def send() -> None:
             try:
                 connection.sendall(start)
-                while piece and not over.wait(pause):
+                while piece and not stop.wait(pause):
                     connection.sendall(piece)
             except OSError:
                 pass
 
-        sender, began, answer = threading.Thread(target=send), time.monotonic(), b""
+        sender, start_time, answer = threading.Thread(target=send), time.monotonic(), b""
         sender.start()
         try:
             while chunk := connection.recv(65536):
                 answer += chunk
         except ConnectionError:
             pass
-        ended = time.monotonic() - began
-        over.set()
+        seconds_open = time.monotonic() - start_time
+        stop.set()
         sender.join()
-        return answer, ended
+        return answer, seconds_open
 
 
 @pytest.mark.parametrize(
@@ -59,53 +75,53 @@ def drip(
     ],
     ids=["nothing", "half a head", "method", "path", "headers", "one header"],
 )
-def test_slow_heads_are_cut(folder_service: Service, start: bytes, piece: bytes) -> None:
-    _, ended = drip(folder_service, start, piece)
-    assert ended < SHORT + 3
+def test_slow_heads_close_the_connection(strict_service: Service, start: bytes, piece: bytes) -> None:
+    _, seconds_open = drip(strict_service, start, piece)
+    assert seconds_open < SHORT + 3
 
 
-def test_a_slow_second_head_is_cut_too(folder_service: Service) -> None:
+def test_a_slow_second_head_closes_the_connection_too(strict_service: Service) -> None:
     request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-    answer, ended = drip(folder_service, request + request + b"GET /livez HT", b"")
-    assert answer.count(b"HTTP/1.1 200 OK") == 2 and ended < SHORT + 3
+    answer, seconds_open = drip(strict_service, request + request + b"GET /livez HT", b"")
+    assert answer.count(b"HTTP/1.1 200 OK") == 2 and seconds_open < SHORT + 3
 
 
-def test_a_head_without_end_is_cut(folder_service: Service) -> None:
-    began = time.monotonic()
-    with socket.create_connection(folder_service.address, timeout=8) as connection, pytest.raises(OSError):
+def test_an_endless_head_closes_the_connection(strict_service: Service) -> None:
+    start = time.monotonic()
+    with socket.create_connection(strict_service.address, timeout=8) as connection, pytest.raises(OSError):
         for _ in range(100_000):
             connection.sendall(b"A: " + b"b" * 1000 + b"\r\n")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - start < 8
 
 
-def test_what_is_quick_is_not_cut(folder_service: Service) -> None:
+def test_quick_requests_are_answered(strict_service: Service) -> None:
     for _ in range(3):
-        assert folder_service.client.get("/livez").status_code == 200
+        assert strict_service.client.get("/livez").status_code == 200
         time.sleep(SHORT / 2)
     time.sleep(SHORT)
-    assert folder_service.client.get("/livez").status_code == 200
+    assert strict_service.client.get("/livez").status_code == 200
 
 
-def test_requests_ahead_of_answers_are_few(folder_service: Service) -> None:
-    """Thousands fit into what is read at once, and each would be kept until those before it were answered."""
+def test_pipelined_requests_are_limited(strict_service: Service) -> None:
+    """Thousands fit into one read of the socket, and each would be buffered until the earlier ones are answered."""
     request = b"GET /livez HTTP/1.1\r\n\r\n"
-    answer, _ = drip(folder_service, uvicorn_protocol.PIPELINED * request + b"GET /livez HTTP/1.0\r\n\r\n", b"")
-    assert answer.count(b"HTTP/1.1 200 OK") == uvicorn_protocol.PIPELINED + 1
-    answer, ended = drip(folder_service, 2000 * request, b"")
-    assert answer.count(b"HTTP/1.1 200 OK") <= uvicorn_protocol.PIPELINED + 1 and ended < 3
+    answer, _ = drip(strict_service, HttpProtocol.pipeline_limit * request + b"GET /livez HTTP/1.0\r\n\r\n", b"")
+    assert answer.count(b"HTTP/1.1 200 OK") == HttpProtocol.pipeline_limit + 1
+    answer, seconds_open = drip(strict_service, 2000 * request, b"")
+    assert answer.count(b"HTTP/1.1 200 OK") <= HttpProtocol.pipeline_limit + 1 and seconds_open < 3
 
 
-def test_whoever_hangs_up_ends_all_that_it_asked(folder_service: Service) -> None:
-    """The stream of a job that waits goes on until its client is gone, whatever that has asked after it."""
-    events = folder_service.separate()["events_url"]
+def test_a_disconnect_ends_all_requests_of_the_connection(strict_service: Service) -> None:
+    """The event stream of a queued job ends when its client disconnects, also with a pipelined request after it."""
+    events = strict_service.separate()["events_url"]
 
     def running() -> float:
-        figures = folder_service.client.get("/metrics").text
-        return float(figures.partition("\nearmark_http_requests_in_progress ")[2].partition("\n")[0]) - 1
+        metrics = strict_service.client.get("/metrics").text
+        return float(metrics.partition("\nearmark_http_requests_in_progress ")[2].partition("\n")[0]) - 1
 
     eventually(lambda: running() == 0, 5)
     for after in (b"", b"GET /livez HTTP/1.1\r\n\r\n"):
-        with socket.create_connection(folder_service.address, timeout=5) as connection:
+        with socket.create_connection(strict_service.address, timeout=5) as connection:
             connection.sendall(f"GET {events} HTTP/1.1\r\n\r\n".encode() + after)
             answer = b""
             while b"event: state" not in answer:
@@ -115,13 +131,15 @@ def test_whoever_hangs_up_ends_all_that_it_asked(folder_service: Service) -> Non
 
 
 @pytest.mark.parametrize("route", ["/v1/audio", "/v1/separations"])
-def test_slow_bodies_are_cut_and_leave_nothing(folder_service: Service, route: str) -> None:
-    """A byte now and then is never idle, and still too slow."""
+def test_slow_bodies_close_the_connection_and_leave_nothing(strict_service: Service, route: str) -> None:
+    """A byte now and then is never idle, but below the least rate."""
     head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n"
     field = form_ends("a.wav")[0].replace(b'"file"', b'"mixture"' if "separations" in route else b'"file"')
     for kind, start in ((FORM["Content-Type"], field), ("application/json", b"[")):
-        answer, ended = drip(folder_service, f"{head}Content-Type: {kind}\r\n\r\n".encode() + start, b" ", pause=0.1)
+        answer, seconds_open = drip(
+            strict_service, f"{head}Content-Type: {kind}\r\n\r\n".encode() + start, b" ", pause=0.1
+        )
         assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
-        assert ended < 6
-    eventually(lambda: not folder_service.entered(), 5)
-    nothing_left(folder_service)
+        assert seconds_open < 6
+    eventually(lambda: not strict_service.entered(), 5)
+    nothing_left(strict_service)
