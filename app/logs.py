@@ -1,7 +1,7 @@
-"""Log lines for people, or as JSON for machines, each with the request and the job that it belongs to.
+"""Logging as plain text or JSON, with the ids of the request and the job that a line belongs to.
 
-A request's id comes with `X-Request-Id` or is made for it; the job's record keeps it, so that a worker's lines tell it
-too. Both are context variables: code that logs does not pass them on.
+The request id is the client's `X-Request-Id` or a new one; the record of a job keeps it, so that lines of workers have
+it too. Both ids are context variables, so code that logs does not pass them.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ job_id: ContextVar[str | None] = ContextVar("earmark_job_id", default=None)
 
 _TOKEN = re.compile(r"([?&]token=)[^&\s\"]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(about)s"
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(ids)s"
 
 
 def configure(settings: Settings, access: bool = True) -> None:
-    """Write the process's log lines to standard error, in the form that the settings ask for.
+    """Write the log lines of this process to standard error, in the format of the settings.
 
-    access: tell each request, too.
+    access: log each request too.
     """
     handler = logging.StreamHandler()
-    handler.addFilter(_identify)
-    handler.addFilter(_keep_plain)
-    handler.setFormatter(_json() if settings.log_format == "json" else logging.Formatter(_TEXT))
+    handler.addFilter(_add_ids)
+    handler.addFilter(_sanitize_arguments)
+    handler.setFormatter(_json_formatter() if settings.log_format == "json" else logging.Formatter(_TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
@@ -40,40 +40,40 @@ def configure(settings: Settings, access: bool = True) -> None:
 
 @contextlib.contextmanager
 def job_context(job: str) -> Iterator[None]:
-    """Lines logged inside belong to a job, and once its record told `request_id`, to the request that asked for it."""
-    jobs, requests = job_id.set(job), request_id.set(None)
+    """Log with the id of a job; the caller sets `request_id` once it has read the record."""
+    job_token, request_token = job_id.set(job), request_id.set(None)
     try:
         yield
     finally:
-        job_id.reset(jobs)
-        request_id.reset(requests)
+        job_id.reset(job_token)
+        request_id.reset(request_token)
 
 
-def _keep_plain(record: logging.LogRecord) -> bool:
-    """Take out of what is logged the tokens of addresses, which open things, and what would begin another line."""
+def _sanitize_arguments(record: logging.LogRecord) -> bool:
+    """Remove the tokens of signed URLs, which grant access, and escape control characters, which may forge lines."""
     if isinstance(record.args, tuple):
-        record.args = tuple(_plain(part) if isinstance(part, str) else part for part in record.args)
+        record.args = tuple(_sanitize(argument) if isinstance(argument, str) else argument for argument in record.args)
     return True
 
 
-def _plain(text: str) -> str:
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], _TOKEN.sub(r"\1...", text))
+def _sanitize(text: str) -> str:
+    return _CONTROL.sub(lambda control: repr(control[0])[1:-1], _TOKEN.sub(r"\1...", text))
 
 
-def _json() -> logging.Formatter:
+def _json_formatter() -> logging.Formatter:
     return JsonFormatter(
         "%(levelname)s %(name)s %(message)s",
         timestamp="time",
         rename_fields={"levelname": "level", "name": "logger"},
-        reserved_attrs=[*RESERVED_ATTRS, "about", "color_message"],
+        reserved_attrs=[*RESERVED_ATTRS, "ids", "color_message"],
     )
 
 
-def _identify(record: logging.LogRecord) -> bool:
-    """Give a line the ids that it belongs to; those that the message names itself are not told twice in text."""
-    ids = {name: variable.get() for name, variable in (("request_id", request_id), ("job_id", job_id))}
-    told = {name: value for name, value in ids.items() if value}
-    record.__dict__.update(told)
-    unsaid = [f"{name}={value}" for name, value in told.items() if value not in record.getMessage()]
-    record.about = f" [{' '.join(unsaid)}]" if unsaid else ""
+def _add_ids(record: logging.LogRecord) -> bool:
+    """Add the ids to a log record; plain text shows only those that the message does not contain."""
+    variables = (("request_id", request_id), ("job_id", job_id))
+    ids = {name: value for name, variable in variables if (value := variable.get())}
+    record.__dict__.update(ids)
+    missing = [f"{name}={value}" for name, value in ids.items() if value not in record.getMessage()]
+    record.ids = f" [{' '.join(missing)}]" if missing else ""
     return True

@@ -1,7 +1,7 @@
 """Connections to Redis, and coalescing of script calls on the event loop.
 
-A round trip costs the event loop far more than Redis takes to answer it. `CoalescedScript` sends the calls that arrive
-during one round trip together in the next, so that polls stay cheap when there are many.
+A round trip costs the event loop far more time than Redis needs for the reply. `CoalescedScript` sends all calls that
+arrive during one round trip together in the next one, so that many polls stay cheap.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from app.settings import Settings
 
 
 def connect(settings: Settings) -> Redis:
-    """A pool of connections to the queue's server; it connects when first used."""
+    """Return a connection pool for the Redis server; it connects on first use."""
     return Redis.from_url(
         settings.redis_url,
         socket_timeout=settings.redis_timeout,
@@ -32,7 +32,7 @@ def connect(settings: Settings) -> Redis:
 
 
 def connect_async(settings: Settings) -> redis_asyncio.Redis:
-    """The same for code on an event loop, on one connection; to be closed on it."""
+    """Return a client with a single connection for an event loop; close it on the same loop."""
     return redis_asyncio.Redis.from_url(
         settings.redis_url,
         single_connection_client=True,
@@ -44,10 +44,10 @@ def connect_async(settings: Settings) -> redis_asyncio.Redis:
 
 
 class CoalescedScript:
-    """Asks one script on the event loop's connection to Redis; one question is under way at a time.
+    """A Lua script whose concurrent calls share round trips; one round trip is in flight at a time.
 
-    The script is given the keys and arguments of any number of calls, of each as many as of the others, and returns a
-    reply for each in their order: an error reply where one failed.
+    The script receives the keys and arguments of any number of calls, the same number for each call, and returns one
+    reply per call in their order; the reply to a failed call is an error reply.
     """
 
     def __init__(self, redis: redis_asyncio.Redis, script: Path) -> None:
@@ -55,41 +55,41 @@ class CoalescedScript:
         self._script = script.read_text()
         self._digest: Any = ""
         self._waiting: list[tuple[list[str], list[str | int], asyncio.Future[Any]]] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
 
     async def run(self, keys: list[str], args: list[str | int]) -> Any:
-        """The script's reply. Raises redis-py's errors."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((keys, args, reply))
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._send_waiting())
-        return await reply
+        """Return the script's reply to one call. Raises redis-py's errors."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((keys, args, future))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send_waiting())
+        return await future
 
     async def _send_waiting(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                replies = await self._replies([call[:2] for call in batch])
+                replies = await self._send([call[:2] for call in batch])
             except TimeoutError as error:
                 replies = [RedisTimeoutError(str(error))] * len(batch)
-            except Exception as error:  # whatever it is, nobody may wait for ever
+            except Exception as error:  # every caller must get a reply
                 replies = [error] * len(batch)
-            for (_, _, reply), told in zip(batch, replies, strict=True):
-                if reply.done():  # its request was given up meanwhile
+            for (_, _, future), reply in zip(batch, replies, strict=True):
+                if future.done():  # the caller was canceled
                     continue
-                if isinstance(told, Exception):
-                    reply.set_exception(told)
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
                 else:
-                    reply.set_result(told)
+                    future.set_result(reply)
 
-    async def _replies(self, calls: list[tuple[list[str], list[str | int]]]) -> list[Any]:
+    async def _send(self, calls: list[tuple[list[str], list[str | int]]]) -> list[Any]:
         keys = [key for call in calls for key in call[0]]
-        asked = (len(keys), *keys, *(argument for call in calls for argument in call[1]))
+        arguments = (len(keys), *keys, *(argument for call in calls for argument in call[1]))
         if not self._digest:
             self._digest = await self._redis.script_load(self._script)
         try:
-            replies: Any = await self._redis.execute_command("EVALSHA", self._digest, *asked)
-        except NoScriptError:  # the server was started anew, and has not run it
+            replies: Any = await self._redis.execute_command("EVALSHA", self._digest, *arguments)
+        except NoScriptError:  # the server was restarted
             await self._redis.script_load(self._script)
-            replies = await self._redis.execute_command("EVALSHA", self._digest, *asked)
+            replies = await self._redis.execute_command("EVALSHA", self._digest, *arguments)
         return replies

@@ -1,16 +1,17 @@
-"""Every knob of the front end and the workers, with its unit and default.
+"""Settings of the front end and the workers, with units and defaults.
 
-Read from the environment with the prefix `EARMARK_` (`EARMARK_REDIS_URL`, `EARMARK_STORE`, ...). A program that
-starts others (`python -m app --embedded`) hands its choices down with `as_environment()`.
+They are read from environment variables with the prefix `EARMARK_` (`EARMARK_REDIS_URL`, `EARMARK_STORE`, ...). A
+program that starts others (`python -m app --embedded`) passes its settings on with `as_environment()`.
 """
 
 import base64
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+import typer
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -19,165 +20,206 @@ _ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 
 
 class Settings(BaseSettings):
-    """The choices of one deployment; frozen, so that what was checked at start stays true."""
+    """Settings of one deployment; frozen, so that they stay as they were validated."""
 
     model_config = SettingsConfigDict(env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    # Where things are
+    # Paths and Redis
     home: Path = Field(
-        default=Path(".earmark"), description="folder of the embedded service: queue's data, store, logs"
+        default=Path(".earmark"), description="folder of the embedded service: data of the queue, store, logs"
     )
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", repr=False, description="Redis or Valkey, with persistence switched on"
+        default="redis://127.0.0.1:6379/0", repr=False, description="Redis or Valkey server, with persistence enabled"
     )
-    redis_timeout: float = Field(default=5.0, gt=0, description="seconds to connect, and to answer one command")
+    redis_timeout: float = Field(
+        default=5.0, gt=0, description="seconds to connect, and to wait for the reply to one command"
+    )
 
-    # The object store: a folder, or s3://BUCKET[/PREFIX]
-    store: str = Field(default="", description="folder or s3://bucket/prefix; empty: the folder `store` under home")
-    store_endpoint: str | None = Field(default=None, description="S3 server's address; none: Amazon's")
+    # Object store: a folder, or s3://BUCKET[/PREFIX]
+    store: str = Field(
+        default="", description="folder or s3://bucket/prefix; empty: the folder `store` under EARMARK_HOME"
+    )
+    store_endpoint: str | None = Field(default=None, description="URL of the S3 server; none: Amazon S3")
     store_public_endpoint: str | None = Field(
-        default=None, description="the same server as clients see it, for signed URLs"
+        default=None, description="URL of the same server as clients reach it, for presigned URLs"
     )
     store_region: str = Field(default="us-east-1", description="S3 region")
     store_access_key: SecretStr | None = Field(
-        default=None, description="S3 access key; none: the machine's own credentials"
+        default=None, description="S3 access key; none: the credentials of the machine"
     )
     store_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
     store_timeout: float = Field(
-        default=30.0, gt=0, description="seconds an S3 server may be silent before a call fails"
+        default=30.0, gt=0, description="seconds without data from the S3 server after which a call fails"
     )
-    signed_url_seconds: float = Field(default=900.0, gt=0, le=604800, description="seconds a signed stem URL lives")
+    signed_url_seconds: float = Field(
+        default=900.0, gt=0, le=604800, description="lifetime of a presigned stem URL, in seconds"
+    )
 
     # Models and workers
     model: str = Field(
-        default="base", pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", description="the model asked for by default"
+        default="base",
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$",
+        description="default model of a request, and the model that a worker loads",
     )
     worker_processes: int = Field(
-        default=1, ge=1, le=64, description="workers that one `python -m worker` starts: several may share a GPU"
+        default=1,
+        ge=1,
+        le=64,
+        description="worker processes that one `python -m worker` starts; several may share a GPU",
     )
-    worker_threads: int = Field(
-        default=0, ge=0, description="threads one worker computes with on a CPU; 0: its part of the cores"
-    )
-    job_timeout: float = Field(default=1800.0, gt=0, description="seconds one execution of a job may take")
+    worker_threads: int = Field(default=0, ge=0, description="CPU threads of one worker; 0: its share of the cores")
+    job_timeout: float = Field(default=1800.0, gt=0, description="seconds that one execution of a job may take")
     job_attempts: int = Field(
-        default=5, ge=1, le=100, description="executions of one job that may die before it is given up"
+        default=5, ge=1, le=100, description="executions of a job that may die before the job fails as `worker_lost`"
     )
-    heartbeat_seconds: float = Field(default=4.0, gt=0, description="seconds between a worker's heartbeats")
-    heartbeat_timeout: float = Field(default=15.0, gt=0, description="seconds without one after which a worker is dead")
-    sweep_seconds: float = Field(default=5.0, gt=0, description="seconds between housekeeping's rounds")
+    heartbeat_seconds: float = Field(default=4.0, gt=0, description="seconds between heartbeats of a worker")
+    heartbeat_timeout: float = Field(
+        default=15.0, gt=0, description="seconds without a heartbeat after which a worker counts as dead"
+    )
+    sweep_seconds: float = Field(default=5.0, gt=0, description="seconds between sweeps of housekeeping")
     lost_after: float = Field(
-        default=10.0, ge=0, description="seconds a job may be unknown to the queue before it is put back"
+        default=10.0, ge=0, description="seconds that a job may be missing from the queue before it is requeued"
     )
+
+    # Queue
     queue_jobs: int = Field(
-        default=10_000, ge=1, description="waiting jobs of one model above which new ones are refused"
+        default=10_000, ge=1, description="waiting jobs of one model, above which new jobs are rejected"
     )
     queue_audio_seconds: float = Field(
-        default=1_000_000.0, gt=0, description="seconds of their audio above which new ones are refused"
+        default=1_000_000.0,
+        gt=0,
+        description="audio seconds of the waiting jobs of one model, above which new jobs are rejected",
     )
     queue_share: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="part of both that one key's jobs may be; without keys there is no such limit",
+        description="share of both limits that the jobs of one API key may use; without keys it does not apply",
     )
     ready_jobs: int = Field(
-        default=1, ge=1, description="jobs that lie ready for each living worker; the others wait for a fair turn"
+        default=1, ge=1, description="jobs in the ready queue for each living worker; all others wait in the fair queue"
     )
     short_seconds: float = Field(
-        default=60.0, ge=0, description="seconds of audio up to which a job is one for workers started with --short"
+        default=60.0,
+        ge=0,
+        description="audio seconds up to which a job counts as short, for workers started with --short",
     )
 
-    # Seen from outside
-    log_format: Literal["text", "json"] = Field(default="text", description="log lines for people, or as JSON")
+    # Observability
+    log_format: Literal["text", "json"] = Field(default="text", description="format of log lines: plain text or JSON")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least grave lines that are logged"
+        default="info", description="lowest level that is logged"
     )
-    metrics_host: str = Field(default="127.0.0.1", description="address of the metrics ports below")
+    metrics_host: str = Field(default="127.0.0.1", description="address that the metrics ports listen on")
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="port of the API's own for `/metrics`; 0: on the API's port"
+        default=0, ge=0, le=65535, description="separate port of the API for `/metrics`; 0: on the API's own port"
     )
     worker_metrics_port: int = Field(
         default=0,
         ge=0,
         le=65535,
-        description="port where a worker serves `/metrics`, the next ones for its other processes; 0: none",
+        description="port of a worker for `/metrics`; its further processes use the next ports; 0: none",
     )
     housekeeping_metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="port where housekeeping serves `/metrics`; 0: none"
+        default=0, ge=0, le=65535, description="port of housekeeping for `/metrics`; 0: none"
     )
 
-    # Limits on what is sent
-    upload_bytes: int = Field(default=512 * MIB, ge=1, description="bytes of one uploaded file")
-    body_bytes: int = Field(default=MIB, ge=1024, description="bytes of a JSON body, and of one field of a form")
-    upload_timeout: float = Field(default=HOUR, gt=0, description="seconds one upload may take")
-    upload_idle: float = Field(default=30.0, gt=0, description="seconds a body may send nothing")
+    # Limits
+    upload_bytes: int = Field(default=512 * MIB, ge=1, description="maximum size of an uploaded file, in bytes")
+    body_bytes: int = Field(
+        default=MIB, ge=1024, description="maximum size of a JSON body, and of one form field, in bytes"
+    )
+    upload_timeout: float = Field(default=HOUR, gt=0, description="seconds that one upload may take")
+    upload_idle: float = Field(default=30.0, gt=0, description="seconds that a request body may pause")
     upload_rate: float = Field(
-        default=1024.0, ge=0, description="bytes a second that a body must bring on average after `upload_idle`"
+        default=1024.0,
+        ge=0,
+        description="minimum average rate of a request body after `upload_idle`, in bytes per second",
     )
     awaited_uploads: int = Field(
-        default=1000, ge=1, description="direct uploads of one key that may be signed and not completed, at once"
+        default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
     )
-    recording_seconds: float = Field(default=2 * HOUR, gt=0, description="seconds of one recording")
-    example_seconds: float = Field(default=60.0, gt=0, description="seconds of one example")
-    channels: int = Field(default=8, ge=1, description="channels of one recording")
-    lowest_rate: int = Field(default=8000, ge=1, description="hertz")
-    highest_rate: int = Field(default=192000, ge=1, description="hertz")
-    recording_samples: float = Field(default=1.5e9, gt=0, description="channels x rate x seconds of one recording")
-    targets: int = Field(default=16, ge=1, description="targets of one separation")
-    examples: int = Field(default=20, ge=1, description="examples of one target; its spans too")
-    detection_events: int = Field(default=2000, ge=1, description="events that one detection tells, the surest")
+    recording_seconds: float = Field(default=2 * HOUR, gt=0, description="maximum duration of a recording, in seconds")
+    example_seconds: float = Field(default=60.0, gt=0, description="maximum duration of an example, in seconds")
+    channels: int = Field(default=8, ge=1, description="maximum number of channels")
+    lowest_rate: int = Field(default=8000, ge=1, description="minimum sampling rate, in hertz")
+    highest_rate: int = Field(default=192000, ge=1, description="maximum sampling rate, in hertz")
+    recording_samples: float = Field(
+        default=1.5e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
+    )
+    targets: int = Field(default=16, ge=1, description="maximum number of targets of one separation")
+    examples: int = Field(default=20, ge=1, description="maximum number of examples, and of spans, of one target")
+    detection_events: int = Field(
+        default=2000,
+        ge=1,
+        description="maximum number of events in a detection; those with the highest scores are kept",
+    )
 
-    # Requests to addresses that clients name: recordings by URL, webhooks
+    # Outbound requests to URLs that clients send: recordings, webhooks
     outside_ports: str = Field(
-        default="80,443", pattern=r"^\d{1,5}(,\d{1,5})*$", description="ports that may be asked, with commas between"
+        default="80,443",
+        pattern=r"^\d{1,5}(,\d{1,5})*$",
+        description="ports that may be requested, separated by commas",
     )
     outside_networks: str = Field(
-        default="", description="networks that may be asked though they are not public (10.1.0.0/16,fd00:1::/64)"
+        default="", description="private networks that may be requested, separated by commas (10.1.0.0/16,fd00:1::/64)"
     )
     fetch_timeout: float = Field(default=120.0, gt=0, description="seconds that fetching one recording may take")
 
-    # Who may ask
+    # Authentication
     auth: Literal["on", "off"] = Field(default="on", description="API keys: on, or off (default with --embedded)")
     open_to_all: bool = Field(
-        default=False, description="with keys off, listen on addresses that other machines reach, too"
+        default=False, description="without API keys, allow listening on addresses that other machines can reach"
     )
-    open_rate: int = Field(default=0, ge=0, description="with keys off, requests a minute of everybody; 0: no limit")
+    open_rate: int = Field(
+        default=0, ge=0, description="without API keys, requests per minute of all clients together; 0: no limit"
+    )
     open_audio_seconds: int = Field(
-        default=0, ge=0, description="with keys off, audio seconds a day of everybody; 0: no limit"
+        default=0, ge=0, description="without API keys, audio seconds per day of all clients together; 0: no limit"
     )
     url_secret: SecretStr | None = Field(
-        default=None, description="what signs the addresses in answers; none: a secret made once and kept in Redis"
+        default=None,
+        description="secret that signs the URLs in responses; none: a secret generated once and kept in Redis",
     )
     url_seconds: float = Field(
-        default=HOUR, ge=1, description="seconds a signed address in an answer lives at least; at most twice as long"
+        default=HOUR,
+        ge=1,
+        description="minimum lifetime of a signed URL in a response, in seconds; the maximum is twice as long",
     )
     idempotency_seconds: float = Field(
-        default=24 * HOUR, gt=0, description="seconds an answer is kept for a repeated `Idempotency-Key`"
+        default=24 * HOUR, gt=0, description="seconds that a response is kept for a repeated `Idempotency-Key`"
     )
     idempotency_lease: float = Field(
         default=30.0,
         gt=0,
-        description="seconds until a request of a dead process no longer blocks its repetition",
+        description="seconds after which a request of a dead process no longer blocks its repetition",
     )
     cors_origins: str = Field(
-        default="", description="origins of pages that may ask from a browser, with commas between; `*`: any"
+        default="", description="origins whose pages may send requests from a browser, separated by commas; `*`: any"
     )
 
+    # Webhooks
     webhook_secret: SecretStr | None = Field(
-        default=None, description="what webhooks are signed with where keys are switched off: whsec_ and base64"
+        default=None, description="secret that signs webhooks when API keys are off: whsec_ and base64"
     )
-    webhook_timeout: float = Field(default=10.0, gt=0, description="seconds one try to deliver a webhook may take")
+    webhook_timeout: float = Field(
+        default=10.0, gt=0, description="seconds that one delivery attempt of a webhook may take"
+    )
 
     # Retention
-    upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds an upload is kept")
-    stem_retention: float = Field(default=72 * HOUR, gt=0, description="seconds stems are kept once a job is over")
-    record_retention: float = Field(default=30 * 24 * HOUR, gt=0, description="seconds a record outlives its stems")
+    upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds that an upload is kept")
+    stem_retention: float = Field(
+        default=72 * HOUR, gt=0, description="seconds that stems are kept after their job has finished"
+    )
+    record_retention: float = Field(
+        default=30 * 24 * HOUR, gt=0, description="seconds that a record is kept after its stems"
+    )
 
-    # The server
+    # Server
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
-    longest_wait: int = Field(default=60, ge=0, description="seconds that `Prefer: wait` may hold an answer back")
-    poll_seconds: int = Field(default=1, ge=1, description="seconds a client is told to wait between polls")
+    longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
+    poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
 
     @field_validator("store_endpoint", "store_public_endpoint")
     @classmethod
@@ -197,33 +239,46 @@ class Settings(BaseSettings):
     @classmethod
     def _are_origins(cls, value: str) -> str:
         origins = [origin.strip() for origin in value.split(",") if origin.strip()]
-        if wrong := [origin for origin in origins if origin != "*" and not re.fullmatch(_ORIGIN, origin)]:
-            raise ValueError(f"{wrong[0]} is no origin such as https://example.org or http://localhost:3000")
+        if invalid := [origin for origin in origins if origin != "*" and not re.fullmatch(_ORIGIN, origin)]:
+            raise ValueError(f"{invalid[0]} is no origin such as https://example.org or http://localhost:3000")
         return ",".join(origins)
 
     @field_validator("webhook_secret")
     @classmethod
-    def _signs(cls, value: SecretStr | None) -> SecretStr | None:
-        """Standard Webhooks wants 24 to 64 random bytes."""
+    def _is_signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        """Standard Webhooks requires 24 to 64 random bytes."""
         if value is not None:
-            prefix, found, encoded = value.get_secret_value().rpartition("whsec_")
+            before, prefix, encoded = value.get_secret_value().rpartition("whsec_")
             try:
-                length = len(base64.b64decode(encoded, validate=True)) if found and not prefix else 0
+                length = len(base64.b64decode(encoded, validate=True)) if prefix and not before else 0
             except ValueError:
                 length = 0
             if not 24 <= length <= 64:
                 raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
         return value
 
+    @classmethod
+    def load_or_exit(cls, **options: Any) -> Self:
+        """Return the settings of the environment, overridden by a program's options that are not None.
+
+        Print what is invalid and exit with status 2 where a value is.
+        """
+        try:
+            return cls(**{name: value for name, value in options.items() if value is not None})
+        except ValidationError as error:
+            for invalid in error.errors():
+                typer.secho(f"EARMARK_{str(invalid['loc'][0]).upper()}: {invalid['msg']}", fg="red", err=True)
+            raise SystemExit(2) from None
+
     @property
     def store_location(self) -> str:
-        """The folder (absolute) or the s3:// address in use."""
+        """The absolute path of the folder, or the s3:// URL."""
         if self.store.startswith("s3://"):
             return self.store
         return str((Path(self.store) if self.store else self.home / "store").absolute())
 
     def as_environment(self) -> dict[str, str]:
-        """The settings that differ from their defaults, as variables for a program started by this one."""
+        """Return the settings that were set explicitly, as environment variables for a program that this one starts."""
         variables = {}
         for name in self.model_fields_set:
             value = getattr(self, name)

@@ -1,4 +1,4 @@
-"""The settings as a table for people, made from `app/settings.py`: `python -m app settings`."""
+"""Markdown table of the settings in `app/settings.py`: `python -m app settings`."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 
 def table() -> str:
-    """Every setting as a row of a Markdown table: its variable, its default, what it means and in which unit."""
+    """Return a Markdown table with a row for each setting: variable, default, and meaning with its unit."""
     rows = [f"| `EARMARK_{name.upper()}` | {_default(field)} | {_cell(field)} |" for name, field in _fields()]
     return "\n".join(("| variable | default | meaning |", "|---|---|---|", *rows))
 
 
 def write_into(document: Path) -> bool:
-    """Replace what stands between the two marks in a document; says whether that changed it.
+    """Replace the text between the two marks of a document; return whether the document changed.
 
-    Raises ValueError where the marks are missing.
+    Raises ValueError if a mark is missing.
     """
     text = document.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)

@@ -1,10 +1,9 @@
 """`python -m worker`: loads a model and takes jobs for it off the queue until it is told to stop."""
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from pydantic import ValidationError
 
 from app import logs
 from app.settings import Settings
@@ -49,7 +48,7 @@ def main(
 
     Workers that were started apart and compute on one host's CPU share its cores: give each its part with --threads.
     """
-    settings = _settings(worker_threads=threads, worker_processes=processes)
+    settings = Settings.load_or_exit(worker_threads=threads, worker_processes=processes)
     logs.configure(settings)
     if settings.worker_processes > 1:
         if burst:
@@ -80,15 +79,6 @@ def _start_several(settings: Settings, hand_over_after: float) -> None:
     try:
         run(settings, sys.argv[1:], hand_over_after)
     except WorkersUnusable:
-        raise typer.Exit(EXIT_UNUSABLE) from None
-
-
-def _settings(**choices: Any) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in choices.items() if value is not None})
-    except ValidationError as error:
-        for fault in error.errors():
-            typer.secho(f"EARMARK_{str(fault['loc'][0]).upper()}: {fault['msg']}", fg="red", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
 
 

@@ -7,11 +7,10 @@ costs the others nothing.
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 
 from app.settings import Settings
-from app.supervisor import Program, Supervisor
+from app.supervisor import Program, Supervisor, stop_on_signals
 
 EXIT_UNUSABLE = 2  # a worker ends with it where it cannot begin: another try would end as this one did
 PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to give its job back
@@ -26,21 +25,13 @@ def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> N
 
     options: of `python -m worker`, for each of them. Raises WorkersUnusable.
     """
-    told = threading.Event()
     supervisor = Supervisor()
+    stopping = stop_on_signals(on_repeat=supervisor.terminate)  # a second signal: jobs go back to the queue now
     programs = [_program(settings, index, options, hand_over_after) for index in range(settings.worker_processes)]
-
-    def stop(number: int, frame: object) -> None:
-        if told.is_set():  # a second signal: their jobs go back to the queue now
-            supervisor.terminate()
-        told.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     try:
         for program in programs:
             supervisor.add(program)
-        while not told.wait(0.2):
+        while not stopping.wait(0.2):
             supervisor.restart_dead()
             if any(program.status == EXIT_UNUSABLE for program in programs):
                 raise WorkersUnusable
@@ -55,5 +46,5 @@ def _program(settings: Settings, index: int, options: Sequence[str], hand_over_a
     command = [sys.executable, "-m", "worker", *options, "--processes", "1", "--threads", str(threads)]
     environment = {"EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0)}
     # A worker whose parent was killed still gives its job back.
-    ends_with = signal.SIGTERM
-    return Program(f"worker {index}", command, environment, ends_with=ends_with, patience=hand_over_after + PATIENCE)
+    death_signal, stop_timeout = signal.SIGTERM, hand_over_after + PATIENCE
+    return Program(f"worker {index}", command, environment, parent_death_signal=death_signal, stop_timeout=stop_timeout)

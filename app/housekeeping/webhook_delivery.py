@@ -1,8 +1,8 @@
-"""Delivers webhooks: at least once, with longer and longer pauses, for a day.
+"""Delivery of webhooks: at least once, with retries and backoff, for one day.
 
-A receiver has taken a message when it answers 2xx; 410 says that it wants no more. Bodies of answers are not read, and
-redirects not followed. Every try of a message has the same `webhook-id`, which is how receivers know it again. Logs
-name a receiver by its host: addresses may hold secrets.
+A response 2xx acknowledges a message; 410 stops its retries. Response bodies are not read and redirects not followed.
+Every attempt at a message has the same `webhook-id`, by which receivers recognize duplicates. Logs name only the host
+of a receiver, since the rest of its URL may hold secrets.
 """
 
 import asyncio
@@ -33,21 +33,32 @@ from app.settings import Settings
 
 log = logging.getLogger("earmark.webhooks")
 
-PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0)  # s before the second try, the third, ...; the last for all later
-GIVEN_UP_AFTER = 86400.0  # s since the job was over
-_LOOK_SECONDS = 0.5  # between two looks for what is due
-_AT_ONCE = 64
-_AT_ONCE_OF = {"host": 8, "owner": 32}  # so that a slow receiver holds up nobody else, nor a key's many slow ones
-_CROWDED_SECONDS = 1.0  # until a message is looked at again whose host or owner has as many tries running as it may
-_LEASE_SLACK = 5.0  # s beyond twice a try's time, after which a message is taken for left behind
+_CONCURRENCY = 64
+_CONCURRENCY_PER = {"host": 8, "owner": 32}  # so that slow receivers delay neither other hosts nor other keys
+_BUSY_SECONDS = 1.0  # before another look at a message whose host or owner has used up its concurrency
+_LEASE_MARGIN = 5.0  # s beyond two timeouts, after which another process may take a message
 _GONE = 410
 
 _RESOURCES: dict[str, JobResource] = {served.resource.kind.name: served.resource for served in SERVED_KINDS}
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """Times of attempts, in seconds.
+
+    backoff: before the second attempt, the third, ...; the last value repeats.
+    give_up_after: since the job has finished.
+    poll_interval: between two queries for messages that are due.
+    """
+
+    backoff: tuple[float, ...] = (5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0)
+    give_up_after: float = 86400.0
+    poll_interval: float = 0.5
+
+
+@dataclass(frozen=True)
 class Message:
-    """One try of telling that a job is over."""
+    """One attempt to deliver the terminal state of a job."""
 
     job: Job
     url: str
@@ -56,22 +67,22 @@ class Message:
 
     @property
     def host(self) -> str:
-        """All of the address that logs may show."""
+        """The only part of the URL that logs may show."""
         return urlsplit(self.url).hostname or ""
 
     @property
-    def places(self) -> list[tuple[str, str]]:
-        """Among whose tries it counts; with keys switched off there are no owners."""
+    def limit_groups(self) -> list[tuple[str, str]]:
+        """The groups whose concurrency limits apply: its host and, if API keys are on, its owner."""
         return [("host", self.host), *([("owner", self.job.owner)] if self.job.owner else [])]
 
 
-def message(deps: Dependencies, job: Job, told: BaseModel, now: datetime) -> Message | None:
-    """What to send now for a job that is over; None where nobody wants it or nothing could sign it any more."""
+def message(deps: Dependencies, job: Job, answer: BaseModel, now: datetime) -> Message | None:
+    """Return the signed message for a finished job; None if it has no webhook, or no secret any more."""
     secret = signing_secret(deps, job.owner)
     if job.webhook is None or job.finished_at is None or secret is None:
         return None
-    over_at = datetime.fromtimestamp(job.finished_at, UTC).isoformat().replace("+00:00", "Z")
-    envelope = {"type": f"{job.kind}.{job.status}", "timestamp": over_at, "data": told.model_dump(mode="json")}
+    finished_at = datetime.fromtimestamp(job.finished_at, UTC).isoformat().replace("+00:00", "Z")
+    envelope = {"type": f"{job.kind}.{job.status}", "timestamp": finished_at, "data": answer.model_dump(mode="json")}
     body = json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
     message_id = f"msg_{job.id}"
     headers = {
@@ -85,139 +96,145 @@ def message(deps: Dependencies, job: Job, told: BaseModel, now: datetime) -> Mes
 
 
 class WebhookDelivery:
-    """Delivers what is due. Any number of them may run beside each other."""
+    """Delivers the messages that are due. Any number of instances may run concurrently."""
 
-    def __init__(self, deps: Dependencies) -> None:
+    def __init__(self, deps: Dependencies, schedule: Schedule = Schedule()) -> None:
         self._deps = deps
+        self._schedule = schedule
         self._outbox = WebhookOutbox(deps.redis)
         self._timeout = deps.settings.webhook_timeout
         self._running: set[asyncio.Task[None]] = set()
-        self._tries: Counter[tuple[str, str]] = Counter()  # running, by place
-        # Of messages that were found crowded, so that finding it again costs nothing.
-        self._places: dict[str, list[tuple[str, str]]] = {}
+        self._in_flight: Counter[tuple[str, str]] = Counter()  # attempts by limit group
+        # Limit groups of postponed messages, so that the next look need not read their records.
+        self._postponed_groups: dict[str, list[tuple[str, str]]] = {}
 
     async def run(self, stopping: Callable[[], bool]) -> None:
-        """Deliver until told to stop; tries that run then get the time that one may take."""
+        """Deliver until `stopping` returns True; attempts that are running then may take until their timeout."""
         while not stopping():
             try:
-                taken = await self._start_due()
+                due_count = await self._start_due()
             except RedisError as error:
-                log.error("webhooks wait: the queue's server does not answer: %s", error)
-                taken = 0
+                log.error("webhooks are delayed: Redis does not respond: %s", error)
+                due_count = 0
             except Exception:  # a defect must not end all deliveries
-                log.exception("webhooks wait")
-                taken = 0
-            if not taken or len(self._running) >= _AT_ONCE:
-                await asyncio.sleep(_LOOK_SECONDS)
+                log.exception("webhooks are delayed")
+                due_count = 0
+            if not due_count or len(self._running) >= _CONCURRENCY:
+                await asyncio.sleep(self._schedule.poll_interval)
         if self._running:
             await asyncio.wait(self._running, timeout=self._timeout)
 
     async def _start_due(self) -> int:
-        free = _AT_ONCE - len(self._running)
-        lease = 2 * self._timeout + _LEASE_SLACK
+        """Start an attempt for each message that is due and within its limits; return how many were due."""
+        free = _CONCURRENCY - len(self._running)
+        lease = 2 * self._timeout + _LEASE_MARGIN
         ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
         if not self._running:
-            self._places.clear()  # what others have delivered, too
-        crowded = [job_id for job_id in ids if self._crowded(self._places.get(job_id, []))]
-        await asyncio.to_thread(self._outbox.postpone, crowded, time.time() + _CROWDED_SECONDS)
-        for job_id in set(ids) - set(crowded):
-            task = asyncio.create_task(self._guarded(job_id))
+            self._postponed_groups.clear()  # including messages that other processes have delivered
+        busy = [job_id for job_id in ids if self._is_busy(self._postponed_groups.get(job_id, []))]
+        await asyncio.to_thread(self._outbox.postpone, busy, time.time() + _BUSY_SECONDS)
+        for job_id in set(ids) - set(busy):
+            task = asyncio.create_task(self._attempt(job_id))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return len(ids)
 
-    def _crowded(self, places: list[tuple[str, str]]) -> bool:
-        return any(self._tries[place] >= _AT_ONCE_OF[place[0]] for place in places)
+    def _is_busy(self, groups: list[tuple[str, str]]) -> bool:
+        return any(self._in_flight[group] >= _CONCURRENCY_PER[group[0]] for group in groups)
 
-    async def _guarded(self, job_id: str) -> None:
+    async def _attempt(self, job_id: str) -> None:
         try:
             await self._deliver(job_id)
         except RedisError as error:
-            log.error("the webhook of %s waits: the queue's server does not answer: %s", job_id, error)
-        except Exception:  # its lease ends, and it is tried again
-            log.exception("the webhook of %s", job_id)
+            log.error("webhook of %s delayed: Redis does not respond: %s", job_id, error)
+        except Exception:  # its lease expires, and it is retried
+            log.exception("webhook of %s", job_id)
 
     async def _deliver(self, job_id: str) -> None:
-        found = await asyncio.to_thread(self._message, job_id)
-        if found is None:
+        signed = await asyncio.to_thread(self._read_message, job_id)
+        if signed is None:
             await asyncio.to_thread(self._outbox.remove, [job_id])
             return
-        if self._crowded(found.places):
-            self._places[job_id] = found.places
-            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + _CROWDED_SECONDS)
+        if self._is_busy(signed.limit_groups):
+            self._postponed_groups[job_id] = signed.limit_groups
+            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + _BUSY_SECONDS)
             return
-        self._places.pop(job_id, None)
-        self._tries.update(found.places)
+        self._postponed_groups.pop(job_id, None)
+        self._in_flight.update(signed.limit_groups)
         try:
-            outcome = await self._post(found)
+            outcome = await self._post(signed)
         finally:
-            self._tries -= Counter(found.places)  # and forget a place without tries
-        await asyncio.to_thread(self._settle, found, outcome)
+            self._in_flight -= Counter(signed.limit_groups)  # subtraction drops groups at zero
+        await asyncio.to_thread(self._record_outcome, signed, outcome)
 
-    def _message(self, job_id: str) -> Message | None:
+    def _read_message(self, job_id: str) -> Message | None:
         try:
             job = self._deps.jobs.get(job_id)
         except NotFound:
-            log.info("the webhook of %s: the job was deleted", job_id)
+            log.info("webhook of %s dropped: the job was deleted", job_id)
             return None
         except ValueError:
-            log.exception("the webhook of %s: its record cannot be read", job_id)
+            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
             return None
-        made = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
-        if made is None:
-            log.warning("the webhook of %s: there is no secret to sign it with any more", job_id)
-        return made
+        signed = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
+        if signed is None:
+            log.warning("webhook of %s dropped: there is no secret to sign it with any more", job_id)
+        return signed
 
-    async def _post(self, found: Message) -> int | str:
-        """The status of the answer, or why there is none."""
+    async def _post(self, signed: Message) -> int | str:
+        """Return the status of the response, or why there is none."""
         try:
-            return await self._deps.outbound.post(found.url, found.body, found.headers, self._timeout)
+            return await self._deps.outbound.post(signed.url, signed.body, signed.headers, self._timeout)
         except UrlRefused as error:
             return error.detail
 
-    def _settle(self, found: Message, outcome: int | str) -> None:
-        job = found.job
+    def _record_outcome(self, signed: Message, outcome: int | str) -> None:
+        job = signed.job
         if isinstance(outcome, int) and (200 <= outcome < 300 or outcome == _GONE):
             self._outbox.remove([job.id])
             webhook_deliveries.labels("given_up" if outcome == _GONE else "delivered").inc()
-            log.info("the webhook of %s to %s: %s", job.id, found.host, outcome)
+            log.info("webhook of %s to %s: status %s", job.id, signed.host, outcome)
             return
-        tries = self._outbox.count_failure(job.id)
-        again = time.time() + PAUSES[min(tries, len(PAUSES)) - 1]
-        given_up = again > (job.finished_at or 0.0) + GIVEN_UP_AFTER
+        failures = self._outbox.count_failure(job.id)
+        backoff = self._schedule.backoff
+        retry_at = time.time() + backoff[min(failures, len(backoff)) - 1]
+        given_up = retry_at > (job.finished_at or 0.0) + self._schedule.give_up_after
         if given_up:
             self._outbox.remove([job.id])
         else:
-            self._outbox.postpone([job.id], again)
+            self._outbox.postpone([job.id], retry_at)
         webhook_deliveries.labels("given_up" if given_up else "failed").inc()
         log.warning(
-            "the webhook of %s to %s failed, try %d%s: %s",
+            "webhook of %s to %s failed, attempt %d%s: %s",
             job.id,
-            found.host,
-            tries,
-            ", given up" if given_up else "",
+            signed.host,
+            failures,
+            ", giving up" if given_up else "",
             outcome,
         )
 
 
 @contextmanager
-def deliver_in_background(settings: Settings, stopping: threading.Event) -> Iterator[None]:
-    """Deliver in a thread of its own, until `stopping` is set, which must be so when the context ends."""
-    thread = threading.Thread(target=_deliver_until, args=(settings, stopping), name="webhooks", daemon=True)
+def deliver_in_background(
+    settings: Settings, stopping: threading.Event, schedule: Schedule = Schedule()
+) -> Iterator[None]:
+    """Deliver in a separate thread until `stopping` is set; set it before the context ends."""
+    arguments = (settings, stopping, schedule)
+    thread = threading.Thread(target=_deliver_until, args=arguments, name="webhooks", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        thread.join(settings.webhook_timeout + _LEASE_SLACK)
+        thread.join(settings.webhook_timeout + _LEASE_MARGIN)
 
 
-def _deliver_until(settings: Settings, stopping: threading.Event) -> None:
+def _deliver_until(settings: Settings, stopping: threading.Event, schedule: Schedule) -> None:
     while not stopping.is_set():
         try:
             deps = Dependencies.open(settings)
         except EarmarkError as error:  # the store's folder cannot be opened yet
-            log.error("webhooks wait: %s", error)
-            stopping.wait(_LOOK_SECONDS)
+            log.error("webhooks are delayed: %s", error)
+            stopping.wait(schedule.poll_interval)
             continue
-        asyncio.run(WebhookDelivery(deps).run(stopping.is_set))
+        asyncio.run(WebhookDelivery(deps, schedule).run(stopping.is_set))
         deps.redis.close()

@@ -7,7 +7,6 @@ also part of the bodies that create jobs.
 from typing import Any
 
 
-
 def add_links(document: dict[str, Any], upload_bodies: dict[str, dict[str, Any]]) -> None:
     """Add links to an OpenAPI document.
 

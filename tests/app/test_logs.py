@@ -1,4 +1,4 @@
-"""Log lines carry the ids of the request and the job that they belong to, from the header to the worker; traces too."""
+"""Log lines contain the ids of their request and job; traces too."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from tests.app.conftest import Service, eventually
 from tests.conftest import REPOSITORY
 
 
-def test_the_record_keeps_the_id_of_the_request_that_asked(folder_service: Service) -> None:
+def test_the_record_of_a_job_keeps_its_request_id(folder_service: Service) -> None:
     folder_service.client.headers["X-Request-Id"] = "order-17"
     try:
         job = folder_service.separate()
@@ -33,7 +33,7 @@ def test_the_record_keeps_the_id_of_the_request_that_asked(folder_service: Servi
 
 @contextmanager
 def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.Client, Path]]:
-    """A front end as a program, with its log lines as JSON in a file."""
+    """Run a front end as a process; yield a client and its log file, in JSON lines."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = redis.connection_pool.connection_kwargs["port"]
@@ -51,21 +51,21 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
 
-            def answers() -> bool:
+            def is_live() -> bool:
                 assert program.poll() is None, log.read_text()
                 try:
                     return client.get("/livez").is_success
                 except httpx.TransportError:
                     return False
 
-            eventually(answers, 30)
+            eventually(is_live, 30)
             yield client, log
     finally:
         program.terminate()
         program.wait(20)
 
 
-def test_lines_are_json_with_the_requests_id_and_nobodys_secret(tmp_path: Path, redis: Redis) -> None:
+def test_json_lines_have_the_request_id_and_no_secrets(tmp_path: Path, redis: Redis) -> None:
     with api(tmp_path, redis) as (client, log):
         client.get(
             "/v1/separations/nothing?token=s3cret",
@@ -79,10 +79,14 @@ def test_lines_are_json_with_the_requests_id_and_nobodys_secret(tmp_path: Path, 
     assert "s3cret" not in log.read_text()
 
 
-def test_what_clients_send_begins_no_line(tmp_path: Path, redis: Redis) -> None:
-    """Where the queue's server is away, what was asked is told as it was asked."""
-    away = {"EARMARK_LOG_FORMAT": "text", "EARMARK_REDIS_URL": "redis://127.0.0.1:9", "EARMARK_REDIS_TIMEOUT": "0.2"}
-    with api(tmp_path, redis, EARMARK_OPEN_RATE="1000", **away) as (client, log):
+def test_clients_cannot_forge_log_lines(tmp_path: Path, redis: Redis) -> None:
+    """With Redis unavailable, the error line contains the request's path."""
+    variables = {
+        "EARMARK_LOG_FORMAT": "text",
+        "EARMARK_REDIS_URL": "redis://127.0.0.1:9",
+        "EARMARK_REDIS_TIMEOUT": "0.2",
+    }
+    with api(tmp_path, redis, EARMARK_OPEN_RATE="1000", **variables) as (client, log):
         assert client.get("/v1/x%0aFORGED%0d%1b%5b2J%e2%80%a8").status_code == 503
     text = log.read_text()
     assert "FORGED" in text and "\x1b" not in text and "\u2028" not in text
@@ -90,7 +94,7 @@ def test_what_clients_send_begins_no_line(tmp_path: Path, redis: Redis) -> None:
 
 
 class _Collector(BaseHTTPRequestHandler):
-    """An OpenTelemetry collector: keeps what it is sent."""
+    """An OpenTelemetry collector that stores the requests it receives."""
 
     received: list[tuple[str, bytes]]
 
@@ -116,7 +120,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         server.shutdown()
 
 
-def test_requests_are_traced_where_a_collector_is_named(
+def test_requests_are_traced_if_a_collector_is_set(
     tmp_path: Path, redis: Redis, collector: tuple[str, list[tuple[str, bytes]]]
 ) -> None:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -133,6 +137,6 @@ def test_requests_are_traced_where_a_collector_is_named(
         for resource in request.resource_spans:
             assert "earmark-api" in str(resource.resource)
             spans += [span for scope in resource.scope_spans for span in scope.spans]
-    found = [span for span in spans if span.trace_id.hex() == trace]
+    traced = [span for span in spans if span.trace_id.hex() == trace]
     assert b"s3cret" not in b"".join(body for _, body in received)
-    assert any(span.name == "GET /v1/separations/{job_id}" for span in found), [span.name for span in found]
+    assert any(span.name == "GET /v1/separations/{job_id}" for span in traced), [span.name for span in traced]

@@ -1,4 +1,4 @@
-"""Programs are started again when they die, stopped in order, and never outlive whoever started them."""
+"""Supervised programs are restarted when they die, stopped in order, and never outlive their parent."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ import pytest
 from app.supervisor import Program, ProgramFailed, Supervisor
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
-STUBBORN = [
+SIGTERM_IGNORER = [
     sys.executable,
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
@@ -31,7 +31,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return False
 
 
-def test_a_dead_program_is_started_again_after_a_wait():
+def test_a_dead_program_is_restarted_after_a_backoff():
     program = Program("sleeper", SLEEPER)
     supervisor = Supervisor()
     supervisor.add(program)
@@ -40,14 +40,14 @@ def test_a_dead_program_is_started_again_after_a_wait():
         first = program.process.pid
         program.process.kill()
         assert eventually(lambda: (supervisor.restart_dead(), program.deaths == 1)[1])
-        assert program.process is None, "not at once: a program that cannot start must not spin"
+        assert program.process is None, "not immediately: a program that cannot start must not loop"
         assert eventually(lambda: (supervisor.restart_dead(), program.process is not None)[1])
         assert program.process.pid != first
     finally:
         supervisor.stop()
 
 
-def test_starting_gives_up_on_a_program_that_keeps_dying():
+def test_a_program_that_keeps_dying_while_starting_is_an_error():
     supervisor = Supervisor()
     supervisor.add(Program("broken", [sys.executable, "-c", "raise SystemExit(2)"]))
     with pytest.raises(ProgramFailed, match="broken died 3 times"):
@@ -55,8 +55,8 @@ def test_starting_gives_up_on_a_program_that_keeps_dying():
     supervisor.stop()
 
 
-def test_a_program_that_ignores_sigterm_is_killed_after_its_patience(tmp_path: Path):
-    program = Program("stubborn", STUBBORN, patience=0.3)
+def test_a_program_that_ignores_sigterm_is_killed_after_its_timeout(tmp_path: Path):
+    program = Program("stubborn", SIGTERM_IGNORER, stop_timeout=0.3)
     program.start()
     process = program.process
     assert process is not None
@@ -67,7 +67,7 @@ def test_a_program_that_ignores_sigterm_is_killed_after_its_patience(tmp_path: P
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
-def test_children_end_with_a_parent_that_is_killed():
+def test_children_die_with_a_parent_that_is_killed():
     parent = subprocess.Popen(
         [
             sys.executable,

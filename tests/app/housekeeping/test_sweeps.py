@@ -1,4 +1,4 @@
-"""Work that a dead worker held waits again, and what has expired leaves the store; with a real queue and a folder."""
+"""Sweeps of housekeeping: recovery of jobs of dead workers, and expiry; with a real queue and a local store."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from rq.job import Job as QueuedJob
 from rq.serializers import JSONSerializer
 
 from app.errors import NotFound, StoreUnavailable
-from app.housekeeping.sweeps import AT_ONCE, Housekeeping
+from app.housekeeping.sweeps import BATCH_SIZE, Housekeeping
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.model_registry import workers_key
@@ -50,8 +50,8 @@ def store(storage: Storage, key: str, folder: Path) -> None:
     storage.put_file(key, path)
 
 
-def take(queue: Queue, job: Job, execution: str, beat_seconds: float) -> None:
-    """What a worker does to RQ's keys when it begins: its last heartbeat is good for `beat_seconds`."""
+def start_execution(queue: Queue, job: Job, heartbeat_ttl: float) -> None:
+    """Change RQ's keys as a worker does when it starts a job; its heartbeat expires after `heartbeat_ttl` seconds."""
     queue.remove(job.id)
     queued = QueuedJob.fetch(job.id, connection=queue.connection, serializer=JSONSerializer)
     with queue.connection.pipeline() as pipe:
@@ -61,121 +61,121 @@ def take(queue: Queue, job: Job, execution: str, beat_seconds: float) -> None:
     registry = queue.started_job_registry
     members: Any = queue.connection.zrange(registry.key, 0, -1)
     for member in members:
-        queue.connection.zadd(registry.key, {member: time.time() + beat_seconds})
-        if beat_seconds < 0:
-            queue.connection.delete(f"rq:execution:{member.decode()}")  # it expires with the heartbeat
+        queue.connection.zadd(registry.key, {member: time.time() + heartbeat_ttl})
+        if heartbeat_ttl < 0:
+            queue.connection.delete(f"rq:execution:{member.decode()}")  # Redis expires it with the heartbeat
 
 
-def test_a_dead_workers_job_waits_again_and_its_files_are_removed(
+def test_the_job_of_a_dead_worker_is_requeued_and_its_output_removed(
     jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
     job = jobs.create(new_job()).job
     queue = jobs.rq_queues.queue("base")
-    take(queue, job, "e1", beat_seconds=-0.1)
+    start_execution(queue, job, heartbeat_ttl=-0.1)
     assert jobs.claim(job.id, "e1") is not None
     store(storage, f"separations/{job.id}/e1/0.flac", tmp_path)
 
-    housekeeping.round()
+    housekeeping.sweep()
 
-    after = jobs.get(job.id)
-    assert (after.status, after.execution, after.attempts) == ("queued", None, 1)
+    requeued = jobs.get(job.id)
+    assert (requeued.status, requeued.execution, requeued.attempts) == ("queued", None, 1)
     assert queue.get_job_ids() == [job.id]
     assert storage.keys(f"separations/{job.id}") == []
-    assert not jobs.publish(job.id, "e1", [], {}), "should the dead one live after all, it publishes nothing"
+    assert not jobs.publish(job.id, "e1", [], {}), "an execution that was taken for dead cannot publish"
 
 
-def test_a_living_workers_job_is_left_alone(jobs: JobRepository, housekeeping: Housekeeping):
+def test_the_job_of_a_living_worker_is_left_alone(jobs: JobRepository, housekeeping: Housekeeping):
     job = jobs.create(new_job()).job
-    take(jobs.rq_queues.queue("base"), job, "e1", beat_seconds=10)
+    start_execution(jobs.rq_queues.queue("base"), job, heartbeat_ttl=10)
     jobs.claim(job.id, "e1")
-    housekeeping.round()
+    housekeeping.sweep()
     assert jobs.get(job.id).execution == "e1"
 
 
-def test_a_job_whose_workers_keep_dying_is_given_up(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
+def test_a_job_whose_workers_keep_dying_fails(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
     job = jobs.create(new_job()).job
     for execution in ("e1", "e2"):
-        take(jobs.rq_queues.queue("base"), job, execution, beat_seconds=-0.1)
+        start_execution(jobs.rq_queues.queue("base"), job, heartbeat_ttl=-0.1)
         assert jobs.claim(job.id, execution) is not None
-        housekeeping.round()
-    over = jobs.get(job.id)
-    assert over.status == "failed"
-    assert over.error is not None
-    assert over.error.code == "worker_lost"
+        housekeeping.sweep()
+    failed = jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert failed.error.code == "worker_lost"
     assert jobs.rq_queues.queue("base").get_job_ids() == []
-    assert redis.keys("rq:job:*") == [], "nobody else would remove what RQ keeps of it"
+    assert redis.keys("rq:job:*") == [], "nothing else removes RQ's entry of it"
 
 
-@pytest.mark.parametrize("end", ["cancel", "delete"])
-def test_nothing_is_left_of_a_job_that_ended_after_its_worker(
-    redis: Redis, jobs: JobRepository, housekeeping: Housekeeping, end: str
+@pytest.mark.parametrize("method", ["cancel", "delete"])
+def test_nothing_remains_of_a_job_that_ends_after_its_worker(
+    redis: Redis, jobs: JobRepository, housekeeping: Housekeeping, method: str
 ):
     job = jobs.create(new_job()).job
-    take(jobs.rq_queues.queue("base"), job, "e1", beat_seconds=-0.1)
+    start_execution(jobs.rq_queues.queue("base"), job, heartbeat_ttl=-0.1)
     jobs.claim(job.id, "e1")
-    getattr(jobs, end)(job.id)
-    housekeeping.round()
-    if end == "cancel":
+    getattr(jobs, method)(job.id)
+    housekeeping.sweep()
+    if method == "cancel":
         assert jobs.get(job.id).status == "canceled"
     assert redis.keys("rq:job:*") == redis.keys("rq:wip:*") == []
 
 
-def test_nothing_is_left_of_a_job_that_is_deleted_in_the_hands_of_a_worker_taken_for_dead(
+def test_nothing_remains_of_a_job_that_is_deleted_while_a_worker_taken_for_dead_runs_it(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping
 ):
     job = jobs.create(new_job()).job
     queue = jobs.rq_queues.queue("base")
-    take(queue, job, "execution-1", beat_seconds=-0.1)
-    housekeeping.round()  # taken for dead; the job waits again
+    start_execution(queue, job, heartbeat_ttl=-0.1)
+    housekeeping.sweep()  # the worker is taken for dead, and the job requeued
     assert queue.job_ids == [job.id]
-    assert jobs.claim(job.id, "execution-1"), "it lives, and goes on"
+    assert jobs.claim(job.id, "execution-1"), "the worker is alive and continues"
     jobs.delete(job.id)
     assert redis.keys("rq:job:*") == []
 
 
-def test_what_a_worker_holds_keeps_its_entry(redis: Redis, jobs: JobRepository):
+def test_the_entry_of_a_job_that_a_worker_runs_is_kept(redis: Redis, jobs: JobRepository):
     job = jobs.create(new_job()).job
     queue = jobs.rq_queues.queue("base")
-    take(queue, job, "execution-1", beat_seconds=60.0)
-    redis.lpush(queue.key, job.id)  # and on a ready list: between taking and beginning it slept, and was taken for dead
+    start_execution(queue, job, heartbeat_ttl=60.0)
+    redis.lpush(queue.key, job.id)  # also requeued: the worker was suspended, and taken for dead
     jobs.delete(job.id)
     assert queue.job_ids == []
     assert redis.keys("rq:job:*") == [f"rq:job:{job.id}".encode()]
 
 
-def test_workers_whose_clocks_are_wrong_keep_their_jobs(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
+def test_a_worker_with_a_wrong_clock_keeps_its_job(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
     job = jobs.create(new_job()).job
     queue = jobs.rq_queues.queue("base")
-    take(queue, job, "e1", beat_seconds=10)
+    start_execution(queue, job, heartbeat_ttl=10)
     jobs.claim(job.id, "e1")
     members: Any = redis.zrange(queue.started_job_registry.key, 0, -1)
     for member in members:
-        redis.zadd(queue.started_job_registry.key, {member: time.time() - 3600})  # by the worker's clock
-    housekeeping.round()
+        redis.zadd(queue.started_job_registry.key, {member: time.time() - 3600})  # according to the worker's clock
+    housekeeping.sweep()
     assert jobs.get(job.id).execution == "e1"
 
 
-def test_a_job_that_the_queue_lost_waits_again(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
+def test_a_job_missing_from_the_queue_is_requeued(redis: Redis, jobs: JobRepository, housekeeping: Housekeeping):
     job = jobs.create(new_job()).job
     redis.delete(jobs.rq_queues.queue("base").key, f"rq:job:{job.id}")
-    housekeeping.round()
+    housekeeping.sweep()
     assert jobs.rq_queues.queue("base").get_job_ids() == [job.id]
 
 
-def test_a_job_taken_by_a_worker_that_died_before_it_began_waits_again(
+def test_a_job_whose_worker_died_before_starting_it_is_requeued(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping
 ):
     job = jobs.create(new_job()).job
     queue = jobs.rq_queues.queue("base")
     redis.lmove(queue.key, queue.intermediate_queue_key)
-    housekeeping.round()
-    assert queue.get_job_ids() == [], "it may be beginning just now"
-    housekeeping.round()
+    housekeeping.sweep()
+    assert queue.get_job_ids() == [], "a worker may be about to start it"
+    housekeeping.sweep()
     assert queue.get_job_ids() == [job.id]
     assert queue.intermediate_queue.get_job_ids() == []
 
 
-def test_a_job_whose_short_worker_went_and_whose_next_one_died_waits_again(
+def test_a_job_whose_short_worker_left_and_whose_next_worker_died_is_requeued(
     redis: Redis, jobs: JobRepository, housekeeping: Housekeeping
 ):
     now, short_workers = time.time(), workers_key("base", short=True)
@@ -186,16 +186,16 @@ def test_a_job_whose_short_worker_went_and_whose_next_one_died_waits_again(
     job = jobs.create(new_job(audio.id).model_copy(update={"audio_seconds": 1.0})).job
     assert jobs.rq_queues.queue("base", short=True).job_ids == [job.id]
     redis.delete(short_workers)
-    housekeeping.round()
+    housekeeping.sweep()
     queue = jobs.rq_queues.queue("base")
     assert queue.job_ids == [job.id]
     redis.lmove(queue.key, queue.intermediate_queue_key)
     for _ in range(3):
-        housekeeping.round()
+        housekeeping.sweep()
     assert queue.job_ids == [job.id]
 
 
-def test_expired_stems_leave_the_store_and_the_record_stays(
+def test_expired_stems_are_deleted_and_the_record_is_kept(
     redis: Redis, jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
     job = jobs.create(new_job()).job
@@ -211,7 +211,7 @@ def test_expired_stems_leave_the_store_and_the_record_stays(
     assert jobs.get(job.id).status == "succeeded"
 
 
-def test_an_expired_upload_goes_unless_a_job_needs_it(
+def test_an_expired_upload_is_deleted_unless_a_job_needs_it(
     redis: Redis, settings: Settings, jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
     records = AudioRepository(redis, settings)
@@ -230,26 +230,27 @@ def test_an_expired_upload_goes_unless_a_job_needs_it(
         records.get(audio.id)
 
 
-def test_what_cannot_be_removed_keeps_nothing_else_from_its_turn(
+def test_items_that_cannot_be_removed_do_not_block_others(
     redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
-    """More than one look takes, and the oldest of them are records that nobody can read."""
+    """There is more than one batch, and its oldest items are unreadable records."""
     past = time.time() - 100
-    bad = [f"sep_bad{number:03}" for number in range(AT_ONCE)]
-    for number, job_id in enumerate(bad):
-        redis.set(f"earmark:job:{job_id}", b'{"schema": "of the day after tomorrow"}')
+    unreadable = [f"sep_bad{number:03}" for number in range(BATCH_SIZE)]
+    for number, job_id in enumerate(unreadable):
+        redis.set(f"earmark:job:{job_id}", b'{"schema": "unknown"}')
         redis.zadd("earmark:jobs:expiry", {job_id: past + number / 1000})
-    store(storage, "jobs/nobody/1", tmp_path)
-    redis.zadd("earmark:leftovers", {f"gone/{number}": past for number in range(AT_ONCE)} | {"jobs/nobody": past + 50})
+    store(storage, "jobs/orphan/1", tmp_path)
+    orphans = {f"missing/{number}": past for number in range(BATCH_SIZE)} | {"jobs/orphan": past + 50}
+    redis.zadd("earmark:leftovers", orphans)
     assert housekeeping.remove_expired(), "there is more"
-    housekeeping.round()
-    assert list(storage.keys("jobs/nobody")) == []
+    housekeeping.sweep()
+    assert list(storage.keys("jobs/orphan")) == []
     assert redis.zcount("earmark:jobs:expiry", "-inf", time.time()) == 0
-    assert redis.zcard("earmark:jobs:expiry") == AT_ONCE, "they are looked at again"
+    assert redis.zcard("earmark:jobs:expiry") == BATCH_SIZE, "they are tried again later"
     assert not housekeeping.remove_expired()
 
 
-def test_what_nobody_owns_is_removed_when_its_time_has_come(
+def test_orphaned_objects_are_removed_when_they_are_due(
     redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
     store(storage, "separations/sep_x/e1/0.flac", tmp_path)
@@ -262,27 +263,29 @@ def test_what_nobody_owns_is_removed_when_its_time_has_come(
     assert OrphanLedger(redis).due(9) == []
 
 
-class AwayStore(Storage):
-    """A store that answers no request to delete, and counts them."""
+class UnavailableStore(Storage):
+    """A store that fails every deletion and counts them."""
 
-    asked = 0
+    deletions = 0
 
     def delete_prefix(self, prefix: str) -> int:
-        self.asked += 1
+        self.deletions += 1
         raise StoreUnavailable()
 
 
-def test_lost_work_does_not_wait_for_a_store_that_is_away(redis: Redis, jobs: JobRepository, settings: Settings):
-    """Each request may last as long as the store's patience: one a round, after everything that needs no store."""
-    away = AwayStore.open(settings)
-    assert isinstance(away, AwayStore)
-    housekeeping = Housekeeping(redis, away, settings)
+def test_an_unavailable_store_does_not_delay_the_recovery_of_jobs(
+    redis: Redis, jobs: JobRepository, settings: Settings
+):
+    """A call may last until its timeout, so there is one per sweep, after the steps that need no store."""
+    unavailable = UnavailableStore.open(settings)
+    assert isinstance(unavailable, UnavailableStore)
+    housekeeping = Housekeeping(redis, unavailable, settings)
     lost = [jobs.create(new_job()).job for _ in range(3)]
     for job in lost:
-        take(jobs.rq_queues.queue("base"), job, f"e-{job.id}", beat_seconds=-0.1)
+        start_execution(jobs.rq_queues.queue("base"), job, heartbeat_ttl=-0.1)
         jobs.claim(job.id, f"e-{job.id}")
         OrphanLedger(redis).add(None, f"separations/{job.id}", 0.0)
     with pytest.raises(StoreUnavailable):
-        housekeeping.round()
-    assert away.asked == 1
+        housekeeping.sweep()
+    assert unavailable.deletions == 1
     assert sorted(jobs.rq_queues.queue("base").get_job_ids()) == sorted(job.id for job in lost)

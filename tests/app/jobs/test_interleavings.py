@@ -199,7 +199,7 @@ class Races(RuleBasedStateMachine):
         if forgets:
             self.redis.script_flush()
         for number in by:
-            self.keepers[number].round()
+            self.keepers[number].sweep()
 
     @rule()
     def short_workers_come_or_go(self) -> None:
@@ -226,7 +226,7 @@ class Races(RuleBasedStateMachine):
         self.holds.clear()
         for _ in range(3 + len(self.made)):
             for keeper in self.keepers:
-                keeper.round()
+                keeper.sweep()
             self.is_taken()
             while self.holds:
                 self.goes_on(0, 1, "publish")
