@@ -96,7 +96,7 @@ def test_queries_come_from_other_groups_when_told_so(clips: Clips) -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
         index = int(random.integers(len(clips.clips)))
-        assert drawn._query(index, clips.clips[index].mid, True, [], random)[index] == 0
+        assert drawn.draw_query(index, clips.clips[index].mid, True, [], random)[index] == 0
 
 
 @pytest.mark.parametrize("held_out", ["Siren", "Dog", "Wind"])

@@ -241,7 +241,10 @@ def test_an_oracle_scores_high_and_the_mixture_scores_as_itself(hq: Path) -> Non
 def test_songs_are_scored_by_museval_as_by_the_formula_and_by_workers_as_without(tmp_path: Path) -> None:
     # One channel: museval's equations are an eighth of the work.
     for number, title in enumerate(TITLES):
-        stems = {name: samples[:, :1] for name, samples in rendered_songs.song(2, seed=number, rests=number, rate=8000).items()}
+        stems = {
+            name: samples[:, :1]
+            for name, samples in rendered_songs.song(2, seed=number, rests=number, rate=8000).items()
+        }
         rendered_songs.write_hq(tmp_path, "test", title, stems, rate=8000)
     songs = musdb_songs.songs(tmp_path, "test")
     by_formula = list(musdb.measure(songs, oracle(tmp_path), direct=True))
