@@ -1,4 +1,4 @@
-"""The listed mixtures: what a draw keeps to, how rows sound, and that the committed list is such a draw."""
+"""Reporting mixtures: the rules of a draw, the rendering of rows, and the committed list."""
 
 import csv
 import json

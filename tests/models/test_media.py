@@ -421,7 +421,7 @@ def test_what_a_format_cannot_hold_is_said_before_work_begins(
         ("ogg", 192000, 192000),
     ],
 )
-def test_the_nearest_rate_is_told(format: str, rate: int, file_rate: int) -> None:
+def test_the_nearest_rate_is_returned(format: str, rate: int, file_rate: int) -> None:
     assert check_format(format, rate, 2) == file_rate
 
 
