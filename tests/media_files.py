@@ -16,7 +16,7 @@ Samples = NDArray[np.float32]
 
 
 def noise(frames: int, channels: int = 2, seed: int = 0) -> Samples:
-    """Return noise below a sixth of the rate (channels, frames), peak 0.5: codecs preserve it, and its lag is unique."""
+    """Return noise below a sixth of the rate (channels, frames), peak 0.5: codecs preserve it, with a unique lag."""
     size = max(frames, 512)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal((channels, size)))
     spectrum[:, size // 6 :] = 0

@@ -102,7 +102,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("separate", "mixture.flac"), 2, "say what to take out"),
+        (("separate", "mixture.flac"), 2, "give a target"),
         (("separate", "nowhere.wav", "--label", "Dog"), 2, "nowhere.wav"),
         (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),

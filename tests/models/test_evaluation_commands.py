@@ -109,7 +109,7 @@ def test_zero_shot_beside_a_model_trained_on_all_classes(
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
-        ("zero-shot", ["--weights", "base"], "does not say which classes it never heard"),
+        ("zero-shot", ["--weights", "base"], "does not list its held-out classes"),
         ("mixtures", ["--weights", "nothing"], "neither a folder nor one of the shipped models"),
         ("mixtures", ["--half", "third"], "none of choose, report and both"),
         ("mixtures", ["--detector", __file__], "cannot separate"),

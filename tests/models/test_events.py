@@ -163,7 +163,7 @@ def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
         ("filename,onset,offset,event_label\na,0,1,Dog\na,1,x,Dog\n", "line 3: '1' and 'x' are no times"),
         ("filename,onset,offset,event_label\na,2,1,Dog\n", "line 2: an event cannot last from 2 to 1 s"),
         ("filename,onset,offset,event_label\na,nan,1,Dog\n", "cannot last from nan"),
-        ("filename,onset,offset,event_label\na,0,1,Blorp\n", "no event of a class"),
+        ("filename,onset,offset,event_label\na,0,1,Blorp\n", "no event of a known class"),
         ("filename,onset,offset,event_label\na,0\n", "line 2: '0' and '' are no times"),
     ],
 )

@@ -136,9 +136,9 @@ def test_classes_of_one_group_are_named(train: Clips) -> None:
 
 def test_only_a_model_that_names_its_held_out_classes_is_evaluated() -> None:
     assert zero_shot.classes_never_seen({"name": "a", "held_out": [DOG]}) == {DOG}
-    with pytest.raises(CheckpointInvalid, match="does not say"):
+    with pytest.raises(CheckpointInvalid, match="does not list"):
         zero_shot.classes_never_seen({"name": "a"})
-    with pytest.raises(CheckpointInvalid, match="heard every class"):
+    with pytest.raises(CheckpointInvalid, match="trained on every class"):
         zero_shot.classes_never_seen({"name": "a", "held_out": []})
 
 

@@ -88,7 +88,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
     samples = np.zeros(200000)
     samples[150000] = value
     path.write_bytes(wav_bytes(samples.tobytes(), 1, 8000, 64, tag=3))
-    with pytest.raises(AudioUndecodable, match="no numbers"):
+    with pytest.raises(AudioUndecodable, match="not finite"):
         read(path)
 
 

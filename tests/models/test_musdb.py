@@ -148,7 +148,7 @@ def test_without_ffmpeg_the_error_names_ffmpeg(hq: Path, tmp_path: Path, monkeyp
     for module in [name for name in sys.modules if name.partition(".")[0] in ("musdb", "stempeg")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="ffmpeg and ffprobe, which are not here"):
+    with pytest.raises(FileNotFoundError, match="ffmpeg and ffprobe, which are not installed"):
         musdb_songs.songs(hq, "test")
 
 

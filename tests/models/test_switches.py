@@ -210,9 +210,9 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     [
         (["--query", "guesses"], "a query is one of embeddings, probabilities"),
         (["--loss", "l2"], "the loss is one of snr, l1"),
-        (["--recipe", "paper", "--loss", "l1"], "leave out other switches"),
-        (["--recipe", "paper", "--bias-only"], "leave out other switches"),
-        (["--hold-out", "Siren"], "a teacher has heard everything"),
+        (["--recipe", "paper", "--loss", "l1"], "leave out other options"),
+        (["--recipe", "paper", "--bias-only"], "leave out other options"),
+        (["--hold-out", "Siren"], "a teacher knows all classes"),
     ],
 )
 def test_switches_that_mean_nothing_are_refused(

@@ -213,7 +213,7 @@ def test_the_averaged_weights_can_be_taken_from_a_run(tmp_path: Path) -> None:
     state = load_average(tmp_path, empty)
     assert state["step"] == 6 and (tmp_path / CHECKPOINT).exists()
     assert all(torch.equal(value, empty.state_dict()[name]) for name, value in loop.average.state_dict().items())
-    with pytest.raises(FileNotFoundError, match="holds no finished training"):
+    with pytest.raises(FileNotFoundError, match="holds no training"):
         load_average(tmp_path / "nowhere", empty)
 
 
