@@ -32,19 +32,20 @@ app.command()(ablations.ablate)
 app.command()(bench.bench)
 
 
-# What to do next, where the error itself cannot know.
+# Advice that the error itself cannot give, by its code.
 _NEXT = {
     "checkpoint_invalid": "give --weights a model's name or a folder made by convert, or --separator the authors' file",
-    "audio_undecodable": "wav, flac, mp3, ogg, opus, m4a, aiff and webm can be read: does it play?",
+    "audio_undecodable": "wav, flac, mp3, ogg, opus, m4a, aiff and webm can be read",
     "audio_too_long": "cut it, or use a shorter example",
     "query_model_mismatch": "make the query again with embed and the same --weights",
-    "corpus_invalid": "python -m models corpus --help says what can be read",
+    "corpus_invalid": "python -m models corpus --help lists the formats",
     "label_unknown": "give --query an example of the sound",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: done; 1: what was given cannot be used (one line says why, and what to do); 2: usage; 130: Ctrl-C."""
+    """Run a command and return its exit status: 0, 1 for unusable input (one line on stderr), 2 for usage, 130 for
+    Ctrl-C."""
     try:
         app(arguments, prog_name="python -m models")
     except SystemExit as end:

@@ -10,8 +10,8 @@ import soxr
 import torch
 from torch import Tensor
 
-# The mean of channels that cancel one another is no picture of what is heard: from this loss on (a power ratio of
-# 6 dB), the loudest channel speaks for all.
+# Channels in anti-phase cancel in their mean. From this loss on (a power ratio of 6 dB) the loudest channel is used
+# instead of the mean.
 CANCELLATION = 10 ** (-6 / 10)
 
 # soxr's high quality: linear phase, 20 bits, pass band to 0.91 of the lower Nyquist frequency.
@@ -55,7 +55,7 @@ class Waveform:
 def mono(samples: Tensor) -> Tensor:
     """(C, n) -> (n,): the mean of the channels, or the loudest channel where the mean loses 6 dB or more to it.
 
-    The loss is measured over all n samples together, so a long recording is heard consistently.
+    The loss is measured over all n samples together.
     """
     if samples.shape[0] == 1:
         return samples[0]
@@ -73,10 +73,10 @@ def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 class Resampler:
-    """Resamples a recording block by block; the blocks together equal the answer for the whole recording.
+    """Resampler that takes a recording block by block; its output does not depend on how the recording is cut.
 
-    Rates are any positive integers in Hz. The output runs behind the input (the filter looks ahead) until the last
-    block, which brings the rest.
+    Rates are any positive integers in Hz. The output lags behind the input (the filter looks ahead) until the last
+    block, which flushes the rest.
     """
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
@@ -92,7 +92,7 @@ class Resampler:
         )
 
     def feed(self, block: Tensor, last: bool = False) -> Tensor:
-        """Takes (C, n), n may be 0, and gives the (C, m) that are ready; nothing may follow a `last` block."""
+        """Take (C, n), where n may be 0, and return the (C, m) that are ready. Nothing may follow a `last` block."""
         if self._stream is None:
             return block
         self._taken += block.shape[1]
@@ -101,7 +101,7 @@ class Resampler:
         self._given += ready.shape[1]
         if not last:
             return ready
-        # soxr may round the total length up or down; the length of a recording must not depend on how it was fed.
+        # soxr may round the total length up or down, depending on the blocks: make it exact.
         missing = round(self._taken * self._to_rate / self._from_rate) - self._given
         self._given += missing
         return torch.nn.functional.pad(ready, (0, missing)) if missing > 0 else ready[:, : ready.shape[1] + missing]

@@ -1,8 +1,8 @@
-"""The paper's two published files, read without running anything that is in them.
+"""Reader of the paper's two published checkpoints that executes no code from them.
 
-They are Lightning checkpoints: a zip archive whose `data.pkl` names tensors that lie beside it. A pickle is a
-program. Here it may rebuild tensors and plain containers; every other name in it, a callback's class as well as
-`os.system`, becomes an object that does nothing.
+They are Lightning checkpoints: a zip archive whose `data.pkl` refers to tensors stored beside it. A pickle can call
+any function, so this unpickler rebuilds tensors and plain containers only; every other name in it becomes an inert
+object.
 """
 
 import pickle
@@ -21,18 +21,18 @@ from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT
 from models.networks.unet import UNet
 
-PICKLE_BYTES = 64 << 20  # most that `data.pkl` may have; the published files' have less than 1 MiB
+PICKLE_BYTES = 64 << 20  # largest `data.pkl` accepted; the published files' have less than 1 MiB
 
 
 def load_authors(detector: str | Path | None = None, separator: str | Path | None = None) -> tuple[HTSAT, UNet | None]:
-    """The networks of `htsat_audioset_2048d.ckpt` and `zeroshot_asp_full.ckpt`, float32, in eval mode.
+    """Return the networks of `htsat_audioset_2048d.ckpt` and `zeroshot_asp_full.ckpt`, float32, in eval mode.
 
-    The separator's file carries a detector, which is used when no other is given. Without a separator's file the
-    second network is None. CheckpointInvalid names the first entry that is missing, mis-shaped or unknown.
+    The separator's file also holds a detector, which is used when no other is given. Without a separator's file the
+    second network is None. Raises CheckpointInvalid, naming the first entry that is missing, mis-shaped or unknown.
     """
     if detector is None and separator is None:
         raise ValueError("load_authors needs the detector's file, the separator's, or both")
-    with torch.device("meta"):  # not initialised: the files overwrite everything
+    with torch.device("meta"):  # skip the initialisation: the files overwrite everything
         htsat, unet = HTSAT(), UNet()
     if detector is not None:
         with Archive(Path(detector)) as archive:
@@ -82,9 +82,9 @@ SEPARATOR_NAMES = [
     (r"^last\.", "after_conv_block1."),
     (r"^logits\.", "after_conv2."),
 ]
-# Trained, but on no path from a waveform to an answer that is used here.
+# Trained, but not used for the outputs needed here.
 UNUSED = {"sed_model.head.weight": (527, 527), "sed_model.head.bias": (527,)}
-# What the authors' program computes and stores all the same: windows, Fourier and mel matrices, indices, masks.
+# Constants that the authors' program stores too: windows, Fourier and mel matrices, indices, masks.
 CONSTANT = re.compile(
     r"(i?stft|(at_model\.)?sed_model\.spectrogram_extractor\.stft)\.(conv_(real|imag)\.weight|ola_window)"
     r"|(at_model\.)?sed_model\.logmel_extractor\.melW"
@@ -93,12 +93,12 @@ CONSTANT = re.compile(
 
 
 def detector_names(detector: nn.Module) -> dict[str, str]:
-    """The authors' name of each entry of the detector's state, and ours."""
+    """Map the authors' name of each entry of the detector's state to ours."""
     return {f"sed_model.{rename_entry(name, DETECTOR_NAMES)}": name for name in detector.state_dict()}
 
 
 def separator_names(separator: nn.Module) -> dict[str, str]:
-    """The authors' name of each entry of the separator's state, and ours."""
+    """Map the authors' name of each entry of the separator's state to ours."""
     return {rename_entry(name, SEPARATOR_NAMES): name for name in separator.state_dict()}
 
 
@@ -114,11 +114,11 @@ def rename_entry(name: str, rules: list[tuple[str, Any]]) -> str:
 class Archive:
     """A checkpoint in torch's zip format (torch 1.6 and later), open for reading.
 
-    Tensors are read when they are asked for: optimiser states and the like, which may be most of a file, never are.
+    Tensors are read on demand: optimiser states, which may be most of a file, never are.
     """
 
     def __init__(self, path: Path) -> None:
-        """CheckpointInvalid if the file is not such an archive, is cut short, or holds no `state_dict`."""
+        """Open the archive. Raises CheckpointInvalid if it is no such archive, truncated, or holds no `state_dict`."""
         self.path = path
         try:
             self.zip = zipfile.ZipFile(path)
@@ -161,12 +161,12 @@ class Archive:
                 return InertUnpickler(program).load()
         except CheckpointInvalid:
             raise
-        # Whatever a hostile or damaged program makes the unpickler raise, the file is what is wrong.
+        # A hostile or damaged pickle can make the unpickler raise anything: the file is invalid in any case.
         except Exception as fault:
             raise self.invalid(f"its data.pkl cannot be read ({type(fault).__name__}: {fault})") from fault
 
     def member(self, name: str, size: int) -> bytes:
-        """A member's bytes, `size` at most; its checksum is verified."""
+        """Return a member's bytes, `size` at most, after verifying its checksum."""
         try:
             info = self.zip.getinfo(self.root + name)
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
@@ -184,10 +184,10 @@ class Archive:
         unused: dict[str, tuple[int, ...]],
         others: Iterable[str] = (),
     ) -> None:
-        """Give the network its entries: `names` maps the file's names to the network's.
+        """Load the network's entries; `names` maps the file's names to the network's.
 
-        The `unused` have to be there, with their shapes, and are not read; `others` may be there. All is checked
-        before anything is read. CheckpointInvalid names the first fault.
+        The `unused` entries are required, with their shapes, and not read; `others` are optional. Everything is checked
+        before anything is read. Raises CheckpointInvalid, which names the first invalid entry.
         """
         wanted = network.state_dict()
         shapes = {name: tuple(wanted[ours].shape) for name, ours in names.items()}
@@ -207,7 +207,7 @@ class Archive:
         network.load_state_dict(state, assign=True)
 
     def tensor(self, name: str) -> Tensor:
-        """An entry's numbers. CheckpointInvalid if they are cut short, damaged or not finite."""
+        """Return an entry as a tensor. Raises CheckpointInvalid if it is truncated, damaged or not finite."""
         entry = self.state[name]
         storage = entry.storage
         raw = bytearray(self.member(f"data/{storage.key}", storage.elements * storage.dtype.itemsize))
@@ -222,7 +222,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers in a member of the archive."""
+    """A tensor's storage: a member of the archive."""
 
     key: str
     dtype: torch.dtype
@@ -231,7 +231,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that lies in an archive, in elements of its storage."""
+    """A tensor's view of its storage; offset and stride in elements."""
 
     storage: Storage
     offset: int
@@ -240,7 +240,7 @@ class StoredTensor:
 
 
 class Inert:
-    """Stands for every class and function that a checkpoint has no business to name. Takes all, does nothing."""
+    """Placeholder for every class and function that is not in `REBUILT`: accepts any call and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -257,14 +257,14 @@ class Inert:
 
 
 def rebuild_tensor(storage: object, offset: int, shape: tuple, stride: tuple, *_: object) -> StoredTensor | Inert:
-    """Takes the arguments of `torch._utils._rebuild_tensor_v2`."""
+    """Replace `torch._utils._rebuild_tensor_v2`, with the same arguments."""
     if not isinstance(storage, Storage):
         return Inert()
     return StoredTensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
 
 
 def rebuild_parameter(stored: StoredTensor, *_: object) -> StoredTensor:
-    """Takes the arguments of `torch._utils._rebuild_parameter`."""
+    """Replace `torch._utils._rebuild_parameter`, with the same arguments."""
     return stored
 
 
@@ -284,14 +284,14 @@ REBUILT = {
 }
 
 
-# The unpickler written in Python: the one in C reserves memory for whatever index a file makes up for its memo.
+# The unpickler written in Python: the one in C allocates memory for any memo index that a file contains.
 PythonUnpickler: Any = pickle._Unpickler  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class InertUnpickler(PythonUnpickler):
     """An unpickler whose only callables are those of `REBUILT` and `Inert`."""
 
-    # Left out: what reserves memory unseen, and older ways to make objects, which torch never wrote.
+    # Without opcodes that allocate memory unchecked, and without older ones for objects, which torch never writes.
     dispatch: ClassVar = {
         code: run
         for code, run in PythonUnpickler.dispatch.items()
@@ -299,7 +299,7 @@ class InertUnpickler(PythonUnpickler):
     }
 
     def load_build(self) -> None:
-        """An object's state: nothing of it is needed, and it could change what the callables are."""
+        """Discard an object's state: it is not needed, and could replace the callables."""
         self.stack.pop()
 
     dispatch[pickle.BUILD[0]] = load_build

@@ -1,8 +1,8 @@
-"""Which sounds a recording holds, so that all of them can be taken out: from a detection to classes and their spans.
+"""Automatic targets: the classes detected in a recording, and spans of it that serve as their examples.
 
-A detector hears a dog as a dog, as its bark, as a domestic animal and as an animal. One class of a lineage stands for
-the sound: the most specific one that is nearly as sure as what it belongs to. Silence, and the rooms and places in
-which sounds are heard, are classes too, and no sounds.
+A detector reports a dog as a dog, as its bark, as a domestic animal and as an animal. One class of a lineage becomes
+the target: the most specific one whose probability is close to its ancestor's. Silence and acoustic environments are
+classes too, but no targets.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from models.labels import Label
 MOST = 8  # classes
 THRESHOLD = 0.3  # of a class's probability
 _NOT_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
-_NEARLY_AS_SURE = 0.75  # of its ancestor's probability, from which on a class stands for it
-_SURE = 0.5  # the probability from which on a class is taken to be what sounds
-_LONGEST_SECONDS = 10.0  # of all spans of a class: more says no more about its sound
+_NEARLY_AS_SURE = 0.75  # share of its ancestor's probability from which a class replaces it
+_SURE = 0.5  # probability from which a row of a class's curve belongs to a span
+_LONGEST_SECONDS = 10.0  # of all spans of a class: more do not improve the query
 
 
 @dataclass(frozen=True)
 class AutoTarget:
-    """A class that is heard with `probability`, where it is surest: (start, end) in seconds, the surest first.
+    """A detected class with its `probability`, and spans of it, (start, end) in seconds, by falling probability.
 
-    alone: whether nothing else that is heard sounds there; else the spans hold other sounds too.
+    alone: whether no other target sounds in the spans.
     """
 
     label: Label
@@ -36,9 +36,9 @@ class AutoTarget:
 
 
 def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESHOLD) -> list[AutoTarget]:
-    """The sounds of a recording, the surest first: at most `most`, each with a probability of `threshold` or more.
+    """Return up to `most` targets by falling probability, each with a probability of `threshold` or more.
 
-    `found` must have been made with tags for all classes (`top=labels.CLASSES`).
+    `found` needs tags for all classes (`top=labels.CLASSES`).
     """
     probabilities = {tag.mid: tag.probability for tag in found.tags if tag.probability >= threshold}
     known = [label for label in map(labels.find, probabilities) if not _NOT_SOUNDS.intersection(label.path)]
@@ -49,7 +49,7 @@ def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESH
 
 
 def most_specific(known: Sequence[Label], probabilities: dict[str, float]) -> list[Label]:
-    """Of classes with these probabilities, by mid, those that stand for their lineages: none is another's ancestor."""
+    """Return the most specific classes of their lineages by probability (by mid): none is another's ancestor."""
     kept: list[Label] = []
     for label in sorted(known, key=lambda label: len(label.path)):
         enough = _NEARLY_AS_SURE * probabilities[label.mid]
@@ -79,7 +79,7 @@ def _target(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], fo
 
 
 def _seconds(rows: list[tuple[int, int]], found: Detection) -> list[tuple[float, float]]:
-    """Rows as seconds within the recording, up to `_LONGEST_SECONDS` of them together."""
+    """Convert rows to seconds within the recording, up to `_LONGEST_SECONDS` of them together."""
     taken: list[tuple[float, float]] = []
     left = _LONGEST_SECONDS
     for first, end in rows:

@@ -1,4 +1,4 @@
-"""How fast a model is here and how much memory it takes, against the straightforward way in the same run."""
+"""`python -m models bench`: time and peak memory of a separation, compared with the bare networks."""
 
 import json
 import math
@@ -32,10 +32,10 @@ WAYS: dict[Way, str] = {
 }
 MORE = (
     "Networks only: float32, one query after the other, windows of 10 s that do not overlap, all in memory. The engine"
-    " does more: it computes a tenth more of audio (context and cross-fades), decides presence by what it hears in"
-    " mixture and stems, gates, measures loudness, and writes the residual too."
+    " does more: it processes a tenth more audio (context and cross-fades), detects the presence of targets, gates,"
+    " measures loudness, and writes the residual too."
 )
-RATE = 32000  # Hz; what resampling costs is not the question
+RATE = 32000  # Hz, the models' own: the cost of resampling is not measured
 WINDOW_SECONDS = 10
 
 
@@ -52,7 +52,7 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     way: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
-    """Measure time and peak memory, each in a process of its own."""
+    """Measure time and peak memory, each case in its own process."""
     if way:
         typer.echo(json.dumps(_measure(way, (weights or ["base"])[0], seconds, targets, device)))
         return
@@ -88,8 +88,8 @@ def _in_process(way: Way, weights: str, seconds: float, targets: int, device: st
 
 
 def _measure(way: str, weights: str, seconds: float, targets: int, device: str) -> dict:
-    """One measurement: time from file to files in s, also summed over cores, and the peak of the whole process (on a
-    GPU of its memory) in MiB."""
+    """Return one measurement: time from file to files in s, also summed over cores, and the peak memory of the process
+    (on a GPU, of the device) in MiB."""
     bundle = _bundle(weights)
     engine = Engine(bundle, device, "auto" if way == "engine" else "exact")
     vectors = torch.rand(targets, bundle.detector.embedding_size, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def _straightforward(separator: nn.Module, queries: torch.Tensor, folder: Path, 
 
 
 def _recording(path: Path, seconds: float) -> None:
-    """A sliding tone in noise: arithmetic takes as long for it as for music."""
+    """Write a sliding tone in noise: it takes as long to separate as music."""
     with open_writer(path, "wav", RATE, 1) as writer:
         random = np.random.default_rng(0)
         for start in range(0, round(seconds * RATE), RATE):

@@ -1,7 +1,7 @@
-"""Weights in and out: bundles of both networks, shipped or in a folder.
+"""Loading and saving of bundles: a detector and a separator with their configuration, shipped or in a folder.
 
 A bundle is `model.safetensors` (`detector.*`, `separator.*`, `class_embeddings`, `prior.*`) and `config.json`, which
-says how to build the networks and carries the other file's SHA-256. The authors' two files are read in `authors.py`.
+describes the networks and holds the other file's SHA-256. `authors.py` reads the authors' two files.
 """
 
 import hashlib
@@ -39,10 +39,10 @@ PRIOR = "prior."
 
 @dataclass
 class Bundle:
-    """A detector and a separator that belong together, float32, in eval mode, and what was learnt beside them.
+    """A detector and a separator trained together, float32, in eval mode, and what was fitted beside them.
 
     config: as in `config.json`; class_embeddings: AudioSet's class identifier (mid) to its query (D,);
-    presence: the fitted gate, or None; prior: what examples are corrected by, or None.
+    presence: the fitted presence rule, or None; prior: the PLDA prior that corrects examples, or None.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Bundle:
 
 
 def load(source: str | Path) -> Bundle:
-    """A shipped bundle by its name ("base"), or the one in a folder.
+    """Load a shipped bundle by its name ("base"), or the one in a folder.
 
-    CheckpointInvalid says what is missing, damaged or of a wrong shape.
+    Raises CheckpointInvalid, which says what is missing, damaged or of a wrong shape.
     """
     if str(source) in model_names():
         return read(SHIPPED / f"{source}.safetensors", SHIPPED / f"{source}.json")
@@ -71,22 +71,22 @@ def load(source: str | Path) -> Bundle:
 
 
 def save(bundle: Bundle, folder: str | Path, half: bool = False) -> None:
-    """Write a bundle into a folder, made if needed. `half`: matrices as float16, half the size, 60 dB from float32."""
+    """Write a bundle to a folder, created if needed. half: matrices as float16, half the size, 60 dB from float32."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     write(bundle, Path(folder) / WEIGHTS, Path(folder) / CONFIG, half)
 
 
 def model_names() -> list[str]:
-    """Names of the bundles that come with the package."""
+    """Return the names of the bundles shipped with the package."""
     return sorted(config.stem for config in SHIPPED.glob("*.json") if config.with_suffix(".safetensors").is_file())
 
 
 def authors_bundle(detector: str | Path | None = None, separator: str | Path | None = None) -> Bundle:
-    """The authors' files as a bundle of the preset `paper`. CheckpointInvalid without a separator's file."""
+    """Return the authors' files as a bundle of the preset `paper`. Raises CheckpointInvalid without a separator."""
     if separator is None:
         raise CheckpointInvalid("the detector's file alone cannot separate: give the separator's file too")
     htsat, unet = load_authors(detector, separator)
-    assert unet is not None  # noqa: S101  a separator's file was given
+    assert unet is not None  # noqa: S101  there is a separator's file
     config = {
         "name": "paper",
         "version": "1",
@@ -104,7 +104,7 @@ def authors_bundle(detector: str | Path | None = None, separator: str | Path | N
 def build_paper(config: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     from models.networks import htsat, unet
 
-    # Not initialised: their own numbers follow, and 370 million random ones would take seconds.
+    # Skip the initialisation: 370 million random numbers would take seconds, and are overwritten.
     with torch.device("meta"):
         detector = htsat.HTSAT(htsat.HyperParameters(**as_tuples(config["detector"])))
         return detector, unet.UNet(unet.HyperParameters(**as_tuples(config["separator"])))
@@ -134,7 +134,7 @@ PRESETS: dict[str, Callable[[dict[str, Any]], tuple[nn.Module, nn.Module]]] = {
 
 
 def as_tuples(arguments: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only."""
+    """Return the arguments with lists, which is what JSON has, turned into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
@@ -150,7 +150,7 @@ def read(weights: Path, config_path: Path) -> Bundle:
         known = ", ".join(PRESETS)
         raise CheckpointInvalid(f"{config_path}: unknown preset {config['preset']!r}, not one of {known}") from fault
     except (TypeError, ValueError) as fault:
-        raise CheckpointInvalid(f"{config_path}: no network can be built so: {fault}") from fault
+        raise CheckpointInvalid(f"{config_path}: no network can be built from it: {fault}") from fault
     embeddings = state.pop("class_embeddings", torch.zeros(0, 0)).float()
     mids = config.get("class_embeddings", [])
     if len(mids) != len(embeddings):
@@ -159,7 +159,7 @@ def read(weights: Path, config_path: Path) -> Bundle:
     try:
         known = PLDAPrior.of(prior) if prior else None
     except (TypeError, ValueError) as fault:
-        raise CheckpointInvalid(f"{weights}: no prior of classes: {fault}") from fault
+        raise CheckpointInvalid(f"{weights}: the PLDA prior is invalid: {fault}") from fault
     fill(detector, "detector.", state, weights)
     fill(separator, "separator.", state, weights)
     if state:
@@ -204,7 +204,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, prefix: str, state: dict[str, Tensor], path: Path) -> None:
-    """Move the entries under `prefix` from `state` into the network, as the types that it computes in."""
+    """Move the entries under `prefix` from `state` into the network, converted to its types."""
     entries = {}
     for name, wanted in network.state_dict().items():
         entry = state.pop(prefix + name, None)
@@ -218,7 +218,7 @@ def fill(network: nn.Module, prefix: str, state: dict[str, Tensor], path: Path) 
 
 
 def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) -> None:
-    """Write a bundle's two files, the config last: a reader never finds one that promises what is not there."""
+    """Write a bundle's two files, the config last, so that no reader finds a config without its weights."""
     state = {f"detector.{name}": entry for name, entry in bundle.detector.state_dict().items()}
     state |= {f"separator.{name}": entry for name, entry in bundle.separator.state_dict().items()}
     if bundle.class_embeddings:
@@ -234,7 +234,7 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
     partial = weights.with_suffix(".partial")
     try:
         save_file(state, partial, metadata={"format": "pt"})
-        partial.chmod(0o644)  # safetensors makes files that nobody else can read
+        partial.chmod(0o644)  # safetensors creates files that only their owner can read
         config["sha256"] = digest(partial)
         config_path.unlink(missing_ok=True)
         partial.replace(weights)
@@ -245,7 +245,7 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
 
 def to_storage(entry: Tensor, half: bool) -> Tensor:
     entry = entry.detach().cpu()
-    # Vectors are few, and variances among them may exceed float16's range.
+    # Vectors stay float32: they are few, and variances among them may exceed float16's range.
     if half and entry.is_floating_point() and entry.ndim > 1:
         entry = entry.half()
         if not entry.isfinite().all():

@@ -32,7 +32,7 @@ progress_console = Console(stderr=True)
 console = Console()
 
 Recording = Annotated[
-    Path, typer.Argument(help="A recording, of any kind that FFmpeg reads.", exists=True, dir_okay=False)
+    Path, typer.Argument(help="A recording in any format that FFmpeg reads.", exists=True, dir_okay=False)
 ]
 Weights = Annotated[str, typer.Option(help="A shipped model's name, or a folder made by convert.")]
 DetectorFile = Annotated[
@@ -66,13 +66,13 @@ def separate(
     label: Annotated[list[str] | None, typer.Option(help="A class of AudioSet, such as Siren; repeatable.")] = None,
     span: Span = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems beside you.")
+        Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems, here.")
     ] = None,
-    residual: Annotated[bool, typer.Option("--residual", help="Also write what the targets leave.")] = False,
+    residual: Annotated[bool, typer.Option("--residual", help="Also write the mixture without the targets.")] = False,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = DEFAULT_OPTIONS.format,
     bit_depth: Annotated[int | None, typer.Option(help="16, 24 or 32, where the format has it.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Refine all targets together (Wiener filter).")] = False,
-    gate: Annotated[bool, typer.Option(help="Turn down what is not in the recording.")] = True,
+    gate: Annotated[bool, typer.Option(help="Attenuate targets that are not in the recording.")] = True,
     window: Annotated[float, typer.Option(help="Seconds that the model sees at once.")] = DEFAULT_OPTIONS.window,
     context: Annotated[
         float, typer.Option(help="Seconds at each side of a window that are computed and discarded.")
@@ -85,13 +85,13 @@ def separate(
     precision: PrecisionOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Take sounds out of a recording: by example, by class, or by where they are heard in it.
+    """Separate sounds from a recording by example, by class, or by spans of the recording.
 
-    Examples make one target, named target; spans of the recording make one, named span; each saved query and each
-    class makes its own.
+    All examples together are one target, named target; all spans one, named span; each saved query and each class is a
+    target of its own.
     """
     if not (query or label or span):
-        raise typer.BadParameter("say what to take out: --query FILE, --label NAME or --span START-END")
+        raise typer.BadParameter("give a target: --query FILE, --label NAME or --span START-END")
     options = SeparationOptions(
         window=window,
         context=context,
@@ -127,7 +127,7 @@ def separate(
         )
     console.print(table)
     if done.gain != 1:
-        console.print(f"Turned down by {-20 * np.log10(done.gain):.1f} dB, all alike, so that nothing clips.")
+        console.print(f"All stems are {-20 * np.log10(done.gain):.1f} dB quieter, so that nothing clips.")
 
 
 def detect(
@@ -144,9 +144,9 @@ def detect(
     precision: PrecisionOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Tell what is heard in a recording, and when."""
+    """Detect the sounds in a recording: tags, and events with their start and end."""
     engine = _engine(weights, detector, separator, device, precision)
-    with progress_console.status("listening"):
+    with progress_console.status("detecting"):
         found = engine.detect_file(recording, top, threshold)
     if plot is not None:
         draw_detection(found, plot, recording.name)
@@ -179,10 +179,10 @@ def embed(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Make a query from examples of a sound, to use again with separate --query."""
+    """Make a query from examples of a sound and save it for separate --query."""
     spans = [_seconds(text) for text in span or []]
     if spans and len(examples) != 1:
-        raise typer.BadParameter("--span takes parts of one example: give one file")
+        raise typer.BadParameter("--span selects parts of one example: give one file")
     engine = _engine(weights, detector, separator, device, "exact")
     made = engine.embed([_read(path) for path in examples], spans or None)
     made.save(output)
@@ -200,7 +200,7 @@ def convert(
     detector: DetectorFile = None,
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
 ) -> None:
-    """Turn the authors' files into a folder that --weights takes and that no pickle is in."""
+    """Convert the authors' files to a folder for --weights, without pickles."""
     with progress_console.status("converting"):
         checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
     console.print(f"{output}: use it with --weights {output}")
@@ -248,7 +248,7 @@ def _seconds(text: str) -> tuple[float, float]:
     try:
         return float(start), float(end)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no span: write START-END in seconds, such as 3.2-5.0") from None
+        raise typer.BadParameter(f"{text!r} is not a span: write START-END in seconds, such as 3.2-5.0") from None
 
 
 @contextmanager

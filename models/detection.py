@@ -1,7 +1,7 @@
 """Long recordings to tags and a timeline of events.
 
-The detector hears windows that overlap by half; of each only the middle is kept, so that nothing is lost at seams. An
-event is where a class's smoothed curve rises above a threshold, extended to where it falls below a lower one
+The detector runs over windows that overlap by half; only the middle of each is kept, so that seams lose nothing. An
+event is a span where a class's smoothed curve exceeds a threshold, extended to where it falls below a lower one
 (hysteresis, as in DCASE's sound event detection baselines).
 
 Letters: F rows of the framewise curve, C classes, n samples.
@@ -29,7 +29,7 @@ _SMOOTHING_SECONDS = 0.5  # median filter; not smaller than one row
 
 @dataclass(frozen=True)
 class Tag:
-    """A class heard somewhere in the recording: the highest probability of its smoothed curve."""
+    """A class detected somewhere in the recording; `probability` is the highest of its smoothed curve."""
 
     label: str
     mid: str
@@ -38,7 +38,7 @@ class Tag:
 
 @dataclass(frozen=True)
 class Event:
-    """A class heard from `start` to `end` seconds; `confidence` is its curve's highest value there."""
+    """A class detected from `start` to `end` seconds; `confidence` is its curve's highest value there."""
 
     label: str
     mid: str
@@ -49,7 +49,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Detection:
-    """tags: surest first. events: in order of time. framewise: (F, 527), row i covers [i, i + 1) * frame_seconds."""
+    """Tags by falling probability, events by time. framewise: (F, 527), row i covers [i, i + 1) * frame_seconds."""
 
     tags: list[Tag]
     events: list[Event]
@@ -59,15 +59,15 @@ class Detection:
 
 
 def row_seconds(detector: Detector) -> float:
-    """How long one row of a timeline is."""
+    """Return the length of one row of a timeline in seconds."""
     return detector.frame_seconds * detector.rows_held
 
 
 class Timeline:
-    """Takes a mono recording at the detector's rate block by block, and gives its framewise curve (F, C).
+    """Framewise curve (F, C) of a mono recording at the detector's rate, computed block by block.
 
-    Windows have the detector's own `window_samples` and advance by half of it; a row is taken from the window in
-    whose middle it lies. A detector whose rows reach beyond their own frame thus never sees an edge of a window there.
+    Windows have the detector's own `window_samples` and advance by half of it; a row is taken from the window whose
+    middle it is closest to. Rows that depend on more than their own frame are thus never computed at a window's edge.
     """
 
     def __init__(self, detector: Detector, infer: Callable[[Tensor], Tensor]) -> None:
@@ -85,7 +85,7 @@ class Timeline:
         self._count = 0
 
     def add(self, block: Tensor) -> None:
-        """The next samples (n,)."""
+        """Add the next samples (n,)."""
         self._waiting = torch.cat([self._waiting, block])
         # One sample more than a window: then it is not the last.
         while len(self._waiting) > self._size:
@@ -96,7 +96,7 @@ class Timeline:
             self._waiting = self._waiting[self._first_sample(self._start_row) - before :]
 
     def finish(self) -> Tensor:
-        """The whole curve (F, C), as many rows as the recording needs; the last window is padded with silence."""
+        """Return the whole curve (F, C) of the recording; the last window is padded with silence."""
         samples = self._first_sample(self._start_row) + len(self._waiting)
         rows = max(1, math.ceil(samples / self._frame))
         window = F.pad(self._waiting, (0, self._size - len(self._waiting)))
@@ -104,23 +104,24 @@ class Timeline:
         return torch.cat(self._kept)
 
     def _rows_of(self, window: Tensor) -> Tensor:
-        # Of what the network only repeats one row is kept: two hours of all repeats would be 1.5 GB.
+        # Keep one row of each that the network repeats: with all repeats, two hours would be 1.5 GB.
         return self._infer(window[None])[0][:: self._repeats]
 
     def _first_sample(self, row: int) -> int:
         return round(row * self._frame)
 
     def _keep(self, rows: Tensor) -> None:
-        """Rows of the window at `_start_row`, but for those that the windows before it have kept."""
+        """Keep the rows of the window at `_start_row` that earlier windows have not kept."""
         new = rows[self._count - self._start_row :].clone()
         self._kept.append(new)
         self._count += len(new)
 
 
 def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int, int]]:
-    """Where a curve (F,) reaches `threshold`, extended on both sides while it is at least `release`: [first, end) rows.
+    """Return the spans, as [first, end) rows, where a curve (F,) reaches `threshold`, extended while it is `release` or
+    more.
 
-    The spans are apart, in order, and each holds at least one row that reaches the threshold.
+    The spans are disjoint and in order; each holds at least one row that reaches the threshold.
     """
     above = np.concatenate([[False], curve >= min(release, threshold), [False]])
     edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
@@ -128,7 +129,7 @@ def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int
 
 
 def smooth(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
-    """Median filter over half a second: shorter flickers vanish, edges stay where they are."""
+    """Apply a median filter of half a second: it removes shorter peaks and keeps edges in place."""
     width = max(1, round(_SMOOTHING_SECONDS / frame_seconds)) // 2 * 2 + 1
     return median_filter(curve, width, mode="nearest")
 
@@ -136,14 +137,14 @@ def smooth(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
 def timeline(
     framewise: Tensor, frame_seconds: float, duration: float, top: int = TOP, threshold: float = THRESHOLD
 ) -> Detection:
-    """Framewise curve (F, 527) -> tags and events.
+    """Return tags and events of a framewise curve (F, 527).
 
-    An event begins and ends where the class's smoothed curve passes half of `threshold` (`RELEASE`), and must reach
-    `threshold` in between. Tags are the `top` classes whatever their probability.
+    An event begins and ends where the class's smoothed curve crosses half of `threshold` (`RELEASE`), and reaches
+    `threshold` in between. Tags are the `top` classes, whatever their probability.
     """
     curves = framewise.numpy()
     peaks = curves.max(axis=0)
-    # A median never exceeds what it is made of, so the others are neither events nor tags.
+    # A median never exceeds its inputs, so other classes can be neither events nor tags.
     likely = np.argsort(-peaks, kind="stable")[: max(4 * top, int((peaks >= threshold).sum()))]
     tags, events = [], []
     for index in likely:

@@ -1,4 +1,4 @@
-"""The detector at work beside the separator: what it hears in a mixture and in each estimate, and what follows."""
+"""Detector runner: the detector on its device, and the presence of each query in a mixture and its estimates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from models.profiles import Profiles
 class DetectorRunner:
     """A detector on its device.
 
-    Queries and timelines are made in float32 whatever the precision: a query is kept, and compared at other times. What
-    only decides presence may be heard in bfloat16, which moves a cosine by less than 0.005.
+    Queries and timelines are computed in float32 whatever the precision, since queries are saved and compared later.
+    Embeddings that only decide presence may be computed in bfloat16, which changes a cosine by less than 0.005.
     """
 
     def __init__(self, detector, arithmetic: Arithmetic) -> None:
@@ -33,7 +33,7 @@ class DetectorRunner:
 
     @torch.inference_mode()
     def sketch(self, waveforms: Tensor) -> Tensor:
-        """Windows (B, T) -> (B, D), on the CPU, in the arithmetic of masks."""
+        """Windows (B, T) -> (B, D), on the CPU, in the precision of masks."""
         with self._arithmetic.masks():
             return self._detector.embed(waveforms.to(self._arithmetic.device)).float().cpu()
 
@@ -46,16 +46,16 @@ class DetectorRunner:
 
 @dataclass(frozen=True)
 class Decision:
-    """presence: 0 to 1, for the whole recording. gate: what the stem goes through, None where it stays as it is."""
+    """Presence of a query in the whole recording, 0 to 1, and the gate for its stem; None if it stays unchanged."""
 
     presence: float
     gate: Gate | None
 
 
 class PresenceTracker:
-    """Hears a mixture, then its estimates, at the detector's rate and block by block, and decides what is there.
+    """Decides the presence of each query from the mixture and then its estimates, block by block.
 
-    queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n).
+    queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n), both at the detector's rate.
     """
 
     def __init__(self, runner: DetectorRunner, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
@@ -70,17 +70,17 @@ class PresenceTracker:
         self._levels = Levels(runner.rate, len(queries))
 
     def add_mixture(self, block: Tensor) -> None:
-        """The next block of the mixture."""
+        """Add the next block of the mixture."""
         self._mixture_energy += block.double().square().sum().item()
         self._mixture.add(mono(block)[None])
 
     def add_estimates(self, block: Tensor) -> None:
-        """The next block of all estimates."""
+        """Add the next block of all estimates."""
         self._levels.add(block)
         self._estimates.add(torch.stack([mono(estimate) for estimate in block]))
 
     def decide(self, gated: bool) -> Sequence[Decision]:
-        """One decision a query, after all blocks. gated: whether it may make stems quieter."""
+        """Return one decision for each query, after all blocks. gated: whether stems may be attenuated."""
         self._mixture.finish()
         self._estimates.finish()
         decisions = []

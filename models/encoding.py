@@ -1,8 +1,8 @@
-"""Audio files out: wav and flac keep rate, channels and length to the sample; ogg, mp3, opus and m4a are the
-nearest that their codecs allow. Imports no torch.
+"""Writers of audio files. wav and flac keep rate, channels and length exactly; ogg, mp3, opus and m4a as closely as
+their codecs allow. Imports no torch.
 
-Everything but 32-bit float clips above 1. `AudioWriter.quantise` says what a reader of the file will get, so that a
-residual can be made from the stems as they are written.
+All formats but 32-bit float clip above 1. `AudioWriter.quantise` returns the samples that a reader of the file gets, so
+that the residual can be computed from the stems as written.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from models.errors import FormatUnsupported
 
 Block = NDArray[np.float32]
 
-# libsndfile's Vorbis encoder keeps what it is given on the stack.
+# libsndfile's Vorbis encoder puts each block on the stack.
 _VORBIS_BLOCK = 4096
 # RIFF counts bytes in 32 bits.
 _RIFF_BYTES = 2**32 - 1
 
 
 class Format(NamedTuple):
-    """What a file format is and allows. `bit_depths` is empty where the codec has none; `rates` is None where
-    `check_format` decides."""
+    """A file format and its limits. `bit_depths` is empty where the codec has none; `rates` is None where
+    `check_format` decides; `channels` is the largest number."""
 
     extension: str
     content_type: str
@@ -58,12 +58,12 @@ FORMATS: dict[str, Format] = {
 
 
 def content_type(format: str) -> str:
-    """The media type of a file in `format`. Raises FormatUnsupported for an unknown one."""
+    """Return the media type of a file in `format`. Raises FormatUnsupported for an unknown one."""
     return find_format(format).content_type
 
 
 def check_bit_depth(format: str, bit_depth: int | None) -> Format:
-    """The format by its name, which must be known and have the bit depth. Raises FormatUnsupported."""
+    """Return the format with this name. Raises FormatUnsupported if it is unknown or lacks the bit depth."""
     known = find_format(format)
     if bit_depth is not None and bit_depth not in known.bit_depths:
         allowed = ", ".join(map(str, known.bit_depths)) or "none can be chosen"
@@ -72,26 +72,26 @@ def check_bit_depth(format: str, bit_depth: int | None) -> Format:
 
 
 def check_format(format: str, rate: int, channels: int, bit_depth: int | None = None) -> int:
-    """Whether `format` can hold such audio, asked before work begins. Returns the rate in Hz that the file will have.
+    """Check that `format` can hold such audio, and return the rate in Hz that the file will have.
 
-    Raises FormatUnsupported: unknown format, a bit depth that it has not, too many channels, a rate that it cannot say.
+    Raises FormatUnsupported for an unknown format, an unsupported bit depth or rate, or too many channels.
     """
     known = check_bit_depth(format, bit_depth)
     if not 1 <= channels <= known.channels:
         raise FormatUnsupported(f"{format} holds at most {known.channels} channels, not {channels}")
     if known.rates:
         return min(known.rates, key=lambda allowed: abs(allowed - rate))
-    # A FLAC frame says its rate in 16 bits, as Hz or as tens of Hz.
+    # A FLAC frame stores its rate in 16 bits, as Hz or as tens of Hz.
     if format == "flac" and not (rate <= 65535 or (rate % 10 == 0 and rate <= 655350)):
-        raise FormatUnsupported(f"flac cannot say a sample rate of {rate} Hz; wav can")
-    # libsndfile's Vorbis set-up crashes on rates far outside its tables.
+        raise FormatUnsupported(f"flac cannot store a sample rate of {rate} Hz; wav can")
+    # libsndfile's Vorbis encoder crashes on rates far outside its tables.
     if format == "ogg":
         return min(max(rate, 8000), 192000)
     return rate
 
 
 def open_writer(path: str | Path, format: str, rate: int, channels: int, bit_depth: int | None = None) -> AudioWriter:
-    """A file in `format` to write blocks to; see AudioWriter. Raises FormatUnsupported as `check_format` does."""
+    """Open a file in `format` for writing blocks; see AudioWriter. Raises FormatUnsupported as `check_format` does."""
     file_rate = check_format(format, rate, channels, bit_depth)
     depth = bit_depth or FORMATS[format].default_bit_depth
     path = Path(path)
@@ -107,16 +107,16 @@ def open_writer(path: str | Path, format: str, rate: int, channels: int, bit_dep
 
 
 def find_format(format: str) -> Format:
-    """The format with this name. Raises FormatUnsupported for an unknown one."""
+    """Return the format with this name. Raises FormatUnsupported for an unknown one."""
     if format not in FORMATS:
         raise FormatUnsupported(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
     return FORMATS[format]
 
 
 class AudioWriter(ABC):
-    """A file being written, a context manager. A file whose block raised is deleted on the way out.
+    """An audio file open for writing; a context manager that deletes the file if its block raises.
 
-    `rate` is what blocks come at, `file_rate` what the file has; `frames` counts what was written, at `rate`.
+    `rate` is the blocks' rate, `file_rate` the file's; `frames` counts the samples written, at `rate`.
     """
 
     bit_depth: int | None = None
@@ -129,8 +129,8 @@ class AudioWriter(ABC):
         self.frames = 0
 
     def write(self, block: Block) -> None:
-        """Appends samples (channels, n), float32, 1 being full scale. Raises ValueError on another shape and on
-        samples that are not finite."""
+        """Append samples (channels, n), float32, full scale 1. Raises ValueError for another shape or samples that are
+        not finite."""
         if block.ndim != 2 or block.shape[0] != self.channels:
             raise ValueError(f"expected ({self.channels}, n) samples, not {block.shape}")
         if not np.isfinite(block).all():
@@ -139,19 +139,19 @@ class AudioWriter(ABC):
         self._append(block)
 
     def quantise(self, block: Block) -> Block:
-        """The samples as a reader of the file gets them: rounded and clipped to integers, clipped to 1 by lossy codecs
-        (whose own error stays unknown), unchanged by 32-bit float."""
+        """Return the samples as a reader of the file gets them: rounded and clipped to integers, clipped to 1 for lossy
+        codecs (whose coding error is not included), unchanged for 32-bit float."""
         if self.bit_depth is None:
             return np.clip(block, -1.0, 1.0, dtype=np.float32)
         return (_integers(block, self.bit_depth) * np.float32(2.0 ** (1 - self.bit_depth))).astype(np.float32)
 
     @abstractmethod
     def close(self) -> None:
-        """Finishes the file."""
+        """Finish and close the file."""
 
     @abstractmethod
     def _append(self, block: Block) -> None:
-        """Writes samples (channels, n) that were checked."""
+        """Write samples (channels, n) that `write` has checked."""
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -249,8 +249,7 @@ class FlacWriter(AudioWriter):
 
 
 class ResamplingWriter(AudioWriter):
-    """A writer whose codec may want another rate: blocks are resampled as they come, and the file holds
-    round(frames x file_rate / rate) samples."""
+    """A writer that resamples to a rate of its codec; the file holds round(frames x file_rate / rate) samples."""
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
@@ -278,7 +277,7 @@ class ResamplingWriter(AudioWriter):
 
     @abstractmethod
     def _encode(self, block: Block) -> None:
-        """Encodes samples (channels, n) at `file_rate`."""
+        """Encode samples (channels, n) at `file_rate`."""
 
 
 class VorbisWriter(ResamplingWriter):
@@ -301,7 +300,7 @@ class VorbisWriter(ResamplingWriter):
 
 
 class _Packets(NamedTuple):
-    """How FFmpeg is asked for a format: muxer and its options, codec, sample format."""
+    """FFmpeg's parameters for a format: muxer and its options, codec, sample format."""
 
     muxer: str
     options: dict[str, str]
@@ -317,14 +316,14 @@ _PACKETS = {
 
 
 class PacketWriter(ResamplingWriter):
-    """mp3, opus and m4a, by FFmpeg. All three containers say where encoder delay and padding are."""
+    """mp3, opus and m4a, by FFmpeg. All three containers store encoder delay and padding."""
 
     def __init__(self, path: Path, format: str, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
         packets = _PACKETS[format]
         options = dict(packets.options)
         if format == "m4a":
-            # The edit list counts in units of the movie: milliseconds, the default, cut or keep up to 22 samples.
+            # The edit list's unit is the movie's timescale: with the default, milliseconds, up to 22 samples are lost.
             options["movie_timescale"] = str(file_rate)
         self._layout = "mono" if channels == 1 else "stereo"
         self._samples = packets.samples
@@ -332,7 +331,7 @@ class PacketWriter(ResamplingWriter):
         self._stream = cast(AudioStream, self._container.add_stream(packets.codec, rate=file_rate))
         codec = cast(AudioCodecContext, self._stream.codec_context)
         codec.layout, codec.format = AudioLayout(self._layout), AudioFormat(packets.samples)
-        # 96 kbit/s a channel, less where low rates have less to say (and MPEG 2.5 allows no more).
+        # 96 kbit/s a channel, less at low rates, which need less (and MPEG 2.5 allows no more).
         codec.bit_rate = channels * min(96_000, 4 * file_rate)
         codec.open()
         self._frame = codec.frame_size or 1024

@@ -1,4 +1,4 @@
-"""Engine: the one door for everybody else. Recordings and queries in; queries, detections and stems out."""
+"""The engine: the public interface of the models. Makes queries, detections and stems of recordings."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,16 +29,16 @@ __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemF
 Progress = Callable[[float, str], None]
 
 _BLOCK = 65536
-# What share of a separation's time each stage takes, about.
+# The approximate share of a separation's time that each stage takes, as start and end.
 _STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
-# What masks computed at once may take. More is no faster on a CPU; on a GPU it fills the device.
+# Memory for the masks of one batch. More is no faster on a CPU; on a GPU this fills the device.
 _MASKING_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
 _MOST_MASKS = 16
 
 
 @dataclass(frozen=True)
 class Separation:
-    """Stems by their queries' names, what they leave of the mixture, and how sure it is that each target is there."""
+    """Stems by their queries' names, the residual of the mixture, and each target's presence, 0 to 1."""
 
     stems: dict[str, Waveform]
     residual: Waveform
@@ -47,8 +47,8 @@ class Separation:
 
 @dataclass(frozen=True)
 class SeparatedFiles:
-    """Stems as files, the residual last and named "residual". gain: by which mixture and stems were multiplied, so
-    that nothing clips. frames, duration (s): of the mixture and of every stem."""
+    """Stems as files, the residual last and named "residual". gain: the factor on mixture and stems that avoids
+    clipping. frames, duration (s): of the mixture and of every stem."""
 
     stems: list[StemFile]
     presence: dict[str, float]
@@ -60,11 +60,11 @@ class SeparatedFiles:
 
 
 class Engine:
-    """A model on a device. Not safe to share between threads; it prepares the bundle's networks for good, so that
-    no other engine may have the same bundle, nor `checkpoints.save`."""
+    """A model on a device. Not safe for use by several threads. It changes the bundle's networks irreversibly: do not
+    pass the same bundle to another engine or to `checkpoints.save`."""
 
     def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
-        self.observe_batch: Callable[[int], object] | None = None  # is told how many masks are computed at once
+        self.observe_batch: Callable[[int], object] | None = None  # called with the number of masks of each batch
         self._arithmetic = Arithmetic.of(device, precision)
         self._bundle = bundle
         self._detector, self._separator = bundle.detector, bundle.separator
@@ -76,7 +76,7 @@ class Engine:
         self._rules = QueryRules(**bundle.config["query"])
         self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
         self._gates = bundle.presence is not None
-        # Without a fitted rule presence is still told, by a plain one, but nothing is made quieter for it.
+        # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
         self._rule = Rule.of(bundle.presence if bundle.presence is not None else whole)
 
@@ -84,8 +84,8 @@ class Engine:
     def load(
         cls, source: str | Path | Mapping[str, str | Path], device: str = "auto", precision: Precision = "auto"
     ) -> "Engine":
-        """A shipped model by name, a folder, or the authors' files {"detector": path, "separator": path} (the
-        separator's file alone will do, since it carries the detector).
+        """Load a shipped model by name, a folder, or the authors' files {"detector": path, "separator": path} (the
+        separator's file alone suffices, since it contains the detector).
 
         device: "auto", "cpu", "cuda", "cuda:1"; precision: "auto" or "exact" (float32, no shortcut). Raises
         CheckpointInvalid, DeviceUnavailable.
@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def model_id(self) -> str:
-        """Such as "base@1"; queries of other models are refused."""
+        """Name and version, such as "base@1"; queries of other models are refused."""
         return f"{self._bundle.name}@{self._bundle.version}"
 
     @property
@@ -105,12 +105,12 @@ class Engine:
 
     @property
     def rate(self) -> int:
-        """Hz at which the networks hear."""
+        """Sample rate of the networks in Hz."""
         return self._separator.rate
 
     def describe(self) -> dict[str, Any]:
-        """What a worker announces: the model, and the classes that it hears or can be asked for."""
-        heard = set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
+        """Return the description that a worker announces: the model, and the classes that it detects or separates."""
+        detected = set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
         askable = self._bundle.class_embeddings
         classes = [
             {
@@ -123,13 +123,13 @@ class Engine:
                 "description": label.description,
             }
             for label in labels.ontology().values()
-            if label.index in heard or label.mid in askable
+            if label.index in detected or label.mid in askable
         ]
         return {
             "name": self._bundle.name,
             "version": self._bundle.version,
             "embedding_size": self._detector.embedding_size,
-            "labels": len(heard),
+            "labels": len(detected),
             "askable_labels": sum(bool(label["askable"]) for label in classes),
             "sample_rate": self.rate,
             "classes": classes,
@@ -143,7 +143,7 @@ class Engine:
         spans: Sequence[tuple[float, float]] | None = None,
         from_mixture: bool = False,
     ) -> Query:
-        """One query from examples of a sound, each at least 0.1 s long.
+        """Make one query from examples of a sound, each at least 0.1 s long.
 
         spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
         the examples are parts of the very recording that is to be separated, so that the query needs no correction
@@ -155,13 +155,13 @@ class Engine:
             if len(recordings) != 1:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
-        heard = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
+        examples = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
         return query.embed(
-            self._runner, heard, self._rules, self.model_id, None if from_mixture else self._bundle.prior
+            self._runner, examples, self._rules, self.model_id, None if from_mixture else self._bundle.prior
         )
 
     def label(self, name: str) -> Query:
-        """A class's own query, by its name, slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
+        """Return a class's query by its name, slug or mid. Raises LabelUnknown, whose `near` lists similar names."""
         embeddings = self._bundle.class_embeddings
         askable = [label for label in labels.ontology().values() if label.mid in embeddings]
         if not askable:
@@ -184,9 +184,9 @@ class Engine:
         cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
     ) -> Detection:
-        """What is heard in a recording of any length, and when. Raises Cancelled.
+        """Detect the sounds in a recording of any length: tags and events. Raises Cancelled.
 
-        top: how many tags. threshold: the probability that an event must reach; it ends below half of that.
+        top: the number of tags. threshold: the probability that an event must reach; it ends below half of that.
         progress(ratio, "detecting").
         """
         return self._detect(_in_memory(recording), top, threshold, cancelled, progress)
@@ -200,7 +200,7 @@ class Engine:
         progress: Progress | None = None,
         limits: Limits | None = None,
     ) -> Detection:
-        """The same of a file, block by block. Raises MediaError's kinds too."""
+        """Detect the sounds in a file, block by block. Raises subclasses of MediaError too."""
         return self._detect(_in_file(Path(path), limits), top, threshold, cancelled, progress)
 
     def _detect(
@@ -231,7 +231,7 @@ class Engine:
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = never,
     ) -> Separation:
-        """Stems of a recording in memory, with its rate, channels and length. The options of files do not count here.
+        """Separate a recording in memory into stems of its rate, channels and length. Options of files have no effect.
 
         progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names.
         """
@@ -260,10 +260,10 @@ class Engine:
         cancelled: Callable[[], bool] = never,
         limits: Limits | None = None,
     ) -> SeparatedFiles:
-        """The same block by block, file to file: makes `folder`, writes NAME.FORMAT for each query and residual.FORMAT.
+        """Separate a file block by block: create `folder`, write NAME.FORMAT for each query and residual.FORMAT.
 
-        limits: of the input. Stems wait as float32 in a folder of their own inside `folder`. A
-        failure leaves no files. Raises what `separate` raises, MediaError's kinds for the file or the format.
+        limits: of the input. Stems are kept as float32 in a temporary folder inside `folder` until they are encoded.
+        A failure leaves no files. Raises what `separate` raises, and subclasses of MediaError for the file or format.
         """
         source = _in_file(Path(path), limits)
         check_format(options.format, source.rate, source.channels, options.bit_depth)
@@ -329,7 +329,7 @@ class Engine:
         report: Progress,
         cancelled: Callable[[], bool],
     ) -> tuple[Sequence[Decision], int]:
-        """Hears the mixture, gives the stems' blocks (Q, C, n) to `keep`, decides, and counts the mixture's samples."""
+        """Separate, pass the stems' blocks (Q, C, n) to `keep`, and return the decisions and the mixture's length."""
         tracker = PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
         read = 0
 
@@ -373,7 +373,7 @@ class _Plan:
 
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:
-    # Times that people type are rounded: a hundredth of a second beyond the end is no mistake.
+    # Times typed by hand are rounded: accept a hundredth of a second beyond the end.
     if not 0 <= start < end <= recording.duration + 0.01:
         raise SpanOutside(
             f"the span from {start:g} to {end:g} s is not inside the recording of {recording.duration:g} s"
@@ -397,7 +397,7 @@ def _in_file(path: Path, limits: Limits | None) -> Source:
 
 
 def _reporter(progress: Progress | None) -> Progress:
-    """Reports (share of a stage, stage) as a ratio of the whole that never falls."""
+    """Return a function that reports (share of a stage, stage) as a ratio of the whole, which never falls."""
     reached = 0.0
 
     def report(share: float, stage: str) -> None:

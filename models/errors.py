@@ -1,38 +1,38 @@
-"""What can go wrong in the science, as types.
+"""Exceptions of the models package.
 
 ModelsError
-  CheckpointInvalid     a weights file or folder that is not what it should be
-  SilentQuery           nothing to hear in an example
-  QueryModelMismatch    a query made by another model
+  CheckpointInvalid     a weights file or folder is missing, damaged or of a wrong shape
+  SilentQuery           an example holds no sound
+  QueryModelMismatch    a query was made by another model
   LabelUnknown          no such class, or one without an embedding
-  Cancelled             the caller asked to stop
-  SpanOutside           a span that is not inside its recording
+  Cancelled             the caller cancelled the operation
+  SpanOutside           a span is not inside its recording
   DeviceUnavailable     no such accelerator on this machine
-  CorpusInvalid         nothing that can be read as a corpus of labelled audio
-  MediaError            about a media file, in or out
-    AudioUndecodable    nothing that can be decoded, or not safely
-    AudioTooLong        longer, or more samples, than is allowed
-    AudioTooWide        more channels than are allowed
-    FormatUnsupported   a format that cannot hold what it should
+  CorpusInvalid         not a readable corpus of labelled audio
+  MediaError            a media file, read or written
+    AudioUndecodable    the file cannot be decoded, or not safely
+    AudioTooLong        longer, or more samples, than allowed
+    AudioTooWide        more channels than allowed
+    FormatUnsupported   the format cannot hold the audio
 
-Nothing here imports torch: the limited child process that decodes must start in a blink.
+Nothing here imports torch: the sandboxed process that decodes must start quickly.
 """
 
 
 class ModelsError(Exception):
-    """Base of all errors of this package; `code` is the word that the REST contract uses."""
+    """Base of all errors of this package; `code` is the error's code in the REST API."""
 
     code = "internal"
 
 
 class CheckpointInvalid(ModelsError):
-    """The file or folder does not hold the weights that were asked for; the message names the first fault."""
+    """The file or folder does not hold valid weights; the message names the first problem."""
 
     code = "checkpoint_invalid"
 
 
 class SilentQuery(ModelsError):
-    """An example holds no sound to make a query from."""
+    """An example holds no sound that a query could be made from."""
 
     code = "audio_silent"
 
@@ -54,31 +54,31 @@ class LabelUnknown(ModelsError):
 
 
 class Cancelled(ModelsError):
-    """The caller's `cancelled` callback said stop."""
+    """The caller's `cancelled` callback returned true."""
 
     code = "canceled"
 
 
 class SpanOutside(ModelsError):
-    """A span begins or ends outside its recording, or holds nothing."""
+    """A span begins or ends outside its recording, or is empty."""
 
     code = "span_outside"
 
 
 class DeviceUnavailable(ModelsError):
-    """This machine has no accelerator of the kind that was asked for."""
+    """This machine has no accelerator of the requested kind."""
 
     code = "model_unavailable"
 
 
 class CorpusInvalid(ModelsError):
-    """Nothing that can be read as a corpus, no such split in it, or nothing of it left."""
+    """The path holds no readable corpus, the corpus has no such split, or no recording of it is usable."""
 
     code = "corpus_invalid"
 
 
 class MediaError(ModelsError):
-    """Something is the matter with a media file; `detail` is a sentence for whoever sent it, without paths."""
+    """A media file cannot be read or written; `detail` is a message for the client, without paths."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -86,19 +86,19 @@ class MediaError(ModelsError):
 
 
 class AudioUndecodable(MediaError):
-    """The file holds no audio stream that can be decoded, or one that changes under way."""
+    """The file holds no audio stream that can be decoded, or one whose rate or channels change."""
 
     code = "audio_undecodable"
 
 
 class AudioTooLong(MediaError):
-    """The recording is longer than is allowed, or has more samples."""
+    """The recording is longer than allowed, or has more samples."""
 
     code = "audio_too_long"
 
 
 class AudioTooWide(MediaError):
-    """The recording has more channels than are allowed."""
+    """The recording has more channels than allowed."""
 
     code = "audio_too_wide"
 

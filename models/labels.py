@@ -1,4 +1,4 @@
-"""AudioSet's classes and their tree: 527 that detectors answer with, inside an ontology of 632.
+"""AudioSet's classes and their tree: the 527 that detectors predict, in an ontology of 632.
 
 Source and licence of the files: `audioset/ATTRIBUTION.md`.
 """
@@ -16,12 +16,12 @@ from models.errors import LabelUnknown
 
 CLASSES = 527
 
-_FOLDER = Path(__file__).parent / "audioset"
+FOLDER = Path(__file__).parent / "audioset"
 
 
 @dataclass(frozen=True)
 class Label:
-    """One class: `mid` is its machine id, `index` its column in a detector's answer (None outside the 527),
+    """One class: `mid` is its machine id, `index` its column in a detector's output (None outside the 527),
     `path` the names from the root of the ontology down to the class itself, `synonyms` other words for it,
     `description` the ontology's own sentences."""
 
@@ -41,22 +41,22 @@ def slug(name: str) -> str:
 
 @cache
 def ontology() -> dict[str, Label]:
-    """All 632 classes by mid, in the ontology's order.
+    """Return all 632 classes by mid, in the ontology's order.
 
-    A class with several parents (a cowbell is a bell, a percussion instrument, and what cattle wear) takes the path
-    of the parent that the ontology names first.
+    A class with several parents (a cowbell is a bell and a percussion instrument) has the path of the parent that the
+    ontology lists first.
     """
-    entries = json.loads((_FOLDER / "ontology.json").read_text(encoding="utf-8"))
+    entries = json.loads((FOLDER / "ontology.json").read_text(encoding="utf-8"))
     names = {entry["id"]: entry["name"] for entry in entries}
     descriptions = {entry["id"]: entry["description"] for entry in entries}
     parents: dict[str, str] = {}
     for entry in entries:
         for child in entry["child_ids"]:
             parents.setdefault(child, entry["id"])
-    with (_FOLDER / "class_labels_indices.csv").open(encoding="utf-8", newline="") as file:
+    with (FOLDER / "class_labels_indices.csv").open(encoding="utf-8", newline="") as file:
         indices = {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
 
-    with (_FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
+    with (FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
         words = {row["name"]: tuple(row["synonyms"].split("; ")) for row in csv.DictReader(file)}
 
     def path(mid: str) -> tuple[str, ...]:
@@ -70,14 +70,14 @@ def ontology() -> dict[str, Label]:
 
 @cache
 def classes() -> tuple[Label, ...]:
-    """The 527 classes in the order of a detector's columns."""
+    """Return the 527 classes in the order of a detector's columns."""
     known = [label for label in ontology().values() if label.index is not None]
     return tuple(sorted(known, key=lambda label: label.index or 0))
 
 
 @cache
 def _by_text() -> dict[str, Label]:
-    """Every text that names exactly one class: mid, name, slug; names win over slugs."""
+    """Return the classes by every text that identifies them: mid, name, slug; names take precedence over slugs."""
     labels = ontology().values()
     return (
         {label.slug: label for label in labels}
@@ -87,7 +87,7 @@ def _by_text() -> dict[str, Label]:
 
 
 def find(text: str) -> Label:
-    """The class with this name (any case), slug or mid. Raises LabelUnknown, whose `near` lists likely names."""
+    """Return the class with this name (any case), slug or mid. Raises LabelUnknown with similar names in `near`."""
     label = lookup(text)
     if label is None:
         names = near(text.strip())
@@ -97,20 +97,20 @@ def find(text: str) -> Label:
 
 
 def lookup(text: str) -> Label | None:
-    """As `find`, but None where there is no such class."""
+    """Return the class as `find` does, or None if there is no such class."""
     return _by_text().get(text.strip()) or _by_text().get(text.strip().lower())
 
 
 def near(text: str, among: Iterable[Label] | None = None, count: int = 5) -> list[str]:
-    """Up to `count` names that `text` may have meant, likeliest first; `among` restricts them."""
+    """Return up to `count` names similar to `text`, most similar first; `among` restricts them."""
     wanted = text.lower()
 
-    def likeness(label: Label) -> float:
-        # 'Male speech, man speaking' is one class with two names, and either may be the one that was meant.
+    def similarity(label: Label) -> float:
+        # 'Male speech, man speaking' is one class with two names: compare either.
         variants = [label.name.lower(), *label.name.lower().split(", ")]
         whole_word = any(wanted in variant.split() for variant in variants)
         ratio = max(difflib.SequenceMatcher(None, wanted, variant).ratio() for variant in variants)
         return ratio + (0.5 if whole_word else 0.0)
 
-    scored = sorted(((likeness(label), label.name) for label in (among or ontology().values())), reverse=True)
+    scored = sorted(((similarity(label), label.name) for label in (among or ontology().values())), reverse=True)
     return [name for score, name in scored[:count] if score >= 0.6]

@@ -1,7 +1,7 @@
 """Integrated loudness after ITU-R BS.1770-5, measured block by block.
 
-The filters are given there for 48 kHz; for other rates they are derived from the same analogue prototypes, as in
-EBU's and De Man's ("Evaluation of Implementations of the EBU R128 Loudness Measurement", AES 2018).
+The standard gives the filters for 48 kHz; for other rates they are derived from the same analogue prototypes, as in
+De Man, "Evaluation of Implementations of the EBU R128 Loudness Measurement", AES 2018.
 """
 
 import math
@@ -17,7 +17,7 @@ _OFFSET = -0.691  # dB, so that a 997 Hz tone of -20 dBFS measures -23 LUFS - 0.
 
 
 def _shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """The head's effect: about +4 dB above 2 kHz."""
+    """Return the pre-filter's coefficients, a shelf of about +4 dB above 2 kHz for the acoustic effect of the head."""
     frequency, gain, quality = 1681.974450955533, 3.999843853973347, 0.7071752369554196
     k = math.tan(math.pi * frequency / rate)
     high = 10 ** (gain / 20)
@@ -30,7 +30,7 @@ def _shelf(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ear's deafness below 60 Hz."""
+    """Return the RLB filter's coefficients, a high-pass at about 60 Hz."""
     frequency, quality = 38.13547087602444, 0.5003270373238773
     k = math.tan(math.pi * frequency / rate)
     a0 = 1 + k / quality + k * k
@@ -38,7 +38,7 @@ def _high_pass(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _weights(channels: int) -> np.ndarray:
-    """Surround channels count 1.41, the low-frequency channel nothing; layouts beyond 5.1 count each channel once."""
+    """Return the channels' weights: 1.41 for surround channels, 0 for the low-frequency one, 1 beyond 5.1."""
     if channels == 5:
         return np.array([1, 1, 1, 1.41, 1.41])
     if channels == 6:
@@ -47,7 +47,7 @@ def _weights(channels: int) -> np.ndarray:
 
 
 class LoudnessMeter:
-    """Feed blocks (C, n) with `add`, then ask `integrated`."""
+    """Meter of integrated loudness: add blocks (C, n) with `add`, then call `loudness`."""
 
     def __init__(self, rate: int, channels: int) -> None:
         self._filters = [_shelf(rate), _high_pass(rate)]
@@ -70,7 +70,7 @@ class LoudnessMeter:
         self._left = held[:, steps * self._step :]
 
     def loudness(self) -> float | None:
-        """LUFS; None where nothing is above -70 LUFS. A recording shorter than 400 ms counts as one block."""
+        """Return the loudness in LUFS, None if nothing exceeds -70 LUFS. Less than 400 ms counts as one block."""
         steps = np.array(self._energies)
         if len(steps) < _STEPS_A_BLOCK:
             samples = len(steps) * self._step + self._left.shape[1]

@@ -1,12 +1,12 @@
-"""Media files in and, through `models.encoding`, out: block by block, within limits. Imports no torch.
+"""Reading of media files, and through `models.encoding` writing: block by block, within limits. Imports no torch.
 
-What comes in is not trusted. The bytes decide what a file is, among containers and codecs that are listed here; the
-limits hold for what is decoded, whatever headers say; and `python -m models.media decode IN OUT` is a program of its
-own, so that a caller can run it in a process that may be killed.
+Files are untrusted. The bytes decide what a file is, among the containers and codecs listed here; the limits apply to
+the decoded audio, whatever headers say; and `python -m models.media decode IN OUT` is a separate program, so that the
+caller can run it in a sandbox.
 
-Length is the recording's own: encoder delay and padding are left out where the container tells (mp3 with a LAME tag,
-opus, vorbis, mp4's edit list; matroska and bare AAC do not). A damaged or truncated file gives what can be decoded of
-it; `MediaInfo.damaged` counts the packets that were left out.
+Encoder delay and padding are removed where the container stores them (mp3 with a LAME tag, opus, vorbis, mp4's edit
+list; matroska and bare AAC do not). Of a damaged or truncated file, what can be decoded is returned;
+`MediaInfo.damaged` counts the packets left out.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ __all__ = [
     "open_writer",
 ]
 
-# FFmpeg decides by content: without this list an m3u8 named song.mp3 opens other files.
+# FFmpeg detects formats by content: without this list, an m3u8 named song.mp3 opens other files.
 CONTAINERS = ("wav", "w64", "mp3", "flac", "ogg", "mov", "aac", "matroska", "aiff")
-# What people put into them. Video decoders are not here: FFmpeg would run them to fill in headers.
+# Audio codecs only: FFmpeg would run video decoders to complete headers.
 CODECS = (
     *("aac", "ac3", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "alac", "eac3", "flac", "gsm_ms"),
     *("mp1float", "mp2float", "mp3float", "mp3", "opus", "vorbis", "pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8"),
@@ -67,13 +67,13 @@ CODECS = (
 )
 
 BLOCK_FRAMES = 65536
-# An encoder pads its last packet, two at most; a stream that is this much longer than its header has a wrong header.
+# An encoder pads one or two packets; if a stream is this much longer than its header says, the header is wrong.
 _PADDING_PACKETS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What is accepted: seconds, channels, Hz, and samples over all channels."""
+    """Limits on recordings: seconds, channels, Hz, and samples over all channels."""
 
     seconds: float = 7200
     channels: int = 8
@@ -82,7 +82,7 @@ class Limits:
     samples: float = 1.5e9
 
     def check(self, rate: int, channels: int, seconds: float | None) -> None:
-        """Raises AudioTooWide, AudioUndecodable (the rate), AudioTooLong. Unknown `seconds` pass."""
+        """Raise AudioTooWide, AudioUndecodable (for the rate) or AudioTooLong; `seconds` None is accepted."""
         if channels > self.channels:
             raise AudioTooWide(f"{channels} channels; {self.channels} are allowed")
         if not self.lowest_rate <= rate <= self.highest_rate:
@@ -93,14 +93,14 @@ class Limits:
             raise AudioTooLong(f"longer than the {self.longest(rate, channels):g} s allowed for such a recording")
 
     def longest(self, rate: int, channels: int) -> float:
-        """Seconds that a recording of this rate and width may last."""
+        """Return the longest duration allowed at this rate and number of channels, in seconds."""
         return min(self.seconds, self.samples / (rate * channels))
 
 
 @dataclasses.dataclass(frozen=True)
 class MediaInfo:
-    """What a file is. `frames` (samples a channel) and `duration` (s) are None until known; `damaged` counts packets
-    that could not be decoded and were left out."""
+    """Properties of a file. `frames` (samples a channel) and `duration` (s) are None until known; `damaged` counts
+    packets that could not be decoded."""
 
     container: str
     codec: str
@@ -112,17 +112,17 @@ class MediaInfo:
 
 
 def open_audio(path: str | Path, limits: Limits | None = None) -> AudioReader:
-    """Opens the audio stream of a media file, as AudioReader.
+    """Open the audio stream of a media file as an AudioReader.
 
-    Raises AudioUndecodable, AudioTooLong, AudioTooWide; FileNotFoundError where there is no file.
+    Raises AudioUndecodable, AudioTooLong, AudioTooWide, FileNotFoundError.
     """
     return AudioReader(Path(path), limits or Limits())
 
 
 def decode(path: str | Path, target: str | Path, limits: Limits | None = None) -> MediaInfo:
-    """Decodes a media file to a WAV of 32-bit floats (RF64 above 4 GiB) at its own rate and channels.
+    """Decode a media file to a WAV of 32-bit floats (RF64 above 4 GiB) at its own rate and channels.
 
-    Returns what it is, with its exact number of frames. Raises as `open_audio`; a failure leaves no target.
+    Returns its properties with the exact number of frames. Raises as `open_audio`; a failure leaves no target.
     """
     with open_audio(path, limits) as reader, WavWriter(Path(target), reader.rate, reader.channels, 32) as writer:
         for block in reader:
@@ -131,11 +131,11 @@ def decode(path: str | Path, target: str | Path, limits: Limits | None = None) -
 
 
 class AudioReader:
-    """The audio of a file as blocks, once through: float32 (channels, n <= 65536), full scale 1, at the stream's own
-    rate and channels. A context manager.
+    """Iterator, usable once, over the blocks of a file's audio: float32 (channels, n <= 65536), full scale 1, at the
+    stream's own rate and channels. A context manager.
 
-    The first packets are decoded on opening, since codecs know better than headers what they hold. Iterating raises
-    AudioTooLong as soon as the limits are passed, AudioUndecodable where rate or channels change, or samples are not
+    The first packets are decoded on opening, since headers may be wrong about rate and channels. Iterating raises
+    AudioTooLong as soon as the limits are exceeded, AudioUndecodable where rate or channels change or samples are not
     finite. Afterwards `info` is exact.
     """
 
@@ -184,7 +184,7 @@ class AudioReader:
             container.split(",")[0], codec.codec.canonical_name, self.rate, self.channels, None, whole
         )
         self._limits.check(self.rate, self.channels, None if container in ("mp3", "aac") else whole)
-        # Only mp4's edit list leaves the cut at the end to the reader: FFmpeg makes the others itself.
+        # FFmpeg removes the padding at the end itself, except for mp4's edit list.
         self._cut = None
         if "mp4" in container and whole:
             self._cut = round(whole * self.rate), _PADDING_PACKETS * max(codec.frame_size, first.shape[1])
@@ -197,7 +197,7 @@ class AudioReader:
             if frames > longest * self.rate:
                 raise AudioTooLong(f"longer than the {longest:g} s allowed for such a recording")
             if not np.isfinite(block).all():
-                raise AudioUndecodable(f"samples that are no numbers before {frames / self.rate:.1f} s")
+                raise AudioUndecodable(f"samples that are not finite before {frames / self.rate:.1f} s")
             yield block
         if not frames:
             raise AudioUndecodable("the file holds no audio that can be decoded")
@@ -208,7 +208,7 @@ class AudioReader:
         yield from self._frames
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._frames.close()
         self._container.close()
 
@@ -221,7 +221,8 @@ class AudioReader:
         self.close()
 
     def _decode_frames(self, stream: AudioStream) -> Generator[Block, None, None]:
-        """Frames as FFmpeg gives them. The first says what the stream is; one that differs ends it with an error."""
+        """Yield the frames that FFmpeg decodes. Raises AudioUndecodable if one differs from the first in rate or
+        channels."""
         began = 0
         kind: tuple[int, int] | None = None
         for frame in self._demux(stream):
@@ -276,7 +277,7 @@ def _open_container(path: Path) -> InputContainer:
         "protocol_whitelist": "file",
     }
     av.logging.set_level(av.logging.PANIC)
-    # The prefix keeps a name such as "concat:..." from being read as a protocol.
+    # The prefix prevents a name such as "concat:..." from being read as a protocol.
     name = f"file:{path.absolute()}"
     try:
         try:
@@ -291,7 +292,7 @@ def _open_container(path: Path) -> InputContainer:
 
 
 def _format_of_few_packets(path: Path) -> str | None:
-    """FFmpeg wants to see several packets before it believes in mp3 or AAC, more than a tenth of a second has."""
+    """Return the format of a file too short for FFmpeg's detection, which needs several packets of mp3 or AAC."""
     with path.open("rb") as file:
         start = file.read(3)
     if start == b"ID3":
@@ -303,7 +304,7 @@ def _format_of_few_packets(path: Path) -> str | None:
 
 
 def _open_vorbis(path: Path) -> soundfile.SoundFile | None:
-    """Ogg Vorbis by libsndfile: FFmpeg loses or adds up to a packet of a short file. None where it is not plain."""
+    """Open Ogg Vorbis by libsndfile, since FFmpeg loses or adds up to a packet of a short file; None if it cannot."""
     try:
         return soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
@@ -311,12 +312,12 @@ def _open_vorbis(path: Path) -> soundfile.SoundFile | None:
 
 
 def _as_floats(frame: AudioFrame) -> Block:
-    """Samples (channels, n) of a decoded frame; integers are divided by their full scale."""
+    """Return the samples (channels, n) of a decoded frame; integers are divided by their full scale."""
     samples: np.ndarray[Any, Any] = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     if samples.dtype.kind == "f":
-        # A 64-bit number may be beyond 32 bits; the reader refuses what is not finite.
+        # A 64-bit number may exceed float32; the reader refuses what is not finite.
         with np.errstate(over="ignore", invalid="ignore"):
             return samples.astype(np.float32)
     if samples.dtype == np.uint8:
@@ -325,7 +326,7 @@ def _as_floats(frame: AudioFrame) -> Block:
 
 
 def _cut_padding(frames: Iterator[Block], cut: tuple[int, int] | None) -> Iterator[Block]:
-    """Ends the stream at `cut[0]` samples, if no more than `cut[1]` follow: else the header is wrong, and all stays."""
+    """End the stream at `cut[0]` samples if at most `cut[1]` follow; else the header is wrong, and nothing is cut."""
     if cut is None:
         yield from frames
         return
@@ -346,7 +347,7 @@ def _cut_padding(frames: Iterator[Block], cut: tuple[int, int] | None) -> Iterat
 
 
 def _blocks(frames: Iterator[Block]) -> Iterator[Block]:
-    """The same samples in blocks of BLOCK_FRAMES, but for the last."""
+    """Yield the same samples in blocks of BLOCK_FRAMES; the last may be shorter."""
     held: list[Block] = []
     count = 0
     for frame in frames:
@@ -364,8 +365,8 @@ def _blocks(frames: Iterator[Block]) -> Iterator[Block]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m models.media decode IN OUT [--limits JSON]`: prints one line of JSON, {"ok": {...}} or
-    {"error": {"code", "detail"}}, and exits 0 or 1."""
+    """Run `python -m models.media decode IN OUT [--limits JSON]`: print one line of JSON, {"ok": {...}} or
+    {"error": {"code", "detail"}}, and return 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m models.media", description="Decode a media file to float WAV.")
     parser.add_argument("command", choices=["decode"])
     parser.add_argument("source", type=Path, metavar="IN")
@@ -381,10 +382,10 @@ def main(arguments: list[str] | None = None) -> int:
     except MediaError as error:
         answer = {"error": {"code": error.code, "detail": error.detail}}
     except MemoryError:
-        answer = {"error": {"code": AudioUndecodable.code, "detail": "decoding wants more memory than is allowed"}}
+        answer = {"error": {"code": AudioUndecodable.code, "detail": "decoding needs more memory than allowed"}}
     except OSError as error:
         if error.errno == errno.EFBIG:
-            answer = {"error": {"code": AudioTooLong.code, "detail": "decoded, the recording outgrows what is allowed"}}
+            answer = {"error": {"code": AudioTooLong.code, "detail": "the decoded recording is larger than allowed"}}
         else:
             sys.stderr.write(f"python -m models.media: {error.strerror}\n")
             return 2

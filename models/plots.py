@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Plot of a detection."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from models.labels import classes
 
 
 def draw_detection(found: Detection, path: Path, title: str = "") -> None:
-    """The curves of the surest classes over time, their events as bars above them; `path` says the format."""
+    """Draw the tags' curves over time with their events as bars above; the format follows from `path`."""
     rows = {tag.mid: row for row, tag in enumerate(reversed(found.tags))}
     columns = {label.mid: label.index for label in classes()}
     figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout="constrained")

@@ -1,4 +1,4 @@
-"""On which device networks run, and with how many bits."""
+"""Device and numerical precision of the networks."""
 
 import logging
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class Arithmetic:
         return cls(chosen, precision == "auto" and _has_bfloat16(chosen.type), precision == "exact")
 
     def prepare(self, network: nn.Module) -> None:
-        """Moves a network to the device, in the layout that its convolutions like best."""
+        """Move a network to the device, in the memory layout that is fastest for its convolutions."""
         network.to(self.device)
         if not self.exact:
             for module in network.modules():
@@ -43,13 +43,13 @@ class Arithmetic:
 
     @contextmanager
     def float32(self) -> Iterator[None]:
-        """Computing what must not lose bits; with `exact`, GPUs do not shorten float32 to TF32 either."""
+        """Context for computing in float32; with `exact`, GPUs do not use TF32 either."""
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=not self.exact):
             yield
 
     @contextmanager
     def masks(self) -> Iterator[None]:
-        """Computing masks: in bfloat16 where that is fast and was allowed."""
+        """Context for computing masks: bfloat16 where that is fast and allowed."""
         with ExitStack() as stack:
             stack.enter_context(self.float32())
             if self.bfloat16:
@@ -58,7 +58,7 @@ class Arithmetic:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's weights are; the CPU for one without."""
+    """Return the device of a network's weights; the CPU if it has none."""
     first = next(network.parameters(), None)
     return torch.device("cpu") if first is None else first.device
 
@@ -68,12 +68,12 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        logger.info("no GPU here: computing on the CPU")
+        logger.info("no GPU found: computing on the CPU")
         return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceUnavailable(f"{name!r} is no device: use auto, cpu or cuda") from error
+        raise DeviceUnavailable(f"{name!r} is not a device: use auto, cpu or cuda") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceUnavailable(f"this machine has no {name}: use auto or cpu")
     return device
@@ -81,7 +81,7 @@ def _device(name: str) -> torch.device:
 
 @cache
 def _has_bfloat16(kind: str) -> bool:
-    """Whether bfloat16 products are in hardware; elsewhere they are emulated, and slower than float32."""
+    """Return whether the hardware multiplies bfloat16; elsewhere it is emulated, and slower than float32."""
     if kind == "cuda":
         there = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

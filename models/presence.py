@@ -1,8 +1,8 @@
-"""Whether a target is in a recording at all, decided once for the whole of it, and the gain that follows from that.
+"""Presence of a target in a recording, decided once for the whole of it, and the gate that follows from it.
 
-The decision is a logistic regression over `FEATURES`, fitted on validation mixtures and shipped with the weights. Its
-gate is applied when stems are written: one gain for the whole recording and a slow envelope, together at most 30 dB
-down, so that a wrong decision stays audible and nothing flickers.
+The decision is a logistic regression over `FEATURES`, fitted on validation mixtures and shipped with the weights. The
+gate is applied when stems are written: one gain for the whole recording and a slow envelope, together at most 30 dB of
+attenuation, so that a wrong decision stays audible and the gain does not fluctuate.
 """
 
 import math
@@ -18,23 +18,23 @@ FEATURES = ("mixture_likeness", "estimate_likeness", "estimate_level")
 
 LOWEST_GAIN_DB = -30.0
 _LEVEL_RANGE_DB = (-60.0, 10.0)  # of the estimate in the mixture
-_HEARD_RANGE_DB = 30.0  # windows this far below the loudest are not asked what they sound like
-_AT_ONCE_SECONDS = 8.0  # of windows, so that small networks are not called for one at a time
+_HEARD_RANGE_DB = 30.0  # windows this far below the loudest are ignored
+_AT_ONCE_SECONDS = 8.0  # of windows in a batch, since single windows are slow on small networks
 _QUIETEST = 1e-5  # RMS below which a window is silence
 
 _STEP_SECONDS = 0.5  # of the envelope
-_EXPAND_BELOW_DB = 40.0  # under a stem's loudest half second, what is left of it is leakage
+_EXPAND_BELOW_DB = 40.0  # what lies this far below a stem's loudest half second is leakage
 _EXPAND_DB = 12.0
-_NEIGHBOURS = 2  # steps on each side that stay open, so that onsets and decays are never cut
+_NEIGHBOURS = 2  # steps on each side that are not attenuated either, so that onsets and decays stay intact
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a model decides presence.
+    """Parameters of a model's presence decision.
 
-    weights: one for each of FEATURES. window_seconds: pieces in which recordings are heard. level: RMS to which each
-    piece is brought before it is heard, or None. opens, closes: presence from which a target is left alone, and up to
-    which it is cut by `LOWEST_GAIN_DB`; between them the gain in dB is linear.
+    weights: one for each of FEATURES. window_seconds: length of the windows that are embedded. level: RMS to which each
+    window is normalised, or None. opens: presence from which a stem is unchanged; closes: up to which it is attenuated
+    by `LOWEST_GAIN_DB`; between them the gain in dB is linear.
     """
 
     weights: tuple[float, ...] = (6.0, 6.0, 0.1)
@@ -46,7 +46,7 @@ class Rule:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Rule":
-        """From a model's configuration; what it leaves out has the default. Raises TypeError, ValueError."""
+        """Return the rule of a model's configuration; missing fields take defaults. Raises TypeError, ValueError."""
         given: dict[str, Any] = dict(config)
         if "weights" in given:
             given["weights"] = tuple(given["weights"])
@@ -56,20 +56,20 @@ class Rule:
         return rule
 
     def presence(self, measured: Tensor) -> float:
-        """Features (3,) -> probability that the target is there."""
+        """Features (3,) -> probability that the target is present."""
         return torch.sigmoid(measured.double() @ torch.tensor(self.weights, dtype=torch.float64) + self.bias).item()
 
     def gain_db(self, presence: float) -> float:
-        """The gate's gain for the whole recording, from LOWEST_GAIN_DB to 0."""
+        """Return the gate's gain for the whole recording in dB, from LOWEST_GAIN_DB to 0."""
         openness = (presence - self.closes) / (self.opens - self.closes)
         return LOWEST_GAIN_DB * (1 - min(max(openness, 0.0), 1.0))
 
 
 def features(mixture: Tensor, estimate: Tensor, estimate_level_db: float) -> Tensor:
-    """What presence is decided by, in the order of FEATURES: (3,).
+    """Return the features of the presence decision (3,), in the order of FEATURES.
 
-    mixture, estimate: (W,) cosines of the query and each window that is not silent; W may be 0. Of each the largest
-    counts. estimate_level_db: the estimate's energy over the mixture's, in dB; held between -60 and 10.
+    mixture, estimate: (W,) cosines of the query and each window that is not silent; W may be 0. The largest of each
+    counts. estimate_level_db: the estimate's energy over the mixture's, in dB; clamped to -60 to 10.
     """
     lowest, highest = _LEVEL_RANGE_DB
     likest = [audible.max().item() if len(audible) else 0.0 for audible in (mixture, estimate)]
@@ -77,7 +77,7 @@ def features(mixture: Tensor, estimate: Tensor, estimate_level_db: float) -> Ten
 
 
 def level_db(estimate: float, mixture: float) -> float:
-    """Energies -> dB of the estimate in the mixture; silence is the lowest level."""
+    """Return the energy of the estimate over the mixture's in dB; silence has the lowest level."""
     if estimate <= 0 or mixture <= 0:
         return _LEVEL_RANGE_DB[0]
     return 10 * math.log10(estimate / mixture)
@@ -86,8 +86,8 @@ def level_db(estimate: float, mixture: float) -> float:
 def measure(
     embed: Callable[[Tensor], Tensor], rate: int, rule: Rule, query: Tensor, mixture: Tensor, estimate: Tensor
 ) -> Tensor:
-    """Features (3,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine measures them block by
-    block: for fitting."""
+    """Return the features (3,) of one query (D,) in a mixture (n,) with its estimate (n,), as the engine computes them
+    block by block; used for fitting."""
     mixture_similarity, estimate_similarity = (
         QuerySimilarity(embed, rate, rule, query[None]),
         QuerySimilarity(embed, rate, rule, query[None], shared=False),
@@ -101,7 +101,7 @@ def measure(
 
 
 class QuerySimilarity:
-    """Hears mono recordings in windows as they stream past, and how like the queries (Q, D) they sound.
+    """Similarity of streamed mono recordings to queries (Q, D), window by window.
 
     embed: windows (B, T) -> (B, D). shared: one recording, compared with every query; otherwise one for each query.
     """
@@ -117,21 +117,21 @@ class QuerySimilarity:
         self._shared = shared
         recordings = 1 if shared else len(queries)
         self._waiting = torch.zeros(recordings, 0)
-        # Numbers rather than tensors: small tensors that stay between large ones that go keep the heap from shrinking.
+        # Numbers rather than tensors: small tensors allocated between large ones would keep the heap from shrinking.
         self._cosines: list[list[float]] = []  # (Q,) a window
         self._energies: list[list[float]] = []  # (recordings,) a window
 
     def add(self, block: Tensor) -> None:
-        """The next samples (recordings, n)."""
+        """Add the next samples (recordings, n)."""
         self._waiting = torch.cat([self._waiting, block], dim=1)
         while self._waiting.shape[1] >= self._batch:
             self._compare(self._waiting[:, : self._batch])
             self._waiting = self._waiting[:, self._batch :].clone()
 
     def finish(self) -> None:
-        """What is left; a part of a window is padded."""
+        """Process the rest; a partial window is padded."""
         left = self._waiting.shape[1] % self._size
-        # Heard too if it is half a window, or all that there is.
+        # A partial window counts if it is half a window, or the whole recording.
         if left * 2 >= self._size or (left and left == self._waiting.shape[1] and not self._energies):
             self._waiting = F.pad(self._waiting, (0, self._size - left))
         whole = self._waiting.shape[1] // self._size * self._size
@@ -140,7 +140,7 @@ class QuerySimilarity:
         self._waiting = self._waiting[:, :0]
 
     def similarities(self, query: int) -> Tensor:
-        """(W,) cosines of the query and every window that is not silent."""
+        """Return the cosines (W,) of the query and every window that is not silent."""
         if not self._energies:
             return torch.zeros(0)
         energies = torch.tensor(self._energies)[:, 0 if self._shared else query]
@@ -148,7 +148,7 @@ class QuerySimilarity:
         return torch.tensor(self._cosines)[audible, query]
 
     def _compare(self, block: Tensor) -> None:
-        """Whole windows (recordings, windows * size), all at once."""
+        """Embed whole windows (recordings, windows * size) and compare them with the queries."""
         windows = block.unflatten(1, (-1, self._size))
         energies = windows.square().sum(dim=2)
         rms = (energies / self._size).sqrt()
@@ -156,7 +156,7 @@ class QuerySimilarity:
             windows = windows * (self._level / rms.clamp_min(_QUIETEST))[..., None]
         sounding = rms > _QUIETEST
         embeddings = torch.zeros(*rms.shape, self._queries.shape[1])
-        if sounding.any():  # an ear's answer to silence says nothing, and costs as much
+        if sounding.any():  # the embedding of silence is meaningless, and costs as much
             embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
         self._energies += energies.T.tolist()
         self._cosines += F.cosine_similarity(embeddings, self._queries[:, None], dim=2).T.tolist()
@@ -183,13 +183,13 @@ class Levels:
                 self._open, self._filled = torch.zeros_like(self._open), 0
 
     def steps(self) -> Tensor:
-        """(streams, steps): the last step may be a part of one."""
+        """Return the energies (streams, steps); the last step may be shorter."""
         steps = [*self._steps, self._open.tolist()] if self._filled or not self._steps else self._steps
         return torch.tensor(steps, dtype=torch.float64).T
 
 
 class Gate:
-    """The gain of one stem: `gain_db` for all of it, and an envelope that lowers what lies far below its loudest.
+    """The gain of one stem: `gain_db` for all of it, and an envelope that attenuates parts far below the loudest one.
 
     energies: (steps,) of the stem, as `Levels` measures them.
     """
@@ -203,11 +203,11 @@ class Gate:
 
     @property
     def is_active(self) -> bool:
-        """Whether the gate does anything."""
+        """Whether the gate attenuates any part of the stem."""
         return bool((self._decibels < 0).any())
 
     def gains(self, start: int, count: int, rate: int) -> Tensor:
-        """Linear gains (count,) of the samples from `start` at `rate`; straight lines in dB between steps' centres."""
+        """Return the linear gains (count,) of the samples from `start` at `rate`, interpolated in dB between steps."""
         position = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) / (rate * _STEP_SECONDS) - 0.5
         position = position.clamp(0, len(self._decibels) - 1)
         before = position.floor().long()

@@ -1,8 +1,8 @@
-"""What a sound is like, told by the classes that a model knows.
+"""Class profiles: embeddings expressed as similarities to a model's classes.
 
-Embeddings of two recordings of one class agree less than their likenesses to all classes do: the cosine of such
-profiles tells present targets from absent ones better than the cosine of embeddings (area under the curve on the
-watched mixtures, of the estimate's windows alone: 0.83 against 0.76). A sound of no known class has a profile too.
+Two recordings of one class have more similar profiles than embeddings: the cosine of profiles separates present targets
+from absent ones better than the cosine of embeddings (area under the curve on the validation mixtures, of the
+estimate's windows alone: 0.83 against 0.76). A sound of no known class has a profile too.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from models.plda import PLDAPrior
 
-SHARPNESS = 0.1  # cosines are divided by it: about the nearest ten classes count
+SHARPNESS = 0.1  # the softmax's temperature: about the nearest ten classes count
 
 
 class Profiles:
-    """Embeddings (..., D) -> unit vectors (..., classes); without a prior or classes, the embeddings as they are."""
+    """Function of embeddings (..., D) to unit vectors (..., classes); without a prior or classes, the identity."""
 
     def __init__(self, prior: PLDAPrior | None, classes: Mapping[str, Tensor]) -> None:
         self._prior = prior

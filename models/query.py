@@ -1,8 +1,8 @@
 """The latent embedding processor: recordings of a sound -> one query embedding.
 
-Chen et al. (AAAI 2022): recordings are cut into windows, windows without sound are left out, the embeddings of the
-rest are averaged within a recording and then over recordings. What counts as silence, and at which level the ear
-hears, belongs to the model: `QueryRules`.
+Chen et al. (AAAI 2022): recordings are cut into windows, silent windows are left out, the embeddings of the rest are
+averaged within a recording and then over recordings. The threshold of silence and the level of the windows belong to
+the model: `QueryRules`.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from models.plda import PLDAPrior
 
 SHORTEST_SECONDS = 0.1
 INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound
-BATCH = 16  # windows the ear hears at once
+BATCH = 16  # windows that are embedded at once
 
 
 class Embedder(Protocol):
-    """A detector, as far as queries need it."""
+    """The part of a detector that queries need."""
 
     rate: int
     embedding_size: int
@@ -37,12 +37,12 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class QueryRules:
-    """How a model makes queries.
+    """Parameters of a model's queries.
 
     window_seconds, hop_seconds: windows of a recording, the rest dropped unless the recording is shorter than one.
     least_energy: sum(x^2) that a window must exceed (the paper's absolute threshold), or None.
     range_db: windows this far below the loudest one are left out, or None.
-    level: RMS to which a recording's kept windows are brought, or None.
+    level: RMS to which a recording's windows are normalised, or None.
     """
 
     window_seconds: float = 2.0
@@ -58,9 +58,9 @@ BASE_RULES = QueryRules(window_seconds=0.96, hop_seconds=0.48, least_energy=None
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for: `vector` (D,), and how well the examples agreed on it.
+    """A query: its embedding `vector` (D,), and how well the examples agree.
 
-    coherence: mean cosine of the examples' windows to their mean, 0 to 1; seconds_used: of sound, silence left out.
+    coherence: mean cosine of the examples' windows to their mean, 0 to 1; seconds_used: of sound, without silence.
     """
 
     vector: Tensor
@@ -70,7 +70,7 @@ class Query:
     warnings: list[str] = field(default_factory=list)
 
     def without(self, other: "Query") -> "Query":
-        """The negative query: this one with its part along `other` taken away. Raises QueryModelMismatch."""
+        """Return this query with its component along `other` removed, a negative query. Raises QueryModelMismatch."""
         require_model(other, self.model)
         direction = F.normalize(other.vector, dim=0)
         remainder = self.vector - (self.vector @ direction) * direction
@@ -87,7 +87,7 @@ class Query:
 
     @staticmethod
     def load(path: Path, model: str | None = None) -> "Query":
-        """Read a saved query. Raises QueryModelMismatch if it is no query or another model's than `model`."""
+        """Read a saved query. Raises QueryModelMismatch if the file is not a query, or is another model's."""
         try:
             with safe_open(path, "pt") as file:
                 details, vector = file.metadata() or {}, file.get_tensor("query").float()
@@ -106,7 +106,7 @@ def require_model(query: Query, model: str) -> None:
 
 
 class Windows(NamedTuple):
-    """Kept windows of one recording: (N, T), and how many seconds of sound they cover."""
+    """Windows of one recording that hold sound, (N, T), and the seconds that they cover."""
 
     waveforms: Tensor
     seconds: float
@@ -115,10 +115,10 @@ class Windows(NamedTuple):
 def embed(
     embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str, prior: PLDAPrior | None = None
 ) -> Query:
-    """One query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
+    """Make one query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
 
-    prior: turns what was heard into what other recordings of that sound are expected to be; None where the recordings
-    are the very sound to be found. Raises SilentQuery if a recording is too short or holds no sound.
+    prior: corrects the embedding towards the class of the sound; None if the recordings are parts of the mixture.
+    Raises SilentQuery if a recording is too short or holds no sound.
     """
     means, all_windows, seconds = [], [], 0.0
     for number, recording in enumerate(recordings, 1):
@@ -134,14 +134,14 @@ def embed(
     warnings = []
     if coherence < INCOHERENT:
         warnings.append(
-            f"The examples hardly agree (coherence {coherence:.2f}): one or two clean seconds of the same sound "
+            f"The examples differ a lot (coherence {coherence:.2f}): one or two clean seconds of the same sound "
             "separate better than many different ones."
         )
     return Query(vector.cpu(), model, coherence, seconds, warnings)
 
 
 def cut(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> Windows:
-    """The windows of a mono recording (n,) that hold sound. Raises SilentQuery if there are none."""
+    """Return the windows of a mono recording (n,) that hold sound. Raises SilentQuery if there are none."""
     if len(recording) < SHORTEST_SECONDS * rate:
         raise SilentQuery(f"{name} lasts {len(recording) / rate:.3f} s: at least {SHORTEST_SECONDS} s are needed")
     size, hop = (round(seconds * rate) for seconds in (rules.window_seconds, rules.hop_seconds))
@@ -153,7 +153,7 @@ def cut(recording: Tensor, rate: int, rules: QueryRules, name: str = "the exampl
     if rules.range_db is not None:
         kept &= energy >= energy.max() * 10 ** (-rules.range_db / 10)
     if not kept.any():
-        raise SilentQuery(f"{name} is silent: choose a part in which the sound is heard")
+        raise SilentQuery(f"{name} is silent: choose a part that holds the sound")
     windows = windows[kept]
     if rules.level is not None:
         rms = (energy[kept].sum() / (len(windows) * sounding)).sqrt()

@@ -1,8 +1,8 @@
-"""Long recordings to stems, window by window, in memory that does not grow with the recording.
+"""Separation of long recordings into stems, window by window, in memory that does not grow with the recording.
 
-A mixture comes in blocks at its own rate and channels. It is resampled to the separator's rate, cut into windows of
-one shape, masked once a query, cross-faded, and resampled back to the mixture's rate and exact length. Each window
-carries context on both sides that is computed and thrown away, since estimates are wrong near a window's edges.
+A mixture arrives in blocks at its own rate and channels. It is resampled to the separator's rate, cut into windows of
+one shape, masked for each query, cross-faded, and resampled back to the mixture's rate and exact length. Each window
+has context on both sides that is computed and discarded, since estimates are wrong near a window's edges.
 
 Letters: Q queries, C channels, n samples of a block, N windows, W samples of a window, T frames, F bins.
 """
@@ -22,17 +22,17 @@ from models.errors import Cancelled
 from models.networks import Separator
 from models.options import SeparationOptions
 
-# The last window is padded to a whole number of these, so that a short rest does not cost a full window.
+# The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
-# Finished stems leave in pieces of this length: at 192 kHz, with 8 channels and 16 targets, a window would be 1 GB.
+# Stems are yielded in pieces of this length: at 192 kHz, with 8 channels and 16 targets, a window would be 1 GB.
 _PIECE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """A recording that can be read more than once: `blocks()` gives (C, n) float32 at `rate` Hz from its beginning.
+    """A recording that can be read repeatedly: `blocks()` yields (C, n) float32 at `rate` Hz from its beginning.
 
-    `frames` is its length in samples at `rate`, where that is known before reading.
+    `frames` is its length in samples at `rate`, if that is known before reading.
     """
 
     rate: int
@@ -43,10 +43,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Windows:
-    """How a recording is cut, in samples at the separator's rate.
+    """Layout of the windows, in samples at the separator's rate.
 
-    Window k keeps [k * stride, k * stride + kept) of the recording; `context` samples on either side of that are
-    computed and thrown away, and `overlap` samples are cross-faded with the window after it.
+    The core of window k is [k * stride, k * stride + core) of the recording; `context` samples on each side of it are
+    computed and discarded, and `overlap` samples are cross-faded with the next window.
     """
 
     size: int
@@ -66,7 +66,7 @@ class Windows:
         return self.core - self.overlap
 
     def count(self, samples: int) -> int:
-        """How many windows a recording of so many samples takes."""
+        """Return the number of windows for a recording of `samples`."""
         return max(1, math.ceil((samples - self.core) / self.stride) + 1)
 
     @classmethod
@@ -91,7 +91,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Window:
-    """`samples` (C, W), zeros where the recording has none; `kept` counts the samples kept, fewer only in the last."""
+    """`samples` (C, W), zeros outside the recording; `core` counts the samples kept, fewer in the last window only."""
 
     samples: Tensor
     first: bool
@@ -100,12 +100,12 @@ class Window:
 
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
-    """Cuts a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds."""
+    """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds."""
     held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
     first = True
     for block in blocks:
         held = torch.cat([held, block], dim=1)
-        # One sample more than the window keeps: then it is not the last.
+        # With a sample beyond its core, the window is not the last.
         while held.shape[1] >= windows.size and held.shape[1] > windows.context + windows.core:
             yield Window(held[:, : windows.size], first, False, windows.core)
             held = held[:, windows.stride :]
@@ -126,17 +126,17 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
 
 
 class CrossFade:
-    """Joins kept parts (Q, C, kept) of windows in their order; what comes out is final."""
+    """Joins the cores (Q, C, core) of windows, in order, with cross-fades."""
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
         position = (torch.arange(windows.overlap, dtype=torch.float64) + 0.5) / max(windows.overlap, 1)
-        # Both windows estimate the same sound, so amplitudes, not powers, have to add up to one.
+        # Both windows estimate the same sound, so amplitudes, not powers, must add up to one.
         self._rise = torch.sin(position * math.pi / 2).square().float()
         self._tail: Tensor | None = None
 
     def add(self, kept: Tensor, last: bool) -> Tensor:
-        """Takes the next part, gives the samples that no later window touches."""
+        """Add the next core, and return the samples that no later window changes."""
         overlap, stride = self._windows.overlap, self._windows.stride
         if self._tail is not None and overlap:
             faded = kept[..., :overlap] * self._rise + self._tail
@@ -148,11 +148,10 @@ class CrossFade:
 
 
 class Masking:
-    """Asks the separator: one spectrum a window and channel, listened to once, one mask a window and query.
+    """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
-    conditions: (Q, K), already conditioned. batch: how many masks are computed at once. joint: refine all queries'
-    estimates together, beside a residual; exhaustive: without one, since the queries are all that the mixture holds.
-    observe: is told how many masks each batch held.
+    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. joint: refine all
+    estimates together, with a residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
     def __init__(
@@ -177,7 +176,7 @@ class Masking:
 
     @property
     def windows(self) -> int:
-        """How many windows to bring at once."""
+        """Number of windows to pass at once."""
         return max(1, self._batch // self.queries)
 
     @torch.inference_mode()
@@ -186,7 +185,7 @@ class Masking:
         count, channels, samples = mixtures.shape
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))
-        # The channels' mean power: a mean of samples would be silent for channels in anti-phase.
+        # The channels' mean power: the mean of samples is silent for channels in anti-phase.
         magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
         estimates = torch.empty(count, self.queries, channels, samples)
         flat = estimates.flatten(0, 1)  # a row each pair of window and query, in the order of `_masks`
@@ -207,7 +206,7 @@ class Masking:
         return estimates
 
     def _masks(self, magnitude: Tensor) -> Iterator[Tensor]:
-        """Magnitudes (N, T, F) -> masks of all pairs of a window and a query, windows first, a batch at a time."""
+        """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
         count, frames, _ = magnitude.shape
         with self._autocast():
             encoded = self._separator.encode_mixture(magnitude)
@@ -222,12 +221,12 @@ class Masking:
 
 
 def never() -> bool:
-    """The `cancelled` of callers that never cancel."""
+    """Return False: the `cancelled` of callers that never cancel."""
     return False
 
 
 def at_rate(source: Source, rate: int) -> Iterator[Tensor]:
-    """The source's blocks, resampled to `rate`."""
+    """Yield the source's blocks, resampled to `rate`."""
     resampler = Resampler(source.rate, rate, source.channels)
     for block in source.blocks():
         yield resampler.feed(block)
@@ -246,8 +245,8 @@ def estimates(
 ) -> Iterator[Tensor]:
     """Mixture blocks (C, n) at the separator's rate -> estimates (Q, C, n') in order, at the same rate.
 
-    Their lengths add up to the mixture's. `windowed(count)` is called after each batch with the windows done so far;
-    `cancelled()` is asked before each. Raises Cancelled.
+    Their lengths add up to the mixture's. `windowed(count)` is called after each batch with the windows done so far,
+    `cancelled()` before each. Raises Cancelled.
     """
     fade = CrossFade(windows)
     done = 0
@@ -274,7 +273,7 @@ def stems(
 ) -> Iterator[Tensor]:
     """A source -> its stems (Q, C, n) in blocks at the source's own rate, aligned with it and exactly as long.
 
-    `observe(estimate (Q, C, n))` is called with every estimate at the separator's `rate` before it is resampled. Raises Cancelled.
+    `observe(estimate (Q, C, n))` is called with every estimate at the separator's `rate`. Raises Cancelled.
     """
     read = 0
 
@@ -300,12 +299,12 @@ def stems(
                 stem = stem[:, : read - given]
             given += stem.shape[1]
             yield stem.unflatten(0, (masking.queries, source.channels))
-    if given < read:  # there and back, rates round to within a few samples of the mixture's length
+    if given < read:  # resampling twice rounds the length by up to a few samples
         yield torch.zeros(masking.queries, source.channels, read - given)
 
 
 def _group(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
-    """Groups of up to `count` windows of one shape."""
+    """Yield groups of up to `count` windows of one shape."""
     group: list[Window] = []
     for item in items:
         if group and (len(group) == count or item.samples.shape != group[0].samples.shape):
@@ -317,7 +316,7 @@ def _group(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
 
 
 def _mark_last(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """Each item with whether it is the last."""
+    """Yield each item with whether it is the last."""
     held: Tensor | None = None
     for item in items:
         if held is not None:

@@ -1,4 +1,4 @@
-"""Short-time spectra and mel bands: the one place that decides windows, padding and scaling."""
+"""Short-time Fourier transform, its inverse, and mel bands; windows, padding and scaling are defined here only."""
 
 from typing import Literal
 
@@ -8,18 +8,18 @@ import torchaudio
 from torch import Tensor
 
 ACTIVE = 1e-3  # a frame counts for the level while its power is within 30 dB of the loudest one
-QUIETEST = 1e-5  # RMS below which nothing is amplified any further
+QUIETEST = 1e-5  # lowest RMS used for normalisation, so that silence is not amplified
 
 
 def stft(waveforms: Tensor, fft_size: int, hop: int, window_size: int | None = None) -> Tensor:
-    """Complex spectrum of waveforms (B, samples): (B, samples // hop + 1, fft_size // 2 + 1).
+    """Return the complex spectrum of waveforms (B, samples): (B, samples // hop + 1, fft_size // 2 + 1).
 
     Frames are centred on multiples of `hop`, edges reflected, the window a periodic Hann of `window_size`
     samples (default `fft_size`), nothing scaled. Waveforms too short to reflect are padded with silence,
     so any length from one sample up is accepted.
     """
     samples, half = waveforms.shape[-1], fft_size // 2
-    # Reflection needs more samples than it adds; frames past the waveform's own are cut off again.
+    # Reflection needs more samples than it adds; frames beyond the waveform are removed below.
     padded = F.pad(waveforms, (0, max(0, half + 1 - samples)))
     spectrum = torch.stft(
         padded,
@@ -35,10 +35,10 @@ def stft(waveforms: Tensor, fft_size: int, hop: int, window_size: int | None = N
 
 
 def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: int | None = None) -> Tensor:
-    """Waveforms (B, samples) of a complex spectrum (B, frames, bins); inverse of `stft` with the same sizes.
+    """Return the waveforms (B, samples) of a complex spectrum (B, frames, bins); inverse of `stft` with the same sizes.
 
     Overlapping frames are weighted by the window and divided by the sum of its squares (Griffin and Lim, 1984).
-    The window must reach over at least two hops, so that the samples after the last frame's centre are covered.
+    The window must span at least two hops, so that the samples after the last frame's centre are covered.
     """
     return torch.istft(
         spectrum.transpose(-1, -2),
@@ -52,7 +52,7 @@ def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: 
 
 
 def loudness(magnitude: Tensor, window_size: int) -> Tensor:
-    """RMS (B,) of the waveforms whose magnitudes (B, frames, bins) are given, over the frames in which they sound."""
+    """Return the RMS (B,) of waveforms over their active frames, from their magnitudes (B, frames, bins)."""
     power = magnitude.square().mean(2)
     active = power >= ACTIVE * power.amax(1, keepdim=True)
     level = ((power * active).sum(1) / active.sum(1)).sqrt()
@@ -61,7 +61,7 @@ def loudness(magnitude: Tensor, window_size: int) -> Tensor:
 
 
 def hann(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The periodic Hann window (size,)."""
+    """Return the periodic Hann window (size,)."""
     return torch.hann_window(size, periodic=True, device=device, dtype=dtype)
 
 
@@ -74,11 +74,11 @@ def mel_bands(
     scale: Literal["slaney", "htk"] = "slaney",
     normalised: bool = True,
 ) -> Tensor:
-    """Triangular filters (bins, bands) from a power or magnitude spectrum to mel bands.
+    """Return triangular filters (bins, bands) from a power or magnitude spectrum to mel bands.
 
     `normalised` divides each triangle by its width in Hz (Slaney's norm), which makes white noise flat.
     """
-    with torch.device("cpu"):  # a constant: needed by networks built on the meta device too
+    with torch.device("cpu"):  # a constant that networks on the meta device need too
         return torchaudio.functional.melscale_fbanks(
             fft_size // 2 + 1,
             f_min=lowest_hz,

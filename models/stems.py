@@ -1,7 +1,7 @@
-"""Stems to files that add up: gated, brought under full scale by one gain, quantised, measured.
+"""Writing of stems to files that add up to the mixture: gated, scaled by one gain against clipping, and quantised.
 
-Stems wait on disk as float32 until the whole recording is separated, since presence, gates and the gain are decided
-once for all of it. The residual is made last, from the stems as a reader will get them.
+Stems are spooled to disk as float32 until the whole recording is separated, since presence, gates and the gain are
+decided once for all of it. The residual is computed last, from the stems as written.
 """
 
 import re
@@ -29,7 +29,7 @@ _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
 
 @dataclass(frozen=True)
 class StemFile:
-    """A stem as written. peak: highest amplitude, 1 is full scale. loudness: LUFS (BS.1770), None for silence."""
+    """A written stem. peak: highest amplitude, full scale 1. loudness: LUFS (BS.1770), None for silence."""
 
     name: str
     path: Path
@@ -39,19 +39,19 @@ class StemFile:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ValueError unless each name can be a file's, none is reserved, and no two differ only in case."""
+    """Raise ValueError unless each name is a valid file name, none is reserved, and no two differ only in case."""
     for name in names:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} cannot be a target's name: letters, digits, space, '_', '.', '-', at most 64")
+            raise ValueError(f"{name!r} is not a valid name: use up to 64 letters, digits, spaces, '_', '.' and '-'")
         if name.lower() == RESIDUAL:
-            raise ValueError(f"{name!r} is reserved for what the targets leave")
+            raise ValueError(f"the name {name!r} is reserved")
     if len({name.lower() for name in names}) < len(names):
         raise ValueError("two targets have the same name")
 
 
 class Spool:
-    """Stems (Q, C, n) on disk, one file each, written once and read as often as needed. A context manager that
-    deletes its files."""
+    """Stems (Q, C, n) on disk, one file each, written once and read repeatedly. A context manager that deletes its
+    files."""
 
     def __init__(self, folder: Path, stems: int, channels: int) -> None:
         self._paths = [folder / f"{number}.f32" for number in range(stems)]
@@ -59,17 +59,17 @@ class Spool:
         self._channels = channels
 
     def append(self, block: Tensor) -> None:
-        """(Q, C, n)"""
+        """Append a block (Q, C, n)."""
         for file, stem in zip(self._files, block.numpy(), strict=True):
             file.write(np.ascontiguousarray(stem.T).data)
 
     def rewind(self) -> None:
-        """The next `read` is from the beginning."""
+        """Make the next `read` start at the beginning."""
         for file in self._files:
             file.seek(0)
 
     def read(self, count: int) -> Tensor:
-        """The next `count` samples, (Q, C, count). Raises ValueError at the end: the mixture has become longer."""
+        """Return the next `count` samples, (Q, C, count). Raises ValueError beyond the end."""
         wanted = count * self._channels
         stems = np.empty((len(self._files), self._channels, count), np.float32)
         for stem, file in zip(stems, self._files, strict=True):
@@ -91,7 +91,7 @@ class Spool:
 
 
 def apply_gates(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: int) -> Tensor:
-    """Stems (Q, C, n), the first sample being `start` of the recording, each through its gate."""
+    """Apply each stem's gate to stems (Q, C, n) whose first sample is `start` of the recording."""
     if not any(gates):
         return stems
     count = stems.shape[-1]
@@ -102,7 +102,7 @@ def apply_gates(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: i
 
 @dataclass(frozen=True)
 class SpooledStems:
-    """What is to be written: the mixture, its stems waiting in a spool, and their gates (None: open)."""
+    """The input of `write`: the mixture, its stems in a spool, and their gates (None: unchanged)."""
 
     source: Source
     spool: Spool
@@ -110,7 +110,7 @@ class SpooledStems:
     cancelled: Callable[[], bool] = never
 
     def blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Blocks of mixture (C, n) and gated stems (Q, C, n). Raises Cancelled."""
+        """Yield blocks of the mixture (C, n) and the gated stems (Q, C, n). Raises Cancelled."""
         self.spool.rewind()
         start = 0
         for mixture in self.source.blocks():
@@ -128,7 +128,7 @@ def write(
     options: SeparationOptions,
     written: Callable[[int], None],
 ) -> tuple[list[StemFile], float]:
-    """Writes NAME.FORMAT for each stem, and residual.FORMAT; gives the files and the gain that all of them share.
+    """Write NAME.FORMAT for each stem, and residual.FORMAT; return the files and their common gain.
 
     `written(frames)` is called after each block. A failure leaves none of the files. Raises Cancelled,
     FormatUnsupported.
@@ -171,7 +171,7 @@ def write(
 
 
 def _round(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
-    """To the steps of an integer format before float32 rounds a first time: 24 bits would notice."""
+    """Round to the steps of an integer format before the conversion to float32, whose rounding 24 bits would notice."""
     if bit_depth in (16, 24):
         full = 2.0 ** (bit_depth - 1)
         samples = np.rint(samples * full) / full
@@ -179,9 +179,9 @@ def _round(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.fl
 
 
 def _gain(separated: SpooledStems, options: SeparationOptions, writer: AudioWriter) -> float:
-    """1 where nothing clips, else the gain with which nothing does, in a format that clips at full scale."""
+    """Return 1 if nothing clips, else the gain that avoids clipping, in a format that clips at full scale."""
     step = 2.0 ** (1 - writer.bit_depth) if writer.bit_depth else 0.0
-    rounding = step * len(separated.gates) / 2  # of the stems together, which the residual takes up
+    rounding = step * len(separated.gates) / 2  # of the stems together, which the residual absorbs
     clips, excess = False, 1.0
     for mixture, stems in separated.blocks():
         loudest: list[NDArray[np.floating]] = [stems]
@@ -190,7 +190,7 @@ def _gain(separated: SpooledStems, options: SeparationOptions, writer: AudioWrit
             for stem in stems:
                 left -= writer.quantise(stem)
             loudest.append(left)
-        # -1 can be written, +1 cannot, and what rounds to either is as good.
+        # Integer formats hold -1 but not +1; compare what rounds to either.
         highest, lowest = max(part.max(initial=0) for part in loudest), min(part.min(initial=0) for part in loudest)
         clips |= highest >= 1 - step / 2 if step else highest > 1
         clips |= lowest < -1 - step / 2

@@ -1,4 +1,4 @@
-"""Media files for tests, made on the spot: sound, and what is only called so."""
+"""Media files for tests, generated: valid audio, and files that are not audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Samples = NDArray[np.float32]
 
 
 def noise(frames: int, channels: int = 2, seed: int = 0) -> Samples:
-    """Noise below a sixth of the rate (channels, frames), peak 0.5: codecs keep it, and it has one alignment."""
+    """Return noise below a sixth of the rate (channels, frames), peak 0.5: codecs preserve it, with a unique lag."""
     size = max(frames, 512)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal((channels, size)))
     spectrum[:, size // 6 :] = 0
@@ -26,7 +26,7 @@ def noise(frames: int, channels: int = 2, seed: int = 0) -> Samples:
 
 
 def lag(reference: Samples, other: Samples) -> int:
-    """By how many samples `other` comes after `reference`, both (n,)."""
+    """Return the delay of `other` after `reference` in samples, both (n,)."""
     size = 1 << (len(reference) + len(other)).bit_length()
     likeness = np.fft.irfft(np.fft.rfft(other, size) * np.conj(np.fft.rfft(reference, size)), size)
     best = int(np.argmax(likeness))
@@ -34,12 +34,12 @@ def lag(reference: Samples, other: Samples) -> int:
 
 
 def write_sound(path: Path, sound: Samples, rate: int, subtype: str) -> None:
-    """A file by libsndfile, of the kind that the name's end says."""
+    """Write a file by libsndfile, in the format of its suffix."""
     soundfile.write(path, sound.T, rate, subtype=subtype)
 
 
 def write_packets(path: Path, sound: Samples, rate: int, muxer: str, codec: str, **options: str) -> None:
-    """A file by FFmpeg's own muxers and encoders, with their defaults."""
+    """Write a file by FFmpeg's own muxers and encoders, with their defaults."""
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[sound.shape[0]]
     with av.open(str(path), "w", format=muxer, container_options=options) as container:
         stream = cast(Any, container.add_stream(codec, rate=rate))
@@ -50,7 +50,7 @@ def write_packets(path: Path, sound: Samples, rate: int, muxer: str, codec: str,
 
 
 def write_video(path: Path, sound: Samples | None, rate: int = 48000) -> None:
-    """A second of MPEG-4 video in mp4, with an AAC track unless `sound` is None."""
+    """Write a second of MPEG-4 video in mp4, with an AAC track unless `sound` is None."""
     with av.open(str(path), "w", format="mp4") as container:
         picture = cast(Any, container.add_stream("mpeg4", rate=25))
         picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
@@ -81,7 +81,7 @@ def _send(container: Any, stream: Any, sound: Samples, rate: int, layout: str) -
 
 
 def wav_bytes(samples: bytes, channels: int, rate: int, bits: int, tag: int = 1, said: int | None = None) -> bytes:
-    """A WAV file whose header says what it is told to; `said` is the data chunk's length if not the true one."""
+    """Return a WAV file with the given header; `said` is the data chunk's declared length, if not the true one."""
     frame = channels * bits // 8
     layout = struct.pack("<HHIIHH", tag, channels, rate, rate * frame & 0xFFFFFFFF, frame & 0xFFFF, bits)
     length = len(samples) if said is None else said
@@ -90,7 +90,7 @@ def wav_bytes(samples: bytes, channels: int, rate: int, bits: int, tag: int = 1,
 
 
 def write_flac_silence(path: Path, seconds: int, rate: int = 44100, hide_length: bool = False) -> None:
-    """Stereo silence, 172 bytes a second; its header can be made to say nothing of its length."""
+    """Write stereo silence, 172 bytes a second, optionally without its length in the header."""
     with soundfile.SoundFile(path, "w", rate, 2, "PCM_16", format="FLAC") as file:
         second = np.zeros((rate, 2), np.int16)
         for _ in range(seconds):
@@ -107,7 +107,7 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\n{name}\n#EXT-X-ENDLIS
 
 
 def not_media() -> dict[str, bytes]:
-    """Files that are no audio, by the names that strangers give them."""
+    """Return files that are not audio, by name."""
     return {
         "empty.wav": b"",
         "text.mp3": b"It was a dark and stormy night. " * 200,

@@ -1,8 +1,7 @@
-"""Variety: what may change about a sound without changing what it is.
+"""Augmentation of clips: other speeds, equalisers and rooms, which do not change the class of a sound.
 
-A few hours of clips are little; what holds a model back is sounds it never heard, so each clip is heard at other
-speeds, through other filters and in other rooms. Everything here is tensors on any device: mixing runs where the
-corpus lies.
+A few hours of clips are little: augmentation is what helps a model on sounds outside the corpus. Everything here
+computes with tensors on any device, since mixing runs on the corpus's device.
 """
 
 import math
@@ -16,14 +15,14 @@ FILTER_DB = 10.0
 FILTER_POINTS = 8
 LOWEST_HZ = 60.0  # of the filter's points, which are an octave or so apart
 ROOM_SECONDS = (0.15, 0.8)
-CACHED_PLAYS = 4  # at once on a CPU: more would not stay in its cache
+CACHED_PLAYS = 4  # at once on a CPU: more do not fit its cache
 
 
 def play(samples: Tensor, begins: Tensor, lengths: Tensor, offsets: Tensor, speeds: Tensor, frames: int) -> Tensor:
-    """Parts of clips at other speeds, pitch moving along: (P, frames) float32 in [-1, 1].
+    """Return parts of clips at other speeds, which change the pitch too: (P, frames) float32 in [-1, 1].
 
     samples: flat int16. Each of P plays reads the clip at `begins` (P,) of `lengths` (P,) samples from `offsets` (P,)
-    float64 on, which may be negative; beyond the clip's ends is silence.
+    float64, which may be negative; outside the clip is silence.
     """
     times = torch.arange(frames, device=samples.device, dtype=torch.float64)
     at_once = CACHED_PLAYS if samples.device.type == "cpu" else len(begins)
@@ -42,7 +41,7 @@ def play(samples: Tensor, begins: Tensor, lengths: Tensor, offsets: Tensor, spee
 
 
 def filter_points(random: np.random.Generator) -> np.ndarray:
-    """Gains in dB (FILTER_POINTS,) of a random equaliser."""
+    """Draw the gains in dB (FILTER_POINTS,) of a random equaliser."""
     return random.uniform(-FILTER_DB, FILTER_DB, FILTER_POINTS)
 
 
@@ -56,14 +55,14 @@ def filter_curves(points: Tensor, bins: int, rate: int) -> Tensor:
 
 
 def equalise(waveforms: Tensor, points: Tensor, rate: int) -> Tensor:
-    """Waveforms (S, T) through the equalisers that `points` (S, FILTER_POINTS) say, same length."""
+    """Apply equalisers of `points` (S, FILTER_POINTS) to waveforms (S, T); the length is unchanged."""
     size = 1 << (waveforms.shape[1] - 1).bit_length()
     curves = filter_curves(points, size // 2 + 1, rate)
     return torch.fft.irfft(torch.fft.rfft(waveforms, size) * curves, size)[:, : waveforms.shape[1]]
 
 
 def rooms(count: int, rate: int, random: np.random.Generator) -> Tensor:
-    """Responses of rooms (count, taps) without the direct sound: decaying reflections, duller with time."""
+    """Draw responses of rooms (count, taps) without the direct sound: low-passed, decaying reflections."""
     taps = int(ROOM_SECONDS[1] * rate)
     times = np.arange(taps) / rate
     responses = np.zeros((count, taps), np.float32)
@@ -79,7 +78,7 @@ def rooms(count: int, rate: int, random: np.random.Generator) -> Tensor:
 
 
 def in_rooms(waveforms: Tensor, responses: Tensor) -> Tensor:
-    """Each of waveforms (S, T) with the reflections of its room (S, taps), same length."""
+    """Add the reflections of rooms (S, taps) to waveforms (S, T); the length is unchanged."""
     size = 1 << (waveforms.shape[1] + responses.shape[1] - 1).bit_length()
     spectra = torch.fft.rfft(waveforms, size)
     reflected = torch.fft.irfft(spectra * torch.fft.rfft(responses, size), size)

@@ -1,4 +1,4 @@
-"""What is doubtful about a corpus's recordings, and what two of its splits have in common."""
+"""Checks of a corpus: suspicious recordings, and groups and sounds that two splits share."""
 
 from collections import Counter, defaultdict
 from itertools import combinations
@@ -11,7 +11,7 @@ from models.corpus.measurements import Measurement
 
 
 def find_doubtful(measurements: list[Measurement], min_seconds: float) -> dict[str, list[Measurement]]:
-    """Recordings by what is doubtful about them."""
+    """Return suspicious recordings by reason."""
     return {
         "silent (peak below -60 dBFS)": [entry for entry in measurements if entry.is_silent],
         "clipped (runs of samples at full scale)": [entry for entry in measurements if entry.is_clipped],
@@ -20,13 +20,13 @@ def find_doubtful(measurements: list[Measurement], min_seconds: float) -> dict[s
 
 
 def count_repeats(measurements: list[Measurement]) -> int:
-    """How many recordings repeat an earlier one of their split, sample for sample; silence left out."""
+    """Return how many recordings repeat an earlier one of their split sample for sample, without silent ones."""
     counts = Counter((entry.split, entry.digest) for entry in measurements if not entry.is_silent)
     return sum(count - 1 for count in counts.values())
 
 
 def groups_across_splits(measurements: list[Measurement]) -> dict[str, list[str]]:
-    """Groups that are in more than one split, with those splits."""
+    """Return the groups that are in more than one split, with those splits."""
     splits: dict[str, set[str]] = defaultdict(set)
     for entry in measurements:
         splits[entry.group].add(entry.split)
@@ -34,7 +34,7 @@ def groups_across_splits(measurements: list[Measurement]) -> dict[str, list[str]
 
 
 def duplicates_across_splits(corpus: Path, measurements: list[Measurement]) -> list[Pair]:
-    """Every pair of recordings of two splits that are one sound, surest first."""
+    """Return every pair of recordings of two splits that are one sound, by falling correlation."""
     parts: dict[str, list[Measurement]] = defaultdict(list)
     for entry in measurements:
         if not entry.is_silent:

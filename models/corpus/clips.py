@@ -1,4 +1,4 @@
-"""Labelled clips in one flat int16 array that training can index freely: no decoder runs while training."""
+"""Decoded labelled clips in one flat int16 array, so that training needs no decoder."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,7 @@ RATE = 32_000
 class Clip:
     """One labelled clip; `start` and `frames` are its place in the flat array.
 
-    mids: the classes that it is labelled with, never all that are true of it; none if nobody labelled it.
+    mids: the classes of its labels, which are incomplete; empty for an unlabelled clip.
     """
 
     key: str
@@ -44,15 +44,15 @@ class Clips:
     clips: list[Clip]
 
     def waveform(self, clip: Clip) -> np.ndarray:
-        """The clip, float32 in [-1, 1]."""
+        """Return the clip, float32 in [-1, 1]."""
         return self.samples[clip.start : clip.start + clip.frames].astype(np.float32) / 32768
 
     def join(self, other: "Clips") -> "Clips":
-        """These clips and others after them, in memory."""
+        """Return these clips followed by others, in memory."""
         begin = len(self.samples)
         moved = [replace(clip, start=clip.start + begin) for clip in other.clips]
         return Clips(np.concatenate([self.samples, other.samples]), self.clips + moved)
 
     def without(self, mids: frozenset[str]) -> "Clips":
-        """The same array, and of its clips those that are labelled with none of the classes."""
+        """Return the same array with the clips that are labelled with none of the classes."""
         return Clips(self.samples, [clip for clip in self.clips if not mids.intersection(clip.mids)])

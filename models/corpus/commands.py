@@ -31,7 +31,7 @@ WORKERS = cores()
 app = typer.Typer(
     no_args_is_help=True,
     help="Labelled audio: WebDataset shards, CSV files with audio (AudioSet's segments, or columns path,labels), "
-    "packed HDF5, MUSDB18. What is wrong in a corpus is reported with its place, and the rest goes on.",
+    "packed HDF5, MUSDB18. Invalid rows are reported with their place and left out.",
 )
 console = Console()
 errors = Console(stderr=True)
@@ -63,10 +63,10 @@ def pack_corpus(
     ] = 10,
     faults: FaultsFile = None,
 ) -> None:
-    """Turn a corpus of any kind into WebDataset shards: mono, 32 kHz (opus: 48 kHz).
+    """Convert a corpus of any kind to WebDataset shards: mono, 32 kHz (opus: 48 kHz).
 
-    An interrupted pack goes on where it was when it is called again. Of recordings that are cut, a rest shorter than
-    1 s and silent pieces (peak below -60 dBFS) are left out, and counted.
+    An interrupted pack resumes when it is called again. Of recordings that are cut, a rest shorter than 1 s and silent
+    pieces (peak below -60 dBFS) are left out, and counted.
     """
     check_format(format, 32_000, 1)
     settings = Settings(format, shard_mb, max_seconds)
@@ -95,7 +95,7 @@ def show_statistics(
     workers: Workers = WORKERS,
     faults: FaultsFile = None,
 ) -> None:
-    """Count what a corpus holds, class by class. All of it is decoded once."""
+    """Print statistics of a corpus by class. All recordings are decoded once."""
     measured = _survey(corpus, split, workers)
     classes, totals = statistics.count_classes(measured.recordings), statistics.totals(measured.recordings)
     if plot is not None:
@@ -122,18 +122,18 @@ def show_statistics(
 def check(
     corpus: Corpus,
     split: Splits = None,
-    min_seconds: Annotated[float, typer.Option(help="What is shorter is reported.")] = 0.1,
+    min_seconds: Annotated[float, typer.Option(help="Report shorter recordings.")] = 0.1,
     workers: Workers = WORKERS,
     faults: FaultsFile = None,
     pairs: Annotated[
         Path | None, typer.Option(help="CSV file for all duplicates across splits.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Decode all of a corpus and look for what is wrong with it.
+    """Decode a whole corpus and check it.
 
-    Reports faults, silent, clipped and short recordings, and what would make validation too easy: groups in two splits,
-    and sounds in two splits, exactly or at another level, through another codec, or cut by some milliseconds. Ends
-    with 1 if there are such groups or sounds.
+    Reports faults, silent, clipped and short recordings, and leaks between splits: groups in two splits, and sounds in
+    two splits, exactly or at another level, through another codec, or cut by some milliseconds. Exits with 1 if there
+    are such groups or sounds.
     """
     measured = _survey(corpus, split, workers)
     _report(measured.faults, faults)
@@ -161,7 +161,7 @@ def write_manifest(
     split: Splits = None,
     faults: FaultsFile = None,
 ) -> None:
-    """List what a corpus was made of: package, path, licence, label, mid, split. No audio is read."""
+    """List the sources of a corpus: package, path, licence, label, mid, split. No audio is read."""
     rows: set[manifests.Row] = set()
     found: list[Fault] = []
     for name in _splits(corpus, split):
@@ -190,7 +190,7 @@ def _survey(corpus: Path, split: list[str] | None, workers: int) -> CorpusMeasur
 
 @contextmanager
 def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar over a corpus's rows; it is told of rows done and the seconds of audio in them."""
+    """Show a progress bar over a corpus's rows; yields a function of the rows done and their seconds of audio."""
     columns = (
         *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[speed]}"), TimeElapsedColumn()),
@@ -210,7 +210,7 @@ def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
 
 
 def _tally_reporter(advance: Callable[[int, float], None]) -> Callable[[Tally], None]:
-    """Tells a bar what a tally has more than when it was last update; what an earlier call packed took no time now."""
+    """Return a function that advances a bar by the growth of a tally; what an earlier run packed takes no time."""
     rows, seconds, begun = 0, 0.0, False
 
     def update(tally: Tally) -> None:
@@ -251,7 +251,7 @@ def _show_pairs(same: list[Pair], measured: list[Measurement], output: Path | No
 
 
 def _report(faults: list[Fault], output: Path | None, quiet: bool = False) -> None:
-    """Says what was wrong, by reason and with the first places; all of it in `output`."""
+    """Print the faults by reason with the first places, and write all of them to `output`."""
     if output is not None:
         write_faults(faults, output)
     if quiet or not faults:

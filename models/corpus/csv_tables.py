@@ -1,9 +1,9 @@
-"""A folder of audio files and CSV files that label them, of two kinds.
+"""CSV files with labels beside a folder of audio files, in two formats.
 
 AudioSet's segments: comment lines, then `YTID, 30.000, 40.000, "/m/09x0r,/t/dd00088"`. The audio is found anywhere
 below the folder as `YTID.EXT` or `YYTID.EXT`, either of them also with `_START` or `_START_END` before the dot; START
-and END in seconds (`30`, `30.0`, `30.000`) or milliseconds (`30000`). A file whose name says START holds the segment
-alone; of others, `models.corpus.reading.FileAudio` says when they are cut.
+and END in seconds (`30`, `30.0`, `30.000`) or milliseconds (`30000`). A file with START in its name holds the segment
+only; see `models.corpus.reading.FileAudio` for others.
 
 Paths: a header `path,labels` and perhaps `group`, `kind`, `license`, `split`. Paths are relative to the CSV. Labels are
 mids, names or slugs: the whole text is one, or they are separated by `;`, or by commas where all are mids (names have
@@ -71,7 +71,7 @@ class Tables:
 
 
 def table_files(root: Path) -> list[Path]:
-    """The CSV itself, or those of a folder that are of one of the two kinds."""
+    """Return the CSV itself, or those of a folder that are in one of the two formats."""
     if root.is_file():
         if not (is_segments(root) or _columns(root)):
             raise CorpusInvalid(f"{root} has neither AudioSet's comment lines nor columns named path and labels")
@@ -80,17 +80,17 @@ def table_files(root: Path) -> list[Path]:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The splits that the tables name, in their `split` column or by their own names."""
+    """Return the tables' splits, by their `split` column or their file names."""
     return tuple(sorted({split for path in table_files(root) for split in _splits_of(path)}))
 
 
 def is_segments(path: Path) -> bool:
-    """Whether a CSV begins as AudioSet's do."""
+    """Return whether a CSV begins as AudioSet's do."""
     return _first_line(path).startswith("#")
 
 
 def labels_of(text: str) -> tuple[str, ...]:
-    """The classes that a cell names, by mid. Raises Unusable: none, or an unknown one."""
+    """Return the mids of the classes in a cell. Raises Unusable if there is none, or an unknown one."""
     text = text.strip()
     if text.lower() in _texts():
         return mids_of([text])
@@ -104,7 +104,7 @@ def labels_of(text: str) -> tuple[str, ...]:
 
 @cache
 def _texts() -> frozenset[str]:
-    """What names one class; `find` looks for likely names where nothing does, too long to ask it for every row."""
+    """Return all texts that identify a class; `find`, which searches similar names, is too slow for every row."""
     return frozenset(text.lower() for label in ontology().values() for text in (label.mid, label.name, label.slug))
 
 
@@ -129,17 +129,17 @@ def _split_in(fields: dict[str, str], path: Path) -> str:
 
 
 def _rows_by_header(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column name, both stripped of blanks."""
+    """Yield line number and cells by column name, stripped of blanks."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         for row in _rows_until_error(reader):
             cells = {name.strip().lower(): (value or "").strip() for name, value in row.items() if name is not None}
-            # Commas in a name that was not quoted spill over the last column.
+            # Commas in an unquoted name make more cells than columns.
             yield reader.line_num, cells | ({"": "more cells than columns"} if None in row else {})
 
 
 def _rows_until_error(reader: "csv.DictReader[str]") -> Iterator[dict]:
-    """The reader's rows; a quote that is never closed makes one that has no columns, and ends them."""
+    """Yield the reader's rows; an unclosed quote ends them with a row that has only an error."""
     try:
         yield from reader
     except csv.Error as error:
@@ -147,7 +147,7 @@ def _rows_until_error(reader: "csv.DictReader[str]") -> Iterator[dict]:
 
 
 def _audio_below(folder: Path) -> dict[str, Path]:
-    """Audio files below a folder by the name without its suffix; of several with one name, the first in order."""
+    """Return the audio files below a folder by name without suffix; of several with one name, the first in order."""
     found: dict[str, Path] = {}
     for above, folders, names in os.walk(folder):
         folders.sort()
@@ -201,7 +201,7 @@ def _seconds(cell: str) -> float:
 
 
 def _file_of(ytid: str, start: float, end: float, audio: dict[str, Path]) -> tuple[Path, bool]:
-    """The file of a segment, and whether its name says that it is cut already: those come first."""
+    """Return the file of a segment, and whether by its name it is cut already; those take precedence."""
     forms = [(f"{start:g}", f"{end:g}"), (f"{start:.1f}", f"{end:.1f}"), (f"{start:.3f}", f"{end:.3f}")]
     forms.append((f"{start * 1000:.0f}", f"{end * 1000:.0f}"))
     for stem in (ytid, f"Y{ytid}"):

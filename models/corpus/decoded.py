@@ -1,4 +1,4 @@
-"""Clips decoded once: a folder with `samples.int16` and `clips.jsonl`, which a memory map opens at no cost."""
+"""Cache of decoded clips: a folder with `samples.int16`, which is memory-mapped, and `clips.jsonl`."""
 
 import csv
 import json
@@ -16,10 +16,10 @@ from models.corpus.parallel import cores, exclusive_lock, in_order
 from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
 from models.errors import CorpusInvalid
 
-LAYOUT = 1  # part of the cache's name: another way to decode or to write must not find this one's files
+LAYOUT = 1  # version of the cache, part of its name: changes whenever clips are decoded or written differently
 REPORT = 1000  # recordings between two calls of `advance`
 
-# What attribution needs; the rest of a source's description stays in the corpus.
+# The fields needed for attribution.
 _SOURCE = ("package", "path", "license")
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,11 @@ log = logging.getLogger(__name__)
 def load(
     corpus: Path, split: str, cache: Path, advance: Callable[[str], None] = lambda _: None, workers: int | None = None
 ) -> Clips:
-    """The clips of one split of a corpus of any kind (see `models.corpus`), decoded into `cache` the first time.
+    """Return the clips of one split of a corpus of any kind (see `models.corpus`), decoded into `cache` the first time.
 
-    The cache's folder is named by a fingerprint of the corpus's files, so that another corpus or a changed one is
-    decoded anew. Recordings are kept whole. What could not be used is counted in the log and listed in `faults.csv`
-    beside the samples. Raises FileNotFoundError or CorpusInvalid if there is no such corpus or split, or if nothing of
-    it is left.
+    The cache's folder is named by a fingerprint of the corpus's files, so that a changed corpus is decoded again.
+    Recordings are not cut. Unusable ones are counted in the log and listed in `faults.csv` beside the samples. Raises
+    FileNotFoundError or CorpusInvalid if there is no such corpus or split, or no usable recording.
     """
     return load_source(open_source(corpus, split), cache, advance, workers)
 
@@ -41,10 +40,10 @@ def load(
 def load_source(
     source: Source, cache: Path, advance: Callable[[str], None] = lambda _: None, workers: int | None = None
 ) -> Clips:
-    """The same of a source."""
+    """Return the clips of a source; see `load`."""
     folder = cache / "corpus" / f"{source.name}-{source.split}-{fingerprint(source)}-{LAYOUT}"
     if not folder.exists():
-        # Whoever waited for another process finds its work done.
+        # After waiting for another process, its result exists.
         with exclusive_lock(_beside(folder, "lock"), waits=True):
             if not folder.exists():
                 _decode_all(source, folder, advance, workers or cores())
@@ -52,7 +51,7 @@ def load_source(
 
 
 def open_folder(folder: Path) -> Clips:
-    """Clips that were decoded into a folder."""
+    """Return the clips that were decoded into a folder."""
     with (folder / "clips.jsonl").open(encoding="utf-8") as lines:
         records = map(json.loads, lines)
         clips = [Clip(**record | {"mids": tuple(record["mids"])}) for record in records]
@@ -60,7 +59,7 @@ def open_folder(folder: Path) -> Clips:
 
 
 def decode(row: Recording | Fault) -> tuple[Recording | None, Samples, list[Fault]]:
-    """A recording's samples, and what was wrong with it; no recording if nothing is left."""
+    """Decode a recording; return it with its samples and faults, or None in its place if it is unusable."""
     if isinstance(row, Fault):
         return None, np.zeros(0, np.int16), [row]
     faults: list[Fault] = []
@@ -77,7 +76,7 @@ def decode(row: Recording | Fault) -> tuple[Recording | None, Samples, list[Faul
 
 
 def write_faults(faults: Iterable[Fault], path: Path) -> None:
-    """Faults as CSV: place, reason, detail."""
+    """Write faults as CSV: place, reason, detail."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["place", "reason", "detail"], lineterminator="\n")
         writer.writeheader()
@@ -87,7 +86,7 @@ def write_faults(faults: Iterable[Fault], path: Path) -> None:
 def _decode_all(
     source: Iterable[Recording | Fault], folder: Path, advance: Callable[[str], None], workers: int
 ) -> None:
-    # Renamed when it is whole: an interrupted decode leaves this name, which the next one clears away.
+    # Renamed when complete; the next call removes what an interrupted one has left.
     partial = _beside(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

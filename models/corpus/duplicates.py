@@ -1,8 +1,8 @@
-"""The same sound twice: exactly, or at another level, through another codec, or cut by some milliseconds.
+"""Detection of duplicates: the same sound exactly, at another level, through another codec, or cut by milliseconds.
 
 Two steps. Each recording has a thumbnail, its log-mel spectrogram without silent ends, pooled to a fixed size; a matrix
-product of two splits' thumbnails finds pairs that look alike and last about as long. Their waveforms then decide, by
-the highest normalised cross-correlation over all shifts: other takes of one sound look alike, but do not correlate.
+product of two splits' thumbnails finds similar pairs of about the same length. The highest normalised cross-correlation
+of their waveforms over all shifts then decides: other takes of a sound have similar thumbnails, but do not correlate.
 """
 
 from collections import defaultdict
@@ -22,17 +22,17 @@ from models.spectrum import mel_bands, stft
 
 BANDS = 24
 PARTS = 32
-LOWEST_HZ, HIGHEST_HZ = 100.0, 7000.0  # what every codec keeps
+LOWEST_HZ, HIGHEST_HZ = 100.0, 7000.0  # the range that every codec preserves
 FFT_SIZE = 1024
-RANGE = 1e-4  # 40 dB below the loudest: below it codecs say what they like
-SOUNDING = 1e-4  # ends this far below the loudest 10 ms are no part of the sound
+RANGE = 1e-4  # 40 dB below the loudest: codecs do not preserve less
+SOUNDING = 1e-4  # ends this far below the loudest 10 ms are cut off
 
-ALIKE = 0.85  # cosine of two thumbnails that are worth a closer look
-LONGER = 1.15, 0.05  # how much longer one may be than the other: factor, and seconds
-SAME = 0.9  # correlation of waveforms from which they are one sound: other takes reach 0.87, codecs leave 0.93
-CLOSER = 8  # at most so many are looked at for a recording, the most alike first
+ALIKE = 0.85  # cosine of two thumbnails from which waveforms are compared
+LONGER = 1.15, 0.05  # largest difference in length: factor, and seconds
+SAME = 0.9  # correlation of waveforms from which they are one sound: other takes reach 0.87, codecs keep 0.93
+CLOSER = 8  # largest number of candidates for a recording, the most similar first
 ROWS = 512  # thumbnails compared at a time
-LOW_RATE = 8  # waveforms are compared at 32 kHz / 8: what codecs and edits change least
+LOW_RATE = 8  # waveforms are compared at 32 kHz / 8, the band that codecs and edits change least
 LONGEST = 30.0  # seconds of them that are compared
 
 
@@ -49,7 +49,7 @@ class Pair:
 def thumbnail(samples: Samples) -> np.ndarray:
     """int16 (n,) at 32 kHz -> float16 (PARTS * BANDS,), of length 1 and mean 0; zeros for silence."""
     floats = torch.from_numpy(samples.astype(np.float32) / 32768)
-    # Short sounds want finer steps: PARTS of them at least.
+    # Short sounds need a smaller hop, for at least PARTS frames.
     hop = int(np.clip(len(floats) // (4 * PARTS), 32, 320))
     power = stft(floats[None], FFT_SIZE, hop)[0].abs().square() @ _bands()
     loudness = power.sum(1)
@@ -66,7 +66,7 @@ def thumbnail(samples: Samples) -> np.ndarray:
 def alike(
     first: np.ndarray, second: np.ndarray, first_seconds: np.ndarray, second_seconds: np.ndarray
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of rows of two sets of thumbnails (N, K), (M, K) that look alike and last about as long."""
+    """Yield pairs of rows of two sets of thumbnails (N, K), (M, K) that are similar and of about the same length."""
     factor, more = LONGER
     others = torch.from_numpy(second).float().T
     for start in range(0, len(first), ROWS):
@@ -80,7 +80,7 @@ def alike(
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Highest normalised cross-correlation, in either polarity, of two waveforms (n,), (m,) over all shifts."""
+    """Return the highest normalised cross-correlation, in either polarity, of waveforms (n,), (m,) over all shifts."""
     size = 1 << (len(first) + len(second) - 1).bit_length()
     spectra = np.fft.rfft(first, size), np.fft.rfft(second, size)
     scale = np.linalg.norm(first) * np.linalg.norm(second)
@@ -88,7 +88,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def compare(corpus: Path, pairs: Iterable[tuple[tuple[str, str], tuple[str, str]]]) -> Iterator[Pair]:
-    """Those of the pairs, each two (split, key), that are one sound; reads the recordings again."""
+    """Yield the pairs, each of two (split, key), that are one sound; decodes the recordings again."""
     pairs = list(pairs)
     wanted: dict[str, set[str]] = defaultdict(set)
     for split, key in (member for pair in pairs for member in pair):

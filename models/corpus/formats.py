@@ -1,4 +1,4 @@
-"""One way into every kind of corpus, and its name for caches."""
+"""Recognition of a corpus's format, and the fingerprint that names its cache."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from models.errors import CorpusInvalid
 
 
 def open_source(path: Path, split: str) -> Source:
-    """One split of a corpus, of the kind that lies at `path`.
+    """Open one split of the corpus at `path`.
 
-    A folder is, by what it holds, and in this order: WebDataset shards (*.tar), MUSDB18 or MUSDB18-HQ, CSV files with
-    their audio, packed HDF5 files. A CSV or HDF5 file may be named itself.
+    A folder's format is, by its files and in this order: WebDataset shards (*.tar), MUSDB18 or MUSDB18-HQ, CSV files
+    with their audio, packed HDF5 files. `path` may also be a CSV or HDF5 file.
 
-    Raises CorpusInvalid: nothing of the kind there, or no such split; FileNotFoundError: nothing there at all.
+    Raises CorpusInvalid if there is no known format or no such split, FileNotFoundError if there is no such path.
     """
     known = splits_of(path)
     if split not in known:
@@ -28,14 +28,14 @@ def open_source(path: Path, split: str) -> Source:
 
 
 def splits_of(path: Path) -> tuple[str, ...]:
-    """The splits of the corpus at `path`; raises as `open_source`."""
+    """Return the splits of the corpus at `path`. Raises as `open_source`."""
     kinds = {Shards: shards.splits, Musdb: musdb18.splits, Tables: csv_tables.splits, Packed: packed_hdf5.splits}
     return kinds[_kind(path)](path)
 
 
 def fingerprint(source: Source) -> str:
-    """Sixteen hexadecimal digits that change with the names, sizes and times of change of the source's files, and with
-    its split; not with where it lies."""
+    """Return sixteen hexadecimal digits that depend on the names, sizes and modification times of the source's files
+    and on its split, but not on its location."""
     digest = hashlib.blake2s(source.split.encode(), digest_size=8)
     root = source.root if source.root.is_dir() else source.root.parent
     for path in source.files():
@@ -46,13 +46,13 @@ def fingerprint(source: Source) -> str:
 
 def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed]:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is nothing there")
+        raise FileNotFoundError(f"{path} does not exist")
     if path.is_file():
         if path.suffix.lower() in packed_hdf5.SUFFIXES:
             return Packed
         if path.suffix.lower() == ".csv":
             return Tables
-        raise CorpusInvalid(f"{path} is neither a CSV nor an HDF5 file; give the folder that it lies in")
+        raise CorpusInvalid(f"{path} is neither a CSV nor an HDF5 file; give its folder")
     if shards.splits(path):
         return Shards
     if musdb18.is_musdb18(path):

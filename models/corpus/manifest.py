@@ -1,5 +1,4 @@
-"""What a corpus, and hence a model, was made of: the attribution that CC-BY asks for, and what finds the same sounds
-again."""
+"""Manifest of a corpus, and hence of a model: sources of its recordings, with the attribution that CC-BY requires."""
 
 import csv
 from collections.abc import Iterable
@@ -15,12 +14,12 @@ Row = tuple[str, str, str, str, str, str]
 
 
 def write(clips: Clips, split: str, path: Path) -> None:
-    """The manifest of one split's clips."""
+    """Write the manifest of one split's clips."""
     write_rows(rows(clips.clips, split), path)
 
 
 def rows(entries: Iterable[Clip | Recording], split: str) -> set[Row]:
-    """Distinct rows, in COLUMNS' order; one for each class of an entry. What a source does not tell is empty."""
+    """Return distinct rows, in COLUMNS' order, one for each class of an entry; unknown fields are empty."""
     found = set()
     for entry in entries:
         package, path, licence = (str(entry.source.get(name, "")) for name in ("package", "path", "license"))
@@ -29,7 +28,7 @@ def rows(entries: Iterable[Clip | Recording], split: str) -> set[Row]:
 
 
 def write_rows(listed: Iterable[Row], path: Path) -> None:
-    """Rows, sorted, as CSV."""
+    """Write sorted rows as CSV."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

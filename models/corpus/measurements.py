@@ -1,4 +1,4 @@
-"""Every recording of a corpus heard once, and what was measured of it: for `corpus stats` and `corpus check`."""
+"""Measurements of every recording of a corpus, for `corpus stats` and `corpus check`."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from models.corpus.recordings import Fault, Recording, Samples
 
 # A silent recording's peak is below -60 dBFS.
 SILENT_PEAK = 1e-3
-# Converters that clip leave runs of samples at full scale; one or two there are chance.
+# Clipping leaves runs of samples at full scale; shorter runs are chance.
 RUN = 3
 CLIPPED_SAMPLES = 10
 
@@ -50,7 +50,7 @@ class Measurement:
 
 @dataclass
 class CorpusMeasurements:
-    """All that was heard, in the source's order, and all that was wrong."""
+    """The recordings' measurements, in the source's order, and all faults."""
 
     recordings: list[Measurement] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -59,7 +59,8 @@ class CorpusMeasurements:
 def measure_corpus(
     corpus: Path, splits: Iterable[str], workers: int, advance: Callable[[float], None] = lambda _: None
 ) -> CorpusMeasurements:
-    """Decodes all recordings of some splits; `advance` is told of each one's seconds. Raises as `open_source`."""
+    """Decode and measure all recordings of some splits. `advance` is called with the seconds of each. Raises as
+    `open_source`."""
     found = CorpusMeasurements()
     for split in splits:
         for measurement, faults in in_order(_Measure(split), open_source(corpus, split), workers):
@@ -71,7 +72,7 @@ def measure_corpus(
 
 
 def count_clipping(samples: Samples) -> int:
-    """Samples (n,) int16 in runs of RUN or more at full scale."""
+    """Count the samples (n,) int16 in runs of RUN or more at full scale."""
     full = (samples == 32767) | (samples == -32768)
     if not full.any():
         return 0
@@ -82,7 +83,7 @@ def count_clipping(samples: Samples) -> int:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A function of one row that another process can be given."""
+    """Function of one row that can be pickled for another process."""
 
     split: str
 

@@ -1,7 +1,7 @@
 """MUSDB18 (`TRACK.stem.mp4`) and MUSDB18-HQ (`TRACK/vocals.wav`): the stems of each track as recordings of one group.
 
-Splits: `train` without musdb's own validation tracks, `valid` those, `test`. Files, stems and validation tracks are
-as `musdb` names them.
+Splits: `train` without musdb's own validation tracks, `valid` with those, `test`. Files, stems and validation tracks
+are named as in `musdb`.
 """
 
 import shutil
@@ -47,7 +47,7 @@ class Musdb:
 
 
 def is_musdb18(root: Path) -> bool:
-    """Whether a folder is laid out as MUSDB18 or MUSDB18-HQ."""
+    """Return whether a folder is laid out as MUSDB18 or MUSDB18-HQ."""
     return any(
         next((root / part).glob(pattern), None) is not None
         for part in ("train", "test")
@@ -56,27 +56,27 @@ def is_musdb18(root: Path) -> bool:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The splits that have tracks."""
+    """Return the splits that have tracks."""
     return tuple(split for split in _FOLDERS if _tracks(root, split))
 
 
 @cache
 def _setup() -> dict[str, Any]:
-    """What musdb says of its data set. Raises CorpusInvalid where it cannot be imported."""
-    # stempeg, which musdb imports, refuses to be imported without them.
+    """Return musdb's description of its data set. Raises CorpusInvalid if it cannot be imported."""
+    # stempeg, which musdb imports, cannot be imported without them.
     missing = [program for program in ("ffmpeg", "ffprobe") if shutil.which(program) is None]
     if missing:
-        raise CorpusInvalid(f"musdb wants ffmpeg, and the path has no {' and no '.join(missing)}: install ffmpeg")
+        raise CorpusInvalid(f"musdb needs ffmpeg, and the path has no {' and no '.join(missing)}: install ffmpeg")
     try:
         import musdb
     except ImportError as error:
         raise CorpusInvalid("MUSDB18 is read through musdb, which is not installed: install earmark[train]") from error
-    # No subsets: musdb would run ffprobe on every track, and end at the first one that is damaged.
+    # No subsets: musdb would run ffprobe on every track, and fail at the first damaged one.
     return musdb.DB(root=".", subsets=[]).setup
 
 
 def _tracks(root: Path, split: str) -> list[Path]:
-    """Track folders or stem files, sorted."""
+    """Return the track folders or stem files, sorted."""
     folder = root / _FOLDERS[split]
     if not folder.is_dir():
         return []

@@ -1,7 +1,7 @@
-"""The field's packed HDF5: datasets `audio_name` (bytes), `waveform` int16 (N, samples), `target` bool (N, 527).
+"""Packed HDF5 as common for AudioSet: `audio_name` (bytes), `waveform` int16 (N, samples), `target` bool (N, 527).
 
-Names and targets are read some rows at a time, waveforms only by whoever reads a recording. The rate is the
-attribute `sample_rate` or `rate` of the file or of `waveform`, 32 kHz where there is none.
+Names and targets are read some rows at a time, waveforms one at a time when a recording is read. The rate is the
+attribute `sample_rate` or `rate` of the file or of `waveform`; the default is 32 kHz.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,14 +64,14 @@ class Packed:
 
 
 def hdf5_files(root: Path) -> list[Path]:
-    """The file itself, or all below a folder."""
+    """Return the file itself, or all below a folder."""
     if root.is_file():
         return [root]
     return sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The splits that packed files are of, by their names."""
+    """Return the splits of packed files, by their names."""
     return tuple(sorted({split_of(path) for path in hdf5_files(root)}))
 
 
@@ -114,7 +114,7 @@ def _dataset(file: Any, name: str) -> Any:
 
 
 def _check(file: Any) -> tuple[Any, Any, int]:
-    """Names, targets and rate of an open file. Raises Unusable."""
+    """Check an open file and return its names, targets and rate. Raises Unusable."""
     names, waveforms, targets = (_dataset(file, name) for name in ("audio_name", "waveform", "target"))
     if waveforms.dtype != np.int16 or waveforms.ndim != 2:
         raise Unusable("malformed dataset", f"waveform is {waveforms.dtype} {waveforms.shape}, not int16 (N, samples)")

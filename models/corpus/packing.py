@@ -1,8 +1,8 @@
-"""Any corpus as WebDataset shards: encoded in parallel, written in order, and gone on with where it was interrupted.
+"""Packing of a corpus into WebDataset shards: encoded in parallel, written in order, and resumable.
 
-A shard is written under another name and renamed when it is whole; then the journal `.pack-SPLIT.jsonl` says how many
-rows of the source it closed with, so that the next call skips those without reading them. The journal's first line is
-what was packed and how: another source or other settings are refused, since shards of both would stand side by side.
+A shard is written under a temporary name and renamed when complete; then the journal `.pack-SPLIT.jsonl` records the
+number of rows done, so that a resumed call skips those without reading them. The journal's first line identifies the
+source and the settings: others are refused, since their shards would be mixed up.
 """
 
 import io
@@ -27,18 +27,18 @@ from models.encoding import open_writer
 from models.errors import CorpusInvalid
 from models.labels import ontology
 
-# The rest of a recording that was cut into pieces says little when it is this short.
+# The rest of a recording that is cut into pieces is left out if it is shorter.
 SHORTEST_REST = 1.0  # seconds
-# A piece whose peak is below this (-60 dBFS) holds nothing of what its recording is labelled with.
+# A piece whose peak is below this (-60 dBFS) is silent.
 SILENCE = 33
 
-# Bits a sample of formats that ask: what the decoded clips have.
+# Bit depth of formats that have one: that of decoded clips.
 _BIT_DEPTHS = {"flac": 16, "wav": 16}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How shards are written: audio format, size of a shard in MiB, and what longer recordings are cut to in s."""
+    """How shards are written: audio format, size of a shard in MiB, and length of a long recording's pieces in s."""
 
     format: str = "opus"
     shard_mb: float = 24
@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass
 class Tally:
-    """What was packed: `rows` of the source, of which came `clips`; `left_over` counts seconds of short rests and
+    """Progress of a pack: `rows` of the source, which made `clips`; `left_over` counts the seconds of short rests and
     silent pieces that were left out."""
 
     rows: int = 0
@@ -74,10 +74,10 @@ def pack(
     workers: int = 1,
     advance: Callable[[Tally], None] = lambda _: None,
 ) -> Tally:
-    """Writes one split to `output` as SPLIT-000.tar, ...; does what is left of it if it was interrupted.
+    """Write one split to `output` as SPLIT-000.tar, ..., or resume an interrupted pack.
 
-    Raises CorpusInvalid: the folder holds a pack of something else, or shards that no journal tells of; another
-    process is packing there; nothing of the source is left. OSError where writing fails; FormatUnsupported.
+    Raises CorpusInvalid if the folder holds a pack of something else, or shards without a journal, if another process
+    is packing there, or if no recording is usable; OSError if writing fails; FormatUnsupported.
     """
     with exclusive_lock(output / f".pack-{source.split}.lock", waits=False):
         journal = output / f".pack-{source.split}.jsonl"
@@ -128,7 +128,7 @@ def _pack_rest(
 
 
 def encode(row: Recording | Fault, settings: Settings) -> Encoded:
-    """A recording's pieces, encoded, with their JSON."""
+    """Return a recording's pieces, encoded, with their JSON."""
     if isinstance(row, Fault):
         return Encoded([], 0.0, [row])
     faults: list[Fault] = []
@@ -163,7 +163,7 @@ def encode(row: Recording | Fault, settings: Settings) -> Encoded:
 
 
 def _with_only(cut: Iterator[Samples]) -> Iterator[tuple[Samples, bool]]:
-    """Pieces, and whether each is the only one of its recording."""
+    """Yield pieces, and whether each is the only one of its recording."""
     first = next(cut, None)
     if first is None:
         return
@@ -203,7 +203,7 @@ def _description(row: Recording, offset: float | None, frames: int) -> dict[str,
 
 
 class _Shard:
-    """One tar being written, under a name that no reader looks for."""
+    """A tar that is being written, under a temporary name."""
 
     def __init__(self, output: Path, split: str, number: int, settings: Settings) -> None:
         self._path = output / f"{split}-{number:03d}.tar"
@@ -219,7 +219,7 @@ class _Shard:
     def add(self, key: str, audio: bytes, description: dict[str, Any]) -> None:
         described = json.dumps(description, ensure_ascii=False).encode()
         for suffix, content in ((self._settings.format, audio), ("json", described)):
-            # Owner 0 and time 0, as TarInfo has them: the same clips make the same shard.
+            # TarInfo's defaults, owner 0 and time 0, make shards reproducible.
             member = tarfile.TarInfo(f"{key}.{suffix}")
             member.size = len(content)
             self._tar.addfile(member, io.BytesIO(content))
@@ -235,13 +235,13 @@ class _Shard:
 
 
 def _resume(journal: Path, head: dict[str, Any]) -> tuple[Tally, bool]:
-    """What an earlier call packed, and whether that was all."""
+    """Return the tally of earlier calls, and whether the pack is complete."""
     if not journal.exists():
         if present := sorted(journal.parent.glob(f"{head['split']}-*.tar")):
-            raise CorpusInvalid(f"{present[0]} is there already, and not by an interrupted pack: choose another folder")
+            raise CorpusInvalid(f"{present[0]} exists and is not of an interrupted pack: choose another folder")
         journal.write_text(json.dumps(head) + "\n", encoding="utf-8")
         return Tally(), False
-    # A line that was being written when the machine went down does not count.
+    # Drop an incomplete last line.
     whole, _, _ = journal.read_text(encoding="utf-8").rpartition("\n")
     journal.write_text(whole + "\n", encoding="utf-8")
     lines = [json.loads(line) for line in whole.splitlines()]
@@ -256,7 +256,7 @@ def _resume(journal: Path, head: dict[str, Any]) -> tuple[Tally, bool]:
 
 
 def _record(journal: Path, tally: Tally, recorded: int, complete: bool = False) -> None:
-    """Adds a line: the sums so far, and the faults that no line before it has."""
+    """Append a line: the sums so far, and the faults since the last line."""
     line = asdict(tally) | {"faults": [asdict(fault) for fault in tally.faults[recorded:]], "complete": complete}
     with journal.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

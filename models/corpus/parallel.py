@@ -1,4 +1,4 @@
-"""Work on a stream of recordings in several processes: answers in order, few in flight, and none left behind."""
+"""Processing of a stream of recordings in several processes, with results in order and bounded memory."""
 
 import fcntl
 import multiprocessing
@@ -20,28 +20,28 @@ from models.errors import CorpusInvalid
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-# In flight for each worker: enough that none waits, few enough that memory stays small whatever a corpus holds.
+# Items in flight for each worker: enough to keep it busy, few enough to bound memory.
 AHEAD = 4
-# Fewer than this are done sooner here than processes start.
+# Fewer items than this are processed faster without starting processes.
 FEW = 64
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: int) -> Generator[Made, None, None]:
-    """`work` of each thing, in their order, by `workers` processes; in this one where there are few or one worker.
+    """Yield `work` of each thing in order, by `workers` processes, or in this process if there are few things.
 
-    `work` and `things` can be pickled. At most AHEAD a worker are taken from `things` before their answers are used.
+    `work` and `things` must be picklable. At most AHEAD things for each worker are taken before their results are used.
     """
     things = iter(things)
     first = list(islice(things, FEW))
     if workers == 1 or len(first) < FEW:
         yield from map(work, chain(first, things))
         return
-    # Spawned, not forked: a fork of a process whose threads hold locks may wait for them for ever.
+    # Spawned, not forked: locks that other threads hold would stay locked in a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     waiting: deque[Future[Made]] = deque()
@@ -58,8 +58,8 @@ def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: in
 
 @contextmanager
 def exclusive_lock(path: Path, waits: bool) -> Iterator[None]:
-    """Holds the lock file `path`, which a process that dies gives up. Raises CorpusInvalid if another holds it and this
-    one is not to wait."""
+    """Hold the lock file `path`, which is released when the process dies. Raises CorpusInvalid if another process holds
+    it, unless `waits`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         try:
@@ -70,17 +70,17 @@ def exclusive_lock(path: Path, waits: bool) -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    # The workers share the processors already. Torch comes with the work, or is here with the program's main module.
+    # The workers share the processors already, so each uses one thread, whether torch is already imported or not.
     os.environ["OMP_NUM_THREADS"] = "1"
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-    # Ctrl-C reaches the whole group: the parent ends its workers, which have nothing to say about it.
+    # Ctrl-C reaches the whole process group: ignore it here, since the parent ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A worker waits for work for ever, even when its parent was killed."""
+    """Exit when the parent dies: a worker would otherwise wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

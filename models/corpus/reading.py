@@ -1,7 +1,7 @@
-"""Audio of any kind as mono int16 at 32 kHz, block by block: no recording is held whole.
+"""Reading of audio files as mono int16 at 32 kHz, block by block.
 
 The downmix is that of `models.audio.mono`, decided over the whole recording (or its labelled segment): the mean of the
-channels, or the loudest one where the mean cancels. Several channels are therefore read twice.
+channels, or the loudest one if the mean cancels. Files with several channels are therefore read twice.
 """
 
 import tarfile
@@ -26,13 +26,13 @@ from models.media import AudioReader, open_audio
 Block = NDArray[np.float32]
 Damaged = Callable[[str], None]
 
-# How much longer than its segment a file may be and still count as that segment alone: cutters round to key frames.
+# How much longer than its segment a file may be to be taken for the segment itself: cutting may round to key frames.
 SEGMENT_SLACK = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The labelled part of a recording, in seconds; `cut`: the file's name says that it holds nothing else."""
+    """The labelled part of a recording, in seconds; `cut`: by its name, the file holds that part only."""
 
     start: float
     end: float
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class FileAudio:
-    """An audio file, or the segment of it that is labelled.
+    """An audio file, or its labelled segment.
 
     A file more than SEGMENT_SLACK longer than its segment is the whole recording and is cut to start..end; any other
     file is taken for the segment itself.
@@ -83,14 +83,14 @@ class FileAudio:
         return self.segment.start, self.segment.end
 
     def _count_seconds(self) -> float:
-        """Length in seconds, of what the container does not tell."""
+        """Decode the file and return its length in seconds, for containers that do not store it."""
         with open_audio(self.path) as reader:
             return sum(block.shape[1] for block in reader) / reader.rate
 
 
 @dataclass(frozen=True)
 class MemberAudio:
-    """An audio file inside a tar, by its place there."""
+    """An audio file inside a tar, by its offset and size."""
 
     path: Path
     offset: int
@@ -151,7 +151,7 @@ def as_samples(
 
 
 def pieces(blocks: Iterator[Samples], frames: int) -> Iterator[Samples]:
-    """Blocks joined and cut anew: pieces of `frames` samples, the last one shorter."""
+    """Join blocks and cut them into pieces of `frames` samples; the last one may be shorter."""
     held: list[Samples] = []
     count = 0
     for block in blocks:
@@ -179,7 +179,7 @@ def _span(reader: AudioReader, start: float, end: float, rate: int) -> Iterator[
 
 
 def _downmix(blocks: Iterator[Block]) -> NDArray[np.float32]:
-    """Weight of each channel, as models.audio.mono would choose for all blocks together."""
+    """Return the weight of each channel, as `models.audio.mono` chooses it, for all blocks together."""
     mean_power, powers = 0.0, np.zeros(1)
     channels = 1
     for block in blocks:
@@ -197,4 +197,4 @@ def _as_int16(samples: NDArray[np.float32]) -> Samples:
 
 
 def _ignore(_: str) -> None:
-    """The first of two readings says nothing: the second would say it again."""
+    """Ignore damage in the first of two readings: the second reports it."""

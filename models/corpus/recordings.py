@@ -1,4 +1,4 @@
-"""What every source of labelled audio gives: recordings, and faults for what cannot be one."""
+"""Recordings of labelled audio, faults of invalid ones, and the interface of sources."""
 
 import hashlib
 import re
@@ -23,7 +23,7 @@ _SPEECH, _MUSIC, _INSTRUMENT = "/m/09x0r", "/m/04rlf", "/m/04szw"
 
 @dataclass(frozen=True)
 class Fault:
-    """Something in a corpus that is wrong: where (file and line, shard and member), what kind of wrong, and in detail.
+    """A problem in a corpus: its place (file and line, shard and member), reason and detail.
 
     Faults of one `reason` are counted together.
     """
@@ -37,7 +37,7 @@ class Fault:
 
 
 class Unusable(ModelsError):
-    """A row or a recording that cannot be used; becomes a Fault where its place is known."""
+    """A row or a recording cannot be used; becomes a Fault where its place is known."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason)
@@ -46,12 +46,12 @@ class Unusable(ModelsError):
 
 
 class Audio(Protocol):
-    """Where a recording's samples are; small, and can be pickled, so that another process may read them."""
+    """Reference to a recording's samples; small and picklable, so that another process can read them."""
 
     def blocks(self, damaged: Callable[[str], None]) -> Iterator[Samples]:
-        """Mono int16 at 32 kHz, block by block. `damaged` is told of parts that were left out.
+        """Yield mono int16 at 32 kHz, block by block. `damaged` is called with a description of parts left out.
 
-        Raises Unusable, MediaError or OSError where nothing can be read.
+        Raises Unusable, MediaError or OSError if nothing can be read.
         """
         ...
 
@@ -60,9 +60,9 @@ class Audio(Protocol):
 class Recording:
     """One labelled recording, not yet read.
 
-    key: unique in its split, of letters, digits, `-` and `_`; mids: the classes that it is labelled with, at least one;
-    group: recordings that may be the same sound; kind: effect, speech, music or instrument; source: package, path and
-    licence where known; place: for faults.
+    key: unique in its split, of letters, digits, `-` and `_`; mids: the classes of its labels, at least one; group:
+    shared by recordings that may be the same sound; kind: effect, speech, music or instrument; source: package, path
+    and licence if known; place: for faults.
     """
 
     key: str
@@ -75,12 +75,12 @@ class Recording:
 
 
 class Source(Protocol):
-    """One split of a corpus. Iterating gives each row in a fixed order, as a recording or as its fault, and reads no
-    audio; it may be done again."""
+    """One split of a corpus. Iterating, which can be repeated, yields each row in a fixed order as a recording or a
+    fault, and reads no audio."""
 
     @property
     def root(self) -> Path:
-        """The corpus's folder, or its one file."""
+        """The corpus's folder, or its single file."""
         ...
 
     @property
@@ -95,20 +95,21 @@ class Source(Protocol):
         ...
 
     def files(self) -> Iterator[Path]:
-        """Every file that the split is made of: what a cache's name depends on."""
+        """Yield every file of the split, on which the cache's name depends."""
         ...
 
     def __iter__(self) -> Iterator[Recording | Fault]: ...
 
 
 def key_of(text: str) -> str:
-    """A key from any text: what may not stand in one becomes `_`, and a hash then keeps different texts apart."""
+    """Return a key for any text: other characters become `_`, and a hash then keeps keys distinct."""
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", text)
     return safe if safe == text else f"{safe}-{hashlib.blake2s(text.encode(), digest_size=4).hexdigest()}"
 
 
 def mids_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Classes by mid, name or slug, each once, in order. Raises Unusable: none given, or one that is unknown."""
+    """Return the mids of classes given by mid, name or slug, each once, in order. Raises Unusable if there is none, or
+    an unknown one."""
     mids: dict[str, None] = {}
     for text in texts:
         found = _find_mid(text)
@@ -122,7 +123,7 @@ def mids_of(texts: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(4096)
 def _find_mid(text: str) -> str | LabelUnknown:
-    """A class's mid. An error is kept too: it holds likely names, which take some time to find."""
+    """Return a class's mid, or the error, which is cached too since similar names take some time to find."""
     try:
         return find(text).mid
     except LabelUnknown as error:
@@ -130,7 +131,7 @@ def _find_mid(text: str) -> str | LabelUnknown:
 
 
 def kind_of(mids: tuple[str, ...]) -> str:
-    """The kind of a recording that nothing else tells: by its first class's place in the ontology."""
+    """Return the kind of a recording by its first class's place in the ontology."""
     lineage = {mids[0]} | ancestors(mids[0])
     for mid, kind in ((_SPEECH, "speech"), (_INSTRUMENT, "instrument"), (_MUSIC, "music")):
         if mid in lineage:
@@ -139,7 +140,7 @@ def kind_of(mids: tuple[str, ...]) -> str:
 
 
 def unique(rows: Iterable[Recording | Fault]) -> Iterator[Recording | Fault]:
-    """The same rows; a recording whose key was there before becomes a fault."""
+    """Yield the same rows, with a fault in place of a recording with a duplicate key."""
     seen: set[str] = set()
     for row in rows:
         if isinstance(row, Recording):
@@ -151,10 +152,10 @@ def unique(rows: Iterable[Recording | Fault]) -> Iterator[Recording | Fault]:
 
 
 def by_reason(faults: Iterable[Fault]) -> list[tuple[str, int]]:
-    """How many faults of each reason, most first."""
+    """Return the number of faults of each reason, most frequent first."""
     return Counter(fault.reason for fault in faults).most_common()
 
 
 def summarise(faults: Iterable[Fault]) -> str:
-    """The same in words; says so where there are none."""
+    """Describe the faults by reason, or return "no faults"."""
     return ", ".join(f"{count} × {reason}" for reason, count in by_reason(faults)) or "no faults"

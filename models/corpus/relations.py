@@ -1,7 +1,7 @@
-"""Which classes may stand against one another in a mixture.
+"""Relations of classes: which may be in one mixture, and what a label implies.
 
-Clips carry one label, never all that is true: a clip of `Dog` is a clip of `Animal` too. A class is no interference
-for its own ancestors and descendants (so `Music` for no instrument), nor an ensemble for its parts.
+Labels are incomplete: a clip of `Dog` is a clip of `Animal` too. A class cannot interfere with its own ancestors and
+descendants (so `Music` with no instrument), nor an ensemble with its parts.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-# What holds others without being above them in the ontology: (whole, part).
+# Ensembles that contain others without being their ancestors in the ontology: (whole, part).
 ENSEMBLES = (
     ("/m/04rlf", "/m/015lz1"),
     ("/m/05pd6", "/m/04szw"),
@@ -19,7 +19,7 @@ ENSEMBLES = (
 
 @cache
 def parents() -> dict[str, frozenset[str]]:
-    """All parents of each class by mid; the ontology is a graph, not a tree."""
+    """Return all parents of each class by mid; the ontology is a graph, not a tree."""
     entries = json.loads((Path(__file__).parents[1] / "audioset" / "ontology.json").read_text(encoding="utf-8"))
     found: dict[str, set[str]] = {entry["id"]: set() for entry in entries}
     for entry in entries:
@@ -30,25 +30,25 @@ def parents() -> dict[str, frozenset[str]]:
 
 @cache
 def ancestors(mid: str) -> frozenset[str]:
-    """Everything above a class, itself left out."""
+    """Return all ancestors of a class."""
     above = parents().get(mid, frozenset())
     return above.union(*(ancestors(parent) for parent in above))
 
 
 @cache
 def descendants(mid: str) -> frozenset[str]:
-    """Everything below a class, itself left out."""
+    """Return all descendants of a class."""
     return frozenset(other for other in parents() if mid in ancestors(other))
 
 
 def with_descendants(mids: Iterable[str]) -> frozenset[str]:
-    """The classes and everything below them: what holding them out takes away."""
+    """Return the classes and all their descendants."""
     return frozenset().union(*({mid} | descendants(mid) for mid in mids))
 
 
 @cache
 def are_related(first: str, second: str) -> bool:
-    """Whether a clip of one class may well be, or hold, a clip of the other."""
+    """Return whether a clip of one class may be, or contain, a clip of the other."""
     lineages = [{mid} | ancestors(mid) for mid in (first, second)]
     if first in lineages[1] or second in lineages[0]:
         return True
@@ -61,17 +61,17 @@ def are_related(first: str, second: str) -> bool:
 
 @cache
 def self_and_ancestors(mid: str) -> frozenset[str]:
-    """What is true of a clip that is labelled with a class: the class and everything above it."""
+    """Return the classes that are present in a clip with this label: the class and all its ancestors."""
     return ancestors(mid) | {mid}
 
 
 @cache
 def uncertain_classes(mid: str) -> frozenset[str]:
-    """What a clip that is labelled with a class may hold or not: everything below it, and an ensemble's parts."""
+    """Return the classes that a clip with this label may or may not hold: descendants, and an ensemble's parts."""
     return frozenset(other for other in parents() if are_related(mid, other)) - self_and_ancestors(mid)
 
 
 @cache
 def siblings(first: str, second: str) -> bool:
-    """Whether two classes share a parent: the hardest pairs to tell apart."""
+    """Return whether two classes share a parent, which makes them hard to distinguish."""
     return first != second and bool(parents().get(first, frozenset()) & parents().get(second, frozenset()))

@@ -1,6 +1,6 @@
 """WebDataset shards of labelled clips: tars `SPLIT-NNN.tar` of pairs `KEY.opus` (or any audio) and `KEY.json`.
 
-The JSON has `mids` (or `labels`, by name), and may have `group`, `kind` and anything that tells where the clip is from.
+The JSON has `mids` (or `labels`, by name), and optionally `group`, `kind` and the clip's source.
 """
 
 import json
@@ -19,7 +19,7 @@ AUDIO = frozenset(
 )
 
 _NAME = re.compile(r"(?P<split>.+?)(?:-(?P<number>\d+))?\.tar")
-# What the JSON says that a recording has fields for, or that follows from them.
+# Keys of the JSON that are fields of a recording, or follow from them.
 _FIELDS = {"labels", "mids", "group", "kind", "seconds"}
 
 
@@ -40,7 +40,7 @@ class Shards:
 
     def files(self) -> Iterator[Path]:
         named = [(path, _NAME.fullmatch(path.name)) for path in self.root.glob("*.tar")]
-        # By number: with a thousand shards and more, names sort otherwise.
+        # By number: from a thousand shards on, names sort differently.
         found = [(int(name["number"] or 0), path) for path, name in named if name and name["split"] == self.split]
         yield from (path for _, path in sorted(found))
 
@@ -49,12 +49,12 @@ class Shards:
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """The splits that a folder has shards of."""
+    """Return the splits of a folder's shards."""
     return tuple(sorted({name["split"] for path in root.glob("*.tar") if (name := _NAME.fullmatch(path.name))}))
 
 
 def read_shard(path: Path) -> Iterator[Recording | Fault]:
-    """The pairs of one shard; only the JSON is read."""
+    """Yield the pairs of one shard; only the JSON is read."""
     waiting: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path, "r:") as tar:

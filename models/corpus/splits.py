@@ -1,4 +1,4 @@
-"""Which split a file belongs to, by its name."""
+"""Splits by file names."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ _KNOWN = {
 
 
 def split_of(path: Path) -> str:
-    """`balanced_train_segments.csv` -> train, `eval.h5` -> test, `valid.csv` -> valid; other names say themselves."""
+    """`balanced_train_segments.csv` -> train, `eval.h5` -> test, `valid.csv` -> valid; other names are the split."""
     stem = path.stem.lower()
     while (shorter := _SUFFIX.sub("", stem)) != stem and shorter:
         stem = shorter
@@ -23,5 +23,5 @@ def split_of(path: Path) -> str:
 
 
 def canonical_split(name: str) -> str:
-    """The one word for a split that has several."""
+    """Return the canonical name of a split."""
     return _KNOWN.get(name.lower(), name.lower())

@@ -1,4 +1,4 @@
-"""What a corpus holds, counted and drawn."""
+"""Statistics of a corpus, and their picture."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class ClassCount:
 
 
 def count_classes(measurements: Iterable[Measurement]) -> list[ClassCount]:
-    """Every class that is a label, or above one, most minutes first."""
+    """Return the counts of every class that is a label or an ancestor of one, most minutes first."""
     lengths: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[str]] = defaultdict(set)
     with_parts: Counter[str] = Counter()
@@ -57,7 +57,7 @@ def count_classes(measurements: Iterable[Measurement]) -> list[ClassCount]:
 
 
 def totals(measurements: list[Measurement]) -> dict[str, Any]:
-    """Sums over all recordings: by kind, by split, and how many have several labels."""
+    """Return sums over all recordings, by kind and by split, and the number with several labels."""
 
     def sums(entries: list[Measurement]) -> dict[str, float]:
         return {
@@ -82,7 +82,7 @@ def totals(measurements: list[Measurement]) -> dict[str, Any]:
 
 
 def draw(measurements: list[Measurement], classes: list[ClassCount], path: Path, title: str) -> None:
-    """Minutes of the largest classes, how the rest falls off, lengths, and levels; `path` says the format."""
+    """Draw minutes of the largest classes, sizes of all, lengths and levels; the format follows from `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

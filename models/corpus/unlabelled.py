@@ -1,4 +1,4 @@
-"""A folder of audio files that nobody labelled: what a student may hear with its teacher."""
+"""A folder of unlabelled audio files, for training a detector with a teacher."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from models.errors import CorpusInvalid
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Every audio file below a folder, each a recording without classes. It has no splits."""
+    """Source of every audio file below a folder, each a recording without classes; it has no splits."""
 
     root: Path
     split: str = "unlabelled"

@@ -1,9 +1,8 @@
-"""One instrument against the rest of its band: excerpts of scores, drawn once, listed in `bands.csv`.
+"""Band mixtures: excerpts of scores with one instrument as the target, drawn once and listed in `bands.csv`.
 
-A row names a score, where its excerpt of 4 s begins, the class of the instrument that is asked for, and the clip of
-the corpus's validation split that it is asked with. Levels are those of the score. The instrument sounds in half of
-the excerpt or more and no more than 20 dB below the rest; nobody else in the band is of its class, or of one that
-may be the same.
+A row names a score, where its excerpt of 4 s begins, the class of the target instrument, and the clip of the corpus's
+validation split that is its query. Levels are those of the score. The target sounds in half of the excerpt or more, at
+most 20 dB below the rest; no other instrument in the band is of its class or a related one.
 """
 
 import csv
@@ -24,12 +23,12 @@ BANDS = Path(__file__).with_name("bands.csv")
 ROWS = 120
 SEED = 2029
 SECONDS = 4.0
-EXCERPTS = 3  # that are looked at in a score
-LATEST = 240.0  # seconds: some scores repeat what they have for half an hour
+EXCERPTS = 3  # candidates in each score
+LATEST = 240.0  # seconds: some scores repeat for half an hour
 MOST_OF_SCORE = 4  # rows
 LEAST_PARTS = 3
 LOWEST_DB = -20.0  # of a target below the rest
-AUDIBLE_DB = -30.0  # of a part below the band, to count as one that plays
+AUDIBLE_DB = -30.0  # lowest level of a part, relative to the band, that counts as playing
 SOUNDING_SHARE = 0.5
 
 
@@ -45,7 +44,7 @@ class Row:
 
 
 def read_rows(path: Path = BANDS) -> list[Row]:
-    """The listed rows."""
+    """Return the listed rows."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(row["score"], row["digest"], float(row["start"]), row["label"], row["query"])
@@ -62,7 +61,7 @@ def write_rows(rows: list[Row], path: Path) -> None:
 
 
 class Bands:
-    """Scores by name, and their excerpts as sound: the last one is kept, since rows of one follow each other."""
+    """Scores by name, and their rendered excerpts; the last one is cached, since rows of an excerpt are adjacent."""
 
     def __init__(self, folders: tuple[Path, ...], synthesizer: Synthesizer, said: Callable[[str], None]) -> None:
         self._paths = {path.name: path for path in midi_files(folders)}
@@ -71,7 +70,7 @@ class Bands:
         self._last: tuple[str, float, dict[str, np.ndarray]] = ("", 0.0, {})
 
     def scores(self) -> Iterator[tuple[str, Score]]:
-        """All that can be read."""
+        """Yield all scores that can be read."""
         for name in self._paths:
             try:
                 yield name, self.score(name)
@@ -79,7 +78,7 @@ class Bands:
                 self._said(f"left out: {fault}")
 
     def score(self, name: str) -> Score:
-        """Raises FileNotFoundError where it is not there, ValueError where it cannot be read."""
+        """Return a score by name. Raises FileNotFoundError if there is none, ValueError if it cannot be read."""
         if name not in self._paths:
             raise FileNotFoundError(f"there is no score {name} in the folders of scores")
         if name not in self._scores:
@@ -87,7 +86,7 @@ class Bands:
         return self._scores[name]
 
     def parts(self, name: str, start: float) -> dict[str, np.ndarray]:
-        """(n,) of every instrument of an excerpt that can be heard at all, by label."""
+        """Return the waveform (n,) of every audible instrument of an excerpt, by label."""
         if self._last[:2] != (name, start):
             excerpt = self.score(name).excerpt(start, SECONDS)
             heard = {label: self._synthesizer.render(part, SECONDS) for label, part in excerpt.items()}
@@ -95,9 +94,9 @@ class Bands:
         return self._last[2]
 
     def render(self, row: Row) -> Mix:
-        """The row as sound. Raises ValueError where the score is another version of the one that was listed."""
+        """Render a row. Raises ValueError if the score differs from the listed one."""
         if self.score(row.score).digest != row.digest:
-            raise ValueError(f"{row.score} is not the score that was listed: its digest differs")
+            raise ValueError(f"{row.score} differs from the listed score: another digest")
         parts = self.parts(row.score, row.start)
         if row.label not in parts:
             raise ValueError(f"{row.score}: no {row.label} at {row.start} s; was it listed with another bank?")
@@ -108,7 +107,7 @@ class Bands:
 
 
 def askable(parts: dict[str, np.ndarray]) -> list[str]:
-    """The instruments of an excerpt that one may fairly ask for."""
+    """Return the instruments of an excerpt that qualify as targets."""
     energies = {label: float(np.square(sound, dtype=np.float64).sum()) for label, sound in parts.items()}
     whole = float(np.square(np.sum(list(parts.values()), axis=0), dtype=np.float64).sum())
     playing = [label for label in parts if energies[label] > whole * 10 ** (AUDIBLE_DB / 10)]
@@ -137,7 +136,7 @@ def draw(bands: Bands, queries: Groups, count: int = ROWS, seed: int = SEED) -> 
     turns: dict[str, list[str]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups = queries[find(row.label).mid]
-        if not turns[row.label]:  # every group of a class comes up before one comes again
+        if not turns[row.label]:  # use every group of a class before repeating one
             turns[row.label] = random.permutation(sorted(groups)).tolist()
         clips = groups[turns[row.label].pop()]
         rows[place] = replace(row, query=clips[int(random.integers(len(clips)))].key)
@@ -145,15 +144,15 @@ def draw(bands: Bands, queries: Groups, count: int = ROWS, seed: int = SEED) -> 
 
 
 def choose(candidates: list[Row], count: int) -> list[Row]:
-    """Classes as evenly as there are, then scores, each class once a score: what it plays next is much the same.
+    """Choose rows evenly over classes, then scores, each class once for each score, since its excerpts are similar.
 
-    Raises ValueError where there are too few.
+    Raises ValueError if there are too few.
     """
     left, rows = list(candidates), []
     of_class, of_score = Counter(), Counter()
     for _ in range(count):
         if not left:
-            raise ValueError(f"the scores have {len(rows)} instruments to ask for, not {count}")
+            raise ValueError(f"the scores have {len(rows)} instruments that qualify as targets, not {count}")
         row = min(left, key=lambda row: (of_class[row.label], row.label, of_score[row.score]))
         rows.append(row)
         of_class[row.label] += 1

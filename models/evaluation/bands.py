@@ -1,7 +1,7 @@
-"""`evaluate bands`: one instrument out of a band that plays a score, as it is mixed there.
+"""`evaluate bands`: separate one instrument from a band that plays a score.
 
-Scores and sound bank come from Debian packages that no training corpus was made from. Each instrument is asked for
-with its own segment, with a clip of its class from the corpus's validation split, and by its class's name.
+Scores and sound bank come from Debian packages that no training corpus uses. The queries of each instrument are its own
+segment, a clip of its class from the corpus's validation split, and its class's label.
 """
 
 from collections import defaultdict
@@ -50,7 +50,7 @@ class BandFigures:
 
 
 def measure(subject: ModelUnderTest, rows: Iterable[Row], bands: Bands, sounds: Sounds) -> BandFigures:
-    """Figures of every row."""
+    """Return the figures of every row."""
     measured, values = [], defaultdict(list)
     for row in rows:
         for name, value in _figures(subject, row, bands.render(row), sounds).items():
@@ -80,7 +80,7 @@ def _figures(subject: ModelUnderTest, row: Row, mix: Mix, sounds: Sounds) -> dic
 
 
 class Report:
-    """Means with intervals over scores, then excerpts: what one score plays is much alike."""
+    """Means with intervals over scores, then excerpts, since excerpts of one score are similar."""
 
     def __init__(self, measured: BandFigures, draws: int = 2000) -> None:
         self.measured = measured
@@ -93,11 +93,12 @@ class Report:
         self.classes: dict[str, dict[str, Estimate]] = {}
         for label in sorted(set(labels.tolist())):
             there = labels == label
-            own = TwoLevel([label] * int(there.sum()), [rows[at].score for at in np.flatnonzero(there)], draws=500)
-            self.classes[label] = {name: own.mean(of[there]) for name, of in values.items() if name in self.means}
+            scores = [rows[at].score for at in np.flatnonzero(there)]
+            of_class = TwoLevel([label] * len(scores), scores, draws=500)
+            self.classes[label] = {name: of_class.mean(of[there]) for name, of in values.items() if name in self.means}
 
     def tables(self, title: str) -> list[Table]:
-        """What the command prints."""
+        """Return the tables to print."""
         return [self._gains(title), self._of_classes()]
 
     def _gains(self, title: str) -> Table:
@@ -129,7 +130,7 @@ class Report:
         return table
 
     def as_json(self) -> dict[str, Any]:
-        """Every estimate, and the rows' own figures for `compare`."""
+        """Return every estimate, and the rows' figures for `compare`."""
         rows = self.measured.rows
         return {
             "means": plain(self.means),
@@ -145,19 +146,19 @@ class Report:
 
 
 def evaluate_bands(
-    corpus: Annotated[Path, typer.Option(help="Folder with the corpus; its valid split asks.")],
+    corpus: Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")],
     weights: Annotated[
         str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
     ] = "base",
     folders: Folders = None,
     bank: Bank = midi_scores.BANK,
-    rows: Annotated[int | None, typer.Option(help="Only so many, evenly from the list.", min=1)] = None,
+    rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
     list_file: Rows = band_mixtures.BANDS,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
 ) -> None:
-    """One instrument against the rest of a band that plays a score, as it is mixed there."""
+    """Evaluate on instruments of bands that play scores: one instrument against the rest, at the score's levels."""
     bands = _bands(folders, bank)
     listed = band_mixtures.read_rows(list_file)
     listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
@@ -173,7 +174,7 @@ def evaluate_bands(
 
 
 def draw_bands(
-    corpus: Annotated[Path, typer.Option(help="Folder with the corpus; its valid split asks.")],
+    corpus: Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")],
     folders: Folders = None,
     bank: Bank = midi_scores.BANK,
     output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = band_mixtures.BANDS,
@@ -181,7 +182,7 @@ def draw_bands(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = band_mixtures.SEED,
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
 ) -> None:
-    """Draw the list of instruments in bands anew: the same rows for the same scores, bank, corpus and seed."""
+    """Draw the list of instruments in bands; the same scores, bank, corpus and seed draw the same rows."""
     bands = _bands(folders, bank)
     queries = reporting_mixtures.usable(load(corpus, "valid", cache, progress_console.print))
     drawn = band_mixtures.draw(bands, queries, rows, seed)

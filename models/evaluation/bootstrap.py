@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over `rows` rows and its interval at `LEVEL`; NaN where there is nothing to tell it from."""
+    """A figure over `rows` rows and its interval at `LEVEL`; NaN where it is undefined."""
 
     value: float
     low: float
@@ -24,9 +24,9 @@ class Estimate:
 
 
 class TwoLevel:
-    """Weights of rows in every draw, made once: figures of the same rows share them, so that differences pair.
+    """Two-level bootstrap. Figures of the same rows share the weights of every draw, so that differences are paired.
 
-    classes, groups: of each row; groups of the same name in two classes are two groups. Figures are over rows: a class
+    classes, groups: of each row; groups of the same name in two classes are different. Figures are over rows: a class
     counts as often as it has rows.
     """
 
@@ -48,12 +48,12 @@ class TwoLevel:
             return
         times = random.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), size=draws)
         for column, members in enumerate(of_class.values()):
-            # A class drawn k times has its groups drawn k times independently, which together is one multinomial.
+            # The groups of a class that is drawn k times are drawn k times independently: one multinomial.
             drawn = times[:, column] * len(members)
             self._weights[:, members] = random.multinomial(drawn, np.full(len(members), 1 / len(members)))
 
     def mean(self, values: np.ndarray) -> Estimate:
-        """Of values (rows,); NaN: not a row of this figure."""
+        """Return the mean of values (rows,); rows with NaN are left out."""
         there, groups = self._present(values)
         if not there.any():
             return _NOTHING
@@ -64,7 +64,7 @@ class TwoLevel:
         return self._estimate(float(values[there].mean()), drawn, groups)
 
     def quantile(self, values: np.ndarray, share: float) -> Estimate:
-        """The smallest value that `share` of the rows do not exceed, as `mean`."""
+        """Return the smallest value that `share` of the rows do not exceed."""
         there, groups = self._present(values)
         if not there.any():
             return _NOTHING
@@ -77,7 +77,7 @@ class TwoLevel:
         return self._estimate(float(ordered[max(at, 0)]), drawn, groups)
 
     def difference(self, first: np.ndarray, second: np.ndarray) -> Estimate:
-        """Mean of first - second, over rows that have both."""
+        """Return the mean of first - second, over rows that have both."""
         return self.mean(first - second)
 
     def _present(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ class TwoLevel:
         return there, self._group_of[there]
 
     def _estimate(self, value: float, drawn: np.ndarray, groups: np.ndarray) -> Estimate:
-        if len(set(groups.tolist())) < 2:  # drawn again and again it is always the same: no spread can be told
+        if len(set(groups.tolist())) < 2:  # a single group has no spread
             return Estimate(value, float("nan"), float("nan"), len(groups))
         low, high = np.quantile(drawn, [self._tail, 1 - self._tail])
         return Estimate(value, float(low), float(high), len(groups))

@@ -1,4 +1,4 @@
-"""`python -m models evaluate ...`: each prints a table and writes JSON, and a picture if asked."""
+"""`python -m models evaluate ...`: each command prints a table, and writes JSON and a picture on request."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from models.evaluation.rendering import Sounds, decode_clips
 from models.evaluation.summaries import Summary
 from models.validation import mixtures
 
-app = typer.Typer(no_args_is_help=True, help="Measure a model.")
+app = typer.Typer(no_args_is_help=True, help="Evaluate a model.")
 app.command("musdb")(musdb.evaluate_musdb)
 app.command("tagging")(tagging.evaluate_tagging)
 app.command("events")(events.evaluate_events)
@@ -42,9 +42,9 @@ app.command("draw-bands")(bands.draw_bands)
 console = Console()
 progress_console = Console(stderr=True)
 
-Corpus = Annotated[Path, typer.Option(help="Folder with the corpus; its valid split is measured on.")]
+Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split is used.")]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
-Measured = Annotated[str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")]
+WeightsOrRun = Annotated[str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)]
 Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", dir_okay=False)]
 
@@ -52,11 +52,11 @@ Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", d
 @app.command("mixtures")
 def evaluate_mixtures(
     corpus: Corpus,
-    weights: Measured = "base",
+    weights: WeightsOrRun = "base",
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
-    half: Annotated[str, typer.Option(help="choose, report or both: no source group is in two halves.")] = "both",
-    rows: Annotated[int | None, typer.Option(help="Only so many, the first of the list.", min=1)] = None,
+    half: Annotated[str, typer.Option(help="choose, report or both; the halves share no source group.")] = "both",
+    rows: Annotated[int | None, typer.Option(help="Number of rows, from the start of the list.", min=1)] = None,
     list_file: Annotated[
         Path, typer.Option("--list", help="Rows of another corpus, made by draw.", exists=True, dir_okay=False)
     ] = reporting_mixtures.REPORTING,
@@ -65,7 +65,7 @@ def evaluate_mixtures(
     output: Output = None,
     plot: Plot = None,
 ) -> None:
-    """The listed mixtures of two sources at 0 dB, asked with each kind of query; clean, silence and three sources."""
+    """Evaluate on listed mixtures of two sources at 0 dB with each kind of query, and on other scenes."""
     if half not in (*reporting_mixtures.HALVES, "both"):
         raise typer.BadParameter(
             f"{half!r} is none of {', '.join(reporting_mixtures.HALVES)} and both", param_hint="--half"
@@ -81,13 +81,13 @@ def evaluate_mixtures(
         keys = {row.trained for row in listed.values()}
         trained = Sounds(decode_clips(open_source(corpus, "train"), keys))
     else:
-        progress_console.print(f"{corpus} has no training split: no row of clips that were trained on")
+        progress_console.print(f"{corpus} has no training split: no figures for queries from training clips")
     with progress_bar("mixtures", len(listed)) as advance:
         summary = Summary(mixture_figures.measure(subject, listed, Sounds(clips), trained, advance))
     if "label" not in summary.queries:
-        progress_console.print(f"{subject.model_id} has no embeddings of classes: no row of labels")
+        progress_console.print(f"{subject.model_id} has no class embeddings: no figures for labels")
     presence = None
-    if list_file == reporting_mixtures.REPORTING:  # the watched rows are of the same corpus
+    if list_file == reporting_mixtures.REPORTING:  # the validation mixtures are of the same corpus
         presence = measure_presence(subject, list(mixtures.render(mixtures.read(), clips)))
     title = f"{subject.model_id}, {len(listed)} mixtures"
     for table in summary.tables(title):
@@ -108,7 +108,7 @@ def evaluate_compare(
     second: Annotated[Path, typer.Argument(help="JSON of another.", exists=True, dir_okay=False)],
     output: Output = None,
 ) -> None:
-    """Two models' figures on the rows that both have: means, paired differences, intervals."""
+    """Compare two models on the rows that both have: means, paired differences, intervals."""
     ours, theirs = comparison.read(first), comparison.read(second)
     compared = comparison.compare(ours, theirs)
     console.print(comparison.table(ours, theirs, compared))
@@ -124,7 +124,7 @@ def evaluate_draw(
     seed: Annotated[int, typer.Option(help="Of the draw.")] = reporting_mixtures.SEED,
     cache: Cache = Path(".cache"),
 ) -> None:
-    """Draw the list of mixtures anew, from the corpus's valid and train splits: the same rows for the same seed."""
+    """Draw a list of mixtures from the corpus's valid and train splits; the same seed draws the same rows."""
     valid, train = (load(corpus, split, cache, progress_console.print) for split in ("valid", "train"))
     drawn = reporting_mixtures.draw(valid, train, rows, seed)
     reporting_mixtures.write(drawn, output)

@@ -1,4 +1,4 @@
-"""Two models on the same rows: paired differences, from the JSON that the evaluations write."""
+"""Paired comparison of two models on the same rows, from the JSON files of the evaluations."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from models.evaluation.summaries import decibels, plain, table_of, with_interval
 
 @dataclass(frozen=True)
 class Figures:
-    """What a JSON file holds of rows: `values` by figure, (rows,), NaN where there is nothing."""
+    """The rows of a JSON file: `values` by figure, (rows,), NaN where there are none."""
 
     model: str
     digest: str
@@ -36,7 +36,7 @@ class Compared:
 
 
 def read(path: Path) -> Figures:
-    """Figures that `evaluate mixtures` or `evaluate zero-shot` wrote. Raises ValueError for another file."""
+    """Read figures of `evaluate mixtures` or `evaluate zero-shot`. Raises ValueError for another file."""
     try:
         whole: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rows = whole["rows"]
@@ -51,7 +51,7 @@ def read(path: Path) -> Figures:
 
 
 def compare(first: Figures, second: Figures) -> list[Compared]:
-    """Every figure that both have. Raises ValueError unless both are of the same list and share rows."""
+    """Compare every figure that both have. Raises ValueError unless both are of the same list and share rows."""
     if first.digest != second.digest:
         raise ValueError("the two were measured on different lists of mixtures: their rows do not pair")
     shared = sorted(set(first.numbers) & set(second.numbers))
@@ -82,10 +82,10 @@ def compare(first: Figures, second: Figures) -> list[Compared]:
 
 
 def table(first: Figures, second: Figures, compared: list[Compared]) -> Table:
-    """What the command prints; shares of confused rows stay shares."""
+    """Return the table to print."""
     columns = ("figure", "n", first.model, second.model, "difference [95 %]", "higher")
     shown = table_of("second - first, paired", *columns)
-    # Figures differ at the end of their names: the models' names are folded instead.
+    # Fold the models' names rather than the figures', which differ at the end only.
     shown.columns[0].min_width = max((len(one.figure) + 3 for one in compared), default=0)
     for column in shown.columns[2:4]:
         column.max_width, column.overflow = 9, "fold"
@@ -108,6 +108,6 @@ def table(first: Figures, second: Figures, compared: list[Compared]) -> Table:
 
 
 def as_json(first: Figures, second: Figures, compared: list[Compared]) -> dict[str, Any]:
-    """The table, for JSON; NaN as null."""
+    """Return the table for JSON, with NaN as null."""
     whole = {one.figure: {key: value for key, value in asdict(one).items() if key != "figure"} for one in compared}
     return {"first": first.model, "second": second.model, "figures": plain(whole)}

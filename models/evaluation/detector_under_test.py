@@ -1,4 +1,4 @@
-"""A model's ear alone, on its device: what it class_mids in a clip, and when."""
+"""The detector under test: a model's detector alone, on its device."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,12 +21,12 @@ DetectorAlone = Annotated[
     typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt, or a detector's run.", exists=True),
 ]
 
-# Shorter clips are padded with silence to this, so that every clip is at least as long as what networks hear at once.
+# Shorter clips are padded with silence to this, since networks need a minimum length.
 LEAST_SECONDS = 1.0
 
 
 class DetectorUnderTest:
-    """A detector with its name. class_mids: the mids of the classes that it can answer with."""
+    """A detector with its name. class_mids: the mids of the classes that it predicts."""
 
     def __init__(self, name: str, detector: Any, device: str = "auto") -> None:
         self.name = name
@@ -39,7 +39,7 @@ class DetectorUnderTest:
 
     @classmethod
     def load(cls, weights: str | Path, detector: Path | None = None, device: str = "auto") -> "DetectorUnderTest":
-        """Of a shipped model or a folder; or a detector alone: the authors' own by its file, or that of a run's folder.
+        """Load the detector of a shipped model or a folder; or `detector`: the authors' file, or a detector's run.
 
         Raises CheckpointInvalid, FileNotFoundError.
         """
@@ -53,10 +53,10 @@ class DetectorUnderTest:
 
     @torch.inference_mode()
     def clipwise(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """Of a mono clip (n,) the probability of each of the 527 classes: (527,).
+        """Return the probability of each of the 527 classes (527,) in a mono clip (n,).
 
-        A clip longer than the detector's own window is heard in windows side by side, the last one moved back to end
-        with the clip; the highest probability counts, as a tag says that something is heard anywhere.
+        A clip longer than the detector's window is cut into adjacent windows, the last one moved back to end with the
+        clip; the highest probability counts.
         """
         samples = self._at_own_rate(waveform, rate)
         least = round(LEAST_SECONDS * self._detector.rate)
@@ -71,7 +71,7 @@ class DetectorUnderTest:
         return torch.stack(heard).amax(0).float().cpu().numpy()
 
     def curve(self, waveform: np.ndarray, rate: int) -> tuple[Tensor, float]:
-        """Of a mono recording (n,) the timeline of all classes (F, 527), as `detect` makes it, and seconds a row."""
+        """Return the framewise curve (F, 527) of a mono recording (n,), as `detect` computes it, and seconds a row."""
         samples = self._at_own_rate(waveform, rate)
         found, _ = detection.framewise(self._detector, [samples], self._runner.framewise)
         return found, detection.row_seconds(self._detector)

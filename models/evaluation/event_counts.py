@@ -1,7 +1,7 @@
-"""Answered events counted against known ones, class by class, by `sed_eval`.
+"""Counts of detected and reference events by class, by `sed_eval`.
 
-Event-based as in DCASE: an event is found where its class is right, its onset within a collar, and its offset within
-the collar or a fifth of the event's length. Segment-based: in each second a class is there or not.
+Event-based as in DCASE: an event is found if its class is right, its onset within a collar, and its offset within the
+collar or a fifth of the event's length. Segment-based: a class is present in each second or not.
 
 Letters: S scenes, C classes.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from models.evaluation.soundscapes import KnownEvent
 
-OFFSET_SHARE = 0.2  # of an event's length, by which its offset may be wrong where that is more than the collar
+OFFSET_SHARE = 0.2  # tolerance of an event's offset, as a share of its length, if larger than the collar
 MEASURES = ("events, collar 0.2 s", "events, collar 0.5 s", "segments of 1 s")
 _COLLARS = {"events, collar 0.2 s": 0.2, "events, collar 0.5 s": 0.5}
 _SEGMENT_SECONDS = 1.0
@@ -22,26 +22,26 @@ _SEGMENT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Counts:
-    """By scene and class (S, C): how many were found, how many there are, how many were answered."""
+    """Counts by scene and class (S, C): correct detections, reference events, detections."""
 
     found: np.ndarray
     known: np.ndarray
     answered: np.ndarray
 
     def f1(self, weights: np.ndarray | None = None) -> np.ndarray:
-        """Over all classes together; weights (..., S) of scenes -> (...)."""
+        """Return F1 over all classes together; weights (..., S) of scenes -> (...)."""
         totals = [counts.sum(axis=1) for counts in (self.found, self.known, self.answered)]
         if weights is None:
             weights = np.ones(len(self.found))
         return _f1(*(weights @ total for total in totals))
 
     def by_class(self) -> np.ndarray:
-        """(C,) F1 of each class; NaN where it is not to be found."""
+        """Return F1 of each class (C,); NaN for a class without reference events."""
         f1 = _f1(*(counts.sum(axis=0) for counts in (self.found, self.known, self.answered)))
         return np.where(self.known.sum(axis=0) > 0, f1, np.nan)
 
     def half(self, first: int) -> "Counts":
-        """Every other scene from the first or the second on."""
+        """Return the counts of every other scene, starting with `first`."""
         return Counts(self.found[first::2], self.known[first::2], self.answered[first::2])
 
 
@@ -51,7 +51,7 @@ def count(
     seconds: Sequence[float],
     scored: Sequence[str],
 ) -> dict[str, Counts]:
-    """What is known in each scene against what was answered, by each of `MEASURES`; seconds: of each scene."""
+    """Count reference and detected events of each scene by each of `MEASURES`; seconds: of each scene."""
     place = {mid: column for column, mid in enumerate(scored)}
     shape = (len(scenes), len(scored))
     counts = {name: Counts(*(np.zeros(shape) for _ in range(3))) for name in MEASURES}
@@ -71,7 +71,7 @@ def count(
 def _count_scene(
     name: str, mids: list[str], known: Sequence[KnownEvent], answered: Sequence[KnownEvent], seconds: float
 ) -> dict[str, dict[str, float]]:
-    """sed_eval's counts of one scene by class."""
+    """Return sed_eval's counts of one scene by class."""
     from sed_eval.sound_event import EventBasedMetrics, SegmentBasedMetrics
 
     if name in _COLLARS:
@@ -88,6 +88,6 @@ def _as_sed_eval(events: Sequence[KnownEvent]) -> list[dict[str, Any]]:
 
 
 def _f1(found: np.ndarray, known: np.ndarray, answered: np.ndarray) -> np.ndarray:
-    """2 found / (known + answered); 0 where there is neither, as nothing was found."""
+    """Return 2 found / (known + answered); 0 if both are 0."""
     either = np.asarray(known + answered, dtype=np.float64)
     return np.divide(2 * found, either, out=np.zeros_like(either), where=either > 0)

@@ -1,9 +1,9 @@
-"""`evaluate events`: how well a model's ear tells when a sound begins and ends.
+"""`evaluate events`: how well a model's detector finds the start and end of sounds.
 
-Event-based F1 with collars, and beside it segment-based F1 over seconds (`event_counts`). Only classes that the
-references name are scored, and of them only those that the ear can answer with. An answer that is a relative of what a
-scene holds (above it, below it, its ensemble), without being there itself, is ignored: it is not wrong, and no name for
-another. Events come from the detector as in the service, smoothed and with hysteresis.
+Event-based F1 with collars, and segment-based F1 over seconds (`event_counts`). Only classes of the references that the
+detector predicts are scored. A detected class that is related to one in the scene (ancestor, descendant, ensemble),
+without being in the scene itself, is ignored: it is neither right nor wrong. Events are smoothed and have hysteresis,
+as in the service.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ console, progress_console = Console(), Console(stderr=True)
 
 @dataclass(frozen=True)
 class DetectedScene:
-    """What is known of a scene, and the ear's curve (F, 527) of it."""
+    """The reference events of a scene, and the detector's curve (F, 527) of it."""
 
     name: str
     seconds: float
@@ -49,7 +49,7 @@ class DetectedScene:
 
 @dataclass(frozen=True)
 class MeasureFigures:
-    """F1 by one measure, over all classes together unless said otherwise.
+    """F1 by one measure, over all classes together unless stated otherwise.
 
     f1, interval, mean_over_classes, by_class: of all scenes at the given threshold. curve: at each of `THRESHOLDS`.
     best_threshold: chosen on every other scene; best_f1: of the rest at that threshold.
@@ -66,7 +66,7 @@ class MeasureFigures:
 
 @dataclass(frozen=True)
 class Result:
-    """By measure; events: how many there are to find. unheard: classes that the ear cannot answer with."""
+    """Figures by measure; events: number of reference events. unheard: classes that the detector does not predict."""
 
     threshold: float
     measures: dict[str, MeasureFigures]
@@ -77,16 +77,16 @@ class Result:
 
 def evaluate_events(
     corpus: Annotated[
-        Path | None, typer.Option(help="Compose soundscapes from this corpus's clips, whose labels know no times.")
+        Path | None, typer.Option(help="Compose soundscapes from this corpus's clips, whose labels have no times.")
     ] = None,
-    split: Annotated[str, typer.Option(help="The part of the corpus to compose from.")] = "valid",
+    split: Annotated[str, typer.Option(help="The split of the corpus to compose from.")] = "valid",
     scenes: Annotated[int, typer.Option(help="How many soundscapes to compose.", min=4)] = SCENES,
-    seed: Annotated[int, typer.Option(help="Draws other soundscapes.")] = SEED,
+    seed: Annotated[int, typer.Option(help="Seed of the soundscapes.")] = SEED,
     strong_table: Annotated[
         Path | None,
         typer.Option(
             "--strong",
-            help="Or a table that knows the times: filename, onset, offset, event_label (DESED) or segment_id,"
+            help="Or a table with times: filename, onset, offset, event_label (DESED) or segment_id,"
             " start_time_seconds, end_time_seconds, label (AudioSet strong), by tabs or commas.",
             exists=True,
             dir_okay=False,
@@ -105,7 +105,7 @@ def evaluate_events(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
 ) -> None:
-    """Event-based and segment-based F1 of a model's ear, on strongly labelled recordings or composed soundscapes."""
+    """Evaluate a model's detector: event-based and segment-based F1 on strongly labelled recordings or soundscapes."""
     if (corpus is None) == (strong_table is None):
         raise typer.BadParameter("give --corpus to compose soundscapes from, or --strong with a table of events")
     network = DetectorUnderTest.load(weights, detector, device)
@@ -139,7 +139,7 @@ def evaluate_events(
 
 
 def detect_scenes(network: DetectorUnderTest, scenes: Iterable[Scene]) -> list[DetectedScene]:
-    """The ear's curve of each scene; the sound is let go."""
+    """Return the detector's curve of each scene, without the audio."""
     return [
         DetectedScene(scene.name, scene.seconds, scene.events, *network.curve(scene.samples, scene.rate))
         for scene in scenes
@@ -147,12 +147,12 @@ def detect_scenes(network: DetectorUnderTest, scenes: Iterable[Scene]) -> list[D
 
 
 def measure(detected: Sequence[DetectedScene], class_mids: frozenset[str], threshold: float = THRESHOLD) -> Result:
-    """Raises ValueError where fewer than two scenes hold an event of a class that the ear can answer with."""
+    """Return the figures. Raises ValueError if fewer than two scenes have an event of a class of the detector."""
     named = {event.mid for scene in detected for event in scene.events}
     scored = sorted(named & class_mids)
     holding = sum(any(event.mid in class_mids for event in scene.events) for scene in detected)
     if holding < 2:
-        raise ValueError(f"{holding} of {len(detected)} scenes hold an event that the ear can answer with: too few")
+        raise ValueError(f"{holding} of {len(detected)} scenes hold an event of a class of the detector: too few")
     known, seconds = [scene.events for scene in detected], [scene.seconds for scene in detected]
     counted = {
         level: count(known, [answers(scene, scored, level) for scene in detected], seconds, scored)
@@ -186,7 +186,7 @@ def _figures_of(
 
 
 def answers(scene: DetectedScene, scored: Sequence[str], threshold: float) -> list[KnownEvent]:
-    """The detector's events of the scored classes, but for relatives of what is there that are not there themselves."""
+    """Return the detector's events of the scored classes, without relatives of the scene's classes."""
     there = {event.mid for event in scene.events}
     ignored = {mid for mid in scored if mid not in there and any(are_related(mid, other) for other in there)}
     counted = set(scored) - ignored
@@ -215,11 +215,11 @@ def _print(found: Result, title: str) -> None:
         " scene, with the F1 of the rest."
     )
     if found.unheard:
-        console.print(f"Left out, since the ear cannot answer with them: {', '.join(found.unheard)}.")
+        console.print(f"Left out, since the detector does not predict them: {', '.join(found.unheard)}.")
 
 
 def draw(found: Result, detected: Sequence[DetectedScene], path: Path, title: str) -> None:
-    """F1 over the threshold, and of the first scenes what is known (above) and what was answered (below)."""
+    """Draw F1 over the threshold, and the reference events (above) and detected events (below) of the first scenes."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     FigureCanvasAgg(figure)
     curves, lanes = figure.subplots(1, 2, width_ratios=(1, 1.6))

@@ -1,6 +1,6 @@
-"""Where a model fails: what is special about the listed mixtures that it gains little on.
+"""Analysis of failures: how a model's gain depends on properties of the listed mixtures.
 
-Each property of a mixture is a number a row; `thirds` says what is gained in the lowest, middle and highest third.
+Each property of a mixture is a number; `thirds` returns the gain in its lowest, middle and highest third.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from models.labels import classes, find
 from models.spectrum import mel_bands, stft
 
 BANDS = 64  # of the spectra whose overlap is measured, on the mel scale
-# Levels in dB, likenesses as cosines of embeddings, overlap as the share of energy that both have in the same bands.
+# Levels in dB, similarities as cosines of embeddings, overlap as the share of energy in the same bands.
 PROPERTIES = {
     "level": "target recorded louder",
     "overlap": "overlap of spectra",
@@ -34,7 +34,7 @@ PROPERTIES = {
     "query_interference": "query like interference",
     "target_interference": "target like interference",
     "margin": "query nearer to target",
-    "ear_right": "ear names query's class",
+    "ear_right": "detector finds query's class",
 }
 GAIN, WRONG, OWN, BOUND = (
     "mixture/example/si_sdri",
@@ -46,8 +46,8 @@ GAIN, WRONG, OWN, BOUND = (
 
 @dataclass(frozen=True)
 class Third:
-    """Rows whose property lies from `low` to `high`: gains asked by one clip and by the own segment, share of wrong
-    ones, and the gain of the ideal mask."""
+    """Rows whose property is between `low` and `high`: gains with one clip and with the target's own segment as query,
+    share of wrong ones, and gain of the ideal mask."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class Third:
 
 @dataclass(frozen=True)
 class Property:
-    """A property's parts, and its rank correlation with the gain asked by one clip."""
+    """A property's thirds, and its rank correlation with the gain for one clip as query."""
 
     name: str
     correlation: float
@@ -117,13 +117,13 @@ def properties(
 
 
 def spectrum_shares(waveform: Tensor, filters: Tensor) -> Tensor:
-    """How a waveform's energy (n,) is shared out among mel bands, over all of it: (BANDS,), 1 together."""
+    """Return the distribution of a waveform's energy (n,) over mel bands, (BANDS,), with a sum of 1."""
     power = stft(waveform[None], 1024, 320).abs().square().mean(1)[0] @ filters
     return power / power.sum().clamp(min=1e-12)
 
 
 def thirds(name: str, values: np.ndarray, figures: Figures) -> Property:
-    """Figures of the thirds of rows by a property (rows,); of a property with two values, of both."""
+    """Return the figures of the thirds of rows by a property (rows,); for a property with two values, of both."""
     gains = figures.values[GAIN]
     there = ~np.isnan(values) & ~np.isnan(gains)
     distinct = np.unique(values[there])
@@ -146,12 +146,12 @@ def thirds(name: str, values: np.ndarray, figures: Figures) -> Property:
 
 
 def losses(figures: Figures) -> list[tuple[str, Estimate]]:
-    """The way from what one clip asks for to the ideal mask, step by step, on the rows that have all: in dB."""
+    """Return the steps in dB from the gain with one clip as query to the ideal mask's, on the rows that have all."""
     bootstrap = TwoLevel(figures.labels, [str(group) for group in figures.groups])
     gain, own, bound = (figures.values[name] for name in (GAIN, OWN, BOUND))
     there = ~np.isnan(gain) & ~np.isnan(own)
     gain, own, bound = (np.where(there, values, np.nan) for values in (gain, own, bound))
-    # Where even the sound itself brings the wrong one, the mixture is hard; elsewhere only the mask is to blame.
+    # If even the target itself as query gives the wrong sound, the mixture is hard; else the mask is the cause.
     wrong = figures.values["mixture/own/wrong"] == 1
     turned = np.where(wrong, bound, own)
     return [
@@ -164,7 +164,7 @@ def losses(figures: Figures) -> list[tuple[str, Estimate]]:
 
 
 def worst(figures: Figures, count: int) -> list[int]:
-    """Places of the rows that lose most when asked by one clip, one a class: the second is much like the first."""
+    """Return the places of the rows with the lowest gain for one clip as query, one for each class."""
     found: dict[str, int] = {}
     for at in np.argsort(figures.values[GAIN], kind="stable"):  # NaN comes last
         if not np.isnan(figures.values[GAIN][at]):

@@ -1,4 +1,4 @@
-"""`evaluate worst`: tables of where a model fails, and a picture of the mixtures that it fails on most."""
+"""`evaluate worst`: tables of a model's failures, and a picture of the mixtures with the lowest gain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ console, progress_console = Console(), Console(stderr=True)
 
 @dataclass(frozen=True)
 class Shown:
-    """A mixture in the picture: waveforms by title, and what is said about it."""
+    """A mixture in the picture: waveforms by title, and its caption."""
 
     about: str
     waveforms: dict[str, np.ndarray]
@@ -49,14 +49,14 @@ def evaluate_worst(
         str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
     ] = "base",
     list_file: Annotated[
-        Path, typer.Option("--list", help="The list that they are of.", exists=True, dir_okay=False)
+        Path, typer.Option("--list", help="The list of the figures.", exists=True, dir_okay=False)
     ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the tables.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the worst, such as worst.png.", dir_okay=False)] = None,
 ) -> None:
-    """Where a model fails: its gains by properties of mixtures and queries, and spectrograms of the worst."""
+    """Analyse a model's failures: gains by properties of mixtures and queries, and spectrograms of the worst."""
     measured = comparison.read(figures)
     bundle = load_bundle(weights)
     subject = ModelUnderTest(bundle, device)
@@ -66,7 +66,7 @@ def evaluate_worst(
     listed = [everything[number] for number in measured.numbers]
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
     with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
-        task = progress.add_task("listening", total=len(listed))
+        task = progress.add_task("detecting", total=len(listed))
         network = DetectorUnderTest(subject.model_id, bundle.detector, device)
         values = failures.properties(subject, network, listed, sounds, lambda done: progress.advance(task, done))
     found = [failures.thirds(name, values[name], measured) for name in PROPERTIES]
@@ -86,7 +86,7 @@ def evaluate_worst(
 
 
 def losses_table(figures: Figures) -> Table:
-    """From one clip's gain to the ideal mask's."""
+    """Return the table of `failures.losses`."""
     table = table_of("what is lost where, SI-SDR improvement", "step", "dB [95 %]")
     for name, estimate in failures.losses(figures):
         table.add_row(name, with_interval(estimate))
@@ -94,7 +94,7 @@ def losses_table(figures: Figures) -> Table:
 
 
 def properties_table(found: Sequence[Property]) -> Table:
-    """Three lines a property, the property that goes most with the gain first."""
+    """Return the table of properties, three lines each, by falling correlation with the gain."""
     title = "improvement by thirds of rows, dB"
     table = table_of(
         title, "property (correlation of ranks)", "from, to", "n", "SI-SDR [95 %]", "wrong", "own", "ideal"
@@ -118,7 +118,7 @@ def properties_table(found: Sequence[Property]) -> Table:
 
 
 def as_json(found: Sequence[Property]) -> dict[str, Any]:
-    """By property."""
+    """Return the properties for JSON."""
     return {
         one.name: {"correlation": one.correlation, "parts": [plain(vars(part)) for part in one.parts]} for one in found
     }
@@ -141,7 +141,7 @@ def _describe_mixture(
 
 
 def draw(rows: Sequence[Shown], path: Path, title: str) -> None:
-    """A line of spectrograms a mixture; mixture, target and estimate share their scale, the query has its own."""
+    """Draw a line of spectrograms for each mixture; mixture, target and estimate share a scale."""
     filters = mel_bands(1024, RATE, PICTURE_BANDS, 30.0, RATE / 2)
     figure = Figure(figsize=(11, 0.6 + 1.5 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,5 +1,5 @@
-"""Intervals by the bootstrap: whole groups are drawn again and again, as often as there are, and a figure is taken of
-each draw. Items of one group (clips cut from one source) rise and fall together, so they are drawn together."""
+"""Intervals by the bootstrap over groups: groups are drawn with replacement, with all their items, since items of one
+group (clips cut from one source) are correlated."""
 
 from collections.abc import Hashable, Sequence
 
@@ -10,7 +10,7 @@ COVERED = 0.95
 
 
 def weights(groups: Sequence[Hashable], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """(draws, items): how often each item was drawn with its group. Raises ValueError without items."""
+    """Return how often each item was drawn with its group, (draws, items). Raises ValueError without items."""
     if not groups:
         raise ValueError("there is nothing to draw from")
     names = list(dict.fromkeys(groups))
@@ -20,10 +20,10 @@ def weights(groups: Sequence[Hashable], draws: int = DRAWS, seed: int = 0) -> np
 
 
 def interval(figures: np.ndarray) -> tuple[float, float]:
-    """Where the middle 95 % of the draws' figures lie; draws without a figure (NaN) do not count, NaN if none has."""
+    """Return the middle 95 % of the draws' figures; draws without a figure (NaN) are left out, NaN if none has one."""
     figures = figures[~np.isnan(figures)]
     if not len(figures):
         return float("nan"), float("nan")
-    # Without interpolation: between two infinite figures (a perfect estimate) there is none.
+    # Without interpolation, which is undefined between infinite figures (of perfect estimates).
     low, high = np.quantile(figures, [(1 - COVERED) / 2, (1 + COVERED) / 2], method="inverted_cdf")
     return float(low), float(high)

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def write(report: dict[str, Any], path: Path, decimals: int = 3) -> None:
-    """Write figures rounded; what is no finite number, such as a figure of nothing, becomes null."""
+    """Write rounded figures; numbers that are not finite become null."""
     path.write_text(json.dumps(_plain(report, decimals), indent=1) + "\n")
 
 
 def write_rows(figures: dict[str, Any], path: Path) -> None:
-    """JSON with a line an entry, but the rows' figures a line each: they are long."""
+    """Write JSON with one line for each entry and, since they are long, for each of the rows' figures."""
     rows = figures.pop("rows", None)
     text = json.dumps(figures, indent=1, ensure_ascii=False)
     if rows is not None:

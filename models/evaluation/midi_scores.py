@@ -1,7 +1,7 @@
-"""Scores in MIDI as sound, a waveform for each instrument: what plays is known, and the parts add up to the band.
+"""Rendering of MIDI scores, with a waveform for each instrument, whose sum is the band.
 
 FluidSynth renders them with a General MIDI sound bank. An instrument is a class of the ontology; channels of one class
-are one part, since whoever asks for a piano means both of them. Reverberation and chorus are linear, and stay.
+are one part. Reverberation and chorus are linear, so they are kept.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from mido.midifiles.meta import KeySignatureError
 
 from models.corpus.clips import RATE
 
-BANK = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # which no model trained on ../shared/corpus has heard
+BANK = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # not part of the training corpus
 PACKAGES = "fluidsynth timgm6mb-soundfont simutrans-data planetblupi-music-midi"
 FOLDERS = (Path("/usr/share/games/simutrans/music"), Path("/usr/share/planetblupi/music"))
-LEAD = 1.0  # seconds played before an excerpt, so that it does not begin with an onset of everything
+LEAD = 1.0  # seconds rendered before an excerpt, so that it does not begin with an onset of all notes
 GAIN = 0.5
 DRUMS = 9  # the channel of percussion, counted from 0
 ALL_SOUND_OFF = 120
 TICKS = 480  # a beat, of half a second
-OTHER = "other"  # what no class is sure for: bells of music boxes, effects
+OTHER = "other"  # programs without a clear class: music boxes, effects
 
 # Programs from 0, as sound banks number them, in the classes that the corpus gives the same programs.
 PROGRAMS: dict[str, tuple[int, ...]] = {
@@ -75,7 +75,7 @@ _LABELS = {program: label for label, programs in PROGRAMS.items() for program in
 
 @dataclass(frozen=True)
 class Note:
-    """A note that sounds from `start` to `end`, in seconds."""
+    """A note from `start` to `end`, in seconds."""
 
     label: str
     channel: int
@@ -87,7 +87,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Score:
-    """What is played, and everything else that changes how it sounds, in order: (seconds, message)."""
+    """A score's notes, and all other messages that affect the sound, in order: (seconds, message)."""
 
     digest: str
     seconds: float
@@ -95,9 +95,9 @@ class Score:
     controls: list[tuple[float, mido.Message]]
 
     def excerpt(self, start: float, seconds: float) -> dict[str, mido.MidiFile]:
-        """By label what each instrument plays from LEAD before `start` on, where it plays at all.
+        """Return each playing instrument's part by label, from LEAD before `start` on.
 
-        What was set before is set at once, and what sounds already is struck again."""
+        Earlier control messages are applied at the start, and notes that already sound begin there."""
         first, last = start - LEAD, start + seconds
         playing = [note for note in self.notes if note.start < last and note.end > first]
         return {label: self._part(label, playing, first, last) for label in sorted({note.label for note in playing})}
@@ -111,7 +111,7 @@ class Score:
                 struck = mido.Message("note_on", channel=note.channel, note=note.pitch, velocity=note.velocity)
                 released = mido.Message("note_off", channel=note.channel, note=note.pitch)
                 events += [(max(note.start - first, 0.0), 2, struck), (min(note.end, last) - first, 1, released)]
-        # A pedal that stays down would keep FluidSynth rendering for ever.
+        # A pedal that is held down would keep FluidSynth rendering forever.
         events += [
             (last - first, 3, mido.Message("control_change", channel=channel, control=ALL_SOUND_OFF))
             for channel in range(16)
@@ -125,12 +125,12 @@ class Score:
 
 
 def read(path: Path) -> Score:
-    """A score from a standard MIDI file. Raises ValueError where it is none that can be read."""
+    """Read a score from a standard MIDI file. Raises ValueError if it cannot be read."""
     try:
         file = mido.MidiFile(path, clip=True)
         messages = list(file)
     except (KeySignatureError, OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as fault:
-        raise ValueError(f"{path.name} is no score that can be read: {fault or type(fault).__name__}") from fault
+        raise ValueError(f"{path.name} is not a readable score: {fault or type(fault).__name__}") from fault
     notes: list[Note] = []
     controls: list[tuple[float, mido.Message]] = []
     programs, sounding = dict.fromkeys(range(16), 0), {}
@@ -160,13 +160,13 @@ def read(path: Path) -> Score:
 
 
 def midi_files(folders: tuple[Path, ...]) -> Iterator[Path]:
-    """The MIDI files of folders, by name."""
+    """Yield the MIDI files of folders, by name."""
     for folder in folders:
         yield from sorted(folder.glob("*.mid"))
 
 
 def synthesizer(bank: Path) -> "Synthesizer":
-    """FluidSynth with a bank. Raises FileNotFoundError that says what to install."""
+    """Return FluidSynth with a bank. Raises FileNotFoundError, which says what to install."""
     program = shutil.which("fluidsynth")
     if program is None or not bank.is_file():
         what = "the program fluidsynth" if program is None else f"the sound bank {bank}"
@@ -176,15 +176,15 @@ def synthesizer(bank: Path) -> "Synthesizer":
 
 @dataclass(frozen=True)
 class Synthesizer:
-    """Renders parts; the bank is an SF2 file."""
+    """Renders parts by FluidSynth; the bank is an SF2 file."""
 
     program: str
     bank: Path
 
     def render(self, part: mido.MidiFile, seconds: float) -> np.ndarray:
-        """(n,) float32 at 32 kHz of an excerpt's part: both channels' mean, what comes after LEAD.
+        """Render an excerpt's part after LEAD: (n,) float32 at 32 kHz, the mean of both channels.
 
-        Raises ValueError where FluidSynth does not render it.
+        Raises ValueError if FluidSynth fails.
         """
         frames = round(seconds * RATE)
         with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,8 @@
-"""A model's figures on the listed mixtures, row by row: each scene asked with each kind of query.
+"""A model's figures on the reporting mixtures, row by row, for each scene and kind of query.
 
-Scenes, the first three as the paper has them (arXiv 2112.07891): *mixture*, A from A + B with A's query; *clean*, A
-from A; *silence*, A's query to B alone, where 10 log10(E_in / E_out) says how much is left; *three*, A from A + B + C;
-*absent*, the query of a class that is not in the mixture. Queries are never mixed up: each kind is its own row of
-every table.
+Scenes, the first three as in the paper (arXiv 2112.07891): *mixture*, A from A + B with A's query; *clean*, A from A;
+*silence*, A's query on B alone, where 10 log10(E_in / E_out) measures the attenuation; *three*, A from A + B + C;
+*absent*, the query of a class that is not in the mixture. Each kind of query is a row of every table.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +18,12 @@ from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.labels import find
 from models.validation.metrics import attenuation, improvements, sdr, si_sdr
 
-# What a target is asked with: its own segment (as the paper trains), one, two or four other clips of the class from
-# other source groups, the class's label, a clip of the class that was trained on.
+# Kinds of query: the target's own segment (as the paper trains), one, two or four other clips of the class from other
+# source groups, the class's label, a training clip of the class.
 QUERIES = ("own", "example", "two_examples", "four_examples", "label", "trained")
 MAIN_QUERIES = ("own", "example", "label")
 COUNTS = {"example": 1, "two_examples": 2, "four_examples": 4}
-# Clean, silence and three sources need mixtures of their own to be listened to: every fifth pair of rows will do.
+# The scenes clean, silence and three need further mixtures, so they are computed for every fifth pair of rows only.
 SPARSE = 5
 
 
@@ -43,7 +42,7 @@ class MixtureFigures:
 
 
 def in_sparse(number: int) -> bool:
-    """Whether a row of the list is one of the fifth that all scenes are made of; as many of either half and length."""
+    """Return whether all scenes are computed for a row; true for a fifth of both halves and lengths."""
     return number // 2 % SPARSE == 0
 
 
@@ -54,9 +53,9 @@ def measure(
     trained: Sounds | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> MixtureFigures:
-    """Figures of rows by their places in the list. trained: training clips, where they are at hand.
+    """Return figures of rows by their places in the list. trained: training clips, if available.
 
-    advance: called with the number of rows done, batch by batch.
+    advance: called with the number of rows of each batch.
     """
     numbers = sorted(listed)
     measuring = _Measurement(subject, sounds, trained)
@@ -86,7 +85,7 @@ class _Measurement:
     embedded: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def batch(self, listed: dict[int, MixtureRow], sparse: bool) -> None:
-        """All figures of rows of one length."""
+        """Compute all figures of rows of one length."""
         rows = list(listed.values())
         mixes = [render(row, self.sounds) for row in rows]
         mixtures, targets, others = _stack(mixes)
@@ -98,7 +97,7 @@ class _Measurement:
         before, bound = si_sdr(mixtures, targets), self.subject.oracle(mixtures, targets)
         self._keep(numbers, "input/si_sdr", before)
         self._keep(numbers, "input/sdr", sdr(mixtures, targets))
-        # Of doing nothing: where the interference goes on after the target, the mixture itself is nearer to it.
+        # Of the unprocessed mixture: it may be closer to the interference if that is longer than the target.
         self._keep(numbers, "input/wrong", (si_sdr(mixtures, others) > before).float())
         self._keep(numbers, "oracle/si_sdri", si_sdr(bound, targets) - before)
         self._keep(numbers, "oracle/sdri", sdr(bound, targets) - sdr(mixtures, targets))
@@ -128,7 +127,7 @@ class _Measurement:
         queries: dict[str, Tensor],
         *further: Tensor,
     ) -> list[Tensor]:
-        """Keeps the figures of each kind of query; gives the estimates for further queries (B, D) of the mixtures."""
+        """Store the figures of each kind of query; return the estimates for further queries (B, D) of the mixtures."""
         estimates = self.subject.estimates(mixtures, [*queries.values(), *further])
         for name, estimate in zip(queries, estimates, strict=False):
             for figure, values in improvements(estimate, mixtures, targets, others).items():
@@ -136,7 +135,7 @@ class _Measurement:
         return estimates[len(queries) :]
 
     def _queries(self, rows: list[MixtureRow], mixes: list[Mix]) -> dict[str, Tensor]:
-        """(B, D) of each kind; NaN where a row has none."""
+        """Return the queries (B, D) of each kind; NaN where a row has none."""
         missing = torch.full((self.subject.query_size,), float("nan"))
         asked = {"own": [self.subject.embed(mix.target) for mix in mixes]}
         for name, count in COUNTS.items():
@@ -162,7 +161,7 @@ class _Measurement:
 
 
 def _stack(mixes: list[Mix]) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, T) of mixtures, targets and interferences."""
+    """Return mixtures, targets and interferences, (B, T) each."""
     parts = zip(*((mix.mixture, mix.target, mix.interference) for mix in mixes), strict=True)
     mixtures, targets, others = (torch.from_numpy(np.stack(part)) for part in parts)
     return mixtures, targets, others

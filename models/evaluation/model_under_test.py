@@ -1,4 +1,4 @@
-"""The model under measurement: as the service runs it, asked with many queries at once."""
+"""The model under test: run as in the service, with batches of mixtures and queries."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +18,11 @@ from models.query import QueryRules, embed
 from models.runs import assembly, run_folder
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
-MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # what their masks may take
+MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch
 
 
 def load_bundle(weights: str) -> Bundle:
-    """A model by name or folder, or what a separator's run has come to: without presence, named after its folder."""
+    """Load a model by name or folder, or a separator's run as a model without presence, named after its folder."""
     run = Path(weights)
     if (run / run_folder.SETUP).exists():
         return assembly.assemble(run, run.resolve().name, "run")[0]
@@ -30,9 +30,9 @@ def load_bundle(weights: str) -> Bundle:
 
 
 class ModelUnderTest:
-    """A bundle prepared for inference, for good: it can be neither trained nor saved afterwards.
+    """A bundle prepared for inference, irreversibly: it can neither be trained nor saved afterwards.
 
-    Masks are computed in bfloat16 where that is fast, queries always in float32, as the service does.
+    Masks are computed in bfloat16 where that is fast, queries always in float32, as in the service.
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
@@ -48,7 +48,7 @@ class ModelUnderTest:
 
     @property
     def model_id(self) -> str:
-        """Such as "base@1"."""
+        """Name and version, such as "base@1"."""
         return f"{self.bundle.name}@{self.bundle.version}"
 
     @property
@@ -56,32 +56,31 @@ class ModelUnderTest:
         return self._separator.query_size
 
     def rows_at_once(self, seconds: float) -> int:
-        """How many mixtures of this length a batch should hold."""
+        """Return the number of mixtures of this length in a batch."""
         fitting = MASKING_BYTES.get(self.arithmetic.device.type, 1 << 28) / self._separator.mask_bytes
         return max(1, int(min(AT_ONCE_SECONDS, fitting) / seconds))
 
     def query(self, example: np.ndarray) -> Tensor:
-        """(D,) for an example (n,) from another recording; NaN where the model's own rules hear nothing in it: no query
-        can be made."""
+        """Return the query (D,) of an example (n,) from another recording; NaN if it is silent by the model's rules."""
         return self.apply_prior(self.embed(example))
 
     def embed(self, sound: np.ndarray) -> Tensor:
-        """(D,) for the very sound (n,) that is looked for; NaN as above."""
+        """Return the embedding (D,) of a sound (n,): the query if the sound is the target itself. NaN as above."""
         try:
             return embed(self.runner, [torch.from_numpy(sound)], self._rules, self.model_id).vector.float()
         except SilentQuery:
             return torch.full((self.query_size,), float("nan"))
 
     def apply_prior(self, encoded: Tensor) -> Tensor:
-        """The query (D,) that an example's embedding makes, or the mean of several."""
+        """Return the query (D,) of an example's embedding, or of the mean of several."""
         prior = self.bundle.prior
         return encoded if prior is None else prior.posterior_mean(encoded)
 
     @torch.inference_mode()
     def estimates(self, mixtures: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
-        """Of mixtures (B, T), for each of several queries (B, D): (B, T). A row whose query is NaN gets NaN.
+        """Return the estimates (B, T) of mixtures (B, T) for each of several queries (B, D); NaN where a query is NaN.
 
-        Mixtures are listened to once, whatever the number of queries.
+        Mixtures are encoded once, whatever the number of queries.
         """
         device, separator = self.arithmetic.device, self._separator
         spectrum = separator.spectrum(mixtures.to(device))
@@ -105,14 +104,14 @@ class ModelUnderTest:
 
     @torch.inference_mode()
     def oracle(self, mixtures: Tensor, targets: Tensor) -> Tensor:
-        """What the best real mask up to 1 gives in the separator's own spectrum (B, T): the bound of any query."""
+        """Return the estimates (B, T) of the ideal mask in the separator's spectrum: the upper bound for any query."""
         return ideal_mask(
             self._separator, mixtures.to(self.arithmetic.device), targets.to(self.arithmetic.device)
         ).cpu()
 
 
 def ideal_mask(separator: Any, mixtures: Tensor, targets: Tensor) -> Tensor:
-    """(B, T) twice -> (B, T): mixtures through the best real mask between 0 and 1 of each bin."""
+    """Apply the best real mask between 0 and 1 of each bin to mixtures (B, T) with targets (B, T)."""
     whole, wanted = separator.spectrum(mixtures), separator.spectrum(targets)
     mask = ((whole.conj() * wanted).real / whole.abs().square().clamp(min=1e-12)).clamp(0, 1)
     return separator.waveform(whole * mask, mixtures.shape[-1])

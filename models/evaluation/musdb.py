@@ -1,9 +1,8 @@
-"""`evaluate musdb`: four stems of whole songs, as the paper measures them.
+"""`evaluate musdb`: the paper's evaluation on the four stems of MUSDB18's songs.
 
-One query a stem, the mean over training highlights; all four stems refined together by a Wiener filter, with no
-residual beside them; SDR by museval on windows of 2 s, median over windows, then over songs. What the paper does not
-publish is stated where it is chosen: the highlights (`musdb_songs.substitutes`) and the windows that a song is
-separated in, which are the product's own unless options say otherwise.
+One query for each stem, the mean over training highlights; all four stems are refined together by a Wiener filter,
+without a residual; SDR by museval on windows of 2 s, median over windows, then over songs. The paper does not publish
+its highlights (see `musdb_songs.substitutes`) nor its windows, which are the engine's defaults here.
 """
 
 import tempfile
@@ -34,8 +33,8 @@ from models.query import Query
 
 console, progress_console = Console(), Console(stderr=True)
 
-# Chen et al., AAAI 2022 (arXiv 2112.07891): median SDR in dB on MUSDB18's test set by what the query is, the
-# last one the paper's own; stems in the order of `STEMS`.
+# Chen et al., AAAI 2022 (arXiv 2112.07891): median SDR in dB on MUSDB18's test set by kind of query; the last is the
+# paper's own. Stems in the order of `STEMS`.
 PUBLISHED = {
     "class probabilities": (4.16, 0.95, -0.86, -2.65),
     "2048-d, convolutions": (6.06, 5.00, 3.38, 2.86),
@@ -47,7 +46,7 @@ Separate = Callable[[Waveform], Mapping[str, Waveform]]
 
 @dataclass(frozen=True)
 class SongScores:
-    """A song's scores by stem, and those of its mixture taken for each stem."""
+    """A song's scores by stem, and those of the unprocessed mixture as each stem's estimate."""
 
     name: str
     stems: dict[str, StemScores]
@@ -69,9 +68,9 @@ def evaluate_musdb(
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
     subset: Annotated[str, typer.Option(help="test or train: the songs to separate.")] = "test",
-    tracks: Annotated[int | None, typer.Option(help="Only the first so many, for a quick look.", min=1)] = None,
+    tracks: Annotated[int | None, typer.Option(help="Number of songs, from the first.", min=1)] = None,
     direct: Annotated[
-        bool, typer.Option("--direct", help="The same SDR by its formula, without museval: 100 times faster.")
+        bool, typer.Option("--direct", help="Compute the same SDR by its formula, without museval: 100 times faster.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Songs scored at a time, each takes about 10 GB with museval.", min=1)] = 1,
     window: Annotated[
@@ -85,7 +84,7 @@ def evaluate_musdb(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the songs' medians, such as out.png.")] = None,
 ) -> None:
-    """MUSDB18's four stems by the paper's protocol: median SDR, beside the table that the paper publishes."""
+    """Evaluate on MUSDB18's four stems by the paper's protocol: median SDR, with the paper's published figures."""
     if subset not in ("train", "test"):
         raise typer.BadParameter(f"{subset!r} is neither test nor train", param_hint="--subset")
     chosen = musdb_songs.songs(root, subset)[:tracks]
@@ -115,7 +114,7 @@ def evaluate_musdb(
 
 
 def make_queries(engine: Engine, root: Path, highlights: Path | None) -> tuple[dict[str, Query], dict[str, str]]:
-    """The four stems' queries, and in words what each was made of."""
+    """Return the four stems' queries, and a description of the examples of each."""
     training = [] if highlights else musdb_songs.songs(root, "train")[:HIGHLIGHTS]
     queries, made_of = {}, {}
     for stem in progress(STEMS, "queries", console=progress_console, transient=True):
@@ -130,7 +129,7 @@ def make_queries(engine: Engine, root: Path, highlights: Path | None) -> tuple[d
 
 
 def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, jobs: int = 1) -> Iterator[SongScores]:
-    """Separates and scores songs in their order, one in memory at a time; with more jobs others score meanwhile.
+    """Separate and score songs in order, one in memory at a time; with several jobs, scoring runs in other processes.
 
     separate: a mixture -> its four stems by name, at its rate.
     """
@@ -156,7 +155,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
 
 
 def _separate_song(song: Song, separate: Separate) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """References and estimates (4, n, C), the mixture (n, C), all float32, and their rate."""
+    """Return references and estimates (4, n, C), the mixture (n, C), all float32, and their rate."""
     mixture = song.read("mixture")
     estimates = separate(mixture)
     references = [song.read(stem).samples for stem in STEMS]
@@ -189,7 +188,7 @@ def _scores_of_file(name: str, path: Path, rate: int, direct: bool) -> SongScore
 
 
 def summary(songs: Sequence[SongScores]) -> dict[str, dict[str, Figure]]:
-    """Figures over songs by stem: the paper's median, the same of the mixture itself, and whole songs' means."""
+    """Return figures over songs by stem: the paper's median, the same for the mixture, and whole songs' means."""
     figures: dict[str, dict[str, Figure]] = {"median_sdr": {}, "mixture_median_sdr": {}, "sdr": {}, "si_sdr": {}}
     for stem in STEMS:
         answers = [song.stems[stem] for song in songs]
@@ -228,7 +227,7 @@ def _print(figures: dict[str, dict[str, Figure]], songs: Sequence[SongScores], t
 
 
 def draw(songs: Sequence[SongScores], path: Path, title: str) -> None:
-    """Each song's median SDR as a dot, the mixture's own pale beside it, the median as a bar, the paper's as a line."""
+    """Draw each song's median SDR as a dot, with the mixture's in grey, the median as a bar, the paper's as a line."""
     picture = Picture(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.add_subplot()

@@ -1,8 +1,8 @@
 """Scores of separated songs: SDR on windows of 2 s as `museval` gives it, and on whole songs.
 
-SDR on a window is 10 log10(|s|^2 / |s - e|^2) over both channels: of BSS Eval's four figures (version 4) it is the one
-that the distortion filters drop out of. A window in which any source or estimate is silent is no window for any of
-them. Windows are summed up by their median, songs by the median of those.
+SDR of a window is 10 log10(|s|^2 / |s - e|^2) over both channels: of BSS Eval's four figures (version 4) it is the one
+that does not depend on the distortion filters. A window in which any source or estimate is silent is left out for all
+of them. A song's figure is the median over windows, the data set's the median over songs.
 
 Letters: J stems, n samples, C channels, N windows.
 """
@@ -31,19 +31,19 @@ class StemScores:
 
     @property
     def median(self) -> float:
-        """Of the windows that count; NaN if none does."""
+        """Median over the windows; NaN if all are left out."""
         return _median(np.array(self.windows))
 
 
 def score(references: np.ndarray, estimates: np.ndarray, rate: int, direct: bool = False) -> list[StemScores]:
-    """Stems (J, n, C) and what was made of them -> scores, stem by stem. Lengths may differ: the shorter counts.
+    """Return the scores of estimates of stems, both (J, n, C); of different lengths the shorter is used.
 
-    direct: SDR by its formula rather than by museval, which computes three more figures that are not used here.
+    direct: SDR by its formula rather than by museval, which also computes three unused figures.
     """
     frames = min(references.shape[1], estimates.shape[1])
     references, estimates = (np.asarray(some[:, :frames], dtype=np.float64) for some in (references, estimates))
     window = int(WINDOW_SECONDS * rate)
-    # A stem without a sound in the whole song has no SDR, and would leave the others without a window.
+    # A stem that is silent in the whole song has no SDR, and would leave no windows for the others.
     audible = ~(_silent(references) | _silent(estimates))
     of_window = _direct if direct else _museval
     windows = np.full((len(references), max(1, frames // window)), np.nan)
@@ -64,17 +64,17 @@ def score(references: np.ndarray, estimates: np.ndarray, rate: int, direct: bool
 
 
 def _museval(references: np.ndarray, estimates: np.ndarray, window: int) -> np.ndarray:
-    """SDR (J, N) by museval, version 4: one set of distortion filters for the whole song."""
+    """Return SDR (J, N) by museval, version 4: one set of distortion filters for the whole song."""
     import museval
 
     with warnings.catch_warnings():
-        # It names numpy's LinAlgError by a path that numpy has deprecated.
+        # museval imports numpy's LinAlgError from a deprecated path.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="museval")
         return museval.evaluate(references, estimates, win=window, hop=window, mode="v4")[0]
 
 
 def _direct(references: np.ndarray, estimates: np.ndarray, window: int) -> np.ndarray:
-    """The same (J, N) by the formula, with museval's windows: the rest at the end is left out, a short song is one."""
+    """Return SDR (J, N) by the formula, with museval's windows: a rest is left out; a short song is one window."""
     whole = max(1, references.shape[1] // window) * window
     figures = []
     for start in range(0, whole, window):
@@ -82,19 +82,19 @@ def _direct(references: np.ndarray, estimates: np.ndarray, window: int) -> np.nd
         if _silent(some).any() or _silent(made).any():
             figures.append(np.full(len(references), np.nan))
             continue
-        with np.errstate(divide="ignore"):  # a perfect estimate: infinite, as museval says
+        with np.errstate(divide="ignore"):  # infinite for a perfect estimate, as in museval
             figures.append(10 * np.log10(np.square(some).sum((1, 2)) / np.square(some - made).sum((1, 2))))
     return np.stack(figures, axis=1)
 
 
 def _silent(signals: np.ndarray) -> np.ndarray:
-    """Which of (J, n, C) are silent, (J,), as museval has it: the sum of the channels is 0 throughout."""
+    """Return which of (J, n, C) are silent, (J,), by museval's definition: the channels' sum is 0 throughout."""
     return (signals.sum(axis=2) == 0).all(axis=1)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over songs, the interval that covers 95 % of draws of songs, and how many songs have it."""
+    """A figure over songs, the interval that covers 95 % of draws of songs, and the number of songs."""
 
     value: float
     low: float
@@ -103,12 +103,12 @@ class Figure:
 
 
 def median_of_medians(songs: Sequence[StemScores]) -> Figure:
-    """The figure of the paper's table: over songs, of their windows' medians."""
+    """Return the figure of the paper's table: the median over songs of their medians over windows."""
     return _over_songs([song.median for song in songs], _median)
 
 
 def mean(values: Sequence[float]) -> Figure:
-    """Over the songs that have a value."""
+    """Return the mean over the songs that have a value."""
     return _over_songs(values, lambda some: float(some.mean()) if len(some) else float("nan"))
 
 

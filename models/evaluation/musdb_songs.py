@@ -1,4 +1,4 @@
-"""MUSDB18 and MUSDB18-HQ as songs, and the highlights from which the paper makes its queries.
+"""Songs of MUSDB18 and MUSDB18-HQ, and the highlights that are the paper's examples.
 
 MUSDB18 is `train/TITLE.stem.mp4` and `test/TITLE.stem.mp4` of five streams each; HQ is `train/TITLE/` and
 `test/TITLE/` with mixture.wav and a file for each stem. Both are read through `musdb`, one stem at a time.
@@ -19,22 +19,22 @@ from models.media import Limits, open_audio
 from models.query import Query
 
 STEMS = ("vocals", "drums", "bass", "other")
-HIGHLIGHTS = 90  # training songs that the paper's queries are made from
+HIGHLIGHTS = 90  # number of training songs for the paper's queries
 HIGHLIGHT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Song:
-    """A title, and `read("mixture")` or `read(stem)`, which decodes that one."""
+    """A song's title, and a function that decodes its "mixture" or a stem."""
 
     name: str
     read: Callable[[str], Waveform]
 
 
 def songs(root: Path, subset: str) -> list[Song]:
-    """The songs of "train" or "test" in the order of their titles; wav folders are taken before stem files.
+    """Return the songs of "train" or "test" by title; wav folders take precedence over stem files.
 
-    Raises FileNotFoundError where there is neither, or no ffmpeg to read them with.
+    Raises FileNotFoundError if there is neither, or no ffmpeg to read them.
     """
     wavs = any((root / subset).glob("*/mixture.wav"))
     if not wavs and not any((root / subset).glob("*.stem.mp4")):
@@ -45,11 +45,11 @@ def songs(root: Path, subset: str) -> list[Song]:
 
 
 def _musdb():
-    """The package, imported when a data set is there: it refuses to be imported without ffmpeg."""
+    """Import musdb, which fails without ffmpeg. Raises FileNotFoundError."""
     try:
         import musdb
     except RuntimeError as error:
-        raise FileNotFoundError(f"musdb reads songs through ffmpeg and ffprobe, which are not here: {error}") from error
+        raise FileNotFoundError(f"musdb needs ffmpeg and ffprobe, which are not installed: {error}") from error
     return musdb
 
 
@@ -60,14 +60,14 @@ def _song(track) -> Song:
 
     def read(name: str) -> Waveform:
         samples = (track if name == "mixture" else track.sources[name]).audio
-        channels = np.atleast_2d(samples.T)  # of one channel it gives (n,)
+        channels = np.atleast_2d(samples.T)  # mono songs are (n,)
         return Waveform(torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32)), int(track.rate))
 
     return Song(track.name, read)
 
 
 def read_highlights(folder: Path, stem: str) -> Iterator[Waveform]:
-    """The recordings in `folder`/`stem`, in the order of their names. Raises FileNotFoundError if there are none."""
+    """Yield the recordings in `folder`/`stem` by name. Raises FileNotFoundError if there are none."""
     files = sorted(path for path in (folder / stem).glob("*") if path.is_file() and not path.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"{folder / stem} holds no highlights of {stem}")
@@ -78,7 +78,7 @@ def read_highlights(folder: Path, stem: str) -> Iterator[Waveform]:
 
 
 def substitutes(training: Iterable[Song], stem: str) -> Iterator[Waveform]:
-    """What stands in for the paper's highlights, which are not published: each stem's loudest 30 s by energy."""
+    """Yield each stem's loudest 30 s by energy, in place of the paper's highlights, which are not published."""
     for song in training:
         whole = song.read(stem)
         first = loudest(whole.samples, round(HIGHLIGHT_SECONDS * whole.rate))
@@ -86,7 +86,7 @@ def substitutes(training: Iterable[Song], stem: str) -> Iterator[Waveform]:
 
 
 def loudest(samples: Tensor, length: int) -> int:
-    """Where the `length` samples of (C, n) with the most energy begin; 0 if there are no more than `length`."""
+    """Return the start of the `length` samples of (C, n) with the most energy; 0 if there are no more than `length`."""
     if samples.shape[1] <= length:
         return 0
     energy = torch.nn.functional.pad(samples.double().square().sum(dim=0).cumsum(0), (1, 0))
@@ -94,9 +94,9 @@ def loudest(samples: Tensor, length: int) -> int:
 
 
 def mean_query(engine: Engine, highlights: Iterable[Waveform]) -> tuple[Query, int, int]:
-    """The mean of the highlights' embeddings, how many went into it, and how many were silent and did not.
+    """Return the mean of the highlights' embeddings, the number used, and the number of silent ones left out.
 
-    One highlight is held at a time. Raises SilentQuery if all are silent.
+    One highlight is in memory at a time. Raises SilentQuery if all are silent.
     """
     embedded, silent = [], 0
     for highlight in highlights:

@@ -1,4 +1,4 @@
-"""Pictures of figures."""
+"""Pictures of a summary's gains."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ COLOURS = {
 
 
 def draw_gains(summary: Summary, path: Path, title: str) -> None:
-    """The gain of each class with its interval over groups, and how all rows' gains are distributed."""
+    """Draw the gain of each class with its interval over groups, and the distribution of all rows' gains."""
     classes = summary.classes.get("example", {})
     figure = Figure(figsize=(13, max(5.0, 2.0 + 0.21 * len(classes))), layout="constrained")
     FigureCanvasAgg(figure)
@@ -42,7 +42,7 @@ def draw_gains(summary: Summary, path: Path, title: str) -> None:
 
 
 def draw_classes(axes: Axes, gains: dict[str, Estimate], colour: str, name: str) -> None:
-    """A line a class, best on top: its mean and interval."""
+    """Draw each class's mean and interval, best on top."""
     places = np.arange(len(gains))[::-1]
     for place, gain in zip(places, gains.values(), strict=True):
         if not np.isnan(gain.low):
@@ -56,7 +56,7 @@ def draw_classes(axes: Axes, gains: dict[str, Estimate], colour: str, name: str)
 
 
 def draw_distributions(axes: Axes, measured: MixtureFigures, queries: list[str]) -> None:
-    """The share of rows up to each gain, a curve a query; of wrong ones the share is where it falls below zero."""
+    """Draw the cumulative distribution of gains for each kind of query."""
     for name in queries:
         gains = measured.values[f"mixture/{name}/si_sdri"]
         gains = np.sort(gains[~np.isnan(gains)])

@@ -1,4 +1,4 @@
-"""How well a model's presence rule tells whether a target is there, on watched mixtures that it was not fitted on."""
+"""Figures of a model's presence rule, on validation mixtures that it was not fitted on."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ from models.validation import separation_figures
 from models.validation.metrics import attenuation
 from models.validation.mixtures import Mixture
 
-LOSS_DB = 3.0  # what a target may lose to the gate
-CUT_DB = 20.0  # below the mixture, from which an absent target counts as cut
-CUT_SHARE = 0.05  # of present targets, at the point that absent ones are reported at
+LOSS_DB = 3.0  # attenuation by the gate from which a present target counts as lost
+CUT_DB = 20.0  # level below the mixture from which an absent target counts as removed
+CUT_SHARE = 0.05  # share of present targets that are attenuated, at which absent ones are reported
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Figures on `rows` mixtures, each asked for what is there and for what is not.
+    """Figures on `rows` mixtures, each with a present and an absent query.
 
-    area: under the curve of presence. lost: share of present targets that the gate lowers by more than LOSS_DB.
+    area: under the ROC curve of presence. lost: share of present targets that the gate attenuates by more than LOSS_DB.
     cut_by_mask, cut_by_gate: share of absent targets CUT_DB or more below the mixture, by the mask alone, and by mask
-    and gate together. cut_at_share: the same where the gate closes for just CUT_SHARE of the present targets, whatever
-    the rule's own limits. below_by_mask, below_by_gate: absent targets' mean level below the mixture, in dB.
+    and gate together. cut_at_share: the same with a threshold that CUT_SHARE of the present targets fall below.
+    below_by_mask, below_by_gate: absent targets' mean level below the mixture, in dB.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Presence:
     below_by_gate: float
 
     def table(self) -> Table:
-        """What the command prints."""
+        """Return the table to print."""
         table = table_of(f"presence, {self.rows} mixtures that its rule was not fitted on", "figure", "value")
         table.add_row("area under the curve", f"{self.area:.3f}")
         table.add_row(f"there, lowered by more than {LOSS_DB:.0f} dB", _percent(self.lost))
@@ -51,7 +51,7 @@ class Presence:
 
 
 def measure_presence(subject: ModelUnderTest, rows: list[Mixture]) -> Presence | None:
-    """Of the watched rows in their order, of which the even ones were fitted on; None for a model without a rule."""
+    """Measure on the odd validation mixtures, since the rule was fitted on the even ones; None without a rule."""
     if not subject.bundle.presence:
         return None
     rule, odd = Rule.of(subject.bundle.presence), rows[1::2]
@@ -61,8 +61,8 @@ def measure_presence(subject: ModelUnderTest, rows: list[Mixture]) -> Presence |
 
 
 def figures(rule: Rule, there: Tensor, missing: Tensor, below: Tensor) -> Presence:
-    """there, missing: presence of each row (N,) asked for what is there and what is not; below: level of the latter's
-    estimates below the mixtures in dB, before the gate."""
+    """Return the figures. there, missing: presence of each row's present and absent query (N,); below: level of the
+    latter's estimates below the mixtures in dB, before the gate."""
     gains = torch.tensor([[rule.gain_db(presence) for presence in of.tolist()] for of in (there, missing)])
     scores = torch.cat([there, missing])
     truth = torch.cat([torch.ones_like(there), torch.zeros_like(missing)])
@@ -80,7 +80,7 @@ def figures(rule: Rule, there: Tensor, missing: Tensor, below: Tensor) -> Presen
 
 
 def _presence_of(subject: ModelUnderTest, rule: Rule, rows: list[Mixture], kind: str) -> tuple[Tensor, Tensor]:
-    """Presence of each row's "query" or "absent", and how far its estimate lies below the mixture in dB: (N,) each."""
+    """Return the presence of each row's "query" or "absent", and its estimate's level below the mixture in dB, (N,)."""
     runner, profiles, size = subject.runner, subject.profiles, subject.rows_at_once(2)
 
     def embed_profiles(windows: Tensor) -> Tensor:

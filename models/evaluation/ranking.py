@@ -1,4 +1,4 @@
-"""How well scores rank what is there above what is not. Clips may be weighted, so that a bootstrap costs no sorting.
+"""Metrics of rankings: how well scores rank positives above negatives. Clips may have weights, for a fast bootstrap.
 
 Letters: N clips, ... draws of a bootstrap.
 """
@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 
 def average_precision(scores: np.ndarray, there: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under precision over recall, in steps: scores (N,), there (N,) bool, weights (..., N) -> (...).
+    """Return the average precision: scores (N,), there (N,) bool, weights (..., N) -> (...).
 
-    Clips of equal score are taken together. NaN where nothing is there.
+    Clips of equal score count together. NaN without positives.
     """
     found, answered = _counts(scores, there, weights)
     precision = np.divide(found, answered, out=np.zeros_like(found), where=answered > 0)
@@ -19,9 +19,9 @@ def average_precision(scores: np.ndarray, there: np.ndarray, weights: np.ndarray
 
 
 def area_under_curve(scores: np.ndarray, there: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Probability that a clip in which it is there scores above one in which it is not, equal scores counting half.
+    """Return the probability that a positive scores above a negative, with equal scores counting half.
 
-    Shapes as above. NaN where either kind is missing.
+    Shapes as above. NaN without positives or negatives.
     """
     found, answered = _counts(scores, there, weights)
     gained = np.diff(found, axis=-1, prepend=0.0)
@@ -31,12 +31,12 @@ def area_under_curve(scores: np.ndarray, there: np.ndarray, weights: np.ndarray 
 
 
 def d_prime(area: float) -> float:
-    """How many standard deviations two normal distributions lie apart whose curve has this area."""
+    """Return d', the distance in standard deviations of two normal distributions with this area under the curve."""
     return float(2**0.5 * norm.ppf(area))
 
 
 def _counts(scores: np.ndarray, there: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of what is there, and of all clips, down to each distinct score from above: (..., distinct) each."""
+    """Return the cumulative weight of positives, and of all clips, by falling distinct score: (..., distinct) each."""
     if weights is None:
         weights = np.ones(len(scores))
     order = np.argsort(-scores, kind="stable")

@@ -1,4 +1,4 @@
-"""Listed clips as sound: segments, where they sound, and both sources at 0 dB.
+"""Rendering of listed mixtures: segments of clips, where they sound, and sources at equal energy.
 
 Clips are named by key, segments by their first sample at 32 kHz (negative: the clip begins later in the segment).
 """
@@ -13,12 +13,12 @@ from models.corpus.decoded import decode
 from models.corpus.recordings import Recording, Source
 
 FRAME = RATE // 100
-SOUNDING_RANGE = 1e-4  # a frame sounds while its power is within 40 dB of the loudest one
+SOUNDING_RANGE = 1e-4  # a frame sounds if its power is within 40 dB of the loudest one
 PEAK = 0.99
 
 
 class Sounds:
-    """Clips of one or several splits by key. Raises ValueError for a key that two of them have."""
+    """Clips of one or several splits by key. Raises ValueError for duplicate keys."""
 
     def __init__(self, *splits: Clips) -> None:
         self._places: dict[str, tuple[Clips, Clip]] = {}
@@ -29,18 +29,18 @@ class Sounds:
                 self._places[clip.key] = (split, clip)
 
     def clip(self, key: str) -> Clip:
-        """The clip with a key. Raises ValueError where there is none: the list is another corpus's."""
+        """Return the clip with a key. Raises ValueError if there is none: the list is of another corpus."""
         if key not in self._places:
             raise ValueError(f"the corpus has no clip {key}: the listed mixtures are another corpus's")
         return self._places[key][1]
 
     def waveform(self, key: str) -> np.ndarray:
-        """The whole clip, float32."""
+        """Return the whole clip, float32."""
         clip = self.clip(key)
         return self._places[key][0].waveform(clip)
 
     def segment(self, key: str, start: int, samples: int) -> np.ndarray:
-        """`samples` of a clip from `start`, silence where the clip has not begun or is over."""
+        """Return `samples` of a clip from `start`, with silence outside the clip."""
         sound = np.zeros(samples, np.float32)
         taken = self.waveform(key)[max(0, start) : max(0, start + samples)]
         place = max(0, -start)
@@ -49,7 +49,7 @@ class Sounds:
 
 
 def decode_clips(source: Source, keys: Set[str]) -> Clips:
-    """Some clips of a split, decoded; without the cache that all of it would fill."""
+    """Decode some clips of a split, without caching the whole split."""
     samples, clips, start = [np.zeros(0, np.int16)], [], 0
     for row in source:
         if not isinstance(row, Recording) or row.key not in keys:
@@ -63,8 +63,8 @@ def decode_clips(source: Source, keys: Set[str]) -> Clips:
 
 
 def random_start(clip: np.ndarray, samples: int, random: np.random.Generator) -> int:
-    """Where a segment of a clip (n,) begins: the loudest of eight, since a segment of a sparse clip may be silent; a
-    clip that is shorter lies anywhere in the segment."""
+    """Draw the start of a segment of a clip (n,): the loudest of eight, since a segment of a sparse clip may be silent;
+    a shorter clip is placed anywhere in the segment."""
     spare = len(clip) - samples
     if spare <= 0:
         return -int(random.integers(-spare + 1))
@@ -73,14 +73,14 @@ def random_start(clip: np.ndarray, samples: int, random: np.random.Generator) ->
 
 
 def sounding(sound: np.ndarray) -> np.ndarray:
-    """(samples,) bool: where a segment sounds, in frames of 10 ms; samples must fill them."""
+    """Return where a segment sounds, (samples,) bool, in frames of 10 ms, which must divide the segment."""
     power = np.square(sound, dtype=np.float64).reshape(-1, FRAME).sum(1)
     return (power > SOUNDING_RANGE * power.max()).repeat(FRAME)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """A mixture (samples,) and its two sources, which add up to it."""
+    """A mixture (samples,) and its two sources, whose sum it is."""
 
     mixture: np.ndarray
     target: np.ndarray
@@ -88,7 +88,7 @@ class Mix:
 
 
 def mix_sources(target: np.ndarray, interference: np.ndarray, over: np.ndarray | None = None) -> Mix:
-    """Both at equal energy over the samples `over` (bool; None: all), turned down together where they would clip."""
+    """Mix two sources at equal energy over the samples `over` (bool; None: all), attenuated together if they clip."""
     part = slice(None) if over is None else over
     energies = [np.square(sound[part], dtype=np.float64).sum() for sound in (target, interference)]
     interference = interference * np.float32(np.sqrt(energies[0] / energies[1]))
@@ -98,7 +98,7 @@ def mix_sources(target: np.ndarray, interference: np.ndarray, over: np.ndarray |
 
 
 def add_third(mix: Mix, third: np.ndarray) -> Mix:
-    """A third source with the target's energy over the segment; it becomes a part of the interference."""
+    """Add a third source with the target's energy over the segment to the interference."""
     energies = [np.square(sound, dtype=np.float64).sum() for sound in (mix.target, third)]
     others = mix.interference + third * np.float32(np.sqrt(energies[0] / energies[1]))
     gain = np.float32(min(1.0, PEAK / np.abs(mix.target + others).max()))
@@ -106,7 +106,7 @@ def add_third(mix: Mix, third: np.ndarray) -> Mix:
 
 
 def loudest_start(clip: np.ndarray, samples: int) -> int:
-    """Where the segment with the most energy begins, to 10 ms; a shorter clip is placed in the middle."""
+    """Return the start of the segment with the most energy, to 10 ms; a shorter clip is placed in the middle."""
     spare = len(clip) - samples
     if spare <= 0:
         return -(-spare // 2)

@@ -1,10 +1,10 @@
-"""The mixtures that figures are reported on: drawn once, listed in `reporting.csv`, the same for every model.
+"""The reporting mixtures, on which figures are published: drawn once and listed in `reporting.csv`.
 
-All clips are of the validation split. Two sources of unrelated classes, from different source groups, at 0 dB over
-the part where the target sounds; half of the rows last 2 s, half 4 s. Up to four examples of the target's class from
-other groups than the target's (the first is the one-example query), a clip of an absent class, and a clip of the
-class that was trained on, for the difference. Source groups are split in two halves, so that what was chosen by one
-can be reported on the other: rows alternate between them, and every stretch of rows holds about all classes.
+All clips are of the validation split. Two sources of unrelated classes, from different source groups, at 0 dB over the
+part where the target sounds; half of the rows last 2 s, half 4 s. Each row has up to four examples of the target's
+class from other groups than the target's (the first is the one-example query), a clip of an absent class, and a
+training clip of the class, for comparison. Source groups are split into two halves, one for choosing and one for
+reporting: rows alternate between them, and any range of rows holds nearly all classes.
 """
 
 import csv
@@ -30,12 +30,12 @@ EXAMPLES = 4
 SHORTEST = 0.1  # seconds of a clip
 LEAST_ENERGY = 1e-2  # of a clip, sum of squares
 OVERLAP = 0.5  # share of the target's sounding part in which the interference must sound too
-LOUDEST_RATIO = 10.0  # power of the interference's loudest frame over the target's: what is fainter is drowned
+LOUDEST_RATIO = 10.0  # largest power of the interference's loudest frame over the target's
 
 
 @dataclass(frozen=True)
 class MixtureRow:
-    """One row; clips by key, starts in samples at 32 kHz, `trained` empty where training had no clip of the class."""
+    """One row: clips by key, starts in samples at 32 kHz; `trained` is empty if the class has no training clip."""
 
     half: str
     label: str
@@ -50,7 +50,7 @@ class MixtureRow:
 
 
 def read(path: Path = REPORTING) -> list[MixtureRow]:
-    """The listed rows. Raises ValueError for a file that is no such list."""
+    """Return the listed rows. Raises ValueError for another kind of file."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             MixtureRow(
@@ -73,7 +73,7 @@ def _read_rows(file: Iterable[str], path: Path) -> Iterator[dict[str, str]]:
     reader = csv.DictReader(file)
     names = [field.name for field in fields(MixtureRow)]
     if reader.fieldnames != names:
-        raise ValueError(f"{path} is no list of mixtures: its columns should be {', '.join(names)}")
+        raise ValueError(f"{path} is not a list of mixtures: its columns should be {', '.join(names)}")
     yield from reader
 
 
@@ -86,12 +86,12 @@ def write(rows: list[MixtureRow], path: Path) -> None:
 
 
 def digest(path: Path = REPORTING) -> str:
-    """What tells one list from another: figures of different lists cannot be compared row by row."""
+    """Return a digest that identifies a list: figures of different lists cannot be compared row by row."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def render(row: MixtureRow, sounds: Sounds) -> Mix:
-    """The row as sound."""
+    """Render a row."""
     samples = row.seconds * RATE
     target = sounds.segment(row.target, row.target_start, samples)
     return mix_sources(target, sounds.segment(row.interference, row.interference_start, samples), sounding(target))
@@ -101,7 +101,7 @@ Groups = dict[str, dict[str, list[Clip]]]  # clips by group by class
 
 
 def usable(clips: Clips) -> Groups:
-    """Clips with sound enough to be a source or an example."""
+    """Return the clips that are long and loud enough for a source or an example."""
     groups: Groups = defaultdict(lambda: defaultdict(list))
     for clip in clips.clips:
         if clip.frames >= SHORTEST * RATE and np.square(clips.waveform(clip)).sum() > LEAST_ENERGY:
@@ -110,13 +110,13 @@ def usable(clips: Clips) -> Groups:
 
 
 def are_unrelated(first: Clip, second: Clip) -> bool:
-    """Whether no class of one may well be, or hold, one of the other, and they are not takes of one sound."""
+    """Return whether two clips are of unrelated classes and of different source groups."""
     return first.group != second.group and not any(are_related(one, two) for one in first.mids for two in second.mids)
 
 
 def split(groups: Groups) -> dict[str, str]:
-    """Group to half, none in both. A target needs a second group for its query: classes with fewer than four groups
-    stay whole, with every class that they share a group with; larger ones are shared out evenly."""
+    """Assign each group to a half. A target needs a second group for its query: classes with fewer than four groups
+    stay in one half, with every class that they share a group with; larger ones are split evenly."""
     half_of: dict[str, str] = {}
     blocks = _blocks({mid: set(names) for mid, names in groups.items() if 2 <= len(names) < 4})
     sizes = dict.fromkeys(HALVES, 0)
@@ -124,7 +124,7 @@ def split(groups: Groups) -> dict[str, str]:
         half = min(HALVES, key=lambda half: sizes[half])
         sizes[half] += len(mids)
         half_of |= dict.fromkeys(names, half)
-    # The scarcest first; what is alone in its class can only interfere, and goes where there is less.
+    # The rarest classes first; a single group of a class can only interfere, and goes to the smaller half.
     for _, of_class in sorted(groups.items(), key=lambda item: (len(item[1]) < 2, len(item[1]), item[0])):
         counts = {half: sum(half_of.get(name) == half for name in of_class) for half in HALVES}
         for name in sorted(of_class):
@@ -136,7 +136,7 @@ def split(groups: Groups) -> dict[str, str]:
 
 
 def _blocks(classes: dict[str, set[str]]) -> list[tuple[set[str], set[str]]]:
-    """Classes that share groups, together: (mids, groups)."""
+    """Return blocks of classes that share groups: (mids, groups)."""
     blocks: list[tuple[set[str], set[str]]] = []
     for mid, names in sorted(classes.items()):
         joined = [block for block in blocks if block[1] & names]
@@ -147,12 +147,12 @@ def _blocks(classes: dict[str, set[str]]) -> list[tuple[set[str], set[str]]]:
 
 
 def draw(clips: Clips, training: Clips, count: int = ROWS, seed: int = SEED) -> list[MixtureRow]:
-    """Draw rows, target classes evenly within each half. ValueError where a half has no class with two groups."""
+    """Draw rows, target classes evenly within each half. Raises ValueError if a half has no class with two groups."""
     groups = usable(clips)
     trained: dict[str, list[str]] = defaultdict(list)
     choosing = np.random.default_rng([seed, len(HALVES)])
     for mid, of_class in sorted(usable(training).items()):
-        names = choosing.permutation(sorted(of_class))[:EXAMPLES]  # few, since every one of them must be heard
+        names = choosing.permutation(sorted(of_class))[:EXAMPLES]  # few, since all of them are decoded
         trained[mid] = [of_class[name][int(choosing.integers(len(of_class[name])))].key for name in names]
     half_of = split(groups)
     drawn = []
@@ -171,7 +171,7 @@ def draw(clips: Clips, training: Clips, count: int = ROWS, seed: int = SEED) -> 
 
 
 class _Drawer:
-    """Draws the rows of one half, from its own clips alone."""
+    """Draws the rows of one half from that half's clips."""
 
     def __init__(
         self, clips: Clips, groups: Groups, trained: dict[str, list[str]], random: np.random.Generator
@@ -180,13 +180,13 @@ class _Drawer:
         self._sounds = Sounds(clips)
 
     def rows(self, half: str) -> Iterator[MixtureRow]:
-        """Without end."""
+        """Yield rows without end."""
         askable = sorted(mid for mid, of_class in self._groups.items() if len(of_class) >= 2)
         turns: dict[str, list[str]] = {mid: [] for mid in askable}
         seconds = 0
         while True:
             for mid in self._random.permutation(askable):
-                if not turns[mid]:  # every group of a class comes up before one comes again
+                if not turns[mid]:  # use every group of a class before repeating one
                     turns[mid] = self._random.permutation(list(self._groups[mid])).tolist()
                 yield self._row(half, mid, turns[mid].pop(), SECONDS[seconds % 2])
                 seconds += 1
@@ -218,7 +218,7 @@ class _Drawer:
             )
 
     def _examples(self, mid: str, target_group: str) -> list[str]:
-        """From as many groups as there are, before a second one of any."""
+        """Draw examples, one from each group before a second one of any."""
         others = [[clip.key for clip in clips] for name, clips in self._groups[mid].items() if name != target_group]
         others = [self._random.permutation(others[at]).tolist() for at in self._random.permutation(len(others))]
         rounds = range(max(len(keys) for keys in others))
@@ -232,7 +232,7 @@ class _Drawer:
         return self._one(list(of_class.values())[int(self._random.integers(len(of_class)))])
 
     def _overlapping(self, target: np.ndarray, clip: Clip, samples: int) -> int | None:
-        """A start from which the interference sounds while the target does, and does not drown it; None: not found."""
+        """Return a start at which the interference overlaps the target without masking it; None if none is found."""
         over = sounding(target)
         for _ in range(8):
             start = random_start(self._clips.waveform(clip), samples, self._random)

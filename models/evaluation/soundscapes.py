@@ -1,7 +1,7 @@
-"""Soundscapes composed of labelled clips, for corpora in which nobody has written down when a sound is heard.
+"""Soundscapes composed of labelled clips, for corpora without the times of events.
 
-Each is 10 s of two to four clips of unrelated classes at random places over quiet noise. When a sound is there is
-told by its own envelope before it is mixed, so that the reference is exact to a frame of 10 ms.
+Each is 10 s of two to four clips of unrelated classes at random places over quiet noise. The times of events follow
+from each clip's envelope before mixing, exact to a frame of 10 ms.
 
 Letters: n samples, F frames.
 """
@@ -19,7 +19,7 @@ from models.labels import ontology
 SCENES = 200
 SEED = 2026
 SECONDS = 10.0
-LONGEST_SECONDS = 4.0  # of a clip; of a longer one its loudest part
+LONGEST_SECONDS = 4.0  # of a clip; a longer one is cut to its loudest part
 SHORTEST_SECONDS = 0.1
 RANGE_DB = 40.0  # a clip sounds where it is within this of its loudest frame
 PAUSE_SECONDS = 0.5  # a longer pause ends an event
@@ -31,7 +31,7 @@ _FADE_SECONDS = 0.005
 
 @dataclass(frozen=True)
 class KnownEvent:
-    """A class that is heard from `start` to `end` seconds."""
+    """A reference event: a class present from `start` to `end` seconds."""
 
     mid: str
     start: float
@@ -40,7 +40,7 @@ class KnownEvent:
 
 @dataclass(frozen=True)
 class Scene:
-    """A mono recording (n,) float32 at `rate` Hz, and what is heard in it."""
+    """A mono recording (n,) float32 at `rate` Hz, and its reference events."""
 
     name: str
     samples: np.ndarray
@@ -53,9 +53,9 @@ class Scene:
 
 
 def compose(clips: Clips, count: int = SCENES, seed: int = SEED) -> Iterator[Scene]:
-    """Scenes whose classes are drawn evenly, then a source group, then a clip; the same for the same clips and seed.
+    """Compose scenes: classes are drawn evenly, then source groups, then clips; the same for the same clips and seed.
 
-    Only classes among the 527 take part. Raises ValueError where there are no two unrelated classes.
+    Only classes among the 527 are used. Raises ValueError if there are no two unrelated classes.
     """
     random = np.random.default_rng(seed)
     by_class = _by_class(clips)
@@ -66,7 +66,7 @@ def compose(clips: Clips, count: int = SCENES, seed: int = SEED) -> Iterator[Sce
 
 
 def _by_class(clips: Clips) -> dict[str, dict[str, list[Clip]]]:
-    """Clips that sound, by class and source group."""
+    """Return the clips that are not silent, by class and source group."""
     found: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips.clips:
         if clip.frames >= SHORTEST_SECONDS * RATE and clips.waveform(clip).any():
@@ -105,7 +105,7 @@ def _scene(name: str, clips: Clips, by_class: dict[str, dict[str, list[Clip]]], 
 
 
 def _part(sound: np.ndarray) -> np.ndarray:
-    """The clip, or the loudest part of a long one, with edges that do not click."""
+    """Return the clip, or the loudest part of a long one, with short fades."""
     length = round(LONGEST_SECONDS * RATE)
     if len(sound) > length:
         energy = np.concatenate([[0.0], np.square(sound, dtype=np.float64).cumsum()])
@@ -119,7 +119,7 @@ def _part(sound: np.ndarray) -> np.ndarray:
 
 
 def sounding(sound: np.ndarray, rate: int) -> list[tuple[float, float]]:
-    """From when to when, in seconds, (n,) is within `RANGE_DB` of its loudest 10 ms; short pauses do not count."""
+    """Return the spans, in seconds, where (n,) is within `RANGE_DB` of its loudest 10 ms; short pauses are bridged."""
     size = round(FRAME_SECONDS * rate)
     padded = np.pad(sound.astype(np.float64), (0, -len(sound) % size))
     power = np.square(padded).reshape(-1, size).mean(axis=1)
@@ -135,7 +135,7 @@ def sounding(sound: np.ndarray, rate: int) -> list[tuple[float, float]]:
 
 
 def _background(length: int, random: np.random.Generator) -> np.ndarray:
-    """Pink noise: equal power in every octave, as rooms and recorders have it."""
+    """Return pink noise: equal power in every octave, like the noise of rooms and recorders."""
     spectrum = np.fft.rfft(random.standard_normal(length))
     spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
     spectrum[0] = 0

@@ -1,8 +1,8 @@
-"""Recordings with strong labels: a table that says when each class is heard, and a folder with the files.
+"""Recordings with strong labels: a table of events with times, and a folder with the files.
 
-The table has a heading and is separated by tabs or commas: `filename onset offset event_label` (as DESED has it) or
-`segment_id start_time_seconds end_time_seconds label` (as AudioSet's strong labels have it). A class is AudioSet's
-name, in any case and with underscores for spaces, or its mid. A row without times says that the file holds nothing.
+The table has a header and is separated by tabs or commas: `filename onset offset event_label` (DESED) or
+`segment_id start_time_seconds end_time_seconds label` (AudioSet's strong labels). A class is AudioSet's name, in any
+case and with underscores for spaces, or its mid. A row without times means that the file has no events.
 """
 
 import csv
@@ -25,13 +25,13 @@ _HEADINGS = (
     ("filename", "onset", "offset", "event_label"),
     ("segment_id", "start_time_seconds", "end_time_seconds", "label"),
 )
-_LIMITS = Limits(seconds=3600)  # a scene is held in memory
+_LIMITS = Limits(seconds=3600)  # scenes are in memory
 
 
 @dataclass
 class Table:
-    """Events by file, and what was left out: `unknown` names, none of the 527 classes, with how many rows have them
-    (data sets have classes of their own); `missing` files (of some data sets everybody has another part)."""
+    """Events by file, and what was left out: `unknown` names that are not among the 527 classes, with their numbers of
+    rows (data sets have additional classes), and `missing` files (some data sets are incomplete)."""
 
     path: Path
     events: dict[str, list[KnownEvent]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Table:
 
 
 def read(path: Path) -> Table:
-    """Raises ValueError, which names the line, for another heading, for times that are none, and for an empty table."""
+    """Read a table. Raises ValueError, which names the line, for a wrong header, invalid times and an empty table."""
     table = Table(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         heading = file.readline()
@@ -59,7 +59,7 @@ def read(path: Path) -> Table:
             if event:
                 events.append(event)
     if not any(table.events.values()):
-        raise ValueError(f"{path}: no event of a class that can be heard")
+        raise ValueError(f"{path}: no event of a known class")
     return table
 
 
@@ -67,7 +67,7 @@ def _event(place: str, start: str, end: str, label: str, unknown: Counter[str]) 
     try:
         first, last = float(start), float(end)
     except ValueError:
-        raise ValueError(f"{place}: {start!r} and {end!r} are no times in seconds") from None
+        raise ValueError(f"{place}: {start!r} and {end!r} are not times in seconds") from None
     if not 0 <= first < last < math.inf:
         raise ValueError(f"{place}: an event cannot last from {start} to {end} s")
     try:
@@ -82,9 +82,9 @@ def _event(place: str, start: str, end: str, label: str, unknown: Counter[str]) 
 
 
 def scenes(table: Table, folder: Path) -> Iterator[Scene]:
-    """The table's files, one at a time, mono at their own rate; found anywhere under `folder`, the ending may differ.
+    """Yield the table's files, mono at their own rate, found anywhere under `folder` with any suffix.
 
-    Those that are missing are listed in the table. Raises FileNotFoundError if all are, and MediaError's kinds.
+    Missing files are added to `table.missing`. Raises FileNotFoundError if all are missing, and MediaError.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):

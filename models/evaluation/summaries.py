@@ -1,4 +1,4 @@
-"""Figures of rows brought together: means, medians and tenth percentiles with intervals; tables; JSON."""
+"""Summary of the rows' figures: means, medians and tenth percentiles with intervals; tables; JSON."""
 
 import math
 from dataclasses import asdict
@@ -24,7 +24,7 @@ INTERVAL = "SI-SDR [95 %]"
 
 
 class Summary:
-    """Estimates of a model's figures, each made once; `draws` of the bootstrap share their rows' weights."""
+    """Estimates of a model's figures; the bootstrap's `draws` share the rows' weights."""
 
     def __init__(self, measured: MixtureFigures, draws: int = 2000) -> None:
         self.measured = measured
@@ -35,7 +35,7 @@ class Summary:
         gains = [f"mixture/{name}/si_sdri" for name in self.queries]
         self.medians = {name: self._bootstrap.quantile(self._values[name], 0.5) for name in gains}
         self.lowest = {name: self._bootstrap.quantile(self._values[name], LOWEST_SHARE) for name in gains}
-        # On the rows that have both: the classes with many clips are not the same as all classes.
+        # On the rows that have both, since only some classes have many clips.
         self.over_one = {
             name: self._bootstrap.difference(self._values[f"mixture/{name}/si_sdri"], self._values[reference])
             for name in self.queries
@@ -52,7 +52,7 @@ class Summary:
         }
 
     def _by_class(self, query: str) -> dict[str, dict[str, Estimate]]:
-        """Of each class, best first: gain (the interval is over its groups), median, lowest tenth, confusion."""
+        """Return each class's gain, with the interval over its groups, median, lowest tenth, confusion; best first."""
         labels = np.array(self.measured.labels)
         found = {}
         for label in sorted(set(labels.tolist())):
@@ -73,7 +73,7 @@ class Summary:
     # Tables, 80 columns wide
 
     def tables(self, title: str) -> list[Table]:
-        """What the command prints."""
+        """Return the tables to print."""
         return [self._gains(title), self._over_one(), self._scenes(), self._of_classes()]
 
     def _gains(self, title: str) -> Table:
@@ -142,7 +142,7 @@ class Summary:
     # JSON
 
     def as_json(self) -> dict[str, Any]:
-        """Every estimate, and the rows' own figures for `compare`."""
+        """Return every estimate, and the rows' figures for `compare`."""
         return {
             "mixtures": len(self.measured.rows),
             "means": plain(self.means),
@@ -160,7 +160,7 @@ class Summary:
 def rows_as_json(
     numbers: list[int], labels: list[str], groups: list[str], values: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Rows as lists, two decimals, null where there is nothing; groups as numbers."""
+    """Return the rows as lists with two decimals, null for NaN, and groups as numbers."""
     place = {group: at for at, group in enumerate(sorted(set(groups)))}
     return {
         "number": numbers,
@@ -171,7 +171,7 @@ def rows_as_json(
 
 
 def table_of(title: str, *columns: str) -> Table:
-    """A table whose columns keep to one line where they hold an interval."""
+    """Return a table whose columns of intervals do not wrap."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column.replace("[", "\\["), no_wrap="[" in column)
@@ -187,14 +187,14 @@ def percent(estimate: Estimate) -> str:
 
 
 def with_interval(estimate: Estimate) -> str:
-    """Such as 5.8 [4.1, 7.3]; an interval that nothing can be told of is left out."""
+    """Format an estimate such as 5.8 [4.1, 7.3], without the interval if it is undefined."""
     if math.isnan(estimate.low):
         return decibels(estimate)
     return f"{estimate.value:.1f} \\[{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def _derive(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What follows from the rows' figures: levels from improvements, and the gain where it went to the right sound."""
+    """Derive levels from improvements, and the gain of rows where the right sound was estimated."""
     derived = {"oracle/sdr": values["oracle/sdri"] + values["input/sdr"]}
     for query in QUERIES:
         name = f"mixture/{query}/"
@@ -206,7 +206,7 @@ def _derive(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def plain(figures: Any, digits: int = 3) -> Any:
-    """Estimates, numbers, lists and dictionaries of them as JSON has them: rounded, NaN as null."""
+    """Convert estimates, numbers, lists and dictionaries of them for JSON: rounded, NaN as None."""
     if isinstance(figures, Estimate):
         return plain(asdict(figures), digits)
     if isinstance(figures, dict):

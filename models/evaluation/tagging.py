@@ -1,8 +1,8 @@
-"""`evaluate tagging`: how well a model's ear tells which classes a clip holds.
+"""`evaluate tagging`: how well a model's detector ranks the classes of clips.
 
-Labels of clips are never complete. A clip of a class is one of its ancestors' too; a clip of an ancestor, or of an
-ensemble that holds the class, may be one of the class or not: it is left out of that class's ranking, neither right
-nor wrong. The classes are those that some clip is labelled with, of which the ear can answer with each.
+Labels of clips are incomplete. A clip of a class is one of its ancestors' too; a clip of an ancestor, or of an ensemble
+that contains the class, may hold the class or not: it is left out of that class's ranking. The classes are those of the
+clips' labels that the detector predicts.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ console, progress_console = Console(), Console(stderr=True)
 class ClassFigures:
     """A class's average precision with its interval, and the area under its curve.
 
-    clips, groups: in which it is there; left_out: clips of which nobody knows.
+    clips, groups: in which it is present; left_out: clips for which that is unknown.
     """
 
     label: str
@@ -53,9 +53,9 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Tagging:
-    """Means over classes, each with an interval over draws of source groups; chance: what no ear at all would have.
+    """Means over classes, each with an interval over draws of source groups; chance: of random scores.
 
-    unheard, few: classes left out since the ear cannot answer with them, or since they have too few groups.
+    unheard, few: classes left out since the detector does not predict them, or since they have too few groups.
     """
 
     mean_average_precision: float
@@ -72,8 +72,8 @@ class Tagging:
 
 
 def evaluate_tagging(
-    corpus: Annotated[Path, typer.Option(help="A corpus of labelled clips, of any kind that training takes.")],
-    split: Annotated[str, typer.Option(help="The part of it to measure on.")] = "valid",
+    corpus: Annotated[Path, typer.Option(help="A corpus of labelled clips in any supported format.")],
+    split: Annotated[str, typer.Option(help="The split to evaluate on.")] = "valid",
     weights: Weights = "base",
     detector: DetectorAlone = None,
     least_groups: Annotated[int, typer.Option(help="Leave out classes of fewer source groups.", min=1)] = 1,
@@ -82,7 +82,7 @@ def evaluate_tagging(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of all classes, such as out.png.", dir_okay=False)] = None,
 ) -> None:
-    """Mean average precision, area under the curve and d' of a model's ear on clips whose classes are known."""
+    """Evaluate a model's detector on labelled clips: mean average precision, area under the curve, d'."""
     network = DetectorUnderTest.load(weights, detector, device)
     clips = load(corpus, split, cache, progress_console.print)
     heard = track(clips.clips, "listening", console=progress_console, transient=True)
@@ -98,7 +98,7 @@ def evaluate_tagging(
 
 
 def measure(scores: np.ndarray, clips: Sequence[Clip], class_mids: frozenset[str], least_groups: int = 1) -> Tagging:
-    """Scores (N, 527) of clips -> figures. Raises ValueError where no class can be measured."""
+    """Return figures of scores (N, 527) of clips. Raises ValueError if no class can be evaluated."""
     labelled = sorted({mid for clip in clips for mid in clip.mids}, key=lambda mid: ontology()[mid].name)
     there, counted = truth(clips, labelled)
     groups = np.array([clip.group for clip in clips])
@@ -133,8 +133,8 @@ def measure(scores: np.ndarray, clips: Sequence[Clip], class_mids: frozenset[str
             )
     if not classes:
         raise ValueError(
-            f"no class can be measured: {len(unheard)} are not among the ear's, {len(few)} have fewer than"
-            f" {least_groups} source groups or nothing to be told from"
+            f"no class can be measured: {len(unheard)} are not among the detector's, {len(few)} have fewer than"
+            f" {least_groups} source groups or no other clips"
         )
     area = _mean(classes, lambda one: one.area)
     return Tagging(
@@ -153,7 +153,7 @@ def measure(scores: np.ndarray, clips: Sequence[Clip], class_mids: frozenset[str
 
 
 def truth(clips: Sequence[Clip], mids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each class is there in each clip, and whether the clip's labels say so at all: (N, C) bool each."""
+    """Return whether each class is present in each clip, and whether the clip's labels determine that: (N, C) bool."""
     there = np.zeros((len(clips), len(mids)), dtype=bool)
     counted = np.ones_like(there)
     for row, clip in enumerate(clips):
@@ -165,10 +165,10 @@ def truth(clips: Sequence[Clip], mids: Sequence[str]) -> tuple[np.ndarray, np.nd
 
 
 def redrawn(drawn: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Draws (draws, N) of the clips that hold the class, with as much weight as there was; the others stay as they are.
+    """Return draws (draws, N) in which clips of the class are resampled with constant total weight, and others are not.
 
-    Otherwise every draw would look easier than the clips are: precision rises with the share of what is to be found,
-    and where one clip stands above the right one, in a third of draws none does. A draw may hold no such clip.
+    Otherwise draws would be easier than the clips: precision rises with the share of positives, and a single clip
+    ranked above the right one is missing from a third of the draws. A draw may hold no clip of the class.
     """
     weights = np.where(positive, drawn, 1.0)
     whole = weights[:, positive].sum(axis=1, keepdims=True)
@@ -181,7 +181,7 @@ def _mean(classes: Sequence[ClassFigures], figure: Callable[[ClassFigures], floa
 
 
 def _mean_of_draws(figures: list[np.ndarray]) -> np.ndarray:
-    """(draws,): of each draw the mean over the classes that it holds."""
+    """Return the mean of each draw (draws,) over the classes that it holds."""
     table = np.stack(figures)
     there = ~np.isnan(table)
     held = there.sum(axis=0)
@@ -200,7 +200,7 @@ def _print(found: Tagging, title: str) -> None:
     console.print(table)
     console.print(
         f"Means over {len(found.classes)} classes. Left out: {len(found.few)} with too few source groups"
-        f", {len(found.unheard)} that the ear cannot answer with"
+        f", {len(found.unheard)} that the detector does not predict"
         + (f" ({', '.join(found.unheard)})." if found.unheard else ".")
     )
     ranked = sorted(found.classes, key=lambda one: -one.average_precision)
@@ -214,7 +214,7 @@ def _print(found: Tagging, title: str) -> None:
 
 
 def draw(found: Tagging, path: Path, title: str) -> None:
-    """Average precision of every class with its interval, best on top; darker where more source groups say so."""
+    """Draw the average precision of every class with its interval, best on top; darker for more source groups."""
     ranked = sorted(found.classes, key=lambda one: one.average_precision)
     figure = Figure(figsize=(8, 1.5 + 0.17 * len(ranked)), layout="constrained")
     FigureCanvasAgg(figure)

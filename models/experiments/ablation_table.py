@@ -1,4 +1,4 @@
-"""The table of ablations: what each run came to, and its changes to the baseline on the same mixtures."""
+"""The table of ablations: each run's figures, and their changes to the baseline on the same mixtures."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: changes are to the baseline, on the same mixtures; NaN where one was not asked so."""
+    """A line of the table. Changes are to the baseline, on the same mixtures; NaN where there is no such query."""
 
     name: str
     asks: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def row_of(name: str, asks: str, command: str, folder: Path) -> Row:
-    """What a finished run of the folder came to."""
+    """Return the row of a finished run in the folder."""
     run = folder / name
     with (run / LOG).open(encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -57,17 +57,17 @@ def row_of(name: str, asks: str, command: str, folder: Path) -> Row:
 
 
 def figures_of(run: Path) -> Path:
-    """Where a run's figures are written."""
+    """Return the path of a run's figures."""
     return run / "figures.json"
 
 
 def hides(run: Path) -> bool:
-    """Whether a run's separator was kept from hearing some classes."""
+    """Return whether a run's separator was trained without some classes."""
     return bool(run_folder.read_setup(run)["place"]["separator_held_out"])
 
 
 def compare_to_baseline(run: Path, baseline: Path) -> tuple[Columns, Columns, str]:
-    """Values, and changes to the baseline's, on the listed mixtures."""
+    """Return the run's values and their changes to the baseline's, on the listed mixtures."""
     before, after = comparison.read(figures_of(baseline)), comparison.read(figures_of(run))
     compared = {one.figure: one for one in comparison.compare(before, after)}
     there = {column: compared[figure] for column, (figure, _) in FIGURES.items() if figure in compared}
@@ -77,7 +77,7 @@ def compare_to_baseline(run: Path, baseline: Path) -> tuple[Columns, Columns, st
 
 
 def compare_on_other_classes(run: Path) -> tuple[Columns, Columns, str]:
-    """Values, and changes to the baseline's, on mixtures of classes that the run's separator never heard."""
+    """Return the run's values and their changes to the baseline's, on classes that its separator was not trained on."""
     whole = json.loads(figures_of(run).read_text(encoding="utf-8"))
     names = {column: figure for column, (_, figure) in FIGURES.items() if figure}
     values, changes = (
@@ -87,13 +87,13 @@ def compare_on_other_classes(run: Path) -> tuple[Columns, Columns, str]:
 
 
 def estimate(said: dict[str, Any]) -> Estimate:
-    """An estimate as JSON has it."""
+    """Return an estimate read from JSON."""
     value, low, high = (math.nan if said[name] is None else said[name] for name in ("value", "low", "high"))
     return Estimate(value, low, high, said["rows"])
 
 
 def tables(table: list[Row]) -> list[Table]:
-    """What the command prints: values, then changes to the baseline."""
+    """Return the tables to print: values, then changes to the baseline."""
     titles = {"example": "1 clip", "label": "label", "own": "own segment", "absent": "absent, down", "wrong": "wrong"}
     values = table_of("small separators: SI-SDR improvement, dB", "", "steps", "hours", *titles.values())
     changes = table_of("beyond the baseline, paired, 95 %; wrong in points", "", *titles.values())
@@ -111,7 +111,7 @@ def tables(table: list[Row]) -> list[Table]:
 
 
 def write(table: list[Row], path: Path) -> None:
-    """The table as CSV: each figure, its change to the baseline with the interval, and the command."""
+    """Write the table as CSV: each figure, its change to the baseline with the interval, and the command."""
     kinds = ("", "_change", "_low", "_high")
     names = ["name", "asks", "mixtures", "steps", "audio_hours", "minutes"]
     names += [column + kind for column in FIGURES for kind in kinds] + ["command"]

@@ -1,7 +1,7 @@
 """Ablations: small separators, each trained with one difference to the default, measured on the same mixtures.
 
-`ablations.csv` says which; every line is a command that anyone can give alone: `train separator`, then `evaluate`.
-Budgets are equal in computing time: where a step of one costs more than the baseline's, it gets fewer of them.
+`ablations.csv` lists them; each line can be run by hand: `train separator`, then `evaluate`. All have the same budget
+of computing time: an ablation whose steps cost more than the baseline's gets fewer of them.
 """
 
 import csv
@@ -19,10 +19,10 @@ from models.experiments.zero_shot_command import evaluate_app
 from models.training import commands as training
 
 LISTED = Path(__file__).with_name("ablations.csv")
-CHANNELS = "16,32,64,128"  # 2.6 M parameters: learns from 110 s of audio a second of one core
+CHANNELS = "16,32,64,128"  # 2.6 M parameters: trains on 110 s of audio a second with one core
 STEPS = 700  # 12 hours of audio, about 7 minutes of one core
 ROWS = 300
-DONE = "ablation.json"  # in a run's folder, when it is measured: the commands that it came of
+DONE = "ablation.json"  # in a run's folder once it is evaluated: the commands that made it
 console = Console()
 
 
@@ -36,14 +36,14 @@ class Ablation:
     arguments: str
 
     def steps(self, budget: int) -> int:
-        """How many the budget, in steps of the baseline, pays for."""
+        """Return the number of steps for a budget in steps of the baseline."""
         return max(1, round(budget / self.cost))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all ablations of a table share. steps: of the baseline. transformer: the run of a detector, if there is
-    one. rows: of the mixtures that are measured."""
+    """The common parameters of a table's ablations. steps: of the baseline. transformer: a detector's run, if there is
+    one. rows: number of mixtures to evaluate."""
 
     corpus: Path
     cache: Path
@@ -57,7 +57,7 @@ class Budget:
     list_file: Path | None = None
 
     def training(self, ablation: Ablation) -> list[str]:
-        """Arguments of `python -m models` that train it."""
+        """Return the arguments of `python -m models` that train an ablation."""
         sizes = ["--channels", self.channels] + (["--batch", str(self.batch)] if self.batch else [])
         of_its_own = [part.format(transformer=self.transformer) for part in shlex.split(ablation.arguments)]
         place = ["--corpus", str(self.corpus), "--cache", str(self.cache), "--ear", str(self.query_encoder)]
@@ -65,7 +65,7 @@ class Budget:
         return ["train", "separator", *place, *sizes, *run, *of_its_own]
 
     def measuring(self, ablation: Ablation) -> list[str]:
-        """Arguments that measure it: on the mixtures of all, or on those of the classes that it never heard."""
+        """Return the arguments that evaluate it: on the mixtures of all, or on classes that it was not trained on."""
         run = self.folder / ablation.name
         place = ["--corpus", str(self.corpus), "--cache", str(self.cache), "--weights", str(run)]
         output = ["--rows", str(self.rows), "--output", str(figures_of(run))]
@@ -77,15 +77,13 @@ class Budget:
 
 
 def ablate(
-    corpus: Annotated[Path, typer.Option(help="What to learn from; its valid split is measured on.")],
+    corpus: Annotated[Path, typer.Option(help="Corpus to train on; its valid split is for evaluation.")],
     query_encoder: Annotated[Path, typer.Option("--ear", help="The teacher's folder.", exists=True)],
-    transformer: Annotated[Path | None, typer.Option(help="A detector's run, to be the ear of one of them.")] = None,
-    run: Annotated[Path, typer.Option(help="Folder for a run each; what is finished there is kept.")] = Path(
-        "runs/ablations"
-    ),
-    listed: Annotated[Path, typer.Option(help="CSV file of what to train.", exists=True, dir_okay=False)] = LISTED,
+    transformer: Annotated[Path | None, typer.Option(help="A detector's run, as query encoder of one of them.")] = None,
+    run: Annotated[Path, typer.Option(help="Folder for the runs; finished ones are kept.")] = Path("runs/ablations"),
+    listed: Annotated[Path, typer.Option(help="CSV file of the ablations.", exists=True, dir_okay=False)] = LISTED,
     only: Annotated[list[str] | None, typer.Option(help="One of them, beside the baseline; may be repeated.")] = None,
-    steps: Annotated[int, typer.Option(help="Of the baseline; the others get as much time.", min=1)] = STEPS,
+    steps: Annotated[int, typer.Option(help="Steps of the baseline; the others get as much time.", min=1)] = STEPS,
     channels: Annotated[str, typer.Option(help="Of the small network.")] = CHANNELS,
     batch: training.BatchSize = None,
     rows: Annotated[int, typer.Option(help="How many mixtures, of the reporting half.", min=1)] = ROWS,
@@ -95,7 +93,7 @@ def ablate(
     cache: training.Cache = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="CSV file for the table. Default: in the folder.")] = None,
 ) -> None:
-    """Train a small separator for each line of ablations.csv, for the same time, and measure them beside each other."""
+    """Train a small separator for each line of ablations.csv, for the same time, and compare them."""
     budget = Budget(corpus, cache, query_encoder, transformer, run, steps, channels, batch, rows, list_file)
     baseline, *others = choose(read(listed), only or [])
     table = []
@@ -107,13 +105,13 @@ def ablate(
         finish(ablation, baseline, budget)
         command = shlex.join(["python", "-m", "models", *budget.training(ablation)])
         table.append(row_of(ablation.name, ablation.asks, command, run))
-        write(table, output or run / "ablations.csv")  # of those so far: all of them take hours
+        write(table, output or run / "ablations.csv")  # after each one: all of them take hours
     for shown in tables(table):
         console.print(shown)
 
 
 def read(path: Path) -> list[Ablation]:
-    """The listed ablations, of which the first is the baseline. Raises ValueError for another list."""
+    """Return the listed ablations; the first is the baseline. Raises ValueError for an invalid list."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     try:
@@ -126,7 +124,7 @@ def read(path: Path) -> list[Ablation]:
 
 
 def choose(ablations: list[Ablation], names: list[str]) -> list[Ablation]:
-    """Those of the names, and the baseline; all of them without names. Raises ValueError for a name of none."""
+    """Return the named ablations and the baseline; without names all. Raises ValueError for an unknown name."""
     known = [ablation.name for ablation in ablations]
     if unknown := sorted(set(names) - set(known)):
         raise ValueError(f"no ablation is called {', '.join(unknown)}, but {', '.join(known)}")
@@ -134,20 +132,20 @@ def choose(ablations: list[Ablation], names: list[str]) -> list[Ablation]:
 
 
 def finish(ablation: Ablation, baseline: Ablation, budget: Budget) -> None:
-    """Train and measure one, unless what is there came of the same commands."""
-    said_in = budget.folder / ablation.name / DONE
-    said = json.loads(said_in.read_text()) if said_in.exists() else {}
+    """Train and evaluate an ablation, unless its folder holds the results of the same commands."""
+    done_path = budget.folder / ablation.name / DONE
+    done = json.loads(done_path.read_text()) if done_path.exists() else {}
     trained = {"training": budget.training(ablation)}
-    if said.get("training") != trained["training"]:
+    if done.get("training") != trained["training"]:
         give(trained["training"])
     wanted = trained | {"measuring": budget.measuring(ablation), "baseline": budget.training(baseline)}
-    if said != wanted:
+    if done != wanted:
         give(wanted["measuring"])
-        said_in.write_text(json.dumps(wanted, indent=1) + "\n")
+        done_path.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
 def give(arguments: list[str]) -> None:
-    """The command of `python -m models` that these are the arguments of, in this process."""
+    """Run `python -m models` with these arguments in this process."""
     kind, *rest = arguments
     app = typer.main.get_command({"train": training.app, "evaluate": evaluate_app}[kind])
     app.main(rest, standalone_mode=False)

@@ -1,10 +1,10 @@
-"""Classes that a model never heard, beside classes that it did: the gain of each, on the same mixtures.
+"""Zero-shot evaluation: the gain of unseen (held-out) classes beside seen ones, on the same mixtures.
 
-Every mixture holds a clip of an unseen class and one of a seen class, at equal energy over the segment, and is asked
-for both: each with a clip of its class from another source group and, as the paper trains and tests, with the source's
-own segment. What separates the two gains is then neither the mixture nor the other sound. Seen sources are of the
-validation split; unseen ones may be of either, since nothing of them was trained on, but for a comparison with a model
-that did hear them the validation split alone is fair.
+Every mixture holds a clip of an unseen class and one of a seen class at equal energy over the segment. Both are
+separated, each with a clip of its class from another source group as query and, as the paper trains and tests, with the
+source's own segment. The two gains are therefore of the same mixtures. Seen sources are of the validation split; unseen
+ones may be of either split, since they were not trained on, except for a comparison with a model that was trained on
+them: then only the validation split is fair.
 """
 
 import hashlib
@@ -26,9 +26,9 @@ from models.validation.metrics import sdr, si_sdr
 
 ROWS = 400
 SECONDS = 2
-CANDIDATES = 8  # seen clips of which the one that sounds about as long as the unseen is taken
+CANDIDATES = 8  # seen clips to choose from: the one whose sounding part is about as long as the unseen one's
 SIDES = ("unseen", "seen")
-OWN = "_own"  # of what was asked with the source's own segment
+OWN = "_own"  # suffix of figures with the source's own segment as query
 FIGURES = ("si_sdri", "sdri", "wrong")
 
 
@@ -74,13 +74,13 @@ class Result:
 
 
 def classes_never_seen(config: dict) -> frozenset[str]:
-    """The classes that no stage of a model heard, or else that its separator did not, though its ear may have.
+    """Return the classes that no stage of a model was trained on, or else its separator was not.
 
-    Raises CheckpointInvalid where it names none.
+    Raises CheckpointInvalid if its config names none.
     """
     mids = config.get("held_out") or config.get("separator_held_out")
     if not mids:
-        missing = "heard every class" if "held_out" in config else "does not say which classes it never heard"
+        missing = "was trained on every class" if "held_out" in config else "does not list its held-out classes"
         raise CheckpointInvalid(f"model {config.get('name')!r} {missing}: `held_out` in its config must name them")
     return frozenset(mids)
 
@@ -93,7 +93,7 @@ def draw(
     seconds: float = SECONDS,
     seed: int = 2028,
 ) -> list[Pair]:
-    """Rows, unseen classes evenly. clips_train: None to use the validation split alone.
+    """Draw rows, unseen classes evenly. clips_train: None to use the validation split alone.
 
     Raises ValueError if no unseen class, or no seen one, has clips of two source groups.
     """
@@ -104,27 +104,27 @@ def draw(
     seen = _askable([clips_valid], lambda clip: None if unseen_mids & set(clip.mids) else clip.mid)
     if not unseen or not seen:
         which = "held-out" if not unseen else "seen"
-        raise ValueError(f"no {which} class has clips of two source groups in the corpus: there is nothing to ask with")
+        raise ValueError(f"no {which} class has clips of two source groups in the corpus, as queries need")
     drawer = _Drawer(sounds, unseen, seen, round(seconds * RATE / FRAME) * FRAME, random)
     mids = sorted(unseen)
     return [drawer.row(mids[at % len(mids)]) for at in range(count)]
 
 
 def classes_without_rows(clips: Sequence[Clips], held_out: Iterable[str], rows: Sequence[Pair]) -> list[str]:
-    """Names of held-out classes that have clips, but not of two groups, so that no row asks for them."""
+    """Return the names of held-out classes with clips of one group only, which no row holds."""
     there = {mid for split in clips for clip in split.clips for mid in clip.mids} & set(held_out)
     return sorted(ontology()[mid].name for mid in there - {row.mid for row in rows})
 
 
 def digest(rows: Sequence[Pair]) -> str:
-    """What tells one list of rows from another."""
+    """Return a digest that identifies a list of rows."""
     return hashlib.sha256(repr([astuple(row) for row in rows]).encode()).hexdigest()[:16]
 
 
 def measure(
     subject: ModelUnderTest, rows: Sequence[Pair], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
 ) -> PairFigures:
-    """Both sources' figures of every row. advance: called with the number of rows done, batch by batch."""
+    """Return the figures of both sources of every row. advance: called with the number of rows of each batch."""
     asked = [side + kind for kind in ("", OWN) for side in SIDES]
     columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in asked for figure in FIGURES}
     cached: dict[str, torch.Tensor] = {}
@@ -161,7 +161,7 @@ def measure(
 
 
 def render(row: Pair, sounds: Sounds) -> Mix:
-    """The row as sound: target the unseen source, interference the seen one."""
+    """Render a row: the unseen source is the target, the seen one the interference."""
     samples = round(row.seconds * RATE / FRAME) * FRAME
     return mix_sources(
         sounds.segment(row.unseen, row.unseen_start, samples), sounds.segment(row.seen, row.seen_start, samples)
@@ -169,7 +169,7 @@ def render(row: Pair, sounds: Sounds) -> Mix:
 
 
 def summarise(measured: PairFigures) -> Result:
-    """Means over rows where both sources could be asked for, with intervals over unseen classes, then their groups."""
+    """Return means over rows with queries for both sources, with intervals over unseen classes, then their groups."""
     values = drop_incomplete(measured.values)
     bootstrap = TwoLevel(measured.labels, measured.groups)
     labels = np.array(measured.labels)
@@ -183,7 +183,7 @@ def summarise(measured: PairFigures) -> Result:
 
 
 def drop_incomplete(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """NaN in every column of a row that has NaN in any."""
+    """Set every column of a row to NaN if any is."""
     missing = np.isnan(np.stack(list(values.values()))).any(0)
     return {name: np.where(missing, np.nan, column) for name, column in values.items()}
 
@@ -192,7 +192,7 @@ Groups = dict[str, dict[str, list[Clip]]]
 
 
 def _askable(splits: Sequence[Clips], class_of: Callable[[Clip], str | None]) -> Groups:
-    """Clips with sound enough by group by class, of classes with two groups or more."""
+    """Return clips that are long and loud enough by group by class, of classes with two groups or more."""
     groups: Groups = defaultdict(lambda: defaultdict(list))
     for split in splits:
         for clip in split.clips:
@@ -211,7 +211,7 @@ class _Drawer:
         self._turns: dict[str, list[str]] = defaultdict(list)
 
     def row(self, mid: str) -> Pair:
-        """A mixture for an unseen class; its groups come up evenly."""
+        """Draw a mixture for an unseen class; its groups are used evenly."""
         if not self._turns[mid]:
             self._turns[mid] = self._random.permutation(list(self._unseen[mid])).tolist()
         group = self._turns[mid].pop()
@@ -228,7 +228,7 @@ class _Drawer:
                     candidates.append((seen_mid, seen, start, share))
             if candidates and unseen_share:
                 break
-        # A click against a drone is easy for whoever asks for the click: both should sound about as long.
+        # Separating a click from a drone is easy: both should sound about as long.
         seen_mid, seen, seen_start, _ = min(candidates, key=lambda candidate: abs(candidate[3] - unseen_share))
         return Pair(
             mid,
@@ -248,7 +248,7 @@ class _Drawer:
         return self._one(of_class[self._one([name for name in of_class if name != group])]).key
 
     def _place(self, clip: Clip) -> tuple[int, float]:
-        """Where its segment begins, and in how much of the segment it sounds."""
+        """Return where the clip's segment begins, and the share of the segment in which it sounds."""
         start = random_start(self._sounds.waveform(clip.key), self._samples, self._random)
         segment = self._sounds.segment(clip.key, start, self._samples)
         return start, float(sounding(segment).mean()) if segment.any() else 0.0

@@ -24,14 +24,21 @@ from models.training.trainers import Machine
 def evaluate_zero_shot(
     corpus: Corpus,
     weights: Annotated[
-        str | None, typer.Option(help="A model whose config lists classes that it never heard. Default: train one.")
+        str | None, typer.Option(help="A model whose config lists held-out classes. Default: train one.")
     ] = None,
-    hold_out: Annotated[str, typer.Option("--hold-out", help="To train: the classes, with all below them.")] = HELD_OUT,
-    minutes: Annotated[float, typer.Option(help="To train: length of both runs together.", min=0.02)] = 60.0,
-    run: Annotated[Path, typer.Option(help="To train: folder for the runs and the model.")] = Path("runs/zero-shot"),
-    beside: Annotated[str | None, typer.Option(help="Another model, on the very same mixtures.")] = None,
+    hold_out: Annotated[
+        str, typer.Option("--hold-out", help="For training: the held-out classes, with all below them.")
+    ] = HELD_OUT,
+    minutes: Annotated[float, typer.Option(help="For training: length of both runs together.", min=0.02)] = 60.0,
+    run: Annotated[Path, typer.Option(help="For training: folder for the runs and the model.")] = Path(
+        "runs/zero-shot"
+    ),
+    beside: Annotated[str | None, typer.Option(help="Another model, to compare on the same mixtures.")] = None,
     valid_only: Annotated[
-        bool, typer.Option("--valid-only", help="Unseen clips of the valid split only: the other model heard the rest.")
+        bool,
+        typer.Option(
+            "--valid-only", help="Held-out clips of the valid split only: the other model was trained on the rest."
+        ),
     ] = False,
     rows: Annotated[int, typer.Option(help="How many mixtures.", min=1)] = zero_shot.ROWS,
     seconds: Annotated[float, typer.Option(help="Length of a mixture.", min=0.5, max=10)] = zero_shot.SECONDS,
@@ -41,7 +48,7 @@ def evaluate_zero_shot(
     output: Output = None,
     plot: Plot = None,
 ) -> None:
-    """Classes that the model never heard beside classes that it did, on the same mixtures, asked by example."""
+    """Compare held-out classes with classes that the model was trained on, in the same mixtures, by example."""
     if weights is None:
         place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
         machine = Machine(accelerator="cpu" if device == "cpu" else "auto")

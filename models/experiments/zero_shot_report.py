@@ -1,4 +1,4 @@
-"""Unseen classes' gains beside seen ones', of one model or two: tables, JSON, picture."""
+"""Report of the zero-shot evaluation of one model or two: tables, JSON, picture."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from models.labels import ontology
 
 
 class Report:
-    """One model's figures, and another's beside them on the same rows."""
+    """One model's figures, and optionally another's on the same rows."""
 
     def __init__(self, bundle: Bundle, measured: PairFigures) -> None:
         self.model, self.measured, self.result = _identity(bundle), measured, summarise(measured)
@@ -28,7 +28,7 @@ class Report:
         self.differences: dict[str, Estimate] = {}
 
     def put_beside(self, bundle: Bundle, measured: PairFigures) -> None:
-        """Another model's figures. Raises ValueError if they are of other rows."""
+        """Add another model's figures. Raises ValueError if they are of other rows."""
         if measured.rows != self.measured.rows:
             raise ValueError("the two models were measured on different mixtures: their rows do not pair")
         self.other, self.other_measured, self.other_result = _identity(bundle), measured, summarise(measured)
@@ -37,7 +37,7 @@ class Report:
         self.differences = {name: bootstrap.difference(ours[name], theirs[name]) for name in ours}
 
     def tables(self) -> list[Table]:
-        """What the command prints."""
+        """Return the tables to print."""
         return [self._means(), self._classes()]
 
     def _means(self) -> Table:
@@ -74,7 +74,7 @@ class Report:
         return sorted(classes.items(), key=lambda item: -item[1]["unseen/si_sdri"].value)
 
     def as_json(self) -> dict[str, Any]:
-        """Every estimate, and the rows' own figures for `compare`."""
+        """Return every estimate, and the rows' figures for `compare`."""
         measured = self.measured
         whole: dict[str, Any] = {
             "model": self.model,
@@ -96,7 +96,7 @@ def _identity(bundle: Bundle) -> str:
 
 
 def draw_gaps(report: Report, path: Path) -> None:
-    """Each unseen class's gain, joined to that of the seen sources in the same mixtures; and all rows' gaps."""
+    """Draw each unseen class's gain beside that of the seen sources in the same mixtures, and the distributions."""
     classes = report.classes_by_gain()
     figure = Figure(figsize=(12, max(4.0, 1.8 + 0.3 * len(classes))), layout="constrained")
     FigureCanvasAgg(figure)

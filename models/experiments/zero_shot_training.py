@@ -1,4 +1,4 @@
-"""The paper's claim, made here: a model no stage of which has heard some classes, from labels alone."""
+"""Training of a model for the zero-shot experiment: no stage is trained on the held-out classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ DETECTOR_SHARE = 0.45  # of the time
 def train_without(
     place: Place, folder: Path, minutes: float, machine: trainers.Machine, report: Report, advance: Advance
 ) -> Path:
-    """Train detector and separator without `place.held_out`, and ship them; the model's folder.
+    """Train detector and separator without `place.held_out`, ship them, and return the model's folder.
 
-    What is there of it already goes on where it stopped.
+    Existing runs in the folder are resumed.
     """
     query_encoder, separator, model = folder / "detector", folder / "separator", folder / "model"
     first = replace(SCHEDULE, minutes=DETECTOR_SHARE * minutes)

@@ -1,6 +1,6 @@
 """Networks, one file an architecture.
 
-Every detector answers with `DetectorOutput`; what a separator offers is listed in `Separator`.
+Every detector returns a `DetectorOutput`; `Separator` is the interface of separators.
 """
 
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class DetectorOutput(NamedTuple):
-    """What a detector hears in a batch of clips.
+    """A detector's output for a batch of clips.
 
     clipwise: (B, C) probability of each class anywhere in the clip.
     framewise: (B, F, C) probability of each class in each frame.
@@ -22,13 +22,13 @@ class DetectorOutput(NamedTuple):
 
 
 class Detector(Protocol):
-    """Hears AudioSet's 527 classes in waveforms (B, T) in [-1, 1] at `rate`."""
+    """Detects AudioSet's 527 classes in waveforms (B, T) in [-1, 1] at `rate`."""
 
     rate: int
     embedding_size: int
-    window_samples: int  # what the timeline of a long recording feeds at once
+    window_samples: int  # length of the windows that long recordings are cut into
     frame_seconds: float  # one framewise row of such a window: row i covers [i, i + 1) * frame_seconds
-    rows_held: int  # how many rows one step of the network fills: the others only repeat the first
+    rows_held: int  # rows of one step of the network: all but the first are repeats
 
     def __call__(self, waveforms: Tensor) -> DetectorOutput: ...
 
@@ -38,37 +38,37 @@ class Detector(Protocol):
 
 
 class QueryEncoder(Detector, Protocol):
-    """A detector that a separator may listen with while it separates: it hears what the separator's spectrum shows.
+    """A detector that also encodes the spectra of a separator's mixtures.
 
-    Both use an FFT of 1024 at 32 kHz under a window of 800 samples (25 ms) every 320.
+    Both use an FFT of 1024 at 32 kHz with a window of 800 samples (25 ms) and a hop of 320.
     """
 
     map_channels: int
     signed_embeddings: bool  # False where they end in a ReLU
 
     def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """Magnitudes (B, frames, 513), frames a multiple of 32, of mixtures at the level at which the ear hears -> a
-        map (B, map_channels, columns, rows) and embeddings (B, columns, D), a column every 16 frames (160 ms)."""
+        """Magnitudes (B, frames, 513), frames a multiple of 32, of mixtures at the encoder's level -> a feature map
+        (B, map_channels, columns, rows) and embeddings (B, columns, D), a column every 16 frames (160 ms)."""
         ...
 
 
 class Separator(Protocol):
     """Masks the spectrogram of a mixture for one query.
 
-    A query is conditioned once, a mixture transformed and listened to once, and only `predict` runs for every pair of
-    them; `forward(mixtures (B, T), queries (B, D))` wraps the steps for tests and benchmarks.
+    `condition` runs once for each query, `spectrum` and `encode_mixture` once for each mixture, and only `predict` for
+    every pair; `forward(mixtures (B, T), queries (B, D))` wraps the steps for tests and benchmarks.
     """
 
     rate: int
     query_size: int
     fft_size: int
     hop: int
-    mask_bytes: int  # memory that `predict` works in, about, for each second of each mask
+    mask_bytes: int  # approximate memory of `predict` for each second of each mask
 
     def __call__(self, mixtures: Tensor, queries: Tensor) -> Tensor: ...
 
     def condition(self, queries: Tensor) -> Tensor:
-        """(B, D) -> (B, K), all conditioning values of a query side by side."""
+        """(B, D) -> (B, K), all conditioning values of a query concatenated."""
         ...
 
     def spectrum(self, waveforms: Tensor) -> Tensor:
@@ -76,22 +76,22 @@ class Separator(Protocol):
         ...
 
     def mask(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        """(B, frames, bins), (B, K) -> real (B, frames, bins), at least 0: `listen` and `predict` in one."""
+        """(B, frames, bins), (B, K) -> real (B, frames, bins), at least 0: `encode_mixture` and `predict` in one."""
         ...
 
     def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor, ...]:
-        """(B, frames, bins) -> what does not depend on the query, each (B, ...)."""
+        """(B, frames, bins) -> the features that do not depend on the query, each (B, ...)."""
         ...
 
-    def predict(self, *heard_and_condition: Tensor) -> Tensor:
-        """What `listen` heard, of B mixtures or of one for all, and conditions (B, K) -> mask (B, frames, bins).
+    def predict(self, *features_and_condition: Tensor) -> Tensor:
+        """Features of `encode_mixture`, of B mixtures or one for all, and conditions (B, K) -> mask (B, frames, bins).
 
-        It may have more frames than the mixture: padding."""
+        The mask may have more frames than the mixture: padding."""
         ...
 
     def fold(self) -> None:
-        """Merge what can be merged for faster inference; answers change by rounding only. For good: neither training
-        nor saving afterwards."""
+        """Merge layers for faster inference; outputs change by rounding only. Irreversible: the network can neither be
+        trained nor saved afterwards."""
         ...
 
     def waveform(self, spectrum: Tensor, samples: int) -> Tensor:

@@ -18,12 +18,12 @@ from models.networks import DetectorOutput
 from models.spectrum import mel_bands, stft
 
 LOWEST_DB = -100.0  # of a band's power
-OTHER_REGION = -100.0  # added to the attention between tokens that only the cyclic shift made neighbours
+OTHER_REGION = -100.0  # added to the attention between tokens that are adjacent only because of the cyclic shift
 
 
 @dataclass(frozen=True)
 class HyperParameters:
-    """What fixes the shape of an `HTSAT`; the defaults are the paper's."""
+    """Hyperparameters of an `HTSAT`; the defaults are the paper's."""
 
     rate: int = 32_000  # Hz
     fft_size: int = 1024
@@ -40,9 +40,9 @@ class HyperParameters:
     window: int = 8  # tokens on a side
     mlp_ratio: int = 4
     classes: int = 527
-    window_samples: int = 320_000  # what a long recording is cut into: 10 s
-    # The small variant differs in these: a window for the spectrum that it shares with a separator, and time that is
-    # neither stretched to `frames` nor merged between stages, so that it hears every column of the patches.
+    window_samples: int = 320_000  # of the windows that long recordings are cut into: 10 s
+    # The small variant differs in these: the spectrum's window, which it shares with a separator, and a time axis that
+    # is neither stretched to `frames` nor merged between stages, so that it keeps every column of the patches.
     window_size: int | None = None  # samples of the spectrum's window; None: as long as the FFT
     merge_time: bool = True
 
@@ -51,7 +51,7 @@ class HyperParameters:
             raise ValueError("time that is not stretched cannot be folded into runs")
 
     def grid(self, stage: int) -> tuple[int, int]:
-        """Tokens (H, W) of a stage; ValueError if the sizes do not divide."""
+        """Return the tokens (H, W) of a stage. Raises ValueError if the sizes do not divide."""
         sides = (self.runs * self.bands, self.frames // self.runs)
         steps = (self.patch[0] << stage, self.patch[1] << (stage if self.merge_time else 0))
         if self.frames % self.runs or sides[0] % steps[0] or sides[1] % steps[1]:
@@ -59,15 +59,15 @@ class HyperParameters:
         return sides[0] // steps[0], sides[1] // steps[1]
 
     def attention(self, stage: int) -> tuple[int, int]:
-        """Tokens (rows, columns) of an attention window; where rows run out while columns stay, it is wider."""
+        """Return the tokens (rows, columns) of an attention window; it is wider in stages with few rows."""
         grid = self.grid(stage)
         rows = min(self.window, grid[0])
         return rows, min(self.window if self.merge_time or rows == self.window else 2 * self.window, grid[1])
 
 
-ENCODER_COLUMN = 16  # frames of a column that separators listen to
+ENCODER_COLUMN = 16  # frames of a column of `encode_spectrum`
 
-# A small ear: tokens of 20 ms from the first stage to the last.
+# A small query encoder: tokens of 20 ms from the first stage to the last.
 SMALL = HyperParameters(
     patch=(8, 2),
     runs=1,
@@ -80,9 +80,9 @@ SMALL = HyperParameters(
 
 
 class HTSAT(nn.Module):
-    """Hears sounds in clips of up to `frames` frames (10.23 s as published), or of any length without `merge_time`.
+    """Detects sounds in clips of up to `frames` frames (10.23 s as published), or of any length without `merge_time`.
 
-    drop_path: share of blocks that are left out for a clip while training.
+    drop_path: share of blocks that are skipped for a clip while training.
     """
 
     signed_embeddings = True
@@ -129,7 +129,7 @@ class HTSAT(nn.Module):
         self.apply(initialise)
 
     def _attention(self, stage: int) -> tuple[int, int]:
-        """The stage's window of attention, checked against its grid."""
+        """Return the stage's attention window. Raises ValueError if it does not divide the grid."""
         grid, window = self.hyper.grid(stage), self.hyper.attention(stage)
         if grid[0] % window[0] or grid[1] % window[1]:
             raise ValueError(f"a grid of {grid} tokens does not divide into windows of {window}")
@@ -139,8 +139,8 @@ class HTSAT(nn.Module):
         """Waveforms (B, T) in [-1, 1] to clipwise (B, classes), framewise (B, frames, classes), embedding (B, D).
 
         With `merge_time`, clips shorter than the network's own length are repeated and stretched, so framewise always
-        has `frames` rows over the clip's duration; ValueError for clips that are longer. Without, framewise has a row
-        for every whole column of patches, at least one.
+        has `frames` rows over the clip's duration; raises ValueError for longer clips. Without, framewise has a row for
+        every whole column of patches, at least one.
         """
         return self.classify(self.log_bands(waveforms))
 
@@ -162,11 +162,11 @@ class HTSAT(nn.Module):
             return self.band_norm(decibels.transpose(1, 2)).transpose(1, 2)
 
     def classify(self, bands: Tensor) -> DetectorOutput:
-        """Log-mel bands (B, F, M) from `log_bands` to what is heard in them. ValueError if F exceeds `frames`."""
+        """Log-mel bands (B, F, M) from `log_bands` to the output. Raises ValueError if F exceeds `frames`."""
         return self.answer(self.tokens(bands))
 
     def tokens(self, bands: Tensor) -> Tensor:
-        """Log-mel bands (B, F, M) to the last stage's tokens (B, H, W, D). ValueError if F exceeds `frames`."""
+        """Log-mel bands (B, F, M) to the last stage's tokens (B, H, W, D). Raises ValueError if F exceeds `frames`."""
         tokens = self.patches(self.image(bands)).permute(0, 2, 3, 1)  # B H W C
         tokens = self.patch_norm(tokens)
         for stage in self.stages:
@@ -176,10 +176,10 @@ class HTSAT(nn.Module):
         return self.norm(tokens)
 
     def answer(self, tokens: Tensor) -> DetectorOutput:
-        """The last stage's tokens (B, H, W, D) to what they say."""
+        """The last stage's tokens (B, H, W, D) to the output."""
         embedding = tokens.float().mean((1, 2))
 
-        # unfold: the runs come back from the frequency axis, one after another in time
+        # unfold: the runs move from the frequency axis back to time
         runs = self.hyper.runs
         time = tokens.unflatten(1, (runs, -1)).permute(0, 4, 2, 1, 3).flatten(3)  # B D rows-of-a-run (runs W)
         steps = self.head(time).float().squeeze(2).transpose(1, 2)  # B steps classes
@@ -187,13 +187,13 @@ class HTSAT(nn.Module):
         return DetectorOutput(steps.mean(1).sigmoid(), framewise, embedding)
 
     def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """As `networks.Ear` says; for hyperparameters without `merge_time`."""
+        """See `networks.QueryEncoder`; for hyperparameters without `merge_time`."""
         tokens = self.tokens(self.bands_of(magnitude)).float()
         columns = tokens.unflatten(2, (-1, ENCODER_COLUMN // self.hyper.patch[1])).mean(3)  # B H columns D
         return columns.permute(0, 3, 2, 1), columns.mean(1)
 
     def silence(self) -> Tensor:
-        """What a frame of silence is as normalised bands (M,): zero would be the mean of all that was heard."""
+        """Return the normalised bands (M,) of a silent frame; zeros would be the mean of the training data."""
         norm = self.band_norm
         assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  it keeps statistics
         return (LOWEST_DB - norm.running_mean) * (norm.running_var + norm.eps).rsqrt() * norm.weight + norm.bias
@@ -222,8 +222,8 @@ class HTSAT(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of windowed attention, every second shifted; then, if `merged` says by how much, a smaller grid of twice
-    the channels."""
+    """Blocks of windowed attention, every second shifted; then, unless `merged` is None, patch merging to a smaller
+    grid of twice the channels."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block whose attention sees one window: tokens (B, H, W, C) in and out."""
+    """Pre-norm transformer block with attention within windows: tokens (B, H, W, C) in and out."""
 
     def __init__(
         self, channels: int, heads: int, window: tuple[int, int], shifted: bool, mlp_ratio: int, drop_path: float
@@ -267,7 +267,7 @@ class Block(nn.Module):
         return tokens + self._apply_drop_path(self.mlp(self.mlp_norm(tokens)))
 
     def _apply_drop_path(self, update: Tensor) -> Tensor:
-        """While training, a share of the clips goes without the update (Huang et al., "Stochastic Depth", 2016)."""
+        """While training, drop the update for a share of the clips (Huang et al., "Stochastic Depth", 2016)."""
         if not (self.training and self.drop_path):
             return update
         kept = torch.rand(len(update), 1, 1, 1, device=update.device) >= self.drop_path
@@ -293,11 +293,11 @@ class WindowAttention(nn.Module):
         batch, height, width, channels = tokens.shape
         down, across = self.window
         rows, columns = height // down, width // across
-        # An axis that is one window has no borders to look across.
+        # An axis that is a single window needs no shift.
         shift = (self.shifted * (rows > 1) * (down // 2), self.shifted * (columns > 1) * (across // 2))
         if any(shift):
             tokens = tokens.roll((-shift[0], -shift[1]), (1, 2))
-        # cut: (3, B, G E, N, C / E); windows stand beside heads so that fused kernels see four dimensions
+        # cut: (3, B, G E, N, C / E); windows are merged with heads, so that fused kernels get four dimensions
         cut = self.qkv(tokens).view(batch, rows, down, columns, across, 3, self.heads, channels // self.heads)
         query, key, value = cut.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(5, 6).flatten(2, 4)
         bias = self.bias((height, width), shift).to(query.dtype)
@@ -307,19 +307,19 @@ class WindowAttention(nn.Module):
         return tokens.roll(shift, (1, 2)) if any(shift) else tokens
 
     def bias(self, grid: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-        """What is added to the scores before the softmax: (1, G E, N, N)."""
+        """Return the bias added to the scores before the softmax: (1, G E, N, N)."""
         bias = self.bias_table[self.pair_rows].permute(2, 0, 1)  # E N N
         if not any(shift):
             windows = grid[0] * grid[1] // (self.window[0] * self.window[1])
             return bias.repeat(windows, 1, 1).unsqueeze(0)
         place = (grid, shift, bias.device)
-        if place not in self._masks:  # made once for each size, where it is used
+        if place not in self._masks:  # computed once for each size and device
             self._masks = {place: shift_mask(grid, self.window, shift).to(bias.device)}
         return (bias + self._masks[place].unsqueeze(1)).flatten(0, 1).unsqueeze(0)
 
 
 class PatchMerging(nn.Module):
-    """Neighbours in rows x columns side by side, 4C for 2 x 2, then linearly to 2C: (B, H, W, C) to
+    """Concatenation of neighbours in rows x columns, 4C for 2 x 2, then a linear layer to 2C: (B, H, W, C) to
     (B, H / rows, W / columns, 2C)."""
 
     def __init__(self, channels: int, merged: tuple[int, int]) -> None:
@@ -334,12 +334,12 @@ class PatchMerging(nn.Module):
         return self.linear(self.norm(torch.cat(neighbours, dim=-1)))
 
 
-# Constants are made on the CPU by name: a network that is built on torch's "meta" device, to be filled from a file,
-# needs them all the same.
+# Constants are created on the CPU explicitly, since a network that is built on torch's "meta" device needs their
+# values.
 
 
 def pair_rows(window: tuple[int, int]) -> Tensor:
-    """For each pair (query, key) of tokens in a window, the row of the bias table that their distance selects."""
+    """Return the row of the bias table for each pair (query, key) of tokens in a window, by their distance."""
     row, column = torch.meshgrid(*(torch.arange(side, device="cpu") for side in window), indexing="ij")
     row, column = row.flatten(), column.flatten()
     down = row[:, None] - row[None, :] + window[0] - 1
@@ -348,10 +348,10 @@ def pair_rows(window: tuple[int, int]) -> Tensor:
 
 
 def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int]) -> Tensor:
-    """(G, N, N): 0 between tokens that are neighbours in the sound, `OTHER_REGION` between the others."""
+    """Return the mask (G, N, N): 0 between tokens that are adjacent in the clip, `OTHER_REGION` between others."""
 
     def regions(axis: int) -> Tensor:
-        # After the shift the last window holds the end of the axis and, behind it, what came round from the start.
+        # After the shift the last window holds the end of the axis followed by its start.
         place = torch.arange(grid[axis], device="cpu")
         if not shift[axis]:
             return torch.zeros_like(place)
@@ -364,7 +364,7 @@ def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int,
 
 
 def initialise(module: nn.Module) -> None:
-    """Swin's initialisation for a network to be trained: narrow normal weights, no bias."""
+    """Initialise a layer as Swin does: narrow normal weights, no bias."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

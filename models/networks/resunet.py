@@ -1,5 +1,5 @@
 """The default preset's separator: a residual U-Net over log-spaced bands, conditioned by FiLM, with a recurrent
-bottleneck that also gets what the ear hears in the mixture.
+bottleneck that also receives the query encoder's features of the mixture.
 
 FiLM: Perez et al. (arXiv 1709.07871). The mask is predicted in bands (one FFT bin each below 1 kHz, about a
 quarter tone above) every 10 ms and spread back to the FFT's bins: resolution is not what limits a model of this size,
@@ -16,10 +16,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models import spectrum
 from models.networks import QueryEncoder
 
-STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the ear's own step
-PATCH = (4, 2)  # frames x bands of one cell at the top: detail inside it is the stem's and the head's affair
-ENCODER_LEVEL = 10 ** (-22 / 20)  # RMS at which the ear hears every mixture and every example
-MASK_FLOOR = 0.02  # -34 dB: doubt ends in a quiet mixture, not in a hole, and nothing is ever masked to digital zero
+STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the query encoder's step
+PATCH = (4, 2)  # frames x bands of one cell at the top: the stem and the head handle detail inside it
+ENCODER_LEVEL = 10 ** (-22 / 20)  # RMS of every mixture and example for the query encoder
+MASK_FLOOR = 0.02  # -34 dB: uncertain bins keep a quiet mixture, and nothing is masked to digital zero
 
 
 class FilmBlock(nn.Module):
@@ -53,16 +53,16 @@ class FilmBlock(nn.Module):
 class ResUNet(nn.Module):
     """Mixture and query to a real mask between 0 and 1.
 
-    ear: the detector, frozen; it is shared, not a part of this module's state.
-    channels, blocks: a level of the U-Net each, from the finest (two bands x 40 ms) down; each halves the bands, the
-        last one leaves time as it is.
+    query_encoder: the detector, frozen; it is shared, not part of this module's state.
+    channels, blocks: of each level of the U-Net, from the finest (two bands x 40 ms) down; each halves the bands, and
+        all but the last the time.
     scales: False if the query is a bias that is added to every block's channels, as in the paper's separator, instead
         of FiLM's scale and shift.
     """
 
     rate = 32_000
     fft_size = 1024
-    window_size = 800  # the ear's 25 ms, so that one spectrum serves both
+    window_size = 800  # the query encoder's 25 ms, so that both share one spectrum
     hop = 320
     mask_bytes = 1 << 20
     query_encoder: QueryEncoder
@@ -85,7 +85,7 @@ class ResUNet(nn.Module):
         self.__dict__["query_encoder"] = query_encoder  # not registered: its weights are the detector's
         self.query_size = query_encoder.embedding_size
         if len(channels) != 4:
-            raise ValueError(f"four levels end in the ear's columns of {STRIDE} frames, not {len(channels)}")
+            raise ValueError(f"the query encoder's columns of {STRIDE} frames need four levels, not {len(channels)}")
         rows = bands // 2 ** len(channels)
         to_bands, to_bins = band_matrices(self.fft_size // 2 + 1, bands)
         self.register_buffer("to_bands", to_bands, persistent=False)
@@ -113,7 +113,7 @@ class ResUNet(nn.Module):
 
         widths = [width for width, count in zip(channels, blocks, strict=True) for _ in range(count)]
         self.film_sizes = [(2 if scales else 1) * width for width in widths + widths[::-1]]
-        # What all sounds have in common hides what tells them apart: `standardise` takes it away.
+        # `standardise` removes what all sounds have in common, since it hides their differences.
         self.register_buffer("query_mean", torch.zeros(self.query_size))
         self.register_buffer("query_deviation", torch.ones(self.query_size))
         self.query_in = nn.Linear(self.query_size, 2 * code)
@@ -139,23 +139,23 @@ class ResUNet(nn.Module):
         return spectrum.istft(masked, self.fft_size, self.hop, samples, self.window_size)
 
     def condition(self, queries: Tensor) -> Tensor:
-        """(B, D) -> (B, K): direction of the query, code for the ear's map, scales and shifts of the blocks."""
+        """(B, D) -> (B, K): direction of the query, code for the feature map, scales and shifts of the blocks."""
         standard = self.standardise(queries)
         code = F.relu(self.query_norm(self.query_in(standard)))
         return torch.cat([F.normalize(standard, dim=1), self.query_ear(code), self.query_film(code)], dim=1)
 
     def standardise(self, embeddings: Tensor) -> Tensor:
-        """The ear's embeddings (..., D) with mean 0 and deviation 1 over the training clips, (..., D)."""
+        """Standardise embeddings (..., D) to mean 0 and deviation 1 over the training clips."""
         return ((self._root(embeddings) - self.query_mean) / self.query_deviation).clamp(-5, 5)
 
     def learn_queries(self, embeddings: Tensor) -> None:
-        """Take mean and deviation from training clips' embeddings (N, D); once, before training."""
+        """Set mean and deviation from the training clips' embeddings (N, D); once, before training."""
         root = self._root(embeddings)
         self.query_mean.copy_(root.mean(0))
         self.query_deviation.copy_(root.std(0).clamp(min=0.02))
 
     def _root(self, embeddings: Tensor) -> Tensor:
-        """Tames the few large values of an embedding. Negative queries may leave the range of a ReLU."""
+        """Compress the few large values of an embedding. Negative queries may leave the range of a ReLU."""
         within = embeddings if self.query_encoder.signed_embeddings else embeddings.clamp(min=0)
         return within.sign() * within.abs().sqrt()
 
@@ -164,8 +164,9 @@ class ResUNet(nn.Module):
         return self.predict(*self.encode_mixture(magnitude), condition)[:, : magnitude.shape[1]]
 
     def encode_mixture(self, magnitude: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on the query: log bands (B, 1, T, bands), the ear's map (B, channels, T / 16, rows) and
-        the direction of its embeddings in time (B, T / 16, D); frames are padded to whole columns."""
+        """Return the features that do not depend on the query: log bands (B, 1, T, bands), the query encoder's map
+        (B, channels, T / 16, rows) and the direction of its embeddings in time (B, T / 16, D); frames are padded to
+        whole columns."""
         frames = magnitude.shape[1]
         magnitude = F.pad(magnitude, (0, 0, 0, -frames % (2 * STRIDE)))
         rms = spectrum.loudness(magnitude, self.window_size)
@@ -179,7 +180,7 @@ class ResUNet(nn.Module):
         return log_bands, feature_map, embeddings
 
     def predict(self, log_bands: Tensor, feature_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
-        """What `listen` heard, of B mixtures or of one for all, and the condition (B, K) -> mask (B, T, 513)."""
+        """Features of `encode_mixture`, of B mixtures or of one for all, and condition (B, K) -> mask (B, T, 513)."""
         direction, map_code, film = condition.split(
             [self.query_size, self.ear_in.out_channels, sum(self.film_sizes)], dim=1
         )
@@ -202,9 +203,9 @@ class ResUNet(nn.Module):
         return (MASK_FLOOR + (1 - MASK_FLOOR) * in_bands) @ self.to_bins
 
     def fold(self) -> None:
-        """Merge batch norms into the convolutions before them, for faster inference. Answers change by rounding only.
+        """Merge batch norms into the convolutions before them, for faster inference. Outputs change by rounding only.
 
-        For good: a folded network can be neither trained nor saved.
+        Irreversible: a folded network can be neither trained nor saved.
         """
         for block in self.modules():
             if isinstance(block, FilmBlock) and isinstance(block.norm2, nn.BatchNorm2d):
@@ -212,7 +213,7 @@ class ResUNet(nn.Module):
 
     @staticmethod
     def _pass(x: Tensor, blocks: nn.Module, films: list[Tensor]) -> Tensor:
-        """Through the blocks of one level; each takes the next scales and shifts."""
+        """Apply the blocks of one level; each takes the next scales and shifts."""
         for block in blocks.children():
             x = block(x, films.pop(0))
         return x
@@ -241,7 +242,7 @@ def _levels(channels: tuple[int, ...], blocks: tuple[int, ...], scales: bool) ->
 
 
 def band_matrices(bins: int, bands: int) -> tuple[Tensor, Tensor]:
-    """Bins to bands (bins, bands), a weighted mean, and back (bands, bins), linear interpolation between centres.
+    """Return matrices from bins to bands (bins, bands), a weighted mean, and back (bands, bins), linear interpolation.
 
     Centres are one bin apart at the bottom and a constant ratio apart above.
     """

@@ -22,7 +22,7 @@ NORM_MOMENTUM = 0.01  # of all batch norms, as published
 
 @dataclass(frozen=True)
 class HyperParameters:
-    """What fixes the shape of a `UNet`; the defaults are the paper's."""
+    """Hyperparameters of a `UNet`; the defaults are the paper's."""
 
     rate: int = 32_000  # Hz
     fft_size: int = 2048
@@ -34,7 +34,7 @@ class HyperParameters:
 class UNet(nn.Module):
     """Estimates a mask of 0 to 1 for each time-frequency bin of a mixture, for one query.
 
-    Every convolution block is told what to look for by adding a linear function of the query to its channels.
+    A linear function of the query is added to the channels of every convolution block.
     """
 
     def __init__(self, hyper: HyperParameters | None = None) -> None:
@@ -68,7 +68,7 @@ class UNet(nn.Module):
         return self.waveform(mask * spectrum, mixtures.shape[-1])
 
     def condition(self, queries: Tensor) -> Tensor:
-        """Queries (B, D) to the values that each block adds to its channels, side by side: (B, K)."""
+        """Queries (B, D) to the values that the blocks add to their channels, concatenated: (B, K)."""
         return torch.cat([layer(queries) for layer in self.shift_layers()], dim=-1)
 
     def spectrum(self, waveforms: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class UNet(nn.Module):
         return (F.pad(image, (0, 0, 0, -magnitude.shape[1] % (1 << len(self.encoder)))),)
 
     def predict(self, image: Tensor, condition: Tensor) -> Tensor:
-        """What `listen` heard, of B mixtures or of one for all, and condition (B, K) to a mask (B, T, bins)."""
+        """Features of `encode_mixture`, of B mixtures or one for all, and condition (B, K) to a mask (B, T, bins)."""
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
@@ -110,9 +110,9 @@ class UNet(nn.Module):
         return F.pad(logits, (0, 1)).sigmoid()
 
     def fold(self) -> None:
-        """Merge the batch norms into the convolutions, for faster inference. Answers change by rounding only.
+        """Merge the batch norms into the convolutions, for faster inference. Outputs change by rounding only.
 
-        For good: a folded network can be neither trained nor saved.
+        Irreversible: a folded network can be neither trained nor saved.
         """
         for module in list(self.modules()):
             for conv, norm in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
@@ -122,7 +122,7 @@ class UNet(nn.Module):
                     setattr(module, norm, nn.Identity())
 
     def shift_layers(self) -> list[nn.Linear]:
-        """The linear layers that see the query, in the order of their blocks, in which `mask` uses their answers."""
+        """Return the linear layers of the query, in the order in which `mask` uses their outputs."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
 
 
@@ -144,7 +144,7 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the frames and bins by a transposed convolution, then a block over it and the encoder's image beside it."""
+    """A transposed convolution that doubles frames and bins, then a block over it and the encoder's image."""
 
     def __init__(self, before: int, after: int, query_size: int) -> None:
         super().__init__()
@@ -159,16 +159,16 @@ class UpBlock(nn.Module):
 
 
 def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-    """What every convolution ends with. `image` is overwritten: at full resolution memory is what takes the time."""
+    """Apply ReLU and add the next shift. `image` is overwritten: at full resolution memory limits the speed."""
     shift = next(shifts).to(image.dtype)
     return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
 
 
 def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """The block's answer in float32, even under autocast.
+    """Return the block's output in float32, even under autocast.
 
-    Blocks at full resolution decide the estimate's noise: with them in bfloat16 it lies 23 dB below the exact
-    answer, without 42 dB.
+    Blocks at full resolution determine the estimate's noise: with them in bfloat16 it lies 23 dB below the exact
+    output, without 42 dB.
     """
     with torch.autocast(images[0].device.type, enabled=False):
         return block(*(image.float() for image in images), shifts)

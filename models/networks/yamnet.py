@@ -1,10 +1,10 @@
-"""YAMNet, the ear of the default preset: a MobileNet that heard the whole of AudioSet.
+"""YAMNet, the query encoder of the default preset: a MobileNet trained on the whole of AudioSet.
 
 Howard et al., "MobileNets" (arXiv 1704.04861), as trained by Google on AudioSet (Apache-2.0). Batch norms are
 folded into the convolutions, so that a layer is a convolution and a ReLU.
 
-It listens at 16 kHz in frames of 25 ms every 10 ms. Run at 32 kHz, twice the samples make a frame and an FFT of
-twice the size has the same bins below 8 kHz at twice the magnitude: no resampling is needed.
+Its input is 16 kHz in frames of 25 ms every 10 ms. At 32 kHz a frame has twice the samples, and an FFT of twice the
+size has the same bins below 8 kHz at twice the magnitude: no resampling is needed.
 """
 
 import math
@@ -42,7 +42,7 @@ class Yamnet(nn.Module):
     """Waveforms (B, T) at `rate` in [-1, 1] to AudioSet's classes.
 
     rate: 16 000 (as published) or 32 000 Hz.
-    class_indices: row of the 527-class list of each of the network's 521 outputs; the others stay at 0.
+    class_indices: index among the 527 classes of each of the network's 521 outputs; the others are 0.
     probabilities: queries are the classes' probabilities instead of the latent embedding, to measure what that costs.
     """
 
@@ -79,7 +79,7 @@ class Yamnet(nn.Module):
         self.register_buffer("window", torch.hann_window(HEARD_WINDOW * self.scale), persistent=False)
 
     def forward(self, waveforms: Tensor) -> DetectorOutput:
-        """Hear clips of any length; row i of `framewise` is a patch of 0.96 s centred on [i, i + 1) * 0.48 s."""
+        """Clips of any length; row i of `framewise` is a patch of 0.96 s centred on [i, i + 1) * 0.48 s."""
         hop = HEARD_HOP * self.scale
         rows = max(1, math.ceil(waveforms.shape[-1] / (HOP_FRAMES * hop)))
         frames = (rows - 1) * HOP_FRAMES + PATCH_FRAMES
@@ -95,7 +95,7 @@ class Yamnet(nn.Module):
         return DetectorOutput(framewise.amax(1), framewise, embedding)
 
     def embed(self, waveforms: Tensor) -> Tensor:
-        """The query of windows (B, T), patches from their beginnings: (B, D)."""
+        """Windows (B, T) -> queries (B, D), with patches from their beginnings."""
         hop = HEARD_HOP * self.scale
         least = (PATCH_FRAMES - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (0, max(0, least - waveforms.shape[-1])))
@@ -103,7 +103,7 @@ class Yamnet(nn.Module):
         return self._query(*self.score_patches(patches.flatten(0, 1)), patches.shape[1])
 
     def _query(self, scores: Tensor, latent: Tensor, rows: int) -> Tensor:
-        """What `hear` answered to windows of `rows` patches each -> their queries (B, D)."""
+        """Outputs of `score_patches` for windows of `rows` patches each -> their queries (B, D)."""
         return (scores if self.probabilities else latent).unflatten(0, (-1, rows)).mean(1)
 
     def score_patches(self, patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,7 +112,7 @@ class Yamnet(nn.Module):
         return torch.sigmoid(self.classes(embedding)), embedding
 
     def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Ear.listen` says: the map is that of `map`, an embedding is of two columns (320 ms)."""
+        """See `networks.QueryEncoder`; the feature map is that of `map`, an embedding covers two columns (320 ms)."""
         log_mel = self.log_mel_of_magnitude(magnitude[..., : self.mel.shape[0]] / self.scale)
         feature_map = self.map(log_mel)
         embeddings = self.deep(feature_map).float().mean(3).transpose(1, 2)
@@ -126,7 +126,7 @@ class Yamnet(nn.Module):
         return self._blocks(x, 0, MAP_BLOCKS)
 
     def deep(self, feature_map: Tensor) -> Tensor:
-        """The map -> the last layer's (B, 1024, frames / 32, 2), whose mean is the embedding."""
+        """Feature map -> the last layer's (B, 1024, frames / 32, 2), whose mean is the embedding."""
         return self._blocks(feature_map, MAP_BLOCKS, len(BLOCKS))
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
@@ -158,14 +158,14 @@ class Yamnet(nn.Module):
 
 
 def pad_end(x: Tensor) -> Tensor:
-    """ "Same" padding of a 3x3 convolution of stride 2, the odd element at the end (bottom, right)."""
+    """Apply the "same" padding of a 3x3 convolution of stride 2, the odd element at the end (bottom, right)."""
     height, width = x.shape[-2:]
     down, across = (1 if size % 2 == 0 else 2 for size in (height, width))
     return F.pad(x, (across // 2, across - across // 2, down // 2, down - down // 2))
 
 
 def htk_mel_matrix(lowest: float = 125.0, highest: float = 7500.0) -> Tensor:
-    """(257, 64): HTK mel bands of an FFT of 512 at 16 kHz, triangles straight on the mel scale, nothing at 0 Hz."""
+    """Return HTK mel bands (257, 64) of an FFT of 512 at 16 kHz, triangles on the mel scale, nothing at 0 Hz."""
 
     def mel(frequency: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(frequency / 700.0)
@@ -181,7 +181,7 @@ def htk_mel_matrix(lowest: float = 125.0, highest: float = 7500.0) -> Tensor:
 
 
 def from_teacher(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of `Yamnet` from tensors with batch norms apart (`conv1.*`, `block2.*` to `block14.*`, `classes.*`)."""
+    """Return the state of `Yamnet` from tensors with separate batch norms (`conv1.*`, `block2.*` ..., `classes.*`)."""
 
     def fold(name: str) -> tuple[Tensor, Tensor]:
         scale = torch.rsqrt(tensors[f"{name}.variance"] + 1e-4)

@@ -18,7 +18,7 @@ from models.runs.clip_embeddings import keep_share
 
 
 def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[dict[str, Any]]]:
-    """A separator's run as a model in float32 with class embeddings and without presence; its clips, and its log."""
+    """Return a separator's run as a float32 model with class embeddings, without presence; its clips, and its log."""
     query_encoder, separator, setup, log = run_folder.load_separator(run)
     place = run_folder.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
@@ -33,7 +33,7 @@ def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[di
 
 
 def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
-    """How to build the networks, and what no stage of them has heard."""
+    """Return the model's configuration: how to build the networks, and the held-out classes."""
     taught = isinstance(query_encoder, Yamnet)
     made = {
         "name": name,
@@ -56,7 +56,7 @@ def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], r
 
 
 def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
-    """Mean query of each class by mid: over its groups, so that no recording session outweighs the others."""
+    """Return each class's mean query by mid, over its groups, so that no recording session outweighs the others."""
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, clip in enumerate(clips.clips):
         if embeddings[index, 0].any():

@@ -1,4 +1,4 @@
-"""Query embeddings of all clips, made once: training asks for thousands a minute, and the ear does not change."""
+"""Cache of the query embeddings of all clips: training needs thousands a minute, and the query encoder is frozen."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from models.networks import Detector
 from models.precision import device_of
 from models.query import BASE_RULES, QueryRules, cut
 
-VERSIONS = 4  # the clip as it is, and as it might have been recorded elsewhere
-LAYOUT = 2  # of what is kept: another way to make it must not find what this one made
+VERSIONS = 4  # of each clip: unchanged, and augmented
+LAYOUT = 2  # version of the cache: changes whenever the embeddings are computed differently
 BATCH = 64
 REPORT = 1000  # clips between two calls of `advance`
 
@@ -29,9 +29,9 @@ def load(
     rules: QueryRules = BASE_RULES,
     advance: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """Queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
+    """Return queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
 
-    Read from `folder` if this ear has heard these clips by these rules."""
+    Read from `folder` if it holds the embeddings of these clips by this encoder and these rules."""
     path = folder / f"{fingerprint(query_encoder, clips, str(rules))}.npy"
     if path.exists():
         return np.load(path)
@@ -52,7 +52,7 @@ def load(
             advance(index + 1)
     if waiting:
         _embed_waiting(query_encoder, waiting, embeddings)
-    for index, version in silent:  # the clip as it is stands in
+    for index, version in silent:  # fall back to the unchanged clip
         embeddings[index, version] = embeddings[index, 0]
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npy")
@@ -62,8 +62,8 @@ def load(
 
 
 def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
-    """The queries with zeros for all but a share of the source groups: as if there were no more. Always the same ones,
-    and those of a smaller share are among those of a larger."""
+    """Return the queries with zeros for all but a share of the source groups. The choice is deterministic, and a
+    smaller share is a subset of a larger one."""
 
     def is_kept(group: str) -> bool:
         return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4]) < share * 2**32
@@ -73,7 +73,7 @@ def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray
 
 def _embed_waiting(query_encoder: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
     batch = torch.cat([windows for _, _, windows in waiting])
-    device = device_of(query_encoder)  # pyright: ignore[reportArgumentType]  ears are modules
+    device = device_of(query_encoder)  # pyright: ignore[reportArgumentType]  encoders are modules
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
         vectors = torch.cat([query_encoder.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
     place = 0
@@ -84,7 +84,7 @@ def _embed_waiting(query_encoder: Detector, waiting: list[tuple[int, int, Tensor
 
 
 def _vary(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
-    """A part of the clip at another speed through another filter."""
+    """Return a part of the clip at a random speed through a random equaliser."""
     frames = min(clip.frames, int(random.uniform(0.5, 6) * RATE))
     start = random.integers(0, clip.frames - frames + 1)
     speed = random.uniform(*SPEEDS)
@@ -96,7 +96,7 @@ def _vary(clips: Clips, clip: Clip, random: np.random.Generator) -> Tensor:
 
 
 def weights_digest(query_encoder: Any) -> str:
-    """What tells an ear from one with other weights."""
+    """Return a digest of a query encoder's weights."""
     found = hashlib.sha256()
     for weights in query_encoder.state_dict().values():
         found.update(weights.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -104,9 +104,9 @@ def weights_digest(query_encoder: Any) -> str:
 
 
 def fingerprint(query_encoder: Detector, clips: Clips, how: str) -> str:
-    """What an ear's answers depend on: its weights, which clips there are, how they are heard."""
+    """Return a digest of what cached outputs depend on: the encoder's weights, the clips, and the method."""
     found = hashlib.sha256(f"{LAYOUT} {how} {weights_digest(query_encoder)}".encode())
-    if getattr(query_encoder, "probabilities", False):  # the same weights, another answer
+    if getattr(query_encoder, "probabilities", False):  # the same weights, other outputs
         found.update(b"probabilities\n")
     for clip in clips.clips:
         found.update(f"{clip.key} {clip.start} {clip.frames}\n".encode())

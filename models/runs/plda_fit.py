@@ -1,4 +1,4 @@
-"""Fitting the prior of classes (`models.plda`) to training clips' embeddings."""
+"""Fitting of the PLDA prior (`models.plda`) to the training clips' embeddings."""
 
 from collections import defaultdict
 
@@ -11,13 +11,13 @@ from models.corpus.clips import Clips
 from models.plda import PLDAPrior, root
 
 DIRECTIONS = 192  # a few more than there are classes
-DIAGONAL = 0.5  # of W: a few thousand clips do not tell all covariances
-LEAST = 0.02  # of W's mean variance, added to all: some of an ear's features never move
-UNSEEN = 0.3  # of W, added to B: classes to come differ along other directions too
+DIAGONAL = 0.5  # shrinkage of W to its diagonal: a few thousand clips do not determine all covariances
+LEAST = 0.02  # share of W's mean variance added to all variances: some features of a query encoder are constant
+UNSEEN = 0.3  # share of W added to B: unseen classes differ along other directions too
 
 
 def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
-    """A prior from the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
+    """Fit a prior to the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
     roots = root(torch.from_numpy(embeddings.astype(np.float32)))
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, clip in enumerate(clips.clips):
@@ -31,7 +31,7 @@ def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
         parts = [roots[indices].flatten(0, 1).double() for indices in of_class.values()]
         mean = torch.stack([part.mean(0) for part in parts]).mean(0)
         means.append(mean)
-        # A class with a hundred groups is known better than one with two, but is not worth fifty of it.
+        # A class with a hundred groups has a more reliable mean than one with two, but not fifty times its weight.
         weights.append(len(parts) ** 0.5)
         if len(parts) > 1:
             offsets = torch.cat([(part - mean) / len(part) ** 0.5 for part in parts])  # a group counts once
@@ -46,7 +46,7 @@ def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
 
 
 def _regularise(covariance: Tensor) -> Tensor:
-    """Drawn to its diagonal, and with some of its mean variance everywhere."""
+    """Shrink a covariance to its diagonal, and add a share of its mean variance."""
     variances = covariance.diagonal()
     drawn = (1 - DIAGONAL) * covariance + DIAGONAL * torch.diag(variances)
     return drawn + LEAST * variances.mean() * torch.eye(len(variances), dtype=covariance.dtype)

@@ -38,9 +38,9 @@ progress_console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Place:
-    """corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings. held_out: mids that no
-    stage may see, descendants included (see `held`). separator_held_out: mids that a separator may not see, although
-    its ear may have heard them."""
+    """The data of a run. corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings.
+    held_out: mids that no stage may use, descendants included (see `class_mids`). separator_held_out: mids that the
+    separator may not use, although its query encoder may."""
 
     corpus: Path
     cache: Path = Path(".cache")
@@ -49,20 +49,20 @@ class Place:
 
     @staticmethod
     def of(setup: dict[str, Any]) -> "Place":
-        """What a run's setup says; one that was made before there was a field has its default."""
+        """Return the place of a run's setup; fields that older setups lack have their defaults."""
         said = setup["place"]
         hidden = (tuple(said.get(name, ())) for name in ("held_out", "separator_held_out"))
         return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
 
     def clips(self, split: str) -> Clips:
-        """The split's clips without what is held out."""
+        """Return the split's clips without held-out classes."""
         return load(self.corpus, split, self.cache, progress_console.print).without(
             frozenset(self.held_out + self.separator_held_out)
         )
 
     def embeddings(self, query_encoder: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
-        """Queries of the training clips, cached."""
-        if self.separator_held_out:  # the ear hears those as well: nothing that is cached is made anew
+        """Return the queries of the training clips, cached."""
+        if self.separator_held_out:  # the query encoder may use those: share the cache of all clips
             whole = replace(self, separator_held_out=())
             everything = whole.clips("train")
             places = {clip.key: at for at, clip in enumerate(everything.clips)}
@@ -75,9 +75,9 @@ class Place:
 
 
 def class_mids(names: str) -> tuple[str, ...]:
-    """ "Dog, Siren" -> the mids of the classes and of everything below them. Raises LabelUnknown.
+    """Return the mids of the classes in a list such as "Dog, Siren", and of all below them. Raises LabelUnknown.
 
-    Names may hold commas themselves: the longest name that there is counts.
+    Names may contain commas: the longest known name is taken.
     """
     parts = [part.strip() for part in names.split(",") if part.strip()]
     found: list[str] = []
@@ -89,15 +89,15 @@ def class_mids(names: str) -> tuple[str, ...]:
 
 
 def separator_weights(start: str) -> dict[str, torch.Tensor]:
-    """The separator's weights of a run or of a model, with the queries' mean and deviation that belong to them."""
+    """Return the separator's state of a run or of a model, including the queries' mean and deviation."""
     is_run = (Path(start) / SETUP).exists()
     return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()
 
 
 def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:
-    """The teacher from its folder, or the detector of a run, in eval mode and frozen.
+    """Load the teacher from its folder, or the detector of a run, in eval mode and frozen.
 
-    Raises ValueError if it may have heard what is held out, or has no such queries.
+    Raises ValueError if it was trained on held-out classes, or has no such queries.
     """
     if query not in QUERIES:
         raise ValueError(f"a query is one of {', '.join(QUERIES)}, not {query}")
@@ -106,25 +106,25 @@ def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str 
             raise ValueError(f"queries of {query} are the teacher's: {source} is the run of a detector")
         setup = read_setup(source)
         if not set(held_out) <= set(setup["place"]["held_out"]):
-            raise ValueError(f"the detector of {source} has heard what is to be held out: train one without it")
+            raise ValueError(f"the detector of {source} was trained on held-out classes: train one without them")
         if setup["teacher"] and held_out:
-            raise ValueError(f"the detector of {source} learned from a teacher, which has heard what is to be held out")
+            raise ValueError(f"the detector of {source} learned from a teacher, which knows the held-out classes")
         query_encoder = HTSAT(HyperParameters(**as_tuples(setup["hyper"])))
         load_average(source, query_encoder)
         return query_encoder.eval().requires_grad_(False)
     if held_out:
-        raise ValueError("a teacher has heard everything: with classes held out, train a detector from labels first")
+        raise ValueError("a teacher knows all classes: with classes held out, train a detector from labels first")
     return teacher.load(source, probabilities=query == "probabilities")
 
 
 def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]:
-    """The ear and the separator of a run, what was asked for, and the rows of its log."""
+    """Return the query encoder and the separator of a run, its setup, and the rows of its log."""
     setup = read_setup(run)
     if setup["kind"] != "separator":
         raise ValueError(f"{run} is the run of a {setup['kind']}: ship the run of a separator")
     query_encoder = load_query_encoder(Path(setup["ear"]), Place.of(setup).held_out, setup.get("query", QUERIES[0]))
     if weights_digest(query_encoder) != setup["ear_weights"]:
-        raise ValueError(f"the ear in {setup['ear']} has changed since {run} was trained with it")
+        raise ValueError(f"the query encoder in {setup['ear']} has changed since {run} was trained with it")
     if setup["paper"]:
         separator: nn.Module = UNet(
             UNetSizes(**as_tuples({"query_size": query_encoder.embedding_size} | setup["sizes"]))
@@ -136,18 +136,18 @@ def load_separator(run: Path) -> tuple[Any, Any, dict[str, Any], list[dict[str, 
 
 
 def read_setup(run: Path) -> dict[str, Any]:
-    """What was asked for. Raises FileNotFoundError."""
+    """Return a run's setup. Raises FileNotFoundError."""
     path = run / SETUP
     if not path.exists():
-        raise FileNotFoundError(f"{run} is not the folder of a run: no {SETUP} in it")
+        raise FileNotFoundError(f"{run} is not a run's folder: it has no {SETUP}")
     return json.loads(path.read_text())
 
 
 def load_average(folder: Path, network: nn.Module) -> dict[str, Any]:
-    """Fill a network with the averaged weights of a run; the rows of its log. Raises FileNotFoundError."""
+    """Load the averaged weights of a run into a network, and return the state of its loop. Raises FileNotFoundError."""
     path = folder / CHECKPOINT
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished training: no {CHECKPOINT} in it")
+        raise FileNotFoundError(f"{folder} holds no training: it has no {CHECKPOINT}")
     whole = torch.load(path, weights_only=True, map_location="cpu")
     network.load_state_dict(whole["average"])
     return whole["state"]

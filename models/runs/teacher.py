@@ -1,4 +1,4 @@
-"""The default preset's ear from its published weights: a folder with `yamnet.safetensors` and `class_map.csv`."""
+"""The teacher: YAMNet from its published weights, a folder with `yamnet.safetensors` and `class_map.csv`."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from models.networks.yamnet import Yamnet, from_teacher
 
 
 def load(folder: Path, rate: int = 32_000, probabilities: bool = False) -> Yamnet:
-    """YAMNet in eval mode with its outputs at their places among the 527 classes; by default its queries are latent."""
+    """Load YAMNet in eval mode, its outputs mapped to the 527 classes; by default its queries are latent embeddings."""
     column = {label.mid: label.index for label in classes()}
     with (folder / "class_map.csv").open(encoding="utf-8", newline="") as file:
         class_indices = [column[row["mid"]] for row in csv.DictReader(file)]

@@ -1,7 +1,7 @@
-"""Anchors: where in a clip a detector hears the clip's class most (Chen et al., AAAI 2022, section 3.1).
+"""Anchors: the segment of a clip where a detector's probability of its class is highest (Chen et al., AAAI 2022, 3.1).
 
-Labels say what a clip contains, never where. The detector's framewise curve of the class, summed over the length of a
-segment, is largest where the segment should be cut.
+Labels are of whole clips. The detector's framewise curve of the class, summed over the length of a segment, is largest
+where the segment should be cut.
 """
 
 import math
@@ -21,7 +21,7 @@ BATCH = 16
 
 
 def load(detector: Detector, clips: Clips, folder: Path, seconds: float = 2.0) -> np.ndarray:
-    """As `mine`, read from `folder` if this detector has heard these clips before."""
+    """Return the anchors of `mine`, cached in `folder` by detector and clips."""
     path = folder / f"{fingerprint(detector, clips, f'anchors {seconds}')}.npy"
     if path.exists():
         return np.load(path)
@@ -35,10 +35,10 @@ def load(detector: Detector, clips: Clips, folder: Path, seconds: float = 2.0) -
 
 @torch.inference_mode()
 def mine(detector: Detector, clips: Clips, seconds: float = 2.0) -> np.ndarray:
-    """First sample (clips,) of each clip's segment of `seconds`; 0 where the clip is not longer than that.
+    """Return the first sample (clips,) of each clip's segment of `seconds`; 0 if the clip is not longer than that.
 
-    Classes that the detector does not answer for (outside the 527) are anchored in the middle. Clips longer than the
-    detector's window are heard in windows, one after the other.
+    Clips of classes outside the detector's 527 are anchored in the middle. Clips longer than the detector's window are
+    processed in consecutive windows.
     """
     column = {label.mid: at for at, label in enumerate(classes())}
     frames = int(seconds * RATE)
@@ -57,17 +57,17 @@ def mine(detector: Detector, clips: Clips, seconds: float = 2.0) -> np.ndarray:
 
 
 def loudest_stretch(curve: np.ndarray, frame_seconds: float, frames: int, whole: int) -> int:
-    """The first sample of the `frames` samples, of `whole`, over which a curve (F,) sums up highest."""
+    """Return the first of the `frames` samples, of `whole`, over which the sum of a curve (F,) is highest."""
     width = max(1, round(frames / RATE / frame_seconds))
     sums = np.convolve(curve, np.ones(width), "same")
-    # Of equally high places the middle one: a curve that is flat has no reason for an edge.
+    # Of equal sums take the middle one, for flat curves.
     highest = np.flatnonzero(sums >= sums.max() - 1e-6)
     centre = (highest[len(highest) // 2] + 0.5) * frame_seconds * RATE
     return int(np.clip(centre - frames / 2, 0, whole - frames))
 
 
 def _curves(detector: Detector, clips: Clips, chosen: list[Clip]) -> list[np.ndarray]:
-    """Of each clip the framewise curve (F, 527) over its own length."""
+    """Return the framewise curve (F, 527) of each clip over its own length."""
     device = device_of(detector)  # pyright: ignore[reportArgumentType]  detectors are modules
     size = detector.window_samples
     windows, owners = [], []

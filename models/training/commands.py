@@ -17,19 +17,19 @@ from models.training.mixing import Recipe
 from models.training.progress import training_bar
 from models.training.separator import LOSSES
 
-app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator that listens with it.")
+app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator with it as query encoder.")
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="Shards, a folder with a CSV, HDF5: see corpus --help.")]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips and their embeddings are kept.")]
 HoldOut = Annotated[
-    str, typer.Option("--hold-out", help='Classes that no stage may hear, with all below them: "Dog, Siren".')
+    str, typer.Option("--hold-out", help='Classes that no stage may use, with all below them: "Dog, Siren".')
 ]
 Minutes = Annotated[
-    float, typer.Option(help="Length of the whole run; an interrupted one goes on where it stopped.", min=0.01)
+    float, typer.Option(help="Length of the whole run; an interrupted run resumes where it stopped.", min=0.01)
 ]
-Steps = Annotated[int | None, typer.Option(help="Length in steps instead: then a run is the same each time.", min=1)]
+Steps = Annotated[int | None, typer.Option(help="Length in steps instead, which makes a run reproducible.", min=1)]
 BatchSize = Annotated[int | None, typer.Option("--batch", help="Mixtures in a batch, of all processes together.")]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="The highest; warmed up and brought to zero.")]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="The peak; warmed up, then decayed to zero.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Devices = Annotated[int, typer.Option(help="Processes: a GPU each. Or start this command with torchrun.", min=1)]
 Precision = Annotated[str, typer.Option(help="bf16-mixed or 32-true.")]
@@ -43,11 +43,11 @@ def train_detector(
         Path | None, typer.Option(help="Folder with yamnet.safetensors; without, from labels alone.")
     ] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="Folder of audio files without labels, to hear with the teacher.")
+        Path | None, typer.Option(help="Folder of audio files without labels, which the teacher labels.")
     ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/detector"),
     as_paper: Annotated[
-        bool, typer.Option("--paper", help="The paper's size, clips of 10 s and way to mix: wants AudioSet and a GPU.")
+        bool, typer.Option("--paper", help="The paper's size, clips of 10 s and mixing: needs AudioSet and a GPU.")
     ] = False,
     cache: Cache = Path(".cache"),
     hold_out: HoldOut = "",
@@ -63,11 +63,11 @@ def train_detector(
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
     place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
     if place.held_out and teacher:
-        raise typer.BadParameter("a teacher has heard every class: leave out --teacher or --hold-out")
+        raise typer.BadParameter("a teacher knows every class: leave out --teacher or --hold-out")
     if as_paper and teacher:
         raise typer.BadParameter("the paper's detector learns from labels alone: leave out --teacher or --paper")
     if unlabelled and not teacher:
-        raise typer.BadParameter("--unlabelled wants --teacher: without it there is nothing to learn from such audio")
+        raise typer.BadParameter("--unlabelled needs --teacher: without it there is nothing to learn from such audio")
     setup = trainers.DetectorSetup(place, teacher, unlabelled)
     if as_paper:
         setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
@@ -84,9 +84,7 @@ def train_separator(
     corpus: CorpusOption,
     query_encoder: Annotated[
         Path,
-        typer.Option(
-            "--ear", help="What it listens with: the teacher's folder, or the run of a detector.", exists=True
-        ),
+        typer.Option("--ear", help="Query encoder: the teacher's folder, or a detector's run.", exists=True),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/separator"),
     recipe: Annotated[
@@ -102,39 +100,37 @@ def train_separator(
         list[str] | None, typer.Option("--set", help="A field of the recipe, such as room=0.2; may be repeated.")
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Weights to begin with: a model's name or folder, or another run.")
+        str | None, typer.Option("--from", help="Initial weights: a model's name or folder, or another run.")
     ] = None,
-    prior: Annotated[
-        bool, typer.Option(help="Correct examples by what training clips tell of how sounds of a class differ.")
-    ] = True,
+    prior: Annotated[bool, typer.Option(help="Correct examples by a PLDA prior fitted to the training clips.")] = True,
     share: Annotated[
-        float, typer.Option(help="Of the corpus's source groups: what would more of them bring?", min=0.01, max=1.0)
+        float, typer.Option(help="Share of the corpus's source groups, to measure their effect.", min=0.01, max=1.0)
     ] = 1.0,
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
     ] = "",
     bias_only: Annotated[
-        bool, typer.Option("--bias-only", help="A query is added to the channels, as in the paper, and scales nothing.")
+        bool, typer.Option("--bias-only", help="The query is only added to the channels, as in the paper.")
     ] = False,
     query: Annotated[
-        str, typer.Option(help="What stands for an example: embeddings, or the teacher's probabilities of classes.")
+        str, typer.Option(help="Representation of an example: embeddings, or the teacher's class probabilities.")
     ] = run_folder.QUERIES[0],
     loss: Annotated[str, typer.Option(help="snr, or the paper's l1 on waveforms.")] = LOSSES[0],
     hide: Annotated[
-        str, typer.Option("--hide", help="Classes that the separator may not hear, although its ear may have.")
+        str, typer.Option("--hide", help="Classes that the separator may not use, although its query encoder may.")
     ] = "",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "bf16-mixed",
     seed: Seed = 0,
 ) -> None:
-    """Train a separator on mixtures of labelled clips, asked with examples."""
+    """Train a separator on mixtures of labelled clips, with examples as queries."""
     if recipe not in ("default", "paper"):
         raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
     by_paper = recipe == "paper"
     switched = bias_only or query != run_folder.QUERIES[0] or loss != LOSSES[0]
     if by_paper and (change or start or switched):
-        raise typer.BadParameter("the paper's recipe stands as it is: leave out other switches, or --recipe paper")
+        raise typer.BadParameter("the paper's recipe is fixed: leave out other options, or --recipe paper")
     sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
     if bias_only:
         sizes["scales"] = False
@@ -162,13 +158,13 @@ def ship(
     name: Annotated[str, typer.Option(help="Name of the model.")] = "base",
     version: Annotated[str, typer.Option(help="Its version.")] = "1",
     output: Annotated[
-        Path | None, typer.Option(help="Folder for it, which --weights takes. Default: among the shipped ones.")
+        Path | None, typer.Option(help="Folder for the model, for --weights. Default: among the shipped ones.")
     ] = None,
     blend: Annotated[
-        str | None, typer.Option(help="The model or run that it began with: ship what lies half way between the two.")
+        str | None, typer.Option(help="The model or run that it started from: ship the weights half way between.")
     ] = None,
 ) -> None:
-    """Turn a run into a model: averaged weights in float16, class embeddings, presence, manifest."""
+    """Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest."""
     made = shipping.ship(run, name, version, output, blend)
     progress_console.print(
         f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"

@@ -1,8 +1,8 @@
-"""Training a detector from clip-level labels, with or without a teacher.
+"""The learner of a detector from clip-level labels, with or without a teacher.
 
-The labels of a clip are never all that is true of it: what is above them in the ontology counts as there too, what is
-below them is left out of the loss. A teacher, a network that heard far more, adds what it hears in the same mixtures,
-labelled or not: its scores over time and its embeddings.
+The labels of a clip are incomplete: their ancestors in the ontology count as present too, their descendants are left
+out of the loss. A teacher, a network trained on far more data, adds targets for the same mixtures, labelled or not: its
+scores over time and its embeddings.
 """
 
 from dataclasses import dataclass, replace
@@ -24,18 +24,18 @@ from models.training.mixing import UNLABELLED, Batch, Recipe
 
 SCHEDULE = Schedule(weight_decay=0.05, warmup_steps=200, decay_from=0.3, ema=0.998)
 RECIPE = Recipe(mixtures=16, queries=0, seconds=2.56, third_source=0.1, single_source=0.6, class_power=0.3, room=0.2)
-RARE = -5.0  # logit of a class before anything is learned: hardly any is in a clip
-QUIET = 10**-1.5  # patches this far below the loudest one are not learned from the teacher
-TEACHER_PATCH = 3  # columns of 320 ms that the teacher scores at once: the 0.96 s it was trained on
+RARE = -5.0  # initial logit of each class, since few of all classes are in a clip
+QUIET = 10**-1.5  # patches this far below the loudest one are left out of the teacher's losses
+TEACHER_PATCH = 3  # columns of 320 ms in a patch of the teacher: the 0.96 s it was trained on
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """How a detector learns.
+    """Augmentation and losses of a detector.
 
-    mixup: blend log-mels with those of the reversed batch by Beta(mixup, mixup), 0: not. mix_labels: blend the labels
+    mixup: blend log-mels with those of the reversed batch by Beta(mixup, mixup); 0: off. mix_labels: blend the labels
     likewise; the paper does not. stripes: masked stretches on each axis, at most `widest` (frames, bands) wide.
-    level_db: the level is varied by up to so much. labels, scores, embeddings: weights of the losses.
+    level_db: largest random change of level. labels, scores, embeddings: weights of the losses.
     """
 
     mixup: float = 0.5
@@ -60,8 +60,8 @@ PAPER_RECIPE = replace(
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """What the teacher hears: scores (B, patches, C) of `classes` (C,), standardised embeddings (B, patches, D), and in
-    which patches (B, patches) there is something to hear."""
+    """The teacher's targets: scores (B, patches, C) of `classes` (C,), standardised embeddings (B, patches, D), and
+    which patches (B, patches) are not silent."""
 
     classes: Tensor
     scores: Tensor
@@ -70,11 +70,11 @@ class TeacherTargets:
 
 
 class Teacher:
-    """YAMNet run fully convolutionally; embeddings standardised over the training clips' (N, D)."""
+    """YAMNet, run fully convolutionally; its embeddings are standardised over the training clips' (N, D)."""
 
     def __init__(self, yamnet: Yamnet, embeddings: np.ndarray) -> None:
         self.yamnet = yamnet
-        # The separator's own standardisation, so that the student learns what separators look at.
+        # The separator's standardisation, so that the student learns the embeddings as separators use them.
         self._separator = ResUNet(yamnet, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
         self._separator.learn_queries(torch.from_numpy(embeddings.astype(np.float32)))
         self._separator.requires_grad_(False)
@@ -85,7 +85,7 @@ class Teacher:
 
     @torch.no_grad()
     def targets(self, magnitude: Tensor) -> TeacherTargets:
-        """Magnitudes (B, frames, bins) at the ear's level, frames a multiple of 32."""
+        """Return the targets for magnitudes (B, frames, bins) at the encoder's level, frames a multiple of 32."""
         _, embeddings = self.yamnet.encode_spectrum(magnitude)
         patches = over_patches(embeddings[:, ::2].float())
         scores = torch.sigmoid(self.yamnet.classes(patches))
@@ -95,12 +95,12 @@ class Teacher:
 
 
 def over_patches(columns: Tensor) -> Tensor:
-    """(B, columns of 320 ms, D) -> means over every stretch of 0.96 s (B, columns - 2, D)."""
+    """(B, columns of 320 ms, D) -> means over all patches of 0.96 s (B, columns - 2, D)."""
     return columns.unfold(1, TEACHER_PATCH, 1).mean(3)
 
 
 class DetectorLearner(Learner):
-    """A detector learning from mixtures whose clips are labelled."""
+    """A detector that is trained on mixtures of labelled clips."""
 
     network: HTSAT
     teacher: Teacher | None
@@ -109,7 +109,7 @@ class DetectorLearner(Learner):
         super().__init__()
         self.lessons = lessons or Lessons()
         if teacher is not None:
-            # Its scores would be of other mixtures than those that mixup makes.
+            # The teacher's scores are of the mixtures without mixup.
             self.lessons = replace(self.lessons, mixup=0.0)
         self.network = HTSAT(hyper, drop_path=self.lessons.drop_path)
         if self.network.head.bias is not None:
@@ -150,7 +150,7 @@ class DetectorLearner(Learner):
 
     @staticmethod
     def _of_labels(clipwise: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-        """Binary cross-entropy over what is known, a clip's classes summed; a mean over equal rows."""
+        """Return the binary cross-entropy over the known classes, summed over classes; a mean over equal rows."""
         each = F.binary_cross_entropy(clipwise.clamp(1e-6, 1 - 1e-6), wanted, reduction="none")
         return (each * known).sum(1).mean()
 
@@ -161,22 +161,22 @@ class DetectorLearner(Learner):
         logits = over_patches(torch.logit(steps, 1e-6).unflatten(1, (columns, per_column)).mean(2))
         scores = F.binary_cross_entropy_with_logits(logits, taught.scores, reduction="none").sum(2)
         embedding = tokens.mean(1)[:, : columns * per_column].unflatten(1, (columns, per_column)).mean(2)
-        # Direction only: in the standardised space lengths are those of what is rare, silence most of all.
+        # Direction only: in the standardised space, rare sounds and silence have the longest vectors.
         distance = 1 - F.cosine_similarity(self.project(over_patches(embedding)), taught.embeddings, dim=2)
         each = self.lessons.scores * scores + self.lessons.embeddings * distance
         return ((each * taught.sounding).sum(1) / taught.sounding.sum(1)).mean()
 
 
 class LabelTargets:
-    """Labels of clips as rows of the 527 classes."""
+    """Converts labels of clips to targets over the 527 classes."""
 
     def __init__(self) -> None:
         self._column = {label.mid: at for at, label in enumerate(classes())}
 
     def __call__(self, labelled: list[frozenset[str]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mids of each clip -> what is there (B, 527) as 0 or 1, and what is known (B, 527) as booleans.
+        """Mids of each clip -> targets (B, 527) as 0 or 1, and which of them are known (B, 527) as booleans.
 
-        Of a clip with a part that nobody labelled, only what its labels say is known."""
+        Of a clip with an unlabelled part, only the labelled classes are known."""
         wanted, known = torch.zeros(len(labelled), CLASSES), torch.ones(len(labelled), CLASSES, dtype=torch.bool)
         for row, mids in enumerate(labelled):
             known[row, self._columns(frozenset().union(*map(uncertain_classes, mids)))] = False
@@ -191,12 +191,12 @@ class LabelTargets:
 
 
 def blend_with_reversed(rows: Tensor, share: Tensor) -> Tensor:
-    """Each row with the row at its place from the end; share: of the row itself."""
+    """Blend each row with the row of the reversed batch; share: of the row itself."""
     return torch.lerp(rows.flip(0), rows, share)
 
 
 def mask_stripes(bands: Tensor, stripes: int, widest: tuple[int, int]) -> Tensor:
-    """Log-mels (B, F, M) with random stretches of frames and of bands set to their mean (Park et al., SpecAugment)."""
+    """Set random stretches of frames and bands of log-mels (B, F, M) to their mean (Park et al., SpecAugment)."""
     for axis, most in ((1, widest[0]), (2, widest[1])):
         size = bands.shape[axis]
         place = torch.arange(size, device=bands.device)

@@ -1,4 +1,4 @@
-"""A detector's mean average precision, watched while it trains; `evaluate tagging` measures it for good."""
+"""A detector's mean average precision during training; `evaluate tagging` measures it with intervals."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ from models.labels import classes
 from models.precision import device_of
 from models.training.detector import LabelTargets
 
-SECONDS = 2.56  # heard of each clip, from its beginning: as long as what detectors learn from
+SECONDS = 2.56  # of each clip, from its beginning: the length of training examples
 BATCH = 32
 
 
 @torch.inference_mode()
 def mean_average_precision(detector: nn.Module, clips: Clips) -> float:
-    """Over the classes that the clips are labelled with; a class above a label counts as there too."""
+    """Return the mean over the classes of the clips' labels; ancestors of a label count as present too."""
     size = int(SECONDS * RATE)
     device = device_of(detector)
     wanted, _ = LabelTargets()([frozenset(clip.mids) for clip in clips.clips], torch.device("cpu"))

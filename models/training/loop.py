@@ -1,10 +1,10 @@
-"""The loop that every network here is trained by: AdamW, averaged weights, a schedule by time or by steps, bf16,
-several processes, checkpoints that a run goes on from exactly.
+"""The training loop of all networks: AdamW, averaged weights, a schedule by time or by steps, bfloat16, several
+processes, and checkpoints from which a run resumes exactly.
 
-Lightning Fabric brings devices, precision and processes. What happens in a step depends on its number alone: batches
-are drawn by it and torch's generator is seeded by it, so a run that was interrupted ends in the same weights as one
-that was not, if it is told its length in steps. (A length in minutes makes the learning rate depend on the clock; on a
-GPU some sums are made in any order.)
+Lightning Fabric provides devices, precision and processes. A step depends on its number alone, which seeds the batches
+and torch's generator, so that an interrupted run ends with the same weights as an uninterrupted one if its length is
+given in steps. (With a length in minutes the learning rate depends on the clock; on a GPU the order of some sums is
+undefined.)
 """
 
 import csv
@@ -29,10 +29,10 @@ from models.runs.run_folder import CHECKPOINT, LOG
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.
+    """Length and learning rate of a run.
 
-    steps: length of the run, or None for `minutes` of training (pauses not counted). The learning rate is warmed up,
-    held, then falls to zero from `decay_from` of the run on. ema: weight of the past in the averaged weights.
+    steps: length of the run, or None for `minutes` of training (without pauses). The learning rate is warmed up, then
+    constant, then decays to zero from the share `decay_from` of the run. ema: decay of the averaged weights.
     """
 
     minutes: float = 60.0
@@ -50,19 +50,19 @@ class Schedule:
     seed: int = 0
 
     def progress(self, step: int, seconds: float) -> float:
-        """How much of the run is over, 0 to 1."""
+        """Return the share of the run that is done, 0 to 1."""
         return min(1.0, step / self.steps if self.steps is not None else seconds / (self.minutes * 60))
 
     def rate(self, step: int, progress: float) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         falling = (1 - progress) / (1 - self.decay_from)
         return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, max(0.0, falling))
 
 
 @dataclass
 class State:
-    """What a checkpoint holds beside weights. `seconds`: of training; `waited`: of these, for batches; `audio`: seconds
-    of sound learned from; `skipped`: steps whose loss or gradient was no number."""
+    """The loop's state in a checkpoint. seconds: of training; waited: of these, for batches; audio: seconds of sound
+    trained on; skipped: steps whose loss or gradient was not finite."""
 
     step: int = 0
     seconds: float = 0.0
@@ -73,16 +73,16 @@ class State:
 
 
 class Batch(Protocol):
-    """What learners learn from; tensors inside it may be anything."""
+    """A batch for a learner, of any tensors."""
 
     @property
     def seconds(self) -> float:
-        """Of audio in it."""
+        """Seconds of audio."""
         ...
 
 
 class Learner(nn.Module):
-    """A network and how it learns: `forward(batch)` is the loss, a mean over equal rows."""
+    """A network with its loss: `forward(batch)` returns the mean over equal rows."""
 
     network: nn.Module
 
@@ -91,7 +91,7 @@ class Learner(nn.Module):
 
     @abstractmethod
     def sound(self, batch: Any) -> bool:
-        """Whether a batch holds numbers only. Asked before the forward pass: a NaN would stay in the batch norms'
+        """Return whether a batch is finite. Checked before the forward pass, since a NaN would stay in the batch norms'
         statistics although the step is skipped."""
 
 
@@ -102,7 +102,7 @@ Advance = Callable[["Loop"], None]  # called after every step
 
 
 class Loop:
-    """Trains a learner's network; `folder` receives checkpoint, logs and TensorBoard's events."""
+    """Trains a learner's network and writes checkpoint, logs and TensorBoard's events to `folder`."""
 
     def __init__(self, fabric: Fabric, learner: Learner, folder: Path, schedule: Schedule) -> None:
         self.fabric, self.folder, self.schedule = fabric, folder, schedule
@@ -122,7 +122,7 @@ class Loop:
 
     @property
     def network(self) -> nn.Module:
-        """As it was last stepped; `average` is what to use."""
+        """The network after the last step; `average` is the one to use."""
         return self.learner.network
 
     def run(
@@ -132,7 +132,7 @@ class Loop:
         report: Report = lambda row: None,
         advance: Advance = lambda loop: None,
     ) -> None:
-        """Train until the schedule is over. `report` gets a row whenever validation has run, `advance` every step."""
+        """Train to the end of the schedule. `report` is called with a row after validations, `advance` after steps."""
         schedule, state, fabric = self.schedule, self.state, self.fabric
         saved = validated = state.seconds
         losses: list[float] = []
@@ -143,23 +143,23 @@ class Loop:
                 state.waited += time.monotonic() - began
                 losses.append(self._step(batch))
                 state.audio += batch.seconds * fabric.world_size
-                # Of the slowest process, so that all of them agree on when the run is over.
+                # Of the slowest process, so that all of them agree on the end of the run.
                 state.seconds += self._slowest(time.monotonic() - began)
                 if fabric.is_global_zero:
                     advance(self)
-                over = schedule.progress(state.step, state.seconds) >= 1
-                if over or state.seconds - validated >= schedule.validate_minutes * 60:
+                finished = schedule.progress(state.step, state.seconds) >= 1
+                if finished or state.seconds - validated >= schedule.validate_minutes * 60:
                     validated = state.seconds
                     row = self._row(losses, validate)
                     losses.clear()
                     if fabric.is_global_zero:
                         report(row)
-                if over or state.seconds - saved >= schedule.checkpoint_minutes * 60:
+                if finished or state.seconds - saved >= schedule.checkpoint_minutes * 60:
                     saved = state.seconds
                     self.save()
 
     def save(self) -> None:
-        """Write the checkpoint in one step: a reader finds the old one or the new one."""
+        """Write the checkpoint atomically."""
         if not self.fabric.is_global_zero:
             return
         whole = {
@@ -176,7 +176,7 @@ class Loop:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
-        whole = torch.load(path, weights_only=True, map_location="cpu")  # each takes its own to where it computes
+        whole = torch.load(path, weights_only=True, map_location="cpu")  # each object moves its state to its own device
         self.learner.load_state_dict(whole["learner"])
         self.average.load_state_dict(whole["average"])
         self.optimizer.load_state_dict(whole["optimizer"])
@@ -217,7 +217,7 @@ class Loop:
 
     @contextmanager
     def _ahead(self, draw: Draw) -> Iterator[Iterator[Batch]]:
-        """Batches from the state's step on, each drawn while the one before it is learned from."""
+        """Yield an iterator of batches from the current step on, each drawn while the previous one is trained on."""
         rank, size = self.fabric.global_rank, self.fabric.world_size
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(draw, self.state.step, rank, size)

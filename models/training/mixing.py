@@ -1,9 +1,9 @@
-"""Training examples: mixtures of clips of unrelated classes, each asked with several queries.
+"""Training examples: mixtures of clips of unrelated classes, each with several queries.
 
-A batch is drawn in two steps. `plan` decides everything with small arrays on the CPU: which clips, where in them, how
-fast, how loud, what is asked. `render` makes sound of it with tensor products wherever the corpus lies: on a GPU no
-sample leaves the device. Mixture number i of step s is drawn from a generator seeded by (seed, s, i): it is the same
-whatever came before it and however many processes share the batch, so a run goes on exactly where it stopped.
+A batch is drawn in two steps. `plan` decides everything with small arrays on the CPU: clips, offsets, speeds, levels
+and queries. `render` computes the audio with tensors on the corpus's device: on a GPU no sample leaves it. Mixture i of
+step s is drawn from a generator seeded by (seed, s, i), independent of earlier steps and of the number of processes, so
+that a run resumes exactly where it stopped.
 """
 
 import warnings
@@ -25,24 +25,24 @@ from models.plda import PLDAPrior
 from models.runs.clip_embeddings import VERSIONS
 
 ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
-SILENT = 1e-4  # of a segment's energy: less is nothing to ask for
-UNLABELLED = ""  # stands for the class of clips that have none; unrelated to every class but itself
-TRIES = 20  # draws after which something that is not related to what is there is given up
+SILENT = 1e-4  # energy of a segment below which it counts as silent
+UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
+TRIES = 20  # draws of an unrelated clip before giving up
 ROOMS = 64
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How examples are made; all shares are probabilities.
+    """Parameters of the examples; all shares are probabilities.
 
-    mixtures: mixtures a batch, of all processes together, each asked `queries` times.
-    interference_db: a source's energy against the first one's, over the whole segment.
-    unlabelled: share of sources that are clips without labels, if the corpus has such.
+    mixtures: mixtures a batch, of all processes together, each with `queries` queries.
+    interference_db: a source's energy relative to the first one's, over the whole segment.
+    unlabelled: share of sources that are unlabelled clips, if the corpus has any.
     band: share of mixtures that are three or four instruments playing at once.
-    anchored: share of sources cut where the detector hears their class, rather than where they are loud.
-    louder_of: places at random of which a clip longer than a segment is cut at the loudest.
-    query_versions: of the versions of an example that are kept, the first being the clip as it is, how many may ask.
-    query_dropout: share of queries that lose a tenth of their values.
+    anchored: share of sources cut at their anchor rather than at a loud place.
+    louder_of: number of random places, of which a clip longer than a segment is cut at the loudest.
+    query_versions: number of cached versions of an example to draw from; the first is the unchanged clip.
+    query_dropout: share of queries with a tenth of their values set to zero.
     """
 
     mixtures: int = 16
@@ -81,13 +81,13 @@ class Batch:
 
     @property
     def seconds(self) -> float:
-        """Of audio that is learned from: a mixture counts as often as it is asked."""
+        """Seconds of audio trained on: a mixture counts once for each of its queries."""
         return max(len(self.queries), len(self.mixture)) * self.samples / RATE
 
 
 @dataclass
 class Plan:
-    """A batch before it is sound. Plays are numbered in order; a source is one play or two, a mixture some sources."""
+    """A batch before rendering. Plays are in order; a source has one or two plays, a mixture one or more sources."""
 
     clips: list[int] = field(default_factory=list)  # of each play, place among the corpus's clips
     offsets: list[float] = field(default_factory=list)
@@ -102,12 +102,12 @@ class Plan:
 
 
 class Mixer:
-    """Draws batches from decoded clips and their cached query embeddings (clips, versions, D); without these nothing
-    can be asked.
+    """Draws batches from decoded clips and their cached query embeddings (clips, versions, D); None for batches without
+    queries.
 
-    anchors: (clips,) first sample of the stretch in which a detector hears each clip's class most, or None.
-    prior: what queries are made by from other recordings than the target's, or None.
-    device: where the samples lie and mixtures are made.
+    anchors: (clips,) first sample of each clip's anchored segment, or None.
+    prior: corrects queries made from other recordings than the target's, or None.
+    device: of the samples and the mixtures.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Mixer:
         self.energies = _running_energies(clips)
         self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, clip in enumerate(clips.clips):
-            if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be asked for
+            if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be a query
                 for mid in self._labels(index):
                     self.groups[mid][clip.group].append(index)
         self.classes = list(self.groups)
@@ -142,18 +142,18 @@ class Mixer:
             weights[place] = 0.0
             weights[place] = weights.sum() * recipe.unlabelled / (1 - recipe.unlabelled)
         self.shares = weights / weights.sum()
-        # Of each class, the classes that may stand against it: all, and its siblings (places in `classes`).
+        # Of each class, the classes that may interfere with it: all, and its siblings (places in `classes`).
         self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
         self.near_foes = {mid: self._shares(mid, siblings) for mid in self.classes}
         instruments = with_descendants([find("Musical instrument").mid])
         self.players = [at for at, mid in enumerate(self.classes) if mid in instruments]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
-        """The batch of a step, or one of `parts` equal shares of its mixtures."""
+        """Return the batch of a step, or one of `parts` equal shares of its mixtures."""
         return self.render(self.plan(step, part, parts))
 
     def plan(self, step: int, part: int = 0, parts: int = 1) -> Plan:
-        """Decide what a batch holds."""
+        """Draw the plan of a step's batch, or of one of `parts` equal shares of it."""
         if self.recipe.mixtures % parts:
             raise ValueError(f"{self.recipe.mixtures} mixtures a batch cannot be shared equally by {parts} processes")
         plan = Plan()
@@ -163,7 +163,7 @@ class Mixer:
         return plan
 
     def render(self, plan: Plan) -> Batch:
-        """Make sound of a plan: spectra of mixtures and targets, on the corpus's device."""
+        """Render a plan: spectra of mixtures and targets, on the corpus's device."""
         device = self.samples.device
         sources = self.sources(plan)
         spectra = spectrum.stft(sources, self.fft_size, self.hop, self.window_size)
@@ -182,7 +182,7 @@ class Mixer:
         return Batch(mixtures, targets, queries, self.classes_of(plan), self.frames)
 
     def sources(self, plan: Plan) -> Tensor:
-        """Waveforms (S, T) of a plan's sources, each in its room; filters and levels are left to spectra."""
+        """Return waveforms (S, T) of a plan's sources, each in its room, before filters and levels."""
         device = self.samples.device
         chosen = torch.tensor(plan.clips, device=device)
         played = play(
@@ -202,7 +202,7 @@ class Mixer:
         return sources
 
     def classes_of(self, plan: Plan) -> list[frozenset[str]]:
-        """The classes that the clips of each mixture are labelled with; UNLABELLED where one is not."""
+        """Return the labels of each mixture's clips, with UNLABELLED for unlabelled ones."""
         found: list[set[str]] = [set() for _ in range(plan.mixture_of_source[-1] + 1)]
         for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
             found[plan.mixture_of_source[source]].update(self._labels(clip))
@@ -232,7 +232,7 @@ class Mixer:
         for turn in range(recipe.queries):
             absent = turn > 0 and (turn >= len(order) or random.random() < recipe.absent * recipe.queries)
             missing = self._absent([tuple(mids) for mids in labels], random) if absent else None
-            if missing is None:  # or a corpus of few classes, all of which are there
+            if missing is None:  # also if a corpus of few classes has none that is absent
                 source = order[turn % len(order)]
                 index, mid = chosen[source]
                 plan.asked.append((mixture, first + source))
@@ -241,23 +241,23 @@ class Mixer:
                 index, mid = missing
                 plan.asked.append((mixture, -1))
                 against = [tuple(mids) for mids in labels]
-            plan.queries.append(self._query(index, mid, missing is None, against, random))
+            plan.queries.append(self.draw_query(index, mid, missing is None, against, random))
 
     def _labels(self, index: int) -> tuple[str, ...]:
-        """The classes of a clip; UNLABELLED stands for none."""
+        """Return the classes of a clip, or UNLABELLED."""
         return self.clips.clips[index].mids or (UNLABELLED,)
 
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
         return [(number, self._labels(index)) for number, (index, _) in enumerate(chosen)]
 
     def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
-        """The sources of one mixture: clips, and the class that each stands for; no class related to another's."""
+        """Choose the sources of one mixture: clips with the class that each represents, none related to another's."""
         recipe = self.recipe
         if recipe.band and random.random() < recipe.band and self.players:
             return self._band(random)
         mid = self.classes[random.choice(len(self.classes), p=self.shares)]
         first = self._clip(mid, [], random)
-        assert first is not None  # noqa: S101  nothing stands against it
+        assert first is not None  # noqa: S101  there are no other sources yet
         chosen = [(first, mid)]
         draw = random.random()
         count = 1 if draw < recipe.single_source else 3 if draw > 1 - recipe.third_source else 2
@@ -275,7 +275,7 @@ class Mixer:
         return chosen
 
     def _band(self, random: np.random.Generator) -> list[tuple[int, str]]:
-        """Three or four instruments, fewer where so many unrelated ones are rare."""
+        """Choose three or four unrelated instruments, fewer if they are rare."""
         chosen: list[tuple[int, str]] = []
         shares = self.shares[self.players] / self.shares[self.players].sum()
         count = int(random.integers(3, 5))
@@ -289,7 +289,7 @@ class Mixer:
         return chosen
 
     def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str] | None:
-        """A clip, and its class, that is related to nothing that is there; None if that is rare."""
+        """Choose a clip, and its class, that is unrelated to the sources; None if there is hardly any."""
         for _ in range(TRIES):
             mid = self.classes[random.choice(len(self.classes), p=self.shares)]
             clip = self._clip(mid, there, random)
@@ -298,7 +298,7 @@ class Mixer:
         return None
 
     def _clip(self, mid: str, against: list[tuple[str, ...]], random: np.random.Generator) -> int | None:
-        """A clip of a class, groups evenly, none of whose labels is related to `against`; None if that is rare."""
+        """Choose a clip of a class, groups evenly, with no label related to `against`; None if there is hardly any."""
         groups = list(self.groups[mid].values())
         for _ in range(TRIES):
             group = groups[random.integers(len(groups))]
@@ -308,23 +308,23 @@ class Mixer:
         return None
 
     def _kin(self, index: int, against: list[tuple[str, ...]]) -> bool:
-        """Whether a label of a clip is related to one of `against`."""
+        """Return whether a label of a clip is related to one of `against`."""
         mids = self._labels(index)
         return any(are_related(own, other) for own in mids for others in against for other in others)
 
     def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
-        """Places of the unrelated classes that are wanted against one, and the share of each; None if none is."""
+        """Return the places of the unrelated `wanted` classes, and the share of each; None if there are none."""
         places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not are_related(mid, other)]
         return (places, self.shares[places] / self.shares[places].sum()) if places else None
 
     def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
         clip = self.clips.clips[index]
         speed = random.uniform(*SPEEDS) if random.random() < self.recipe.varied_speed else 1.0
-        spare = clip.frames - self.frames * speed  # below 0: the clip is placed somewhere in the segment
+        spare = clip.frames - self.frames * speed  # below 0: the clip is placed anywhere in the segment
         if spare <= 0:
             offset = random.uniform(spare, 0.0)
         else:
-            # The loudest of some: where a long clip is silent, only its noise floor could be asked for.
+            # The loudest of some, to avoid the silent parts of a long clip.
             offsets = random.uniform(0.0, spare, self.recipe.louder_of)
             energies = self._energy(index, offsets, speed)
             if energies.max() < SILENT:
@@ -344,12 +344,12 @@ class Mixer:
         last = np.minimum(first + int(self.frames * speed / ENERGY_HOP), len(running) - 1)
         return running[last] - running[first]
 
-    def _query(
+    def draw_query(
         self, index: int, mid: str, own: bool, against: list[tuple[str, ...]], random: np.random.Generator
     ) -> np.ndarray:
-        """One to three examples, averaged: of other groups of the class, or of the target's own clip. None of them has
-        a label that is related to `against`, what else there is in the mixture."""
-        assert self.embeddings is not None  # noqa: S101  a recipe without queries never comes here
+        """Return the mean of one to three examples, of other groups of the class or of the target's own clip. None of
+        them has a label that is related to `against`, the other sources of the mixture."""
+        assert self.embeddings is not None  # noqa: S101  recipes without queries do not call this
         groups = self.groups[mid]
         others = [group for group in groups if group != self.clips.clips[index].group]
         chosen = [index]
@@ -363,26 +363,26 @@ class Mixer:
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
         if self.prior is not None and not (own and chosen == [index]):
             query = self.prior.posterior_mean(torch.from_numpy(query)).numpy()
-        if random.random() < self.recipe.query_dropout:  # no single feature may be relied upon
+        if random.random() < self.recipe.query_dropout:  # so that no single feature is indispensable
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)
 
 
 @cache
 def _responses() -> Tensor:
-    """The rooms of every run."""
+    """Return the rooms' responses, the same in every run."""
     return rooms(ROOMS, RATE, np.random.default_rng(0))
 
 
 def _tensor(samples: np.ndarray) -> Tensor:
-    """Samples as a tensor that shares their memory. Nobody writes to it, so that a map of a file will do."""
+    """Return samples as a tensor that shares their memory. It is never written, so a read-only file map is allowed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(samples)
 
 
 def _running_energies(clips: Clips) -> list[np.ndarray]:
-    """Of each clip, the energy before each multiple of ENERGY_HOP samples, from every eighth sample."""
+    """Return each clip's cumulative energy at multiples of ENERGY_HOP samples, from every eighth sample."""
     found = []
     for clip in clips.clips:
         samples = clips.samples[clip.start : clip.start + clip.frames : 8].astype(np.float32) / 32768

@@ -1,8 +1,7 @@
-"""The paper's own way to train a separator (Chen et al., AAAI 2022, section 3; models.md of the design, section 5).
+"""The paper's recipe for training a separator (Chen et al., AAAI 2022, section 3).
 
-Two clips of two different classes, cut where the detector hears them; the second brought to the first's energy; their
-sum is the mixture, and both are targets. The query of a target is the detector's embedding of the target's own
-segment. L1 on the waveform.
+Two clips of different classes, cut at their anchors, the second scaled to the first's energy; their sum is the mixture,
+and both are targets. The query of a target is the detector's embedding of the target's own segment. L1 on the waveform.
 """
 
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from models.training.mixing import Mixer, Recipe
 
 SCHEDULE = Schedule(weight_decay=0.0, betas=(0.9, 0.999), amsgrad=True, ema=0.0)
 SEGMENT_SECONDS = 2.0
-GAINS = (0.02, 50.0)  # within which the second segment's amplitude is changed
+GAINS = (0.02, 50.0)  # limits of the second segment's gain
 
 
 def recipe(pairs: int) -> Recipe:
-    """Pairs of clips, nothing varied, nothing absent; classes evenly."""
+    """Return a recipe of pairs of clips without augmentation and absent queries; classes evenly."""
     return Recipe(
         mixtures=pairs,
         queries=0,
@@ -44,7 +43,7 @@ def recipe(pairs: int) -> Recipe:
 
 @dataclass
 class Pairs:
-    """sources: (2 P, T) waveforms at their level in the mixtures; the two of a pair follow one another."""
+    """A batch. sources: (2 P, T) waveforms at their level in the mixtures; the two of a pair are adjacent."""
 
     sources: Tensor
 
@@ -62,7 +61,7 @@ class PairMixer:
         self.mixer = Mixer(clips, None, recipe(pairs), (1024, 320, 1024), seed, anchors, device)
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Pairs:
-        """The pairs of a step, or one of `parts` equal shares of them."""
+        """Return the pairs of a step, or one of `parts` equal shares of them."""
         plan = self.mixer.plan(step, part, parts)
         if plan.mixture_of_source != [source // 2 for source in range(len(plan.mixture_of_source))]:
             raise ValueError("a clip of the corpus has labels related to every other clip's: it cannot be paired")
@@ -72,7 +71,7 @@ class PairMixer:
 
 
 class PaperLearner(Learner):
-    """The paper's U-Net, asked with what a frozen detector hears in each target."""
+    """The paper's U-Net, with a frozen detector's embedding of each target as query."""
 
     network: UNet
     detector: Detector
@@ -80,7 +79,7 @@ class PaperLearner(Learner):
     def __init__(self, detector: Detector, hyper: HyperParameters) -> None:
         super().__init__()
         if hyper.query_size != detector.embedding_size:
-            raise ValueError(f"queries of {hyper.query_size} values from an ear that makes {detector.embedding_size}")
+            raise ValueError(f"queries of {hyper.query_size} values from a detector of {detector.embedding_size}")
         self.network = UNet(hyper)
         self.__dict__["detector"] = detector  # not registered: it is not trained
 

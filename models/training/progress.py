@@ -1,4 +1,4 @@
-"""How a run shows that it gets on."""
+"""Progress bar of a training run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from models.training.loop import Advance, Loop, Report
 
 @contextmanager
 def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
-    """A progress bar that tells seconds of audio a second; rows of the log are printed above it."""
+    """Show a progress bar with the speed in seconds of audio a second; rows of the log are printed above it."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -19,7 +19,7 @@ def training_bar(name: str) -> Iterator[tuple[Report, Advance]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=progress_console) as progress:
-        # Not visible before the first step: of several processes only the first one takes any here.
+        # Hidden until the first step, since only the first of several processes advances it.
         task = progress.add_task(name, total=1.0, speed="", visible=False)
 
         def advance(loop: Loop) -> None:

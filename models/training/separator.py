@@ -1,4 +1,4 @@
-"""Training the default preset's separator: the loss on mixtures asked with queries, in the STFT domain."""
+"""The learner of the default preset's separator: the loss on mixtures with queries, in the STFT domain."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LOSSES = ("snr", "l1")
 
 
 class SeparatorLearner(Learner):
-    """A ResUNet that listens with a frozen ear. loss: "snr", or the paper's "l1" on waveforms."""
+    """A ResUNet with a frozen query encoder. loss: "snr", or the paper's "l1" on waveforms."""
 
     network: ResUNet
 
@@ -29,7 +29,7 @@ class SeparatorLearner(Learner):
 
     @property
     def stft(self) -> tuple[int, int, int]:
-        """FFT, hop and window of the spectra that batches must be made of."""
+        """FFT size, hop and window size of the spectra in batches."""
         return self.network.fft_size, self.network.hop, self.network.window_size
 
     def sound(self, batch: Batch) -> bool:

@@ -1,4 +1,4 @@
-"""From a finished run to the model that ships: weights, class embeddings, presence, and what it was made of."""
+"""`ship`: a finished run as a model, with weights, class embeddings, presence rule and manifest."""
 
 import csv
 from dataclasses import asdict
@@ -21,28 +21,28 @@ from models.validation import mixtures
 from models.validation.mixtures import Mixture
 from models.validation.separation_figures import estimate_targets, queries_of
 
-PRESENCE_WINDOW = 0.96  # seconds: the ear's own patch
-RIDGE = 0.01  # of the logistic regression: 300 mixtures are few
-CUT_SHARE = 0.05  # of present targets that the gate may touch
+PRESENCE_WINDOW = 0.96  # seconds: a patch of the query encoder
+RIDGE = 0.01  # penalty of the logistic regression, since 300 mixtures are few
+CUT_SHARE = 0.05  # share of present targets that the gate may attenuate
 
 
 def ship(run: Path, name: str, version: str, output: Path | None = None, blend: str | None = None) -> Bundle:
     """Turn a separator's run into a model: weights, config, manifest of the training clips and the run's curve.
 
-    output: the folder that `checkpoints.load` will be given, or None for a place among the shipped ones, by `name`.
-    blend: the model or run that the run began with: weights half way between where it began and where it ended carry
-    over better to sounds that were not in training (Wortsman et al., arXiv 2109.01903).
+    output: folder for the model, or None to put it among the shipped ones, by `name`.
+    blend: the model or run that the run started from: weights half way between start and end generalise better to
+    sounds that were not in training (Wortsman et al., arXiv 2109.01903).
 
-    Presence is fitted on every second of the mixtures that the run was watched by, if it was watched by any.
+    Presence is fitted on every second validation mixture of the run, if it has any.
     """
     made, clips, log = assemble(run, name, version)
     if blend is not None:
         made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
     rules = QueryRules(**made.config["query"])
     rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
-    if rows and made.config["preset"] != "paper":  # which has no gate
+    if rows and made.config["preset"] != "paper":  # the paper's preset has no gate
         features, there = presence_features(made, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level))
-        # The even rows of the committed list, also where some are left out: `evaluate` measures on the odd ones.
+        # The even rows of the committed list, even if some are left out: `evaluate` measures on the odd ones.
         place = {row: at for at, row in enumerate(mixtures.read())}
         fitted = [place.get(row.row, at) % 2 == 0 for at, row in enumerate(rows)]
         even = torch.tensor(fitted).repeat(2)  # of the present queries, then of the absent ones
@@ -66,7 +66,7 @@ def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, 
 
 
 def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
-    """Features (2N, F) of the rows' present queries, then of their absent ones, and whether each was there (2N,)."""
+    """Return features (2N, F) of the rows' present queries, then their absent ones, and the truth (2N,), 1 or 0."""
     query_encoder, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
 
     def embed_profiles(windows: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Te
 
 
 def fit_presence(features: Tensor, there: Tensor) -> Rule:
-    """Logistic regression by Newton's method; the gate begins where 5 % of the present targets lie below."""
+    """Fit the rule by logistic regression, Newton's method; 5 % of present targets lie below the gate's threshold."""
     centre, spread = features.mean(0), features.std(0)
     inputs = torch.cat([(features - centre) / spread, torch.ones(len(features), 1)], dim=1).double()
     weights = torch.zeros(inputs.shape[1], dtype=torch.float64)
@@ -110,7 +110,7 @@ def fit_presence(features: Tensor, there: Tensor) -> Rule:
 
 
 def write_curve(rows: list[dict[str, Any]], table: Path, picture: Path) -> None:
-    """The run as a table, and drawn: improvement on validation mixtures and absent queries' level over segments."""
+    """Write the run's log as a table and a picture: improvement on validation mixtures, absent queries' level, loss."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,6 @@
-"""Runs: a folder each, with what was asked for (`run.json`), the checkpoint and the logs.
+"""Training runs of detectors and separators: setups, and functions that start a run or resume it.
 
-A run is of a detector or of a separator; a separator's run names the ear that it listens with: the teacher's folder or
-a detector's run. What is held out is taken away before anything else sees the corpus.
+Held-out classes are removed before anything else reads the corpus.
 """
 
 import json
@@ -44,28 +43,28 @@ from models.training.separator import LOSSES, SeparatorLearner
 from models.validation import mixtures
 from models.validation.separation_figures import figures, queries_of, summary
 
-DEVICE_SHARE = 0.6  # of a GPU's free memory that the corpus may take
-WATCHED = 40  # validation mixtures, where the committed list is not of this corpus
+DEVICE_SHARE = 0.6  # largest share of a GPU's free memory for the corpus
+WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a run computes. devices: processes, a GPU each or, on a CPU, with a share of its cores."""
+    """The hardware of a run. devices: number of processes, one for each GPU or, on a CPU, sharing its cores."""
 
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "bf16-mixed"
 
     def fabric(self) -> Fabric:
-        """Fabric, launched: behind this call there are `devices` processes (or those of torchrun)."""
-        # torchrun has started the processes already, and says how many.
+        """Launch Fabric: after this call there are `devices` processes (or those of torchrun)."""
+        # torchrun has started the processes already, and sets their number.
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.devices))
         nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
         made = Fabric(
             accelerator=self.accelerator,
             devices=devices,
             num_nodes=nodes,
-            precision=self.precision,  # pyright: ignore[reportArgumentType]  Fabric says which it knows
+            precision=self.precision,  # pyright: ignore[reportArgumentType]  Fabric validates it
             strategy="ddp" if devices * nodes > 1 else "auto",
         )
         made.launch()
@@ -74,8 +73,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class DetectorSetup:
-    """A detector's run. teacher: folder, or None to learn from labels alone. unlabelled: a folder of audio files that
-    are heard with the teacher."""
+    """Setup of a detector's run. teacher: folder, or None to learn from labels alone. unlabelled: a folder of audio
+    files that the teacher labels."""
 
     place: Place
     teacher: Path | None = None
@@ -87,12 +86,12 @@ class DetectorSetup:
 
 @dataclass(frozen=True)
 class SeparatorSetup:
-    """A separator's run. ear: the teacher's folder or a detector's run. sizes: of the ResUNet, or the paper's UNet.
-    start: whose weights to begin with: a shipped model's name, a model's folder or another run; None: random ones.
-    query: what stands for an example, the ear's "embeddings" or the teacher's "probabilities" of classes.
+    """Setup of a separator's run. query_encoder: the teacher's folder or a detector's run. sizes: of the ResUNet, or
+    the paper's UNet. start: initial weights: a shipped model's name, a model's folder or another run; None: random.
+    query: what represents an example, the encoder's "embeddings" or the teacher's "probabilities" of classes.
     loss: see SeparatorLearner; the paper's separator has its own.
-    prior: whether examples are corrected by what is known of classes (`models.plda`).
-    share: of the corpus's source groups, to see what more of them would bring."""
+    prior: whether examples are corrected by a PLDA prior (`models.plda`).
+    share: of the corpus's source groups, to measure the effect of their number."""
 
     place: Place
     query_encoder: Path
@@ -109,12 +108,12 @@ class SeparatorSetup:
 def train_detector(
     run: Path, setup: DetectorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
 ) -> Loop:
-    """Train a detector in a folder, or go on with it."""
+    """Train a detector in a run's folder, or resume the run."""
     fabric = machine.fabric()
     _write(run, {"kind": "detector", **_plain(setup)}, fabric)
     torch.manual_seed(schedule.seed)
     vectors = None
-    with fabric.rank_zero_first():  # the others find what it has cached
+    with fabric.rank_zero_first():  # the other processes use its cache
         clips = setup.place.clips("train")
         if setup.teacher is not None:
             query_encoder = teacher.load(setup.teacher)
@@ -139,11 +138,12 @@ def train_detector(
 def train_separator(
     run: Path, setup: SeparatorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
 ) -> Loop:
-    """Train a separator in a folder, or go on with it. Raises ValueError if its ear heard what it must not."""
+    """Train a separator in a run's folder, or resume the run. Raises ValueError if its query encoder was trained on
+    held-out classes."""
     fabric = machine.fabric()
     query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
     if setup.paper and not isinstance(query_encoder, HTSAT):
-        raise ValueError("the paper's separator listens with a transformer: give --ear the run of a detector")
+        raise ValueError("the paper's separator needs a transformer as query encoder: give --ear a detector's run")
     _write(run, {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}, fabric)
     query_encoder.to(fabric.device)
     torch.manual_seed(schedule.seed)
@@ -187,7 +187,7 @@ def _anchors(encoder: Any, clips: Clips, setup: SeparatorSetup, seconds: float) 
 
 
 def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
-    """The GPU, if the corpus fits beside what training needs: then it is mixed there. Otherwise the CPU."""
+    """Return the device for the corpus and the mixing: the GPU if the corpus fits beside the training, else the CPU."""
     if fabric.device.type != "cuda":
         return torch.device("cpu")
     free, _ = torch.cuda.mem_get_info(fabric.device)
@@ -198,7 +198,7 @@ def corpus_device(clips: Clips, fabric: Fabric) -> torch.device:
 
 
 def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
-    """The mixtures that a run is watched by: the committed list, less what is held out, or, of another corpus, some
+    """Return the validation mixtures of a run: the committed list without held-out classes or, for another corpus, some
     drawn from its split `valid`; none if it has none. Rows whose examples are silent by the rules are left out."""
     clips = _if_any(place, "valid")
     if clips is None:
@@ -210,7 +210,7 @@ def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixtur
         try:
             rows = mixtures.draw(clips, WATCHED)
         except ValueError as fault:
-            progress_console.print(f"the run is not watched: {fault}")
+            progress_console.print(f"the run is not validated: {fault}")
             return []
     return [
         row for row in mixtures.render(rows, clips) if all(_is_audible(clip, rules) for clip in (row.query, row.absent))
@@ -226,11 +226,11 @@ def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
 
 
 def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
-    """Say what is asked for; a run that goes on must be asked for the same. Raises ValueError."""
+    """Write the setup; a resumed run must have the same. Raises ValueError."""
     path = run / SETUP
     if path.exists() and read_setup(run) != json.loads(json.dumps(asked)):
-        raise ValueError(f"{run} holds another run: give --run a new folder, or ask for what {path} says")
-    fabric.barrier()  # every process has read what was there
+        raise ValueError(f"{run} holds another run: give --run a new folder, or the options in {path}")
+    fabric.barrier()  # every process has read the setup
     if fabric.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asked, indent=2) + "\n")
@@ -251,12 +251,12 @@ def _if_any(place: Place, split: str) -> Clips | None:
 
 
 def with_batch(recipe: Recipe, mixtures_a_batch: int | None) -> Recipe:
-    """The recipe with another batch size."""
+    """Return the recipe with another batch size."""
     return replace(recipe, mixtures=mixtures_a_batch) if mixtures_a_batch else recipe
 
 
 def with_changes(recipe: Recipe, changes: list[str]) -> Recipe:
-    """The recipe with fields set, such as ["room=0.2", "interference_db=-5:5"]. Raises ValueError."""
+    """Return the recipe with changed fields, such as ["room=0.2", "interference_db=-5:5"]. Raises ValueError."""
     known = asdict(recipe)
     found: dict[str, Any] = {}
     for change in changes:

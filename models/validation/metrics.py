@@ -1,4 +1,4 @@
-"""Measures of separation in dB; waveforms (..., samples)."""
+"""Metrics of separation in dB; waveforms are (..., samples)."""
 
 import torch
 from torch import Tensor
@@ -7,27 +7,27 @@ FLOOR = 1e-10
 
 
 def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio, Le Roux et al. (arXiv 1811.02508), without removing means."""
+    """Return the scale-invariant SDR, Le Roux et al. (arXiv 1811.02508), without removing means."""
     scale = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True).clamp(min=FLOOR)
     wanted = scale * target
     return _ratio(wanted, estimate - wanted)
 
 
 def sdr(estimate: Tensor, target: Tensor) -> Tensor:
-    """Signal-to-distortion ratio, the estimate's level counted: 10 log10(|s|^2 / |s - e|^2)."""
+    """Return the signal-to-distortion ratio, which depends on the estimate's level: 10 log10(|s|^2 / |s - e|^2)."""
     return _ratio(target, target - estimate)
 
 
 def attenuation(estimate: Tensor, mixture: Tensor) -> Tensor:
-    """Level of an estimate below its mixture."""
+    """Return the level of an estimate below its mixture."""
     return _ratio(mixture, estimate)
 
 
 def improvements(estimate: Tensor, mixture: Tensor, target: Tensor, others: Tensor) -> dict[str, Tensor]:
-    """Of each row (B,) in dB the gain in SI-SDR and in SDR, and whether it went to the wrong sound (1 or 0); NaN for an
-    estimate of NaN, which is a row that was not asked."""
+    """Return the improvements of SI-SDR and SDR of each row (B,), and whether the estimate is closer to the other sound
+    (1 or 0); NaN for an estimate of NaN, which marks a row without a query."""
     near = si_sdr(estimate, target)
-    # A comparison with NaN is False, and a row that was not asked is not right.
+    # Keep NaN: a comparison with NaN would be False.
     wrong = torch.where(near.isnan(), near, (si_sdr(estimate, others) > near).float())
     gained = sdr(estimate, target) - sdr(mixture, target)
     return {"si_sdri": near - si_sdr(mixture, target), "sdri": gained, "wrong": wrong}

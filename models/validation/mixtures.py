@@ -1,9 +1,9 @@
-"""The validation mixtures: drawn once, listed in `validation.csv`, the same for every model and for good.
+"""The validation mixtures: drawn once and listed in `validation.csv`, the same for every model.
 
 A row names clips by key and 2 s segments by their first sample at 32 kHz (negative: the clip begins later in the
-segment). The target's class and the interference's are not related, both have the same energy over the segment, and
-the query is a clip of the target's class from another source group. All clips are of the validation split: nothing
-in a row was trained on. `absent` is a clip of a class that neither source is related to.
+segment). The target's class and the interference's are unrelated, both have the same energy over the segment, and the
+query is a clip of the target's class from another source group. All clips are of the validation split, which is not
+trained on. `absent` is a clip of a class that is unrelated to both sources.
 """
 
 import csv
@@ -20,12 +20,12 @@ from models.corpus.relations import are_related
 VALIDATION = Path(__file__).with_name("validation.csv")
 SEGMENT = 2 * RATE
 ROWS = 300
-TRIES = 100  # draws a row, after which there are too few unrelated classes
+TRIES = 100  # draws for each row before giving up
 
 
 @dataclass(frozen=True)
 class Row:
-    """One mixture to separate; clips by key, offsets in samples at 32 kHz."""
+    """One mixture to separate: clips by key, offsets in samples at 32 kHz."""
 
     target: str
     target_start: int
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A row as sound: float32 (64 000,) at 32 kHz, and the queries' clips whole."""
+    """A rendered row: float32 (64 000,) at 32 kHz, and the whole clips of the queries."""
 
     row: Row
     mixture: np.ndarray
@@ -48,7 +48,7 @@ class Mixture:
 
 
 def read(path: Path = VALIDATION) -> list[Row]:
-    """The listed rows."""
+    """Return the listed rows."""
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(
@@ -65,7 +65,7 @@ def read(path: Path = VALIDATION) -> list[Row]:
 
 
 def render(rows: list[Row], clips: Clips) -> Iterator[Mixture]:
-    """Mix each row: both sources at equal energy, the target's own level kept within full scale."""
+    """Render each row: both sources at equal energy and the target's level, scaled down only where they would clip."""
     by_key = {clip.key: clip for clip in clips.clips}
 
     def segment(key: str, start: int) -> np.ndarray:
@@ -93,7 +93,7 @@ def render(rows: list[Row], clips: Clips) -> Iterator[Mixture]:
 def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
     """Draw rows, target classes evenly, from clips whose class has two source groups or more.
 
-    Raises ValueError if there are not enough such classes, or too few unrelated ones."""
+    Raises ValueError if there is no such class, or if too few classes are unrelated."""
     random = np.random.default_rng(seed)
     groups: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
     for clip in clips.clips:
@@ -115,12 +115,12 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
             return -int(random.integers(-spare + 1))
         power = np.concatenate([[0.0], np.square(clips.waveform(clip), dtype=np.float64).cumsum()])
         starts = random.integers(0, spare + 1, 8)
-        # A segment of a sparse clip may be silent: the loudest of eight, so that there is something to find.
+        # A segment of a sparse clip may be silent: take the loudest of eight.
         return int(max(starts, key=lambda first: power[first + SEGMENT] - power[first]))
 
     rows = []
     if not askable:
-        raise ValueError("no class has clips of two source groups: there is nothing to ask with")
+        raise ValueError("no class has clips of two source groups, as targets and their queries need")
     for _ in range(count * TRIES):
         if len(rows) == count:
             break

@@ -20,25 +20,25 @@ BATCH = 20
 def queries_of(
     embedder: Embedder, rows: list[Mixture], kind: str, rules: QueryRules = BASE_RULES, prior: PLDAPrior | None = None
 ) -> Tensor:
-    """The rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
+    """Return the rows' queries (N, D) on the CPU; kind: "query" (another source of the target's class) or "absent".
 
-    Raises SilentQuery if by the rules there is nothing to hear in one."""
+    Raises SilentQuery if by the rules an example is silent."""
     examples = [torch.from_numpy(getattr(row, kind)) for row in rows]
-    ear = _Ear(embedder)
-    return torch.stack([embed(ear, [example], rules, "evaluated", prior).vector for example in examples])
+    on_cpu = _CPUEmbedder(embedder)
+    return torch.stack([embed(on_cpu, [example], rules, "evaluated", prior).vector for example in examples])
 
 
 @torch.inference_mode()
 def estimate_targets(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
-    """Estimates (N, samples), on the CPU, for one query (N, D) a row, in bf16 as the service runs."""
+    """Return estimates (N, samples) on the CPU, for one query (N, D) of each row, in bfloat16 as in the service."""
     mixtures, device = stack(rows, "mixture"), device_of(separator)
     with torch.autocast(device.type, torch.bfloat16):
         pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
         return torch.cat([separator(some.to(device), asked.to(device)).float().cpu() for some, asked in pairs])
 
 
-class _Ear:
-    """An embedder that takes windows from the CPU and answers there, wherever it is."""
+class _CPUEmbedder:
+    """An embedder on any device that takes windows on the CPU and returns embeddings there."""
 
     def __init__(self, embedder: Any) -> None:
         self._embedder, self._device = embedder, device_of(embedder)
@@ -50,8 +50,8 @@ class _Ear:
 
 
 def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor) -> dict[str, Tensor]:
-    """Of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is nearer to the interference
-    than to the target, and how far an absent query's answer lies below the mixture."""
+    """Return figures of each row (N,), in dB: improvements of SI-SDR and SDR, whether the estimate is closer to the
+    interference than to the target, and the attenuation of an absent query's estimate."""
     mixtures, targets = stack(rows, "mixture"), stack(rows, "target")
     estimates = estimate_targets(separator, rows, queries)
     return {
@@ -63,7 +63,7 @@ def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor
 
 
 def summary(measured: dict[str, Tensor]) -> dict[str, float]:
-    """Means over rows; `right_si_sdri` over those that went to the right sound, with the median beside the mean."""
+    """Return means over rows, the median, and `right_si_sdri`, the mean over the rows that are not `wrong`."""
     return {
         "si_sdri": measured["si_sdri"].mean().item(),
         "si_sdri_error": (measured["si_sdri"].std() / len(measured["si_sdri"]) ** 0.5).item(),
@@ -76,7 +76,7 @@ def summary(measured: dict[str, Tensor]) -> dict[str, float]:
 
 
 def by_class(improvements: Tensor, labels: list[str]) -> list[tuple[str, float]]:
-    """Mean improvement of each class, best first."""
+    """Return the mean improvement of each class, best first."""
     gains: dict[str, list[float]] = defaultdict(list)
     for label, gain in zip(labels, improvements.tolist(), strict=True):
         gains[label].append(gain)
@@ -84,12 +84,12 @@ def by_class(improvements: Tensor, labels: list[str]) -> list[tuple[str, float]]
 
 
 def area_under_curve(scores: Tensor, there: Tensor) -> float:
-    """Probability that a present target scores above an absent one."""
+    """Return the probability that a present target scores above an absent one."""
     present, absent = scores[there > 0], scores[there == 0]
     above = (present[:, None] > absent[None]).double() + 0.5 * (present[:, None] == absent[None]).double()
     return above.mean().item()
 
 
 def stack(rows: list[Mixture], kind: str) -> Tensor:
-    """(N, samples) of the rows' "mixture" or "target"."""
+    """Return the rows' "mixture" or "target", (N, samples)."""
     return torch.from_numpy(np.stack([getattr(row, kind) for row in rows]))

@@ -1,4 +1,4 @@
-"""A complete small model without weights: it hears and separates four frequency bands.
+"""A complete small model without weights, which detects and separates four frequency bands.
 
 A query is a band's share of the power (4 values), so that a tone is a query for its own band. Everything around
 networks can be tested with it, to the last bit and in milliseconds.
@@ -51,7 +51,7 @@ class BandDetector(nn.Module):
 
 
 class BandSeparator(nn.Module):
-    """Lets each band pass as much as the query says."""
+    """Scales each band by its value in the query."""
 
     rate = RATE
     query_size = BANDS

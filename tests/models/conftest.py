@@ -1,4 +1,4 @@
-"""The paper's two files, filled with known numbers, made once a session for whoever asks."""
+"""Session fixtures: the paper's two files, filled with known numbers."""
 
 import importlib.util
 import shutil

@@ -31,7 +31,7 @@ def clips(names: tuple[str, ...] = tuple(name for name, _ in CLASSES)) -> Clips:
 
 
 def embeddings(of: Clips, size: int = 1024) -> np.ndarray:
-    """One direction a class, as an ear that knows them would answer: (clips, 1, size)."""
+    """One direction for each class, as an ideal query encoder returns it: (clips, 1, size)."""
     directions = {
         find(label).mid: np.random.default_rng(number).random(size).astype(np.float16)
         for number, (label, _) in enumerate(CLASSES)

@@ -1,4 +1,4 @@
-"""From what is heard to the sounds that a recording holds."""
+"""Automatic targets: from a detection to classes and their spans."""
 
 import torch
 from hypothesis import given
@@ -36,7 +36,7 @@ def test_one_class_stands_for_its_lineage():
     assert auto_targets.choose_targets(detection(6, **dog), threshold=0.99) == []
 
 
-def test_a_class_is_asked_for_where_it_sounds_alone():
+def test_spans_are_where_a_class_sounds_alone():
     found = auto_targets.choose_targets(detection(8, dog=[0.9] * 6 + [0, 0], siren=[0, 0, 0, 0.8, 0.8, 0.8, 0.8, 0.8]))
     spans = {one.label.name: (one.spans, one.alone) for one in found}
     assert spans == {"Dog": ([(0.0, 1.5)], True), "Siren": ([(3.0, 4.0)], True)}
@@ -59,7 +59,7 @@ def is_prefix(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 
 @given(st.dictionaries(st.sampled_from(CLASSES), st.floats(0.3, 1), max_size=40))
-def test_no_class_is_anothers_ancestor_and_nothing_heard_goes_unasked(probabilities: dict[str, float]):
+def test_no_class_is_anothers_ancestor_and_every_detected_lineage_has_a_target(probabilities: dict[str, float]):
     known = [labels.find(name) for name in probabilities]
     kept = auto_targets.most_specific(known, {labels.find(name).mid: p for name, p in probabilities.items()})
     paths = {label.path for label in kept}

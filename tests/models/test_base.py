@@ -1,4 +1,4 @@
-"""The model that ships: what is in its files, and that it does what its card says."""
+"""The shipped model: its files, and the claims of its model card."""
 
 import csv
 import hashlib
@@ -101,11 +101,11 @@ def test_it_keeps_its_floor_on_validation_mixtures(auto: Engine, rows: list[mixt
     assert torch.cat(cut).mean() > 10.0
 
 
-def test_a_class_can_be_asked_for_by_name(auto: Engine) -> None:
+def test_a_class_can_be_separated_by_name(auto: Engine) -> None:
     done = auto.separate(recording("mixture"), {"birds": auto.label("Bird vocalization, bird call, bird song")})
     assert done.presence["birds"] > 0.3
 
 
-def test_the_timeline_hears_what_is_there(auto: Engine) -> None:
+def test_the_timeline_has_the_events_of_the_recording(auto: Engine) -> None:
     tags = [tag.label for tag in auto.detect(recording("target"), top=5).tags]
     assert "Bird" in tags, tags

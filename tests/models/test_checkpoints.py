@@ -1,4 +1,4 @@
-"""Files of weights: what is taken, what is refused, and that nothing in them runs."""
+"""Checkpoints: what is accepted, what is refused, and that no code in them runs."""
 
 import collections
 import io
@@ -342,7 +342,7 @@ def test_a_bundle_is_saved_over_another(tmp_path, bundle):
     assert checkpoints.load(tmp_path).version == "4"
 
 
-def test_the_base_preset_keeps_its_ear_once(tmp_path):
+def test_the_base_preset_stores_its_query_encoder_once(tmp_path):
     from models.networks.resunet import ResUNet
     from models.networks.yamnet import Yamnet
 

@@ -21,7 +21,7 @@ SEPARATOR = unet.HyperParameters(fft_size=256, hop=64, query_size=16, channels=(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
-    """A folder with the paper's networks, small, and two classes that can be asked for."""
+    """A folder with small networks of the paper's kind, and two class embeddings."""
     torch.manual_seed(0)
     config = {"preset": "paper", "detector": vars(DETECTOR), "separator": vars(SEPARATOR), "query": vars(PAPER_RULES)}
     classes = {"/m/03kmc9": torch.rand(16), "/m/0bt9lr": torch.rand(16)}
@@ -102,7 +102,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("separate", "mixture.flac"), 2, "say what to take out"),
+        (("separate", "mixture.flac"), 2, "give a target"),
         (("separate", "nowhere.wav", "--label", "Dog"), 2, "nowhere.wav"),
         (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),

@@ -1,4 +1,4 @@
-"""`corpus stats`, `check` and `manifest`, and what they are made of."""
+"""`corpus stats`, `check` and `manifest`, and their parts."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Sources of labelled audio: what is read from each kind, and what becomes of what is wrong in it."""
+"""Formats of corpora: what is read from each, and how invalid rows are reported."""
 
 import json
 import shutil
@@ -73,7 +73,7 @@ def test_shards_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [recording.key for recording in read(tmp_path, "train")[0]] == ["clip2", "clip999", "clip1000"]
 
 
-def test_what_is_wrong_in_a_shard_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_faults_of_a_shard_are_reported_and_the_rest_is_read(tmp_path: Path) -> None:
     good, sound = pair("good", tone(500, 0.1), "Dog"), encode(tone(500, 0.1))
     write_shard(
         tmp_path / "train-000.tar",
@@ -178,7 +178,7 @@ def test_segments_are_found_by_name_and_cut_where_the_file_is_longer(segments: P
         ('cutByName01, 30.000, 31.000, "/m/09x0r"', "duplicate key"),
     ],
 )
-def test_wrong_rows_of_segments_are_told_with_their_line(segments: Path, row: str, reason: str) -> None:
+def test_invalid_rows_of_segments_are_reported_with_their_line(segments: Path, row: str, reason: str) -> None:
     table = segments / "balanced_train_segments.csv"
     table.write_text(table.read_text() + row + "\n" + 'withStart_2, 1, 2, "/m/09x0r"\n')
     recordings, faults = read(segments, "train")
@@ -215,7 +215,7 @@ def test_a_table_of_paths_reads_its_columns(tmp_path: Path) -> None:
     assert pitch(samples_of(train[1])) == pytest.approx(2_000, abs=5)
 
 
-def test_wrong_rows_of_a_table_are_told_with_their_line(tmp_path: Path) -> None:
+def test_invalid_rows_of_a_table_are_reported_with_their_line(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(500), RATE)
     (tmp_path / "train.csv").write_text(
         "path,labels\na.wav,Dog\nnone.wav,Dog\na.wav,Gizmo\na.wav,\n,Dog\na.wav,Bark\na.wav,Bird, call\n"
@@ -268,7 +268,7 @@ def test_packed_files_are_read_row_by_row(tmp_path: Path) -> None:
     assert [fault.reason for fault in read(tmp_path, "test")[1]] == ["no label"]
 
 
-def test_what_is_not_as_packed_files_are_is_told(tmp_path: Path) -> None:
+def test_malformed_packed_files_are_reported(tmp_path: Path) -> None:
     import h5py
 
     (tmp_path / "train-1.h5").write_bytes(b"nothing of the kind")
@@ -304,7 +304,7 @@ def test_musdb_hq_gives_each_stem_with_its_class(tmp_path: Path) -> None:
         assert pitch(samples_of(recording)) == pytest.approx(expected[ontology()[recording.mids[0]].name], abs=5)
 
 
-def test_a_missing_stem_is_told(tmp_path: Path) -> None:
+def test_a_missing_stem_is_reported(tmp_path: Path) -> None:
     write_musdb_hq(tmp_path, {"test": ["B - Song"]})
     (tmp_path / "test" / "B - Song" / "bass.wav").unlink()
     recordings, faults = read(tmp_path, "test")
@@ -387,7 +387,7 @@ def test_keys_are_safe_and_tell_texts_apart(one: str, other: str) -> None:
     assert (first == second) == (one == other)
 
 
-def test_stereo_is_mixed_as_models_audio_does_and_cancelling_channels_are_heard(tmp_path: Path) -> None:
+def test_stereo_is_mixed_as_in_models_audio_also_with_cancelling_channels(tmp_path: Path) -> None:
     import torch
 
     from models.audio import mono, resample

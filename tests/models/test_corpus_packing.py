@@ -133,7 +133,7 @@ def test_a_folder_with_something_else_in_it_is_refused(table: Path, tmp_path: Pa
     soundfile.write(table / "none.wav", tone(300, 0.5), RATE)
     with pytest.raises(CorpusInvalid, match="another source"):
         pack(open_source(table, "train"), output, Settings("flac"))
-    with pytest.raises(CorpusInvalid, match="is there already"):
+    with pytest.raises(CorpusInvalid, match="exists"):
         other = tmp_path / "other"
         other.mkdir()
         write_shard(other / "train-000.tar", [])

@@ -66,7 +66,7 @@ def test_rows_that_only_repeat_are_kept_once():
 
 @settings(max_examples=50, deadline=None)
 @given(frames=st.integers(1, 12000), blocks=st.integers(1, 5000))
-def test_every_moment_is_heard_once_and_away_from_the_edges_of_windows(frames, blocks):
+def test_every_row_is_computed_once_and_away_from_the_edges_of_windows(frames, blocks):
     level = torch.rand(120, generator=torch.Generator().manual_seed(frames)).repeat_interleave(FRAME)[:frames]
     curve = curve_of(level, blocks)[:, 0]
     rows = -(-frames // FRAME)
@@ -141,7 +141,7 @@ def test_a_higher_threshold_never_finds_more(curve):
     assert set(high) <= set(low)
 
 
-def test_detection_stops_when_asked():
+def test_detection_stops_when_cancelled():
     answers = iter([False, False, True])
     with pytest.raises(Cancelled):
         framewise(cast(Detector, LevelDetector()), torch.zeros(5000).split(100), infer, lambda: next(answers))

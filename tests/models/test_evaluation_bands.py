@@ -1,4 +1,4 @@
-"""Bands that play small scores: what is excerpted, what may be asked for, and figures of a model that is known."""
+"""Band mixtures of small scores: excerpts, targets, and figures of a model with known behaviour."""
 
 import csv
 import io
@@ -194,7 +194,7 @@ def tone(hertz: float, level: float = 0.3, share: float = 1.0) -> np.ndarray:
         ({"Piano": tone(300), "other": tone(900), "Drum kit": tone(90)}, ["Piano", "Drum kit"]),
     ],
 )
-def test_only_what_can_be_told_apart_is_asked_for(parts: dict[str, np.ndarray], fair: list[str]) -> None:
+def test_targets_are_distinguishable_from_the_rest_of_the_band(parts: dict[str, np.ndarray], fair: list[str]) -> None:
     assert band_mixtures.askable(parts) == fair
 
 
@@ -246,7 +246,7 @@ def test_parts_add_up_to_the_band(folder: Path) -> None:
 
 
 @rendered
-def test_a_model_that_hears_bands_separates_a_band(folder: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_model_of_frequency_bands_separates_a_band(folder: Path, corpus: Path, tmp_path: Path) -> None:
     said: list[str] = []
     playing = band_mixtures.Bands((folder,), midi_scores.synthesizer(midi_scores.BANK), said.append)
     clips = load(corpus, "valid", tmp_path)

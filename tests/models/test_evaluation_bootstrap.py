@@ -1,4 +1,4 @@
-"""Intervals: how often they hold the truth, and what they do where there is next to nothing."""
+"""Bootstrap intervals: their coverage, and their behaviour with hardly any data."""
 
 import math
 

@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def holding_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that ships, said to have never heard dogs."""
+    """The shipped model, declared to have dogs held out."""
     folder = tmp_path_factory.mktemp("model")
     shutil.copy(SHIPPED / "base.safetensors", folder / WEIGHTS)
     config = json.loads((SHIPPED / "base.json").read_text())
@@ -89,7 +89,7 @@ def test_a_list_of_another_corpus_is_refused(corpus: Path, cache: Path, capfd: p
     assert "another corpus's" in capfd.readouterr().err
 
 
-def test_zero_shot_beside_a_model_that_heard_all(
+def test_zero_shot_beside_a_model_trained_on_all_classes(
     corpus: Path, cache: Path, holding_out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--weights", holding_out, "--beside", "base", "--rows", 6, "--device", "cpu")
@@ -109,7 +109,7 @@ def test_zero_shot_beside_a_model_that_heard_all(
 @pytest.mark.parametrize(
     ("command", "options", "said"),
     [
-        ("zero-shot", ["--weights", "base"], "does not say which classes it never heard"),
+        ("zero-shot", ["--weights", "base"], "does not list its held-out classes"),
         ("mixtures", ["--weights", "nothing"], "neither a folder nor one of the shipped models"),
         ("mixtures", ["--half", "third"], "none of choose, report and both"),
         ("mixtures", ["--detector", __file__], "cannot separate"),

@@ -106,7 +106,7 @@ def test_thirds_show_what_the_gain_goes_with() -> None:
 def test_steps_lead_from_one_clip_to_the_ideal_mask(
     mixture_rows: list[reporting_mixtures.MixtureRow], clips: Clips, tmp_path: Path
 ) -> None:
-    """They add up; and a model that is deaf to queries gains nothing by a better one."""
+    """They add up; and a model that ignores queries gains nothing by a better one."""
     heard = figures(ModelUnderTest(bundle(), "cpu"), mixture_rows, clips, tmp_path / "heard.json")
     unheard = figures(deaf(0), mixture_rows, clips, tmp_path / "deaf.json")
     for found in (heard, unheard):

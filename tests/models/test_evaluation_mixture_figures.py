@@ -80,7 +80,7 @@ def test_a_model_that_separates_is_right_everywhere(figures: mixture_figures.Mix
 def test_a_model_that_takes_the_wrong_sound_is_caught(
     clips: Clips, mixture_rows: dict[int, reporting_mixtures.MixtureRow], figures: mixture_figures.MixtureFigures
 ) -> None:
-    """Deaf to queries: right where its band is the target's, confused where it is the interference's."""
+    """A model that ignores queries: right if its band is the target's, wrong if it is the interference's."""
     found = mixture_figures.measure(deaf(0), mixture_rows, Sounds(clips))
     sounds = Sounds(clips)
     speech = find("Speech").mid
@@ -96,7 +96,7 @@ def test_a_model_that_takes_the_wrong_sound_is_caught(
     assert np.array_equal(found.values["mixture/label/wrong"], figures.values["mixture/label/wrong"], equal_nan=True)
 
 
-def test_nothing_is_asked_where_there_is_nothing_to_ask_with(
+def test_rows_without_a_query_have_no_figures(
     clips: Clips, mixture_rows: dict[int, reporting_mixtures.MixtureRow], figures: mixture_figures.MixtureFigures
 ) -> None:
     labelled = ~np.isnan(figures.values["mixture/label/si_sdri"])
@@ -112,7 +112,7 @@ def test_nothing_is_asked_where_there_is_nothing_to_ask_with(
     assert summary.tables("nameless")[0].row_count >= 4
 
 
-def test_an_example_that_the_model_cannot_hear_leaves_its_rows_out(
+def test_a_silent_example_leaves_its_rows_out(
     clips: Clips, mixture_rows: dict[int, reporting_mixtures.MixtureRow]
 ) -> None:
     strict = bundle()

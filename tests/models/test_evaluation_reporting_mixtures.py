@@ -1,4 +1,4 @@
-"""The listed mixtures: what a draw keeps to, how rows sound, and that the committed list is such a draw."""
+"""Reporting mixtures: the rules of a draw, the rendering of rows, and the committed list."""
 
 import csv
 import json
@@ -81,7 +81,7 @@ def test_a_list_is_read_as_it_was_written(mixture_rows: list[MixtureRow], tmp_pa
 
 def test_another_table_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("path,labels\na.wav,Dog\n")
-    with pytest.raises(ValueError, match="no list of mixtures"):
+    with pytest.raises(ValueError, match="not a list of mixtures"):
         reporting_mixtures.read(tmp_path / "other.csv")
 
 

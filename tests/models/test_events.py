@@ -1,4 +1,4 @@
-"""When a sound is heard: soundscapes whose references are exact, tables of strong labels, and how answers count."""
+"""Evaluation of events: soundscapes with exact references, tables of strong labels, and counts."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def column(name: str) -> int:
 
 
 class FourClasses(BandDetector):
-    """Hears a tone in each of the four bands as a class that is related to no other."""
+    """Detects a tone in each of the four bands as a class that is unrelated to the others."""
 
     def forward(self, waveforms: torch.Tensor) -> DetectorOutput:
         detected_scene = super().forward(waveforms)
@@ -163,7 +163,7 @@ def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
         ("filename,onset,offset,event_label\na,0,1,Dog\na,1,x,Dog\n", "line 3: '1' and 'x' are no times"),
         ("filename,onset,offset,event_label\na,2,1,Dog\n", "line 2: an event cannot last from 2 to 1 s"),
         ("filename,onset,offset,event_label\na,nan,1,Dog\n", "cannot last from nan"),
-        ("filename,onset,offset,event_label\na,0,1,Blorp\n", "no event of a class"),
+        ("filename,onset,offset,event_label\na,0,1,Blorp\n", "no event of a known class"),
         ("filename,onset,offset,event_label\na,0\n", "line 2: '0' and '' are no times"),
     ],
 )
@@ -279,7 +279,7 @@ def test_the_threshold_in_use_need_not_be_on_the_list() -> None:
     assert events.measure(scenes, EVERYTHING, threshold=0.34).measures[MEASURES[0]].f1 == 0
 
 
-def test_classes_that_the_ear_lacks_are_named_and_not_missed() -> None:
+def test_classes_that_the_detector_lacks_are_named_and_not_counted() -> None:
     scenes = [detected_scene([KnownEvent(DOG, 1, 3), KnownEvent(SIREN, 5, 7)], {"Dog": (1, 3, 0.9)})] * 2
     found = events.measure(scenes, frozenset([DOG]))
     assert found.unheard == ["Siren"]
@@ -288,7 +288,7 @@ def test_classes_that_the_ear_lacks_are_named_and_not_missed() -> None:
         events.measure(scenes, frozenset([RAIN]))
 
 
-def test_an_ear_that_hears_tones_exactly_finds_nearly_all_of_their_events(clips: Clips) -> None:
+def test_a_detector_of_tones_finds_nearly_all_of_their_events(clips: Clips) -> None:
     detector = DetectorUnderTest("bands", FourClasses().eval(), "cpu")
     scenes = events.detect_scenes(detector, soundscapes.compose(clips, 12))
     found = events.measure(scenes, detector.class_mids, threshold=0.2)
@@ -310,7 +310,7 @@ def test_an_ear_that_hears_tones_exactly_finds_nearly_all_of_their_events(clips:
 # The command
 
 
-def test_the_command_measures_the_shipped_ear_on_a_table(clips: Clips, tmp_path: Path) -> None:
+def test_the_command_evaluates_the_shipped_detector_on_a_table(clips: Clips, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(events.evaluate_events)
     rows = ["filename,onset,offset,event_label", "gone.wav,0,1,Sine wave", "0.wav,0,1,Blorp"]

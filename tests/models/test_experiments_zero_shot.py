@@ -134,15 +134,15 @@ def test_classes_of_one_group_are_named(train: Clips) -> None:
     assert zero_shot.classes_without_rows([valid, train], HELD_OUT, zero_shot.draw(valid, train, HELD_OUT, 4)) == []
 
 
-def test_only_a_model_that_names_what_it_never_heard_is_measured() -> None:
+def test_only_a_model_that_names_its_held_out_classes_is_evaluated() -> None:
     assert zero_shot.classes_never_seen({"name": "a", "held_out": [DOG]}) == {DOG}
-    with pytest.raises(CheckpointInvalid, match="does not say"):
+    with pytest.raises(CheckpointInvalid, match="does not list"):
         zero_shot.classes_never_seen({"name": "a"})
-    with pytest.raises(CheckpointInvalid, match="heard every class"):
+    with pytest.raises(CheckpointInvalid, match="trained on every class"):
         zero_shot.classes_never_seen({"name": "a", "held_out": []})
 
 
-def test_a_model_that_hears_all_alike_has_no_gap(figures: zero_shot.PairFigures) -> None:
+def test_a_model_without_preference_has_no_gap(figures: zero_shot.PairFigures) -> None:
     result = zero_shot.summarise(figures)
     assert result.means["unseen/si_sdri"].value > 10
     assert result.means["seen/si_sdri"].value > 10
@@ -153,7 +153,7 @@ def test_a_model_that_hears_all_alike_has_no_gap(figures: zero_shot.PairFigures)
     assert result.means["unseen/wrong"].value == result.means["seen/wrong"].value == 0
 
 
-def test_a_model_that_is_deaf_to_the_unseen_has_one(deaf: zero_shot.PairFigures) -> None:
+def test_a_model_that_ignores_unseen_classes_has_a_gap(deaf: zero_shot.PairFigures) -> None:
     result = zero_shot.summarise(deaf)
     gap = result.means["gap/si_sdri"]
     assert gap.high < -5

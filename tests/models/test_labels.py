@@ -72,7 +72,7 @@ def test_an_unknown_name_is_an_error_that_names_the_near_ones():
 
 def test_synonyms_belong_to_classes_and_are_written_once():
     known = labels.ontology().values()
-    with (labels._FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
+    with (labels.FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
         rows = [row["name"] for row in csv.DictReader(file)]
     assert len(set(rows)) == len(rows) and set(rows) <= {label.name for label in known}
     for label in known:

@@ -1,4 +1,4 @@
-"""What reaches a batch, and what never does."""
+"""Training mixtures: their sources, queries and targets."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_a_label_says_what_is_true_and_leaves_open_what_is_below_it() -> None:
     assert not self_and_ancestors(mid("Dog")) & uncertain_classes(mid("Dog"))
 
 
-def test_mixtures_are_the_sum_of_what_can_be_asked_for(clips: Clips) -> None:
+def test_mixtures_are_the_sum_of_their_targets(clips: Clips) -> None:
     batch = mixer(clips, third_source=0.0, single_source=0.0, absent=0.0).batch(0)
     both = batch.targets.unflatten(0, (-1, 2)).sum(1)
     assert torch.allclose(both, batch.mixture, atol=1e-4 * batch.mixture.abs().max().item())
@@ -90,13 +90,13 @@ def test_absent_queries_have_silent_targets(clips: Clips) -> None:
     assert silent.tolist() == [False, True] * 4
 
 
-def test_queries_come_from_other_groups_when_told_so(clips: Clips) -> None:
+def test_queries_come_from_other_groups_on_request(clips: Clips) -> None:
     marked = np.eye(len(clips.clips), dtype=np.float16)[:, None]  # the query says which clips it was made from
     drawn = Mixer(clips, marked, Recipe(mixtures=4, seconds=1.0, other_group=1.0), STFT)
     random = np.random.default_rng(0)
     for _ in range(20):
         index = int(random.integers(len(clips.clips)))
-        assert drawn._query(index, clips.clips[index].mid, True, [], random)[index] == 0
+        assert drawn.draw_query(index, clips.clips[index].mid, True, [], random)[index] == 0
 
 
 @pytest.mark.parametrize("held_out", ["Siren", "Dog", "Wind"])
@@ -153,7 +153,7 @@ def test_no_label_of_a_clip_stands_against_its_own_kin() -> None:
 
 
 def test_no_query_has_a_label_of_what_else_is_there() -> None:
-    """A clip of dogs and speech is no example of dogs where speech is the interference, nor of what is absent."""
+    """A clip of dogs and speech is not an example of dogs if speech is the interference, nor of an absent class."""
     labels = [("Dog",), ("Dog", "Speech"), ("Siren",), ("Siren", "Speech"), ("Speech",), ("Piano",)]
     samples = (np.random.default_rng(0).standard_normal(2 * len(labels) * RATE) * 3000).astype(np.int16)
     listed = [

@@ -117,7 +117,7 @@ def test_the_mean_leaves_out_songs_without_the_stem() -> None:
 
 
 @pytest.mark.parametrize("layout", ["hq", "stem_file"])
-def test_both_layouts_are_told_apart_and_give_the_same_song(layout: str, request: pytest.FixtureRequest) -> None:
+def test_both_layouts_are_recognised_and_give_the_same_song(layout: str, request: pytest.FixtureRequest) -> None:
     root = request.getfixturevalue(layout)
     songs = musdb_songs.songs(root, "test")
     expected = rendered_songs.song(3, seed=10) if layout == "hq" else rendered_songs.song(2)
@@ -144,13 +144,11 @@ def test_a_song_without_one_of_its_stems_is_refused_by_name(tmp_path: Path) -> N
         musdb_songs.songs(tmp_path, "test")
 
 
-def test_without_ffmpeg_it_is_ffmpeg_that_is_asked_for(
-    hq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ffmpeg_the_error_names_ffmpeg(hq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [name for name in sys.modules if name.partition(".")[0] in ("musdb", "stempeg")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="ffmpeg and ffprobe, which are not here"):
+    with pytest.raises(FileNotFoundError, match="ffmpeg and ffprobe, which are not installed"):
         musdb_songs.songs(hq, "test")
 
 

@@ -24,7 +24,7 @@ def separator():
 
 
 @pytest.mark.parametrize("samples", [1, 3200, 32_000, 255 * 320])
-def test_the_detector_hears_clips_of_any_length_up_to_its_own(detector, samples):
+def test_the_detector_takes_clips_of_any_length_up_to_its_own(detector, samples):
     heard = detector(torch.randn(3, samples))
     assert heard.clipwise.shape == (3, 5)
     assert heard.framewise.shape == (3, 256, 5)
@@ -110,7 +110,7 @@ def test_a_condition_can_be_made_once_and_used_for_many_mixtures(separator):
 
 
 @torch.no_grad()
-def test_one_mixture_is_listened_to_once_for_many_queries(separator):
+def test_one_mixture_is_encoded_once_for_many_queries(separator):
     magnitude, conditions = torch.rand(1, 30, 129), separator.condition(torch.randn(3, 16))
     together = separator.predict(*separator.encode_mixture(magnitude), conditions)[:, :30]
     alone = torch.cat([separator.mask(magnitude, condition[None]) for condition in conditions])

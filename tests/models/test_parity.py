@@ -1,4 +1,4 @@
-"""The paper's networks, filled with known numbers, against what the authors' program answers with them."""
+"""The paper's networks, filled with known numbers, against the outputs of the authors' program."""
 
 import numpy as np
 import pytest

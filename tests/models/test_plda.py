@@ -89,7 +89,7 @@ def test_classes_of_one_group_tell_nothing():
 
 
 def test_parts_that_do_not_fit_are_refused(prior):
-    with pytest.raises(ValueError, match="fit together"):
+    with pytest.raises(ValueError, match="do not match"):
         PLDAPrior.of(prior.state() | {"centre": torch.zeros(3)})
     with pytest.raises(TypeError):
         PLDAPrior.of({"centre": torch.zeros(3)})

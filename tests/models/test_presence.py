@@ -23,7 +23,7 @@ def measure_features(asked: int, mixture: torch.Tensor, estimate: torch.Tensor) 
     )
 
 
-def test_a_target_that_is_there_in_one_window_is_told_from_one_that_is_not():
+def test_a_target_present_in_one_window_is_distinguished_from_an_absent_one():
     mixture = torch.cat([tone(1, 2 * RATE, RATE), tone(2, RATE // 2, RATE)])
     estimate = torch.cat([torch.zeros(2 * RATE), tone(2, RATE // 2, RATE)])
     there = measure_features(2, mixture, estimate)

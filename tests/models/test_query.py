@@ -52,7 +52,7 @@ def test_paper_leaves_out_windows_by_absolute_energy() -> None:
         cut(recording * 1e-3, RATE, PAPER_RULES)
 
 
-def test_base_hears_a_quiet_example_as_it_hears_a_loud_one() -> None:
+def test_base_embeds_quiet_and_loud_examples_alike() -> None:
     recording = torch.cat([tone(500, 2), torch.zeros(RATE), tone(900, 1)])
     loud, quiet = (embed(Bands(), [recording * gain], BASE_RULES, "tests@1") for gain in (1.0, 1e-3))
     assert torch.allclose(loud.vector, quiet.vector, rtol=1e-4)

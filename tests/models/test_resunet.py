@@ -1,4 +1,4 @@
-"""The default preset's separator: shapes, levels, what it shares with the ear."""
+"""The default preset's separator: shapes, levels, and the shared query encoder."""
 
 import copy
 
@@ -46,7 +46,7 @@ def test_rows_of_a_batch_do_not_touch_one_another(network: ResUNet) -> None:
 
 
 @torch.inference_mode()
-def test_one_mixture_is_listened_to_once_for_many_queries(network: ResUNet) -> None:
+def test_one_mixture_is_encoded_once_for_many_queries(network: ResUNet) -> None:
     magnitude = network.spectrum(torch.randn(1, 48_000)).abs()
     conditions = network.condition(torch.rand(3, 1024))
     together = network.predict(*network.encode_mixture(magnitude), conditions)[:, : magnitude.shape[1]]
@@ -70,7 +70,7 @@ def test_folding_changes_nothing_but_rounding(network: ResUNet) -> None:
 
 
 @torch.inference_mode()
-def test_masks_lie_between_nothing_and_everything_and_follow_the_query(network: ResUNet) -> None:
+def test_masks_are_between_0_and_1_and_depend_on_the_query(network: ResUNet) -> None:
     magnitude = network.spectrum(torch.randn(2, 32_000)).abs()[:1].repeat(2, 1, 1)
     masks = network.mask(magnitude, network.condition(torch.rand(2, 1024)))
     assert masks.min() >= 0 and masks.max() <= 1
@@ -82,7 +82,7 @@ def test_silence_stays_silence(network: ResUNet) -> None:
     assert not network(torch.zeros(1, 32_000), torch.rand(1, 1024)).any()
 
 
-def test_the_ear_is_shared_and_not_the_separators_own(network: ResUNet) -> None:
+def test_the_query_encoder_is_shared_and_not_part_of_the_separators_state(network: ResUNet) -> None:
     names = [*network.state_dict(), *dict(network.named_parameters())]
     assert not any(name.startswith("ear.") for name in names)
 

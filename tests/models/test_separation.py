@@ -120,12 +120,12 @@ def test_batches_do_not_matter():
         assert torch.allclose(separate(mixture, RATE, queries, in_seconds(0.5, 0.05, 0.1), batch=batch), one, atol=1e-7)
 
 
-def test_masks_are_asked_for_in_full_batches_over_windows_and_queries():
+def test_masks_are_computed_in_full_batches_over_windows_and_queries():
     separator = BandSeparator()
     masking = Masking(cast(Separator, separator), torch.eye(BANDS)[:2], batch=4)
     list(estimates(masking, noise(2, 4 * RATE).split(5000, dim=1), 2, in_seconds(1, 0, 0), RATE))
     assert separator.masked == [4, 4], "four windows and two queries; a mask serves both channels"
-    assert separator.windows_encoded == 4, "each window is listened to once for both queries"
+    assert separator.windows_encoded == 4, "each window is encoded once for both queries"
 
 
 def test_channels_in_anti_phase_are_separated_as_well_as_one():
@@ -162,7 +162,7 @@ def test_a_short_recording_does_not_cost_a_full_window():
     assert [piece.samples.shape for piece in pieces] == [(1, 320000), (1, 64000)]
 
 
-def test_separation_stops_between_batches_when_asked():
+def test_separation_stops_between_batches_when_cancelled():
     separator, done = BandSeparator(), []
     masking = Masking(cast(Separator, separator), ALL)
     running = estimates(

@@ -31,7 +31,7 @@ def figures(rows: list[Mixture]) -> dict[str, torch.Tensor]:
     return separation_figures.figures(BandSeparator(), rows, query, absent)
 
 
-def test_right_and_wrong_sounds_are_told_apart(figures: dict[str, torch.Tensor]) -> None:
+def test_right_and_wrong_sounds_are_distinguished(figures: dict[str, torch.Tensor]) -> None:
     assert figures["wrong"].tolist() == [False, False, True]
     assert figures["si_sdri"][:2].min() > 15
     assert figures["si_sdri"][2] < -10

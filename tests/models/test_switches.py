@@ -1,4 +1,4 @@
-"""What ablations switch: each does what it says, stands in the run, and a run can be measured without shipping it."""
+"""Options of ablations: their effect, their entry in the run, and evaluation of a run without shipping it."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @torch.inference_mode()
-def test_an_ear_may_answer_with_probabilities_in_place_of_embeddings() -> None:
+def test_a_query_encoder_may_return_probabilities_in_place_of_embeddings() -> None:
     torch.manual_seed(0)
     latent = Yamnet(list(range(521))).eval()
     asked = Yamnet(list(range(521)), probabilities=True).eval()
@@ -51,7 +51,7 @@ def test_an_ear_may_answer_with_probabilities_in_place_of_embeddings() -> None:
     assert torch.allclose(columns, torch.sigmoid(latent.classes(embedded)), atol=1e-6)
 
 
-def test_both_kinds_of_queries_of_one_ear_are_kept(tmp_path: Path) -> None:
+def test_both_kinds_of_queries_of_one_encoder_are_cached(tmp_path: Path) -> None:
     clips = small_corpus.clips(("Dog",))
     latent = Yamnet(list(range(521))).eval()
     asked = Yamnet(list(range(521)), probabilities=True).eval()
@@ -64,7 +64,7 @@ def test_both_kinds_of_queries_of_one_ear_are_kept(tmp_path: Path) -> None:
 # --- the separator ---
 
 
-def test_a_query_that_only_adds_is_half_as_long_and_still_asked() -> None:
+def test_a_query_that_is_only_a_bias_has_half_the_conditioning_values() -> None:
     torch.manual_seed(0)
     ear = Yamnet(list(range(521))).eval()
     film, bias = (ResUNet(ear, **SMALL, scales=scales).eval() for scales in (True, False))
@@ -136,7 +136,7 @@ def test_the_loudest_of_more_places_is_louder_and_one_place_is_random() -> None:
     assert means == pytest.approx([1 / 2, 2 / 3, 8 / 9], abs=0.06)
 
 
-def test_examples_may_be_asked_with_as_they_are() -> None:
+def test_examples_may_be_used_without_correction() -> None:
     clips = small_corpus.clips()
     versions = np.random.default_rng(0).random((len(clips.clips), 4, 1024)).astype(np.float16)
     recipe = Recipe(mixtures=16, other_group=0.0, absent=0.0, query_versions=1, query_dropout=0.0)
@@ -182,7 +182,7 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     assert bundle.separator.query_size == 521 and bundle.detector.probabilities
     assert "held_out" not in bundle.config and zero_shot.classes_never_seen(bundle.config) == hidden
     assert set(bundle.class_embeddings) == {find(name).mid for name in ("Speech", "Dog", "Wind")}
-    assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the ear has heard all, whatever is hidden"
+    assert len(list(Path(".cache/embeddings").iterdir())) == 1, "the cache holds all clips, whatever is held out"
 
     valid, training = (tones.corpus(split, longest=LONGEST) for split in ("valid", "train"))
     reporting_mixtures.write(reporting_mixtures.draw(valid, training, 2), Path("list.csv"))
@@ -210,9 +210,9 @@ def test_a_run_is_measured_as_the_model_that_it_would_ship_as(
     [
         (["--query", "guesses"], "a query is one of embeddings, probabilities"),
         (["--loss", "l2"], "the loss is one of snr, l1"),
-        (["--recipe", "paper", "--loss", "l1"], "leave out other switches"),
-        (["--recipe", "paper", "--bias-only"], "leave out other switches"),
-        (["--hold-out", "Siren"], "a teacher has heard everything"),
+        (["--recipe", "paper", "--loss", "l1"], "leave out other options"),
+        (["--recipe", "paper", "--bias-only"], "leave out other options"),
+        (["--hold-out", "Siren"], "a teacher knows all classes"),
     ],
 )
 def test_switches_that_mean_nothing_are_refused(

@@ -1,4 +1,4 @@
-"""Figures of tagging: the arithmetic against scikit-learn's, what labels say and leave open, and the command."""
+"""Evaluation of tagging: metrics against scikit-learn's, known and unknown classes of labels, and the command."""
 
 import io
 import json
@@ -121,7 +121,7 @@ def scores_of(clips: list[Clip], certain: dict[int, list[str]]) -> np.ndarray:
     return scores
 
 
-def test_an_ear_that_answers_with_an_ancestor_or_a_descendant_is_not_wrong() -> None:
+def test_an_ancestor_or_a_descendant_is_not_wrong() -> None:
     clips = [clip("a", "Dog"), clip("b", "Siren"), clip("c", "Bark")]
     # It hears a bark in the dog's clip, which nobody labelled, and a dog where there is a bark.
     found = tagging.measure(scores_of(clips, {0: ["Dog", "Bark"], 1: ["Siren"], 2: ["Bark", "Dog"]}), clips, EVERYTHING)
@@ -141,7 +141,7 @@ def test_means_are_over_classes_and_not_over_clips() -> None:
     assert found.chance == pytest.approx((0.8 + 0.1 + 0.1) / 3)
 
 
-def test_classes_of_few_groups_and_classes_that_the_ear_lacks_are_left_out_by_name() -> None:
+def test_classes_of_few_groups_and_classes_that_the_detector_lacks_are_left_out_by_name() -> None:
     clips = [clip("a", "Dog"), clip("b", "Dog"), clip("c", "Siren"), clip("d", "Rain"), clip("e", "Rain")]
     detector = EVERYTHING - {find("Rain").mid}
     found = tagging.measure(scores_of(clips, {0: ["Dog"]}), clips, detector, least_groups=2)
@@ -171,7 +171,7 @@ def test_the_interval_holds_the_figure_and_narrows_with_groups() -> None:
 # The ear
 
 
-def test_a_long_clip_is_heard_to_its_end() -> None:
+def test_a_long_clip_is_processed_to_its_end() -> None:
     detector = DetectorUnderTest("bands", BandDetector().eval(), "cpu")
     seconds = BandDetector.window_samples * 2 + RATE
     late = np.zeros(seconds, np.float32)
@@ -181,7 +181,7 @@ def test_a_long_clip_is_heard_to_its_end() -> None:
     assert whole.argmax() == 2
 
 
-def test_a_clip_at_another_rate_is_heard_as_at_the_ears_own() -> None:
+def test_a_clip_at_another_rate_is_resampled_to_the_detectors() -> None:
     detector = DetectorUnderTest("bands", BandDetector().eval(), "cpu")
     heard = [detector.clipwise(tone(1, 2 * rate, rate).numpy(), rate) for rate in (RATE, 48_000)]
     assert heard[0] == pytest.approx(heard[1], abs=0.02)
@@ -209,7 +209,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_measures_the_shipped_ear_on_a_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_the_command_evaluates_the_shipped_detector_on_a_corpus(corpus: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(tagging.evaluate_tagging)
     report, picture = tmp_path / "tagging.json", tmp_path / "tagging.png"

@@ -1,4 +1,4 @@
-"""What detectors and separators learn from, and the way from a corpus to a model that ships."""
+"""Training: examples of detectors and separators, and the way from a corpus to a shipped model."""
 
 import csv
 import json
@@ -74,7 +74,7 @@ def test_of_a_mixture_with_an_unlabelled_part_only_its_labels_are_known() -> Non
     assert known.sum() == wanted.sum()
 
 
-def test_audio_without_labels_is_heard_with_the_teacher_and_never_twice_in_a_mixture(tmp_path: Path) -> None:
+def test_unlabelled_audio_is_used_with_the_teacher_and_at_most_once_in_a_mixture(tmp_path: Path) -> None:
     for number in range(3):
         path = tmp_path / "more" / f"{number}.wav"
         path.parent.mkdir(exist_ok=True)
@@ -198,7 +198,7 @@ def test_a_flat_curve_is_cut_in_the_middle() -> None:
     assert anchors.loudest_stretch(np.ones(500), 0.02, 2 * RATE, 10 * RATE) / RATE == pytest.approx(4, abs=0.5)
 
 
-def test_anchors_find_the_sound_with_a_detector_that_hears_it() -> None:
+def test_anchors_find_the_sound_that_the_detector_detects() -> None:
     """Silence, then the tone: the band detector's curve of its class follows the sound."""
     from tests.models.bands import BandDetector
 
@@ -246,7 +246,7 @@ def test_the_papers_separator_learns() -> None:
 # --- embeddings ---
 
 
-def test_embeddings_are_kept_for_the_same_ear_and_the_same_clips(tmp_path: Path) -> None:
+def test_embeddings_are_cached_for_the_same_encoder_and_the_same_clips(tmp_path: Path) -> None:
     clips = small_corpus.clips(("Dog", "Siren"))
     detector = Yamnet(list(range(521))).eval()
     first = clip_embeddings.load(detector, clips, tmp_path)
@@ -291,13 +291,13 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_teachers_are_refused_where_something_is_held_out(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher has heard everything"):
+    with pytest.raises(ValueError, match="teacher knows all classes"):
         run_folder.load_query_encoder(tmp_path, ("/m/0bt9lr",))
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of wav files with a CSV: what someone who has labelled clips has."""
+    """A folder of wav files with a CSV of labels."""
     folder = tmp_path_factory.mktemp("corpus")
     with (folder / "clips.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -313,7 +313,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_from_labels_alone_to_a_model_that_never_heard_a_class(
+def test_from_labels_alone_to_a_model_with_a_held_out_class(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The paper's claim as commands: detector, separator, model, all of them without the class."""
@@ -374,7 +374,7 @@ def test_every_stage_trains_as_if_the_class_had_never_been_there(
         assert all(torch.equal(value, without[name]) for name, value in held.items())
 
 
-def test_an_ear_that_changed_is_noticed(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_query_encoder_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu"]
     assert main(["train", "detector", *common, "--steps", "1", "--run", "ear"]) == 0
@@ -397,14 +397,14 @@ def test_too_few_classes_to_watch_by_are_said_so(names: tuple[str, ...]) -> None
         mixtures.draw(Clips(samples, listed), 4)
 
 
-def test_what_heard_a_class_cannot_serve_where_it_is_held_out(
+def test_an_encoder_trained_on_a_held_out_class_is_refused(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["--corpus", str(corpus), "--steps", "1", "--batch", "2", "--accelerator", "cpu"]
     assert main(["train", "detector", *common, "--run", "ear"]) == 0
     assert main(["train", "separator", *common, "--hold-out", "Siren", "--ear", "ear", "--run", "cut"]) == 1
-    assert "has heard what is to be held out" in capsys.readouterr().err
+    assert "was trained on held-out classes" in capsys.readouterr().err
     assert main(["train", "detector", *common, "--hold-out", "Dog", "--run", "ear"]) == 1
     assert "holds another run" in capsys.readouterr().err
     assert main(["ship", "--run", "ear"]) == 1

@@ -1,4 +1,4 @@
-"""The loop: it learns, goes on exactly where it stopped, shares its work, and survives what is no number."""
+"""The training loop: it learns, resumes exactly, shares work among processes, and skips non-finite steps."""
 
 import csv
 import math
@@ -111,8 +111,8 @@ def test_an_interrupted_run_ends_in_the_same_weights(kind: str, tmp_path: Path) 
         assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-def test_one_batch_is_learned_by_heart() -> None:
-    """More than 20 dB on it: nothing between a batch and its loss stands in the way."""
+def test_one_batch_is_overfitted() -> None:
+    """More than 20 dB, so that gradients reach all layers."""
     torch.manual_seed(0)
     plain = {"third_source": 0.0, "single_source": 0.0, "absent": 0.0, "layered": 0.0, "filtered": 0.0, "room": 0.0}
     batch = mixer(mixtures=2, seconds=0.5, **plain).batch(0)
@@ -213,7 +213,7 @@ def test_the_averaged_weights_can_be_taken_from_a_run(tmp_path: Path) -> None:
     state = load_average(tmp_path, empty)
     assert state["step"] == 6 and (tmp_path / CHECKPOINT).exists()
     assert all(torch.equal(value, empty.state_dict()[name]) for name, value in loop.average.state_dict().items())
-    with pytest.raises(FileNotFoundError, match="holds no finished training"):
+    with pytest.raises(FileNotFoundError, match="holds no training"):
         load_average(tmp_path / "nowhere", empty)
 
 

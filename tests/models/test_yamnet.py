@@ -1,4 +1,4 @@
-"""The default preset's ear against the published network's own answers."""
+"""The default preset's query encoder against the outputs of the published network."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_scores_and_embeddings_are_the_published_ones(shared: Path, golden: dict
 
 
 @torch.inference_mode()
-def test_it_hears_the_same_at_32_khz_without_resampling(shared: Path) -> None:
+def test_embeddings_are_the_same_at_32_khz_without_resampling(shared: Path) -> None:
     low, high = (teacher.load(shared / "teacher", rate) for rate in (16_000, 32_000))
     times = torch.arange(32_000) / 16_000
     # Harmonics up to 3 kHz: far below where the resampler's filter begins.
@@ -58,7 +58,7 @@ def test_class_of_the_teacher_lands_in_its_row_of_the_527(shared: Path) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("samples", [1, 3_200, 30_720, 32_000, 320_000])
-def test_any_length_is_heard_in_rows_of_480_ms(samples: int) -> None:
+def test_any_length_gives_rows_of_480_ms(samples: int) -> None:
     detector = Yamnet(list(range(521))).eval()
     heard = detector(torch.randn(2, samples) * 0.1)
     assert heard.framewise.shape == (2, -(-samples // 15_360), 527)

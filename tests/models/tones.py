@@ -33,7 +33,7 @@ def corpus(prefix: str = "v", groups: tuple[int, ...] = GROUPS, longest: float =
 
 
 def write(folder: Path, longest: float = 5.0) -> None:
-    """Both splits as wav files in a folder, with a CSV that says what they are."""
+    """Both splits as wav files in a folder, with a CSV of their labels."""
     with (folder / "all.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "labels", "group", "split"])
