@@ -79,12 +79,11 @@ class JobResource(Generic[Answer]):
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's job. Raises `NotFound` for a malformed id and for another key's job too."""
-        self._require_id(job_id)
+        self.require_id(job_id)
         return deps.caller.require_owned(deps.jobs.get(job_id), "job")
 
     async def poll(self, deps: Dependencies, caller: Caller, scope: Scope, job_id: str) -> PollResponse:
-        """Return the rendered response to a poll of the caller's job, without a thread. Raises as `get` does."""
-        self._require_id(job_id)
+        """Return the rendered response to a poll of the caller's job, without a thread. Raises `NotFound`."""
         if not deps.url_signer.has_secret:
             await run_in_threadpool(deps.url_signer.load_secret)
 
@@ -127,7 +126,8 @@ class JobResource(Generic[Answer]):
             raise NotFound(f"The {self.kind.name} is {job.status}; it has no {output}.")
         return job.result
 
-    def _require_id(self, job_id: str) -> None:
+    def require_id(self, job_id: str) -> None:
+        """Raise `NotFound` for what is not an id of this kind."""
         if not is_id(job_id, self.kind.prefix):
             raise NotFound(f"There is no such {self.kind.name}.")
 

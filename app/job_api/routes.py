@@ -1,6 +1,5 @@
 """Routes that jobs of every kind have: list, get (poll and long poll), events, cancel, delete; and the 202 response."""
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -15,11 +14,10 @@ from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
 from app.jobs.lifecycle import TERMINAL, Status
-from app.jobs.poll_cache import PollResponse
+from app.jobs.poll_cache import PollResponse, polled_job
 from app.jobs.repository import QueuedJob
 from app.keys import callers
 from app.keys.callers import Caller
-from app.records import ids
 
 
 class PollRoute(Route):
@@ -29,18 +27,17 @@ class PollRoute(Route):
     """
 
     def __init__(self, resource: JobResource[Any], deps: Dependencies) -> None:
-        folder = f"/v1/{resource.kind.folder}/"
-        super().__init__(f"{folder}{{job_id}}", self._respond, methods=["GET"], include_in_schema=False)
-        self._path = re.compile(re.escape(folder) + f"({ids.pattern(resource.kind.prefix)[1:-1]})")
+        path = f"/v1/{resource.kind.folder}/{{job_id}}"
+        super().__init__(path, self._respond, methods=["GET"], include_in_schema=False)
         self._resource = resource
         self._deps = deps
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a GET of a well-formed id; everything else is left to the routes that follow."""
-        if scope["type"] != "http" or scope["method"] != "GET":
+        polled = polled_job(scope) if scope["type"] == "http" else None
+        if polled is None or polled[0] is not self._resource.kind:
             return Match.NONE, {}
-        match = self._path.fullmatch(scope["path"])
-        return (Match.FULL, {"route": self, "path_params": {"job_id": match[1]}}) if match else (Match.NONE, {})
+        return Match.FULL, {"route": self, "path_params": {"job_id": polled[1]}}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond; errors are left to the application's handlers, as those of other routes are."""
@@ -76,6 +73,7 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         deps: InjectedDependencies,
         prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
     ) -> Response:
+        resource.require_id(job_id)  # what `PollRoute` leaves to this route is malformed
         return await _get(resource, deps, deps.caller, request)
 
     async def events(job_id: str, request: Request, deps: InjectedDependencies) -> Response:

@@ -17,15 +17,27 @@ from starlette.types import Scope
 from app.errors import NotFound
 from app.jobs import lifecycle
 from app.jobs.fair_queue import waiting_key
-from app.jobs.kinds import KINDS
+from app.jobs.kinds import KINDS, Kind
 from app.jobs.lifecycle import Job
 from app.jobs.listing import record_key
+from app.records import ids
 from app.redis_client import CoalescedScript
 
-_POLL = re.compile(f"/v1/[a-z]+/((?:{'|'.join(kind.prefix for kind in KINDS.values())})_[0-9A-Z]{{26}})")
+_KINDS = tuple(KINDS.values())
+_POLL = re.compile("|".join(f"/v1/{kind.folder}/({ids.pattern(kind.prefix)[1:-1]})" for kind in _KINDS))
+_POLLED = "earmark.polled"
 _PREFETCHED = "earmark.prefetched"
 
 Render = Callable[[Job, int], tuple[bytes, str]]  # from a record and its position to the response's body and ETag
+
+
+def polled_job(scope: Scope) -> tuple[Kind, str] | None:
+    """Return the kind and the id of the job that a request polls; None for other requests. Parsed once a request."""
+    if _POLLED not in scope:
+        match = _POLL.fullmatch(scope["path"]) if scope["method"] == "GET" else None
+        number = match.lastindex if match else None
+        scope[_POLLED] = (_KINDS[number - 1], match[number]) if match and number else None
+    return scope[_POLLED]
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,8 @@ class PollCache:
         A caller that has a call to Redis to make before may read them with it, and pass the reply to
         `store_prefetched`: one round trip is cheaper than two.
         """
-        match = _POLL.fullmatch(scope["path"]) if scope["method"] == "GET" else None
-        return (match[1], self._keys(match[1], self._cached_job(match[1]))) if match else ("", ["", ""])
+        polled = polled_job(scope)
+        return ("", ["", ""]) if polled is None else (polled[1], self._keys(polled[1], self._cached_job(polled[1])))
 
     def store_prefetched(self, scope: Scope, keys: list[str], reply: list[Any]) -> None:
         """Keep the values of `keys` for the next call of `get` for this request."""
