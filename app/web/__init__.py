@@ -1,1 +1,1 @@
-"""`/`: the page. Its files are served as they lie here, to whoever asks; what it shows comes from the API."""
+"""The web page at `/`. Its files are served without authentication; everything it shows comes from the API."""

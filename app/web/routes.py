@@ -1,4 +1,4 @@
-"""`/` and `/page/`: one page, its style and its modules, all from here, so that it works without a network."""
+"""`GET /` and `GET /page/...`: the web page with its styles and modules, without any third-party origin."""
 
 import secrets
 from pathlib import Path
@@ -7,9 +7,9 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-_PAGE = Path(__file__).with_name("index.html")  # not among the files: it goes nowhere without its policy
+_PAGE = Path(__file__).with_name("index.html")  # outside _FILES: always sent with its policy
 _FILES = Path(__file__).with_name("files")
-# Nothing but what this server sends; styles that wavesurfer.js writes into its own tree carry the page's nonce.
+# Only this origin; the nonce is for styles that wavesurfer.js inserts into its shadow tree.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data: blob:; "
     "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -17,7 +17,7 @@ _POLICY = (
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page and its files."""
+    """Add the routes of the page and its files."""
     page = _PAGE.read_text(encoding="utf-8")
 
     async def index() -> HTMLResponse:

@@ -1,107 +1,124 @@
-// The page: what is chosen becomes one request; what happens to it is shown.
+// The page: builds a separation request from the form and shows the job's progress and result.
 
+import { addParameters, ApiError, followJob, request, setApiKey, uploadAudio } from "./api.js";
 import { showStems, showTimeline } from "./results.js";
-import { ask, follow, Refused, upload, useKey, withParameters } from "./service.js";
-import { MixtureWave } from "./waves.js";
+import { MixtureWaveform } from "./waveform.js";
 
-const POINTS = 2000; // of the waveform: about a screen's width
-const SEARCH_PAUSE = 250; // ms after the last letter
-const KEPT = "earmark-key"; // in this tab's storage
+const WAVEFORM_POINTS = 2000; // about the width of a screen in pixels
+const SEARCH_DELAY = 250; // ms after the last keystroke
+const KEY_ITEM = "earmark-key"; // in sessionStorage
 
 const byId = (id) => document.getElementById(id);
-const way = () => document.querySelector("input[name=way]:checked").value;
-let uploading = null; // what breaks the latest upload of a recording off
-let mixture = null; // the upload
-let wave = null;
-let job = null; // the separation under way
+const createTextElements = (name, texts) =>
+  texts.map((textContent) => Object.assign(document.createElement(name), { textContent }));
+const selectedMethod = () => document.querySelector("input[name=method]:checked").value;
+let currentUpload = null; // AbortController of the latest upload of a recording
+let mixture = null; // the uploaded recording
+let waveform = null;
+let currentJob = null; // the latest separation
 
-function fault(error) {
-  const box = byId("fault");
-  box.hidden = error === null;
-  box.textContent = error === null ? "" : error instanceof Refused ? error.message : `Something went wrong: ${error.message}`;
-  if (error instanceof Refused && error.status === 401) {
+function showError(error) {
+  byId("error").hidden = false;
+  byId("error").textContent = error instanceof ApiError ? error.message : `Something went wrong: ${error.message}`;
+  if (error instanceof ApiError && error.status === 401) {
     byId("key-box").open = true;
     byId("key").focus();
   }
 }
 
-const waits = new Map(); // by button: for how many things it does
+const actionCounts = new Map(); // by button: its running actions
 
-/** Runs one thing that a person asked for: its button rests until all such things are over; its failure is told. */
-async function doing(button, act) {
-  fault(null);
-  waits.set(button, (waits.get(button) || 0) + 1);
-  button.disabled = true;
+/** Runs a user's action and shows its error; the buttons are disabled until all of their actions have ended. */
+async function runAction(buttons, action) {
+  byId("error").hidden = true;
+  for (const button of buttons) {
+    actionCounts.set(button, (actionCounts.get(button) || 0) + 1);
+    button.disabled = true;
+  }
   try {
-    await act();
+    await action();
   } catch (error) {
-    fault(error);
+    showError(error);
   } finally {
-    waits.set(button, waits.get(button) - 1);
-    button.disabled = waits.get(button) > 0;
+    for (const button of buttons) {
+      actionCounts.set(button, actionCounts.get(button) - 1);
+      button.disabled = actionCounts.get(button) > 0;
+    }
   }
 }
 
 // The recording
 
-async function take(file) {
+function selectRecording(file) {
+  runAction([byId("separate"), byId("detect")], () => uploadMixture(file));
+}
+
+async function uploadMixture(file) {
   const state = byId("recording-state");
-  uploading?.abort(); // the recording that was chosen last counts
-  const mine = (uploading = new AbortController());
+  currentUpload?.abort(); // only the recording chosen last is used
+  const upload = (currentUpload = new AbortController());
   mixture = null;
-  byId("mixture").hidden = true;
+  waveform?.destroy();
+  waveform = null;
+  byId("mixture-audio").removeAttribute("src");
+  byId("mixture").hidden = false; // not after the upload: it would move controls that the user may be pressing
   byId("detection").hidden = true;
   state.textContent = `Uploading ${file.name} …`;
   try {
-    mixture = await upload(file, mine.signal);
+    mixture = await uploadAudio(file, upload.signal);
   } catch (error) {
-    if (mine !== uploading) return;
+    if (upload !== currentUpload) return;
     state.textContent = "";
+    byId("mixture").hidden = true;
     throw error;
   }
-  const length = mixture.duration === null ? "" : `, ${mixture.duration.toFixed(1)} s`;
-  state.textContent = `${mixture.filename || file.name}: ${mixture.codec}, ${mixture.sample_rate} Hz, ${mixture.channels} ch${length}`;
-  byId("mixture").hidden = false;
-  draw(mixture).catch(fault); // meanwhile, more can be chosen
+  state.textContent = describeRecording(mixture, file.name);
+  drawMixture(mixture).catch(showError); // not awaited: the form can be used meanwhile
 }
 
-async function draw(audio) {
-  const url = withParameters(audio.url, { redirect: 0 });
+function describeRecording({ filename, codec, sample_rate, channels, duration }, name) {
+  const length = duration === null ? "" : `, ${duration.toFixed(1)} s`;
+  return `${filename || name}: ${codec}, ${sample_rate} Hz, ${channels} ch${length}`;
+}
+
+async function drawMixture(audio) {
+  const url = addParameters(audio.url, { redirect: 0 });
   byId("mixture-audio").src = url;
-  wave?.destroy();
-  wave = null;
-  const drawn = await ask(`/v1/audio/${audio.id}/peaks?points=${POINTS}`);
-  if (audio !== mixture) return; // another was chosen meanwhile
-  const peaks = drawn.channels.slice(0, 1).map(({ minimum, maximum }) => minimum.flatMap((low, at) => [maximum[at], low]));
-  wave = new MixtureWave(byId("mixture-wave"), byId("mixture-audio"), peaks, drawn.duration, url, (start, end) => {
+  const { channels, duration } = await request(`/v1/audio/${audio.id}/peaks?points=${WAVEFORM_POINTS}`);
+  if (audio !== mixture) return; // another recording was chosen
+  const [{ minimum, maximum }] = channels;
+  const peaks = [minimum.flatMap((low, index) => [maximum[index], low])];
+  waveform = new MixtureWaveform(byId("mixture-wave"), byId("mixture-audio"), peaks, duration, url, (start, end) => {
     byId("start").value = start.toFixed(2);
     byId("end").value = end.toFixed(2);
   });
-  wave.letMark(way() === "span");
+  waveform.setMarking(selectedMethod() === "span");
 }
 
 byId("recording").addEventListener("change", ({ target }) => {
-  if (target.files.length) doing(byId("separate"), () => take(target.files[0]));
+  if (target.files.length) selectRecording(target.files[0]);
 });
 for (const type of ["dragover", "dragleave", "drop"]) {
   byId("drop").addEventListener(type, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop" && event.dataTransfer.files.length) doing(byId("separate"), () => take(event.dataTransfer.files[0]));
+    if (type === "drop" && event.dataTransfer.files.length) selectRecording(event.dataTransfer.files[0]);
   });
 }
 
-byId("listen").addEventListener("click", ({ target }) =>
-  doing(target, async () => {
+byId("detect").addEventListener("click", ({ target }) =>
+  runAction([target], async () => {
     const state = byId("detection-state");
     byId("detection").hidden = false;
     byId("timeline").replaceChildren();
     state.textContent = "Listening …";
     try {
-      const found = await follow(await ask("/v1/detections", { json: { audio_id: mixture.id } }), () => {});
-      if (found.status !== "succeeded") throw new Refused(200, found.status, found.error?.detail || `It was ${found.status}.`);
-      const rows = showTimeline(byId("timeline"), found, (label) => choose("label", label));
-      state.textContent = rows ? "Press a name to ask for that sound." : "Nothing was recognised.";
+      const job = await followJob(await request("/v1/detections", { json: { audio_id: mixture.id } }), () => {});
+      if (job.status !== "succeeded") {
+        throw new ApiError(200, job.status, job.error?.detail || `The detection was ${job.status}.`);
+      }
+      const rows = showTimeline(byId("timeline"), job, (label) => selectMethod("label", label));
+      state.textContent = rows ? "Press a name to select that sound." : "No sound was recognised.";
     } catch (error) {
       state.textContent = "";
       throw error;
@@ -111,109 +128,110 @@ byId("listen").addEventListener("click", ({ target }) =>
 
 // The sound
 
-function choose(chosen, label = null) {
-  document.querySelector(`input[name=way][value=${chosen}]`).checked = true;
-  for (const box of document.querySelectorAll("[data-way]")) box.hidden = box.dataset.way !== chosen;
-  wave?.letMark(chosen === "span");
+function selectMethod(method, label = null) {
+  document.querySelector(`input[name=method][value=${method}]`).checked = true;
+  for (const box of document.querySelectorAll("[data-method]")) box.hidden = box.dataset.method !== method;
+  waveform?.setMarking(method === "span");
   if (label !== null) byId("label").value = label;
 }
 
-for (const radio of document.querySelectorAll("input[name=way]")) {
-  radio.addEventListener("change", () => choose(radio.value));
+for (const radio of document.querySelectorAll("input[name=method]")) {
+  radio.addEventListener("change", () => selectMethod(radio.value));
 }
 for (const id of ["start", "end"]) {
   byId(id).addEventListener("change", () => {
     const [start, end] = [byId("start").valueAsNumber, byId("end").valueAsNumber];
-    if (end > start) wave?.show(start, end);
+    if (end > start) waveform?.showSpan(start, end);
   });
 }
 
-let pause = 0;
-let searching = null;
+let searchTimer = 0;
+let currentSearch = null; // AbortController
 byId("label").addEventListener("input", ({ target }) => {
-  clearTimeout(pause);
-  searching?.abort();
+  clearTimeout(searchTimer);
+  currentSearch?.abort();
   const text = target.value.trim();
-  if (text) pause = setTimeout(() => search(text), SEARCH_PAUSE);
+  if (text) searchTimer = setTimeout(() => searchLabels(text), SEARCH_DELAY);
 });
 
-async function search(text) {
-  searching = new AbortController();
+async function searchLabels(text) {
+  currentSearch = new AbortController();
   try {
-    const { data } = await ask(`/v1/labels?q=${encodeURIComponent(text)}`, { signal: searching.signal });
-    const names = data.filter((found) => found.askable).map((found) => found.label);
-    byId("labels").replaceChildren(...names.map((name) => Object.assign(document.createElement("option"), { value: name })));
-    byId("label-state").textContent = names.length ? `For example: ${names.slice(0, 5).join("; ")}` : "No such name is known.";
+    const { data } = await request(`/v1/labels?q=${encodeURIComponent(text)}`, { signal: currentSearch.signal });
+    const names = data.filter((entry) => entry.askable).map((entry) => entry.label);
+    byId("labels").replaceChildren(...createTextElements("option", names));
+    const examples = names.slice(0, 5).join("; ");
+    byId("label-state").textContent = examples ? `For example: ${examples}` : "No sound has this name.";
   } catch (error) {
-    if (error.name !== "AbortError") fault(error);
+    if (error.name !== "AbortError") showError(error);
   }
 }
 
-/** What is wanted, as the request says it; throws with a sentence where something is missing. */
-async function target() {
-  if (way() === "label") {
+/** Returns the request's target and uploads its examples; throws ApiError where input is missing. */
+async function buildTarget() {
+  if (selectedMethod() === "label") {
     const label = byId("label").value.trim();
-    if (!label) throw new Refused(0, "missing", "Say the sound's name.");
+    if (!label) throw new ApiError(0, "missing", "Enter the sound's name.");
     return { label };
   }
-  if (way() === "span") {
+  if (selectedMethod() === "span") {
     const [start, end] = [byId("start").valueAsNumber, byId("end").valueAsNumber];
-    if (!(end > start)) throw new Refused(0, "missing", "Mark where the sound is alone: drag over the waveform.");
+    if (!(end > start)) throw new ApiError(0, "missing", "Mark where the sound is alone: drag over the waveform.");
     return { name: "sound", spans: [{ start, end }] };
   }
   const files = [...byId("examples").files];
-  if (!files.length) throw new Refused(0, "missing", "Choose an example of the sound.");
+  if (!files.length) throw new ApiError(0, "missing", "Choose an example of the sound.");
   const examples = [];
-  for (const file of files) examples.push({ audio_id: (await upload(file)).id });
+  for (const file of files) examples.push({ audio_id: (await uploadAudio(file)).id });
   return { name: "sound", examples };
 }
 
 // The result
 
-function show(now) {
-  job = now;
-  const words = {
-    queued: now.queue.position > 1 ? `Waiting; ${now.queue.position - 1} before it.` : "Waiting for a worker.",
-    running: now.cancel_requested_at ? "Stopping …" : `At work: ${now.progress.stage}.`,
+function showJob(job) {
+  currentJob = job;
+  const states = {
+    queued: job.queue.position > 1 ? `Waiting; jobs ahead: ${job.queue.position - 1}.` : "Waiting for a worker.",
+    running: job.cancel_requested_at ? "Stopping …" : `At work: ${job.progress.stage}.`,
     succeeded: "Done.",
-    failed: `It failed: ${now.error?.detail}`,
+    failed: `Failed: ${job.error?.detail}`,
     canceled: "Canceled.",
   };
-  byId("job-state").textContent = words[now.status];
-  byId("progress").value = now.progress.ratio;
-  byId("progress").hidden = now.status === "failed" || now.status === "canceled";
-  byId("cancel").hidden = now.finished_at !== null;
-  byId("warnings").replaceChildren(...now.warnings.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+  byId("job-state").textContent = states[job.status];
+  byId("progress").value = job.progress.ratio;
+  byId("progress").hidden = job.status === "failed" || job.status === "canceled";
+  byId("cancel").hidden = job.finished_at !== null;
+  byId("warnings").replaceChildren(...createTextElements("li", job.warnings));
 }
 
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  doing(byId("separate"), async () => {
-    if (!mixture) throw new Refused(0, "missing", "Choose a recording first.");
-    const targets = [await target()];
+  runAction([byId("separate")], async () => {
+    if (!mixture) throw new ApiError(0, "missing", "Choose a recording first.");
+    const targets = [await buildTarget()];
     byId("stems").replaceChildren();
     byId("archive").hidden = true;
-    show(await ask("/v1/separations", { json: { mixture: { audio_id: mixture.id }, targets } }));
+    showJob(await request("/v1/separations", { json: { mixture: { audio_id: mixture.id }, targets } }));
     byId("job").hidden = false;
     byId("job").scrollIntoView({ block: "nearest" });
-    const done = await follow(job, show);
-    if (done.status !== "succeeded") return;
-    showStems(byId("stems"), done);
-    byId("archive").href = done.archive_url;
+    const job = await followJob(currentJob, showJob);
+    if (job.status !== "succeeded") return;
+    showStems(byId("stems"), job);
+    byId("archive").href = job.archive_url;
     byId("archive").hidden = false;
   });
 });
 
 byId("cancel").addEventListener("click", ({ target }) =>
-  doing(target, () => ask(`/v1/separations/${job.id}/cancel`, { method: "POST" })),
+  runAction([target], () => request(`/v1/separations/${currentJob.id}/cancel`, { method: "POST" })),
 );
 
-// The key
+// The API key
 
-byId("key").value = sessionStorage.getItem(KEPT) || "";
-useKey(byId("key").value);
+byId("key").value = sessionStorage.getItem(KEY_ITEM) || "";
+setApiKey(byId("key").value);
 byId("key").addEventListener("input", ({ target }) => {
-  sessionStorage.setItem(KEPT, target.value);
-  useKey(target.value);
+  sessionStorage.setItem(KEY_ITEM, target.value);
+  setApiKey(target.value);
 });
-choose(way());
+selectMethod(selectedMethod());
