@@ -71,7 +71,7 @@ class Timeline:
     """
 
     def __init__(self, detector: Detector, infer: Callable[[Tensor], Tensor]) -> None:
-        """hear: windows (1, T) -> framewise (1, rows, C)."""
+        """infer: windows (1, T) -> framewise (1, rows, C)."""
         self._infer = infer
         self._repeats = detector.rows_held
         self._frame = row_seconds(detector) * detector.rate  # samples a row

@@ -89,8 +89,8 @@ class Bands:
         """Return the waveform (n,) of every audible instrument of an excerpt, by label."""
         if self._last[:2] != (name, start):
             excerpt = self.score(name).excerpt(start, SECONDS)
-            heard = {label: self._synthesizer.render(part, SECONDS) for label, part in excerpt.items()}
-            self._last = name, start, {label: sound for label, sound in heard.items() if sound.any()}
+            rendered = {label: self._synthesizer.render(part, SECONDS) for label, part in excerpt.items()}
+            self._last = name, start, {label: sound for label, sound in rendered.items() if sound.any()}
         return self._last[2]
 
     def render(self, row: Row) -> Mix:

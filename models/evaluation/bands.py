@@ -102,7 +102,7 @@ class Report:
         return [self._gains(title), self._of_classes()]
 
     def _gains(self, title: str) -> Table:
-        table = table_of(title, "asked with", "n", "SDR", "SI-SDR [95 %]", "median", "wrong")
+        table = table_of(title, "query", "n", "SDR", "SI-SDR [95 %]", "median", "wrong")
         before = self.means["input/si_sdr"]
         table.add_row("(the band)", str(before.rows), "0.0", "0.0", "0.0", percent(self.means["input/wrong"]))
         for name in self.queries:

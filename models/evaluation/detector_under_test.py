@@ -64,11 +64,11 @@ class DetectorUnderTest:
         size = min(self._detector.window_samples, len(samples))
         starts = [*range(0, len(samples) - size, size), len(samples) - size]
         with self._arithmetic.float32():
-            heard = [
+            outputs = [
                 self._detector(samples[None, start : start + size].to(self._arithmetic.device)).clipwise[0]
                 for start in starts
             ]
-        return torch.stack(heard).amax(0).float().cpu().numpy()
+        return torch.stack(outputs).amax(0).float().cpu().numpy()
 
     def curve(self, waveform: np.ndarray, rate: int) -> tuple[Tensor, float]:
         """Return the framewise curve (F, 527) of a mono recording (n,), as `detect` computes it, and seconds a row."""

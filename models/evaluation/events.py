@@ -113,7 +113,7 @@ def evaluate_events(
     if corpus is not None:
         composed = soundscapes.compose(load(corpus, split, cache, progress_console.print), scenes, seed)
         detected = detect_scenes(
-            network, track(composed, "listening", scenes, console=progress_console, transient=True)
+            network, track(composed, "detecting", scenes, console=progress_console, transient=True)
         )
         where = f"{scenes} soundscapes from {corpus.name}/{split}"
     else:
@@ -121,7 +121,7 @@ def evaluate_events(
         table = strong_labels.read(strong_table)
         files = strong_labels.scenes(table, audio or strong_table.parent)
         detected = detect_scenes(
-            network, track(files, "listening", len(table.events), console=progress_console, transient=True)
+            network, track(files, "detecting", len(table.events), console=progress_console, transient=True)
         )
         where = f"{len(detected)} recordings of {strong_table.name}"
         rows = sum(table.unknown.values())

@@ -145,7 +145,7 @@ def draw(rows: Sequence[Shown], path: Path, title: str) -> None:
     filters = mel_bands(1024, RATE, PICTURE_BANDS, 30.0, RATE / 2)
     figure = Figure(figsize=(11, 0.6 + 1.5 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: the mixtures with the least gain asked by one clip, one a class", fontsize=11)
+    figure.suptitle(f"{title}: the mixtures with the lowest gain by one clip, one for each class", fontsize=11)
     for part, shown in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         part.suptitle(shown.about, fontsize=8, x=0.01, ha="left")
         top = -np.inf

@@ -77,9 +77,7 @@ class Summary:
         return [self._gains(title), self._over_one(), self._scenes(), self._of_classes()]
 
     def _gains(self, title: str) -> Table:
-        table = table_of(
-            f"{title}: improvement, dB", "asked with", "n", "SDR", INTERVAL, "median", "10 %", "wrong", "right"
-        )
+        table = table_of(f"{title}: improvement, dB", "query", "n", "SDR", INTERVAL, "median", "10 %", "wrong", "right")
         wrong = percent(self.means["input/wrong"])
         table.add_row("(the mixture)", str(self.means["input/sdr"].rows), *["0.0"] * 4, wrong, "")
         for name in self.queries:
@@ -102,14 +100,14 @@ class Summary:
 
     def _over_one(self) -> Table:
         title = "improvement beyond that of 1 clip, on the rows that have both"
-        table = table_of(title, "asked with", "n", INTERVAL)
+        table = table_of(title, "query", "n", INTERVAL)
         for name, difference in self.over_one.items():
             table.add_row(QUERY_NAMES[name], str(difference.rows), with_interval(difference))
         return table
 
     def _scenes(self) -> Table:
         names = [f"{QUERY_NAMES[name]} [95 %]" for name in MAIN_QUERIES]
-        table = table_of("mixture, clean and silence, dB", "asked for A", "n", *names)
+        table = table_of("mixture, clean and silence, dB", "query A", "n", *names)
         rows = {
             "A+B: SDR": "mixture/{}/sdr",
             "A alone: SDR": "clean/{}/sdr",
@@ -125,7 +123,7 @@ class Summary:
 
     def _of_classes(self) -> Table:
         title = "improvement by class, dB"
-        table = table_of(title, "class, asked by 1 clip", "n", INTERVAL, "median", "10 %", "wrong", "label")
+        table = table_of(title, "class, by 1 clip", "n", INTERVAL, "median", "10 %", "wrong", "label")
         by_label = self.classes.get("label", {})
         for label, of in self.classes.get("example", {}).items():
             table.add_row(

@@ -85,8 +85,8 @@ def evaluate_tagging(
     """Evaluate a model's detector on labelled clips: mean average precision, area under the curve, d'."""
     network = DetectorUnderTest.load(weights, detector, device)
     clips = load(corpus, split, cache, progress_console.print)
-    heard = track(clips.clips, "listening", console=progress_console, transient=True)
-    scores = np.stack([network.clipwise(clips.waveform(clip), RATE) for clip in heard])
+    shown = track(clips.clips, "detecting", console=progress_console, transient=True)
+    scores = np.stack([network.clipwise(clips.waveform(clip), RATE) for clip in shown])
     found = measure(scores, clips.clips, network.class_mids, least_groups)
     _print(found, f"{network.name} on {corpus.name}/{split}: {found.clips} clips of {found.groups} source groups")
     if output:

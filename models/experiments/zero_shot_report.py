@@ -45,7 +45,7 @@ class Report:
         if self.other and self.other_result:
             results[self.other] = self.other_result
         columns = [f"{model} [95 %]" for model in results] + (["difference [95 %]"] if self.other else [])
-        table = table_of("never heard beside heard, same mixtures: SI-SDR gain, dB", "", "n", *columns)
+        table = table_of("unseen beside seen classes, same mixtures: SI-SDR gain, dB", "", "n", *columns)
         for asked_with, kind in (("another clip", ""), ("own segment", OWN)):
             for title, side in (("unseen", "unseen"), ("seen", "seen"), ("unseen - seen", "gap")):
                 name = f"{side}{kind}/si_sdri"
@@ -108,8 +108,8 @@ def draw_gaps(report: Report, path: Path) -> None:
         left.plot([one.value, other.value], [place] * 2, color="lightgrey", linewidth=2, zorder=1)
         if not np.isnan(one.low):
             left.plot([one.low, one.high], [place + 0.18] * 2, color="tab:red", alpha=0.45, linewidth=3)
-    left.plot([one.value for one in unseen], places, "o", color="tab:red", label="never heard")
-    left.plot([one.value for one in seen], places, "s", color="tab:blue", label="heard, in the same mixtures")
+    left.plot([one.value for one in unseen], places, "o", color="tab:red", label="unseen")
+    left.plot([one.value for one in seen], places, "s", color="tab:blue", label="seen, in the same mixtures")
     if report.other_result:
         others = [report.other_result.classes[label]["unseen/si_sdri"].value for label, _ in classes]
         left.plot(others, places, "|", color="black", markersize=10, label=f"the same, {report.other}")
@@ -122,8 +122,8 @@ def draw_gaps(report: Report, path: Path) -> None:
     left.legend(fontsize=8)
     values = drop_incomplete(report.measured.values)
     for name, colour, label in (
-        ("unseen/si_sdri", "tab:red", "never heard"),
-        ("seen/si_sdri", "tab:blue", "heard"),
+        ("unseen/si_sdri", "tab:red", "unseen"),
+        ("seen/si_sdri", "tab:blue", "seen"),
     ):
         gains = np.sort(values[name][~np.isnan(values[name])])
         right.plot(gains, np.arange(1, len(gains) + 1) / len(gains), color=colour, label=label)

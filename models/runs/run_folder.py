@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for (`run.json`), the averaged weights of its checkpoint, and the log.
+"""A run's folder: the setup (`run.json`), the averaged weights of its checkpoint, and the log.
 
 A run is of a detector or of a separator; the setup of a separator's run names its query encoder: the teacher's folder
 or a detector's run. Training writes these folders; shipping and evaluation read them.

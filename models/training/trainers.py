@@ -225,15 +225,15 @@ def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
     return True
 
 
-def _write(run: Path, asked: dict[str, Any], fabric: Fabric) -> None:
+def _write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
     """Write the setup; a resumed run must have the same. Raises ValueError."""
     path = run / SETUP
-    if path.exists() and read_setup(run) != json.loads(json.dumps(asked)):
+    if path.exists() and read_setup(run) != json.loads(json.dumps(setup)):
         raise ValueError(f"{run} holds another run: give --run a new folder, or the options in {path}")
     fabric.barrier()  # every process has read the setup
     if fabric.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asked, indent=2) + "\n")
+        path.write_text(json.dumps(setup, indent=2) + "\n")
     fabric.barrier()
 
 
