@@ -71,12 +71,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.describe(app, [PresignSent, SeparationCreate, DetectionCreate, QueryCreate, UrlSent])
     app.add_middleware(
         IdempotencyMiddleware,
-        answers=IdempotencyRepository(deps.redis, settings),
-        signatures=deps.url_signer,
+        repository=IdempotencyRepository(deps.redis, settings),
+        url_signer=deps.url_signer,
         settings=settings,
     )
     app.add_middleware(
-        AuthenticationMiddleware, door=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings)
+        AuthenticationMiddleware,
+        authenticator=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings),
     )
     cors.install(app, settings)
     app.add_middleware(ObservationMiddleware, metrics=deps.metrics)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from app.__main__ import cli
 from app.keys import middleware
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
-from app.keys.repository import KeyRepository, digest, key_id
+from app.keys.repository import KeyRepository, digest, parse_key_id
 from app.main import create_app
 from app.records.ids import new_id
 from app.settings import Settings
@@ -75,7 +75,7 @@ def test_a_key_opens_until_it_is_revoked(keyed_service: Service) -> None:
     assert status(f"Bearer {written}") == status(f"bearer {written}") == 200
     assert status(f"Bearer {written[:-1]}{'A' if written[-1] != 'A' else 'B'}") == 401  # a known id, another secret
     swapped = f"emk_{other.id.removeprefix('key_')}{written[30:]}"
-    assert key_id(swapped) == other.id and status(f"Bearer {swapped}") == 401
+    assert parse_key_id(swapped) == other.id and status(f"Bearer {swapped}") == 401
     keys.revoke(key.id)
     assert status(f"Bearer {written}") == 401
 
@@ -208,7 +208,7 @@ def test_keys_are_made_listed_and_revoked(run: Any, redis: Redis) -> None:
     code, told = run("create", "web", "--rate", "30", "--audio-seconds", "0", "--priority", "5")
     assert code == 0
     made = dict(re.findall(r"^(id|key|webhook secret) +(\S+)$", told, re.MULTILINE))
-    assert key_id(made["key"]) == made["id"]
+    assert parse_key_id(made["key"]) == made["id"]
     kept = KeyRepository(redis).get(made["id"])
     assert (kept.name, kept.rate, kept.audio_seconds, kept.priority) == ("web", 30, 0, 5)
     assert kept.digest == digest(made["key"]) and kept.webhook_secret == made["webhook secret"]
