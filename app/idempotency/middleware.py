@@ -123,7 +123,7 @@ class IdempotencyMiddleware:
         async def hold(message: Message) -> None:
             messages.append(message)
 
-        async with _renew_until_done(claim, self._settings.idempotency_lease / _RENEWALS):
+        async with _renew_periodically(claim, self._settings.idempotency_lease / _RENEWALS):
             try:
                 await self._app(scope, receive_and_hash, hold)
                 response = await self._response_to_store(Request(scope, receive_and_hash), fingerprint, messages)
@@ -167,7 +167,7 @@ async def _store(claim: Claim, response: StoredResponse | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _renew_until_done(claim: Claim, interval: float) -> AsyncIterator[None]:
+async def _renew_periodically(claim: Claim, interval: float) -> AsyncIterator[None]:
     async def renew() -> None:
         while True:
             await asyncio.sleep(interval)

@@ -46,7 +46,7 @@ class UrlSigner:
 
     def load_secret(self) -> None:
         """Load the secret, so that signing needs no call to Redis. Raises redis-py's errors."""
-        self._shared_secret()
+        self._get_secret()
 
     @property
     def has_secret(self) -> bool:
@@ -86,10 +86,10 @@ class UrlSigner:
         return key_id if hmac.compare_digest(match[3], self._mac(key_id, match[2], path)) else None
 
     def _mac(self, key_id: str, expiry: str, path: str) -> str:
-        mac = hmac.digest(self._shared_secret(), f"{key_id}\n{expiry}\n{path}".encode(), hashlib.sha256)
+        mac = hmac.digest(self._get_secret(), f"{key_id}\n{expiry}\n{path}".encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
-    def _shared_secret(self) -> bytes:
+    def _get_secret(self) -> bytes:
         if not self._secret:
             candidate = secrets.token_bytes(32)
             stored: Any = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True)

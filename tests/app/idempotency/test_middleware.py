@@ -232,7 +232,7 @@ def test_malformed_keys_are_refused(folder_service: Service, key: str | bytes) -
 # Claims
 
 
-def stored_response(body: str = "{}") -> StoredResponse:
+def new_response(body: str = "{}") -> StoredResponse:
     return StoredResponse(fingerprint="f", bytes=2, status=202, headers=[], body=body)
 
 
@@ -241,7 +241,7 @@ def test_a_claim_of_a_dead_process_expires(redis: Redis) -> None:
     dead = repository.claim("", "k")
     assert isinstance(dead, Claim) and repository.claim("", "k") is None
     eventually(lambda: isinstance(repository.claim("", "k"), Claim), 5)
-    dead.store(stored_response("late"))  # the process was only slow; its lease has expired
+    dead.store(new_response("late"))  # the process was only slow; its lease has expired
     dead.release()
     assert repository.claim("", "k") is None
 
@@ -254,10 +254,10 @@ def test_a_renewed_claim_does_not_expire(redis: Redis) -> None:
         time.sleep(0.1)
         claim.renew()
         assert repository.claim("", "k") is None
-    claim.store(stored_response())
-    assert repository.claim("", "k") == stored_response()
+    claim.store(new_response())
+    assert repository.claim("", "k") == new_response()
     claim.renew()
-    assert repository.claim("", "k") == stored_response()
+    assert repository.claim("", "k") == new_response()
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_a_damaged_record_fails_only_the_request_with_its_key(valkey: ValkeyServ
 
 
 @pytest.fixture
-def own_server() -> Iterator[ValkeyServer]:
+def restartable_server() -> Iterator[ValkeyServer]:
     """A server that the test may stop and start."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -101,33 +101,33 @@ def own_server() -> Iterator[ValkeyServer]:
         yield server
 
 
-def test_requests_fail_while_the_server_is_down(own_server: ValkeyServer) -> None:
-    with Redis(port=own_server.port) as redis:
+def test_requests_fail_while_the_server_is_down(restartable_server: ValkeyServer) -> None:
+    with Redis(port=restartable_server.port) as redis:
         keys = create_keys(redis, 5)
 
     async def check() -> None:
-        async with open_authenticator(own_server) as authenticator:
+        async with open_authenticator(restartable_server) as authenticator:
             assert await authenticate_all(authenticator, keys) == [True] * 5
-            own_server.stop()
+            restartable_server.stop()
             for _ in range(2):
                 errors = await authenticate_all(authenticator, keys)
                 assert len(errors) == 5 and all(isinstance(error, RedisError) for error in errors)
-            own_server.start()  # for the fixture, which stops it
+            restartable_server.start()  # for the fixture, which stops it
 
     asyncio.run(check())
 
 
-def test_requests_are_authenticated_again_after_the_server_restarts_empty(own_server: ValkeyServer) -> None:
+def test_requests_are_authenticated_again_after_the_server_restarts_empty(restartable_server: ValkeyServer) -> None:
     """Without its records, and without the script, which must be loaded again."""
 
     async def check() -> None:
-        with Redis(port=own_server.port) as redis:
+        with Redis(port=restartable_server.port) as redis:
             keys = create_keys(redis, 5)
-            async with open_authenticator(own_server) as authenticator:
+            async with open_authenticator(restartable_server) as authenticator:
                 assert await authenticate_all(authenticator, keys) == [True] * 5
-                own_server.stop()
+                restartable_server.stop()
                 assert isinstance((await authenticate_all(authenticator, keys[:1]))[0], RedisError)
-                own_server.start()
+                restartable_server.start()
                 assert await authenticate_all(authenticator, keys) == [False] * 5
                 key = KeyRepository(redis).create("new", 5, 0, 1)
                 assert await authenticate_all(authenticator, [key, key, keys[0]]) == [True, True, False]
