@@ -12,7 +12,7 @@ from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
 from app.jobs.repository import JobRepository
 from app.keys import callers
-from app.keys.callers import ANYBODY, Caller
+from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas
 from app.keys.signed_urls import UrlSigner
 from app.metrics import Metrics
@@ -41,7 +41,7 @@ class Dependencies:
     outbound: OutboundClient
     quotas: Quotas
     url_signer: UrlSigner
-    caller: Caller = ANYBODY
+    caller: Caller = ANONYMOUS
 
     @classmethod
     def open(cls, settings: Settings) -> "Dependencies":

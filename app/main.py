@@ -69,12 +69,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost: observation, CORS, authentication, idempotency, routes.
     app.add_middleware(
         IdempotencyMiddleware,
-        answers=IdempotencyRepository(deps.redis, settings),
-        signatures=deps.url_signer,
+        repository=IdempotencyRepository(deps.redis, settings),
+        url_signer=deps.url_signer,
         settings=settings,
     )
     app.add_middleware(
-        AuthenticationMiddleware, door=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings)
+        AuthenticationMiddleware,
+        authenticator=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings),
     )
     cors.install(app, settings)
     app.add_middleware(ObservationMiddleware, metrics=deps.metrics)

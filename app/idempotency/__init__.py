@@ -1,1 +1,1 @@
-"""`Idempotency-Key`: a request that is sent again is answered again, and not done again."""
+"""`Idempotency-Key`: a repeated request is processed once, and its response replayed."""

@@ -1,6 +1,7 @@
-"""What makes two requests the same: method, path, query and body, and of a form its fields and its files' hashes.
+"""Fingerprints of requests, equal for repetitions: hashes of method, path, query and body.
 
-Boundaries change from one sending to the next. It is taken while the body passes by; nothing of that is kept.
+Of a form the fields and the contents of files count, since boundaries differ between repetitions. The body is hashed
+as it streams and never stored.
 """
 
 import hashlib
@@ -16,60 +17,62 @@ from app.http.multipart import Collector, disposition
 
 
 class Fingerprint:
-    """Of one request; `complete` once all of its body was seen, and could be read if it is a form."""
+    """Fingerprint of one request; `complete` when it covers the whole body, and the form in it is well-formed."""
 
     def __init__(self, request: Request) -> None:
         self.bytes = 0  # of the body so far
-        kind = bodies.media_type(request)
-        self._whole = hashlib.sha256()
-        self._add(request.method, request.url.path, request.url.query, kind)
-        self._ended = "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
-        self._form = _collector(request) if kind == "multipart/form-data" else None
-        self._part = hashlib.sha256()
-        self._over = self._form is None
+        media_type = bodies.media_type(request)
+        self._digest = hashlib.sha256()
+        self._add(request.method, request.url.path, request.url.query, media_type)
+        self._is_body_complete = (
+            "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
+        )
+        self._form = _collector(request) if media_type == "multipart/form-data" else None
+        self._part_digest = hashlib.sha256()
+        self._is_form_complete = self._form is None
 
     @property
     def complete(self) -> bool:
-        """Whether the digest stands for the whole request."""
-        return self._ended and self._over
+        """Whether the digest covers the whole request."""
+        return self._is_body_complete and self._is_form_complete
 
     def digest(self) -> str:
-        """The same for the same request."""
-        return self._whole.hexdigest()
+        """Return the digest, equal for equal requests."""
+        return self._digest.hexdigest()
 
     def feed(self, chunk: bytes, last: bool) -> None:
-        """The next piece of the body."""
+        """Add the next chunk of the body."""
         self.bytes += len(chunk)
-        self._ended = self._ended or last
+        self._is_body_complete = self._is_body_complete or last
         if self._form is None:
-            self._whole.update(chunk)
+            self._digest.update(chunk)
             return
         try:
             self._form.parser.write(chunk)
-            self._take(self._form)
-        except (FormParserError, RequestInvalid):  # whoever reads the form answers that it is broken
+            self._add_events(self._form)
+        except (FormParserError, RequestInvalid):  # the route reports that the form is malformed
             self._form = None
 
-    def _take(self, form: Collector) -> None:
+    def _add_events(self, form: Collector) -> None:
         while form.events:
             kind, value = form.events.popleft()
             if isinstance(value, dict):
                 name, filename = disposition(value)
                 self._add(name, "field" if filename is None else "file")
-                self._part = hashlib.sha256()
+                self._part_digest = hashlib.sha256()
             elif kind == "data":
-                self._part.update(value)
+                self._part_digest.update(value)
             elif kind == "part_end":
-                self._whole.update(self._part.digest())
+                self._digest.update(self._part_digest.digest())
             else:
-                self._over = True
+                self._is_form_complete = True
 
     def _add(self, *words: str) -> None:
-        self._whole.update(json.dumps(words).encode() + b"\n")
+        self._digest.update(json.dumps(words).encode() + b"\n")
 
 
 def _collector(request: Request) -> Collector | None:
-    """None where the boundary is none: then the form is never complete."""
+    """Return None if the boundary is invalid; the form is then never complete."""
     _, options = parse_options_header(request.headers.get("content-type"))
     try:
         return Collector(options[b"boundary"])

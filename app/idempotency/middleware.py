@@ -1,8 +1,7 @@
-"""ASGI middleware: does a POST with an `Idempotency-Key` once, and answers its repetitions with the first answer.
+"""ASGI middleware that processes a POST with an `Idempotency-Key` once and replays the first response to repetitions.
 
-Not kept, so that the request may be tried again: answers of 429 and 5xx, what was broken off since the client hung
-up, and refusals that came before the whole body
-was read, as of a form that is too large; without the body, nothing tells what they refused.
+Responses that a retry may change are not stored: 429 and 5xx, requests that ended with the client's disconnect, and
+errors sent before the whole body was read (a form that is too large), since without the body there is no fingerprint.
 """
 
 import asyncio
@@ -37,18 +36,21 @@ from app.settings import Settings
 log = logging.getLogger("earmark.http")
 
 _HEADER = "idempotency-key"
-_SANE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
-_SLACK = 64 * 1024  # bytes by which the same form may be longer: its boundary is another one
-_OF_THE_MOMENT = {b"content-length", b"date"}  # headers that a repetition makes anew
+_VALID_KEY = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
+_BOUNDARY_SLACK = 64 * 1024  # bytes by which a repeated form may be longer, because of its boundary
+_RENEWALS = 3  # of a claim during its lease, so that it survives two that fail
+_UNSTORED_HEADERS = {b"content-length", b"date"}  # set anew for each response
 
 
 class IdempotencyMiddleware:
-    """Around the routes, and inside of the layer that knows who asks."""
+    """ASGI middleware around the routes, inside of `AuthenticationMiddleware`, which sets the caller."""
 
-    def __init__(self, app: ASGIApp, answers: IdempotencyRepository, signatures: UrlSigner, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, repository: IdempotencyRepository, url_signer: UrlSigner, settings: Settings
+    ) -> None:
         self._app = app
-        self._answers = answers
-        self._signatures = signatures
+        self._repository = repository
+        self._url_signer = url_signer
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,90 +62,93 @@ class IdempotencyMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            found = await self._claim(request)
+            outcome = await self._claim(request)
         except EarmarkError as error:
             await problem(request, error)(scope, receive, send)
             return
-        if isinstance(found, Claim):
-            await self._answer_first(found, scope, receive, send)
+        if isinstance(outcome, Claim):
+            await self._process(outcome, scope, receive, send)
         else:
-            await found(scope, receive, send)
+            await outcome(scope, receive, send)
 
     async def _claim(self, request: Request) -> Claim | Response:
-        """The right to answer, or the answer that was given. Raises what a repetition that is none is answered."""
+        """Return the claim of a first request, or the response to replay.
+
+        Raises `IdempotencyInProgress`, `IdempotencyMismatch`, `RequestInvalid` and `QueueUnavailable`.
+        """
         key, key_id = request.headers[_HEADER], callers.get_caller(request).key_id
-        if not _SANE.fullmatch(key):
+        if not _VALID_KEY.fullmatch(key):
             raise RequestInvalid("An Idempotency-Key has 1 to 255 printable ASCII characters.")
         try:
-            found = await run_sync(self._answers.claim, key_id, key)
+            outcome = await run_sync(self._repository.claim, key_id, key)
         except RedisError as error:
             log.error("%s %s: queue: %s", request.method, request.url.path, error)
             raise QueueUnavailable() from error
-        if found is None:
-            raise IdempotencyInProgress("The first request with this Idempotency-Key is not answered yet.")
-        if isinstance(found, Claim):
-            return found
-        if not await self._is_same(request, found):
-            raise IdempotencyMismatch("This Idempotency-Key was first sent with another request.")
-        return self._replay(found, key_id)
+        if outcome is None:
+            raise IdempotencyInProgress("The first request with this Idempotency-Key is still being processed.")
+        if isinstance(outcome, Claim):
+            return outcome
+        if not await self._matches(request, outcome):
+            raise IdempotencyMismatch("This Idempotency-Key was first sent with a different request.")
+        return self._replay(outcome, key_id)
 
-    async def _is_same(self, request: Request, answer: StoredResponse) -> bool:
+    async def _matches(self, request: Request, stored: StoredResponse) -> bool:
         fingerprint = Fingerprint(request)
         try:
-            async for chunk in bodies.chunks(request, self._settings, answer.bytes + _SLACK):
+            async for chunk in bodies.chunks(request, self._settings, stored.bytes + _BOUNDARY_SLACK):
                 fingerprint.feed(chunk, last=False)
         except UploadTooLarge:
             return False
         fingerprint.feed(b"", last=True)
-        return fingerprint.complete and fingerprint.digest() == answer.fingerprint
+        return fingerprint.complete and fingerprint.digest() == stored.fingerprint
 
-    def _replay(self, answer: StoredResponse, key_id: str) -> Response:
-        """The first answer; addresses in it that were signed then are signed anew."""
-        response = Response(self._signatures.renew_all(answer.body, key_id), answer.status)
-        response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    def _replay(self, stored: StoredResponse, key_id: str) -> Response:
+        """Return the first response with new tokens for the signed URLs in it."""
+        response = Response(self._url_signer.renew_all(stored.body, key_id), stored.status)
+        response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in stored.headers]
         response.headers["Idempotent-Replayed"] = "true"
         return response
 
-    async def _answer_first(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request be answered; keep the answer before it is sent, so that who has it can have it again."""
+    async def _process(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
+        """Process the request; store the response before it is sent, so that every response sent can be replayed."""
         fingerprint = Fingerprint(Request(scope))
         messages: list[Message] = []
 
-        async def seen() -> Message:
+        async def receive_and_hash() -> Message:
             message = await receive()
             if message["type"] == "http.request":
                 fingerprint.feed(message.get("body", b""), last=not message.get("more_body", False))
             return message
 
-        async def held(message: Message) -> None:
+        async def hold(message: Message) -> None:
             messages.append(message)
 
-        async with _renew_until_done(claim, _renewals(self._settings)):
+        async with _renew_periodically(claim, self._settings.idempotency_lease / _RENEWALS):
             try:
-                await self._app(scope, seen, held)
-                answer = await self._stored_response(Request(scope, seen), fingerprint, messages)
+                await self._app(scope, receive_and_hash, hold)
+                response = await self._response_to_store(Request(scope, receive_and_hash), fingerprint, messages)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await _store(claim, None)
                 raise
-        await _store(claim, answer)
+        await _store(claim, response)
         for message in messages:
             await send(message)
 
-    async def _stored_response(
+    async def _response_to_store(
         self, request: Request, fingerprint: Fingerprint, messages: list[Message]
     ) -> StoredResponse | None:
-        """The answer as it is kept; None where it is not to be."""
+        """Return the response as it is stored; None if it is not to be stored."""
         status = messages[0]["status"]
         if status in (429, ClientGone.status) or status >= 500:
             return None
-        if status < 400 and not fingerprint.complete:  # a body that the route had no use for
+        if status < 400 and not fingerprint.complete:  # the route did not read the body
             with contextlib.suppress(EarmarkError):
                 async for _ in bodies.chunks(request, self._settings, self._settings.body_bytes):
                     pass
         if not fingerprint.complete:
             return None
-        headers = [pair for pair in messages[0]["headers"] if pair[0].lower() not in _OF_THE_MOMENT]
+        headers = [pair for pair in messages[0]["headers"] if pair[0].lower() not in _UNSTORED_HEADERS]
         return StoredResponse(
             fingerprint=fingerprint.digest(),
             bytes=fingerprint.bytes,
@@ -153,24 +158,19 @@ class IdempotencyMiddleware:
         )
 
 
-def _renewals(settings: Settings) -> float:
-    """Seconds between two of them: a claim outlives two that fail."""
-    return settings.idempotency_lease / 3
-
-
-async def _store(claim: Claim, answer: StoredResponse | None) -> None:
-    """What was done is done and is answered, whether or not that can be kept."""
+async def _store(claim: Claim, response: StoredResponse | None) -> None:
+    """Store the response, or release the claim without one; failures are logged, since the request is processed."""
     try:
-        await (run_sync(claim.release) if answer is None else run_sync(claim.store, answer))
+        await (run_sync(claim.release) if response is None else run_sync(claim.store, response))
     except RedisError as error:
-        log.error("an answer could not be kept for its Idempotency-Key: %s", error)
+        log.error("the response to an Idempotency-Key could not be stored: %s", error)
 
 
 @contextlib.asynccontextmanager
-async def _renew_until_done(claim: Claim, seconds: float) -> AsyncIterator[None]:
+async def _renew_periodically(claim: Claim, interval: float) -> AsyncIterator[None]:
     async def renew() -> None:
         while True:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(interval)
             try:
                 await run_sync(claim.renew)
             except RedisError as error:

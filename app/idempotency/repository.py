@@ -1,6 +1,6 @@
-"""Answers by `Idempotency-Key`, in Redis: a claim while the first request runs, then its answer.
+"""Responses by `Idempotency-Key`, in Redis: a claim while the first request is processed, then its response.
 
-A claim is a lease that its holder renews, so that a process that dies blocks nobody for longer than that.
+A claim is a lease that its holder renews, so that a dead process does not block repetitions for longer than the lease.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from redis import Redis
 from app.settings import Settings
 
 _CLAIM = b"claim:"
-# Only whoever holds the claim may renew it, make an answer of it, or give it up (an empty value).
+# Only the holder of the claim may renew it, replace it by a response, or release it (an empty value).
 _REPLACE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
@@ -23,7 +23,7 @@ return 1
 
 
 class StoredResponse(BaseModel):
-    """The first answer, and the fingerprint and length in bytes of the request that it belongs to."""
+    """The first response, with the fingerprint and length in bytes of its request."""
 
     fingerprint: str
     bytes: int
@@ -33,46 +33,46 @@ class StoredResponse(BaseModel):
 
 
 class Claim:
-    """The right to answer one `Idempotency-Key` first."""
+    """The exclusive right to process the request of an `Idempotency-Key`."""
 
-    def __init__(self, records: "IdempotencyRepository", key: str, value: bytes) -> None:
-        self._records = records
+    def __init__(self, repository: "IdempotencyRepository", key: str, value: bytes) -> None:
+        self._repository = repository
         self._key = key
         self._value = value
 
     def renew(self) -> None:
-        """The request still runs."""
-        self._records.replace(self._key, self._value, self._value)
+        """Extend the lease."""
+        self._repository.replace(self._key, self._value, self._value)
 
-    def store(self, answer: StoredResponse) -> None:
-        """Keep the answer for repetitions; too late if the lease ran out and another request has the claim."""
-        self._records.replace(self._key, self._value, answer.model_dump_json().encode())
+    def store(self, response: StoredResponse) -> None:
+        """Store the response for repetitions, unless the lease has expired and another request holds the claim."""
+        self._repository.replace(self._key, self._value, response.model_dump_json().encode())
 
     def release(self) -> None:
-        """Nothing to repeat: the request may be tried again."""
-        self._records.replace(self._key, self._value, b"")
+        """Give up the claim without a response, so that the request may be retried."""
+        self._repository.replace(self._key, self._value, b"")
 
 
 class IdempotencyRepository:
-    """All claims and answers of one deployment."""
+    """The claims and responses of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._replace = redis.register_script(_REPLACE)
         self._lease = round(settings.idempotency_lease * 1000)
-        self._kept = round(settings.idempotency_seconds * 1000)
+        self._retention = round(settings.idempotency_seconds * 1000)
 
-    def claim(self, key_id: str, sent: str) -> Claim | StoredResponse | None:
-        """The claim, if this is the first request with what an API key's holder sent as `Idempotency-Key`; else the
-        first one's answer, or None while it has none."""
-        key = f"earmark:idempotency:{key_id}:{hashlib.sha256(sent.encode()).hexdigest()}"
+    def claim(self, key_id: str, idempotency_key: str) -> Claim | StoredResponse | None:
+        """Return a claim for the first request with this `Idempotency-Key` of an API key; for others the response to
+        the first one, or None while there is none."""
+        key = f"earmark:idempotency:{key_id}:{hashlib.sha256(idempotency_key.encode()).hexdigest()}"
         value = _CLAIM + secrets.token_hex(16).encode()
-        found: Any = self._redis.set(key, value, px=self._lease, nx=True, get=True)
-        if found is None or found == value:  # ours: the answer to our first try may have been lost
+        previous: Any = self._redis.set(key, value, px=self._lease, nx=True, get=True)
+        if previous is None or previous == value:  # ours: redis-py may have retried after a lost reply
             return Claim(self, key, value)
-        return None if found.startswith(_CLAIM) else StoredResponse.model_validate_json(found)
+        return None if previous.startswith(_CLAIM) else StoredResponse.model_validate_json(previous)
 
-    def replace(self, key: str, held: bytes, value: bytes) -> None:
-        """Put another value in a claim's place, for as long as such values are kept."""
-        milliseconds = self._lease if value.startswith(_CLAIM) else self._kept
-        self._replace(keys=[key], args=[held, value, milliseconds])
+    def replace(self, key: str, claim: bytes, value: bytes) -> None:
+        """Replace a claim by another value, and set the time after which that expires."""
+        milliseconds = self._lease if value.startswith(_CLAIM) else self._retention
+        self._replace(keys=[key], args=[claim, value, milliseconds])

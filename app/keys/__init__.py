@@ -1,1 +1,1 @@
-"""API keys: who may ask, how much of it, and addresses that work without one."""
+"""API keys: authentication, rate limits and quotas, and signed URLs that work without a key."""

@@ -1,7 +1,7 @@
-"""Who asks: the caller that a request comes from, and the one rule of what it may see.
+"""Callers, and the rule of which records a caller may see.
 
-Uploads and jobs carry their `owner`, the id of the key that made them; it is empty where keys are switched off. What
-another key made is answered as if it did not exist, so that ids tell nothing.
+Uploads and jobs have an `owner`, the id of the key that created them; it is empty where authentication is off. A record
+of another owner is answered as if it did not exist, so that responses do not reveal ids.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _SCOPE = "earmark.caller"
 
 
 class Owned(Protocol):
-    """A record that belongs to whoever made it."""
+    """A record with an owner."""
 
     owner: str
 
@@ -27,30 +27,30 @@ Record = TypeVar("Record", bound=Owned)
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. `key_id` is empty for everybody where keys are switched off; `priority` is its weight in the line."""
+    """Sender of a request; `key_id` is empty where authentication is off, `priority` is a weight in the fair queue."""
 
     key_id: str = ""
     priority: int = 1
     allowance: Allowance | None = field(default=None, compare=False)  # None: no limits
 
-    def require_owned(self, record: Record, what: str) -> Record:
-        """The record, if it is this caller's; raises `NotFound` if not, in the words for a record that is not there.
+    def require_owned(self, record: Record, noun: str) -> Record:
+        """Return the record if this caller owns it; raise `NotFound`, as for a record that does not exist, if not.
 
-        Whatever is fetched by id for a client goes through here.
+        Every record that a client names by id must pass through here.
         """
         if record.owner != self.key_id:
-            raise NotFound(f"There is no such {what}.")
+            raise NotFound(f"There is no such {noun}.")
         return record
 
 
-ANYBODY = Caller()
+ANONYMOUS = Caller()
 
 
 def set_caller(scope: Scope, caller: Caller) -> None:
-    """Tell routes who asks."""
+    """Set the caller of a request, for the routes."""
     scope[_SCOPE] = caller
 
 
 def get_caller(request: Request) -> Caller:
-    """The caller of a request, as `introduce` told it."""
-    return request.scope.get(_SCOPE, ANYBODY)
+    """Return the caller that `set_caller` set, or the anonymous one."""
+    return request.scope.get(_SCOPE, ANONYMOUS)

@@ -1,4 +1,4 @@
-"""`python -m app keys`: makes, lists and revokes API keys."""
+"""`python -m app keys`: create, list and revoke API keys."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,53 +14,55 @@ from app.redis_client import connect
 from app.settings import Settings
 
 commands = typer.Typer(help=__doc__, no_args_is_help=True)
-Embedded = Annotated[bool, typer.Option("--embedded", help="Of the embedded service that runs on EARMARK_HOME.")]
+Embedded = Annotated[bool, typer.Option("--embedded", help="Use the embedded service that runs on EARMARK_HOME.")]
 
 
 @commands.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What people call it.")],
-    rate: Annotated[int, typer.Option(min=0, help="Requests a minute; 0: no limit.")] = 600,
-    audio_seconds: Annotated[int, typer.Option(min=0, help="Seconds of mixtures a day; 0: no limit.")] = 86400,
-    priority: Annotated[int, typer.Option(min=1, max=100, help="Its weight beside other keys in the line.")] = 1,
+    name: Annotated[str, typer.Argument(help="Name to show to people.")],
+    rate: Annotated[int, typer.Option(min=0, help="Rate limit in requests a minute; 0: no limit.")] = 600,
+    audio_seconds: Annotated[int, typer.Option(min=0, help="Quota in seconds of audio a day; 0: no limit.")] = 86400,
+    priority: Annotated[
+        int, typer.Option(min=1, max=100, help="Weight in the fair queue, relative to other keys.")
+    ] = 1,
     embedded: Embedded = False,
 ) -> None:
-    """Makes a key and prints it, with its webhook secret. Neither can be shown again."""
+    """Create a key and print it with its webhook secret. Neither can be shown again."""
     if not name.isprintable() or not 0 < len(name) <= 64:
         raise typer.BadParameter("a name has 1 to 64 printable characters")
-    with _keys(embedded) as keys:
-        key, written = keys.create(name, rate, audio_seconds, priority)
+    with _open_keys(embedded) as keys:
+        key, api_key = keys.create(name, rate, audio_seconds, priority)
     typer.echo(f"id              {key.id}")
-    typer.echo(f"key             {written}")
+    typer.echo(f"key             {api_key}")
     typer.echo(f"webhook secret  {key.webhook_secret}")
-    typer.secho("Keep both now: they are not shown again.", err=True)
+    typer.secho("Save both now: they cannot be shown again.", err=True)
 
 
 @commands.command("list")
-def list_keys(embedded: Embedded = False) -> None:
-    """Lists the keys that open something."""
-    with _keys(embedded) as keys:
-        found = keys.list()
-    typer.echo(f"{'id':<30}  {'made (UTC)':<16}  {'rate/min':>8}  {'audio s/day':>11}  {'priority':>8}  name")
-    for key in found:
-        made = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
+def list_open_keys(embedded: Embedded = False) -> None:
+    """List the valid keys."""
+    with _open_keys(embedded) as keys:
+        valid_keys = keys.list()
+    typer.echo(f"{'id':<30}  {'created (UTC)':<16}  {'rate/min':>8}  {'audio s/day':>11}  {'priority':>8}  name")
+    for key in valid_keys:
+        created = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
         rate, quota = key.rate or "none", key.audio_seconds or "none"
-        typer.echo(f"{key.id:<30}  {made:<16}  {rate:>8}  {quota:>11}  {key.priority:>8}  {key.name}")
+        typer.echo(f"{key.id:<30}  {created:<16}  {rate:>8}  {quota:>11}  {key.priority:>8}  {key.name}")
 
 
 @commands.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `create` and `list` show it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `create` and `list` print it.")],
     embedded: Embedded = False,
 ) -> None:
-    """Makes a key open nothing from now on; what it made stays until its time is over."""
-    with _keys(embedded) as keys:
+    """Revoke a key at once; its uploads and jobs stay until they expire."""
+    with _open_keys(embedded) as keys:
         keys.revoke(key_id)
     typer.echo(f"revoked {key_id}")
 
 
 @contextmanager
-def _keys(embedded: bool) -> Iterator[KeyRepository]:
+def _open_keys(embedded: bool) -> Iterator[KeyRepository]:
     from app.embedded import EmbeddedError, embedded_queue_settings
 
     try:

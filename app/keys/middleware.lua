@@ -1,19 +1,19 @@
--- Requests at the door: whether their keys are known, whether their rates have room for them, and what polls look at.
+-- Authentication of requests: looks up their keys, applies their rate limits, and reads what polls will need.
 --
 -- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today; for polls the
---       record and the waiting jobs among which it may be, else empty
--- ARGV: for each the key's id, empty where keys are switched off; its digest, empty where a signature stands for the key;
---       then what counts where keys are switched off: requests a minute, audio seconds a day. 0: no limit;
+--       record and the queue of waiting jobs in which it may be, else empty
+-- ARGV: for each the key's id, empty where authentication is off; its digest, empty for a signed URL;
+--       then the limits where authentication is off: requests a minute, audio seconds a day. 0: no limit;
 --       for polls the job's id, else empty
--- Returns for each nothing for a key that is not known, else
---   priority, rate, requests left (-1: no limit), microseconds until one is allowed (0: this one is),
---   microseconds until the rate is as if nobody had asked, quota, audio seconds used today, seconds left of today,
---   and for polls that are let in the record and its rank, either of which may be nothing
+-- Returns for each nothing for an unknown key, else
+--   priority, rate, requests left (-1: no limit), microseconds until a request is allowed (0: this one is),
+--   microseconds until all requests of a minute are available again, quota, audio seconds used today,
+--   seconds left of today, and for polls that are allowed the record and its rank, either of which may be nil
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local function admit(records, rates, quotas, job, line, key_id, digest, open_rate, open_quota, job_id)
+local function authenticate(records, rates, quotas, job, queue, key_id, digest, open_rate, open_quota, job_id)
   local priority, rate, quota = 1, tonumber(open_rate), tonumber(open_quota)
   if key_id ~= '' then
     local record = redis.call('HGET', records, key_id)
@@ -23,19 +23,19 @@ local function admit(records, rates, quotas, job, line, key_id, digest, open_rat
     priority, rate, quota = key.priority, key.rate, key.audio_seconds
   end
 
-  -- The generic cell rate algorithm: all that is kept is when the caller will have its whole minute's worth again.
+  -- The generic cell rate algorithm: stores only the time at which all requests of a minute are available again.
   local left, wait, reset = -1, 0, 0
   if rate > 0 then
     local minute = 60000000
-    local each = minute / rate
-    local whole = math.max(now, tonumber(redis.call('GET', rates) or now))
-    wait = math.max(0, math.ceil(whole + each - minute - now))
+    local interval = minute / rate
+    local full = math.max(now, tonumber(redis.call('GET', rates) or now))
+    wait = math.max(0, math.ceil(full + interval - minute - now))
     if wait == 0 then
-      whole = whole + each
-      redis.call('SET', rates, string.format('%.0f', whole), 'PX', math.ceil((whole - now) / 1000) + 1)
+      full = full + interval
+      redis.call('SET', rates, string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000) + 1)
     end
-    left = math.max(0, math.floor((now + minute - whole) / each + 1e-6))
-    reset = math.ceil(whole - now)
+    left = math.max(0, math.floor((now + minute - full) / interval + 1e-6))
+    reset = math.ceil(full - now)
   end
 
   local used = 0
@@ -44,23 +44,23 @@ local function admit(records, rates, quotas, job, line, key_id, digest, open_rat
     if tonumber(today[1]) == math.floor(clock[1] / 86400) then used = tonumber(today[2]) end
   end
 
-  -- A list ends at its first nil; false is nothing, too.
+  -- false and not nil, which would end the array of the reply.
   local record, rank = false, false
   if job_id ~= '' and wait == 0 then
     record = redis.call('GET', job)
-    rank = line ~= '' and redis.call('ZRANK', line, job_id)
+    rank = queue ~= '' and redis.call('ZRANK', queue, job_id)
   end
   local day_left = 86400 - clock[1] % 86400
   return {priority, rate, left, wait, reset, quota, string.format('%.3f', used), day_left, record, rank}
 end
 
-local told = {}
+local replies = {}
 for number = 0, #KEYS / 5 - 1 do
   local first, last = 5 * number + 1, 5 * number + 5
-  local given = {unpack(KEYS, first, last)}
-  for place = first, last do given[#given + 1] = ARGV[place] end
-  local well, answer = pcall(admit, unpack(given))
-  -- One damaged record must not close the door to others.
-  told[number + 1] = well and answer or {err = 'ERR ' .. (type(answer) == 'table' and answer.err or tostring(answer))}
+  local arguments = {unpack(KEYS, first, last)}
+  for index = first, last do arguments[#arguments + 1] = ARGV[index] end
+  local ok, reply = pcall(authenticate, unpack(arguments))
+  -- A damaged record fails its own request only.
+  replies[number + 1] = ok and reply or {err = 'ERR ' .. (type(reply) == 'table' and reply.err or tostring(reply))}
 end
-return told
+return replies

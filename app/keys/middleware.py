@@ -1,8 +1,8 @@
-"""The door: who asks, and how often, before a byte of a body is read.
+"""Authentication and rate limits, before a byte of the body is read.
 
-A pure ASGI layer, since FastAPI parses forms before it runs dependencies. Paths that are not named here as open need a
-key, those of routes that do not exist too. Key and rate are checked in one round trip, so that a key that is revoked
-opens nothing from then on.
+Pure ASGI middleware, since FastAPI parses forms before it runs dependencies. Every path that is not listed here as
+public needs a key, those without a route too. Key and rate limit are checked in one round trip to Redis, so that a
+revoked key is refused from the next request on.
 """
 
 import logging
@@ -35,55 +35,59 @@ PUBLIC_FOLDERS = ("/docs/", "/page/")
 
 
 class Authenticator:
-    """Looks keys and rates up, on the event loop of the server."""
+    """Checks credentials and rate limits, on the event loop of the server."""
 
-    def __init__(self, redis: Redis, polls: PollCache, signatures: UrlSigner, settings: Settings) -> None:
+    def __init__(self, redis: Redis, poll_cache: PollCache, url_signer: UrlSigner, settings: Settings) -> None:
         self._script = CoalescedScript(redis, Path(__file__).with_suffix(".lua"))
-        self._polls = polls
-        self._signatures = signatures
+        self._poll_cache = poll_cache
+        self._url_signer = url_signer
         self._settings = settings
 
     @property
     def is_disabled(self) -> bool:
-        """Whether there is nothing to look up: anybody may ask anything at any rate."""
+        """Whether there is nothing to check: no keys, and no limits for requests without one."""
         settings = self._settings
         return settings.auth == "off" and not settings.open_rate and not settings.open_audio_seconds
 
     async def authenticate(self, scope: Scope) -> tuple[Caller, Allowance, int]:
-        """Who asks, what is left to them, and how many seconds too early (0: not at all). Raises `Unauthorized`."""
+        """Return the caller, its allowance, and the seconds until its rate limit allows the request (0: now).
+
+        Raises `Unauthorized`.
+        """
         key_id, digest = ("", "") if self._settings.auth == "off" else await self._credentials(scope)
-        job_id, keys = self._polls.prefetch_keys(scope)
-        told: Any = await self._script.run(
-            keys=[repository.KEYS_KEY, rate_key(key_id), quota_key(key_id), *keys],
+        job_id, poll_keys = self._poll_cache.prefetch_keys(scope)
+        reply: Any = await self._script.run(
+            keys=[repository.KEYS_KEY, rate_key(key_id), quota_key(key_id), *poll_keys],
             args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds, job_id],
         )
-        if not told:
-            raise Unauthorized("The key is not known, or was revoked.", "invalid_token")
-        priority, rate, left, wait, reset, quota, used, day_left, *found = told
-        self._polls.store_prefetched(scope, keys, found)
-        allowance = Allowance(int(rate), left, reset / 1e6, int(quota), float(used), day_left)
+        if not reply:
+            raise Unauthorized("The key is unknown or revoked.", "invalid_token")
+        priority, rate, left, wait, rate_reset, quota, used, quota_reset, *poll_values = reply
+        self._poll_cache.store_prefetched(scope, poll_keys, poll_values)
+        allowance = Allowance(int(rate), left, rate_reset / 1e6, int(quota), float(used), quota_reset)
         return Caller(key_id, int(priority), allowance), allowance, math.ceil(wait / 1e6)
 
     async def _credentials(self, scope: Scope) -> tuple[str, str]:
-        """The id and digest of the key that was sent, or the id alone where a signed address stands for it."""
-        sent = Headers(scope=scope).getlist("authorization")
-        if sent:
-            scheme, _, written = sent[0].partition(" ")
-            key_id = repository.key_id(written.strip())
-            if len(sent) > 1 or scheme.lower() != "bearer" or key_id is None:
+        """Return the id and digest of the key in the request; for a signed URL its key's id and an empty digest."""
+        headers = Headers(scope=scope).getlist("authorization")
+        if headers:
+            scheme, _, credentials = headers[0].partition(" ")
+            api_key = credentials.strip()
+            key_id = repository.parse_key_id(api_key)
+            if len(headers) > 1 or scheme.lower() != "bearer" or key_id is None:
                 raise Unauthorized("Send one header `Authorization: Bearer KEY`.", "invalid_request")
-            return key_id, repository.digest(written.strip())
-        token = _token(scope)
+            return key_id, repository.digest(api_key)
+        token = _url_token(scope)
         if token is None:
             raise Unauthorized("Send a key as `Authorization: Bearer KEY`.")
-        key_id = await run_in_threadpool(self._signatures.verify, token, scope["path"])
+        key_id = await run_in_threadpool(self._url_signer.verify, token, scope["path"])
         if key_id is None:
-            raise Unauthorized("The address is not valid here, or not any more; ask anew.", "invalid_token")
+            raise Unauthorized("The signed URL is invalid here or has expired; request a new one.", "invalid_token")
         return key_id, ""
 
 
-def _token(scope: Scope) -> str | None:
-    """A signed address's token; it lets nobody change anything."""
+def _url_token(scope: Scope) -> str | None:
+    """Return the token of a signed URL; None for methods that change something, which tokens do not permit."""
     if scope["method"] not in ("GET", "HEAD") or b"token=" not in scope["query_string"]:
         return None
     tokens = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=16).get("token", [])
@@ -91,18 +95,18 @@ def _token(scope: Scope) -> str | None:
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware: lets in whom the door knows, and tells every caller what it has left."""
+    """ASGI middleware that authenticates callers, enforces their rate limits and reports their allowances."""
 
-    def __init__(self, app: ASGIApp, door: Authenticator) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
-        self._door = door
+        self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._door.is_disabled or _is_public(scope["path"]):
+        if scope["type"] != "http" or self._authenticator.is_disabled or _is_public(scope["path"]):
             await self._app(scope, receive, send)
             return
         try:
-            caller, allowance, early = await self._door.authenticate(scope)
+            caller, allowance, wait = await self._authenticator.authenticate(scope)
         except Unauthorized as error:
             await problem(Request(scope), error, headers={"WWW-Authenticate": error.challenge})(scope, receive, send)
             return
@@ -111,17 +115,17 @@ class AuthenticationMiddleware:
             await problem(Request(scope), QueueUnavailable())(scope, receive, send)
             return
 
-        async def told(message: Message) -> None:
+        async def send_with_allowance(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(allowance.headers())
             await send(message)
 
-        if early:
-            refusal = RateLimited(f"{allowance.rate} requests a minute are allowed.", early)
-            await problem(Request(scope), refusal)(scope, receive, told)
+        if wait:
+            error = RateLimited(f"{allowance.rate} requests a minute are allowed.", wait)
+            await problem(Request(scope), error)(scope, receive, send_with_allowance)
             return
         callers.set_caller(scope, caller)
-        await self._app(scope, receive, told)
+        await self._app(scope, receive, send_with_allowance)
 
 
 def _is_public(path: str) -> bool:

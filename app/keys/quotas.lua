@@ -1,8 +1,8 @@
--- Charges audio seconds to a caller's day (UTC), gives them back, or corrects what was charged.
+-- Charges audio seconds to a caller's day (UTC), refunds them, or corrects an earlier charge.
 --
 -- KEYS: the caller's quota of today
--- ARGV: seconds, may be negative; the quota; the day that was charged where that is corrected, else empty
--- Returns 1 or 0 (there is no room for them), seconds used today, today
+-- ARGV: seconds, may be negative; the quota; for a correction the day of the charge, else empty
+-- Returns 1 or 0 (the quota does not suffice), seconds used today, today
 
 local day = math.floor(redis.call('TIME')[1] / 86400)
 local today = redis.call('HMGET', KEYS[1], 'day', 'used')
@@ -10,7 +10,7 @@ local used = 0
 if tonumber(today[1]) == day then used = tonumber(today[2]) end
 local seconds = tonumber(ARGV[1])
 if ARGV[3] ~= '' then
-  -- Without a quota, or of another day: nothing was charged that could be corrected.
+  -- Without a quota, or on another day, there is no charge to correct.
   if tonumber(today[1]) ~= day or tonumber(ARGV[3]) ~= day then return {1, string.format('%.3f', used), day} end
 elseif used + seconds > tonumber(ARGV[2]) then
   return {0, string.format('%.3f', used), day}

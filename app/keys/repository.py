@@ -1,7 +1,7 @@
-"""API keys as Redis keeps them: never the key itself, only its SHA-256.
+"""Records of API keys in Redis, which hold the SHA-256 of a key and never the key itself.
 
-A key is `emk_ULID_SECRET`: its id is `key_ULID`, and its secret has 256 random bits, so that a plain digest of it tells
-nothing. All records are in one hash by id; the script that admits requests reads them there (`admission.lua`).
+A key is `emk_ULID_SECRET`: its id is `key_ULID`, and its secret has 256 random bits, so that a plain digest does not
+reveal it. One hash holds all records by id; the authentication script (`middleware.lua`) reads them there.
 """
 
 import base64
@@ -22,7 +22,7 @@ _KEY = re.compile(r"emk_([0-7][0-9A-HJKMNP-TV-Z]{25})_[A-Za-z0-9_-]{43}")
 
 
 class Key(BaseModel):
-    """One key. A rate or a quota of 0 is none; the priority is its weight in the line beside other keys'."""
+    """Record of a key. A rate or quota of 0 is no limit; the priority is the key's weight in the fair queue."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -31,37 +31,37 @@ class Key(BaseModel):
     name: str
     digest: str = Field(repr=False)
     rate: int  # requests a minute
-    audio_seconds: int  # of mixtures, a day
+    audio_seconds: int  # a day
     priority: int
-    webhook_secret: str = Field(repr=False)  # as Standard Webhooks writes it; signing needs it as it is
+    webhook_secret: str = Field(repr=False)  # in the format of Standard Webhooks; signing needs the secret itself
     created_at: float
 
 
-def key_id(written: str) -> str | None:
-    """The id of a key as clients send it; None for what cannot be one."""
-    match = _KEY.fullmatch(written)
+def parse_key_id(api_key: str) -> str | None:
+    """Return the id of a key as clients send it; None if it is malformed."""
+    match = _KEY.fullmatch(api_key)
     return f"{ids.KEY}_{match[1]}" if match else None
 
 
-def digest(written: str) -> str:
-    """What is kept of a key."""
-    return hashlib.sha256(written.encode()).hexdigest()
+def digest(api_key: str) -> str:
+    """Return the digest that the record of a key holds."""
+    return hashlib.sha256(api_key.encode()).hexdigest()
 
 
 class KeyRepository:
-    """All keys of one deployment."""
+    """The keys of one deployment."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def create(self, name: str, rate: int, audio_seconds: int, priority: int) -> tuple[Key, str]:
-        """A new key: its record, and the key itself, which nobody can read again."""
-        made = ids.new_id(ids.KEY)
-        written = f"emk_{made.removeprefix(f'{ids.KEY}_')}_{secrets.token_urlsafe(32)}"
+        """Create a key; return its record, and the key itself, which is not stored."""
+        key_id = ids.new_id(ids.KEY)
+        api_key = f"emk_{key_id.removeprefix(f'{ids.KEY}_')}_{secrets.token_urlsafe(32)}"
         key = Key(
-            id=made,
+            id=key_id,
             name=name,
-            digest=digest(written),
+            digest=digest(api_key),
             rate=rate,
             audio_seconds=audio_seconds,
             priority=priority,
@@ -69,21 +69,21 @@ class KeyRepository:
             created_at=time.time(),
         )
         self._redis.hset(KEYS_KEY, key.id, key.model_dump_json())
-        return key, written
+        return key, api_key
 
     def list(self) -> list[Key]:
-        """Every key that opens something, the oldest first."""
-        found: Any = self._redis.hvals(KEYS_KEY)
-        return sorted((Key.model_validate_json(document) for document in found), key=lambda key: key.id)
+        """Return all valid keys, the oldest first."""
+        documents: Any = self._redis.hvals(KEYS_KEY)
+        return sorted((Key.model_validate_json(document) for document in documents), key=lambda key: key.id)
 
     def get(self, key_id: str) -> Key:
-        """One key; raises `NotFound` for one that was revoked or never made."""
+        """Return a key. Raises `NotFound` for a key that is revoked or unknown."""
         document: Any = self._redis.hget(KEYS_KEY, key_id)
         if document is None:
             raise NotFound("There is no such key.")
         return Key.model_validate_json(document)
 
     def revoke(self, key_id: str) -> None:
-        """Let a key open nothing from now on, and addresses that were signed for it neither. Raises `NotFound`."""
+        """Invalidate a key at once, and the URLs signed for it. Raises `NotFound`."""
         if not self._redis.hdel(KEYS_KEY, key_id):
             raise NotFound("There is no such key.")

@@ -1,8 +1,8 @@
-"""Addresses that open one thing to whoever has them, for a while: for media elements and EventSource, which send no
-`Authorization`.
+"""Signed URLs: each gives read access to one resource for a time, for clients that cannot send `Authorization`, such as
+media elements and EventSource.
 
-`?token=` names the key and the end of its time, and signs both together with the path (HMAC-SHA256). Ends are rounded
-to whole periods, so that an address stays the same from poll to poll, and caches and ETags keep their sense.
+`?token=` holds the key's id, the time of expiry, and their HMAC-SHA256 together with the path. Expiry is rounded to
+whole periods, so that a URL stays the same from poll to poll and caches and ETags remain useful.
 """
 
 import base64
@@ -20,74 +20,78 @@ from redis import Redis
 from app.records import ids
 from app.settings import Settings
 
-_SECRET = "earmark:url-secret"  # noqa: S105 (the name of a Redis key)
+_SECRET_KEY = "earmark:url-secret"  # noqa: S105 (the name of a Redis key)
 _TOKEN = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9a-f]{1,12})\.([A-Za-z0-9_-]{43})")
-_SIGNED = re.compile(r'/v1/[^"?\s]+\?token=[A-Za-z0-9._-]+')
+_SIGNED_PATH = re.compile(r'/v1/[^"?\s]+\?token=[A-Za-z0-9._-]+')
 
 Sign = Callable[[str], str]
 
 
 class UrlSigner:
-    """Signs and checks; one secret for all processes of a deployment."""
+    """Signs and verifies URLs; all processes of a deployment share one secret.
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    `clock` returns seconds since 1970.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.clock = clock
         self._redis = redis
         self._period = settings.url_seconds
         self._secret = settings.url_secret.get_secret_value().encode() if settings.url_secret else b""
 
     @property
     def valid_until(self) -> float:
-        """Until when, in seconds since 1970, what is signed stays the same."""
-        return (time.time() // self._period + 1) * self._period
+        """Time, in seconds since 1970, until which newly signed URLs stay the same."""
+        return (self.clock() // self._period + 1) * self._period
 
     def load_secret(self) -> None:
-        """Fetch the secret, once; signing would do it. Raises redis-py's errors."""
-        self._shared_secret()
+        """Load the secret, so that signing needs no call to Redis. Raises redis-py's errors."""
+        self._get_secret()
 
     @property
     def has_secret(self) -> bool:
-        """Whether signing asks nobody."""
+        """Whether the secret is loaded."""
         return bool(self._secret)
 
     def signer_for(self, owner: str) -> Sign:
-        """Signs paths for what belongs to this key; what belongs to nobody is open already and stays as it is."""
+        """Return a function that signs paths for this key; without an owner it returns them unchanged."""
         return lambda path: self.sign(path, owner) if owner else path
 
     def sign(self, path: str, key_id: str) -> str:
-        """A path (percent-encoded, as in an answer) with a token that opens it for one to two periods."""
-        end = format(int((time.time() // self._period + 2) * self._period), "x")
-        return f"{path}?token={key_id.removeprefix(f'{ids.KEY}_')}.{end}.{self._mac(key_id, end, unquote(path))}"
+        """Return a path (percent-encoded, as in responses) with a token that is valid for one to two periods."""
+        expiry = format(int((self.clock() // self._period + 2) * self._period), "x")
+        return f"{path}?token={key_id.removeprefix(f'{ids.KEY}_')}.{expiry}.{self._mac(key_id, expiry, unquote(path))}"
 
     def renew_all(self, text: str, key_id: str) -> str:
-        """A text in which every path that was signed for this key gets a new token; what others wrote stays."""
+        """Return a text with new tokens for the paths in it that were signed for this key; other text is unchanged."""
 
-        def renewed(found: re.Match[str]) -> str:
-            path, token = found[0].split("?token=")
-            genuine = self._signer(token, unquote(path)) == key_id
-            return self.sign(path, key_id) if genuine else found[0]
+        def renew(match: re.Match[str]) -> str:
+            path, token = match[0].split("?token=")
+            is_genuine = self._signing_key(token, unquote(path)) == key_id
+            return self.sign(path, key_id) if is_genuine else match[0]
 
-        return _SIGNED.sub(renewed, text)
+        return _SIGNED_PATH.sub(renew, text)
 
     def verify(self, token: str, path: str) -> str | None:
-        """The id of the key that a token stands for on this path (decoded), now; None if for none."""
-        key_id = self._signer(token, path)
-        return key_id if key_id is not None and int(token.split(".")[1], 16) > time.time() else None
+        """Return the id of the key that signed this path (decoded); None if the token is invalid or expired."""
+        key_id = self._signing_key(token, path)
+        return key_id if key_id is not None and int(token.split(".")[1], 16) > self.clock() else None
 
-    def _signer(self, token: str, path: str) -> str | None:
-        """The id of the key that a path was signed for, if it was, whenever that was."""
+    def _signing_key(self, token: str, path: str) -> str | None:
+        """Return the id of the key that a path was signed for, expired or not; None if the token is invalid."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
         key_id = f"{ids.KEY}_{match[1]}"
         return key_id if hmac.compare_digest(match[3], self._mac(key_id, match[2], path)) else None
 
-    def _mac(self, key_id: str, end: str, path: str) -> str:
-        signed = hmac.digest(self._shared_secret(), f"{key_id}\n{end}\n{path}".encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+    def _mac(self, key_id: str, expiry: str, path: str) -> str:
+        mac = hmac.digest(self._get_secret(), f"{key_id}\n{expiry}\n{path}".encode(), hashlib.sha256)
+        return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
-    def _shared_secret(self) -> bytes:
+    def _get_secret(self) -> bytes:
         if not self._secret:
-            made = secrets.token_bytes(32)
-            kept: Any = self._redis.set(_SECRET, made, nx=True, get=True)
-            self._secret = kept or made
+            candidate = secrets.token_bytes(32)
+            stored: Any = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True)
+            self._secret = stored or candidate
         return self._secret

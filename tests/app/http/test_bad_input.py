@@ -1,4 +1,4 @@
-"""Nothing that a stranger sends makes an answer of 500 or more, or leaves anything behind."""
+"""Fuzzing: no input causes a status of 500 or more, or leaves anything behind."""
 
 import json
 import os
@@ -19,7 +19,7 @@ fuzz = hypothesis_settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-# Every text that JSON can carry, with lone surrogates, which are no Unicode.
+# Every text that JSON can hold, with lone surrogates, which are not Unicode.
 TEXT = st.text(st.characters(), max_size=12)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
@@ -27,7 +27,7 @@ FIELDS = ["mixture", "targets", "output", "metadata", "model", "auto", "webhook"
 TARGET_FIELDS = ["name", "examples", "label", "spans", "query_id", "embedding", "not_label"]
 
 
-def survives(service: Service, answer: httpx.Response) -> None:
+def assert_no_failure(service: Service, answer: httpx.Response) -> None:
     assert answer.status_code < 500, answer.text
     if answer.status_code >= 400:
         assert answer.headers["content-type"] == "application/problem+json"
@@ -45,7 +45,7 @@ def test_any_json(folder_service: Service, body: dict[str, Any], target: dict[st
     if nested:
         body = {"mixture": {"audio_id": "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"}} | body | {"targets": [target]}
     content = json.dumps(body).encode()
-    survives(
+    assert_no_failure(
         folder_service,
         folder_service.client.post("/v1/separations", content=content, headers={"Content-Type": "application/json"}),
     )
@@ -63,7 +63,7 @@ def test_any_form(folder_service: Service, content: bytes, route: str) -> None:
             answer = folder_service.client.post(
                 route, content=body + end, headers={"Content-Type": "multipart/form-data; boundary=XX"}
             )
-            survives(folder_service, answer)
+            assert_no_failure(folder_service, answer)
     assert folder_service.stored() == [] and folder_service.entered() == []
 
 
@@ -75,7 +75,7 @@ def test_any_content_type(folder_service: Service, kind: bytes) -> None:
             headers = {b"Content-Type": (prefix + kind).strip()}
             answer = folder_service.client.post(route, content=b"x", headers=headers)
             if answer.status_code != 400 or answer.headers["content-type"] == "application/problem+json":
-                survives(folder_service, answer)  # else the server itself refused the header
+                assert_no_failure(folder_service, answer)  # otherwise uvicorn refused the header
 
 
 @fuzz
@@ -83,13 +83,13 @@ def test_any_content_type(folder_service: Service, kind: bytes) -> None:
 def test_any_path_and_parameter(folder_service: Service, path: bytes, text: str) -> None:
     escaped = "".join(f"%{byte:02x}" for byte in path)
     for route in ("/v1/audio/", "/v1/separations/", "/v1/separations/sep_01HZZZZZZZZZZZZZZZZZZZZZZZ/stems/", "/"):
-        survives(folder_service, folder_service.client.get(route + escaped))
+        assert_no_failure(folder_service, folder_service.client.get(route + escaped))
     query = "".join(f"%{byte:02x}" for byte in text.encode("utf-8", "surrogatepass"))
     for name in ("q", "model", "limit", "askable"):
-        survives(folder_service, folder_service.client.get(f"/v1/separations?cursor={query}&{name}={query}"))
+        assert_no_failure(folder_service, folder_service.client.get(f"/v1/separations?cursor={query}&{name}={query}"))
         answer = folder_service.client.get(f"/v1/labels?{name}={query}")
-        if answer.status_code != 503:  # a model that nobody announced
-            survives(folder_service, answer)
+        if answer.status_code != 503:  # a model that no worker has announced
+            assert_no_failure(folder_service, answer)
 
 
 def test_any_header(folder_service: Service) -> None:
@@ -100,16 +100,16 @@ def test_any_header(folder_service: Service) -> None:
     @given(value=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
     @example("9" * 30 + "-")
     @example("-" + "9" * 30)
-    def survive(value: str) -> None:
+    def send(value: str) -> None:
         for name in ("Range", "If-Range", "If-None-Match", "X-Request-Id", "Accept", "Prefer"):
-            sent = f"bytes={value}" if name == "Range" else f"wait={value}" if name == "Prefer" else value
+            header = f"bytes={value}" if name == "Range" else f"wait={value}" if name == "Prefer" else value
             for url in urls:
-                survives(folder_service, folder_service.client.get(url, headers={name: sent.strip()}))
+                assert_no_failure(folder_service, folder_service.client.get(url, headers={name: header.strip()}))
 
-    survive()
+    send()
 
 
-def test_text_that_is_no_unicode(folder_service: Service) -> None:
+def test_text_with_lone_surrogates_is_refused(folder_service: Service) -> None:
     for body in (
         r'{"\ud800": 1}',
         r'{"mixture": {"audio_id": "\ud800"}, "targets": [{"name": "x", "label": "\udfff"}]}',
@@ -119,4 +119,4 @@ def test_text_that_is_no_unicode(folder_service: Service) -> None:
             "/v1/separations", content=body, headers={"Content-Type": "application/json"}
         )
         assert answer.status_code == 422
-        survives(folder_service, answer)
+        assert_no_failure(folder_service, answer)

@@ -1,4 +1,4 @@
-"""What every answer has, whatever was asked; health, figures, labels, models and the document."""
+"""Request ids and problems of every response; health, metrics, labels, models and the OpenAPI document."""
 
 import json
 import logging
@@ -14,22 +14,24 @@ from app.settings import Settings
 from tests.app.conftest import MODEL, Service, problem, serve, wav
 
 
-@pytest.mark.parametrize("sent", ["abc", "0af7651916cd43dd8448eb211c80319c", "a/b:c-d_e.f+g=h@i", "x" * 128])
-def test_a_sane_request_id_is_echoed(folder_service: Service, sent: str) -> None:
-    assert folder_service.client.get("/livez", headers={"X-Request-Id": sent}).headers["x-request-id"] == sent
-    answer = folder_service.client.get("/v1/audio/x", headers={"X-Request-Id": sent})
-    assert problem(answer, 404, "not_found")["request_id"] == sent
+@pytest.mark.parametrize("request_id", ["abc", "0af7651916cd43dd8448eb211c80319c", "a/b:c-d_e.f+g=h@i", "x" * 128])
+def test_a_valid_request_id_is_echoed(folder_service: Service, request_id: str) -> None:
+    headers = {"X-Request-Id": request_id}
+    assert folder_service.client.get("/livez", headers=headers).headers["x-request-id"] == request_id
+    answer = folder_service.client.get("/v1/audio/x", headers=headers)
+    assert problem(answer, 404, "not_found")["request_id"] == request_id
 
 
-@pytest.mark.parametrize("sent", [None, "", "a b", "<script>", "x" * 129, "é".encode()])
-def test_another_request_id_is_made(folder_service: Service, sent: str | bytes | None) -> None:
-    headers = {} if sent is None else {b"X-Request-Id": sent if isinstance(sent, bytes) else sent.encode()}
-    made = folder_service.client.get("/livez", headers=headers).headers["x-request-id"]
-    assert made.startswith("req_") and len(made) == 30
+@pytest.mark.parametrize("request_id", [None, "", "a b", "<script>", "x" * 129, "é".encode()])
+def test_an_invalid_request_id_is_replaced(folder_service: Service, request_id: str | bytes | None) -> None:
+    value = request_id.encode() if isinstance(request_id, str) else request_id
+    headers = {} if value is None else {b"X-Request-Id": value}
+    generated = folder_service.client.get("/livez", headers=headers).headers["x-request-id"]
+    assert generated.startswith("req_") and len(generated) == 30
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v2/audio", "/v1/separations/sep_1/events", "/%2e%2e/etc/passwd"])
-def test_unknown_addresses_are_problems(folder_service: Service, path: str) -> None:
+def test_unknown_paths_are_problems(folder_service: Service, path: str) -> None:
     problem(folder_service.client.get(path), 404, "not_found")
 
 
@@ -43,24 +45,24 @@ def test_other_methods_are_problems(folder_service: Service, method: str, path: 
         problem(answer, 404, "not_found")
 
 
-def test_methods_not_allowed_say_which_are(folder_service: Service) -> None:
+def test_a_refused_method_names_the_allowed_ones(folder_service: Service) -> None:
     answer = folder_service.client.delete("/v1/audio")
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
 
 
 def test_wrong_parameters_are_named(folder_service: Service) -> None:
-    told = problem(folder_service.client.get("/v1/labels", params={"limit": "many"}), 422, "request_invalid")
-    assert [fault["parameter"] for fault in told["errors"]] == ["limit"]
+    body = problem(folder_service.client.get("/v1/labels", params={"limit": "many"}), 422, "request_invalid")
+    assert [error["parameter"] for error in body["errors"]] == ["limit"]
 
 
-def test_broken_http_gets_no_traceback(folder_service: Service) -> None:
+def test_malformed_http_gets_no_traceback(folder_service: Service) -> None:
     with socket.create_connection(folder_service.address, timeout=5) as connection:
         connection.sendall(b"POST /v1/audio HTTP/1.1\r\nContent-Length: x\r\n\r\n")
         assert b"Traceback" not in connection.recv(65536)
 
 
-def test_the_unexpected_is_logged_and_not_told(
+def test_an_unexpected_exception_is_logged_and_not_shown(
     folder_service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -68,28 +70,28 @@ def test_the_unexpected_is_logged_and_not_told(
 
     monkeypatch.setattr(type(folder_service.deps.model_registry), "models", fail)
     with caplog.at_level(logging.ERROR):
-        told = problem(folder_service.client.get("/v1/models"), 500, "internal")
-    assert "secret" not in json.dumps(told)
-    assert told["request_id"] in caplog.text and "the secret at" in caplog.text
+        body = problem(folder_service.client.get("/v1/models"), 500, "internal")
+    assert "secret" not in json.dumps(body)
+    assert body["request_id"] in caplog.text and "the secret at" in caplog.text
 
 
-def test_alive_and_ready(service: Service) -> None:
+def test_health(service: Service) -> None:
     assert service.client.get("/livez").json() == {"status": "alive"}
-    told = service.client.get("/readyz").json()
-    assert told == {"status": "ready", "queue": "ok", "store": "ok", "workers": {"base": 1}}
+    readiness = service.client.get("/readyz").json()
+    assert readiness == {"status": "ready", "queue": "ok", "store": "ok", "workers": {"base": 1}}
     service.deps.model_registry.leave("base", "worker-1")
     answer = service.client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (200, {"base": 0})
 
 
 @pytest.fixture
-def cut_off(tmp_path: Path) -> Iterator[Service]:
-    """A front end whose queue's server is not there."""
+def service_without_queue(tmp_path: Path) -> Iterator[Service]:
+    """A front end whose queue server does not exist."""
     yield from serve(Settings(home=tmp_path, redis_url="redis://127.0.0.1:9", redis_timeout=0.5, auth="off"), tmp_path)
 
 
-def test_without_the_queue_calls_say_so_and_leave_nothing(cut_off: Service) -> None:
-    client = cut_off.client
+def test_without_the_queue_requests_fail_and_leave_nothing(service_without_queue: Service) -> None:
+    client = service_without_queue.client
     assert client.get("/livez").status_code == 200
     for answer in (
         client.get("/readyz"),
@@ -99,11 +101,11 @@ def test_without_the_queue_calls_say_so_and_leave_nothing(cut_off: Service) -> N
         client.post("/v1/separations", files={"mixture": ("a.wav", wav())}, data={"label": "Dog"}),
     ):
         problem(answer, 503, "queue_unavailable")
-    assert cut_off.stored() == []
+    assert service_without_queue.stored() == []
     assert "earmark_queue_up 0.0" in client.get("/metrics").text
 
 
-def test_without_the_store_calls_say_so(folder_service: Service, tmp_path: Path) -> None:
+def test_without_the_store_requests_fail(folder_service: Service, tmp_path: Path) -> None:
     settings = folder_service.deps.settings.model_copy(
         update={"store": "s3://earmark", "store_endpoint": "http://127.0.0.1:9", "store_timeout": 0.5}
     )
@@ -113,7 +115,7 @@ def test_without_the_store_calls_say_so(folder_service: Service, tmp_path: Path)
         problem(answer, 503, "store_unavailable")
 
 
-def test_figures(folder_service: Service) -> None:
+def test_metrics(folder_service: Service) -> None:
     folder_service.separate()
     folder_service.client.get("/v1/audio/x")
     folder_service.client.get("/v1/audio/y")
@@ -130,12 +132,12 @@ def test_models_and_their_workers(folder_service: Service) -> None:
     registry.heartbeat("base", "worker-2")
     registry.announce({**MODEL, "name": "paper", "version": "3"}, "worker-3")
     registry.leave("paper", "worker-3")
-    told = folder_service.client.get("/v1/models").json()["data"]
-    assert [(model["name"], model["version"], model["default"], model["workers"]) for model in told] == [
+    models = folder_service.client.get("/v1/models").json()["data"]
+    assert [(model["name"], model["version"], model["default"], model["workers"]) for model in models] == [
         ("base", "1", True, 2),
         ("paper", "3", False, 0),
     ]
-    assert set(told[0]) == {
+    assert set(models[0]) == {
         *("name", "version", "default", "embedding_size", "labels", "askable_labels", "sample_rate", "workers")
     }
 
@@ -155,34 +157,34 @@ def test_models_and_their_workers(folder_service: Service) -> None:
     ],
 )
 def test_labels_are_found_by_text(folder_service: Service, text: str, first: str) -> None:
-    found = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
-    assert found[0]["label"] == first
-    assert [label["score"] for label in found] == sorted((label["score"] for label in found), reverse=True)
-    assert set(found[0]) == {"label", "mid", "slug", "path", "askable", "score"}
+    labels = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
+    assert labels[0]["label"] == first
+    assert [label["score"] for label in labels] == sorted((label["score"] for label in labels), reverse=True)
+    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "score"}
 
 
 @pytest.mark.parametrize(
     ("model", "status"), [("base", 200), ("base@1", 200), ("base@2", 503), ("", 422), ("A b", 422)]
 )
-def test_labels_are_those_of_a_model_as_jobs_name_it(folder_service: Service, model: str, status: int) -> None:
+def test_labels_accept_a_model_as_jobs_do(folder_service: Service, model: str, status: int) -> None:
     answer = folder_service.client.get("/v1/labels", params={"q": "dog", "model": model})
     assert answer.status_code == status, answer.text
 
 
-def test_labels_without_a_text_are_all_labels(folder_service: Service) -> None:
+def test_labels_without_a_query_are_all_labels(folder_service: Service) -> None:
     client = folder_service.client
-    found = client.get("/v1/labels").json()["data"]
-    assert [label["label"] for label in found] == ["Bark", "Dog", "Male speech, man speaking", "Siren"]
+    labels = client.get("/v1/labels").json()["data"]
+    assert [label["label"] for label in labels] == ["Bark", "Dog", "Male speech, man speaking", "Siren"]
     assert len(client.get("/v1/labels", params={"limit": 2}).json()["data"]) == 2
     assert len(client.get("/v1/labels", params={"askable": "true"}).json()["data"]) == 3
     assert client.get("/v1/labels", params={"q": "zzzzqqq"}).json() == {"data": []}
 
 
-def test_labels_of_a_model_that_nobody_announced(folder_service: Service) -> None:
+def test_labels_of_an_unknown_model_are_unavailable(folder_service: Service) -> None:
     problem(folder_service.client.get("/v1/labels", params={"model": "paper"}), 503, "model_unavailable")
 
 
-def test_the_document_describes_what_is_answered(folder_service: Service) -> None:
+def test_the_openapi_document_describes_requests_and_responses(folder_service: Service) -> None:
     document = folder_service.client.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
     assert "HTTPValidationError" not in schemas
@@ -216,7 +218,9 @@ def test_docs(folder_service: Service) -> None:
         assert path.startswith("/docs/") and len(folder_service.client.get(path).content) > 1000
 
 
-def test_settings_travel_to_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_pass_to_other_programs_through_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = Settings.model_validate({"home": tmp_path, "store_secret_key": "s", "targets": 3, "job_timeout": 7.5})
     for name, value in settings.as_environment().items():
         monkeypatch.setenv(name, value)
@@ -227,16 +231,16 @@ def test_settings_travel_to_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     "wrong", [{"upload_bytes": 0}, {"store_endpoint": "nowhere"}, {"model": "../x"}, {"port": 99999}, {"channels": "x"}]
 )
-def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
+def test_invalid_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Settings.model_validate(wrong)
 
 
-def test_settings_that_hold_secrets_do_not_show_them() -> None:
+def test_secrets_are_not_in_the_representation_of_settings() -> None:
     secrets = {"redis_url": "redis://:hush@queue:6379", "store_secret_key": "hush", "url_secret": "hush"}
     assert "hush" not in repr(Settings.model_validate(secrets))
 
 
-def test_connections_are_let_go(folder_service: Service) -> None:
+def test_connections_can_be_closed_by_the_client(folder_service: Service) -> None:
     with httpx.Client(base_url=folder_service.client.base_url) as client:
         assert client.get("/livez", headers={"Connection": "close"}).status_code == 200

@@ -1,10 +1,12 @@
-"""`Idempotency-Key`: sent again, a request is answered again and not done again."""
+"""`Idempotency-Key`: a repeated request is processed once, and its response replayed."""
 
 import io
 import itertools
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,208 +19,212 @@ from redis import Redis
 from app.idempotency.fingerprints import Fingerprint
 from app.idempotency.repository import Claim, IdempotencyRepository, StoredResponse
 from app.settings import Settings
-from tests.app.conftest import Service, eventually, problem, wav
+from tests.app.conftest import LIMITS, Service, eventually, problem, serve, wav
 
 
-def repeated(service: Service, key: str, path: str = "/v1/separations", **request: Any) -> httpx.Response:
+def post(service: Service, key: str, path: str = "/v1/separations", **request: Any) -> httpx.Response:
     return service.client.post(path, headers={"Idempotency-Key": key}, **request)
 
 
-def asking(service: Service, **fields: Any) -> dict[str, Any]:
+def job_request(service: Service, **fields: Any) -> dict[str, Any]:
     return {"mixture": {"audio_id": service.recording()["id"]}, "targets": [{"label": "Dog"}], **fields}
 
 
-def count(service: Service) -> int:
+def count_jobs(service: Service) -> int:
     return len(service.client.get("/v1/separations").json()["data"])
 
 
-def test_a_job_is_made_once_and_its_answer_told_again(folder_service: Service) -> None:
-    request = asking(folder_service)
-    first = repeated(folder_service, "order-17", json=request)
+def test_a_job_is_created_once_and_its_response_replayed(folder_service: Service) -> None:
+    request = job_request(folder_service)
+    first = post(folder_service, "order-17", json=request)
     assert first.status_code == 202 and "idempotent-replayed" not in first.headers
     folder_service.client.post(f"{first.headers['location']}/cancel")
-    again = repeated(folder_service, "order-17", json=request)
+    again = post(folder_service, "order-17", json=request)
     assert again.status_code == 202 and again.headers["idempotent-replayed"] == "true"
-    assert again.content == first.content  # as it was then
+    assert again.content == first.content  # although the job has changed
     for name in ("location", "retry-after", "content-type", "content-length"):
         assert again.headers[name] == first.headers[name]
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
-    assert count(folder_service) == 1
-    assert repeated(folder_service, "order-18", json=request).json()["id"] != first.json()["id"]
+    assert count_jobs(folder_service) == 1
+    assert post(folder_service, "order-18", json=request).json()["id"] != first.json()["id"]
     assert folder_service.client.post("/v1/separations", json=request).json()["id"] != first.json()["id"]
 
 
-def test_answers_are_kept_a_day(folder_service: Service) -> None:
-    repeated(folder_service, "k", json=asking(folder_service))
-    (kept,) = folder_service.deps.redis.scan_iter("earmark:idempotency:*")
-    left: Any = folder_service.deps.redis.ttl(kept)
-    assert 86400 - 60 < left <= 86400
+def test_responses_are_stored_for_a_day(folder_service: Service) -> None:
+    post(folder_service, "k", json=job_request(folder_service))
+    (key,) = folder_service.deps.redis.scan_iter("earmark:idempotency:*")
+    seconds: Any = folder_service.deps.redis.ttl(key)
+    assert 86400 - 60 < seconds <= 86400
 
 
 @pytest.mark.parametrize("change", ["body", "path", "query", "type"])
-def test_another_request_with_the_same_key_is_refused(folder_service: Service, change: str) -> None:
-    request = asking(folder_service)
-    assert repeated(folder_service, "k", json=request).status_code == 202
+def test_a_different_request_with_the_same_key_is_refused(folder_service: Service, change: str) -> None:
+    request = job_request(folder_service)
+    assert post(folder_service, "k", json=request).status_code == 202
     other = request | ({"metadata": {"a": "b"}} if change == "body" else {})
     path = {"path": "/v1/audio", "query": "/v1/separations?a=1"}.get(change, "/v1/separations")
     headers = {"Idempotency-Key": "k"} | ({"Content-Type": "application/x+json"} if change == "type" else {})
     problem(folder_service.client.post(path, headers=headers, json=other), 422, "idempotency_mismatch")
     huge = folder_service.client.post("/v1/separations", headers={"Idempotency-Key": "k"}, content=b"x" * 200_000)
     problem(huge, 422, "idempotency_mismatch")
-    assert count(folder_service) == 1
+    assert count_jobs(folder_service) == 1
 
 
-def test_a_form_is_the_same_by_its_fields_and_files(folder_service: Service) -> None:
-    """Boundaries and files' names differ from one sending to the next; content decides."""
+def test_forms_are_equal_by_their_fields_and_files(folder_service: Service) -> None:
+    """Boundaries and file names may differ between repetitions; contents may not."""
 
-    def sent(mixture: bytes, query: bytes, label: str, name: str = "street.wav") -> httpx.Response:
+    def post_form(mixture: bytes, query: bytes, label: str, name: str = "street.wav") -> httpx.Response:
         files = [
             ("mixture", (name, io.BytesIO(mixture))),
             ("query", ("dog.wav", io.BytesIO(query))),
             ("label", (None, label.encode())),
         ]
-        return repeated(folder_service, "form", files=files)
+        return post(folder_service, "form", files=files)
 
     mixture, query = wav(0.5), wav(0.3)
-    first = sent(mixture, query, "Dog")
+    first = post_form(mixture, query, "Dog")
     assert first.status_code == 202
-    again = sent(mixture, query, "Dog", name="other.wav")
+    again = post_form(mixture, query, "Dog", name="other.wav")
     assert again.headers["idempotent-replayed"] == "true" and again.content == first.content
     for changed in ((query, query, "Dog"), (mixture, mixture, "Dog"), (mixture, query, "Siren")):
-        problem(sent(*changed), 422, "idempotency_mismatch")
-    assert count(folder_service) == 1 and len(list(folder_service.deps.storage.keys("audio"))) == 2
+        problem(post_form(*changed), 422, "idempotency_mismatch")
+    assert count_jobs(folder_service) == 1 and len(list(folder_service.deps.storage.keys("audio"))) == 2
 
 
 def test_an_upload_is_stored_once(folder_service: Service) -> None:
-    answers = [repeated(folder_service, "u", "/v1/audio", files={"file": ("a.wav", wav())}) for _ in range(3)]
+    answers = [post(folder_service, "u", "/v1/audio", files={"file": ("a.wav", wav())}) for _ in range(3)]
     assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
     assert len(folder_service.stored()) == 1
 
 
-def test_a_call_without_a_body_is_answered_again(folder_service: Service) -> None:
+def test_a_request_without_a_body_is_replayed(folder_service: Service) -> None:
     url = folder_service.separate()["url"]
-    first = repeated(folder_service, "c", f"{url}/cancel")
+    first = post(folder_service, "c", f"{url}/cancel")
     assert first.status_code == 202 and first.json()["status"] == "canceled"
     problem(folder_service.client.post(f"{url}/cancel"), 409, "already_over")
-    assert repeated(folder_service, "c", f"{url}/cancel").content == first.content
-    problem(repeated(folder_service, "d", f"{url}/cancel", json={"of": "no use"}), 409, "already_over")
+    assert post(folder_service, "c", f"{url}/cancel").content == first.content
+    problem(post(folder_service, "d", f"{url}/cancel", json={"ignored": 1}), 409, "already_over")
 
 
-def test_refusals_are_told_again_too(folder_service: Service) -> None:
-    request = asking(folder_service, targets=[{"label": "Nothing"}])
-    first = problem(repeated(folder_service, "r", json=request), 422, "label_unknown")
-    again = repeated(folder_service, "r", json=request)
+def test_errors_are_replayed_too(folder_service: Service) -> None:
+    request = job_request(folder_service, targets=[{"label": "Nothing"}])
+    first = problem(post(folder_service, "r", json=request), 422, "label_unknown")
+    again = post(folder_service, "r", json=request)
     assert again.headers["idempotent-replayed"] == "true" and again.json() == first
     assert again.headers["content-type"] == "application/problem+json"
 
 
-def test_what_may_be_tried_again_is_not_kept(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_that_a_retry_may_change_are_not_stored(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = keyed_service.with_key(audio_seconds=1)
-    request = asking(mine)
+    request = job_request(mine)
     mine.separate()
-    problem(repeated(mine, "q", json=request), 429, "quota_exceeded")
+    problem(post(mine, "q", json=request), 429, "quota_exceeded")
     mine.deps.redis.delete(f"earmark:quota:{mine.deps.caller.key_id}")
-    assert repeated(mine, "q", json=request).status_code == 202
+    assert post(mine, "q", json=request).status_code == 202
 
-    with monkeypatch.context() as patched:  # a defect of ours, and a server that is away
+    with monkeypatch.context() as patched:  # an unexpected exception
         patched.setattr(keyed_service.deps.model_registry, "model", lambda name: 1 / 0)
-        assert repeated(mine, "d", json=request).status_code == 500
+        assert post(mine, "d", json=request).status_code == 500
     mine.deps.redis.delete(f"earmark:quota:{mine.deps.caller.key_id}")
-    assert repeated(mine, "d", json=request).status_code == 202
+    assert post(mine, "d", json=request).status_code == 202
 
 
-def test_refusals_before_the_whole_body_are_made_anew(folder_service: Service) -> None:
+def test_errors_before_the_end_of_the_body_are_not_stored(folder_service: Service) -> None:
     files = {"other": ("a.wav", wav(3.0)), "file": ("b.wav", wav(30.0))}
     for _ in range(2):
-        answer = repeated(folder_service, "early", "/v1/audio", files=files)
+        answer = post(folder_service, "early", "/v1/audio", files=files)
         problem(answer, 422, "request_invalid")
         assert "idempotent-replayed" not in answer.headers
     assert not list(folder_service.deps.redis.scan_iter("earmark:idempotency:*"))
 
 
-def test_one_of_many_at_once_does_it(folder_service: Service) -> None:
-    request = asking(folder_service)
+def test_one_of_many_concurrent_requests_is_processed(folder_service: Service) -> None:
+    request = job_request(folder_service)
     statuses: Counter[int] = Counter()
 
-    def ask() -> None:
-        statuses.update([repeated(folder_service, "once", json=request).status_code])
+    def send() -> None:
+        statuses.update([post(folder_service, "once", json=request).status_code])
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert set(statuses) <= {202, 409} and statuses[202] >= 1
-    assert count(folder_service) == 1
+    assert count_jobs(folder_service) == 1
 
 
-def test_while_the_first_runs_others_are_told_so(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = asking(folder_service)
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_repetition_during_the_first_request_is_a_conflict(
+    folder_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = job_request(folder_service)
+    started, proceed = threading.Event(), threading.Event()
     create = folder_service.deps.jobs.create
 
-    def slowly(job: Any) -> Any:
-        begun.set()
-        assert go_on.wait(20)
+    def create_slowly(job: Any) -> Any:
+        started.set()
+        assert proceed.wait(20)
         return create(job)
 
-    monkeypatch.setattr(folder_service.deps.jobs, "create", slowly)
+    monkeypatch.setattr(folder_service.deps.jobs, "create", create_slowly)
     first: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: first.append(repeated(folder_service, "slow", json=request)))
+    thread = threading.Thread(target=lambda: first.append(post(folder_service, "slow", json=request)))
     thread.start()
-    assert begun.wait(20)
-    problem(repeated(folder_service, "slow", json=request), 409, "idempotency_in_progress")
-    go_on.set()
+    assert started.wait(20)
+    problem(post(folder_service, "slow", json=request), 409, "idempotency_in_progress")
+    proceed.set()
     thread.join()
-    assert repeated(folder_service, "slow", json=request).content == first[0].content
-    assert count(folder_service) == 1
+    assert post(folder_service, "slow", json=request).content == first[0].content
+    assert count_jobs(folder_service) == 1
 
 
-def test_keys_do_not_see_each_others_answers(keyed_service: Service) -> None:
+def test_keys_do_not_share_responses(keyed_service: Service) -> None:
     mine, yours = keyed_service.with_key(), keyed_service.with_key()
-    first = repeated(mine, "k", json=asking(mine))
-    second = repeated(yours, "k", json=asking(yours))
+    first = post(mine, "k", json=job_request(mine))
+    second = post(yours, "k", json=job_request(yours))
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json()["id"] != second.json()["id"]
 
 
-def test_a_repetition_signs_nothing_that_a_client_wrote(keyed_service: Service) -> None:
-    """Metadata may come from a client's own clients, and be shown to them."""
+def test_a_replay_signs_nothing_that_a_client_wrote(keyed_service: Service) -> None:
+    """Metadata may come from the client's own users, and be shown to them."""
     mine = keyed_service.with_key()
     other = mine.recording()["id"]
-    address, forged = f"/v1/audio/{other}/content", "0" * 26 + ".ffffffff." + "A" * 43
-    elsewhere = keyed_service.with_key().deps
-    wanted = {
-        "plain": f"{address}?token=x",
-        "forged": f"{address}?token={forged}",
-        "another key's": elsewhere.url_signer.sign(address, elsewhere.caller.key_id),
-        "another thing's": mine.deps.url_signer.sign("/v1/audio/x", mine.deps.caller.key_id).replace(
-            "/v1/audio/x", address
+    url, forged = f"/v1/audio/{other}/content", "0" * 26 + ".ffffffff." + "A" * 43
+    other_key = keyed_service.with_key().deps
+    metadata = {
+        "plain": f"{url}?token=x",
+        "forged": f"{url}?token={forged}",
+        "another key's": other_key.url_signer.sign(url, other_key.caller.key_id),
+        "another resource's": mine.deps.url_signer.sign("/v1/audio/x", mine.deps.caller.key_id).replace(
+            "/v1/audio/x", url
         ),
     }
-    request = asking(mine, metadata=wanted)
-    first = repeated(mine, "m", json=request)
+    request = job_request(mine, metadata=metadata)
+    first = post(mine, "m", json=request)
     assert first.status_code == 202
-    again = repeated(mine, "m", json=request)
-    assert again.headers["idempotent-replayed"] == "true" and again.json()["metadata"] == wanted
+    again = post(mine, "m", json=request)
+    assert again.headers["idempotent-replayed"] == "true" and again.json()["metadata"] == metadata
 
 
-def test_addresses_in_a_repeated_answer_still_open(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signed_urls_in_a_replayed_response_are_renewed(
+    keyed_service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = keyed_service.with_key()
-    request = asking(mine)
+    request = job_request(mine)
     now = time.time()
     with monkeypatch.context() as patched:
-        patched.setattr("app.keys.signed_urls.time.time", lambda: now - 20 * 3600)
-        first = repeated(mine, "k", json=request).json()
+        patched.setattr(mine.deps.url_signer, "clock", lambda: now - 20 * 3600)
+        first = post(mine, "k", json=request).json()
     problem(keyed_service.client.get(first["url"]), 401, "unauthorized")
-    again = repeated(mine, "k", json=request).json()
+    again = post(mine, "k", json=request).json()
     assert again["id"] == first["id"] and keyed_service.client.get(again["url"]).json()["id"] == first["id"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, b"\xc3\xa9", "a\tb"])
-def test_keys_that_cannot_be(folder_service: Service, key: str | bytes) -> None:
-    sent = key if isinstance(key, bytes) else key.encode()
-    answer = folder_service.client.post("/v1/separations", headers=[(b"Idempotency-Key", sent)], json={})
+def test_malformed_keys_are_refused(folder_service: Service, key: str | bytes) -> None:
+    value = key if isinstance(key, bytes) else key.encode()
+    answer = folder_service.client.post("/v1/separations", headers=[(b"Idempotency-Key", value)], json={})
     problem(answer, 422, "request_invalid")
     assert "Idempotency-Key" in answer.json()["detail"]
 
@@ -226,49 +232,68 @@ def test_keys_that_cannot_be(folder_service: Service, key: str | bytes) -> None:
 # Claims
 
 
-def answer(body: str = "{}") -> StoredResponse:
+def new_response(body: str = "{}") -> StoredResponse:
     return StoredResponse(fingerprint="f", bytes=2, status=202, headers=[], body=body)
 
 
-def test_a_claim_of_a_dead_process_runs_out(redis: Redis) -> None:
-    answers = IdempotencyRepository(redis, Settings(idempotency_lease=0.2))
-    dead = answers.claim("", "k")
-    assert isinstance(dead, Claim) and answers.claim("", "k") is None
-    eventually(lambda: isinstance(answers.claim("", "k"), Claim), 5)
-    dead.store(answer("late"))  # it lives after all, and comes too late
+def test_a_claim_of_a_dead_process_expires(redis: Redis) -> None:
+    repository = IdempotencyRepository(redis, Settings(idempotency_lease=0.2))
+    dead = repository.claim("", "k")
+    assert isinstance(dead, Claim) and repository.claim("", "k") is None
+    eventually(lambda: isinstance(repository.claim("", "k"), Claim), 5)
+    dead.store(new_response("late"))  # the process was only slow; its lease has expired
     dead.release()
-    assert answers.claim("", "k") is None
+    assert repository.claim("", "k") is None
 
 
-def test_a_claim_that_is_renewed_stays(redis: Redis) -> None:
-    answers = IdempotencyRepository(redis, Settings(idempotency_lease=0.5))
-    claim = answers.claim("", "k")
+def test_a_renewed_claim_does_not_expire(redis: Redis) -> None:
+    repository = IdempotencyRepository(redis, Settings(idempotency_lease=0.5))
+    claim = repository.claim("", "k")
     assert isinstance(claim, Claim)
     for _ in range(8):
         time.sleep(0.1)
         claim.renew()
-        assert answers.claim("", "k") is None
-    claim.store(answer())
-    assert answers.claim("", "k") == answer()
+        assert repository.claim("", "k") is None
+    claim.store(new_response())
+    assert repository.claim("", "k") == new_response()
     claim.renew()
-    assert answers.claim("", "k") == answer()
+    assert repository.claim("", "k") == new_response()
 
 
-def test_a_slow_upload_keeps_its_claim(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    renewed: list[float] = []
-    monkeypatch.setattr(Claim, "renew", lambda self: renewed.append(time.monotonic()))
-    monkeypatch.setattr("app.idempotency.middleware._renewals", lambda settings: 0.05)
+@pytest.fixture
+def short_lease_service(valkey: Any, redis: Redis, tmp_path: Path) -> Iterator[Service]:
+    """A front end whose claims expire after 1.2 s and are renewed every 0.4 s."""
+    limits: dict[str, Any] = LIMITS | {"idempotency_lease": 1.2}
+    settings = Settings(home=tmp_path, redis_url=valkey.connection_url, **limits)
+    yield from serve(settings, tmp_path)
 
-    def slowly() -> Any:
+
+def test_a_slow_upload_keeps_its_claim(short_lease_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = short_lease_service
+    renewals: list[float] = []
+    renew = Claim.renew
+
+    def record_renewal(claim: Claim) -> None:
+        renewals.append(time.monotonic())
+        renew(claim)
+
+    monkeypatch.setattr(Claim, "renew", record_renewal)
+    conflicts: list[httpx.Response] = []
+
+    def form_in_pieces() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-        for piece in range(4):
-            time.sleep(0.1)
-            yield wav(0.4)[piece * 4000 :][:4000]
+        content = wav(0.4)
+        for start in range(0, len(content), 4000):
+            time.sleep(0.45)
+            yield content[start : start + 4000]
+        conflicts.append(post(service, "slow", "/v1/audio", files={"file": ("f", content)}))
         yield b"\r\n--x--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=x", "Idempotency-Key": "slow"}
-    assert folder_service.client.post("/v1/audio", headers=headers, content=slowly()).status_code in (201, 422)
-    assert len(renewed) >= 3
+    answer = httpx.post(f"{service.client.base_url}/v1/audio", headers=headers, content=form_in_pieces(), timeout=30)
+    assert answer.status_code == 201
+    assert len(renewals) >= 3
+    problem(conflicts[0], 409, "idempotency_in_progress")
 
 
 # Fingerprints
@@ -283,15 +308,15 @@ def form(boundary: str, parts: list[tuple[str, bool, bytes]]) -> bytes:
     return body + f"--{boundary}--\r\n".encode()
 
 
-def taken(body: bytes, boundary: str, cuts: list[int]) -> str:
+def fingerprint_of(body: bytes, boundary: str, cuts: list[int]) -> str:
     headers = [
         (b"content-type", f"multipart/form-data; boundary={boundary}".encode()),
         (b"transfer-encoding", b"chunked"),
     ]
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers, "server": ("x", 1)}
     fingerprint = Fingerprint(Request(scope))
-    places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
-    for start, end in itertools.pairwise(places):
+    bounds = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
+    for start, end in itertools.pairwise(bounds):
         fingerprint.feed(body[start:end], last=False)
         assert not fingerprint.complete
     fingerprint.feed(b"", last=True)
@@ -308,9 +333,9 @@ PARTS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(first=PARTS, second=PARTS, cuts=st.lists(st.integers(0, 1000), max_size=4))
-def test_fingerprints_are_equal_where_forms_are(
+def test_fingerprints_are_equal_for_equal_forms_only(
     first: list[tuple[str, bool, bytes]], second: list[tuple[str, bool, bytes]], cuts: list[int]
 ) -> None:
-    one = taken(form("a1b2c3", first), "a1b2c3", cuts)
-    assert one == taken(form("zzzzzzzzz", first), "zzzzzzzzz", [])
-    assert (one == taken(form("a1b2c3", second), "a1b2c3", [])) == (first == second)
+    one = fingerprint_of(form("a1b2c3", first), "a1b2c3", cuts)
+    assert one == fingerprint_of(form("zzzzzzzzz", first), "zzzzzzzzz", [])
+    assert (one == fingerprint_of(form("a1b2c3", second), "a1b2c3", [])) == (first == second)

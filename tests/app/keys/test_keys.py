@@ -1,4 +1,4 @@
-"""Keys at the door: who gets in, before a body is read, and what of another key's there is to see."""
+"""Authentication by keys, ownership of records, the commands for keys, exposure without keys, and CORS."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from app.__main__ import cli
 from app.keys import middleware
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
-from app.keys.repository import KeyRepository, digest, key_id
+from app.keys.repository import KeyRepository, digest, parse_key_id
 from app.main import create_app
 from app.records.ids import new_id
 from app.settings import Settings
@@ -25,7 +25,7 @@ from tests.app.conftest import LIMITS, Service, problem, serve, wav
 UNKNOWN = f"emk_{new_id('key').removeprefix('key_')}_{'x' * 43}"
 
 
-def test_all_but_a_few_named_routes_need_a_key(keyed_service: Service, tmp_path: Path) -> None:
+def test_all_routes_but_the_public_ones_need_a_key(keyed_service: Service, tmp_path: Path) -> None:
     app = create_app(Settings(home=tmp_path))
     routes = {route.path: route.methods or set() for route in app.routes if isinstance(route, Route)}
     routes |= {path: {method.upper() for method in methods} for path, methods in app.openapi()["paths"].items()}
@@ -42,7 +42,7 @@ def test_all_but_a_few_named_routes_need_a_key(keyed_service: Service, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    "header",
     [
         None,
         "",
@@ -56,40 +56,40 @@ def test_all_but_a_few_named_routes_need_a_key(keyed_service: Service, tmp_path:
         "Bearer emk_\xff",
     ],
 )
-def test_what_opens_nothing(keyed_service: Service, sent: str | None) -> None:
-    headers = [] if sent is None else [(b"Authorization", sent.encode("latin-1"))]
+def test_invalid_credentials_are_refused(keyed_service: Service, header: str | None) -> None:
+    headers = [] if header is None else [(b"Authorization", header.encode("latin-1"))]
     answer = keyed_service.client.get("/v1/models", headers=headers)
-    told = problem(answer, 401, "unauthorized")
+    body = problem(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"].startswith('Bearer realm="earmark"')
-    assert UNKNOWN not in json.dumps(told) and "ratelimit" not in answer.headers
+    assert UNKNOWN not in json.dumps(body) and "ratelimit" not in answer.headers
 
 
-def test_a_key_opens_until_it_is_revoked(keyed_service: Service) -> None:
+def test_a_key_is_valid_until_it_is_revoked(keyed_service: Service) -> None:
     keys = KeyRepository(keyed_service.deps.redis)
-    key, written = keys.create("first", 0, 0, 1)
+    key, api_key = keys.create("first", 0, 0, 1)
     other, _ = keys.create("second", 0, 0, 1)
 
-    def status(value: str) -> int:
-        return keyed_service.client.get("/v1/models", headers={"Authorization": value}).status_code
+    def status(header: str) -> int:
+        return keyed_service.client.get("/v1/models", headers={"Authorization": header}).status_code
 
-    assert status(f"Bearer {written}") == status(f"bearer {written}") == 200
-    assert status(f"Bearer {written[:-1]}{'A' if written[-1] != 'A' else 'B'}") == 401  # a known id, another secret
-    swapped = f"emk_{other.id.removeprefix('key_')}{written[30:]}"
-    assert key_id(swapped) == other.id and status(f"Bearer {swapped}") == 401
+    assert status(f"Bearer {api_key}") == status(f"bearer {api_key}") == 200
+    assert status(f"Bearer {api_key[:-1]}{'A' if api_key[-1] != 'A' else 'B'}") == 401  # a known id, another secret
+    swapped = f"emk_{other.id.removeprefix('key_')}{api_key[30:]}"
+    assert parse_key_id(swapped) == other.id and status(f"Bearer {swapped}") == 401
     keys.revoke(key.id)
-    assert status(f"Bearer {written}") == 401
+    assert status(f"Bearer {api_key}") == 401
 
 
-def test_two_keys_at_once_are_none(keyed_service: Service) -> None:
-    _, written = KeyRepository(keyed_service.deps.redis).create("key", 0, 0, 1)
-    headers = [("Authorization", f"Bearer {written}"), ("Authorization", f"Bearer {written}")]
+def test_two_keys_in_one_request_are_refused(keyed_service: Service) -> None:
+    _, api_key = KeyRepository(keyed_service.deps.redis).create("key", 0, 0, 1)
+    headers = [("Authorization", f"Bearer {api_key}"), ("Authorization", f"Bearer {api_key}")]
     problem(keyed_service.client.get("/v1/models", headers=headers), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("path", ["/v1/audio", "/v1/separations"])
 @pytest.mark.parametrize("body", [b"", b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nRIFF'])
-def test_a_wrong_key_is_refused_before_the_body_comes(keyed_service: Service, path: str, body: bytes) -> None:
-    """A terabyte is announced, and none or little of it is ever sent: an answer cannot have waited for it."""
+def test_a_wrong_key_is_refused_before_the_body_is_read(keyed_service: Service, path: str, body: bytes) -> None:
+    """A terabyte is announced and little or nothing of it sent, so that the response cannot have waited for it."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {UNKNOWN}\r\n"
         "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000000000000\r\n\r\n"
@@ -101,72 +101,72 @@ def test_a_wrong_key_is_refused_before_the_body_comes(keyed_service: Service, pa
     assert keyed_service.stored() == [] and keyed_service.entered() == []
 
 
-def test_anothers_things_are_not_there(keyed_service: Service) -> None:
+def test_records_of_another_key_are_answered_like_unknown_ones(keyed_service: Service) -> None:
     mine, yours = keyed_service.with_key(), keyed_service.with_key()
     audio, job = mine.upload(), mine.separate()
     mine.finish(job["id"])
     done = mine.client.get(f"/v1/separations/{job['id']}").json()
-    for kind, made in (("audio", audio["id"]), ("separations", job["id"])):
-        unknown = new_id(made[:3])
+    for folder, record_id in (("audio", audio["id"]), ("separations", job["id"])):
+        unknown = new_id(record_id[:3])
         for method, rest in [
             *(("GET", ""), ("DELETE", ""), ("GET", "/content"), ("GET", "/events"), ("POST", "/cancel")),
             *(("GET", "/archive"), ("GET", "/stems/dog"), ("HEAD", "/stems/dog"), ("GET", "/peaks")),
         ]:
-            told = []
-            for asked in (made, unknown):
-                answer = yours.client.request(method, f"/v1/{kind}/{asked}{rest}")
+            texts = []
+            for requested in (record_id, unknown):
+                answer = yours.client.request(method, f"/v1/{folder}/{requested}{rest}")
                 assert answer.status_code in (404, 405), (method, rest)
-                told.append(answer.text.replace(asked, "ID").replace(answer.headers["x-request-id"], "R"))
-            assert told[0] == told[1]
+                texts.append(answer.text.replace(requested, "ID").replace(answer.headers["x-request-id"], "R"))
+            assert texts[0] == texts[1]
     request = {"mixture": {"audio_id": audio["id"]}, "targets": [{"label": "Dog"}]}
     problem(yours.client.post("/v1/separations", json=request), 404, "not_found")
     assert yours.client.get("/v1/separations").json()["data"] == []
-    assert [one["id"] for one in mine.client.get("/v1/separations").json()["data"]] == [job["id"]]
+    assert [each["id"] for each in mine.client.get("/v1/separations").json()["data"]] == [job["id"]]
     assert mine.client.get(done["stems"][0]["url"]).content == b"0123456789"
 
 
-def test_no_call_tells_anothers_ids_from_unknown_ones(keyed_service: Service) -> None:
-    """Every path of the contract that holds an id, and every place of a body that does."""
+def test_no_operation_reveals_ids_of_another_key(keyed_service: Service) -> None:
+    """Covers every path of the OpenAPI document with an id, and every field of a body that holds one."""
     mine, yours = keyed_service.with_key(), keyed_service.with_key()
-    made = {"audio": mine.recording()["id"], "queries": mine.saved_query(), "separations": mine.separate()["id"]}
-    made["detections"] = mine.client.post("/v1/detections", json={"audio_id": made["audio"]}).json()["id"]
-    mine.finish(made["separations"])
-    own = {"audio_id": yours.recording()["id"]}
+    ids = {"audio": mine.recording()["id"], "queries": mine.saved_query(), "separations": mine.separate()["id"]}
+    ids["detections"] = mine.client.post("/v1/detections", json={"audio_id": ids["audio"]}).json()["id"]
+    mine.finish(ids["separations"])
+    accessible = {"audio_id": yours.recording()["id"]}
 
-    def told(answer: httpx.Response, asked: str) -> tuple[int, str]:
-        return answer.status_code, answer.text.replace(asked, "ID").replace(answer.headers["x-request-id"], "R")
+    def comparable(answer: httpx.Response, requested: str) -> tuple[int, str]:
+        return answer.status_code, answer.text.replace(requested, "ID").replace(answer.headers["x-request-id"], "R")
 
     calls = 0
     for path, methods in keyed_service.client.get("/openapi.json").json()["paths"].items():
-        kind, _, rest = path.removeprefix("/v1/").partition("/{")
+        folder, _, rest = path.removeprefix("/v1/").partition("/{")
         for method in methods if rest else ():
             answers = []
-            for asked in (made[kind], new_id(made[kind][:3])):
-                filled = f"/v1/{kind}/{asked}{rest.partition('}')[2].replace('{name}', 'dog')}"
-                answers.append(told(yours.client.request(method.upper(), filled), asked))
+            for requested in (ids[folder], new_id(ids[folder][:3])):
+                url = f"/v1/{folder}/{requested}{rest.partition('}')[2].replace('{name}', 'dog')}"
+                answers.append(comparable(yours.client.request(method.upper(), url), requested))
             assert answers[0] == answers[1] and answers[0][0] == 404, path
             calls += 1
     assert calls >= 20
-    target, theirs = {"name": "x", "label": "Dog"}, {"audio_id": "AUDIO"}
+    target, foreign = {"name": "x", "label": "Dog"}, {"audio_id": "AUDIO"}
     for path, body in (
-        ("separations", {"mixture": theirs, "targets": [target]}),
-        ("separations", {"mixture": own, "targets": [{"name": "x", "examples": [theirs]}]}),
-        ("separations", {"mixture": own, "targets": [target | {"not_examples": [theirs]}]}),
-        ("separations", {"mixture": own, "targets": [{"name": "x", "query_id": "QUERY"}]}),
-        ("detections", theirs),
-        ("queries", {"name": "x", "examples": [own, theirs]}),
+        ("separations", {"mixture": foreign, "targets": [target]}),
+        ("separations", {"mixture": accessible, "targets": [{"name": "x", "examples": [foreign]}]}),
+        ("separations", {"mixture": accessible, "targets": [target | {"not_examples": [foreign]}]}),
+        ("separations", {"mixture": accessible, "targets": [{"name": "x", "query_id": "QUERY"}]}),
+        ("detections", foreign),
+        ("queries", {"name": "x", "examples": [accessible, foreign]}),
     ):
         answers = []
-        for audio, query in ((made["audio"], made["queries"]), (new_id("aud"), new_id("qry"))):
+        for audio, query in ((ids["audio"], ids["queries"]), (new_id("aud"), new_id("qry"))):
             content = json.dumps(body).replace("AUDIO", audio).replace("QUERY", query)
             answer = yours.client.post(f"/v1/{path}", content=content, headers={"Content-Type": "application/json"})
-            answers.append(told(answer, audio))
+            answers.append(comparable(answer, audio))
         assert answers[0] == answers[1] and answers[0][0] == 404, body
-    for kind in ("separations", "detections", "queries"):
-        assert yours.client.get(f"/v1/{kind}").json()["data"] == []
-        for cursor in (made[kind], new_id(made[kind][:3])):
-            assert yours.client.get(f"/v1/{kind}?cursor={cursor}").json()["data"] == []
-    assert mine.client.get(f"/v1/separations/{made['separations']}").json()["status"] == "succeeded"
+    for folder in ("separations", "detections", "queries"):
+        assert yours.client.get(f"/v1/{folder}").json()["data"] == []
+        for cursor in (ids[folder], new_id(ids[folder][:3])):
+            assert yours.client.get(f"/v1/{folder}?cursor={cursor}").json()["data"] == []
+    assert mine.client.get(f"/v1/separations/{ids['separations']}").json()["status"] == "succeeded"
 
 
 def test_a_job_carries_its_keys_id_and_priority(keyed_service: Service) -> None:
@@ -176,17 +176,17 @@ def test_a_job_carries_its_keys_id_and_priority(keyed_service: Service) -> None:
 
 
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Iterator[Service]:
-    """A front end whose queue's server is not there."""
+def service_without_queue(tmp_path: Path) -> Iterator[Service]:
+    """A front end whose queue server does not exist."""
     settings = Settings(home=tmp_path, redis_url="redis://127.0.0.1:9", redis_timeout=0.5)
     yield from serve(settings, tmp_path)
 
 
-def test_without_the_queues_server_nobody_is_let_in(nowhere: Service) -> None:
-    answer = nowhere.client.get("/v1/models", headers={"Authorization": f"Bearer {UNKNOWN}"})
+def test_without_the_queue_server_authentication_fails(service_without_queue: Service) -> None:
+    answer = service_without_queue.client.get("/v1/models", headers={"Authorization": f"Bearer {UNKNOWN}"})
     problem(answer, 503, "queue_unavailable")
-    problem(nowhere.client.get("/v1/models"), 401, "unauthorized")
-    assert nowhere.client.get("/livez").status_code == 200
+    problem(service_without_queue.client.get("/v1/models"), 401, "unauthorized")
+    assert service_without_queue.client.get("/livez").status_code == 200
 
 
 # Commands
@@ -194,7 +194,7 @@ def test_without_the_queues_server_nobody_is_let_in(nowhere: Service) -> None:
 
 @pytest.fixture
 def run(valkey: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`python -m app keys WORDS`: its exit code and what it printed."""
+    """Run `python -m app keys WORDS`; return the exit code and the output."""
     monkeypatch.setenv("EARMARK_REDIS_URL", valkey.connection_url)
 
     def command(*words: str) -> tuple[int, str]:
@@ -204,43 +204,47 @@ def run(valkey: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Any:
     return command
 
 
-def test_keys_are_made_listed_and_revoked(run: Any, redis: Redis) -> None:
-    code, told = run("create", "web", "--rate", "30", "--audio-seconds", "0", "--priority", "5")
+def test_keys_are_created_listed_and_revoked(run: Any, redis: Redis) -> None:
+    code, output = run("create", "web", "--rate", "30", "--audio-seconds", "0", "--priority", "5")
     assert code == 0
-    made = dict(re.findall(r"^(id|key|webhook secret) +(\S+)$", told, re.MULTILINE))
-    assert key_id(made["key"]) == made["id"]
-    kept = KeyRepository(redis).get(made["id"])
-    assert (kept.name, kept.rate, kept.audio_seconds, kept.priority) == ("web", 30, 0, 5)
-    assert kept.digest == digest(made["key"]) and kept.webhook_secret == made["webhook secret"]
-    for found in redis.scan_iter():  # the key itself is nowhere
-        assert made["key"].encode() not in (redis.dump(found) or b"") and made["key"].encode() not in found
-    assert made["key"] not in repr(kept) and made["webhook secret"] not in repr(kept)
+    printed = dict(re.findall(r"^(id|key|webhook secret) +(\S+)$", output, re.MULTILINE))
+    assert parse_key_id(printed["key"]) == printed["id"]
+    record = KeyRepository(redis).get(printed["id"])
+    assert (record.name, record.rate, record.audio_seconds, record.priority) == ("web", 30, 0, 5)
+    assert record.digest == digest(printed["key"]) and record.webhook_secret == printed["webhook secret"]
+    for redis_key in redis.scan_iter():  # none holds the key itself
+        assert (
+            printed["key"].encode() not in (redis.dump(redis_key) or b"") and printed["key"].encode() not in redis_key
+        )
+    assert printed["key"] not in repr(record) and printed["webhook secret"] not in repr(record)
 
-    code, told = run("list")
-    assert code == 0 and made["id"] in told and re.search(r"30 +none +5 +web$", told, re.MULTILINE)
-    assert made["key"] not in told and made["webhook secret"] not in told
-    assert run("revoke", made["id"])[0] == 0
-    assert made["id"] not in run("list")[1]
-    assert run("revoke", made["id"])[0] == 1
+    code, output = run("list")
+    assert code == 0 and printed["id"] in output and re.search(r"30 +none +5 +web$", output, re.MULTILINE)
+    assert printed["key"] not in output and printed["webhook secret"] not in output
+    assert run("revoke", printed["id"])[0] == 0
+    assert printed["id"] not in run("list")[1]
+    assert run("revoke", printed["id"])[0] == 1
 
 
 @pytest.mark.parametrize(
     "words",
     [("",), ("a\nb",), ("x" * 65,), ("a", "--rate", "-1"), ("a", "--priority", "0"), ("a", "--priority", "101")],
 )
-def test_keys_that_cannot_be(run: Any, redis: Redis, words: tuple[str, ...]) -> None:
+def test_invalid_options_of_keys_are_refused(run: Any, redis: Redis, words: tuple[str, ...]) -> None:
     assert run("create", *words)[0] == 2
     assert KeyRepository(redis).list() == []
 
 
-def test_a_queue_that_is_away_is_said_in_a_sentence(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_queue_that_does_not_answer_is_reported_in_a_sentence(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("EARMARK_HOME", str(tmp_path / "never"))
-    code, told = run("list", "--embedded")
-    assert code == 1 and "no embedded service has run" in told
+    code, output = run("list", "--embedded")
+    assert code == 1 and "no embedded service has run" in output
     monkeypatch.setenv("EARMARK_REDIS_URL", "redis://:hush@127.0.0.1:9")
     monkeypatch.setenv("EARMARK_REDIS_TIMEOUT", "0.2")
-    code, told = run("list")
-    assert code == 1 and "does not answer" in told and "hush" not in told
+    code, output = run("list")
+    assert code == 1 and "does not answer" in output and "hush" not in output
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_a_queue_that_is_away_is_said_in_a_sentence(run: Any, monkeypatch: pytes
         ("localhost", {"auth": "off"}, False),
     ],
 )
-def test_nobody_serves_strangers_by_accident(host: str, settings: dict[str, Any], refused: bool) -> None:
+def test_a_public_address_without_authentication_is_refused(host: str, settings: dict[str, Any], refused: bool) -> None:
     if not refused:
         check_exposure(Settings(host=host, **settings))
         return
@@ -272,25 +276,25 @@ def test_nobody_serves_strangers_by_accident(host: str, settings: dict[str, Any]
     assert result.exit_code == 2 and "EARMARK_AUTH" in result.output
 
 
-# Pages of other origins
+# CORS
 
 
-def test_other_origins_pages_may_ask_only_if_the_settings_say_so(folder_service: Service) -> None:
-    asking = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
-    assert folder_service.client.options("/v1/audio", headers=asking).status_code == 405
+def test_cross_origin_requests_are_refused_by_default(folder_service: Service) -> None:
+    preflight_headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    assert folder_service.client.options("/v1/audio", headers=preflight_headers).status_code == 405
     answer = folder_service.client.get("/v1/models", headers={"Origin": "https://example.org"})
     assert "access-control-allow-origin" not in answer.headers
 
 
 @pytest.fixture
-def shared_service(valkey: Any, redis: Redis, tmp_path: Path) -> Iterator[Service]:
-    """A front end with keys that lets pages of two origins ask."""
+def cors_service(valkey: Any, redis: Redis, tmp_path: Path) -> Iterator[Service]:
+    """A front end with authentication that allows requests from pages of two origins."""
     settings: dict[str, Any] = LIMITS | {"auth": "on", "cors_origins": "https://example.org, http://localhost:3000"}
     yield from serve(Settings(home=tmp_path, redis_url=valkey.connection_url, **settings), tmp_path)
 
 
-def test_pages_of_allowed_origins_ask_and_read_what_they_need(shared_service: Service) -> None:
-    asking = {
+def test_pages_of_allowed_origins_may_send_and_read_the_headers_they_need(cors_service: Service) -> None:
+    preflight_headers = {
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization, content-type, idempotency-key, prefer, x-request-id",
     }
@@ -301,28 +305,28 @@ def test_pages_of_allowed_origins_ask_and_read_what_they_need(shared_service: Se
         ("http://example.org", False),
         ("null", False),
     ):
-        preflight = shared_service.client.options("/v1/separations", headers=asking | {"Origin": origin})
+        preflight = cors_service.client.options("/v1/separations", headers=preflight_headers | {"Origin": origin})
         assert preflight.headers.get("access-control-allow-origin") == (origin if allowed else None)
         assert (preflight.status_code == 200) == allowed
-        for service, status in ((shared_service, 401), (shared_service.with_key(rate=10), 200)):
+        for service, status in ((cors_service, 401), (cors_service.with_key(rate=10), 200)):
             answer = service.client.get("/v1/labels", headers={"Origin": origin})
             assert answer.status_code in (status, 503)
             assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
             if allowed:
-                read = answer.headers["access-control-expose-headers"].lower()
+                readable = answer.headers["access-control-expose-headers"].lower()
                 for name in ("location", "retry-after", "etag", "ratelimit", "ratelimit-policy", "x-request-id"):
-                    assert name in re.split(r",\s*", read)
+                    assert name in re.split(r",\s*", readable)
             assert "access-control-allow-credentials" not in answer.headers
 
 
 @pytest.mark.parametrize("wrong", ["example.org", "https://example.org/", "https://a b", "https://*.example.org"])
-def test_what_is_no_origin(wrong: str) -> None:
+def test_invalid_origins_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="no origin"):
         Settings(cors_origins=wrong)
     assert Settings(cors_origins="*").cors_origins == "*"
 
 
-def test_an_upload_with_a_key_belongs_to_it(keyed_service: Service) -> None:
+def test_an_upload_belongs_to_its_key(keyed_service: Service) -> None:
     mine = keyed_service.with_key()
     audio = mine.upload(wav(0.2))
     assert mine.deps.audio.get(audio["id"]).owner == mine.deps.caller.key_id

