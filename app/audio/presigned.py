@@ -66,10 +66,10 @@ async def complete(deps: Dependencies, audio_id: str) -> Audio:
     other than announced, and what the probe raises, after which the bytes and the pending upload are deleted;
     `StoreUnavailable`, after which completion can be retried.
     """
-    if (audio := await _find_completed(deps, audio_id)) is not None:
+    if (audio := await _find_audio(deps, audio_id)) is not None:
         return audio
     async with _completion_lock(deps, audio_id):
-        if (audio := await _find_completed(deps, audio_id)) is not None:
+        if (audio := await _find_audio(deps, audio_id)) is not None:
             return audio
         pending = deps.caller.require_owned(await run_in_threadpool(deps.audio.get_pending, audio_id), "audio")
         try:
@@ -81,7 +81,7 @@ async def complete(deps: Dependencies, audio_id: str) -> Audio:
         return audio
 
 
-async def _find_completed(deps: Dependencies, audio_id: str) -> Audio | None:
+async def _find_audio(deps: Dependencies, audio_id: str) -> Audio | None:
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
     try:

@@ -41,6 +41,6 @@ def search(
     """Search the classes of a model by text."""
     classes = deps.model_registry.resolve(model).classes
     if askable is not None:
-        classes = [known for known in classes if known.askable == askable]
-    found = matching.search(classes, q, limit)
-    return LabelsAnswer(data=[LabelAnswer(**known.model_dump(), score=round(value, 3)) for known, value in found])
+        classes = [description for description in classes if description.askable == askable]
+    matches = matching.search(classes, q, limit)
+    return LabelsAnswer(data=[LabelAnswer(**label.model_dump(), score=round(score, 3)) for label, score in matches])

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from app.http import uvicorn_protocol
-from tests.app.audio.test_audio import FORM, form_ends, nothing_left
+from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
 from tests.app.conftest import Service, eventually
 
 SHORT = 0.6  # s for a head, in these tests
@@ -124,4 +124,4 @@ def test_slow_bodies_are_cut_and_leave_nothing(folder_service: Service, route: s
         assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
         assert ended < 6
     eventually(lambda: not folder_service.entered(), 5)
-    nothing_left(folder_service)
+    assert_nothing_left(folder_service)
