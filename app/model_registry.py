@@ -1,9 +1,9 @@
-"""What workers announce at start: models, their embedding sizes and their classes.
+"""Registry of models: workers announce a model at start, with its embedding size and classes, and send heartbeats.
 
-A description is kept when its workers are gone, so that jobs can wait for them. The last announcement of a model
-counts. Who is alive is told by heartbeats, which a worker sends with `beat`.
+The description of a model outlives its workers, so that jobs can wait for new ones; the last announcement counts. A
+worker is alive while its last heartbeat is younger than `heartbeat_timeout`.
 
-A description is what `models.engine.Engine.describe()` answers:
+A description is what `models.engine.Engine.describe()` returns:
 {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
  "classes": [{"label", "mid", "slug", "path": [...], "askable", "synonyms": [...], "description"}]}
 """
@@ -18,26 +18,26 @@ from app.errors import ModelUnavailable
 from app.settings import Settings
 
 _MODELS = "earmark:models"
-_FRESH_SECONDS = 1.0  # that a description is believed without asking again: it is large, and every new job needs it
+_CACHE_SECONDS = 1.0  # of a description, which is large, and which every new job needs
 
 # A model as requests name it: `base`, or `base@1` for one version of it.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
 
 
 class ClassDescription(BaseModel):
-    """One class that the detector knows; `path` leads to it from the root of AudioSet's tree."""
+    """A class of the detector; `path` leads to it from the root of AudioSet's tree."""
 
     label: str
     mid: str
     slug: str
     path: list[str] = []
-    askable: bool = False  # the model has an embedding for it, so that a target may name it
+    askable: bool = False  # whether the model has an embedding of it, so that a target can name it
     synonyms: list[str] = []
     description: str = ""
 
 
 class ModelDescription(BaseModel):
-    """One model, as its workers described it. `sample_rate` in hertz."""
+    """A model, as its workers describe it. `sample_rate` in hertz."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -51,7 +51,7 @@ class ModelDescription(BaseModel):
 
 
 def workers_key(model: str, short: bool = False) -> str:
-    """The Redis key of a model's workers by their last heartbeat; `short`: of those that take short jobs only."""
+    """Return the Redis key of a model's workers by last heartbeat; with `short`, of those that only run short jobs."""
     return f"earmark:workers:{model}:short" if short else f"earmark:workers:{model}"
 
 
@@ -62,19 +62,19 @@ class ModelRegistry:
         self._redis = redis
         self._settings = settings
         self._parsed: dict[bytes | str, ModelDescription] = {}
-        self._fresh: dict[str, tuple[float, ModelDescription]] = {}  # until when, by name
+        self._cache: dict[str, tuple[float, ModelDescription]] = {}  # by name, with the time when it expires
 
     def announce(self, description: dict, worker: str, short: bool = False) -> None:
-        """A worker has loaded a model and is ready. `worker` is its own name, new for every start."""
+        """Register a model and a worker that has loaded it. `worker` is the worker's name, new for every start."""
         model = ModelDescription.model_validate(description)
         self._redis.hset(_MODELS, model.name, model.model_dump_json())
-        self._fresh.pop(model.name, None)
+        self._cache.pop(model.name, None)
         self.heartbeat(model.name, worker, short)
 
     def heartbeat(self, model: str, worker: str, short: bool = False) -> None:
-        """The worker lives. To be called every `heartbeat_seconds`, while a job runs too.
+        """Record a worker's heartbeat. Workers call it every `heartbeat_seconds`, also while a job runs.
 
-        `short`: it takes short jobs only.
+        short: the worker only runs short jobs.
         """
         now = self._now()
         self._redis.zadd(workers_key(model), {worker: now})
@@ -82,35 +82,35 @@ class ModelRegistry:
             self._redis.zadd(workers_key(model, short=True), {worker: now})
 
     def leave(self, model: str, worker: str) -> None:
-        """The worker ends in good order."""
+        """Remove a worker that shuts down."""
         self._redis.zrem(workers_key(model), worker)
         self._redis.zrem(workers_key(model, short=True), worker)
 
     def worker_count(self, model: str) -> int:
-        """How many workers of the model are alive."""
+        """Return the number of live workers of the model."""
         return self._redis.zcount(workers_key(model), self._now() - self._settings.heartbeat_timeout, "+inf")
 
     def delete_dead(self, model: str) -> int:
-        """Drop the names of workers that have been silent for ten times the limit. Returns how many."""
-        silent = self._now() - 10 * self._settings.heartbeat_timeout
-        self._redis.zremrangebyscore(workers_key(model, short=True), 0, silent)
-        return self._redis.zremrangebyscore(workers_key(model), 0, silent)
+        """Remove workers without a heartbeat for ten times `heartbeat_timeout`; return how many."""
+        oldest = self._now() - 10 * self._settings.heartbeat_timeout
+        self._redis.zremrangebyscore(workers_key(model, short=True), 0, oldest)
+        return self._redis.zremrangebyscore(workers_key(model), 0, oldest)
 
     def models(self) -> list[ModelDescription]:
-        """Every model ever announced, by name."""
+        """Return all models that were ever announced, sorted by name."""
         return sorted((self._parse(text) for text in self._redis.hvals(_MODELS)), key=lambda model: model.name)
 
     def model(self, name: str) -> ModelDescription:
-        """One model, as it was described a moment ago; raises `ModelUnavailable` if no worker ever announced it."""
-        until, found = self._fresh.get(name, (0.0, None))
-        if found is not None and time.monotonic() < until:
-            return found
+        """Return a model, at most a second old. Raises `ModelUnavailable` if no worker ever announced it."""
+        expires_at, model = self._cache.get(name, (0.0, None))
+        if model is not None and time.monotonic() < expires_at:
+            return model
         text = self._redis.hget(_MODELS, name)
         if text is None:
             raise ModelUnavailable(f"No worker has announced the model {name} yet.")
-        found = self._parse(text)
-        self._fresh[name] = (time.monotonic() + _FRESH_SECONDS, found)
-        return found
+        model = self._parse(text)
+        self._cache[name] = (time.monotonic() + _CACHE_SECONDS, model)
+        return model
 
     def resolve(self, name: str | None) -> ModelDescription:
         """Return the model that a request names (see `ModelName`), the server's own if it names none.
@@ -124,12 +124,12 @@ class ModelRegistry:
         return model
 
     def _now(self) -> float:
-        """By Redis's clock: those of workers may be wrong."""
+        """Return the time of the Redis server, since clocks of workers may be wrong."""
         seconds, microseconds = self._redis.time()
         return seconds + microseconds / 1e6
 
     def _parse(self, text: bytes | str) -> ModelDescription:
-        """Descriptions are large (527 classes) and rarely change: parse each text once."""
+        """Parse a description, each text once: descriptions are large (527 classes) and rarely change."""
         if text not in self._parsed:
             if len(self._parsed) > 16:
                 self._parsed.clear()

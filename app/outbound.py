@@ -1,9 +1,9 @@
-"""Requests to addresses that strangers name: recordings to fetch, webhooks to call.
+"""Outbound client for URLs that clients name: recordings to fetch, webhooks to call. Guards against SSRF.
 
-What only this machine reaches must stay out of their reach (server-side request forgery): a name is looked up once a
-hop, every address that it has must be public, and the connection is made to one of those very addresses, so that a
-name that answers differently the next time gains nothing. Redirects are followed by hand, each checked like the
-first. Refusals say what the caller may know: not whether a name exists inside, nor where it leads.
+Server-side request forgery (SSRF) would let a client reach what only this machine can reach. Therefore a host name is
+resolved once per hop, every address that it has must be public, and the connection is made to one of those addresses,
+so that a name that resolves differently the next time (DNS rebinding) has no effect. Redirects are followed one by one
+and checked like the first URL. Error messages do not tell whether an internal name exists or what it resolves to.
 """
 
 import asyncio
@@ -28,23 +28,23 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Awaitable[list[str]]]
 
 LONGEST_URL = 2048  # characters
-_REDIRECTS = 5
-_NOT_PUBLIC = "The URL's host has no public address."  # of unknown names too: it tells of none inside
-_TRIES = 3  # addresses of one name that are tried
-_CONNECT = 5.0  # s, each
+_MAX_REDIRECTS = 5
+_NOT_PUBLIC = "The URL's host has no public address."  # the same for unknown names, to tell nothing of internal ones
+_MAX_ADDRESSES = 3  # of one name to try
+_CONNECT_SECONDS = 5.0  # for each address
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?\.?")
-_NUMBER = re.compile(r"(^|\.)(\d+|0x[0-9a-f]*)\.?$")  # at its end a name is no name, but an address by another spelling
-_MOVED = (301, 302, 303, 307, 308)
-_LOOKUPS = ThreadPoolExecutor(16, "lookup")  # threads of their own, for a slow name server holds them up
-# Not public, though `ipaddress` (of some release) takes them for it.
-_REFUSED = tuple(
+_NUMERIC_END = re.compile(r"(^|\.)(\d+|0x[0-9a-f]*)\.?$")  # such a name is another spelling of an IPv4 address
+_REDIRECTS = (301, 302, 303, 307, 308)
+_LOOKUPS = ThreadPoolExecutor(16, "lookup")  # a pool of its own, since a slow name server blocks its threads
+# Not public, although `ipaddress` of some Python releases says so.
+_NOT_PUBLIC_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in (
         "192.0.0.0/24",  # protocol assignments; a cloud's metadata among them
         "192.88.99.0/24",  # 6to4 relays
-        "168.63.129.16/32",  # a cloud's own services, at a public address
-        "2001::/23",  # protocol assignments; Teredo among them, which holds an IPv4 address
-        "2002::/16",  # 6to4, which holds one too
+        "168.63.129.16/32",  # internal services of a cloud, at a public address
+        "2001::/23",  # protocol assignments; Teredo among them, which embeds an IPv4 address
+        "2002::/16",  # 6to4, which embeds one too
         "3fff::/20",  # documentation
     )
 )
@@ -54,10 +54,9 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class FetchedResponse:
-    """An answer of 200: the URL that it came from in the end, the bytes that it announces, and its body, to be read
-    once.
+    """A response with status 200: its URL after redirects, its announced length in bytes, and its body.
 
-    `chunks` raises `UrlRefused` when the body ends early, stalls, or is not over in time.
+    `chunks` can be read once; it raises `UrlRefused` if the body ends early, stalls or exceeds the deadline.
     """
 
     url: httpx.URL
@@ -66,7 +65,11 @@ class FetchedResponse:
 
 
 class OutboundClient:
-    """The way out of one deployment. `resolve` answers a name's addresses; `trust` holds the certificates believed."""
+    """The outbound client of one deployment.
+
+    resolve: looks up the addresses of a name; by default the system does. trust: the TLS context with the trusted
+    certificates; by default certifi's.
+    """
 
     def __init__(self, settings: Settings, resolve: Resolve | None = None, trust: ssl.SSLContext | None = None) -> None:
         self._idle = settings.upload_idle
@@ -76,29 +79,29 @@ class OutboundClient:
         self._trust = trust or ssl.create_default_context(cafile=certifi.where())
 
     def check(self, text: str) -> httpx.URL:
-        """The URL, as far as its text shows that it may be asked; looks no name up. Raises `UrlRefused`."""
+        """Parse and validate a URL without resolving its host name. Raises `UrlRefused`."""
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL as error:
-            raise UrlRefused("This is no URL that can be fetched.") from error
+            raise UrlRefused("This is not a valid URL.") from error
         if len(text) > LONGEST_URL:
-            raise UrlRefused(f"The URL may have {LONGEST_URL} characters.")
+            raise UrlRefused(f"A URL may have {LONGEST_URL} characters.")
         if url.scheme not in ("http", "https"):
             raise UrlRefused("The URL must begin with http:// or https://.")
         if url.userinfo:
             raise UrlRefused("The URL must not hold a user name or a password.")
         host = url.raw_host.decode("ascii")
-        address = _literal(host)
+        address = _parse_address(host)
         if address is None and not _NAME.fullmatch(host):
-            raise UrlRefused("The URL's host is no name and no address.")
-        if _NUMBER.search(host) if address is None else not self.is_public(address):
+            raise UrlRefused("The URL's host is neither a name nor an address.")
+        if _NUMERIC_END.search(host) if address is None else not self.is_public(address):
             raise UrlRefused(_NOT_PUBLIC)
         if _port(url) not in self._ports:
             raise UrlRefused(f"The port {_port(url)} is not allowed.")
         return url.copy_with(fragment=None)
 
     def is_public(self, address: Address) -> bool:
-        """Whether strangers may have us ask there: it is on the public internet, or the settings allow it."""
+        """Whether clients may name this address: it is on the public internet, or the settings allow its network."""
         if any(address in network for network in self._networks):
             return True
         if isinstance(address, ipaddress.IPv6Address):
@@ -107,99 +110,100 @@ class OutboundClient:
             if address not in _GLOBAL_UNICAST:
                 return False
         return address.is_global and not (
-            address.is_multicast or address.is_reserved or any(address in network for network in _REFUSED)
+            address.is_multicast or address.is_reserved or any(address in network for network in _NOT_PUBLIC_NETWORKS)
         )
 
     @asynccontextmanager
     async def fetch(self, text: str, seconds: float) -> AsyncIterator[FetchedResponse]:
-        """What GET answers after at most five redirects, all of it within so many seconds.
+        """GET a URL, follow at most five redirects, and read the body, all within `seconds`.
 
-        Raises `UrlRefused`: for what may not be asked, for an answer other than 200, and for a body that is compressed.
+        Raises `UrlRefused`: if a URL or address is not allowed, for a status other than 200, and for a compressed body.
         """
         deadline = time.monotonic() + seconds
         async with AsyncExitStack() as hop:
-            async with _within(deadline):
-                url, answer = await self._followed(self.check(text), hop)
-            if answer.status_code != 200:
-                raise UrlRefused(f"The URL answers {answer.status_code}.")
-            if answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-                raise UrlRefused("The URL answers with a compressed body, although it was asked not to.")
-            yield FetchedResponse(url, _announced(answer), _body(answer, deadline))
+            async with _time_limit(deadline):
+                url, response = await self._get(self.check(text), hop)
+            if response.status_code != 200:
+                raise UrlRefused(f"The URL answers {response.status_code}.")
+            if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+                raise UrlRefused("The URL answers with a compressed body, although `identity` was requested.")
+            yield FetchedResponse(url, _content_length(response), _body(response, deadline))
 
     async def post(self, text: str, content: bytes, headers: dict[str, str], seconds: float) -> int:
-        """The status that a POST is answered with, in so many seconds; redirects are not followed, bodies not read.
+        """POST to a URL within `seconds` and return the status; follows no redirect and does not read the body.
 
         Raises `UrlRefused`.
         """
         url = self.check(text)
-        async with _within(time.monotonic() + seconds), AsyncExitStack() as hop:
-            answer = await self._asked(httpx.Request("POST", url, headers=headers, content=content), hop)
-            return answer.status_code
+        async with _time_limit(time.monotonic() + seconds), AsyncExitStack() as hop:
+            response = await self._send(httpx.Request("POST", url, headers=headers, content=content), hop)
+            return response.status_code
 
-    async def _followed(self, url: httpx.URL, hop: AsyncExitStack) -> tuple[httpx.URL, httpx.Response]:
-        for _ in range(_REDIRECTS + 1):
+    async def _get(self, url: httpx.URL, hop: AsyncExitStack) -> tuple[httpx.URL, httpx.Response]:
+        """Follow redirects from `url`; return the last URL and its response, which `hop` closes."""
+        for _ in range(_MAX_REDIRECTS + 1):
             await hop.aclose()
-            answer = await self._asked(httpx.Request("GET", url, headers={"Accept-Encoding": "identity"}), hop)
-            if answer.status_code not in _MOVED:
-                return url, answer
-            url = self._next(url, answer)
-        raise UrlRefused(f"The URL redirects more than {_REDIRECTS} times.")
+            response = await self._send(httpx.Request("GET", url, headers={"Accept-Encoding": "identity"}), hop)
+            if response.status_code not in _REDIRECTS:
+                return url, response
+            url = self._redirect_target(url, response)
+        raise UrlRefused(f"The URL redirects more than {_MAX_REDIRECTS} times.")
 
-    async def _asked(self, request: httpx.Request, hop: AsyncExitStack) -> httpx.Response:
-        """The answer, its body unread, of one of the addresses that the URL's host has now; `hop` closes it."""
+    async def _send(self, request: httpx.Request, hop: AsyncExitStack) -> httpx.Response:
+        """Resolve the host and send the request to one of its addresses; `hop` closes the response, its body unread."""
         url = request.url
         request.headers.setdefault("User-Agent", "Earmark")
         request.extensions = {
             "sni_hostname": url.raw_host.decode("ascii"),
-            "timeout": {"connect": _CONNECT, "read": self._idle, "write": self._idle, "pool": _CONNECT},
+            "timeout": {"connect": _CONNECT_SECONDS, "read": self._idle, "write": self._idle, "pool": _CONNECT_SECONDS},
         }
-        addresses = await self._addresses(url)
-        # A connection of its own: kept ones are told apart by address, and several names may share one.
+        addresses = await self._resolve_public(url)
+        # No connection pool: it would tell connections apart by address, which several names may share.
         transport = await hop.enter_async_context(httpx.AsyncHTTPTransport(verify=self._trust, trust_env=False))
-        answer = await self._first_answer(transport, request, addresses)
-        hop.push_async_callback(answer.aclose)
-        return answer
+        response = await self._try_addresses(transport, request, addresses)
+        hop.push_async_callback(response.aclose)
+        return response
 
-    async def _first_answer(
+    async def _try_addresses(
         self, transport: httpx.AsyncHTTPTransport, request: httpx.Request, addresses: list[Address]
     ) -> httpx.Response:
-        name = request.url
-        for address in addresses[:_TRIES]:
-            request.url = name.copy_with(host=str(address))
+        url = request.url
+        for address in addresses[:_MAX_ADDRESSES]:
+            request.url = url.copy_with(host=str(address))
             try:
                 return await transport.handle_async_request(request)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
             except httpx.HTTPError as error:
-                raise UrlRefused("The URL gives no answer that can be read.") from error
+                raise UrlRefused("The URL gives no answer that is valid HTTP.") from error
         raise UrlRefused("No connection can be made to the URL.")
 
-    async def _addresses(self, url: httpx.URL) -> list[Address]:
-        """All addresses of the URL's host, every one of them public."""
+    async def _resolve_public(self, url: httpx.URL) -> list[Address]:
+        """Return all addresses of the URL's host. Raises `UrlRefused` unless all of them are public."""
         host = url.raw_host.decode("ascii")
-        literal = _literal(host)
+        literal = _parse_address(host)
         try:
-            found = [literal] if literal else [ipaddress.ip_address(text) for text in await self._resolve(host)]
+            addresses = [literal] if literal else [ipaddress.ip_address(text) for text in await self._resolve(host)]
         except (OSError, ValueError):
-            found = []
-        if not found or not all(self.is_public(address) for address in found):
+            addresses = []
+        if not addresses or not all(self.is_public(address) for address in addresses):
             raise UrlRefused(_NOT_PUBLIC)
-        return found
+        return addresses
 
-    def _next(self, url: httpx.URL, answer: httpx.Response) -> httpx.URL:
-        location = answer.headers.get("location")
+    def _redirect_target(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+        location = response.headers.get("location")
         if not location:
             raise UrlRefused("The URL redirects to nowhere.")
         try:
             return self.check(str(url.join(location)))
         except (httpx.InvalidURL, ValueError) as error:
-            raise UrlRefused("The URL redirects to what is no URL.") from error
+            raise UrlRefused("The URL redirects to an invalid URL.") from error
 
 
-async def _body(answer: httpx.Response, deadline: float) -> AsyncIterator[bytes]:
-    stream = answer.aiter_raw()
+async def _body(response: httpx.Response, deadline: float) -> AsyncIterator[bytes]:
+    stream = response.aiter_raw()
     while True:
-        async with _within(deadline):
+        async with _time_limit(deadline):
             try:
                 chunk = await anext(stream, None)
             except httpx.HTTPError as error:
@@ -210,7 +214,8 @@ async def _body(answer: httpx.Response, deadline: float) -> AsyncIterator[bytes]
 
 
 @asynccontextmanager
-async def _within(deadline: float) -> AsyncIterator[None]:
+async def _time_limit(deadline: float) -> AsyncIterator[None]:
+    """Raise `UrlRefused` if the block does not end before `deadline`, a time of the monotonic clock."""
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             yield
@@ -220,19 +225,19 @@ async def _within(deadline: float) -> AsyncIterator[None]:
 
 async def _look_up(name: str) -> list[str]:
     lookup = partial(socket.getaddrinfo, name, None, type=socket.SOCK_STREAM)
-    async with asyncio.timeout(_CONNECT):
-        found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lookup)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    async with asyncio.timeout(_CONNECT_SECONDS):
+        entries = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lookup)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
-def _announced(answer: httpx.Response) -> int | None:
-    length = answer.headers.get("content-length", "")
+def _content_length(response: httpx.Response) -> int | None:
+    length = response.headers.get("content-length", "")
     return int(length[:19]) if length.isascii() and length.isdigit() else None
 
 
-def _literal(host: str) -> Address | None:
+def _parse_address(host: str) -> Address | None:
     try:
-        return None if "%" in host else ipaddress.ip_address(host)  # no zones of this machine's interfaces
+        return None if "%" in host else ipaddress.ip_address(host)  # a zone would name an interface of this machine
     except ValueError:
         return None
 

@@ -1,8 +1,8 @@
 """The object store: a local folder or S3 behind one interface (obstore).
 
-A key is slash-separated words (`audio/ID`, `separations/ID/EXECUTION/0.flac`). An object appears whole or not at
-all: a put that fails, or whose source fails, leaves nothing under its key. Types and file names live in records,
-never here. What the store says about a failure is logged and not told to clients.
+A key is slash-separated words (`audio/ID`, `separations/ID/EXECUTION/0.flac`). Writes are atomic: a put that fails, or
+whose source fails, leaves nothing under its key. Media types and file names are in the records, not in the store. The
+store's error messages are logged and not sent to clients.
 """
 
 import hashlib
@@ -28,24 +28,30 @@ from app.settings import Settings
 log = logging.getLogger("earmark.storage")
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
-_PART = 5 * 1024 * 1024  # bytes; S3's smallest part
-_FOLDER_PART = 512 * 1024  # bytes; a folder's parts may be small
-_PARTS_AT_ONCE = 4  # bounds what one upload holds in memory: parts x their size
-_READ = 256 * 1024  # bytes handed on at a time when reading
+_PART_BYTES = 5 * 1024 * 1024  # the smallest part that S3 accepts
+_FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
+_CONCURRENT_PARTS = 4  # an upload holds at most so many parts in memory
+_CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What was written: its size in bytes and the SHA-256 of its bytes, in hex."""
+    """A written object: its size in bytes and the SHA-256 of its content, in hex."""
 
     bytes: int
     sha256: str
 
 
-class Storage:
-    """The store of one deployment. Safe to share between threads; holds no connection that needs closing.
+def check_size(size: int, limit: int) -> None:
+    """Raise `UploadTooLarge` if a file of `size` bytes exceeds the limit."""
+    if size > limit:
+        raise UploadTooLarge(limit)
 
-    Every method raises `StoreUnavailable` when the store does not answer, and reading ones `NotFound`.
+
+class Storage:
+    """The object store of one deployment. May be shared between threads; needs no closing.
+
+    Every method raises `StoreUnavailable` if the store does not respond; methods that read raise `NotFound`.
     """
 
     def __init__(self, store: LocalStore | S3Store, signer: S3Store | None = None, folder: Path | None = None) -> None:
@@ -55,7 +61,7 @@ class Storage:
 
     @classmethod
     def open(cls, settings: Settings) -> "Storage":
-        """The store that the settings name; a folder is made if it is missing."""
+        """Open the store that the settings name; create its folder if it does not exist."""
         location = settings.store_location
         if not location.startswith("s3://"):
             folder = Path(location)
@@ -70,32 +76,31 @@ class Storage:
 
     @property
     def can_sign(self) -> bool:
-        """Whether clients can be sent to the store itself."""
+        """Whether the store has signed URLs, for clients to read from it and write to it directly."""
         return self._signer is not None
 
     async def put_stream(self, key: str, chunks: AsyncIterator[bytes], limit: int) -> StoredObject:
-        """Write a stream of bytes, holding a few parts of it in memory.
+        """Write a stream of bytes, with a few parts of it in memory at a time.
 
-        Raises `UploadTooLarge` after `limit` bytes, and whatever `chunks` raises; then nothing was stored.
+        Raises `UploadTooLarge` after `limit` bytes, and what `chunks` raises; then nothing is stored.
         """
         digest, size = hashlib.sha256(), 0
         failure: BaseException | None = None
 
-        async def counted() -> AsyncIterator[bytes]:
+        async def regroup() -> AsyncIterator[bytes]:
             nonlocal size, failure
-            gathered = bytearray()
+            buffer = bytearray()
             try:
                 async for chunk in chunks:
                     size += len(chunk)
-                    if size > limit:
-                        raise UploadTooLarge(limit)
+                    check_size(size, limit)
                     digest.update(chunk)
-                    gathered += chunk
-                    if len(gathered) >= _READ:
-                        yield bytes(gathered)
-                        gathered.clear()
-                if gathered:
-                    yield bytes(gathered)
+                    buffer += chunk
+                    if len(buffer) >= _CHUNK_BYTES:
+                        yield bytes(buffer)
+                        buffer.clear()
+                if buffer:
+                    yield bytes(buffer)
             except BaseException as error:
                 failure = error
                 raise
@@ -105,13 +110,13 @@ class Storage:
                 await obstore.put_async(
                     self._store,
                     _check_key(key),
-                    counted(),
+                    regroup(),
                     use_multipart=True,
-                    chunk_size=_PART if self._folder is None else _FOLDER_PART,
-                    max_concurrency=_PARTS_AT_ONCE,
+                    chunk_size=_PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
+                    max_concurrency=_CONCURRENT_PARTS,
                 )
             except Exception as error:
-                if failure is not None:  # the store wraps what the source raised; the caller wants the thing itself
+                if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
                 log.error("upload %s: %s", key, error)
                 raise StoreUnavailable() from error
@@ -124,7 +129,7 @@ class Storage:
         def blocks() -> Iterator[bytes]:
             nonlocal size
             with path.open("rb") as file:
-                while block := file.read(_PART):
+                while block := file.read(_PART_BYTES):
                     digest.update(block)
                     size += len(block)
                     yield block
@@ -135,17 +140,17 @@ class Storage:
                 _check_key(key),
                 blocks(),
                 use_multipart=True,
-                chunk_size=_PART,
-                max_concurrency=_PARTS_AT_ONCE,
+                chunk_size=_PART_BYTES,
+                max_concurrency=_CONCURRENT_PARTS,
             )
         return StoredObject(size, digest.hexdigest())
 
     def download(self, key: str, path: Path) -> int:
-        """Read an object into a local file, block by block; the file is removed on failure. Returns its bytes."""
+        """Read an object into a local file, block by block; return its size. The file is deleted on failure."""
         size = 0
         try:
             with _translate_errors("get", key), path.open("wb") as file:
-                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=_PART):
+                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=_PART_BYTES):
                     size += file.write(block)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -153,29 +158,29 @@ class Storage:
         return size
 
     async def open_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Bytes `start` up to, not including, `end` (0 <= start < end <= size), as a stream that is already open."""
+        """Open a stream of the bytes from `start` up to, not including, `end` (0 <= start < end <= size)."""
         with _translate_errors("open", key):
-            found = await obstore.get_async(self._store, _check_key(key), options={"range": (start, end)})
-        return _stream(key, found)
+            result = await obstore.get_async(self._store, _check_key(key), options={"range": (start, end)})
+        return _stream(key, result)
 
     async def read(self, key: str) -> bytes:
-        """All bytes of a small object."""
+        """Return the content of a small object."""
         with _translate_errors("read", key):
-            found = await obstore.get_async(self._store, _check_key(key))
-            return bytes(await found.bytes_async())
+            result = await obstore.get_async(self._store, _check_key(key))
+            return bytes(await result.bytes_async())
 
     def size(self, key: str) -> int:
-        """Bytes of an object."""
+        """Return the size of an object in bytes."""
         with _translate_errors("size", key):
             return obstore.head(self._store, _check_key(key))["size"]
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys below a prefix (`separations/ID`), in no order."""
+        """Return all keys below a prefix (`separations/ID`), in no particular order."""
         with _translate_errors("list", prefix):
             return [entry["path"] for page in obstore.list(self._store, _check_key(prefix)) for entry in page]
 
     def delete(self, key: str) -> None:
-        """Delete an object; deleting what is not there is no error."""
+        """Delete an object; a missing one is not an error."""
         if self._folder is not None and (self._folder / _check_key(key)).is_dir():
             return  # a prefix of other keys, not an object
         try:
@@ -185,28 +190,28 @@ class Storage:
             pass
 
     def delete_prefix(self, prefix: str) -> int:
-        """Delete the object of that key and everything below it; says how many were below."""
-        found = self.keys(prefix)
-        for key in found:
+        """Delete the object with this key and all objects below it; return how many were below."""
+        keys = self.keys(prefix)
+        for key in keys:
             self.delete(key)
         self.delete(prefix)
         if self._folder is not None:
             _prune(self._folder / prefix)
-        return len(found)
+        return len(keys)
 
     def signed_url(self, key: str, seconds: float, method: Literal["GET", "PUT"] = "GET") -> str:
-        """An address that reads, or writes, the object for so many seconds; only where `signs`."""
+        """Return a URL that reads or writes the object for `seconds`. Raises ValueError unless `can_sign`."""
         if self._signer is None:
-            raise ValueError("a folder cannot sign addresses")
+            raise ValueError("a folder cannot sign URLs")
         with _translate_errors("sign", key):
             return obstore.sign(self._signer, method, _check_key(key), expires_in=timedelta(seconds=seconds))
 
     def local_path(self, key: str) -> Path | None:
-        """Where the object lies if the store is a folder of this machine; read only."""
+        """Return the object's path, for reading only, if the store is a folder of this machine; None otherwise."""
         return self._folder / _check_key(key) if self._folder else None
 
     def check(self) -> None:
-        """Raise `StoreUnavailable` unless the store answers."""
+        """Raise `StoreUnavailable` unless the store responds."""
         with _translate_errors("check", "readiness"):
             if self._folder is not None:
                 if not self._folder.is_dir():
@@ -216,9 +221,9 @@ class Storage:
                     pass
 
     def sweep_unfinished(self, older_than: float) -> int:
-        """Delete what writers killed in mid-write left in a folder (`KEY#1`), untouched for so many seconds.
+        """Delete partial files (`KEY#1`) of killed writers, not modified for `older_than` seconds; return how many.
 
-        S3 hides such parts and drops them by a lifecycle rule of the bucket. Returns how many were deleted.
+        Only a folder has them: S3 hides unfinished uploads, and a lifecycle rule of the bucket deletes them.
         """
         deleted = 0
         if self._folder is not None:
@@ -227,27 +232,27 @@ class Storage:
                     if path.is_file() and time.time() - path.stat().st_mtime > older_than:
                         path.unlink()
                         deleted += 1
-                except FileNotFoundError:  # finished, or swept by another, meanwhile
+                except FileNotFoundError:  # finished, or deleted by another process
                     continue
         return deleted
 
 
 def _prune(folder: Path) -> None:
-    """Remove empty folders, which writers that failed leave behind."""
-    for place in [*sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True), folder]:
-        with suppress(OSError):  # not empty, or gone
-            place.rmdir()
+    """Delete empty folders, which failed writers leave behind."""
+    for path in [*sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True), folder]:
+        with suppress(OSError):  # not empty, or missing
+            path.rmdir()
 
 
-async def _stream(key: str, found: "obstore.GetResult") -> AsyncIterator[bytes]:
+async def _stream(key: str, result: "obstore.GetResult") -> AsyncIterator[bytes]:
     with _translate_errors("read", key):
-        async for block in found.stream(min_chunk_size=_READ):
-            yield bytes(block)
+        async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+            yield bytes(chunk)
 
 
 @contextmanager
 def _translate_errors(operation: str, key: str) -> Iterator[None]:
-    """Turn the store's errors into ours, and count the call."""
+    """Translate obstore's errors into ours, and observe the call."""
     with _observe(operation):
         try:
             yield
@@ -260,8 +265,8 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
 
 @contextmanager
 def _observe(operation: str) -> Iterator[None]:
-    """A call's seconds and outcome, for Prometheus; one that its caller breaks off is none."""
-    begun = time.perf_counter()
+    """Observe a call's duration and outcome for Prometheus, unless its caller cancels it."""
+    start = time.perf_counter()
     outcome = None
     try:
         yield
@@ -274,7 +279,7 @@ def _observe(operation: str) -> Iterator[None]:
         raise
     finally:
         if outcome is not None:
-            store_seconds.labels(operation, outcome).observe(time.perf_counter() - begun)
+            store_seconds.labels(operation, outcome).observe(time.perf_counter() - start)
 
 
 def _check_key(key: str) -> str:
@@ -284,22 +289,22 @@ def _check_key(key: str) -> str:
 
 
 def _s3(settings: Settings, endpoint: str | None) -> S3Store:
-    place = urlsplit(settings.store_location)
-    options: dict = {"region": settings.store_region, "prefix": place.path.strip("/") or None}
+    location = urlsplit(settings.store_location)
+    options: dict = {"region": settings.store_region, "prefix": location.path.strip("/") or None}
     if endpoint:
         options["endpoint"] = endpoint
     if settings.store_access_key and settings.store_secret_key:
         options["access_key_id"] = settings.store_access_key.get_secret_value()
         options["secret_access_key"] = settings.store_secret_key.get_secret_value()
-    silence = timedelta(seconds=settings.store_timeout)
+    timeout = timedelta(seconds=settings.store_timeout)
     return S3Store(
-        place.netloc,
+        location.netloc,
         client_options={
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": timedelta(seconds=5),
-            "read_timeout": silence,
-            "timeout": timedelta(days=1),  # whole transfers may be long; silence is what counts
+            "read_timeout": timeout,
+            "timeout": timedelta(days=1),  # of a whole transfer, which may be long; `read_timeout` ends a stalled one
         },
-        retry_config={"max_retries": 3, "retry_timeout": silence},
+        retry_config={"max_retries": 3, "retry_timeout": timeout},
         **options,
     )

@@ -52,9 +52,8 @@ def decode(
     try:
         decoded = private / "decoded.wav"
         words = ("decode", str(source), str(decoded), "--limits", json.dumps(dataclasses.asdict(limits)))
-        outcome = sandbox.run(
-            sandbox.python("models.media", *words), _allowance(limits, seconds), folder=private, cancelled=cancelled
-        )
+        command = sandbox.python_command("models.media", *words)
+        outcome = sandbox.run(command, _allowance(limits, seconds), folder=private, cancelled=cancelled)
         info = _answer(outcome, seconds)
         decoded.replace(target)
         return info

@@ -1,1 +1,1 @@
-"""Uploads."""
+"""Uploads of recordings: from forms, by URL and presigned; their records, bytes and waveform peaks."""

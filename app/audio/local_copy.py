@@ -1,4 +1,4 @@
-"""Uploads as files of this machine, for child processes that read them."""
+"""Local copies of uploads, for child processes that read them."""
 
 import logging
 import os
@@ -16,17 +16,19 @@ log = logging.getLogger("earmark.audio")
 
 
 class LocalCopy:
-    """A path where a child process finds an upload's bytes: the store's own file, or a copy made while they stream by.
+    """A path at which a child process can read an upload: the store's own file, or a temporary copy of it.
 
-    The copy has no name in any folder, so that it is gone with this process, whatever the process dies of.
+    The copy is an unnamed file, which the system deletes when this process ends, however it ends.
+
+    store_path: the object as a file of this machine, if the store is a folder (`Storage.local_path`).
     """
 
-    def __init__(self, stored: Path | None) -> None:
-        self._stored = stored
+    def __init__(self, store_path: Path | None) -> None:
+        self._store_path = store_path
         self._copy: IO[bytes] | None = None
 
     def __enter__(self) -> "LocalCopy":
-        if self._stored is None:
+        if self._store_path is None:
             self._copy = tempfile.TemporaryFile()
         return self
 
@@ -36,30 +38,30 @@ class LocalCopy:
 
     @property
     def path(self) -> Path:
-        """Where to look, once the stream is at its end."""
+        """Path of the file, complete once the stream has ended."""
         if self._copy is not None:
             return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
-        assert self._stored is not None  # noqa: S101 (one of the two is there)
-        return self._stored
+        assert self._store_path is not None  # noqa: S101 (one of the two is set)
+        return self._store_path
 
     async def fill(self, key: str, size: int, storage: Storage) -> None:
-        """Fetch an object of so many bytes from the store, unless its own file is there."""
+        """Copy an object of `size` bytes from the store, unless the store has it as a file."""
         if self._copy is not None:
             async for _ in self.copy_chunks(await storage.open_range(key, 0, size)):
                 pass
 
     async def copy_chunks(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same chunks, copied on the way where there is no file of the store's own."""
+        """Pass chunks through and copy them, unless the store has the object as a file."""
         async for chunk in chunks:
             if self._copy is not None:
-                await run_in_threadpool(_written, self._copy, chunk)
+                await run_in_threadpool(_write, self._copy, chunk)
             yield chunk
 
 
-def _written(copy: IO[bytes], chunk: bytes) -> None:
+def _write(copy: IO[bytes], chunk: bytes) -> None:
     try:
         copy.write(chunk)
-        copy.flush()  # the child is another process
+        copy.flush()  # a child process reads it
     except OSError as error:
-        log.error("cannot copy an upload for its child: %s", error)
-        raise StoreUnavailable("There is no room for the upload now.") from error
+        log.error("cannot write the local copy of an upload: %s", error)
+        raise StoreUnavailable("The server has no disk space for the upload at the moment.") from error

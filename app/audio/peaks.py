@@ -1,4 +1,4 @@
-"""Uploads' peaks: the outline is drawn once, kept in the store, and every number of points is made from it."""
+"""Peaks of uploads: a waveform is computed once, kept in the store, and reduced to any number of points."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -17,60 +17,63 @@ from app.records.audio import Audio, store_key, waveform_key
 
 log = logging.getLogger("earmark.audio")
 
-_DRAWN_AT_ONCE = anyio.CapacityLimiter(2)  # each decodes a whole recording in a process of its own
+_COMPUTATIONS = anyio.CapacityLimiter(2)  # each decodes a whole recording in its own process
 _DIGITS = 5
 
 
 async def peaks(deps: Dependencies, audio: Audio, points: int) -> PeaksAnswer:
-    """The recording's peaks, in at most so many points. Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`."""
-    drawn = await _kept(deps, audio)
-    if drawn is None:
-        async with _DRAWN_AT_ONCE:
-            # Drawn meanwhile, perhaps, for somebody else.
-            drawn = await _kept(deps, audio) or await _draw(deps, audio)
-    channels = await run_in_threadpool(_channels, drawn, points)
+    """Return an upload's peaks in at most `points` points.
+
+    Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`.
+    """
+    full = await _load(deps, audio)
+    if full is None:
+        async with _COMPUTATIONS:
+            # Another request may have computed it while this one waited.
+            full = await _load(deps, audio) or await _compute(deps, audio)
+    channels = await run_in_threadpool(_reduce, full, points)
     return PeaksAnswer(
         points=len(channels[0].minimum),
-        duration=drawn.samples / drawn.sample_rate,
-        sample_rate=drawn.sample_rate,
+        duration=full.samples / full.sample_rate,
+        sample_rate=full.sample_rate,
         channels=channels,
     )
 
 
-def _channels(drawn: Waveform, points: int) -> list[ChannelPeaks]:
+def _reduce(full: Waveform, points: int) -> list[ChannelPeaks]:
     return [
-        # Made from floats just now: nothing to check one by one.
+        # Validation of numbers that are floats already would take longer than everything else.
         ChannelPeaks.model_construct(
-            minimum=[round(level, _DIGITS) for level in least], maximum=[round(level, _DIGITS) for level in greatest]
+            minimum=[round(level, _DIGITS) for level in minima], maximum=[round(level, _DIGITS) for level in maxima]
         )
-        for least, greatest in drawn.points(points)
+        for minima, maxima in full.points(points)
     ]
 
 
-async def _kept(deps: Dependencies, audio: Audio) -> Waveform | None:
+async def _load(deps: Dependencies, audio: Audio) -> Waveform | None:
     try:
         return Waveform.from_bytes(await deps.storage.read(waveform_key(audio.id)))
     except NotFound:
         return None
     except ValueError:
-        log.error("the outline of %s is damaged and is drawn anew", audio.id)
+        log.error("the stored waveform of %s is damaged and is computed again", audio.id)
         return None
 
 
-async def _draw(deps: Dependencies, audio: Audio) -> Waveform:
+async def _compute(deps: Dependencies, audio: Audio) -> Waveform:
     with LocalCopy(deps.storage.local_path(store_key(audio.id))) as copy:
         await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
-        drawn = await waveform.compute(copy.path, deps.settings)
-    kept = drawn.to_bytes()
+        full = await waveform.compute(copy.path, deps.settings)
+    content = full.to_bytes()
     await run_in_threadpool(deps.audio.register_waveform_write, audio)
-    await deps.storage.put_stream(waveform_key(audio.id), _once(kept), len(kept))
+    await deps.storage.put_stream(waveform_key(audio.id), _single_chunk(content), len(content))
     try:
         await service.find_async(deps, audio.id)
-    except NotFound:  # deleted meanwhile, and what was just stored with nobody to delete it
+    except NotFound:  # deleted meanwhile: nothing else would delete the waveform that was just stored
         await run_in_threadpool(service.delete_bytes, deps, audio.id)
         raise
-    return drawn
+    return full
 
 
-async def _once(content: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(content: bytes) -> AsyncIterator[bytes]:
     yield content

@@ -29,15 +29,15 @@ router = APIRouter(prefix="/v1/audio", tags=["audio"])
     responses=problems(408, 413, 415, 422, 503),
 )
 async def upload(request: Request, response: Response, deps: InjectedDependencies) -> AudioAnswer:
-    """Upload a recording as the form's field `file`, or name its URL; it is streamed to the store and probed."""
+    """Upload a recording as the form field `file`, or by its URL; it is streamed to the store and probed."""
     async with service.receive_uploads(deps) as uploads:
         if bodies.is_json(request):
-            sent = validate(UrlSent, await bodies.read_json(request, deps.settings))
-            await bodies.run_while_connected(request, uploads.fetch(sent.url))
+            body = validate(UrlSent, await bodies.read_json(request, deps.settings))
+            await bodies.run_while_connected(request, uploads.fetch(body.url))
         else:
             file = file_field("file", uploads.receive, is_required=True)
             await read_form(request, deps.settings, file, refuse=_unexpected)
-    answer = service.to_answer(deps, uploads.kept[0])
+    answer = service.to_answer(deps, uploads.created[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
 
@@ -55,36 +55,36 @@ def _unexpected(part: Part) -> RequestInvalid:
     responses=problems(408, 409, 413, 415, 422, 503),
 )
 async def presign(request: Request, deps: InjectedDependencies) -> PresignAnswer:
-    """Get an address that takes a recording straight to the store; PUT the file there, then complete it."""
-    sent = validate(PresignSent, await bodies.read_json(request, deps.settings))
-    awaited, url, ends = await run_in_threadpool(presigned.presign, deps, sent)
-    headers = {"Content-Type": sent.content_type} if sent.content_type else {}
-    upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(ends, UTC))
-    return PresignAnswer(audio=AwaitedAudio.from_record(awaited), upload=upload)
+    """Get a presigned URL that uploads a recording straight to the store; PUT the file there, then complete it."""
+    body = validate(PresignSent, await bodies.read_json(request, deps.settings))
+    pending, url, url_expires_at = await run_in_threadpool(presigned.presign, deps, body)
+    headers = {"Content-Type": body.content_type} if body.content_type else {}
+    upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(url_expires_at, UTC))
+    return PresignAnswer(audio=AwaitedAudio.from_record(pending), upload=upload)
 
 
 @router.post("/{audio_id}/complete", responses=problems(404, 409, 413, 422, 503))
 async def complete(audio_id: str, deps: InjectedDependencies) -> AudioAnswer:
-    """Make an upload known that was brought to the store; it is checked and probed, and gone if it is no audio."""
+    """Complete a presigned upload: the file is checked and probed, and deleted if it is not accepted."""
     return service.to_answer(deps, await presigned.complete(deps, audio_id))
 
 
 @router.get("/{audio_id}", responses=problems(404, 503))
 def get(audio_id: str, deps: InjectedDependencies) -> AudioAnswer:
-    """An upload's record."""
+    """Get an upload's properties."""
     return service.to_answer(deps, service.find(deps, audio_id))
 
 
 @router.delete("/{audio_id}", status_code=204, responses=problems(404, 409, 503))
 def delete(audio_id: str, deps: InjectedDependencies) -> None:
-    """Delete an upload; 409 while a job that waits or runs needs it."""
+    """Delete an upload; 409 while an unfinished job needs it."""
     service.delete(deps, audio_id)
 
 
 @router.head("/{audio_id}/content", include_in_schema=False)
 @router.get("/{audio_id}/content", response_class=Response, responses=problems(404, 416, 503))
 async def content(audio_id: str, request: Request, deps: InjectedDependencies) -> Response:
-    """The bytes as they were uploaded, with `Range`."""
+    """Download the bytes as they were uploaded; `Range` is supported."""
     audio = await service.find_async(deps, audio_id)
     return await object_response(
         request,
@@ -103,7 +103,7 @@ async def get_peaks(
     deps: InjectedDependencies,
     points: Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")] = 2000,
 ) -> PeaksAnswer:
-    """The least and the greatest sample of each channel, point by point, for drawing a waveform."""
+    """Get the waveform's peaks: the minimum and maximum sample of each channel at each point."""
     answer = await peaks.peaks(deps, await service.find_async(deps, audio_id), points)
     response.headers["Cache-Control"] = "private, max-age=3600"  # the bytes of an upload never change
     return answer

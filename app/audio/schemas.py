@@ -1,4 +1,4 @@
-"""Uploads as clients see them."""
+"""Schemas of uploads: requests and responses."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from app.records.audio import Audio, PendingUpload
 
 
 class UrlSent(RequestModel):
-    """A recording that is on the web."""
+    """A recording to fetch from a URL."""
 
     url: Annotated[
         str, StringConstraints(max_length=LONGEST_URL), Field(description="http or https, on the public internet")
@@ -20,17 +20,17 @@ class UrlSent(RequestModel):
 
 
 class PresignSent(RequestModel):
-    """An upload that the client will bring to the store itself. `bytes`: its exact size."""
+    """A presigned upload to create. `bytes`: the exact size of the file."""
 
     filename: Annotated[str, StringConstraints(max_length=1024)] | None = None
     bytes: Annotated[int, Field(ge=1)]
     content_type: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.+-]{1,64}/[A-Za-z0-9.+-]{1,64}$")] | None = (
-        Field(default=None, description="sent along to the store; what the file is, its bytes decide")
+        Field(default=None, description="passed on to the store; the file's type is determined from its bytes")
     )
 
 
 class AwaitedAudio(BaseModel):
-    """An upload before its bytes are there; it is known as audio once it is completed, before `expires_at`."""
+    """A pending upload, whose bytes are not there yet; to be completed before `expires_at`."""
 
     id: str
     status: Literal["awaited"] = "awaited"
@@ -41,20 +41,20 @@ class AwaitedAudio(BaseModel):
     complete_url: str
 
     @classmethod
-    def from_record(cls, awaited: PendingUpload) -> "AwaitedAudio":
-        """The answer for a record."""
+    def from_record(cls, pending: PendingUpload) -> "AwaitedAudio":
+        """Return the representation of a record."""
         return cls(
-            id=awaited.id,
-            filename=awaited.filename,
-            bytes=awaited.bytes,
-            created_at=datetime.fromtimestamp(awaited.created_at, UTC),
-            expires_at=datetime.fromtimestamp(awaited.expires_at, UTC),
-            complete_url=f"/v1/audio/{awaited.id}/complete",
+            id=pending.id,
+            filename=pending.filename,
+            bytes=pending.bytes,
+            created_at=datetime.fromtimestamp(pending.created_at, UTC),
+            expires_at=datetime.fromtimestamp(pending.expires_at, UTC),
+            complete_url=f"/v1/audio/{pending.id}/complete",
         )
 
 
 class DirectUpload(BaseModel):
-    """The request that brings the bytes to the store."""
+    """The request that uploads the bytes to the store."""
 
     method: Literal["PUT"] = "PUT"
     url: str
@@ -70,14 +70,14 @@ class PresignAnswer(BaseModel):
 
 
 class ChannelPeaks(BaseModel):
-    """One channel's least and greatest sample, point by point; full scale is 1."""
+    """Minimum and maximum sample of one channel at each point; full scale is 1."""
 
     minimum: list[float]
     maximum: list[float]
 
 
 class PeaksAnswer(BaseModel):
-    """A waveform to draw: points of equal length in time. Duration in seconds, as decoded; sample rate in hertz."""
+    """A waveform for drawing; all points last equally long. Decoded duration in seconds; sample rate in hertz."""
 
     points: int
     duration: float
@@ -86,7 +86,7 @@ class PeaksAnswer(BaseModel):
 
 
 class AudioAnswer(BaseModel):
-    """An upload. Duration in seconds (null where the file's headers do not say), sample rate in hertz."""
+    """An upload. Duration in seconds (null if the file's headers do not tell it), sample rate in hertz."""
 
     id: str
     status: Literal["ready"] = "ready"
@@ -105,7 +105,7 @@ class AudioAnswer(BaseModel):
 
     @classmethod
     def from_record(cls, audio: Audio, sign: Sign) -> "AudioAnswer":
-        """The answer for a record."""
+        """Return the representation of a record; `sign` makes URLs that need no key."""
         fields = audio.model_dump(exclude={"schema_version", "owner", "created_at", "expires_at"})
         return cls(
             **fields,

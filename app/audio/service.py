@@ -1,4 +1,4 @@
-"""Uploads: from a form's part to the store, probed, known; or gone without a trace."""
+"""Uploads: receive, store and probe a file, then create its record; a failure leaves nothing."""
 
 import logging
 import time
@@ -15,43 +15,43 @@ from starlette.concurrency import run_in_threadpool
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
 from app.dependencies import Dependencies
-from app.errors import AudioInUse, NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import AudioInUse, NotFound, StoreUnavailable
 from app.http.multipart import Part
 from app.keys.callers import Caller
 from app.media import probe
 from app.records.audio import Audio, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id
+from app.storage import check_size
 
 log = logging.getLogger("earmark.audio")
 
-_NAME_LENGTH = 255  # characters of a client's file name that are kept
-_PROBES_AT_ONCE = anyio.CapacityLimiter(4)  # each is a process of its own
-_FETCHES_AT_ONCE = anyio.CapacityLimiter(16)  # so that slow sites hold up nothing but each other
-_FETCHES_A_KEY = 4  # and mostly those who named them
-_fetches_of: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()  # by key
+_MAX_FILENAME = 255  # characters
+_PROBES = anyio.CapacityLimiter(4)  # each is a process
+_FETCHES = anyio.CapacityLimiter(16)  # so that slow sites delay only other fetches
+_FETCHES_PER_KEY = 4  # so that the slow sites of one API key delay mostly that key's fetches
+_fetches_by_key: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()
 
 
 class Uploads:
-    """What one request has uploaded; `received` forgets all of it if the request fails."""
+    """The uploads of one request; `receive_uploads` discards them if the request fails."""
 
     def __init__(self, deps: Dependencies) -> None:
         self._deps = deps
-        self.kept: list[Audio] = []
+        self.created: list[Audio] = []
 
     async def fetch(self, url: str) -> Audio:
-        """Keep what a URL leads to, as `receive` does. Raises `UrlRefused` too."""
+        """Fetch a URL and receive the response. Raises `UrlRefused` and what `receive` does."""
         settings = self._deps.settings
-        own = _fetches(self._deps.caller)
-        async with own, _FETCHES_AT_ONCE, self._deps.outbound.fetch(url, settings.fetch_timeout) as fetched:
-            if (fetched.length or 0) > settings.upload_bytes:
-                raise UploadTooLarge(settings.upload_bytes)
-            return await self.receive(Part("url", fetched.url.path, fetched.chunks))
+        key_fetches = _key_fetches(self._deps.caller)
+        async with key_fetches, _FETCHES, self._deps.outbound.fetch(url, settings.fetch_timeout) as response:
+            check_size(response.length or 0, settings.upload_bytes)
+            return await self.receive(Part("url", response.url.path, response.chunks))
 
     async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
-        """Stream one file to the store, probe it and make it known, under a new id unless one is given.
+        """Stream one file to the store, probe it and create its record, with a new id unless one is given.
 
-        Raises `UploadTooLarge`, `StoreUnavailable`, what the probe raises and what the body raises; then the store
-        holds nothing of it.
+        Raises `UploadTooLarge`, `StoreUnavailable`, and what the probe and the part's chunks raise; then the store
+        holds nothing of the file.
         """
         audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
@@ -60,8 +60,8 @@ class Uploads:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)
                 stored = await self._deps.storage.put_stream(key, copied, settings.upload_bytes)
-                async with _PROBES_AT_ONCE:
-                    found = await probe.probe(copy.path, settings)
+                async with _PROBES:
+                    info = await probe.probe(copy.path, settings)
             now = time.time()
             audio = Audio(
                 id=audio_id,
@@ -69,75 +69,77 @@ class Uploads:
                 filename=sanitize_filename(part.filename),
                 bytes=stored.bytes,
                 sha256=stored.sha256,
-                content_type=found.content_type,
-                container=found.container,
-                codec=found.codec,
-                duration=found.duration,
-                sample_rate=found.sample_rate,
-                channels=found.channels,
+                content_type=info.content_type,
+                container=info.container,
+                codec=info.codec,
+                duration=info.duration,
+                sample_rate=info.sample_rate,
+                channels=info.channels,
                 created_at=now,
                 expires_at=now + settings.upload_retention,
             )
             await run_in_threadpool(self._deps.audio.create, audio)
         except BaseException:
-            with anyio.CancelScope(shield=True), _in_the_ledger():
-                await run_sync(_forget, self._deps, audio_id)
+            with anyio.CancelScope(shield=True), _log_errors():
+                await run_sync(_discard, self._deps, audio_id)
             raise
-        self.kept.append(audio)
+        self.created.append(audio)
         self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 
     def discard(self) -> None:
-        """Delete what this request uploaded."""
-        for audio in self.kept:
-            _forget(self._deps, audio.id)
+        """Delete the uploads of this request, except those that a job needs."""
+        for audio in self.created:
+            _discard(self._deps, audio.id)
 
 
 @asynccontextmanager
 async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
-    """Uploads of one request, forgotten when its block raises."""
+    """Collect the uploads of one request; discard them if the block raises."""
     uploads = Uploads(deps)
     try:
         yield uploads
     except BaseException:
-        with anyio.CancelScope(shield=True), _in_the_ledger():
+        with anyio.CancelScope(shield=True), _log_errors():
             await run_sync(uploads.discard)
         raise
 
 
 def find(deps: Dependencies, audio_id: str) -> Audio:
-    """The record of the caller's upload; raises `NotFound` for what is no id and what is another's, too."""
+    """Return the record of the caller's upload. Raises `NotFound`, also for malformed ids and uploads of others."""
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
     return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
 
 
-def _fetches(caller: Caller) -> anyio.CapacityLimiter:
-    """What a key's fetches wait for before they wait with others'; with keys switched off there are no others."""
-    most = _FETCHES_A_KEY if caller.key_id else _FETCHES_AT_ONCE.total_tokens
-    return _fetches_of.setdefault(caller.key_id, anyio.CapacityLimiter(most))
+def _key_fetches(caller: Caller) -> anyio.CapacityLimiter:
+    """Return the limiter of an API key's fetches; without authentication it is as wide as that of all fetches."""
+    limit = _FETCHES_PER_KEY if caller.key_id else _FETCHES.total_tokens
+    return _fetches_by_key.setdefault(caller.key_id, anyio.CapacityLimiter(limit))
 
 
 def to_answer(deps: Dependencies, audio: Audio) -> AudioAnswer:
-    """The upload as clients see it."""
+    """Return the representation of an upload."""
     return AudioAnswer.from_record(audio, deps.url_signer.signer_for(audio.owner))
 
 
 async def find_async(deps: Dependencies, audio_id: str) -> Audio:
-    """`find` for code on the event loop."""
+    """Call `find` from the event loop."""
     return await run_in_threadpool(find, deps, audio_id)
 
 
 def delete(deps: Dependencies, audio_id: str) -> None:
-    """Delete an upload, record and bytes. Raises `NotFound`, and `AudioInUse` while a job needs it."""
+    """Delete an upload's record and bytes. Raises `NotFound`, and `AudioInUse` if an unfinished job needs it."""
     find(deps, audio_id)
     deps.audio.delete(audio_id)
     delete_bytes(deps, audio_id)
 
 
-def _forget(deps: Dependencies, audio_id: str) -> None:
-    """Delete an upload of a request that failed, but not what a job needs: making either may have been all but
-    confirmed."""
+def _discard(deps: Dependencies, audio_id: str) -> None:
+    """Delete an upload of a failed request, unless a job needs it.
+
+    Upload or job may exist although the request failed: Redis can apply a change whose confirmation is lost.
+    """
     with suppress(AudioInUse):
         with suppress(NotFound):
             deps.audio.delete(audio_id)
@@ -145,23 +147,26 @@ def _forget(deps: Dependencies, audio_id: str) -> None:
 
 
 def delete_bytes(deps: Dependencies, audio_id: str) -> None:
-    """Delete the bytes and the outline of an upload that has no record."""
+    """Delete the bytes and the waveform of an upload that has no record."""
     deps.storage.delete(store_key(audio_id))
     deps.storage.delete(waveform_key(audio_id))
     deps.audio.unregister_write(audio_id)
 
 
 @contextmanager
-def _in_the_ledger() -> Iterator[None]:
-    """Cleaning up that fails must not hide why it was needed: housekeeping has the bytes in its ledger or its index."""
+def _log_errors() -> Iterator[None]:
+    """Log errors of a clean-up, so that they do not hide the error which caused it.
+
+    Housekeeping deletes the bytes later: their key is in the ledger of orphans or in the index of expiry.
+    """
     try:
         yield
     except (StoreUnavailable, RedisError) as error:
-        log.error("bytes of a failed upload are left to housekeeping: %s", error)
+        log.error("cannot delete the bytes of a failed upload, housekeeping will: %s", error)
 
 
-def sanitize_filename(sent: str | None) -> str | None:
-    """The last part of what a client calls its file, for people to read; it names nothing here."""
-    name = PureWindowsPath(sent or "").name  # takes both kinds of slash for one
+def sanitize_filename(filename: str | None) -> str | None:
+    """Return the printable last component of a client's file name. It is for display only; no path is made of it."""
+    name = PureWindowsPath(filename or "").name  # both kinds of slash are separators
     name = "".join(character for character in name if character.isprintable())
-    return name[:_NAME_LENGTH] or None
+    return name[:_MAX_FILENAME] or None

@@ -1,1 +1,1 @@
-"""What a supervisor asks: alive, ready, figures."""
+"""Health: liveness, readiness and metrics."""

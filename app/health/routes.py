@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/metrics`: for whoever runs this."""
+"""`/livez`, `/readyz`, `/metrics`: liveness, readiness and metrics, for the operator."""
 
 from typing import Literal
 
@@ -14,13 +14,13 @@ router = APIRouter(tags=["health"])
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["alive"] = "alive"
 
 
 class Ready(BaseModel):
-    """The queue and the store answer. Workers are counted a model; none is no reason to refuse jobs."""
+    """Queue and store respond. `workers`: live workers by model; jobs are accepted without any, too."""
 
     status: Literal["ready"] = "ready"
     queue: Literal["ok"] = "ok"
@@ -30,13 +30,13 @@ class Ready(BaseModel):
 
 @router.get("/livez")
 async def alive() -> Alive:
-    """Whether the process answers at all."""
+    """Check that the process responds."""
     return Alive()
 
 
 @router.get("/readyz", responses=problems(503))
 def ready(deps: InjectedDependencies) -> Ready:
-    """Whether jobs can be taken: the queue's server and the store answer."""
+    """Check that jobs can be accepted: the queue's server and the store respond."""
     deps.redis.ping()
     deps.storage.check()
     return Ready(
@@ -46,7 +46,7 @@ def ready(deps: InjectedDependencies) -> Ready:
 
 @router.get("/metrics", response_class=Response, responses=problems(404))
 def metrics(deps: InjectedDependencies) -> Response:
-    """Figures for Prometheus; 404 where they have a port of their own, and where keys are on: not for clients' eyes."""
+    """Get metrics for Prometheus; 404 if they have their own port or authentication is on: they are not for clients."""
     if deps.settings.metrics_port or deps.settings.auth == "on":
         raise NotFound("Metrics are served on a port of their own.")
     return Response(deps.metrics.expose(), media_type=CONTENT_TYPE)

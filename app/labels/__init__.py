@@ -1,1 +1,1 @@
-"""The classes that targets can be asked for by name."""
+"""Labels: the classes that targets can name, and search among them."""

@@ -1,4 +1,4 @@
-"""`/v1/labels`: classes that a target can be asked for by name."""
+"""`/v1/labels`: search for classes that targets can name."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
 
 class LabelAnswer(BaseModel):
-    """A class of AudioSet; `askable`: the model can make a query of its name. Score 0 to 1."""
+    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. Score from 0 to 1."""
 
     label: str
     mid: str
@@ -35,12 +35,12 @@ def search(
     deps: InjectedDependencies,
     q: Annotated[str, Query(max_length=200, description="a text to match; empty: all classes")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    askable: Annotated[bool | None, Query(description="only those that can be asked for, or cannot")] = None,
-    model: Annotated[ModelName | None, Query(description="a model, as jobs name it; default: the server's")] = None,
+    askable: Annotated[bool | None, Query(description="only classes that targets can name, or only others")] = None,
+    model: Annotated[ModelName | None, Query(description="such as `base`; default: the server's")] = None,
 ) -> LabelsAnswer:
     """Search the classes of a model by text."""
     classes = deps.model_registry.resolve(model).classes
     if askable is not None:
-        classes = [known for known in classes if known.askable == askable]
-    found = matching.search(classes, q, limit)
-    return LabelsAnswer(data=[LabelAnswer(**known.model_dump(), score=round(value, 3)) for known, value in found])
+        classes = [description for description in classes if description.askable == askable]
+    matches = matching.search(classes, q, limit)
+    return LabelsAnswer(data=[LabelAnswer(**label.model_dump(), score=round(score, 3)) for label, score in matches])

@@ -1,4 +1,4 @@
-"""`/v1/limits`: what is allowed, and what is left of it."""
+"""`/v1/limits`: the limits of requests, and what the caller has left of them."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1/limits", tags=["limits"])
 
 
 class Limits(BaseModel):
-    """What is allowed; null: no limit. Bytes, seconds, hertz, and counts."""
+    """Limits in bytes, seconds, hertz and counts; null: no limit."""
 
     upload_bytes: int
     body_bytes: int
@@ -30,20 +30,20 @@ class Limits(BaseModel):
 
     @classmethod
     def of(cls, settings: Settings, rate: int, quota: int) -> "Limits":
-        """What the settings allow everybody, with one caller's rate and quota."""
-        everybody = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
-        return cls(**everybody, requests_per_minute=rate or None, audio_seconds_per_day=quota or None)
+        """Return the settings' limits with a caller's rate limit and quota."""
+        shared = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
+        return cls(**shared, requests_per_minute=rate or None, audio_seconds_per_day=quota or None)
 
 
 class Left(BaseModel):
-    """What this caller has left: requests of this minute, audio seconds of this day; null: no limit."""
+    """What the caller has left: requests in this minute, audio seconds today; null: no limit."""
 
     requests: int | None
     audio_seconds_today: int | None
 
 
 class LimitsAnswer(BaseModel):
-    """Limits, what is left of them, and when the day's quota begins anew."""
+    """Limits, what is left of them, and when the daily quota is reset."""
 
     limits: Limits
     left: Left
@@ -52,14 +52,15 @@ class LimitsAnswer(BaseModel):
 
 @router.get("", responses=problems(503))
 async def limits(deps: InjectedDependencies) -> LimitsAnswer:
-    """What may be sent, how often one may ask, and what is left of it."""
+    """Get the limits on uploads and jobs, the rate limit and the quota, and what is left of both."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    mine = deps.caller.allowance
-    if mine is None:
-        nothing = Left(requests=None, audio_seconds_today=None)
-        return LimitsAnswer(limits=Limits.of(deps.settings, 0, 0), left=nothing, resets_at=midnight)
+    allowance = deps.caller.allowance
+    if allowance is None:
+        unlimited = Left(requests=None, audio_seconds_today=None)
+        return LimitsAnswer(limits=Limits.of(deps.settings, 0, 0), left=unlimited, resets_at=midnight)
     left = Left(
-        requests=mine.requests_left if mine.rate else None,
-        audio_seconds_today=mine.audio_seconds_left if mine.quota else None,
+        requests=allowance.requests_left if allowance.rate else None,
+        audio_seconds_today=allowance.audio_seconds_left if allowance.quota else None,
     )
-    return LimitsAnswer(limits=Limits.of(deps.settings, mine.rate, mine.quota), left=left, resets_at=midnight)
+    limits = Limits.of(deps.settings, allowance.rate, allowance.quota)
+    return LimitsAnswer(limits=limits, left=left, resets_at=midnight)

@@ -1,1 +1,1 @@
-"""Untrusted media files, read in a sandboxed child process."""
+"""Untrusted media files: the sandbox that reads them, the probe and the waveform."""

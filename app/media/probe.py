@@ -1,9 +1,9 @@
-"""What an uploaded file is, by its bytes: container, codec, rate, channels, duration.
+"""Probe of an uploaded media file: container, codec, sample rate, channels and duration, read from its bytes.
 
-`probe` asks `python -m app.media.probe PATH`, a child process under limits, since headers are decoded by libraries that
-have had their holes. Only headers and the first packets are read: the worker's decode is the truth about the rest.
-Containers and codecs are those of the worker's decoder (`models.media`), which the front end does not import; a test
-compares the two.
+`probe` runs `python -m app.media.probe PATH` in the sandbox, since demuxers and decoders have had vulnerabilities. Only
+headers and the first packets are read; the worker, which decodes the whole file, has the last word. Containers and
+codecs equal those of the worker's decoder (`models.media`), which the front end does not import; a test compares the
+two lists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
-from app.media.sandbox import Outcome, SandboxLimits, python, run_async
+from app.media.sandbox import Outcome, SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from app.settings import Settings
 
-# FFmpeg's names of the containers that are accepted, and the media type of each.
+# Accepted containers by FFmpeg's name, and the media type of each.
 CONTENT_TYPES = {
     "wav": "audio/wav",
     "w64": "audio/x-w64",
@@ -44,16 +44,16 @@ CODECS = (
     *("mp1float", "mp2float", "mp3float", "mp3", "opus", "vorbis", "pcm_alaw", "pcm_mulaw", "pcm_s8", "pcm_u8"),
     *(f"pcm_{kind}{end}" for kind in ("s16", "s24", "s32", "f32", "f64") for end in ("le", "be")),
 )
-# Their headers do not tell the duration, and FFmpeg guesses from the bit rate: that is no reason to refuse anything.
+# Their headers tell no duration, and FFmpeg estimates it from the bit rate: no file is refused because of it.
 GUESSED_DURATION = ("mp3", "aac")
 
-# A header takes milliseconds; FFmpeg's libraries take most of this address space.
-_CHILD_LIMITS = SandboxLimits(seconds=10, cpu_seconds=10, memory_bytes=1 << 30, file_bytes=0)
+# Reading headers takes milliseconds; FFmpeg's libraries need most of this address space.
+_SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=10, memory_bytes=1 << 30, file_bytes=0)
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file is. `sample_rate` in Hz, `duration` in seconds, None where the headers do not say."""
+    """Properties of a media file. `sample_rate` in hertz; `duration` in seconds, None if the headers do not tell it."""
 
     container: str
     codec: str
@@ -63,22 +63,23 @@ class MediaInfo:
 
     @property
     def content_type(self) -> str:
-        """The media type of the container."""
+        """Media type of the container."""
         return CONTENT_TYPES[self.container]
 
 
 async def probe(path: Path, settings: Settings) -> MediaInfo:
-    """What the file at `path` is, checked against the settings' limits on recordings.
+    """Return the properties of the file at `path`, validated against the settings' limits on recordings.
 
-    Raises AudioUndecodable (also for a rate outside the limits), AudioTooLong, AudioTooWide.
+    Raises AudioUndecodable (also for a sample rate outside the limits), AudioTooLong, AudioTooWide.
     """
-    outcome = await run_async(python("app.media.probe", str(path.absolute())), _CHILD_LIMITS)
+    command = python_command("app.media.probe", str(path.absolute()))
+    outcome = await run_async(command, _SANDBOX_LIMITS)
     return _check_limits(_parse_outcome(outcome), settings)
 
 
 def _parse_outcome(outcome: Outcome) -> MediaInfo:
     if outcome.status == "timed_out":
-        raise AudioUndecodable("The file's headers take too long to read.")
+        raise AudioUndecodable("Reading the file's headers takes too long.")
     if outcome.status != "exited" or outcome.returncode not in (0, 1):
         raise AudioUndecodable("The file's headers cannot be read safely.")
     try:
@@ -100,15 +101,17 @@ def _check_limits(info: MediaInfo, settings: Settings) -> MediaInfo:
         )
     longest = min(settings.recording_seconds, settings.recording_samples / (info.sample_rate * info.channels))
     if info.duration is not None and info.duration > longest and info.container not in GUESSED_DURATION:
-        raise AudioTooLong(f"The recording lasts {info.duration:.1f} s; {longest:g} s are allowed for such a one.")
+        raise AudioTooLong(
+            f"The recording lasts {info.duration:.1f} s; {longest:g} s are allowed at its rate and channel count."
+        )
     return info
 
 
 @contextmanager
 def open_audio(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioCodecContext]]:
-    """The file with its best audio stream, alone to be decoded and in one thread, in this process: for children.
+    """Open a file in this process, to be called in the sandbox: its container, best audio stream and codec context.
 
-    Raises ValueError with a sentence for the client.
+    The other streams are discarded and the decoder uses one thread. Raises ValueError with a sentence for the client.
     """
     import av  # the front end itself loads no decoder
     from av.audio.stream import AudioStream
@@ -127,17 +130,17 @@ def open_audio(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioC
         try:
             container = av.open(name, container_options=options, metadata_errors="replace")
         except InvalidDataError:
-            format = _format_of_few_packets(path)
+            format = _detect_short_mpeg(path)
             container = av.open(name, format=format, container_options=options, metadata_errors="replace")
     except FFmpegError as error:
-        raise ValueError("The file is no media file of an accepted kind.") from error
+        raise ValueError("The file is not a media file of an accepted format.") from error
     with container:
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream):
             raise ValueError("The file has no audio stream that can be decoded.")
         codec: AudioCodecContext | None = stream.codec_context
         if codec is None or codec.name not in CODECS:
-            raise ValueError(f"The codec {codec.name if codec else 'in it'} is not accepted.")
+            raise ValueError(f"The codec {codec.name if codec else 'of the audio stream'} is not accepted.")
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all
@@ -146,7 +149,10 @@ def open_audio(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioC
 
 
 def read_headers(path: Path) -> MediaInfo:
-    """What the file is, in this process: for the child. Raises ValueError with a sentence for the client."""
+    """Return a file's properties, read in this process: to be called in the sandbox.
+
+    Raises ValueError with a sentence for the client.
+    """
     from av.error import FFmpegError
 
     with open_audio(path) as (container, stream, codec):
@@ -163,9 +169,9 @@ def read_headers(path: Path) -> MediaInfo:
             duration=duration if duration and duration > 0 else None,
         )
         if info.channels > 64:
-            # More than FFmpeg's decoders open; whoever asked has a lower limit.
+            # FFmpeg's decoders do not open so many channels, and the limit on channels is lower.
             return info
-        # The codec knows better than the header: AAC may double its rate.
+        # Prefer the rate and channels of the first decoded frame to the header's: AAC (SBR) may double the rate.
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
@@ -176,20 +182,20 @@ def read_headers(path: Path) -> MediaInfo:
     raise ValueError("The file holds no audio that can be decoded.")
 
 
-def _format_of_few_packets(path: Path) -> str | None:
-    """FFmpeg wants to see several packets before it believes in mp3 or AAC, more than a tenth of a second has."""
+def _detect_short_mpeg(path: Path) -> str | None:
+    """Return the format of an mp3 or AAC file too short for FFmpeg, which wants several packets to detect these two."""
     with path.open("rb") as file:
         start = file.read(3)
     if start == b"ID3":
         return "mp3"
     if len(start) < 2 or start[0] != 0xFF or start[1] & 0xE0 != 0xE0:
         return None
-    # A sync word, then MPEG's layer: ADTS leaves it at zero.
+    # A sync word, then the MPEG layer, which is zero in ADTS.
     return "mp3" if start[1] & 0x06 else "aac"
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m app.media.probe PATH`: one line of JSON, a MediaInfo (exit 0) or {"refused": detail} (exit 1)."""
+    """Print one line of JSON: a MediaInfo (exit status 0) or {"refused": detail} (exit status 1)."""
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m app.media.probe PATH\n")
         return 2

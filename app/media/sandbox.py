@@ -1,7 +1,7 @@
-"""Runs a program that may not be trusted in a process that may be killed.
+"""Sandbox: a child process for untrusted input, with resource limits, a private folder and a minimal environment.
 
-Limits are set by the process on itself before the program begins (no `preexec_fn`, which is unsafe beside threads): a
-small launcher sets them and becomes the program. Linux only.
+A small launcher sets the limits on itself and then executes the program (no `preexec_fn`, which is unsafe in a process
+with threads). Linux only.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, cast
 
-# Where our packages are: a child does not look for them in its working folder, which may hold a stranger's files.
+# The folder of our packages. A child does not import from its working folder, which may hold untrusted files.
 _ROOT = Path(__file__).resolve().parents[2]
-# How often the clock and the caller's `cancelled` are looked at.
-_BEAT_SECONDS = 0.05
-# A full pipe is read by then; one that still fills belongs to a process that left the child's session.
-_PIPE_READS = 64
-# prctl(PR_SET_PDEATHSIG, SIGKILL): the child does not outlive a parent that was killed.
+# Interval between checks of the clock and of the caller's `cancelled`.
+_POLL_SECONDS = 0.05
+# Reads after the child has ended: enough for a full pipe. A pipe that still fills belongs to a process that left the
+# child's session.
+_MAX_DRAIN_READS = 64
+# prctl(PR_SET_PDEATHSIG, SIGKILL) kills the child when its parent is killed.
 _LAUNCHER = """
 import ctypes, json, os, resource, signal, sys
 parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
@@ -43,8 +44,11 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a child may use: wall-clock seconds, CPU seconds, bytes of address space, of any one file that it writes,
-    and of what it prints."""
+    """Resource limits of a child.
+
+    `seconds` of wall-clock time, `cpu_seconds`, `memory_bytes` of address space, `file_bytes` of any file that it
+    writes, `output_bytes` on stdout and stderr together, and `open_files`.
+    """
 
     seconds: float
     cpu_seconds: int
@@ -56,10 +60,10 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child ended.
+    """How a child ended, and its output.
 
-    `status`: `exited` by itself with `returncode`; `crashed` by `signal`; `timed_out` by the clock or its CPU limit;
-    `cancelled` by the caller; `flooded`: it printed more than is allowed. All but the first two were killed.
+    `status`: `exited` with `returncode`; `crashed` by `signal`; `timed_out` by the wall clock or the CPU limit;
+    `cancelled` by the caller; `flooded`: it exceeded `output_bytes`. In all but the first two cases it was killed.
     """
 
     status: Literal["exited", "crashed", "timed_out", "cancelled", "flooded"]
@@ -71,35 +75,37 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
-        """Whether it came to its end and said that all is well."""
+        """Whether the child exited with status 0."""
         return self.status == "exited" and self.returncode == 0
 
 
-def python(module: str, *arguments: str) -> list[str]:
-    """The program that is a module of ours, `python -m module arguments`: it writes no byte code, and looks for modules
-    neither in its working folder nor in the user's own packages."""
+def python_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of our modules, `python -m MODULE ARGUMENTS`.
+
+    It writes no byte code and imports neither from its working folder nor from the user's site-packages.
+    """
     return [sys.executable, "-P", "-s", "-B", "-m", module, *arguments]
 
 
 def run(
-    program: Sequence[str],
+    command: Sequence[str],
     limits: SandboxLimits,
     *,
     folder: Path | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Outcome:
-    """Runs `program` (its first word a path) under `limits` and waits for its end, which is also that of the processes
-    in its group. Blocks; safe in any thread.
+    """Run `command` (its first word is a path) under `limits`, wait for its end and kill its process group.
 
-    It sees none of our environment, and works in `folder`, by default an empty one that is deleted afterwards.
-    `cancelled` is asked 20 times a second. Raises OSError only if no process can be started.
+    Blocks; may be called from any thread. The child gets none of our environment variables. It works in `folder`, by
+    default an empty one that is deleted afterwards. `cancelled` is called 20 times a second; when it returns true, the
+    child is killed. Raises OSError only if no process can be started.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="earmark-child-") as private:
-            return run(program, limits, folder=Path(private), cancelled=cancelled)
-    began = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - the caller's own words, no shell
-        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), json.dumps(_resources(limits)), *program],
+            return run(command, limits, folder=Path(private), cancelled=cancelled)
+    start = time.monotonic()
+    process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), json.dumps(_resources(limits)), *command],
         cwd=folder,
         env=_environment(folder),
         stdin=subprocess.DEVNULL,
@@ -115,34 +121,34 @@ def run(
                 status = "flooded"
             elif cancelled is not None and cancelled():
                 status = "cancelled"
-            elif time.monotonic() - began > limits.seconds:
+            elif time.monotonic() - start > limits.seconds:
                 status = "timed_out"
             if status != "exited":
                 break
-            streams.read(_BEAT_SECONDS)
+            streams.read(_POLL_SECONDS)
     finally:
-        # Before the process is reaped, so that its group's number is still its own.
+        # Before the process is reaped: until then its group's id cannot be reused.
         _kill_group(process)
         process.wait()
         streams.drain()
         streams.close()
     killed = signal.Signals(-process.returncode) if process.returncode < 0 else None
     return Outcome(
-        status=_verdict(status, killed, streams.flooded),
+        status=_final_status(status, killed, streams.flooded),
         returncode=process.returncode if killed is None else None,
         signal=killed,
         output=bytes(streams.output),
         errors=bytes(streams.errors),
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - start,
     )
 
 
-async def run_async(program: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None) -> Outcome:
-    """`run` for an event loop. Cancelling the task kills the child, and returns when it is gone."""
-    import asyncio  # a child of ours imports this file too, and asyncio would be half of what it waits for
+async def run_async(command: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None) -> Outcome:
+    """Call `run` in a thread. Cancelling the task kills the child and waits for its end."""
+    import asyncio  # not at the top: children import this module too, and asyncio would double their start-up time
 
     stop = threading.Event()
-    running = asyncio.create_task(asyncio.to_thread(run, program, limits, folder=folder, cancelled=stop.is_set))
+    running = asyncio.create_task(asyncio.to_thread(run, command, limits, folder=folder, cancelled=stop.is_set))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -154,7 +160,7 @@ async def run_async(program: Sequence[str], limits: SandboxLimits, *, folder: Pa
 def _resources(limits: SandboxLimits) -> dict[str, tuple[int, int]]:
     return {
         "RLIMIT_AS": (limits.memory_bytes, limits.memory_bytes),
-        # A second after SIGXCPU, SIGKILL.
+        # SIGKILL follows SIGXCPU after a second.
         "RLIMIT_CPU": (limits.cpu_seconds, limits.cpu_seconds + 1),
         "RLIMIT_FSIZE": (limits.file_bytes, limits.file_bytes),
         "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
@@ -163,13 +169,13 @@ def _resources(limits: SandboxLimits) -> dict[str, tuple[int, int]]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    # One thread each: numeric libraries reserve address space for every thread that they might start.
+    # One thread: numeric libraries reserve address space for every thread that they may start.
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {"PYTHONPATH": str(_ROOT), "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder), **single}
 
 
 def _wait(process: subprocess.Popen[bytes]) -> bool:
-    # WNOWAIT leaves it to be reaped, and its number taken, until its group is killed.
+    # WNOWAIT: the process is not reaped, and its id not reused, before its group is killed.
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -177,11 +183,11 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        # Not yet the leader of a group of its own: killed within moments of its birth.
+        # The process has just started and does not lead its own group yet.
         process.kill()
 
 
-def _verdict(
+def _final_status(
     status: Literal["exited", "timed_out", "cancelled", "flooded"], killed: signal.Signals | None, flooded: bool
 ) -> Literal["exited", "crashed", "timed_out", "cancelled", "flooded"]:
     if status != "exited":
@@ -194,42 +200,42 @@ def _verdict(
 
 
 class _Streams:
-    """What a child prints, up to a limit; the rest is read and forgotten."""
+    """Output of a child, up to a limit; the rest is read and discarded."""
 
-    def __init__(self, process: subprocess.Popen[bytes], most: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], max_bytes: int) -> None:
         self.output = bytearray()
         self.errors = bytearray()
         self.flooded = False
-        self._most = most
+        self._max_bytes = max_bytes
         self._selector = selectors.DefaultSelector()
         self._files: list[IO[bytes]] = []
-        for pipe, kept in ((process.stdout, self.output), (process.stderr, self.errors)):
+        for pipe, buffer in ((process.stdout, self.output), (process.stderr, self.errors)):
             file = cast(IO[bytes], pipe)
             os.set_blocking(file.fileno(), False)
-            self._selector.register(file, selectors.EVENT_READ, kept)
+            self._selector.register(file, selectors.EVENT_READ, buffer)
             self._files.append(file)
 
     def read(self, seconds: float) -> bool:
-        """Reads what is there, waiting up to `seconds` for something; False when nothing came."""
+        """Read the available output, waiting up to `seconds` for it. Return False if there was none."""
         if not self._selector.get_map():
-            # Both are closed: nothing will wake the selector before the process ends.
+            # Both pipes are closed: nothing wakes the selector before the process ends.
             time.sleep(min(seconds, 0.005))
             return False
-        came = False
+        has_read = False
         for key, _ in self._selector.select(seconds):
             chunk = os.read(key.fd, 65536)
             if not chunk:
                 self._selector.unregister(key.fileobj)
                 continue
-            came = True
-            room = self._most - len(self.output) - len(self.errors)
+            has_read = True
+            room = self._max_bytes - len(self.output) - len(self.errors)
             self.flooded = self.flooded or len(chunk) > room
             key.data.extend(chunk[:room])
-        return came
+        return has_read
 
     def drain(self) -> None:
-        """Reads what a process that is gone has left in its pipes."""
-        for _ in range(_PIPE_READS):
+        """Read what an ended process has left in its pipes."""
+        for _ in range(_MAX_DRAIN_READS):
             if not self._selector.get_map() or not self.read(0):
                 return
 

@@ -1,8 +1,8 @@
-"""Waveforms of recordings, for drawing them: the least and the greatest sample of each stretch, channel by channel.
+"""Waveform of a recording, for drawing: the minimum and maximum sample (peaks) of each bin, channel by channel.
 
-`draw` runs `python -m app.media.waveform PATH SAMPLES`, a child process under limits, which decodes the whole
-recording, stretch by stretch, and lets FFmpeg's `astats` find the two. Stretches are as short as keeps their number
-below `STRETCHES`: when it is reached, neighbours are joined, so that memory does not grow with the length.
+A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SAMPLES` in the sandbox,
+which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the number of bins
+reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
 """
 
 from __future__ import annotations
@@ -21,159 +21,170 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
 from app.media.probe import open_audio
-from app.media.sandbox import SandboxLimits, python, run_async
+from app.media.sandbox import SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
-MAX_STRETCHES = 16384  # there are half as many at least, if the recording has so many samples
-_HEADER = struct.Struct("<IQII")  # rate, samples a channel, samples a stretch, channels
-_FIRST_STRETCH = 1024  # samples, where the headers tell no length
+MAX_BINS = 16384  # a recording with enough samples has at least half as many
+_HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples per bin, channels
+_INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
-_CHILD_LIMITS = SandboxLimits(
-    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * MAX_STRETCHES * 64
+_SANDBOX_LIMITS = SandboxLimits(
+    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * MAX_BINS * 64
 )
 
 
 @dataclass(frozen=True)
 class Waveform:
-    """`least` and `greatest` hold a float a stretch of `stretch` samples for each channel; full scale is 1.
+    """Minima and maxima of each channel, a float per bin; full scale is 1.
 
-    `sample_rate` in hertz, `samples` of one channel.
+    `sample_rate` in hertz; `samples` per channel; `bin_size` in samples, of which the last bin may have fewer.
     """
 
     sample_rate: int
     samples: int
-    stretch: int
-    least: list[array[float]]
-    greatest: list[array[float]]
+    bin_size: int
+    minima: list[array[float]]
+    maxima: list[array[float]]
 
     def to_bytes(self) -> bytes:
-        """As it is kept: a header, then all `least`, then all `greatest`, as little-endian floats of 32 bits."""
-        header = _HEADER.pack(self.sample_rate, self.samples, self.stretch, len(self.least))
-        return header + b"".join(_little(line).tobytes() for line in [*self.least, *self.greatest])
+        """Return the stored form: a header, all minima, all maxima, as little-endian 32-bit floats."""
+        header = _HEADER.pack(self.sample_rate, self.samples, self.bin_size, len(self.minima))
+        return header + b"".join(_to_little_endian(levels).tobytes() for levels in [*self.minima, *self.maxima])
 
     @classmethod
-    def from_bytes(cls, kept: bytes) -> Waveform:
-        """The outline that was kept so; raises ValueError for anything else."""
+    def from_bytes(cls, content: bytes) -> Waveform:
+        """Return the waveform that `to_bytes` serialized. Raises ValueError for any other content."""
         try:
-            rate, samples, stretch, channels = _HEADER.unpack_from(kept)
-            count = -(-samples // stretch)
-            if len(kept) != _HEADER.size + 8 * count * channels or not count * channels:
-                raise ValueError("an outline of another length")
+            rate, samples, bin_size, channels = _HEADER.unpack_from(content)
+            bins = -(-samples // bin_size)
+            if len(content) != _HEADER.size + 8 * bins * channels or not bins * channels:
+                raise ValueError("not a waveform: its length differs from its header's")
         except (struct.error, ZeroDivisionError) as error:
-            raise ValueError("no outline") from error
-        lines = []
-        for start in range(_HEADER.size, len(kept), 4 * count):
-            lines.append(_little(array("f", kept[start : start + 4 * count])))
-        return cls(rate, samples, stretch, lines[:channels], lines[channels:])
+            raise ValueError("not a waveform") from error
+        levels = []
+        for start in range(_HEADER.size, len(content), 4 * bins):
+            levels.append(_to_little_endian(array("f", content[start : start + 4 * bins])))
+        return cls(rate, samples, bin_size, levels[:channels], levels[channels:])
 
-    def points(self, most: int) -> Iterator[tuple[list[float], list[float]]]:
-        """For each channel (least, greatest) in at most so many points, each of nearly the same number of stretches."""
-        stretches = len(self.least[0])
-        count = min(most, stretches)
-        bounds = [stretches * point // count for point in range(count + 1)]
+    def points(self, limit: int) -> Iterator[tuple[list[float], list[float]]]:
+        """Yield (minima, maxima) of each channel in at most `limit` points, each of nearly as many bins."""
+        bins = len(self.minima[0])
+        count = min(limit, bins)
+        bounds = [bins * point // count for point in range(count + 1)]
         spans = list(pairwise(bounds))
-        for least, greatest in zip(self.least, self.greatest, strict=True):
-            yield [min(least[a:b]) for a, b in spans], [max(greatest[a:b]) for a, b in spans]
+        for minima, maxima in zip(self.minima, self.maxima, strict=True):
+            yield [min(minima[a:b]) for a, b in spans], [max(maxima[a:b]) for a, b in spans]
 
 
-async def compute(path: Path, settings: Settings) -> Waveform:
-    """The outline of the recording at `path`.
+async def compute(path: Path, settings: Settings, limits: SandboxLimits = _SANDBOX_LIMITS) -> Waveform:
+    """Return the waveform of the recording at `path`, decoded in the sandbox within `limits`.
 
-    Raises AudioUndecodable, also when decoding takes too long, and AudioTooLong.
+    Raises AudioUndecodable, also if decoding takes too long, and AudioTooLong.
     """
-    most = min(settings.recording_samples, settings.recording_seconds * settings.highest_rate * settings.channels)
-    program = python("app.media.waveform", str(path.absolute()), str(int(most)))
-    outcome = await run_async(program, _CHILD_LIMITS)
+    longest = settings.recording_seconds * settings.highest_rate * settings.channels
+    max_samples = min(settings.recording_samples, longest)
+    command = python_command("app.media.waveform", str(path.absolute()), str(int(max_samples)))
+    outcome = await run_async(command, limits)
     if outcome.status == "timed_out":
         raise AudioUndecodable("The recording takes too long to decode.")
     try:
         if outcome.succeeded:
             return Waveform.from_bytes(outcome.output)
-        refused = json.loads(outcome.output)["refused"] if outcome.returncode == 1 else ""
+        refusal = json.loads(outcome.output)["refused"] if outcome.returncode == 1 else ""
     except (ValueError, KeyError, TypeError):
-        refused = ""
-    if refused == _TOO_LONG:
+        refusal = ""
+    if refusal == _TOO_LONG:
         raise AudioTooLong("The recording is longer than is allowed.")
-    raise AudioUndecodable(refused or "The recording cannot be decoded safely.")
+    raise AudioUndecodable(refusal or "The recording cannot be decoded safely.")
 
 
-class _WaveformBuilder:
-    """The outline while it grows."""
+class WaveformBuilder:
+    """A waveform that grows by blocks of `block_size` samples, in at most `max_bins` bins (an even number).
 
-    def __init__(self, channels: int, stretch: int) -> None:
-        self.stretch = stretch
+    A bin is one block at first; whenever there are `max_bins` bins, neighbours are merged.
+    """
+
+    def __init__(self, sample_rate: int, channels: int, block_size: int, max_bins: int = MAX_BINS) -> None:
         self.samples = 0
-        self.least = [array("f") for _ in range(channels)]
-        self.greatest = [array("f") for _ in range(channels)]
-        self._joined = 1  # stretches of `asetnsamples` in one of ours
-        self._began = 0  # of them in the last one
+        self._sample_rate = sample_rate
+        self._block_size = block_size
+        self._max_bins = max_bins
+        self._minima = [array("f") for _ in range(channels)]
+        self._maxima = [array("f") for _ in range(channels)]
+        self._blocks_per_bin = 1
+        self._blocks_in_last_bin = 0  # 0: the last bin is full
 
-    def add(self, samples: int, levels: dict[str, str]) -> None:
-        """The next stretch of the filter's, of which only the last is shorter."""
-        begins = self._began == 0
-        for number, (least, greatest) in enumerate(zip(self.least, self.greatest, strict=True), start=1):
-            low = _level(levels[f"lavfi.astats.{number}.Min_level"])
-            high = _level(levels[f"lavfi.astats.{number}.Max_level"])
-            if begins:
-                least.append(low)
-                greatest.append(high)
+    def add(self, samples: int, metadata: dict[str, str]) -> None:
+        """Add the next block by its `astats` metadata; only the last block may be shorter than the others."""
+        starts_bin = self._blocks_in_last_bin == 0
+        for number, (minima, maxima) in enumerate(zip(self._minima, self._maxima, strict=True), start=1):
+            minimum = _parse_level(metadata[f"lavfi.astats.{number}.Min_level"])
+            maximum = _parse_level(metadata[f"lavfi.astats.{number}.Max_level"])
+            if starts_bin:
+                minima.append(minimum)
+                maxima.append(maximum)
             else:
-                least[-1], greatest[-1] = min(least[-1], low), max(greatest[-1], high)
+                minima[-1], maxima[-1] = min(minima[-1], minimum), max(maxima[-1], maximum)
         self.samples += samples
-        self._began = (self._began + 1) % self._joined
-        if len(self.least[0]) == MAX_STRETCHES and self._began == 0:
-            self._join()
+        self._blocks_in_last_bin = (self._blocks_in_last_bin + 1) % self._blocks_per_bin
+        if len(self._minima[0]) == self._max_bins and self._blocks_in_last_bin == 0:
+            self._merge_neighbours()
 
-    def _join(self) -> None:
-        for lines, extreme in ((self.least, min), (self.greatest, max)):
-            for number, line in enumerate(lines):
-                lines[number] = array("f", map(extreme, line[::2], line[1::2]))
-        self._joined *= 2
-        self.stretch *= 2
+    def build(self) -> Waveform:
+        """Return the waveform of all blocks so far."""
+        bin_size = self._block_size * self._blocks_per_bin
+        return Waveform(self._sample_rate, self.samples, bin_size, self._minima, self._maxima)
+
+    def _merge_neighbours(self) -> None:
+        for channels, extreme in ((self._minima, min), (self._maxima, max)):
+            for index, levels in enumerate(channels):
+                channels[index] = array("f", map(extreme, levels[::2], levels[1::2]))
+        self._blocks_per_bin *= 2
 
 
-def read(path: Path, most: int) -> Waveform:
-    """The outline of at most so many samples (of all channels together), in this process: for the child.
+def read(path: Path, max_samples: int) -> Waveform:
+    """Return the waveform of a recording, decoded in this process: to be called in the sandbox.
 
-    Raises ValueError with a sentence for the client.
+    Raises ValueError with a sentence for the client, also if the recording has more than `max_samples` samples, of all
+    channels together.
     """
     from av.error import FFmpegError
 
     with open_audio(path) as (container, stream, _):
         graph: Any = None
-        lines: _WaveformBuilder | None = None
+        builder: WaveformBuilder | None = None
         kind: tuple[int, int, str] | None = None
-        rate = 0
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except FFmpegError:
                 continue
             for frame in frames:
-                now = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-                if kind is None:
-                    kind, rate = now, frame.sample_rate
-                    known = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
-                    stretch = max(1, min(known, most) // (MAX_STRETCHES // 2)) if known else _FIRST_STRETCH
-                    lines, graph = _WaveformBuilder(now[1], stretch), _graph(frame, stretch)
-                if now != kind or lines is None:
-                    raise ValueError("The recording changes its kind on the way.")
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
+                if builder is None:
+                    kind = (rate, channels, frame.format.name)
+                    length = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
+                    block_size = max(1, min(length, max_samples) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
+                    builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
+                if kind != (rate, channels, frame.format.name):
+                    raise ValueError("The recording changes its sample rate, channels or sample format.")
                 frame.pts = None
                 graph.push(frame)
-                _pull(graph, lines)
-                if lines.samples * now[1] > most:
+                _pull(graph, builder)
+                if builder.samples * channels > max_samples:
                     raise ValueError(_TOO_LONG)
-        if lines is None:
+        if builder is None:
             raise ValueError("The file holds no audio that can be decoded.")
         graph.push(None)
-        _pull(graph, lines)
-    return Waveform(rate, lines.samples, lines.stretch, lines.least, lines.greatest)
+        _pull(graph, builder)
+    return builder.build()
 
 
-def _graph(frame: Any, stretch: int) -> Any:
+def _filter_graph(frame: Any, block_size: int) -> Any:
+    """Return a graph that cuts frames like this one into blocks and measures each channel's minimum and maximum."""
     from av.filter import Graph
 
     graph = Graph()
@@ -184,17 +195,17 @@ def _graph(frame: Any, stretch: int) -> Any:
     steps = [
         source,
         graph.add("aformat", "sample_fmts=fltp"),
-        graph.add("asetnsamples", f"n={stretch}:p=0"),
+        graph.add("asetnsamples", f"n={block_size}:p=0"),
         graph.add("astats", "metadata=1:reset=1:measure_perchannel=Min_level+Max_level:measure_overall=none"),
         graph.add("abuffersink"),
     ]
-    for one, other in pairwise(steps):
-        one.link_to(other)
+    for step, following in pairwise(steps):
+        step.link_to(following)
     graph.configure()
     return graph
 
 
-def _pull(graph: Any, lines: _WaveformBuilder) -> None:
+def _pull(graph: Any, builder: WaveformBuilder) -> None:
     from av.error import BlockingIOError, EOFError
 
     while True:
@@ -202,24 +213,25 @@ def _pull(graph: Any, lines: _WaveformBuilder) -> None:
             frame = graph.pull()
         except (BlockingIOError, EOFError):
             return
-        lines.add(frame.samples, frame.metadata)
+        builder.add(frame.samples, frame.metadata)
 
 
-def _level(text: str) -> float:
-    """A level of `astats`; what is no number, or beyond a float of 32 bits, counts as silence."""
+def _parse_level(text: str) -> float:
+    """Return a level of `astats` as a float; 0 for not-a-number, infinities and what exceeds a 32-bit float."""
     level = float(text)
     return level if math.isfinite(level) and abs(level) < 3e38 else 0.0
 
 
-def _little(line: array[float]) -> array[float]:
+def _to_little_endian(levels: array[float]) -> array[float]:
+    """Convert between native and little-endian byte order; its own inverse."""
     if sys.byteorder == "big":
-        line = array("f", line)
-        line.byteswap()
-    return line
+        levels = array("f", levels)
+        levels.byteswap()
+    return levels
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m app.media.waveform PATH SAMPLES`: an Outline's bytes (exit 0) or {"refused": detail} (exit 1)."""
+    """Write a waveform's bytes to stdout (exit status 0) or {"refused": detail} (exit status 1)."""
     if len(arguments) != 2:
         sys.stderr.write("usage: python -m app.media.waveform PATH SAMPLES\n")
         return 2

@@ -1,1 +1,1 @@
-"""The models that workers announced."""
+"""Catalogue of the models that workers have announced."""

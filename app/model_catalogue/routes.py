@@ -1,4 +1,4 @@
-"""`/v1/models`: what workers have loaded."""
+"""`/v1/models`: the models that workers have announced."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -10,7 +10,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 class ModelAnswer(BaseModel):
-    """A model; jobs wait when it has no worker. Sample rate in hertz."""
+    """A model; jobs wait while it has no worker. Sample rate in hertz."""
 
     name: str
     version: str
@@ -23,14 +23,14 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """Every model that was ever announced."""
+    """All models that were ever announced."""
 
     data: list[ModelAnswer]
 
 
 @router.get("", responses=problems(503))
 def models(deps: InjectedDependencies) -> ModelsAnswer:
-    """The models, with their workers."""
+    """List the models and the number of their workers."""
     return ModelsAnswer(
         data=[
             ModelAnswer(

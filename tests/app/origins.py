@@ -1,4 +1,4 @@
-"""Servers that strangers' URLs lead to, on addresses of the loopback network; they say what they were asked."""
+"""Origin servers for URLs that clients name, on addresses of the loopback network; they record their requests."""
 
 import contextlib
 import re
@@ -11,64 +11,64 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Origin:
-    """One server: what it answers (bytes, or pieces with pauses of seconds between), and the requests it has read."""
+    """One server. `answer`: its response in pieces; a number is a pause in seconds."""
 
     address: str
     port: int
     answer: list[bytes | float] = field(default_factory=list)
-    asked: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
     connections: int = 0
-    names: list[str | None] = field(default_factory=list)  # by server name indication
+    names: list[str | None] = field(default_factory=list)  # of hosts, by server name indication
 
 
 def ok(body: bytes, *headers: str) -> list[bytes | float]:
-    """An answer of 200."""
+    """A response with status 200."""
     head = "\r\n".join(["HTTP/1.1 200 OK", f"Content-Length: {len(body)}", *headers])
     return [head.encode() + b"\r\n\r\n" + body]
 
 
-def moved(location: str, status: int = 302) -> list[bytes | float]:
-    """An answer that leads elsewhere."""
+def redirect(location: str, status: int = 302) -> list[bytes | float]:
+    """A redirect."""
     return [f"HTTP/1.1 {status} Moved\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode()]
 
 
 @contextlib.contextmanager
 def origin(address: str = "127.0.0.2", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
-    """A server that closes each connection after its one answer."""
+    """Run a server that closes each connection after one response."""
     with socket.create_server((address, port), backlog=16) as listener:
         served = Origin(address, listener.getsockname()[1])
-        over = threading.Event()
+        stopped = threading.Event()
         if tls is not None:
             tls.sni_callback = lambda _, name, __: served.names.append(name)
 
-        def speak(plain: socket.socket) -> None:
+        def respond(plain: socket.socket) -> None:
             with contextlib.suppress(OSError), plain:
                 connection = tls.wrap_socket(plain, server_side=True) if tls else plain
                 with connection:
-                    _answer(connection, served, over)
+                    _respond(connection, served, stopped)
 
-        speakers: list[threading.Thread] = []
+        threads: list[threading.Thread] = []
 
         def serve() -> None:
             while True:
                 plain, _ = listener.accept()
-                if over.is_set():
+                if stopped.is_set():
                     plain.close()
                     return
                 served.connections += 1
-                speakers.append(threading.Thread(target=speak, args=(plain,), daemon=True))
-                speakers[-1].start()
+                threads.append(threading.Thread(target=respond, args=(plain,), daemon=True))
+                threads[-1].start()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield served
-        over.set()
+        stopped.set()
         socket.create_connection((address, served.port)).close()
-        for ended in (thread, *speakers):
+        for ended in (thread, *threads):
             ended.join(10)
 
 
-def _answer(connection: socket.socket, served: Origin, over: threading.Event) -> None:
+def _respond(connection: socket.socket, served: Origin, stopped: threading.Event) -> None:
     connection.settimeout(10)
     read = b""
     while b"\r\n\r\n" not in read:
@@ -78,9 +78,9 @@ def _answer(connection: socket.socket, served: Origin, over: threading.Event) ->
     length = re.search(rb"(?i)content-length: (\d+)", read)
     while length and len(read.partition(b"\r\n\r\n")[2]) < int(length[1]):
         read += connection.recv(65536)
-    served.asked.append(read)
+    served.requests.append(read)
     for piece in served.answer:
         if isinstance(piece, bytes):
             connection.sendall(piece)
-        elif over.wait(piece):
+        elif stopped.wait(piece):
             return

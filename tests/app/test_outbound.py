@@ -11,7 +11,7 @@ import trustme
 from app.errors import UrlRefused
 from app.outbound import OutboundClient, Resolve
 from app.settings import Settings
-from tests.app.origins import Origin, moved, ok, origin
+from tests.app.origins import Origin, ok, origin, redirect
 
 TRUST = ssl.create_default_context()  # made once: reading certificates takes longer than a test
 NOT_PUBLIC = "The URL's host has no public address."
@@ -158,7 +158,7 @@ def test_the_name_is_kept_and_nothing_of_ours_is_sent(site: Origin, monkeypatch:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     site.answer = ok(b"sound")
     assert fetch(near(site), f"http://public.example:{site.port}/a%20b.wav?c=d#e") == b"sound"
-    lines = site.asked[0].decode().lower().split("\r\n")
+    lines = site.requests[0].decode().lower().split("\r\n")
     assert lines[0] == "get /a%20b.wav?c=d http/1.1"
     assert sorted(filter(None, lines[1:])) == [
         "accept-encoding: identity",
@@ -183,9 +183,9 @@ def test_a_name_that_changes_its_answer_gains_nothing(site: Origin) -> None:
         assert looked_up == ["public.example"]
         assert refusal(outside, url) == NOT_PUBLIC
         # A redirect to itself is looked up anew, and refused.
-        site.answer = moved(url)
+        site.answer = redirect(url)
         assert refusal(outside, url) == NOT_PUBLIC
-        assert (len(site.asked), inside.connections) == (2, 0)
+        assert (len(site.requests), inside.connections) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_a_name_that_changes_its_answer_gains_nothing(site: Origin) -> None:
 )
 @pytest.mark.parametrize("status", [301, 308])
 def test_redirects_are_checked(site: Origin, location: str, status: int) -> None:
-    site.answer = moved(location, status)
+    site.answer = redirect(location, status)
     assert refusal(near(site), f"http://public.example:{site.port}/")
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
 
 
 def test_redirects_are_followed_five_times(site: Origin) -> None:
@@ -215,12 +215,12 @@ def test_redirects_are_followed_five_times(site: Origin) -> None:
             Settings(outside_ports=f"{site.port},{last.port}", outside_networks=f"{site.address}/32"),
             resolver({"public.example": [site.address]}),
         )
-        site.answer, last.answer = moved(f"//public.example:{last.port}/b"), ok(b"sound")
+        site.answer, last.answer = redirect(f"//public.example:{last.port}/b"), ok(b"sound")
         assert fetch(outside, f"http://public.example:{site.port}/a") == b"sound"
-        assert last.asked[0].startswith(b"GET /b ")
-        site.answer = moved("/again")
+        assert last.requests[0].startswith(b"GET /b ")
+        site.answer = redirect("/again")
         assert "5 times" in refusal(outside, f"http://public.example:{site.port}/a")
-        assert len(site.asked) == 1 + 6
+        assert len(site.requests) == 1 + 6
 
 
 @pytest.mark.parametrize(
@@ -288,22 +288,22 @@ def test_certificates_are_those_of_the_name(site: Origin) -> None:
             (OutboundClient(settings, resolve), "public.example"),
         ):
             assert "No connection" in refusal(outside, f"https://{name}:{secure.port}/")
-        assert len(secure.asked) == 1
+        assert len(secure.requests) == 1
 
 
 def test_a_post_goes_to_one_address_and_follows_nothing(site: Origin) -> None:
     outside, url = near(site), f"http://public.example:{site.port}/hook"
     site.answer = [b"HTTP/1.1 204 No Content\r\n\r\n"]
     assert asyncio.run(outside.post(url, b"{}", {"webhook-id": "a", "User-Agent": "other"}, 5.0)) == 204
-    assert site.asked[0].startswith(b"POST /hook HTTP/1.1\r\n") and site.asked[0].endswith(b"\r\n\r\n{}")
-    assert b"webhook-id: a\r\n" in site.asked[0] and b"Content-Length: 2\r\n" in site.asked[0]
-    site.answer = moved("http://127.0.0.1/")
+    assert site.requests[0].startswith(b"POST /hook HTTP/1.1\r\n") and site.requests[0].endswith(b"\r\n\r\n{}")
+    assert b"webhook-id: a\r\n" in site.requests[0] and b"Content-Length: 2\r\n" in site.requests[0]
+    site.answer = redirect("http://127.0.0.1/")
     assert asyncio.run(outside.post(url, b"{}", {}, 5.0)) == 302
     site.answer = [9.0]
     for refused in (url, "http://private.example/"):
         with pytest.raises(UrlRefused):
             asyncio.run(outside.post(refused, b"{}", {}, 0.3))
-    assert len(site.asked) == 3
+    assert len(site.requests) == 3
 
 
 def test_the_system_looks_names_up() -> None:

@@ -182,7 +182,7 @@ def test_housekeeping_requeues_what_its_workers_lose_and_removes_what_has_expire
     assert jobs.expired_ids(100) == [data["due"]]
     lost = upgrade.job_id("separation", "running")
     upgrade.redis.delete(f"rq:execution:{lost}:{data['executions'][lost]}")
-    Housekeeping(upgrade.redis, Storage.open(upgrade.settings), upgrade.settings).round()
+    Housekeeping(upgrade.redis, Storage.open(upgrade.settings), upgrade.settings).sweep()
     assert jobs.get(lost).status == "queued" and jobs.fair_queue.position(jobs.get(lost)) > 0
     assert jobs.should_stop(lost, data["executions"][lost])
     assert jobs.get(data["due"]).expired and jobs.expired_ids(100) == []

@@ -15,7 +15,7 @@ from tests.app.conftest import Service, eventually, problem, wav
 MIB = 1024 * 1024
 
 
-def nothing_left(service: Service) -> None:
+def assert_nothing_left(service: Service) -> None:
     assert service.stored() == []
     assert service.entered() == []
     assert service.deps.redis.keys("earmark:audio:*") == []
@@ -54,7 +54,7 @@ def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
     audio = service.upload()
     assert service.stored() == [store_key(audio["id"])]
     assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
-    nothing_left(service)
+    assert_nothing_left(service)
     for answer in (
         service.client.get(f"/v1/audio/{audio['id']}"),
         service.client.get(audio["url"]),
@@ -71,7 +71,7 @@ def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
 def test_what_is_no_audio_leaves_nothing(service: Service, content: bytes) -> None:
     answer = service.client.post("/v1/audio", files={"file": ("song.mp3", content, "audio/mpeg")})
     problem(answer, 422, "audio_undecodable")
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_no_audio_leaves_nothing(service: Service, content: bytes) -> No
 )
 def test_recordings_outside_the_limits_leave_nothing(folder_service: Service, content: bytes, code: str) -> None:
     problem(folder_service.client.post("/v1/audio", files={"file": ("a.wav", content)}), 422, code)
-    nothing_left(folder_service)
+    assert_nothing_left(folder_service)
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -103,7 +103,7 @@ def test_what_is_too_large_is_refused_while_it_comes(service: Service, announced
 
         answer = service.client.post("/v1/audio", content=chunked(), headers=FORM)
     problem(answer, 413, "upload_too_large")
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
 def test_a_file_of_just_the_limit_is_kept(folder_service: Service) -> None:
@@ -133,7 +133,7 @@ def hang_up(service: Service, sent: bytes, announced: int) -> None:
 def test_a_client_that_hangs_up_leaves_nothing(service: Service, size: int) -> None:
     hang_up(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
     eventually(lambda: not service.entered(), 5)
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
 def test_the_copy_for_the_probe_has_no_name(
@@ -164,7 +164,7 @@ def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
         answer = connection.recv(65536)
         assert time.monotonic() - begun < 5
     assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
-    nothing_left(folder_service)
+    assert_nothing_left(folder_service)
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
 def test_broken_forms_are_refused_and_leave_nothing(folder_service: Service, body: bytes, pointer: str | None) -> None:
     told = problem(folder_service.client.post("/v1/audio", content=body, headers=FORM), 422, "request_invalid")
     assert [fault["pointer"] for fault in told.get("errors", [])] == ([pointer] if pointer else [])
-    nothing_left(folder_service)
+    assert_nothing_left(folder_service)
 
 
 def test_a_second_file_takes_the_first_with_it(service: Service) -> None:
     files = [("file", ("a.wav", wav())), ("file", ("b.wav", wav()))]
     problem(service.client.post("/v1/audio", files=files), 422, "request_invalid")
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
 @pytest.mark.parametrize(

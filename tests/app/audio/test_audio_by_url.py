@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from tests.app.audio.test_audio import nothing_left
+from tests.app.audio.test_audio import assert_nothing_left
 from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve, wav
-from tests.app.origins import Origin, moved, ok, origin
+from tests.app.origins import Origin, ok, origin, redirect
 from tests.conftest import S3Server
 
 
@@ -86,7 +86,7 @@ def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> No
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0), 5.0], 422, "url_refused"),
         ([b"HTTP/1.1 200 OK\r\n\r\n", *[part for _ in range(20) for part in (0.2, b"x")]], 422, "url_refused"),
         (ok(wav(), "Content-Encoding: gzip"), 422, "url_refused"),
-        (moved("http://127.0.0.1/"), 422, "url_refused"),
+        (redirect("http://127.0.0.1/"), 422, "url_refused"),
         ([b"HTTP/1.1 401 No\r\n\r\n"], 422, "url_refused"),
     ],
 )
@@ -96,13 +96,13 @@ def test_what_cannot_be_kept_leaves_nothing(
     site.answer = answer
     told = problem(post(fetching, f"http://{site.address}:{site.port}/?token=secret"), status, code)
     assert "secret" not in str(told) and site.address not in str(told)
-    nothing_left(fetching)
+    assert_nothing_left(fetching)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://[::1]/", ""])
 def test_what_lies_inside_is_refused(fetching: Service, url: str) -> None:
     problem(post(fetching, url), 422, "url_refused")
-    nothing_left(fetching)
+    assert_nothing_left(fetching)
 
 
 @pytest.mark.parametrize("sent", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
@@ -116,18 +116,18 @@ def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, 
     content, redis = wav(), fetching.deps.redis
     drip = [part for _ in range(99) for part in (content[:9], 0.1)]
     site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if begun else [9.0]
-    site.asked.clear()
+    site.requests.clear()
     sent = {"url": f"http://{site.address}:{site.port}/"}
     body = json.dumps(sent).encode()
     head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
     with socket.create_connection(fetching.address, timeout=5) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        eventually(lambda: site.asked and (fetching.entered() or not begun), 5)
+        eventually(lambda: site.requests and (fetching.entered() or not begun), 5)
     gone = time.monotonic()
     # Else the site would be cut off half a second or two later, and that kept as the answer.
     eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)
     assert time.monotonic() - gone < 1.5
-    nothing_left(fetching)
+    assert_nothing_left(fetching)
     site.answer = ok(content)
     again = fetching.client.post("/v1/audio", json=sent, headers={"Idempotency-Key": "again"})
     assert again.status_code == 201 and "idempotent-replayed" not in again.headers
@@ -152,8 +152,8 @@ def test_slow_sites_hold_up_those_who_named_them(
                 for _ in range(18):
                     client = open_ones.enter_context(socket.create_connection(service.address, timeout=5))
                     client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                eventually(lambda: len(slow.asked) >= 4, 5)
+                eventually(lambda: len(slow.requests) >= 4, 5)
                 began = time.monotonic()
                 assert post(other, f"http://{site.address}:{site.port}/").status_code == 201
                 assert time.monotonic() - began < 2.5
-                assert len(slow.asked) == 4
+                assert len(slow.requests) == 4

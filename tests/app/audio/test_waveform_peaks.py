@@ -1,7 +1,8 @@
-"""Waveforms to draw: exact minima and maxima, drawn once, in bounded memory."""
+"""Waveform peaks of uploads: exact minima and maxima, computed once, in bounded memory."""
 
 import asyncio
 import time
+from array import array
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,65 +18,65 @@ from app.errors import AudioTooLong, AudioUndecodable
 from app.housekeeping.sweeps import Housekeeping
 from app.media import waveform
 from app.media.sandbox import SandboxLimits
-from app.media.waveform import MAX_STRETCHES, Waveform
+from app.media.waveform import MAX_BINS, Waveform, WaveformBuilder
 from app.records.audio import waveform_key
 from app.settings import Settings
 from tests import media_files
-from tests.app.audio.test_audio import nothing_left
+from tests.app.audio.test_audio import assert_nothing_left
 from tests.app.conftest import Service, problem, wav
 
 
-def draw(path: Path, settings: Settings | None = None) -> Waveform:
+def compute(path: Path, settings: Settings | None = None) -> Waveform:
     return asyncio.run(waveform.compute(path, settings or Settings()))
 
 
 def extremes(samples: np.ndarray, bounds: list[int]) -> list[tuple[list[float], list[float]]]:
     spans = list(pairwise(bounds))
     return [
-        ([float(line[a:b].min()) for a, b in spans], [float(line[a:b].max()) for a, b in spans]) for line in samples.T
+        ([float(channel[a:b].min()) for a, b in spans], [float(channel[a:b].max()) for a, b in spans])
+        for channel in samples.T
     ]
 
 
 @pytest.mark.parametrize(
-    ("samples", "channels", "most"),
-    [(1, 1, 5), (100, 2, 100), (100, 3, 7), (20_000, 2, 1), (MAX_STRETCHES + 1, 1, 8192), (300_000, 2, 2000)],
+    ("samples", "channels", "points"),
+    [(1, 1, 5), (100, 2, 100), (100, 3, 7), (20_000, 2, 1), (MAX_BINS + 1, 1, 8192), (300_000, 2, 2000)],
 )
-def test_every_point_is_the_least_and_the_greatest_of_its_samples(
-    tmp_path: Path, samples: int, channels: int, most: int
+def test_every_point_is_the_minimum_and_maximum_of_its_samples(
+    tmp_path: Path, samples: int, channels: int, points: int
 ) -> None:
     sound = np.random.default_rng(samples).uniform(-1.5, 1.5, (samples, channels)).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 44100, subtype="FLOAT")
-    drawn = draw(tmp_path / "a.wav")
-    assert (drawn.sample_rate, drawn.samples) == (44100, samples)
-    stretches = len(drawn.least[0])
-    assert stretches == -(-samples // drawn.stretch) and min(samples, MAX_STRETCHES // 2) <= stretches <= MAX_STRETCHES
-    count = min(most, stretches)
-    bounds = [min(samples, drawn.stretch * (stretches * point // count)) for point in range(count + 1)]
-    for found, expected in zip(drawn.points(most), extremes(sound, bounds), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert Waveform.from_bytes(drawn.to_bytes()) == drawn
+    full = compute(tmp_path / "a.wav")
+    assert (full.sample_rate, full.samples) == (44100, samples)
+    bins = len(full.minima[0])
+    assert bins == -(-samples // full.bin_size) and min(samples, MAX_BINS // 2) <= bins <= MAX_BINS
+    count = min(points, bins)
+    bounds = [min(samples, full.bin_size * (bins * point // count)) for point in range(count + 1)]
+    for peaks, expected in zip(full.points(points), extremes(sound, bounds), strict=True):
+        np.testing.assert_allclose(peaks, expected, atol=1e-6)
+    assert Waveform.from_bytes(full.to_bytes()) == full
 
 
 @given(blocks=st.lists(st.integers(1, 9), min_size=1, max_size=300), seed=st.integers(0, 99))
 @hypothesis_settings(max_examples=30, deadline=None)
-def test_stretches_are_joined_without_loss(blocks: list[int], seed: int) -> None:
-    """However many come: what was joined is what would have been seen in longer stretches."""
-    monkey = pytest.MonkeyPatch()
-    with monkey.context() as patched:
-        patched.setattr(waveform, "MAX_STRETCHES", 8)
-        lines = waveform._WaveformBuilder(1, 4)
-        levels = np.random.default_rng(seed).uniform(-1, 1, sum(blocks))
-        for level in levels:
-            lines.add(4, {"lavfi.astats.1.Min_level": f"{level:f}", "lavfi.astats.1.Max_level": f"{level + 1:f}"})
-    joined = lines.stretch // 4
-    assert len(lines.least[0]) == -(-len(levels) // joined) <= 8 and lines.samples == 4 * len(levels)
-    for number, (least, greatest) in enumerate(zip(lines.least[0], lines.greatest[0], strict=True)):
-        mine = levels[number * joined : (number + 1) * joined]
-        assert least == pytest.approx(mine.min(), abs=1e-5) and greatest == pytest.approx(mine.max() + 1, abs=1e-5)
+def test_bins_are_merged_without_loss(blocks: list[int], seed: int) -> None:
+    """However many blocks there are: merged bins equal bins that were longer from the start."""
+    builder = WaveformBuilder(44100, channels=1, block_size=4, max_bins=8)
+    levels = np.random.default_rng(seed).uniform(-1, 1, sum(blocks))
+    for level in levels:
+        builder.add(4, {"lavfi.astats.1.Min_level": f"{level:f}", "lavfi.astats.1.Max_level": f"{level + 1:f}"})
+    built = builder.build()
+    blocks_per_bin = built.bin_size // 4
+    assert len(built.minima[0]) == -(-len(levels) // blocks_per_bin) <= 8 and built.samples == 4 * len(levels)
+    for index, (minimum, maximum) in enumerate(zip(built.minima[0], built.maxima[0], strict=True)):
+        merged = levels[index * blocks_per_bin : (index + 1) * blocks_per_bin]
+        assert minimum == pytest.approx(merged.min(), abs=1e-5)
+        assert maximum == pytest.approx(merged.max() + 1, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["hidden.flac", "a.mp3", "a.m4a", "a.webm"])
-def test_lengths_that_headers_hide_are_found(tmp_path: Path, kind: str) -> None:
+def test_lengths_that_headers_do_not_tell_are_measured(tmp_path: Path, kind: str) -> None:
     path, sound = tmp_path / kind, media_files.noise(48000 * 4)
     if kind == "hidden.flac":
         media_files.write_flac_silence(path, 60, hide_length=True)
@@ -84,84 +85,110 @@ def test_lengths_that_headers_hide_are_found(tmp_path: Path, kind: str) -> None:
     else:
         muxer, codec = {"a.m4a": ("ipod", "aac"), "a.webm": ("webm", "libopus")}[kind]
         media_files.write_packets(path, sound, 48000, muxer, codec)
-    drawn = draw(path)
-    assert drawn.samples / drawn.sample_rate == pytest.approx(60 if kind == "hidden.flac" else 4, abs=0.1)
-    greatest = max(drawn.greatest[0])
-    assert greatest == 0 if kind == "hidden.flac" else 0.3 < greatest < 0.7
+    full = compute(path)
+    assert full.samples / full.sample_rate == pytest.approx(60 if kind == "hidden.flac" else 4, abs=0.1)
+    maximum = max(full.maxima[0])
+    assert maximum == 0 if kind == "hidden.flac" else 0.3 < maximum < 0.7
 
 
-def test_what_is_no_number_is_drawn_as_silence(tmp_path: Path) -> None:
+def test_not_a_number_counts_as_silence(tmp_path: Path) -> None:
     sound = np.array([[0.5, np.nan], [np.inf, -np.inf], [1e38, -0.25]], np.float32)
     soundfile.write(tmp_path / "a.wav", sound, 44100, subtype="FLOAT")
-    drawn = draw(tmp_path / "a.wav")
-    assert all(np.isfinite(line).all() for line in [*drawn.least, *drawn.greatest])
-    assert drawn.greatest[0][0] == 0.5 and drawn.least[1][2] == -0.25
+    full = compute(tmp_path / "a.wav")
+    assert all(np.isfinite(levels).all() for levels in [*full.minima, *full.maxima])
+    assert full.maxima[0][0] == 0.5 and full.minima[1][2] == -0.25
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"hello" * 100)
     with pytest.raises(AudioUndecodable):
-        draw(tmp_path / "text")
+        compute(tmp_path / "text")
+
+
+def test_a_recording_of_hidden_length_that_is_too_long_is_refused(tmp_path: Path) -> None:
     media_files.write_flac_silence(tmp_path / "a.flac", 90, hide_length=True)
     with pytest.raises(AudioTooLong):
-        draw(tmp_path / "a.flac", Settings(recording_samples=44100 * 2 * 60))
+        compute(tmp_path / "a.flac", Settings(recording_samples=44100 * 2 * 60))
+
+
+def test_a_recording_that_takes_too_long_to_decode_is_refused(tmp_path: Path) -> None:
+    media_files.write_flac_silence(tmp_path / "a.flac", 90, hide_length=True)
     limits = SandboxLimits(seconds=0.01, cpu_seconds=1, memory_bytes=1 << 30, file_bytes=0)
-    monkeypatch.setattr(waveform, "_CHILD_LIMITS", limits)
     with pytest.raises(AudioUndecodable, match="too long"):
-        draw(tmp_path / "a.flac")
+        asyncio.run(waveform.compute(tmp_path / "a.flac", Settings(), limits))
 
 
-@pytest.mark.parametrize("kept", [b"", b"x" * 20, b"x" * 28, bytes(28), Waveform(1, 1, 1, [], []).to_bytes()])
-def test_other_bytes_are_no_outline(kept: bytes) -> None:
-    with pytest.raises(ValueError, match="outline"):
-        Waveform.from_bytes(kept)
+@pytest.mark.parametrize("content", [b"", b"x" * 20, b"x" * 28, bytes(28), Waveform(1, 1, 1, [], []).to_bytes()])
+def test_other_bytes_are_not_a_waveform(content: bytes) -> None:
+    with pytest.raises(ValueError, match="not a waveform"):
+        Waveform.from_bytes(content)
 
 
-def test_peaks_are_drawn_once_and_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    audio = service.upload(wav(2.0, 22050, 2))
-    drawn: list[Path] = []
-    draws = waveform.compute
+def get_peaks(service: Service, audio_id: str, points: int | None = None) -> dict[str, Any]:
+    response = service.client.get(f"/v1/audio/{audio_id}/peaks", params={"points": points} if points else {})
+    assert response.status_code == 200, response.text
+    return response.json()
 
-    async def counted(path: Path, settings: Settings) -> Waveform:
-        drawn.append(path)
-        return await draws(path, settings)
 
-    monkeypatch.setattr(waveform, "compute", counted)
-    answer = service.client.get(f"/v1/audio/{audio['id']}/peaks", params={"points": 100})
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert (told["points"], told["duration"], told["sample_rate"]) == (100, 2.0, 22050)
-    assert [sorted(channel) for channel in told["channels"]] == [["maximum", "minimum"]] * 2
-    for channel in told["channels"]:
+def store_waveform(service: Service, audio_id: str, content: bytes) -> None:
+    """Replace the stored waveform of an upload."""
+    (service.folder / "waveform").write_bytes(content)
+    service.deps.storage.put_file(waveform_key(audio_id), service.folder / "waveform")
+
+
+def test_peaks_of_an_upload(service: Service) -> None:
+    audio_id = service.upload(wav(2.0, 22050, 2))["id"]
+    peaks = get_peaks(service, audio_id, points=100)
+    assert (peaks["points"], peaks["duration"], peaks["sample_rate"]) == (100, 2.0, 22050)
+    assert [sorted(channel) for channel in peaks["channels"]] == [["maximum", "minimum"]] * 2
+    for channel in peaks["channels"]:
         assert len(channel["minimum"]) == len(channel["maximum"]) == 100
         assert -0.3 < min(channel["minimum"]) < max(channel["minimum"]) < 0 < max(channel["maximum"]) < 0.3
-    assert service.stored() == [f"audio/{audio['id']}", waveform_key(audio["id"])]
-    assert service.client.get(f"/v1/audio/{audio['id']}/peaks").json()["points"] == 2000
-    assert len(drawn) == 1
-    # A damaged one is drawn anew.
-    (service.folder / "damaged").write_bytes(b"x")
-    service.deps.storage.put_file(waveform_key(audio["id"]), service.folder / "damaged")
-    assert service.client.get(f"/v1/audio/{audio['id']}/peaks", params={"points": 100}).json() == told
-    assert len(drawn) == 2
-    assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
-    nothing_left(service)
+    assert service.stored() == [f"audio/{audio_id}", waveform_key(audio_id)]
+    assert get_peaks(service, audio_id)["points"] == 2000
+    assert service.client.delete(f"/v1/audio/{audio_id}").status_code == 204
+    assert_nothing_left(service)
 
 
-def test_an_upload_deleted_while_it_is_drawn_leaves_no_outline(
+def test_the_waveform_is_computed_once_and_kept(service: Service) -> None:
+    """The second request reads the store: it returns the waveform that was put there."""
+    audio_id = service.upload(wav(2.0, 22050, 2))["id"]
+    original = get_peaks(service, audio_id, points=100)
+    full = Waveform.from_bytes(asyncio.run(service.deps.storage.read(waveform_key(audio_id))))
+    for levels in full.maxima:
+        levels[:] = array("f", [0.75]) * len(levels)
+    store_waveform(service, audio_id, full.to_bytes())
+    kept = get_peaks(service, audio_id, points=100)
+    assert [channel["maximum"] for channel in kept["channels"]] == [[0.75] * 100] * 2
+    assert [channel["minimum"] for channel in kept["channels"]] == [
+        channel["minimum"] for channel in original["channels"]
+    ]
+
+
+def test_a_damaged_waveform_is_computed_again(service: Service) -> None:
+    audio_id = service.upload(wav(2.0, 22050, 2))["id"]
+    original = get_peaks(service, audio_id, points=100)
+    content = asyncio.run(service.deps.storage.read(waveform_key(audio_id)))
+    store_waveform(service, audio_id, b"x")
+    assert get_peaks(service, audio_id, points=100) == original
+    assert asyncio.run(service.deps.storage.read(waveform_key(audio_id))) == content
+
+
+def test_an_upload_deleted_during_the_computation_leaves_no_waveform(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audio_id, stores = service.upload()["id"], service.deps.storage.put_stream
+    audio_id, put_stream = service.upload()["id"], service.deps.storage.put_stream
 
-    async def late(*arguments: Any) -> Any:
+    async def put_after_deletion(*arguments: Any) -> Any:
         await asyncio.to_thread(service.client.delete, f"/v1/audio/{audio_id}")
-        return await stores(*arguments)
+        return await put_stream(*arguments)
 
-    monkeypatch.setattr(service.deps.storage, "put_stream", late)
+    monkeypatch.setattr(service.deps.storage, "put_stream", put_after_deletion)
     problem(service.client.get(f"/v1/audio/{audio_id}/peaks"), 404, "not_found")
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
-def test_an_outline_is_not_swept_while_it_is_stored(folder_service: Service) -> None:
+def test_a_waveform_is_not_swept_while_it_is_stored(folder_service: Service) -> None:
     service = folder_service
     record = service.deps.audio.get(service.upload()["id"])
     service.deps.audio.register_waveform_write(record.model_copy(update={"expires_at": time.time() - 1}))
@@ -169,7 +196,7 @@ def test_an_outline_is_not_swept_while_it_is_stored(folder_service: Service) -> 
     assert service.entered() == [waveform_key(record.id).encode()]
 
 
-def test_outlines_end_with_their_uploads(folder_service: Service) -> None:
+def test_a_waveform_expires_with_its_upload(folder_service: Service) -> None:
     service = folder_service
     audio = service.upload()
     service.client.get(f"/v1/audio/{audio['id']}/peaks")
@@ -179,16 +206,16 @@ def test_outlines_end_with_their_uploads(folder_service: Service) -> None:
     records.create(record.model_copy(update={"expires_at": now}))
     service.deps.redis.zadd("earmark:leftovers", {waveform_key(audio["id"]): now})
     Housekeeping(service.deps.redis, service.deps.storage, settings).remove_expired()
-    nothing_left(service)
+    assert_nothing_left(service)
 
 
 @pytest.mark.parametrize("points", ["0", "8193", "-1", "x", "1e3", ""])
 def test_points_have_bounds(folder_service: Service, points: str) -> None:
     audio = folder_service.recording()
-    answer = folder_service.client.get(f"/v1/audio/{audio['id']}/peaks", params={"points": points})
-    told: dict[str, Any] = problem(answer, 422, "request_invalid")
-    assert [fault["parameter"] for fault in told["errors"]] == ["points"]
+    response = folder_service.client.get(f"/v1/audio/{audio['id']}/peaks", params={"points": points})
+    document: dict[str, Any] = problem(response, 422, "request_invalid")
+    assert [error["parameter"] for error in document["errors"]] == ["points"]
 
 
-def test_there_are_no_peaks_of_what_is_not_there(folder_service: Service) -> None:
+def test_there_are_no_peaks_of_a_missing_upload(folder_service: Service) -> None:
     problem(folder_service.client.get("/v1/audio/aud_01HZZZZZZZZZZZZZZZZZZZZZZZ/peaks"), 404, "not_found")

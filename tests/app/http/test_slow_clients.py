@@ -11,7 +11,7 @@ from redis import Redis
 
 from app.http.uvicorn_protocol import HttpProtocol
 from app.settings import Settings
-from tests.app.audio.test_audio import FORM, form_ends, nothing_left
+from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
 from tests.app.conftest import LIMITS, Service, emptied, eventually, serve
 
 SHORT = 0.6  # s for a head, in these tests
@@ -142,4 +142,4 @@ def test_slow_bodies_close_the_connection_and_leave_nothing(strict_service: Serv
         assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
         assert seconds_open < 6
     eventually(lambda: not strict_service.entered(), 5)
-    nothing_left(strict_service)
+    assert_nothing_left(strict_service)

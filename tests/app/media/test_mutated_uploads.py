@@ -1,254 +1,199 @@
-"""Uploads that were damaged, forged and glued together: none gets more than a refusal, and nothing stays behind.
+"""Fuzzing of uploads: mutated files get a response, and leave neither memory, files nor records.
 
-`make test` sends a hundred, `make soak` 12,000; the number is printed.
+One run sends all files, 100 in `make test` and 12,000 in `make soak`, and each test checks one property of it. The
+numbers are printed.
 """
 
 import gc
-import gzip
-import io
 import os
-import random
-import struct
 import tempfile
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from app.settings import Settings
 from models.errors import MediaError
-from tests import media_files
-from tests.app.audio.test_audio import nothing_left
-from tests.app.conftest import Service, wav
-from tests.media_files import noise, wav_bytes
+from tests.app.audio.test_audio import assert_nothing_left
+from tests.app.conftest import LIMITS, Service, serve
+from tests.app.media.mutations import MUTATIONS, MutatedFile, mutate, write_originals
 from worker.decode import decode
 
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
 COUNT = 12_000 if SOAK else 100
-AT_ONCE = 4
-MEMORY = 48 << 20  # bytes that the front end may grow by while it takes them
-LIES = (0, 1, 0x7F, 0x7FFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFF0000, 1024, 65535, 44100)
+DECODE_EVERY = 4 if SOAK else 16  # of the accepted uploads, by number
+CONCURRENCY = 4
+MAX_GROWTH = 48 << 20  # bytes of memory
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(7200)]
 
 
-def seeds(folder: Path) -> list[bytes]:
-    """A short file of each kind that is accepted."""
-    made = []
-    for name, subtype in (
-        *(("a.wav", "PCM_16"), ("b.wav", "FLOAT"), ("c.wav", "PCM_24"), ("d.flac", "PCM_16"), ("e.ogg", "VORBIS")),
-        *(("f.mp3", "MPEG_LAYER_III"), ("g.aiff", "PCM_16"), ("h.w64", "PCM_16"), ("i.wav", "IMA_ADPCM")),
-    ):
-        media_files.write_sound(folder / name, noise(9000), 44100, subtype)
-        made.append(folder / name)
-    for name, muxer, codec in (
-        *(
-            ("j.m4a", "ipod", "aac"),
-            ("k.webm", "webm", "libopus"),
-            ("l.aac", "adts", "aac"),
-            ("m.ogg", "ogg", "libopus"),
-        ),
-        *(("n.mp4", "mp4", "aac"), ("o.mka", "matroska", "libopus")),
-    ):
-        media_files.write_packets(folder / name, noise(9000), 48000, muxer, codec)
-        made.append(folder / name)
-    return [path.read_bytes() for path in made]
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one file: the response to its upload and, if it was accepted, to further requests."""
+
+    file: MutatedFile
+    upload: httpx.Response
+    peaks: httpx.Response | None = None
+    decoded: str | None = None  # error code of the worker's decoder, or `sound`
+    deletion: httpx.Response | None = None
 
 
-def flipped(chance: random.Random, content: bytearray, most: int) -> None:
-    for _ in range(chance.choice((1, 2, 8, 64))):
-        content[chance.randrange(min(most, len(content)))] = chance.randrange(256)
+@dataclass
+class Run:
+    """Outcomes of all files. Only counts are kept of good ones, since the memory of this process is measured."""
+
+    service: Service
+    temporary: Path  # the folder for temporary files of front end and worker
+    growth: int = 0  # of memory, in bytes
+    mutations: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)  # of refusals
+    peaks: Counter[int] = field(default_factory=Counter)
+    decoded: Counter[str] = field(default_factory=Counter)
+    deletions: Counter[int] = field(default_factory=Counter)
+    bad: list[tuple[int, str, str]] = field(default_factory=list)  # number, mutation, response
+    leaks: list[tuple[int, str, str]] = field(default_factory=list)  # responses that show internals
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome."""
+        self.mutations[outcome.file.mutation] += 1
+        self.statuses[outcome.upload.status_code] += 1
+        self._check(outcome.file, outcome.upload, (201, 413, 422))
+        if outcome.upload.status_code != 201:
+            self.codes[outcome.upload.json().get("code", "")] += 1
+        if outcome.peaks is not None:
+            self.peaks[outcome.peaks.status_code] += 1
+            self._check(outcome.file, outcome.peaks, (200, 422))
+        if outcome.decoded is not None:
+            self.decoded[outcome.decoded] += 1
+        if outcome.deletion is not None:
+            self.deletions[outcome.deletion.status_code] += 1
+
+    def _check(self, file: MutatedFile, response: httpx.Response, good: tuple[int, ...]) -> None:
+        if response.status_code not in good:
+            self.bad.append((file.number, file.mutation, response.text))
+        if "/tmp" in response.text or "Traceback" in response.text:
+            self.leaks.append((file.number, file.mutation, response.text))
 
 
-def lying(chance: random.Random, content: bytearray) -> None:
-    """A field of a header, of 2, 4 or 8 bytes in either order, says something extreme."""
-    for _ in range(chance.choice((1, 1, 3))):
-        place = chance.randrange(min(200, max(1, len(content) - 8)))
-        form = chance.choice(("<H", ">H", "<I", ">I", "<Q", ">Q"))
-        size = struct.calcsize(form)
-        content[place : place + size] = struct.pack(form, chance.choice(LIES) & (256**size - 1))
+def send(file: MutatedFile, client: httpx.Client, temporary: Path) -> Outcome:
+    """Upload a file, and delete it if it was accepted; decode some of these to the end, as peaks and as the worker."""
+    upload = client.post("/v1/audio", files={"file": ("a.wav", file.content)})
+    if upload.status_code != 201:
+        return Outcome(file, upload)
+    url = upload.headers["location"]
+    peaks, decoded = None, None
+    if file.number % DECODE_EVERY == 0:
+        peaks = client.get(f"{url}/peaks", params={"points": 100})
+        decoded = decode_as_worker(file, temporary)
+    return Outcome(file, upload, peaks, decoded, client.delete(url))
 
 
-def shuffled(chance: random.Random, content: bytearray) -> None:
-    """A block is dropped, doubled or moved."""
-    a, b = sorted(chance.randrange(len(content)) for _ in range(2))
-    block = bytes(content[a:b])
-    if chance.random() < 0.7:
-        del content[a:b]
-    if chance.random() < 0.6:
-        place = chance.randrange(len(content) + 1)
-        content[place:place] = block
+def decode_as_worker(file: MutatedFile, temporary: Path) -> str:
+    """Return `sound`, or the code of the typed error that the worker's decoder raises."""
+    path = temporary / f"{file.number}.upload"
+    path.write_bytes(file.content)
+    try:
+        decode(path, path.with_suffix(".wav"))
+        return "sound"
+    except MediaError as error:
+        return error.code
+    finally:
+        path.unlink()
+        path.with_suffix(".wav").unlink(missing_ok=True)
 
 
-def polyglot(chance: random.Random, one: bytes, other: bytes) -> bytes:
-    """Two kinds of file in one."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("../../evil.sh", "#!/bin/sh\n")
-    heads = (
-        *(
-            b"ID3\x04\x00\x00\x00\x00\x0f\x7f" + bytes(2047),
-            b"%PDF-1.7\n",
-            b"<html><script>alert(1)</script>",
-            b"\x7fELF",
-        ),
-        *(b"#!/bin/sh\nrm -rf /\n", b"PK\x03\x04", b"#EXTM3U\n", b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
-    )
-    return chance.choice(
-        (
-            chance.choice(heads) + one,
-            one + other,
-            one + archive.getvalue(),
-            one[: chance.randrange(4, 64)] + other,
-            one[: len(one) // 2] + other[len(other) // 2 :],
-        )
-    )
-
-
-def atom(kind: bytes, content: bytes, said: int | None = None) -> bytes:
-    return struct.pack(">I", len(content) + 8 if said is None else said) + kind + content
-
-
-def bomb(chance: random.Random, folder: Path) -> bytes:
-    """Little that says, or becomes, much."""
-    silence = folder / "silence.flac"
-    if not silence.exists():
-        media_files.write_flac_silence(silence, 600, hide_length=True)
-    nested = b""
-    for _ in range(chance.choice((50, 2000))):
-        nested = atom(b"moov", nested)
-    track = atom(b"stts", bytes(4) + struct.pack(">I", 0xFFFFFFFF) + bytes(16))
-    for kind in (b"stbl", b"minf", b"mdia", b"trak", b"moov"):
-        track = atom(kind, track)
-    pages = [b"OggS\0\2" + bytes(8) + struct.pack("<II", n, 0) + bytes(4) + b"\1\x08OpusHead" for n in range(500)]
-    makers: tuple[Callable[[], bytes], ...] = (
-        lambda: wav_bytes(bytes(64), chance.choice((0, 1, 255, 1024, 65535)), chance.choice((0, 1, 2**31, 48000)), 16),
-        lambda: wav_bytes(bytes(64), 2, 44100, chance.choice((0, 8, 16, 32, 64)), chance.choice((1, 3, 2, 17, 0xFFFE))),
-        lambda: wav_bytes(bytes(64), 2, 44100, 16, said=chance.choice((0, 0xFFFFFFFF, 0x7FFFFFFF))),
-        lambda: b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<IQQQI", 28, 2**63, 2**63, 2**62, 0xFFFFFFFF),
-        lambda: b"RIFF\xff\xff\xff\xffWAVE" + b"fmt " + struct.pack("<I", 0xFFFFFFF0) + bytes(100),
-        lambda: (
-            b"FORM"
-            + struct.pack(">I", 2**31)
-            + b"AIFFCOMM"
-            + struct.pack(">IhIh", 18, 32767, 2**32 - 1, 16)
-            + b"\x7f\xff" * 9
-        ),
-        lambda: silence.read_bytes(),
-        lambda: atom(b"ftyp", b"M4A \x00\x00\x02\x00isom") + nested,
-        lambda: atom(b"ftyp", b"M4A ") + track,
-        lambda: atom(b"ftyp", b"M4A ") + struct.pack(">I", 1) + b"mdat" + struct.pack(">Q", 2**63 - 1) + bytes(100),
-        lambda: b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 7 + bytes(50),
-        lambda: b"\x1a\x45\xdf\xa3\x80\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff" + bytes(200),
-        lambda: b"OggS\x00\x02" + bytes(20) + b"\xff" + b"\xff" * 255 + b"\x01vorbis" + bytes(100),
-        lambda: b"".join(pages),
-        lambda: b"fLaC\x80\x00\x00\x22" + b"\xff" * 34 + b"\xff\xf8" * 50,
-        lambda: b"fLaC" + b"\x04\xff\xff\xff" + b"\xff" * 64,
-        lambda: b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f" + bytes(500),
-        lambda: gzip.compress(bytes(1 << 20)) + zlib.compress(bytes(1 << 20)),
-        lambda: b"\xff\xfb\x90\x00" * 3000,
-        lambda: b"\xff\xf1\x50\x80\x00\x1f\xfc" * 3000,
-        lambda: bytes(chance.randrange(1, 5000)),
-    )
-    return chance.choice(makers)()
-
-
-def mutated(chance: random.Random, kinds: list[bytes], folder: Path) -> tuple[str, bytes]:
-    """The way in which it was damaged, and the file."""
-    one, other = chance.choice(kinds), chance.choice(kinds)
-    content = bytearray(one)
-    way = chance.choice(("flips", "flipped head", "cut", "lies", "shuffled", "polyglot", "bomb", "noise"))
-    if way == "flips":
-        flipped(chance, content, len(content))
-    elif way == "flipped head":
-        flipped(chance, content, 300)
-    elif way == "cut":
-        del content[chance.randrange(len(content)) :]
-    elif way == "lies":
-        lying(chance, content)
-    elif way == "shuffled":
-        shuffled(chance, content)
-    elif way == "polyglot":
-        content = bytearray(polyglot(chance, one, other))
-    elif way == "bomb":
-        content = bytearray(bomb(chance, folder))
-    else:
-        content = bytearray(one[: chance.choice((0, 4, 12, 40))] + chance.randbytes(chance.randrange(1, 4000)))
-    return way, bytes(content)
-
-
-def uploads(kinds: list[bytes], folder: Path) -> Iterator[tuple[int, str, bytes]]:
-    for number in range(COUNT):
-        yield number, *mutated(random.Random(number), kinds, folder)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-def test_mutated_uploads_get_an_answer_and_leave_nothing(
-    folder_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service, temporary = folder_service, tmp_path / "temporary"
+@pytest.fixture(scope="module")
+def run(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Send all files to a front end of this module's own, a tenth of them before memory is measured."""
+    folder = tmp_path_factory.mktemp("mutated")
+    temporary = folder / "temporary"
     temporary.mkdir()
-    kinds = seeds(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    told: Counter[tuple[str, int, str]] = Counter()
-    drawn: Counter[int] = Counter()
-    decoded: Counter[str] = Counter()
+    originals = write_originals(folder)
+    files = (mutate(number, originals) for number in range(COUNT))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", str(temporary))
+        for service in serve(Settings(home=folder, redis_url=valkey.connection_url, **LIMITS), folder):
+            service.deps.redis.flushall()
+            run = Run(service, temporary)
+            with (
+                httpx.Client(base_url=service.client.base_url, timeout=120) as client,
+                ThreadPoolExecutor(CONCURRENCY) as senders,
+            ):
+                send_one = partial(send, client=client, temporary=temporary)
+                for file in islice(files, COUNT // 10):
+                    run.add(send_one(file))
+                before = _memory()
+                while batch := list(islice(files, 4 * CONCURRENCY)):
+                    for outcome in senders.map(send_one, batch):
+                        run.add(outcome)
+                run.growth = _memory() - before
+            yield run
 
-    def send(numbered: tuple[int, str, bytes], client: httpx.Client) -> None:
-        number, way, content = numbered
-        answer = client.post("/v1/audio", files={"file": ("a.wav", content)})
-        code = answer.json().get("code", "")
-        assert answer.status_code in (201, 413, 422), (number, way, answer.text)
-        assert "/tmp" not in answer.text and "Traceback" not in answer.text
-        told[way, answer.status_code, code] += 1
-        if answer.status_code == 201:
-            url = answer.headers["location"]
-            # What was accepted by its head is decoded to the end, by front end and worker.
-            if number % (4 if SOAK else 16) == 0:
-                peaks = client.get(f"{url}/peaks", params={"points": 100})
-                assert peaks.status_code in (200, 422), (number, way, peaks.text)
-                drawn[peaks.status_code] += 1
-                path = temporary / f"{number}.upload"
-                path.write_bytes(content)
-                try:
-                    decode(path, path.with_suffix(".wav"))
-                    decoded["sound"] += 1
-                except MediaError as error:
-                    decoded[error.code] += 1
-                path.unlink()
-                path.with_suffix(".wav").unlink(missing_ok=True)
-            assert client.delete(url).status_code == 204
 
-    process = psutil.Process()
-    with (
-        httpx.Client(base_url=service.client.base_url, timeout=120) as client,
-        ThreadPoolExecutor(AT_ONCE) as senders,
-    ):
-        every = uploads(kinds, tmp_path)
-        for _ in range(COUNT // 10):  # what is loaded on first use does not count
-            send(next(every), client)
-        gc.collect()
-        before = process.memory_info().rss
-        while batch := list(islice(every, 4 * AT_ONCE)):
-            list(senders.map(lambda numbered: send(numbered, client), batch))
-        gc.collect()
-        grown = process.memory_info().rss - before
-        assert client.post("/v1/audio", files={"file": ("a.wav", wav())}).status_code == 201
-    by_code = Counter[str]()
-    for (_, status, code), count in told.items():
-        by_code[code or str(status)] += count
+def _memory() -> int:
+    """Resident bytes of this process, in which the front end runs."""
+    gc.collect()
+    return psutil.Process().memory_info().rss
+
+
+def test_every_file_gets_a_response(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
-        print(f"\n{sum(told.values())} mutated uploads: {dict(by_code)}; peaks {dict(drawn)}; decoded {dict(decoded)};")
-        print(f"memory {grown / 2**20:+.1f} MiB; {len(list(temporary.iterdir()))} temporary files")
-    assert sum(told.values()) == COUNT and {way for way, *_ in told} >= {"flips", "bomb", "polyglot"}
-    assert 0 < by_code["201"] < COUNT
-    assert grown < MEMORY
-    assert list(temporary.iterdir()) == []
-    service.client.delete(f"/v1/audio/{service.stored()[0].removeprefix('audio/')}")
-    nothing_left(service)
-    assert [child for child in process.children(recursive=True) if "app." in " ".join(child.cmdline())] == []
+        outcomes = {"201": run.statuses[201], **run.codes}
+        print(f"\n{run.statuses.total()} mutated uploads: {outcomes}; peaks {dict(run.peaks)};", end=" ")
+        print(f"decoded {dict(run.decoded)}; memory {run.growth / 2**20:+.1f} MiB")
+    assert run.bad == []
+    assert run.statuses.total() == COUNT
+
+
+def test_every_mutation_is_tried(run: Run) -> None:
+    assert set(run.mutations) == set(MUTATIONS)
+
+
+def test_some_files_are_accepted_and_some_refused(run: Run) -> None:
+    assert 0 < run.statuses[201] < COUNT
+
+
+def test_responses_show_no_internals(run: Run) -> None:
+    assert run.leaks == []
+
+
+def test_accepted_files_are_decoded_to_the_end_or_refused(run: Run) -> None:
+    """By the front end, for peaks, and by the worker, whose decoder raises typed errors only."""
+    assert set(run.peaks) <= {200, 422}
+    assert run.peaks.total() == run.decoded.total() > 0
+
+
+def test_accepted_files_can_be_deleted(run: Run) -> None:
+    assert run.deletions == {204: run.statuses[201]}
+
+
+def test_memory_does_not_grow(run: Run) -> None:
+    assert run.growth < MAX_GROWTH
+
+
+def test_no_temporary_file_is_left(run: Run) -> None:
+    assert list(run.temporary.iterdir()) == []
+
+
+def test_no_object_and_no_record_is_left(run: Run) -> None:
+    assert_nothing_left(run.service)
+
+
+def test_no_child_process_is_left(run: Run) -> None:
+    children = psutil.Process().children(recursive=True)
+    assert [child for child in children if "app." in " ".join(child.cmdline())] == []
+
+
+def test_an_intact_file_is_accepted_afterwards(run: Run) -> None:
+    audio = run.service.upload()
+    assert run.service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204

@@ -19,7 +19,7 @@ def probe(path: Path, settings: Settings | None = None) -> MediaInfo:
     return asyncio.run(media_probe.probe(path, settings or Settings()))
 
 
-def test_the_worker_decodes_what_the_front_end_accepts() -> None:
+def test_front_end_and_worker_accept_the_same_containers_and_codecs() -> None:
     models_media = pytest.importorskip("models.media")
     assert tuple(media_probe.CONTENT_TYPES) == models_media.CONTAINERS
     assert media_probe.CODECS == models_media.CODECS
@@ -36,7 +36,7 @@ def test_the_worker_decodes_what_the_front_end_accepts() -> None:
         ("a.mp3", "MPEG_LAYER_III", "mp3", "mp3", "audio/mpeg"),
     ],
 )
-def test_the_bytes_say_what_a_file_is(
+def test_properties_are_read_from_the_bytes(
     tmp_path: Path, name: str, subtype: str, container: str, codec: str, content_type: str
 ) -> None:
     media_files.write_sound(tmp_path / name, noise(44100), 44100, subtype)
@@ -56,7 +56,7 @@ def test_the_bytes_say_what_a_file_is(
         ("adts", "aac", "aac", "aac", "audio/aac"),
     ],
 )
-def test_the_bytes_say_what_a_compressed_file_is(
+def test_properties_of_compressed_files_are_read_from_the_bytes(
     tmp_path: Path, muxer: str, encoder: str, container: str, codec: str, content_type: str
 ) -> None:
     media_files.write_packets(tmp_path / "upload", noise(48000), 48000, muxer, encoder)
@@ -67,15 +67,15 @@ def test_the_bytes_say_what_a_compressed_file_is(
 
 
 @pytest.mark.parametrize("name", media_files.not_media())
-def test_what_is_no_audio_is_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_are_no_audio_are_refused(tmp_path: Path, name: str) -> None:
     media_files.write_packets(tmp_path / "secret.mp3", noise(44100), 44100, "mp3", "libmp3lame")
     (tmp_path / name).write_bytes(media_files.not_media()[name])
-    with pytest.raises(AudioUndecodable) as refusal:
+    with pytest.raises(AudioUndecodable) as error:
         probe(tmp_path / name)
-    assert str(tmp_path) not in refusal.value.detail
+    assert str(tmp_path) not in error.value.detail
 
 
-def test_pictures_without_sound_are_refused(tmp_path: Path) -> None:
+def test_video_without_audio_is_refused(tmp_path: Path) -> None:
     media_files.write_video(tmp_path / "upload", None)
     with pytest.raises(AudioUndecodable, match="no audio stream"):
         probe(tmp_path / "upload")
@@ -99,7 +99,7 @@ def test_unlikely_headers_are_refused(tmp_path: Path, channels: int, rate: int, 
         probe(tmp_path / "upload")
 
 
-def test_what_says_it_is_too_long_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_recordings_that_are_too_long_by_their_headers_are_refused(tmp_path: Path) -> None:
     media_files.write_flac_silence(tmp_path / "upload", 90)
     assert probe(tmp_path / "upload").duration == 90
     with pytest.raises(AudioTooLong, match="60 s"):
@@ -108,14 +108,14 @@ def test_what_says_it_is_too_long_is_refused_before_it_is_decoded(tmp_path: Path
         probe(tmp_path / "upload", Settings(recording_samples=1e6))
 
 
-def test_a_duration_that_is_only_guessed_refuses_nothing(tmp_path: Path) -> None:
+def test_no_file_is_refused_for_an_estimated_duration(tmp_path: Path) -> None:
     media_files.write_packets(tmp_path / "upload", noise(48000), 48000, "adts", "aac")
     assert probe(tmp_path / "upload", Settings(recording_seconds=0.5)).duration is not None
 
 
 @pytest.mark.soak
-def test_damaged_headers_end_in_a_typed_answer(tmp_path: Path) -> None:
-    """Seeded byte flips in the first bytes of each kind of file, where the parsers are."""
+def test_damaged_headers_raise_typed_errors(tmp_path: Path) -> None:
+    """Seeded byte flips in the headers of several formats."""
     chance = random.Random(3)
     media_files.write_packets(tmp_path / "a.m4a", noise(3000), 48000, "ipod", "aac")
     media_files.write_packets(tmp_path / "a.webm", noise(3000), 48000, "webm", "libopus")
@@ -130,20 +130,20 @@ def test_damaged_headers_end_in_a_typed_answer(tmp_path: Path) -> None:
                 assert probe(tmp_path / "upload").channels <= 8
 
 
-def children_seconds() -> float:
-    """Seconds of CPU that children took, however much else the machine does."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def children_cpu_seconds() -> float:
+    """CPU seconds of child processes, which do not depend on the machine's load."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def test_a_probe_takes_a_blink_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_is_fast_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     media_files.write_sound(tmp_path / "a.wav", noise(44100), 44100, "PCM_16")
     fastest = 60.0
     for _ in range(3):
-        began = children_seconds()
+        start = children_cpu_seconds()
         probe(tmp_path / "a.wav")
-        fastest = min(fastest, children_seconds() - began)
+        fastest = min(fastest, children_cpu_seconds() - start)
     assert fastest < 0.6
     assert not list((tmp_path / "temporary").iterdir())

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.media.sandbox import SandboxLimits, python, run, run_async
+from app.media.sandbox import SandboxLimits, python_command, run, run_async
 
 GENEROUS = SandboxLimits(seconds=20, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
 HUNG = "import time; time.sleep(60)"
@@ -20,38 +20,38 @@ def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
 
 
-def test_a_program_that_ends_well() -> None:
+def test_a_program_that_succeeds() -> None:
     outcome = run(script("print('done')"), GENEROUS)
     assert outcome.succeeded
     assert (outcome.status, outcome.returncode, outcome.output) == ("exited", 0, b"done\n")
     assert outcome.seconds < GENEROUS.seconds
 
 
-def test_a_program_that_ends_badly_says_how() -> None:
+def test_a_program_that_fails_has_its_status_and_errors() -> None:
     outcome = run(script("import sys; sys.stderr.write('no'); sys.exit(3)"), GENEROUS)
     assert not outcome.succeeded
     assert (outcome.status, outcome.returncode, outcome.errors) == ("exited", 3, b"no")
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_a_crash_is_told_by_its_signal(name: str) -> None:
+def test_a_crash_has_its_signal(name: str) -> None:
     outcome = run(script(f"import os, signal; os.kill(os.getpid(), signal.{name})"), GENEROUS)
     assert (outcome.status, outcome.signal) == ("crashed", signal.Signals[name])
 
 
-def test_the_clock_kills_what_hangs() -> None:
+def test_a_hanging_program_is_killed_after_its_time() -> None:
     outcome = run(script(HUNG), SandboxLimits(0.5, 10, 1 << 30, 0))
     assert outcome.status == "timed_out"
     assert 0.5 <= outcome.seconds < 30
 
 
-def test_a_pipe_that_nobody_writes_to_is_a_hang_too(tmp_path: Path) -> None:
+def test_reading_a_pipe_without_a_writer_times_out(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     outcome = run(["/bin/cat", str(tmp_path / "pipe")], SandboxLimits(0.3, 10, 1 << 30, 0))
     assert outcome.status == "timed_out"
 
 
-def test_processor_time_is_limited() -> None:
+def test_cpu_time_is_limited() -> None:
     outcome = run(script("while True: pass"), SandboxLimits(120, 1, 1 << 30, 0))
     assert outcome.status == "timed_out"
     assert outcome.seconds < 100
@@ -64,7 +64,7 @@ def test_memory_is_limited() -> None:
     assert not outcome.output
 
 
-def test_files_are_limited(tmp_path: Path) -> None:
+def test_the_size_of_files_is_limited(tmp_path: Path) -> None:
     text = "import itertools\nwith open('bomb', 'wb') as f:\n    for _ in itertools.count(): f.write(bytes(65536))"
     outcome = run(script(text), GENEROUS, folder=tmp_path)
     assert outcome.returncode == 1
@@ -73,13 +73,13 @@ def test_files_are_limited(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_what_is_printed_is_limited(stream: str) -> None:
+def test_output_is_limited(stream: str) -> None:
     outcome = run(script(f"import sys\nwhile True: sys.{stream}.write('x' * 1000)"), GENEROUS)
     assert outcome.status == "flooded"
     assert len(outcome.output) + len(outcome.errors) == GENEROUS.output_bytes
 
 
-def test_it_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_gets_neither_our_environment_nor_our_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARMARK_STORE_SECRET_KEY", "sesame")
     outcome = run(script("import os; print(os.environ, os.listdir(), os.getcwd()); input()"), GENEROUS)
     assert b"sesame" not in outcome.output
@@ -89,15 +89,15 @@ def test_it_sees_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path(folder).exists()
 
 
-def test_modules_in_the_working_folder_are_not_ours(tmp_path: Path) -> None:
+def test_modules_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("print('stolen')")
     (tmp_path / "av.py").write_text("print('stolen')")
-    outcome = run(python("app.media.probe", "nothing"), GENEROUS, folder=tmp_path)
+    outcome = run(python_command("app.media.probe", "nothing"), GENEROUS, folder=tmp_path)
     assert outcome.returncode == 1
     assert b"stolen" not in outcome.output
 
 
-def test_no_core_is_dumped_and_no_file_is_open_but_the_three() -> None:
+def test_core_dumps_are_off_and_only_the_standard_streams_are_open() -> None:
     text = (
         "import os, resource; print(resource.getrlimit(resource.RLIMIT_CORE), sorted(os.listdir('/proc/self/fd'))[:-1])"
     )
@@ -105,41 +105,43 @@ def test_no_core_is_dumped_and_no_file_is_open_but_the_three() -> None:
         assert run(script(text), GENEROUS).output == b"(0, 0) ['0', '1', '2']\n"
 
 
-def test_a_caller_can_stop_it_at_once() -> None:
+def test_a_caller_can_cancel_it() -> None:
     stop = threading.Event()
     threading.Timer(0.4, stop.set).start()
-    began = time.monotonic()
+    start = time.monotonic()
     outcome = run(script(HUNG), GENEROUS, cancelled=stop.is_set)
     assert outcome.status == "cancelled"
-    assert time.monotonic() - began < 5  # of the 20 that it may take
+    assert time.monotonic() - start < 5  # of the 20 that it may take
 
 
-def test_what_it_started_dies_with_it(tmp_path: Path) -> None:
+def test_the_childs_own_children_are_killed(tmp_path: Path) -> None:
     text = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', '{HUNG}']).pid)"
     outcome = run(script(text), GENEROUS)
     assert outcome.succeeded
     assert outcome.seconds < GENEROUS.seconds
-    assert _gone(int(outcome.output))
+    assert _has_ended(int(outcome.output))
 
 
-def test_it_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+def test_the_child_is_killed_with_its_parent(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     hung = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    text = f"from app.child import *; run([{sys.executable!r}, '-c', {hung!r}], ChildLimits(60, 60, 1 << 30, 1000))"
+    call = f"run([{sys.executable!r}, '-c', {hung!r}], SandboxLimits(60, 60, 1 << 30, 1000))"
+    text = f"from app.media.sandbox import SandboxLimits, run; {call}"
     parent = subprocess.Popen([sys.executable, "-c", text], cwd=Path(__file__).parents[3])
     while not note.exists() or not note.read_text():
+        assert parent.poll() is None
         time.sleep(0.02)
     parent.kill()
     parent.wait()
-    assert _gone(int(note.read_text()))
+    assert _has_ended(int(note.read_text()))
 
 
-def test_a_missing_program_is_an_outcome() -> None:
+def test_a_missing_program_fails() -> None:
     assert run(["/nonexistent"], GENEROUS).returncode == 1
 
 
-def test_the_event_loop_goes_on_while_it_runs() -> None:
-    async def beats() -> tuple[int, float]:
+def test_the_event_loop_is_not_blocked() -> None:
+    async def count_ticks() -> tuple[int, float]:
         running = asyncio.create_task(run_async(script("import time; time.sleep(0.5)"), GENEROUS))
         count = 0
         while not running.done():
@@ -147,7 +149,7 @@ def test_the_event_loop_goes_on_while_it_runs() -> None:
             count += 1
         return count, (await running).seconds
 
-    count, seconds = asyncio.run(beats())
+    count, seconds = asyncio.run(count_ticks())
     assert count > 10
     assert seconds >= 0.5
 
@@ -156,17 +158,17 @@ def test_a_cancelled_task_leaves_no_process() -> None:
     async def cancel() -> float:
         running = asyncio.create_task(run_async(script(HUNG), GENEROUS))
         await asyncio.sleep(0.3)
-        began = time.monotonic()
+        start = time.monotonic()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        return time.monotonic() - began
+        return time.monotonic() - start
 
     assert asyncio.run(cancel()) < 5  # of the 20 that it may take
     assert not [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
 
 
-def _gone(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     for _ in range(100):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
