@@ -25,7 +25,7 @@ REQUEST = "order-19"
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server, small_model: Any) -> Iterator[Topology]:
-    if programs.found("nginx") is None:
+    if programs.find("nginx") is None:
         pytest.skip("nginx is not installed, and `make tools` could not fetch it")
     with topology(tmp_path_factory.mktemp("topology"), seaweed.settings, **QUICK) as made:
         made.start_apis(*free_ports(2))

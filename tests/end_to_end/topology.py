@@ -127,7 +127,7 @@ class Topology:
 
     def start_proxy(self) -> None:
         """nginx with the deployment's own configuration, but for where things are."""
-        nginx = programs.found("nginx")
+        nginx = programs.find("nginx")
         assert nginx is not None
         place = self.folder / "nginx"
         place.mkdir()

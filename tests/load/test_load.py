@@ -16,7 +16,7 @@ SMALL = ["--seconds", "1", "--uploads", "3", "--megabytes", "4", "--jobs", "2"]
 @pytest.mark.soak
 @pytest.mark.skipif(not os.environ.get("EARMARK_SOAK"), reason="takes a minute: make soak")
 def test_the_table_is_made(tmp_path: Path, small_model: Path) -> None:
-    if programs.found("wrk") is None:
+    if programs.find("wrk") is None:
         pytest.skip("wrk is not installed, and `make tools` could not fetch it")
     document = tmp_path / "README.md"
     document.write_text("# Load\n<!-- load: begin -->\n<!-- load: end -->\nafter\n")

@@ -40,7 +40,7 @@ def measure(
         lines += [f"function delay() return {round(pause * 1000)} end"]
     script = folder / "wrk.lua"
     script.write_text("\n".join(lines) + "\n")
-    program = programs.found("wrk")
+    program = programs.find("wrk")
     if program is None:
         raise SystemExit("wrk is missing: make tools")
     command = [str(program), "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
