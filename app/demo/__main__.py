@@ -100,7 +100,7 @@ def _check(job: dict, paths: dict[str, Path], output: Path) -> bool:
     table = Table("", "", show_header=False)
     table.add_row("SI-SDR of the target in the mixture", f"{before:.2f} dB")
     table.add_row("SI-SDR of the stem", f"{after:.2f} dB")
-    table.add_row("improvement", f"[bold]{after - before:.2f} dB[/bold] (at least {LEAST_IMPROVEMENT_DB:g} dB required)")
+    table.add_row("improvement", f"[bold]{after - before:.2f} dB[/bold] (required: {LEAST_IMPROVEMENT_DB:g} dB)")
     table.add_row("stem + residual = mixture", "exactly" if exact else "[red]no")
     table.add_row("presence of the target", f"{job['targets'][0]['presence']:.2f}")
     table.add_row("real-time factor", f"{job['metrics']['real_time_factor']:.2f}")

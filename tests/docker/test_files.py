@@ -208,7 +208,7 @@ def fake_nvml() -> SimpleNamespace:
 
 
 @pytest.fixture
-def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
+def sample_names(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
     """Return the names of the samples that the front end and a worker export, with their labels."""
     assert job_metrics  # importing it registers its metrics in PROCESS
     port = redis.connection_pool.connection_kwargs["port"]
@@ -222,18 +222,18 @@ def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
     return {f"{family.name}{suffix}": set() for family in families for suffix in suffixes[family.type]}
 
 
-def test_every_query_uses_existing_metrics(exported: dict[str, set[str]]) -> None:
+def test_every_query_uses_existing_metrics(sample_names: dict[str, set[str]]) -> None:
     dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "earmark.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 30 and all(NAME.search(query) for query in queries)
     alerts = (DOCKER / "alerts.yml").read_text()
     scaling = (DOCKER / "kubernetes" / "scaling.yaml").read_text()
     named = {name for text in (*queries, alerts, scaling) for name in NAME.findall(text)}
-    assert named - exported.keys() == set()
+    assert named - sample_names.keys() == set()
 
 
 def test_metric_names_follow_the_prometheus_guide(
-    program: Callable[[str], Path], exported: dict[str, set[str]]
+    program: Callable[[str], Path], sample_names: dict[str, set[str]]
 ) -> None:
     promtool = program("promtool")
     from prometheus_client import generate_latest
