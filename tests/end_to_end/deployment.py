@@ -120,6 +120,16 @@ class Deployment:
         finally:
             os.kill(server["process_id"], signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def job_timeout(self, seconds: float) -> Iterator[None]:
+        """Give jobs that are enqueued inside the context another timeout."""
+        jobs = self.jobs
+        self.jobs = JobRepository(self.redis, self.settings.model_copy(update={"job_timeout": seconds}))
+        try:
+            yield
+        finally:
+            self.jobs = jobs
+
     # Programs
 
     def start(self, *words: str) -> subprocess.Popen:

@@ -14,10 +14,8 @@ import soundfile
 from rq.command import send_stop_job_command
 
 from app.jobs.lifecycle import Job
-from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import RqQueues
 from app.records.separations import SeparationResult
-from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.recordings import RATE
 
@@ -194,13 +192,8 @@ def test_a_deleted_job_stops_and_leaves_no_objects(deployment: Deployment, worke
 def test_a_job_that_exceeds_its_timeout_fails_as_timed_out(
     deployment: Deployment, worker: subprocess.Popen, submit: Callable
 ):
-    short = Settings(**{**deployment.settings.model_dump(), "job_timeout": 1})
-    jobs = deployment.jobs
-    deployment.jobs = JobRepository(deployment.redis, short)
-    try:
+    with deployment.job_timeout(1.0):
         job = submit(deployment, deployment.upload(seconds=LONG))
-    finally:
-        deployment.jobs = jobs
     done = deployment.wait(job)
     assert done.status == "failed"
     assert done.error is not None

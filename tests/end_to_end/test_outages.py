@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from app.jobs.lifecycle import Job
-from app.jobs.repository import JobRepository
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.faults import DEFAULTS, DOG, LONG, assert_done_once, is_alive, suspended_decoder
 from tests.end_to_end.figures import SOAK, Figures
@@ -90,12 +89,8 @@ def test_an_outage_of_the_store_only_delays_a_job(deployment: Deployment, figure
     )
 
 
-def test_a_decoder_that_hangs_fails_only_its_job(
-    deployment: Deployment, figures: Figures, monkeypatch: pytest.MonkeyPatch
-):
-    short = deployment.settings.model_copy(update={"job_timeout": 4.0})
-    with monkeypatch.context() as patch:
-        patch.setattr(deployment, "jobs", JobRepository(deployment.redis, short))  # a job keeps its timeout
+def test_a_decoder_that_hangs_fails_only_its_job(deployment: Deployment, figures: Figures):
+    with deployment.job_timeout(4.0):
         job = deployment.submit(deployment.upload(seconds=20.0), DOG)
     with suspended_decoder(deployment) as decoder:
         suspended = time.monotonic()
