@@ -1,22 +1,22 @@
-# Each target sets up .venv by itself when needed.
+# Each target creates .venv if needed.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-# One large arena: freed blocks are used again instead of being given back and faulted in anew (mixing a batch took 0.36 s
-# without it and 0.12 s with it).
+# One large malloc arena: freed blocks are reused instead of being returned to the system and faulted in again (mixing a
+# batch takes 0.12 s instead of 0.36 s).
 ALLOCATOR := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=2147483648 MALLOC_TRIM_THRESHOLD_=8589934592
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 CORPUS ?= ../shared/corpus
 TEACHER ?= ../shared/teacher
 MINUTES ?= 65
-# Of the second stage, whose network has heard the corpus often.
+# Augmentation of the second and third stages, in which the network has already seen the corpus many times.
 VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 \
   interference_db=-9:9)
 FIGURES := models/weights/base
 
 .PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot ablations clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
@@ -28,41 +28,41 @@ $(READY): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[embedded,worker,train,test]'
 	touch $@
 
-tools: ## nginx, promtool and wrk, unpacked from Debian's packages into .cache/tools, and chromium: for tests and the load script
+tools: ## unpack nginx, promtool and wrk from Debian packages into .cache/tools, and install chromium, for tests and the load script
 	@command -v nginx >/dev/null && command -v promtool >/dev/null && command -v wrk >/dev/null || test -e .cache/tools/ready || { \
 	  mkdir -p .cache/tools && cd .cache/tools && { $(SUDO) apt-get update -qq; \
 	  apt-get download -qq nginx prometheus wrk libluajit-5.1-2 && for package in *.deb; do dpkg -x $$package .; done \
 	  && rm *.deb && touch ready; } || echo "nginx, promtool or wrk is missing: the tests that need them are skipped"; }
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq \
 	  && $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
-	  || echo "chromium is missing: the tests that look at the page are skipped"
+	  || echo "chromium is missing: the tests of the page are skipped"
 
-demo: $(READY) ## separates a bundled recording over HTTP, everything embedded
+demo: $(READY) ## separate a bundled recording over HTTP with the embedded service
 	$(BIN)/python -m app.demo
 
-serve: $(READY) ## API, queue and one worker on this machine
+serve: $(READY) ## run API, queue and one worker on this machine
 	$(BIN)/python -m app --embedded
 
-# One thread a process: servers and workers run beside, and threads that wait for each other take twice the time.
-test: lint tools ## everything that must hold, in a few minutes
+# One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
+test: lint tools ## run linters and all tests, in a few minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-soak: $(READY) tools ## the long suites at full length
+soak: $(READY) tools ## run the long suites at full length
 	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak
 
-lint: $(READY) ## style and types
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-format: $(READY) ## put the code into its form
+format: $(READY) ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## seconds of audio per second, peak memory
+bench: $(READY) ## measure speed and peak memory
 	$(BIN)/python -m models bench
 
-train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in three stages of MINUTES; ship it with --blend runs/half-way
+train: $(READY) ## train the default separator on CORPUS with TEACHER, in three stages of MINUTES; ship it with --blend runs/half-way
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
 	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --no-prior --run runs/first
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
@@ -71,7 +71,7 @@ train: $(READY) ## the default model's separator, from CORPUS and TEACHER, in th
 	$(ALLOCATOR) $(BIN)/python -m models train separator \
 	  --corpus $(CORPUS) --ear $(TEACHER) --minutes $(MINUTES) --from runs/half-way --run runs/base $(VARIETY) --set band=0.25
 
-evaluate: $(READY) ## the shipped model's figures, into the files that its card shows; needs CORPUS
+evaluate: $(READY) ## evaluate the shipped model on CORPUS and write the files that its card shows
 	command -v fluidsynth >/dev/null && test -d /usr/share/games/simutrans/music && test -d /usr/share/planetblupi/music \
 	  && test -e /usr/share/sounds/sf2/TimGM6mb.sf2 || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y \
 	  --no-install-recommends fluidsynth timgm6mb-soundfont simutrans-data planetblupi-music-midi; }
@@ -83,13 +83,13 @@ evaluate: $(READY) ## the shipped model's figures, into the files that its card 
 	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS) --least-groups 4 --output $(FIGURES).tagging-4.json
 	$(BIN)/python -m models evaluate events --corpus $(CORPUS) --output $(FIGURES).events.json
 
-zero-shot: $(READY) ## trains a model that never hears ten classes, in MINUTES, and measures it on them
+zero-shot: $(READY) ## train a model without ten classes, for MINUTES, and evaluate it on them
 	$(ALLOCATOR) $(BIN)/python -m models evaluate zero-shot --corpus $(CORPUS) --minutes $(MINUTES)
 
-ablations: $(READY) ## small separators, each with one difference to the default; TRANSFORMER: a detector's run
+ablations: $(READY) ## train small separators, each with one difference to the default; TRANSFORMER: run of a detector
 	$(ALLOCATOR) $(BIN)/python -m models ablate --corpus $(CORPUS) --ear $(TEACHER) \
 	  $(if $(TRANSFORMER),--transformer $(TRANSFORMER)) --output models/weights/base.ablations.csv
 
-clean: ## what can be made again
+clean: ## delete generated files
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

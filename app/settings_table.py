@@ -11,7 +11,10 @@ BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 def table() -> str:
     """Return a Markdown table with a row for each setting: variable, default, and meaning with its unit."""
-    rows = [f"| `EARMARK_{name.upper()}` | {_default(field)} | {_cell(field)} |" for name, field in _fields()]
+    rows = [
+        f"| `EARMARK_{name.upper()}` | {_default(field)} | {_cell(field)} |"
+        for name, field in Settings.model_fields.items()
+    ]
     return "\n".join(("| variable | default | meaning |", "|---|---|---|", *rows))
 
 
@@ -25,14 +28,10 @@ def write_into(document: Path) -> bool:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{document} has no marks {BEGIN} and {END}")
-    changed = f"{before}{BEGIN}\n{table()}\n{END}{after}"
-    if changed != text:
-        document.write_text(changed, encoding="utf-8")
-    return changed != text
-
-
-def _fields() -> list[tuple[str, FieldInfo]]:
-    return list(Settings.model_fields.items())
+    updated = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if updated != text:
+        document.write_text(updated, encoding="utf-8")
+    return updated != text
 
 
 def _default(field: FieldInfo) -> str:

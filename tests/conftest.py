@@ -1,4 +1,4 @@
-"""Real servers from wheels, shared by all tests: Valkey with its log, SeaweedFS as the S3 store."""
+"""Real servers from wheels, shared by all tests: Valkey with an append-only file, and SeaweedFS as the S3 store."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """What lies beside the repository: parity data, the corpus, the design."""
+    """Return the folder beside the repository that holds parity data and the corpus."""
     folder = REPOSITORY.parent / "shared"
     if not folder.is_dir():
         pytest.skip("there is no shared folder beside the repository")
@@ -33,7 +33,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """One server for the whole run, with its append-only file on, as it is deployed."""
+    """Run one server for the whole session, with the append-only file of a deployment."""
     folder = tmp_path_factory.mktemp("valkey")
     with ValkeyServer(data_dir=folder, appendonly="yes", appendfsync="everysec") as server:
         yield server
@@ -41,7 +41,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def redis(valkey: ValkeyServer) -> Iterator[Redis]:
-    """A client of the server, which is empty when a test begins."""
+    """Return a client of the server, which is emptied before each test."""
     with Redis(port=valkey.port) as client:
         client.flushall()
         yield client
@@ -49,14 +49,14 @@ def redis(valkey: ValkeyServer) -> Iterator[Redis]:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running SeaweedFS and the keys to it."""
+    """A running SeaweedFS and its credentials."""
 
     endpoint: str
     access_key: str = "earmark-tests"
-    secret_key: str = "kept-by-nobody"
+    secret_key: str = "not-a-secret"
 
     def settings(self, prefix: str, **others: Any) -> Settings:
-        """Settings with this store, under a prefix of the test's own."""
+        """Return settings with this store, under a prefix for one test."""
         return Settings(
             store=f"s3://earmark/{prefix}",
             store_endpoint=self.endpoint,
@@ -68,7 +68,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS on free ports of the loopback address, with no telemetry."""
+    """Run SeaweedFS on free loopback ports, without telemetry."""
     program = Path(sys.executable).with_name("weed")
     if not program.exists() and (found := shutil.which("weed")):
         program = Path(found)
@@ -104,7 +104,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         _wait_for_bucket(server, process, folder / "log")
         yield server
     finally:
-        process.kill()  # its orderly end takes half a minute
+        process.kill()  # a regular shutdown takes half a minute
         process.wait()
 
 
@@ -114,8 +114,8 @@ def _wait_for_bucket(server: S3Server, process: subprocess.Popen, log: Path) -> 
 
     probe = log.with_name("probe")
     probe.write_bytes(b"1")
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             httpx.get(server.endpoint, timeout=2)
             Storage.open(server.settings("probe", store_timeout=5)).put_file("probe", probe)
@@ -126,15 +126,15 @@ def _wait_for_bucket(server: S3Server, process: subprocess.Popen, log: Path) -> 
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports below the range that the system hands out, so that no connection takes one meanwhile."""
-    found: list[int] = []
+    """Return free ports below the ephemeral range, so that no outgoing connection takes one."""
+    ports: list[int] = []
     for port in range(20011 + os.getpid() % 5000, 32000):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        found.append(port)
-        if len(found) == count:
-            return found
+        ports.append(port)
+        if len(ports) == count:
+            return ports
     raise RuntimeError("no free ports")

@@ -1,1 +1,1 @@
-"""The demonstration: a bundled recording separated over HTTP, measured, and drawn."""
+"""Demonstration: separate a bundled recording over HTTP, measure the result, and plot spectrograms."""

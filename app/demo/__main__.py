@@ -1,5 +1,5 @@
-"""`python -m app.demo`: starts the embedded service, separates a bundled recording by a bundled example, and checks
-what came back. Exits 0 only if the stem improved by 3 dB or more and stem + residual is the mixture, sample by sample.
+"""`python -m app.demo`: start the embedded service, separate a bundled recording with a bundled example, and check the
+result. The exit status is 0 only if SI-SDR improves by at least 3 dB and stem + residual equal the mixture exactly.
 """
 
 import socket
@@ -32,33 +32,33 @@ console = Console()
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for stems and picture.")] = Path("demo-output"),
-    url: Annotated[str | None, typer.Option(help="A running service; by default one is started.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the stems and the spectrograms.")] = Path("demo-output"),
+    url: Annotated[str | None, typer.Option(help="URL of a running service.  [default: start one]")] = None,
 ) -> None:
     """Separate the bundled recording over HTTP."""
     output.mkdir(parents=True, exist_ok=True)
     try:
         if url:
             with httpx.Client(base_url=url, timeout=TIMEOUT_SECONDS) as client:
-                passed = _demonstrate(client, output, lambda: True)
+                passed = _run(client, output, lambda: True)
         else:
             with tempfile.TemporaryDirectory(prefix="earmark-demo-") as home:
-                passed = _with_service(Path(home), output)
+                passed = _run_with_service(Path(home), output)
     except (DemoFailed, httpx.HTTPError) as error:
-        console.print(f"[red]{error}" + ("" if url else f" (the service's messages: {output / 'service.log'})"))
+        console.print(f"[red]{error}" + ("" if url else f" (log of the service: {output / 'service.log'})"))
         passed = False
     raise typer.Exit(0 if passed else 1)
 
 
-def _with_service(home: Path, output: Path) -> bool:
+def _run_with_service(home: Path, output: Path) -> bool:
     port = _free_port()
-    # Not by way of a proxy that the environment may name.
+    # Without the proxy of the environment.
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_SECONDS, trust_env=False)
     command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
     with client, (output / "service.log").open("wb") as log:
-        service = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  our own program
+        service = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603  a fixed command
         try:
-            return _demonstrate(client, output, lambda: service.poll() is None)
+            return _run(client, output, lambda: service.poll() is None)
         finally:
             service.terminate()
             try:
@@ -68,9 +68,9 @@ def _with_service(home: Path, output: Path) -> bool:
                 service.wait()
 
 
-def _demonstrate(client: httpx.Client, output: Path, running: Callable[[], bool]) -> bool:
+def _run(client: httpx.Client, output: Path, is_running: Callable[[], bool]) -> bool:
     with console.status("starting the service: queue, worker, API"):
-        wait_until_ready(client, running, READY_SECONDS)
+        wait_until_ready(client, is_running, READY_SECONDS)
     mixture, example = upload(client, MIXTURE), upload(client, EXAMPLE)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("queued", total=1.0)
@@ -83,23 +83,24 @@ def _demonstrate(client: httpx.Client, output: Path, running: Callable[[], bool]
         )
         bar.update(task, completed=1.0, description="done")
     paths = download(client, job, output)
-    return _judge(job, paths, output)
+    return _check(job, paths, output)
 
 
-def _judge(job: dict, paths: dict[str, Path], output: Path) -> bool:
+def _check(job: dict, paths: dict[str, Path], output: Path) -> bool:
     mixture, rate = soundfile.read(MIXTURE, dtype="int32", always_2d=True)
     stem, residual = (soundfile.read(paths[name], dtype="int32", always_2d=True)[0] for name in (NAME, "residual"))
     target = soundfile.read(TARGET, always_2d=True)[0].mean(1)
-    heard = {title: samples.mean(1) / 2**31 for title, samples in (("m", mixture), ("s", stem), ("r", residual))}
-    before, after = si_sdr(heard["m"], target), si_sdr(heard["s"], target)
+    recordings = {"mixture": mixture, f"stem: {NAME}": stem, "residual": residual}
+    mono = {title: samples.mean(1) / 2**31 for title, samples in recordings.items()}
+    before, after = si_sdr(mono["mixture"], target), si_sdr(mono[f"stem: {NAME}"], target)
     exact = job["gain"] == 1.0 and np.array_equal(mixture, stem + residual)
     picture = output / "spectrograms.png"
-    draw({"mixture": heard["m"], f"stem: {NAME}": heard["s"], "residual": heard["r"]}, rate, picture)
+    draw(mono, rate, picture)
 
     table = Table("", "", show_header=False)
     table.add_row("SI-SDR of the target in the mixture", f"{before:.2f} dB")
     table.add_row("SI-SDR of the stem", f"{after:.2f} dB")
-    table.add_row("improvement", f"[bold]{after - before:.2f} dB[/bold] (at least {LEAST_IMPROVEMENT_DB:g} wanted)")
+    table.add_row("improvement", f"[bold]{after - before:.2f} dB[/bold] (required: {LEAST_IMPROVEMENT_DB:g} dB)")
     table.add_row("stem + residual = mixture", "exactly" if exact else "[red]no")
     table.add_row("presence of the target", f"{job['targets'][0]['presence']:.2f}")
     table.add_row("real-time factor", f"{job['metrics']['real_time_factor']:.2f}")
@@ -111,8 +112,8 @@ def _judge(job: dict, paths: dict[str, Path], output: Path) -> bool:
 
 def si_sdr(estimate: np.ndarray, target: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (Le Roux et al., arXiv 1811.02508)."""
-    wanted = (estimate @ target) / (target @ target) * target
-    return float(10 * np.log10((wanted @ wanted) / ((estimate - wanted) @ (estimate - wanted))))
+    scaled = (estimate @ target) / (target @ target) * target
+    return float(10 * np.log10((scaled @ scaled) / ((estimate - scaled) @ (estimate - scaled))))
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""The whole of a separation as a client of the REST contract does it: upload, ask, poll, fetch."""
+"""A client of the HTTP API: upload, create a separation, poll, download."""
 
 import time
 from collections.abc import Callable
@@ -11,18 +11,18 @@ POLL_SECONDS = 0.3
 
 
 class DemoFailed(Exception):
-    """The demonstration did not come to its end; the message says where."""
+    """The demonstration failed; the message says in which step."""
 
 
-def wait_until_ready(client: httpx.Client, running: Callable[[], bool], seconds: float) -> None:
+def wait_until_ready(client: httpx.Client, is_running: Callable[[], bool], seconds: float) -> None:
     """Wait until a worker has loaded its model. Raises DemoFailed."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not running():
-            raise DemoFailed("the service ended before it was ready")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not is_running():
+            raise DemoFailed("the service exited before it was ready")
         try:
-            answer = client.get("/readyz")
-            if answer.status_code == 200 and client.get("/v1/models").json()["data"]:
+            response = client.get("/readyz")
+            if response.status_code == 200 and client.get("/v1/models").json()["data"]:
                 return
         except httpx.TransportError:
             pass  # not listening yet
@@ -31,24 +31,24 @@ def wait_until_ready(client: httpx.Client, running: Callable[[], bool], seconds:
 
 
 def upload(client: httpx.Client, path: Path) -> dict[str, Any]:
-    """POST /v1/audio -> Audio."""
+    """POST /v1/audio; return the Audio resource."""
     with path.open("rb") as file:
-        return _checked(client.post("/v1/audio", files={"file": (path.name, file)}))
+        return _parse(client.post("/v1/audio", files={"file": (path.name, file)}))
 
 
 def separate(
     client: httpx.Client, mixture: str, example: str, name: str, progress: Callable[[float, str], None]
 ) -> dict[str, Any]:
-    """POST /v1/separations and poll -> the finished Separation. Raises DemoFailed unless it succeeded."""
+    """POST /v1/separations and poll; return the finished Separation. Raises DemoFailed unless it succeeded."""
     request = {
         "mixture": {"audio_id": mixture},
         "targets": [{"name": name, "examples": [{"audio_id": example}]}],
         "output": {"format": "flac", "residual": True},
     }
-    job = _checked(client.post("/v1/separations", json=request))
+    job = _parse(client.post("/v1/separations", json=request))
     while job["status"] in ("queued", "running"):
         time.sleep(POLL_SECONDS)
-        job = _checked(client.get(job["url"]))
+        job = _parse(client.get(job["url"]))
         progress(job["progress"]["ratio"], job["progress"]["stage"] or job["status"])
     if job["status"] != "succeeded":
         raise DemoFailed(f"the separation {job['status']}: {job['error']}")
@@ -56,19 +56,20 @@ def separate(
 
 
 def download(client: httpx.Client, job: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Every stem of a job into `folder`, by name."""
+    """Download all stems of a job into `folder`; return their paths by name."""
     paths = {}
     for stem in job["stems"]:
         paths[stem["name"]] = folder / f"{stem['name']}.flac"
-        with client.stream("GET", stem["url"], follow_redirects=True) as answer:
-            answer.raise_for_status()
+        with client.stream("GET", stem["url"], follow_redirects=True) as response:
+            response.raise_for_status()
             with paths[stem["name"]].open("wb") as file:
-                for block in answer.iter_bytes():
+                for block in response.iter_bytes():
                     file.write(block)
     return paths
 
 
-def _checked(answer: httpx.Response) -> dict[str, Any]:
-    if answer.is_error:
-        raise DemoFailed(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}")
-    return answer.json()
+def _parse(response: httpx.Response) -> dict[str, Any]:
+    if response.is_error:
+        request = response.request
+        raise DemoFailed(f"{request.method} {request.url.path}: {response.status_code} {response.text}")
+    return response.json()

@@ -1,4 +1,4 @@
-"""Spectrograms of mixture, stem and residual, one above the other."""
+"""Plot of the spectrograms of mixture, stem and residual."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ FLOOR_DB, HIGHEST_HZ = -75.0, 16_000
 
 
 def draw(recordings: dict[str, np.ndarray], rate: int, path: Path) -> None:
-    """Write a PNG; recordings are mono (samples,) in [-1, 1], by title, all on one scale of colours."""
+    """Write a PNG with a spectrogram for each recording, mono (samples,) in [-1, 1], all on the same color scale."""
     spectra = {title: _decibels(samples) for title, samples in recordings.items()}
     loudest = max(spectrum.max() for spectrum in spectra.values())
     figure, axes = pyplot.subplots(

@@ -1,4 +1,4 @@
-"""Servers that take webhooks, as good or as bad as a test wants them."""
+"""Receivers of webhooks for tests, with configurable responses."""
 
 import contextlib
 import threading
@@ -20,13 +20,16 @@ class Received:
 
 @dataclass
 class Receiver:
-    """A receiver and all that it got. `answer`: from how many requests there were before, the status; None hangs up."""
+    """A receiver and its requests.
+
+    answer: returns the status for the number of earlier requests; None closes the connection.
+    """
 
     url: str
     answer: Callable[[int], int | None]
-    pause: float = 0.0  # s before it answers
-    got: list[Received] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    pause: float = 0.0  # s before the response
+    requests: list[Received] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
 
 
 class _Server(ThreadingHTTPServer):
@@ -34,7 +37,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Callers that hang up are part of the tests."""
+        """Ignore callers that close the connection, as some tests make them."""
 
 
 @contextlib.contextmanager
@@ -45,15 +48,15 @@ def receiver(
     port: int = 0,
     pause: float = 0.0,
 ) -> Iterator[Receiver]:
-    """A receiver on an address of the loopback network."""
+    """Run a receiver on a loopback address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            before = len(served.got)
-            served.got.append(Received(self.path, dict(self.headers.items()), body, time.monotonic()))
+            before = len(served.requests)
+            served.requests.append(Received(self.path, dict(self.headers.items()), body, time.monotonic()))
             status = answer(before)
-            if served.over.wait(served.pause) or status is None:
+            if served.closing.wait(served.pause) or status is None:
                 return
             self.send_response(status)
             if 300 <= status < 400:
@@ -65,13 +68,13 @@ def receiver(
         do_GET = do_POST  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
-            """Tests look at `got`."""
+            """Log nothing; tests read `requests`."""
 
     with _Server((address, port), Handler) as server:
         served = Receiver(f"http://{address}:{server.server_address[1]}", answer, pause)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         yield served
-        served.over.set()
+        served.closing.set()
         server.shutdown()
         thread.join(10)

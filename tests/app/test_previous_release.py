@@ -137,7 +137,7 @@ def test_waiting_jobs_keep_their_positions_and_turns(upgrade: Upgrade) -> None:
         upgrade.redis.delete(workers_key("base", short))  # their last heartbeats, as time goes by
     jobs.fair_queue.fill("base")
     queue, order = jobs.rq_queues.queue("base"), []
-    while (job_id := upgrade.redis.lpop(queue.key)) is not None:
+    while isinstance(job_id := upgrade.redis.lpop(queue.key), bytes):
         order.append(job_id.decode())
         entry = Entry.fetch(order[-1], connection=upgrade.redis, serializer=JSONSerializer)
         assert (entry.func_name, entry.args) == (TASKS[jobs.get(order[-1]).kind], [order[-1]])

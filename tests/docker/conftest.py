@@ -1,4 +1,4 @@
-"""What checks the deployment's files."""
+"""Fixtures for the tests of the deployment files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from tests import programs
 
 @pytest.fixture(scope="session")
 def program() -> Callable[[str], Path]:
-    """Finds a program that is not Python's; the test is skipped where it cannot be had."""
+    """Return a function that finds a program by name; the test is skipped if it is not installed."""
 
     def find(name: str) -> Path:
-        path = programs.found(name)
+        path = programs.find(name)
         if path is None:
             pytest.skip(f"{name} is not installed, and `make tools` could not fetch it")
         return path

@@ -1,4 +1,4 @@
-"""The deployment's files, checked by what reads such files: schemas, linters, and the programs themselves."""
+"""Deployment files, checked with schemas, linters and the programs that read them."""
 
 import asyncio
 import json
@@ -27,10 +27,10 @@ from tests.conftest import REPOSITORY
 from worker.metrics import GpuMetrics
 
 DOCKER = REPOSITORY / "docker"
-KUBERNETES = "1.34"  # the release whose schemas the manifests are checked against
+KUBERNETES = "1.34"  # release of the schemas that validate the manifests
 NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
-# Kubernetes' own schemas do not know these; their fields are checked below.
-NOT_BUILT_IN = {"ScaledObject", "Kustomization"}
+# Kinds without a built-in schema; their fields are checked below.
+CUSTOM_KINDS = {"ScaledObject", "Kustomization"}
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
@@ -39,8 +39,8 @@ def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
     return done.stdout + done.stderr
 
 
-def beside_python(name: str) -> Path:
-    """A program that a package brought."""
+def venv_program(name: str) -> Path:
+    """Return the path of a program that a Python package installs."""
     return Path(sys.executable).with_name(name)
 
 
@@ -66,12 +66,12 @@ def compose() -> dict[str, Any]:
 # Compose and images
 
 
-def test_compose_keeps_to_its_specification() -> None:
-    run(beside_python("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+def test_compose_conforms_to_its_specification() -> None:
+    run(venv_program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
 
 
-def test_compose_has_no_grave_weakness() -> None:
-    run(beside_python("compose-lint"), "--fail-on", "high", "docker-compose.yml")
+def test_compose_has_no_severe_weakness() -> None:
+    run(venv_program("compose-lint"), "--fail-on", "high", "docker-compose.yml")
 
 
 def test_every_service_is_confined(compose: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def test_every_service_is_confined(compose: dict[str, Any]) -> None:
     assert {port for port in published if not port.startswith("127.0.0.1:")} == {"${EARMARK_PUBLIC_PORT:-8080}:8080"}
 
 
-def test_no_password_stands_in_the_files(compose: dict[str, Any]) -> None:
+def test_passwords_are_not_in_the_files(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in (service.get("environment") or {}).items():
             if re.search("PASSWORD|SECRET|ACCESS_KEY|REDIS_URL", name):
@@ -93,8 +93,8 @@ def test_no_password_stands_in_the_files(compose: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.worker"])
-def test_images_are_built_in_stages_and_run_as_nobody(name: str) -> None:
-    run(beside_python("hadolint"), DOCKER / name)
+def test_images_are_built_in_stages_and_run_unprivileged(name: str) -> None:
+    run(venv_program("hadolint"), DOCKER / name)
     text = (DOCKER / name).read_text()
     stages = re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]
     assert len(stages) == 2 and re.search(r"^USER 10001$", stages[-1], re.MULTILINE)
@@ -115,10 +115,10 @@ def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
 # Kubernetes
 
 
-def test_manifests_keep_to_kubernetes_schemas() -> None:
+def test_manifests_conform_to_kubernetes_schemas() -> None:
     checked = 0
     for path, document in manifests():
-        if document["kind"] not in NOT_BUILT_IN:
+        if document["kind"] not in CUSTOM_KINDS:
             kubernetes_validate.validate(document, KUBERNETES, strict=True)
             checked += 1
         assert document["kind"] != "Kustomization" or {
@@ -127,11 +127,11 @@ def test_manifests_keep_to_kubernetes_schemas() -> None:
     assert checked >= 15
 
 
-def test_a_wrong_manifest_is_noticed() -> None:
-    wrong = next(one for _, one in manifests() if one["kind"] == "Deployment")
-    wrong["spec"]["replica"] = 2
+def test_an_invalid_manifest_is_detected() -> None:
+    invalid = next(manifest for _, manifest in manifests() if manifest["kind"] == "Deployment")
+    invalid["spec"]["replica"] = 2
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+        kubernetes_validate.validate(invalid, KUBERNETES, strict=True)
 
 
 def test_every_pod_is_confined_and_probed() -> None:
@@ -149,12 +149,12 @@ def test_every_pod_is_confined_and_probed() -> None:
             assert {"readinessProbe", "startupProbe"} & container.keys(), name
 
 
-def test_what_must_not_go_away_at_once_has_a_disruption_budget() -> None:
+def test_apis_and_workers_have_a_disruption_budget() -> None:
     budgets = {one["metadata"]["name"] for _, one in manifests() if one["kind"] == "PodDisruptionBudget"}
     assert budgets == {"api", "worker"}
 
 
-def test_workers_scale_from_none_on_waiting_and_running_jobs() -> None:
+def test_workers_scale_from_zero_on_waiting_and_running_jobs() -> None:
     [scaling] = [one for _, one in manifests() if one["kind"] == "ScaledObject"]
     assert scaling["spec"]["minReplicaCount"] == 0
     [trigger] = scaling["spec"]["triggers"]
@@ -164,14 +164,14 @@ def test_workers_scale_from_none_on_waiting_and_running_jobs() -> None:
     assert "replicas" not in worker["spec"]
     pod = worker["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
-    handed_over = float(pod["containers"][0]["command"][-1])
-    assert pod["terminationGracePeriodSeconds"] >= handed_over + 20
+    hand_over_after = float(pod["containers"][0]["command"][-1])
+    assert pod["terminationGracePeriodSeconds"] >= hand_over_after + 20
 
 
 # The proxy, Prometheus, Grafana
 
 
-def test_nginx_reads_its_configuration(program: Callable[[str], Path], tmp_path: Path) -> None:
+def test_nginx_accepts_its_configuration(program: Callable[[str], Path], tmp_path: Path) -> None:
     nginx = program("nginx")
     shutil.copy(DOCKER / "nginx.conf", tmp_path)
     upstreams = "upstream earmark_api { server 127.0.0.1:1; }\nupstream earmark_store { server 127.0.0.1:2; }\n"
@@ -181,11 +181,11 @@ def test_nginx_reads_its_configuration(program: Callable[[str], Path], tmp_path:
     assert re.findall(r"upstream (\w+)", compose) == re.findall(r"upstream (\w+)", upstreams)
 
 
-def test_prometheus_reads_its_configuration_and_its_rules(program: Callable[[str], Path]) -> None:
+def test_prometheus_accepts_its_configuration_and_rules(program: Callable[[str], Path]) -> None:
     run(program("promtool"), "check", "config", "prometheus.yml", cwd=DOCKER)
 
 
-def test_alerts_fire_when_they_should_and_not_otherwise(program: Callable[[str], Path]) -> None:
+def test_each_alert_fires_in_one_case_and_not_in_another(program: Callable[[str], Path]) -> None:
     run(program("promtool"), "test", "rules", "alerts.test.yml", cwd=DOCKER)
     rules = {
         rule["alert"]
@@ -194,12 +194,12 @@ def test_alerts_fire_when_they_should_and_not_otherwise(program: Callable[[str],
     }
     tests = yaml.safe_load((DOCKER / "alerts.test.yml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
-    assert {case["alertname"] for case in cases if case["exp_alerts"]} == rules, "each is seen to fire"
-    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == rules, "and to be quiet"
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == rules, "each fires in a case"
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == rules, "and does not fire in another"
 
 
-def driver() -> SimpleNamespace:
-    """NVIDIA's driver as pynvml shows it, for a machine without a GPU."""
+def fake_nvml() -> SimpleNamespace:
+    """Return a substitute for pynvml, for machines without a GPU."""
     return SimpleNamespace(
         nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(used=3 << 30, total=80 << 30),
@@ -208,31 +208,33 @@ def driver() -> SimpleNamespace:
 
 
 @pytest.fixture
-def exported(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
-    """Names of samples and their labels, of the front end and of a worker."""
-    assert job_metrics  # its figures are in PROCESS once it is imported
+def sample_names(redis: Redis, tmp_path: Path) -> dict[str, set[str]]:
+    """Return the names of the samples that the front end and a worker export, with their labels."""
+    assert job_metrics  # importing it registers its metrics in PROCESS
     port = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0")
     ModelRegistry(redis, settings).announce(MODEL, "worker-1")
     assert JobRepository(redis, settings).fair_queue.waiting_count("base") == 0
     app = create_app(settings)
-    families = [*app.state.deps.metrics.registry.collect(), *GpuMetrics(driver(), "GPU-1").collect()]
+    families = [*app.state.deps.metrics.registry.collect(), *GpuMetrics(fake_nvml(), "GPU-1").collect()]
     asyncio.run(app.state.deps.close())
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     return {f"{family.name}{suffix}": set() for family in families for suffix in suffixes[family.type]}
 
 
-def test_every_query_names_a_figure_that_exists(exported: dict[str, set[str]]) -> None:
+def test_every_query_uses_existing_metrics(sample_names: dict[str, set[str]]) -> None:
     dashboard = json.loads((DOCKER / "grafana" / "dashboards" / "earmark.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 30 and all(NAME.search(query) for query in queries)
     alerts = (DOCKER / "alerts.yml").read_text()
     scaling = (DOCKER / "kubernetes" / "scaling.yaml").read_text()
     named = {name for text in (*queries, alerts, scaling) for name in NAME.findall(text)}
-    assert named - exported.keys() == set()
+    assert named - sample_names.keys() == set()
 
 
-def test_names_follow_prometheus_guide(program: Callable[[str], Path], exported: dict[str, set[str]]) -> None:
+def test_metric_names_follow_the_prometheus_guide(
+    program: Callable[[str], Path], sample_names: dict[str, set[str]]
+) -> None:
     promtool = program("promtool")
     from prometheus_client import generate_latest
 
@@ -242,11 +244,11 @@ def test_names_follow_prometheus_guide(program: Callable[[str], Path], exported:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_gpus_figures() -> None:
-    found = {family.name: family.samples[0] for family in GpuMetrics(driver(), "GPU-1").collect()}
-    assert {name: sample.value for name, sample in found.items()} == {
+def test_gpu_metrics() -> None:
+    samples = {family.name: family.samples[0] for family in GpuMetrics(fake_nvml(), "GPU-1").collect()}
+    assert {name: sample.value for name, sample in samples.items()} == {
         "earmark_gpu_memory_used_bytes": 3 << 30,
         "earmark_gpu_memory_total_bytes": 80 << 30,
         "earmark_gpu_use_ratio": 0.25,
     }
-    assert all(sample.labels == {"gpu": "GPU-1"} for sample in found.values())
+    assert all(sample.labels == {"gpu": "GPU-1"} for sample in samples.values())

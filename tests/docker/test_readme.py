@@ -1,4 +1,4 @@
-"""What docker/README.md says of the settings is what the settings say."""
+"""The table of settings in docker/README.md is up to date."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from tests.conftest import REPOSITORY
 README = REPOSITORY / "docker" / "README.md"
 
 
-def test_the_table_of_settings_is_the_settings() -> None:
+def test_the_table_of_settings_is_up_to_date() -> None:
     text = README.read_text(encoding="utf-8")
-    written = text.partition(settings_table.BEGIN)[2].partition(settings_table.END)[0]
-    assert written.strip() == settings_table.table(), "run: python -m app settings --into docker/README.md"
+    table = text.partition(settings_table.BEGIN)[2].partition(settings_table.END)[0]
+    assert table.strip() == settings_table.table(), "run: python -m app settings --into docker/README.md"
 
 
-def test_a_document_without_marks_is_refused(tmp_path: Path) -> None:
+def test_a_document_without_marks_is_rejected(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
     document.write_text("nothing here\n")
     with pytest.raises(ValueError, match="no marks"):

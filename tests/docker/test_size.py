@@ -1,4 +1,4 @@
-"""What the API's image holds beside Python: packages without torch, within their limit."""
+"""Size and contents of the packages in the API's image."""
 
 import os
 import shutil
@@ -16,15 +16,15 @@ LIMIT = 200e6  # bytes
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
 
 
-def test_the_front_end_asks_for_nothing_heavy() -> None:
+def test_the_front_end_requires_no_heavy_packages() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert not HEAVY & set(project["dependencies"])
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="fetches and installs packages: make soak")
+@pytest.mark.skipif(not SOAK, reason="downloads and installs packages: make soak")
 def test_the_apis_packages_are_small(tmp_path: Path) -> None:
-    """Installed as docker/Dockerfile.api does it, bytecode included."""
+    """Installed as in docker/Dockerfile.api, including bytecode."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
@@ -33,7 +33,7 @@ def test_the_apis_packages_are_small(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
     subprocess.run([*command, "--constraint", "constraints.txt", "."], cwd=source, check=True)
     assert not {path.name for path in target.iterdir()} & HEAVY
-    assert (target / "app" / "line.lua").exists(), "files that are no code are packed, too"
+    assert (target / "app" / "jobs" / "fair_queue.lua").exists(), "package data is installed too"
     loaded = subprocess.run(
         [sys.executable, "-S", "-c", "import app.main"], cwd=tmp_path, env={"PYTHONPATH": str(target)}
     )

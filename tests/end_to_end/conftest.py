@@ -1,4 +1,4 @@
-"""Real servers and real programs: Valkey with its log, housekeeping, workers, the API; and a small real model."""
+"""Fixtures with real programs (Valkey, housekeeping, workers, API) and a small real model."""
 
 import base64
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.deployment import PATIENCE, ROOT, Deployment
+from tests.end_to_end.deployment import ROOT, TIMEOUT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
 from tests.end_to_end.topology import free_ports
@@ -21,7 +21,7 @@ from tests.end_to_end.topology import free_ports
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle of the default preset's networks, small and untrained: quick, on the real path."""
+    """Return a folder with a small, untrained bundle of the default preset's networks, which is fast to run."""
     folder = tmp_path_factory.mktemp("small-model")
     save_small_model(folder)
     return folder
@@ -29,7 +29,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def figures() -> Iterator[Figures]:
-    """Takes what tests measure; `make soak` puts it into docker/README.md."""
+    """Collect the measurements of tests; `make soak` writes them into docker/README.md."""
     figures = Figures()
     yield figures
     if SOAK:
@@ -38,23 +38,23 @@ def figures() -> Iterator[Figures]:
 
 @pytest.fixture
 def deploy(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Deployment]]:
-    """Makes deployments in folders of their own, from settings; stops everything afterwards."""
-    made: list[Deployment] = []
+    """Return a function that creates deployments from settings, each in its own folder; stop them afterwards."""
+    deployments: list[Deployment] = []
 
     def make(**settings: object) -> Deployment:
-        deployment = Deployment(tmp_path / f"deployment-{len(made)}", small_model, settings)
-        made.append(deployment)
+        deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", small_model, settings)
+        deployments.append(deployment)
         return deployment
 
     yield make
-    for deployment in made:
+    for deployment in deployments:
         deployment.close()
-        print(deployment.logs())  # shown where the test has failed
+        print(deployment.logs())  # shown if the test fails
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Where the service may post webhooks to on this machine, and what it signs them with."""
+    """Port on this machine that the service may send webhooks to, and their signing secret."""
 
     port: int
     secret: str
@@ -62,13 +62,13 @@ class Receiver:
 
 @pytest.fixture(scope="package")
 def receiver() -> Receiver:
-    """One of this machine, where nobody listens yet."""
+    """Return a free port and a secret; tests start the receiver."""
     return Receiver(free_ports(1)[0], "whsec_" + base64.b64encode(bytes(range(32))).decode())
 
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[str]:
-    """`python -m app --embedded` with the shipped model, as `make serve` runs it; webhooks may go to `receiver`."""
+    """Run `python -m app --embedded` with the shipped model, like `make serve`; webhooks may go to `receiver`."""
     (port,) = free_ports(1)
     home = tmp_path_factory.mktemp("service")
     command = [sys.executable, "-m", "app", "--embedded", "--port", str(port), "--home", str(home)]
@@ -81,17 +81,17 @@ def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        end = time.monotonic() + PATIENCE
-        while not ready(url):
-            assert process.poll() is None and time.monotonic() < end, (home / "log").read_text()
+        deadline = time.monotonic() + TIMEOUT
+        while not is_ready(url):
+            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.2)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
-def ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return bool(httpx.get(f"{url}/v1/models").json()["data"])
     except httpx.TransportError:

@@ -1,4 +1,4 @@
-"""A deployment whose programs can be killed one by one."""
+"""A deployment as separate processes, each of which can be killed."""
 
 import contextlib
 import hashlib
@@ -28,64 +28,64 @@ from app.storage import Storage
 from tests.end_to_end.recordings import RATE, flac, noise
 
 ROOT = Path(__file__).resolve().parents[2]
-# So that deaths are noticed in seconds; the promise of 30 s is tested with the defaults.
-QUICK = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
+# Short intervals, so that deaths are detected within seconds; the limit of 30 s is tested with the defaults.
+FAST = {"heartbeat_seconds": 0.5, "heartbeat_timeout": 2, "sweep_seconds": 0.5, "lost_after": 1.0}
 
-# s that tests wait for what needs no time but the machine's: only those that fail wait so long.
-PATIENCE = 150.0
+# s that tests wait for a condition; only failing tests wait so long.
+TIMEOUT = 150.0
 
-# Several workers share the cores, and each of OpenMP's threads waits busily for its own.
+# Several workers share the cores, and OpenMP's threads busy-wait.
 ONE_THREAD = {"EARMARK_WORKER_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Waits until `condition()` is true and returns what it was."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+def eventually(condition: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
+    """Wait until `condition()` is true; return its value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
-            if met := condition():
-                return met
+            if value := condition():
+                return value
         except RedisError:
             pass  # the server is being restarted
         time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
+    raise AssertionError(f"condition not met within {seconds} s")
 
 
 class Deployment:
-    """Programs on one folder. The queue's server starts at once; the rest when asked for."""
+    """Programs that share one folder. Valkey starts at once, the others on request."""
 
     def __init__(self, folder: Path, model: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self.model = model
         folder.mkdir()
-        self.server = self._serve_queue(None)
+        self.server = self._start_valkey(None)
         self.settings = Settings(
-            **{"home": folder, "redis_url": f"redis://127.0.0.1:{self.server.port}/0", **QUICK, **settings}
+            **{"home": folder, "redis_url": f"redis://127.0.0.1:{self.server.port}/0", **FAST, **settings}
         )
         self.redis = Redis(port=self.server.port)
         self.jobs = JobRepository(self.redis, self.settings)
         self.registry = ModelRegistry(self.redis, self.settings)
         self.storage = Storage.open(self.settings)
         self.programs: list[subprocess.Popen] = []
-        self.workers: list[subprocess.Popen] = []  # those of them that were started as such
-        self.webhook: Webhook | None = None  # of the jobs that are put from now on
+        self.workers: list[subprocess.Popen] = []  # a subset of `programs`
+        self.webhook: Webhook | None = None  # for new jobs
 
-    def _serve_queue(self, port: int | None) -> ValkeyServer:
+    def _start_valkey(self, port: int | None) -> ValkeyServer:
         server = ValkeyServer(port=port, data_dir=self.folder / "valkey", persist=True, appendonly="yes")
         server.start()
         return server
 
-    def restart_queue(self, away: float = 0.0) -> None:
-        """Stop the queue's server and start another on its log."""
+    def restart_queue(self, downtime: float = 0.0) -> None:
+        """Stop Valkey and start another one on its append-only file."""
         port = self.server.port
         self.server.stop()
-        time.sleep(away)
-        self.server = self._serve_queue(port)
+        time.sleep(downtime)
+        self.server = self._start_valkey(port)
 
-    def kill_queue(self, away: float = 0.0) -> None:
-        """Kill the queue's server once its log has everything, and start another on the log.
+    def kill_queue(self, downtime: float = 0.0) -> None:
+        """Kill Valkey once its append-only file is complete, and start another one on the file.
 
-        It answers before it has synchronised: `everysec`, and later while the disk is busy.
+        Valkey replies before it has synchronized the file: `everysec`, and later while the disk is busy.
         """
         with self.redis.pipeline(transaction=False) as pipe:
             pipe.set("earmark:tests:written", 1, ex=60)
@@ -94,13 +94,13 @@ class Deployment:
         server: Any = self.redis.info("server")
         port = self.server.port
         os.kill(server["process_id"], signal.SIGKILL)
-        time.sleep(away)
+        time.sleep(downtime)
         self.server.stop()
-        self.server = self._serve_queue(port)
+        self.server = self._start_valkey(port)
 
     @contextlib.contextmanager
-    def absent_store(self) -> Iterator[None]:
-        """The store refuses everything meanwhile: where its folder was is something else."""
+    def unavailable_store(self) -> Iterator[None]:
+        """Replace the store's folder with a file inside the context, so that every call fails."""
         folder = Path(self.settings.store_location)
         folder.rename(folder.with_name("away"))
         folder.touch()
@@ -112,7 +112,7 @@ class Deployment:
 
     @contextlib.contextmanager
     def paused_queue(self) -> Iterator[None]:
-        """The queue's server neither answers nor hangs up meanwhile."""
+        """Suspend Valkey inside the context: it neither replies nor closes connections."""
         server: Any = self.redis.info("server")
         os.kill(server["process_id"], signal.SIGSTOP)
         try:
@@ -120,10 +120,20 @@ class Deployment:
         finally:
             os.kill(server["process_id"], signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def job_timeout(self, seconds: float) -> Iterator[None]:
+        """Give jobs that are enqueued inside the context another timeout."""
+        jobs = self.jobs
+        self.jobs = JobRepository(self.redis, self.settings.model_copy(update={"job_timeout": seconds}))
+        try:
+            yield
+        finally:
+            self.jobs = jobs
+
     # Programs
 
     def start(self, *words: str) -> subprocess.Popen:
-        """`python -m WORDS` with this deployment's settings."""
+        """Run `python -m WORDS` with the settings of this deployment."""
         log = (self.folder / f"{words[0]}-{len(self.programs)}.log").open("wb")
         with log:
             program = subprocess.Popen(
@@ -138,38 +148,38 @@ class Deployment:
         return program
 
     def start_worker(self, *options: str) -> subprocess.Popen:
-        """A worker that has announced itself."""
+        """Start a worker and wait until it is registered."""
         return self.start_workers(1, *options)[0]
 
     def start_workers(self, count: int, *options: str) -> list[subprocess.Popen]:
-        """Workers that have announced themselves."""
+        """Start workers and wait until they are registered."""
         words = ("worker", "--model", str(self.model), "--device", "cpu", *options)
         programs = [self.start(*words) for _ in range(count)]
         self.workers += programs
         for program in programs:
-            eventually(lambda program=program: program.poll() is not None or self._announced(program))
+            eventually(lambda program=program: program.poll() is not None or self._is_registered(program))
             assert program.poll() is None, self.logs()
         return programs
 
-    def _announced(self, program: subprocess.Popen) -> bool:
+    def _is_registered(self, program: subprocess.Popen) -> bool:
         names: Any = self.redis.zrange("earmark:workers:base", 0, -1)
         return any(name.decode().split(".")[1] == str(program.pid) for name in names)
 
     def start_housekeeping(self) -> subprocess.Popen:
         return self.start("app", "housekeeping")
 
-    def living(self) -> list[subprocess.Popen]:
-        """The workers that live."""
+    def living_workers(self) -> list[subprocess.Popen]:
+        """Return the workers that have not exited."""
         return [worker for worker in self.workers if worker.poll() is None]
 
     def kill(self, program: subprocess.Popen) -> None:
         program.send_signal(signal.SIGKILL)
         program.wait()
 
-    def end(self, program: subprocess.Popen) -> None:
-        """Tell it to stop, and wait until it has, in good order."""
+    def stop(self, program: subprocess.Popen) -> None:
+        """Send SIGTERM and wait for a regular exit."""
         program.terminate()
-        assert program.wait(PATIENCE) == 0, self.logs()
+        assert program.wait(TIMEOUT) == 0, self.logs()
 
     def close(self) -> None:
         for program in self.programs:
@@ -189,15 +199,15 @@ class Deployment:
     # Jobs
 
     def upload(self, samples: np.ndarray | None = None, *, seconds: float = 2.0, content: bytes | None = None) -> str:
-        """Store a recording (n,) at 16 kHz, or noise, or any bytes, as an upload; returns its id."""
+        """Store samples (n,) at 16 kHz, or noise, or any bytes, as an upload; return its id."""
         path = self.folder / "upload"
-        stored = content or (noise(seconds) if samples is None else flac(samples))
-        path.write_bytes(stored)
+        upload = content or (noise(seconds) if samples is None else flac(samples))
+        path.write_bytes(upload)
         audio = Audio(
             id=new_id("aud"),
             filename=None,
-            bytes=len(stored),
-            sha256=hashlib.sha256(stored).hexdigest(),
+            bytes=len(upload),
+            sha256=hashlib.sha256(upload).hexdigest(),
             content_type="audio/flac",
             container="flac",
             codec="flac",
@@ -223,30 +233,30 @@ class Deployment:
         audio_seconds: float | None = None,
         **output: Any,
     ) -> Job:
-        """Put a separation on the queue; each target is a TargetRecord's fields."""
+        """Enqueue a separation; each target has the fields of a TargetRecord."""
         kinds = ("examples", "not_examples")
         examples = [example["audio_id"] for target in targets for kind in kinds for example in target.get(kind, [])]
         states = [TargetState(name=target["name"], label=target.get("label")) for target in targets]
         request = {"mixture": self._recording(mixture), "targets": targets, "output": output}
-        return self.put(SEPARATION, request, [mixture, *examples], states, owner=owner, audio_seconds=audio_seconds)
+        return self.enqueue(SEPARATION, request, [mixture, *examples], states, owner=owner, audio_seconds=audio_seconds)
 
     def find_and_separate(self, mixture: str, max_targets: int, threshold: float, **output: Any) -> Job:
-        """Put a separation on the queue whose targets are to be found."""
+        """Enqueue a separation with automatic targets."""
         auto = {"max_targets": max_targets, "threshold": threshold}
         request = {"mixture": self._recording(mixture), "auto": auto, "output": output}
-        return self.put(SEPARATION, request, [mixture])
+        return self.enqueue(SEPARATION, request, [mixture])
 
     def detect(self, audio_id: str, threshold: float = 0.2, top: int = 10) -> Job:
-        """Put a detection on the queue."""
+        """Enqueue a detection."""
         request = {"audio": self._recording(audio_id), "threshold": threshold, "top": top}
-        return self.put(DETECTION, request, [audio_id])
+        return self.enqueue(DETECTION, request, [audio_id])
 
     def embed(self, *audio_ids: str) -> Job:
-        """Put a saved query on the queue."""
+        """Enqueue a saved query."""
         examples = [{"audio_id": audio_id} for audio_id in audio_ids]
-        return self.put(QUERY, {"name": "mine", "examples": examples}, list(audio_ids))
+        return self.enqueue(QUERY, {"name": "mine", "examples": examples}, list(audio_ids))
 
-    def put(
+    def enqueue(
         self,
         kind: Kind,
         request: dict[str, Any],
@@ -254,7 +264,7 @@ class Deployment:
         targets: list[TargetState] | None = None,
         **fields: Any,
     ) -> Job:
-        """Put a job of any kind on the queue; `model` is added to its request, `fields` to its record."""
+        """Enqueue a job of any kind; `model` is added to its request, `fields` to its record."""
         now = time.time()
         job = Job(
             id=new_id(kind.prefix),
@@ -275,34 +285,34 @@ class Deployment:
     def _recording(audio_id: str) -> dict[str, Any]:
         return {"audio_id": audio_id, "duration": None, "sample_rate": RATE, "channels": 1}
 
-    def wait(self, job: Job, seconds: float = PATIENCE) -> Job:
-        """The record once the job is over."""
-        return eventually(lambda: (found := self.jobs.get(job.id)).finished and found, seconds)
+    def wait(self, job: Job, seconds: float = TIMEOUT) -> Job:
+        """Wait until the job is finished; return its record."""
+        return eventually(lambda: (record := self.jobs.get(job.id)).finished and record, seconds)
 
-    def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = PATIENCE) -> Job:
-        """The record once the separation itself has come so far."""
+    def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = TIMEOUT) -> Job:
+        """Wait until the job is running and its progress has reached `ratio`; return its record."""
 
-        def far() -> Job | None:
-            found = self.jobs.get(job.id)
-            assert not found.finished, f"over too early: {found}"
-            return found if found.status == "running" and found.progress.ratio >= ratio else None
+        def reach() -> Job | None:
+            record = self.jobs.get(job.id)
+            assert not record.finished, f"finished too early: {record}"
+            return record if record.status == "running" and record.progress.ratio >= ratio else None
 
-        return eventually(far, seconds)
+        return eventually(reach, seconds)
 
-    def stored(self, job: Job) -> list[str]:
-        """Keys of what the job left in the store."""
+    def output_keys(self, job: Job) -> list[str]:
+        """Return the keys of the job's objects in the store."""
         return sorted(self.storage.keys(output_folder(job.kind, job.id)))
 
     def temporary_files(self) -> list[Path]:
-        """What jobs left in their temporary folders."""
+        """Return the files that jobs left in their temporary folders."""
         return [path for path in (self.folder / "scratch").rglob("*") if path.is_file() and path.name != "lock"]
 
     def decoder(self, worker: subprocess.Popen) -> psutil.Process | None:
-        """The worker's child that decodes now."""
+        """Return the child process in which the worker is decoding, if any."""
         for child in psutil.Process(worker.pid).children(recursive=True):
             try:
                 words = child.cmdline()
-                if "models.media" in words and "-c" not in words:  # the launcher before it sets its limits
+                if "models.media" in words and "-c" not in words:  # not the launcher, which sets the limits
                     return child
             except psutil.NoSuchProcess:
                 continue

@@ -1,4 +1,4 @@
-"""Jobs held in a stage while something is done to their worker, and what must hold of a job afterwards."""
+"""Jobs suspended in a stage while a fault is injected, and assertions about them afterwards."""
 
 import contextlib
 import socket
@@ -14,26 +14,28 @@ from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
 
 DOG = [{"name": "dog", "label": "Dog"}]
-LONG = 150.0  # seconds of recording: some of work
-PROMISE = 30.0  # seconds from a worker's death to its job's second start, with the settings' defaults
-_PACE = ("heartbeat_seconds", "heartbeat_timeout", "sweep_seconds", "lost_after")
-DEFAULTS: dict[str, Any] = {name: Settings.model_fields[name].default for name in _PACE}
+LONG = 150.0  # duration of a recording in seconds, which takes some seconds to separate
+RECOVERY_LIMIT = 30.0  # seconds from the death of a worker to the second start of its job, with default settings
+_INTERVALS = ("heartbeat_seconds", "heartbeat_timeout", "sweep_seconds", "lost_after")
+DEFAULTS: dict[str, Any] = {name: Settings.model_fields[name].default for name in _INTERVALS}
 
 
-def owner(deployment: Deployment, job: Job) -> subprocess.Popen:
-    """The worker that runs the job."""
+def worker_of(deployment: Deployment, job: Job) -> subprocess.Popen:
+    """Return the worker that runs the job."""
     queued = QueuedJob.fetch(job.id, connection=deployment.redis, serializer="json")
     name = queued.worker_name or ""
     return next(worker for worker in deployment.workers if name.startswith(f"{socket.gethostname()}.{worker.pid}."))
 
 
-def begun_anew(deployment: Deployment, job: Job, first: str | None, seconds: float) -> Job:
-    """The record once another execution than the first has the job."""
-    return eventually(lambda: (found := deployment.jobs.get(job.id)).execution not in (None, first) and found, seconds)
+def wait_for_next_execution(deployment: Deployment, job: Job, first: str | None, seconds: float) -> Job:
+    """Wait until another execution than the first runs the job; return the record."""
+    return eventually(
+        lambda: (record := deployment.jobs.get(job.id)).execution not in (None, first) and record, seconds
+    )
 
 
-def works(process: psutil.Process) -> bool:
-    """Whether it is more than an entry that nobody has asked about."""
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether a process runs and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -41,9 +43,9 @@ def works(process: psutil.Process) -> bool:
 
 
 @contextlib.contextmanager
-def decoding(deployment: Deployment) -> Iterator[psutil.Process]:
-    """A job's decoder, held as long as the block lasts, however fast the machine."""
-    workers = deployment.living()
+def suspended_decoder(deployment: Deployment) -> Iterator[psutil.Process]:
+    """Wait for a decoder and suspend it inside the context, independently of the machine's speed."""
+    workers = deployment.living_workers()
     decoder = eventually(lambda: next(filter(None, map(deployment.decoder, workers)), None))
     decoder.suspend()
     yield decoder
@@ -52,31 +54,31 @@ def decoding(deployment: Deployment) -> Iterator[psutil.Process]:
 
 
 @contextlib.contextmanager
-def held(deployment: Deployment, job: Job, stage: str) -> Iterator[Job]:
-    """The job's record in a stage; where the stage can be held, it is, however fast the machine."""
+def stage_reached(deployment: Deployment, job: Job, stage: str) -> Iterator[Job]:
+    """Wait until a job is in a stage and yield its record; decoding and storing are suspended inside the context."""
     with contextlib.ExitStack() as stack:
         if stage == "decoding":
-            stack.enter_context(decoding(deployment))
+            stack.enter_context(suspended_decoder(deployment))
         elif stage == "storing":
             deployment.wait_running(job)
-            stack.enter_context(deployment.absent_store())
-        yield eventually(lambda: (found := deployment.jobs.get(job.id)).progress.stage == stage and found)
+            stack.enter_context(deployment.unavailable_store())
+        yield eventually(lambda: (record := deployment.jobs.get(job.id)).progress.stage == stage and record)
 
 
 def assert_done_once(deployment: Deployment, job: Job) -> Job:
-    """One success in the record's events, and in the store what the record says and nothing else."""
+    """Assert one success in the job's events, and only the objects of its record in the store; return the record."""
     done = deployment.jobs.get(job.id)
     assert done.status == "succeeded", f"{done.error}\n{deployment.logs()}"
     events: Any = deployment.redis.xrange(f"earmark:job:{job.id}:events")
     assert sum(b'"status":"succeeded"' in event[b"job"] and event[b"type"] == b"state" for _, event in events) == 1
     keys = sorted(_keys(done.result))
-    assert deployment.stored(job) == keys
+    assert deployment.output_keys(job) == keys
     assert {key.split("/")[2] for key in keys} <= {done.execution}
     return done
 
 
 def _keys(value: Any) -> Iterator[str]:
-    """Where a result says that something is stored."""
+    """Return all values of `key` in a result."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name == "key":

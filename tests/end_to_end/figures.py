@@ -1,4 +1,4 @@
-"""What the tests of faults and of scheduling measured, as tables for docker/README.md."""
+"""Measurements of the tests of faults and scheduling, as tables for docker/README.md."""
 
 import os
 import time
@@ -19,19 +19,19 @@ COLUMNS = {
 
 @dataclass
 class Figures:
-    """Rows of the tables, in the order in which tests measured them."""
+    """Rows of the tables, in the order of measurement."""
 
     rows: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     def add(self, table: str, *cells: str) -> None:
-        """A measurement."""
+        """Add a row."""
         print(" | ".join(cells))
         self.rows.setdefault(table, []).append(cells)
 
     def _machine(self) -> str:
-        """What it was measured on, and what it had to share that with."""
-        minutes = (time.monotonic() - self.begun) / 60
+        """Describe the machine and its load."""
+        minutes = (time.monotonic() - self.started) / 60
         load = os.getloadavg()[1 if minutes < 10 else 2]
         return (
             f"On {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, in {minutes:.0f} minutes, "
@@ -39,7 +39,7 @@ class Figures:
         )
 
     def write(self, path: Path = README) -> None:
-        """Put the tables between their marks; those of which nothing was measured stay as they are."""
+        """Write the tables between their marks; tables without measurements are unchanged."""
         text = path.read_text()
         for table, rows in self.rows.items():
             lines = [COLUMNS[table], ("---",) * len(COLUMNS[table]), *rows]

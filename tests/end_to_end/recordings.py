@@ -1,4 +1,4 @@
-"""Recordings for jobs that need one."""
+"""Recordings for tests."""
 
 import functools
 import io
@@ -10,7 +10,7 @@ RATE = 16_000
 
 
 def flac(samples: np.ndarray) -> bytes:
-    """Samples (n,) at 16 kHz as a file of 16 bits."""
+    """Encode samples (n,) at 16 kHz as 16-bit FLAC."""
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format="FLAC", subtype="PCM_16")
     return file.getvalue()
@@ -18,5 +18,5 @@ def flac(samples: np.ndarray) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def noise(seconds: float) -> bytes:
-    """A recording of noise; the same one whenever it is asked for."""
+    """Return noise as FLAC, always the same for a duration."""
     return flac(0.1 * np.random.default_rng(0).standard_normal(round(seconds * RATE)))

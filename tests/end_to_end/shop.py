@@ -1,7 +1,7 @@
 """`python -m tests.end_to_end.shop FOLDER PORT`: a Django project around the README's integration.
 
-FOLDER holds a package `shop`, whose `earmark.py` is the README's block. Makes its tables and one recording, asks for
-its separation, and serves. Celery's tasks run where they are called.
+FOLDER holds a package `shop`, whose `earmark.py` is the block of the README. The program creates the tables and one
+recording, starts its separation, and serves. Celery's tasks run synchronously.
 """
 
 import sys
@@ -28,7 +28,7 @@ class Recording(models.Model):
 
 
 def write(folder: Path, integration: str) -> None:
-    """Make the package."""
+    """Create the package."""
     package = folder / "shop"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -54,7 +54,7 @@ def main(folder: Path, port: str) -> None:
     call_command("migrate", run_syncdb=True, verbosity=0)
     tasks = celery.Celery("shop")
     tasks.conf.update(task_always_eager=True, task_eager_propagates=True)
-    tasks.set_default()  # for the threads of the server, too
+    tasks.set_default()  # for the server's threads too
 
     earmark = import_module("shop.earmark")
     recordings = import_module("shop.models").Recording.objects

@@ -1,4 +1,4 @@
-"""A small, untrained bundle of the default preset, saved and loaded as any other."""
+"""A small, untrained bundle of the default preset, which is loaded like any other."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ DOG = "/m/0bt9lr"
 
 
 def save_small_model(folder: Path) -> None:
-    """Write it, with one class that can be asked for by name."""
+    """Save the bundle, with one class that can be separated by name."""
     torch.manual_seed(0)
     detector, separator = build_base(CONFIG)
     dog = torch.randn(EMBEDDING_SIZE)

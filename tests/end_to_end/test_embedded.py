@@ -1,4 +1,4 @@
-"""The whole service from one command: a separation over HTTP, bad input, deaths of its parts, and its end."""
+"""The embedded service: a separation over HTTP, bad input, deaths of its programs, and shutdown."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import psutil
 import pytest
 import soundfile
 
-from tests.end_to_end.deployment import ONE_THREAD, PATIENCE, ROOT, eventually
+from tests.end_to_end.deployment import ONE_THREAD, ROOT, TIMEOUT, eventually
 from tests.end_to_end.recordings import RATE
 from tests.media_files import noise, not_media, wav_bytes, write_flac_silence
 
@@ -25,7 +25,7 @@ CODES = {"audio_undecodable", "audio_too_long", "audio_too_wide"}
 
 
 class Service:
-    """`python -m app --embedded` on a folder of its own."""
+    """`python -m app --embedded` on its own folder."""
 
     def __init__(self, home: Path, model: Path) -> None:
         self.home = home
@@ -33,14 +33,14 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        began = time.monotonic()
+        started = time.monotonic()
         self.log = self.home.with_name(f"{self.home.name}.log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(), cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
-        begun = self.log.stat().st_size
-        ready = eventually(lambda: self._ready(begun))
-        print(f"ready after {time.monotonic() - began:.1f} s")
-        self.client = httpx.Client(base_url=ready, timeout=PATIENCE)
+        log_start = self.log.stat().st_size
+        url = eventually(lambda: self._ready_url(log_start))
+        print(f"ready after {time.monotonic() - started:.1f} s")
+        self.client = httpx.Client(base_url=url, timeout=TIMEOUT)
 
     def command(self) -> list[str]:
         words = [sys.executable, "-m", "app", "--embedded", "--port", "0", "--home", str(self.home)]
@@ -49,10 +49,10 @@ class Service:
     def environment(self) -> dict[str, str]:
         return {**os.environ, **ONE_THREAD}
 
-    def _ready(self, begun: int) -> str | None:
-        said = self.log.read_bytes()[begun:].decode()
-        assert self.process.poll() is None, said
-        for line in said.splitlines():
+    def _ready_url(self, log_start: int) -> str | None:
+        log = self.log.read_bytes()[log_start:].decode()
+        assert self.process.poll() is None, log
+        for line in log.splitlines():
             if line.startswith("Earmark is ready: "):
                 return line.split()[3]
         return None
@@ -71,33 +71,35 @@ class Service:
 
     def stop(self) -> int:
         self.process.terminate()
-        status = self.process.wait(PATIENCE)
+        status = self.process.wait(TIMEOUT)
         self.client.close()
         return status
 
-    # What a client does
+    # Client
 
     def upload(self, content: bytes, name: str = "sound.wav") -> httpx.Response:
         return self.client.post("/v1/audio", files={"file": (name, content)})
 
     def separate(self, seconds: float = 2.0, **options: Any) -> str:
-        """One call for everything; returns the job's address."""
+        """Upload and create a separation in one request; return the URL of the job."""
         files = [("mixture", ("mixture.wav", sound(seconds))), ("query", ("query.wav", sound(1.0)))]
         answer = self.client.post("/v1/separations", files=files, data={"options": json.dumps(options)})
         assert answer.status_code == 202, answer.text
         return answer.headers["Location"]
 
-    def finished(self, address: str, seconds: float = PATIENCE) -> dict[str, Any]:
-        def over() -> dict[str, Any] | None:
-            job = self.client.get(address).raise_for_status().json()
+    def wait(self, url: str, seconds: float = TIMEOUT) -> dict[str, Any]:
+        """Wait until a job is finished; return it."""
+
+        def finish() -> dict[str, Any] | None:
+            job = self.client.get(url).raise_for_status().json()
             return job if job["finished_at"] else None
 
-        return eventually(over, seconds)
+        return eventually(finish, seconds)
 
     def files(self) -> list[Path]:
-        """What lies in the store and in temporary folders."""
-        places = (self.home / "store", self.home / "scratch")
-        return [path for place in places for path in place.rglob("*") if path.is_file() and path.name != "lock"]
+        """Return the files in the store and in temporary folders."""
+        folders = (self.home / "store", self.home / "scratch")
+        return [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def sound(seconds: float) -> bytes:
@@ -115,29 +117,29 @@ def service(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iter
     print(service.log.read_text())
 
 
-def test_a_saved_query_is_asked_with_and_a_detection_drawn(service: Service):
+def test_a_saved_query_separates_and_a_detection_has_a_timeline(service: Service):
     files = [("examples", ("a.wav", sound(1.0)))]
     query = service.client.post("/v1/queries", files=files, data={"name": "mine"}).raise_for_status().json()
-    done = service.finished(query["url"])
+    done = service.wait(query["url"])
     assert (done["status"], done["examples"]) == ("succeeded", 1) and done["seconds_used"] > 0
     mixture = service.upload(sound(2.0)).raise_for_status().json()["id"]
     target = {"name": "mine", "query_id": query["id"], "not_label": "Dog"}
-    asked = {"mixture": {"audio_id": mixture}, "targets": [target]}
-    separation = service.client.post("/v1/separations", json=asked).raise_for_status().json()
-    assert service.client.delete(query["url"]).status_code == 204  # the separation has what it needs
-    told = service.finished(separation["url"])
-    assert told["status"] == "succeeded" and [stem["name"] for stem in told["stems"]] == ["mine", "residual"]
+    request = {"mixture": {"audio_id": mixture}, "targets": [target]}
+    separation = service.client.post("/v1/separations", json=request).raise_for_status().json()
+    assert service.client.delete(query["url"]).status_code == 204  # the separation has its own copy
+    job = service.wait(separation["url"])
+    assert job["status"] == "succeeded" and [stem["name"] for stem in job["stems"]] == ["mine", "residual"]
     detection = service.client.post("/v1/detections", json={"audio_id": mixture, "top": 3}).raise_for_status().json()
-    told = service.finished(detection["url"])
-    assert told["status"] == "succeeded" and len(told["tags"]) == 3
-    assert service.client.get(told["timeline_url"]).content.startswith(b"\x89PNG\r\n")
-    with service.client.stream("GET", told["events_url"]) as events:
+    job = service.wait(detection["url"])
+    assert job["status"] == "succeeded" and len(job["tags"]) == 3
+    assert service.client.get(job["timeline_url"]).content.startswith(b"\x89PNG\r\n")
+    with service.client.stream("GET", job["events_url"]) as events:
         assert "event: state" in events.read().decode()
 
 
-def test_a_separation_in_one_call(service: Service):
-    address = service.separate(output={"format": "wav"})
-    done = service.finished(address)
+def test_a_separation_in_one_request(service: Service):
+    url = service.separate(output={"format": "wav"})
+    done = service.wait(url)
     assert done["status"] == "succeeded", done["error"]
     stems = {stem["name"]: stem for stem in done["stems"]}
     assert set(stems) == {"target", "residual"}
@@ -147,7 +149,7 @@ def test_a_separation_in_one_call(service: Service):
         assert len(content) == stem["bytes"]
         total += soundfile.read(io.BytesIO(content))[0]
     assert np.abs(total - soundfile.read(io.BytesIO(sound(2.0)))[0]).max() < 1e-5
-    assert service.client.delete(address).status_code == 204
+    assert service.client.delete(url).status_code == 204
     service.client.delete(f"/v1/audio/{done['mixture']['audio_id']}").raise_for_status()
 
 
@@ -161,7 +163,7 @@ def bad_uploads(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_bad_uploads_are_refused_and_leave_nothing(service: Service, tmp_path: Path):
+def test_bad_uploads_are_rejected_and_leave_no_files(service: Service, tmp_path: Path):
     before, worker = service.files(), service.worker()
     for name, content in bad_uploads(tmp_path).items():
         answer = service.upload(content, name)
@@ -176,7 +178,7 @@ def test_bad_uploads_are_refused_and_leave_nothing(service: Service, tmp_path: P
 
 
 def test_audio_that_fails_only_when_decoded_fails_its_job(service: Service):
-    """Its headers are well, so that the upload is accepted; the worker finds out."""
+    """The headers are valid, so the upload is accepted, and the worker fails to decode it."""
     worker = service.worker()
     answers = {
         "cut.flac": service.upload(flac_cut_short(), "cut.flac"),
@@ -191,7 +193,7 @@ def test_audio_that_fails_only_when_decoded_fails_its_job(service: Service):
         targets = [{"name": "it", "examples": [{"audio_id": example}]}]
         job = service.client.post("/v1/separations", json={"mixture": {"audio_id": mixture}, "targets": targets})
         assert job.status_code == 202, job.text
-        done = service.finished(job.headers["Location"])
+        done = service.wait(job.headers["Location"])
         assert done["status"] in ("failed", "succeeded")
         if done["error"]:
             assert done["error"]["code"] in {*CODES, "audio_silent"}, name
@@ -210,7 +212,7 @@ def flac_cut_short() -> bytes:
 @pytest.mark.parametrize(
     ("method", "path", "content"),
     [
-        ("POST", "/v1/audio", b"no form"),
+        ("POST", "/v1/audio", b"not a form"),
         ("POST", "/v1/separations", b"{"),
         ("POST", "/v1/separations", b"[]"),
         ("POST", "/v1/separations", b'{"mixture": {"audio_id": "../../x"}, "targets": []}'),
@@ -221,24 +223,24 @@ def flac_cut_short() -> bytes:
         ("PATCH", "/v1/audio", b""),
     ],
 )
-def test_bad_requests_are_the_clients_fault(service: Service, method: str, path: str, content: bytes):
+def test_bad_requests_are_client_errors(service: Service, method: str, path: str, content: bytes):
     answer = service.client.request(method, path, content=content, headers={"content-type": "application/json"})
     assert 400 <= answer.status_code < 500
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"]
 
 
-def test_a_second_service_on_the_same_folder_says_so(service: Service):
-    second = subprocess.run(service.command(), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+def test_a_second_service_on_the_same_folder_is_an_error(service: Service):
+    second = subprocess.run(service.command(), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert second.returncode == 1
     assert "already uses" in second.stderr
     assert "Traceback" not in second.stderr
 
 
-def test_a_taken_port_says_so(service: Service, tmp_path: Path):
+def test_a_port_in_use_is_an_error(service: Service, tmp_path: Path):
     port = str(service.client.base_url.port)
     words = [sys.executable, "-m", "app", "--embedded", "--port", port, "--home", str(tmp_path / "home")]
-    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
     assert second.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
 
@@ -247,20 +249,20 @@ def test_a_killed_worker_is_replaced(service: Service):
     worker = service.worker()
     assert worker is not None
     worker.kill()
-    done = service.finished(service.separate())
+    done = service.wait(service.separate())
     assert done["status"] == "succeeded"
     assert service.worker() not in (None, worker)
 
 
-def test_what_was_accepted_survives_the_service(service: Service):
-    """Stopped with jobs that wait and one that runs, started again on the same folder: all are done."""
-    addresses = [service.separate(60.0), service.separate(), service.separate()]
+def test_jobs_survive_a_restart_of_the_service(service: Service):
+    """The service is stopped with a running job and waiting ones, and restarted on the same folder."""
+    urls = [service.separate(60.0), service.separate(), service.separate()]
     programs = service.programs()
-    assert service.client.get(addresses[-1]).json()["status"] == "queued"
+    assert service.client.get(urls[-1]).json()["status"] == "queued"
     assert service.stop() == 0
     assert not [program for program in programs if program.is_running()]
     service.start()
-    assert [service.finished(address)["status"] for address in addresses] == ["succeeded"] * 3
+    assert [service.wait(url)["status"] for url in urls] == ["succeeded"] * 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
@@ -270,10 +272,10 @@ def test_a_killed_service_leaves_no_program_behind(service: Service):
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
     service.client.close()
-    eventually(lambda: not [program for program in programs if alive(program)])
+    eventually(lambda: not [program for program in programs if is_alive(program)])
 
 
-def alive(program: psutil.Process) -> bool:
+def is_alive(program: psutil.Process) -> bool:
     try:
         return program.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

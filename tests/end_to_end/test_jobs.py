@@ -1,4 +1,4 @@
-"""Jobs through a real worker: what it makes, what it refuses, and that nothing but a stop ends it."""
+"""Jobs in a real worker: results, failures, cancellation, and that no job ends the worker."""
 
 import os
 import subprocess
@@ -14,14 +14,12 @@ import soundfile
 from rq.command import send_stop_job_command
 
 from app.jobs.lifecycle import Job
-from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import RqQueues
 from app.records.separations import SeparationResult
-from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.recordings import RATE
 
-LONG = 300.0  # seconds of recording: several of work, also on an idle machine
+LONG = 300.0  # duration of a recording in seconds, which takes several seconds to separate on an idle machine
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def started_worker(deployment: Deployment) -> subprocess.Popen:
 
 @pytest.fixture
 def worker(deployment: Deployment, started_worker: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """The worker; whatever a test does to its job, it lives and leaves no files behind."""
+    """The worker; after each test it is alive and has left no files."""
     yield started_worker
     assert started_worker.poll() is None, deployment.logs()
     assert eventually(lambda: deployment.temporary_files() == [])
@@ -63,7 +61,7 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
     ]
     result = SeparationResult.model_validate(done.result)
     assert [stem.name for stem in result.stems] == ["dog", "mine", "a part", "residual"]
-    assert deployment.stored(job) == sorted(stem.key for stem in result.stems)
+    assert deployment.output_keys(job) == sorted(stem.key for stem in result.stems)
     total = np.zeros(len(samples))
     for stem in result.stems:
         path = deployment.folder / "stem.wav"
@@ -76,27 +74,29 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
     assert all(figure > 0 for figure in result.metrics.values())
 
 
-ASK: dict[str, Callable[[Deployment, str], Job]] = {
+SUBMIT: dict[str, Callable[[Deployment, str], Job]] = {
     "separation": lambda deployment, audio_id: deployment.submit(audio_id, [{"name": "dog", "label": "Dog"}]),
     "detection": lambda deployment, audio_id: deployment.detect(audio_id),
     "query": lambda deployment, audio_id: deployment.embed(audio_id),
 }
-each = pytest.mark.parametrize("ask", ASK.values(), ids=list(ASK))
-# Saved queries hear no more than a minute, so nothing about them is long.
-each_long = pytest.mark.parametrize("ask", [ASK["separation"], ASK["detection"]], ids=["separation", "detection"])
+each_kind = pytest.mark.parametrize("submit", SUBMIT.values(), ids=list(SUBMIT))
+# Saved queries use at most a minute of audio, so they are never long.
+each_long_kind = pytest.mark.parametrize(
+    "submit", [SUBMIT["separation"], SUBMIT["detection"]], ids=["separation", "detection"]
+)
 
 
-@each
-def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
-    job = ask(deployment, deployment.upload())
+@each_kind
+def test_a_job_delivered_twice_runs_once(deployment: Deployment, worker: subprocess.Popen, submit: Callable):
+    job = submit(deployment, deployment.upload())
     done = deployment.wait(job)
-    stored = deployment.stored(job)
+    keys = deployment.output_keys(job)
     with deployment.redis.pipeline() as pipe:
         RqQueues(deployment.redis, deployment.settings).put_first(pipe, done)
         pipe.execute()
     eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"))
     assert deployment.jobs.get(job.id) == done
-    assert deployment.stored(job) == stored
+    assert deployment.output_keys(job) == keys
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,9 @@ def test_a_job_delivered_again_does_nothing(deployment: Deployment, worker: subp
         ({"spans": [{"start": 1.0, "end": 100.0}]}, "span_outside"),
     ],
 )
-def test_a_target_that_fails_fails_alone(deployment: Deployment, worker: subprocess.Popen, target: dict, code: str):
+def test_a_failed_target_does_not_fail_the_others(
+    deployment: Deployment, worker: subprocess.Popen, target: dict, code: str
+):
     uploads: dict[str, Callable[[], str]] = {
         "not audio": lambda: deployment.upload(content=b"RIFF....WAVE" + bytes(100)),
         "silence": lambda: deployment.upload(np.zeros(RATE)),
@@ -132,88 +134,77 @@ def test_a_target_that_fails_fails_alone(deployment: Deployment, worker: subproc
     assert done.status == "failed"
     assert done.error is not None
     assert done.error.code == code
-    assert deployment.stored(alone) == []
+    assert deployment.output_keys(alone) == []
 
 
-@each
-def test_a_recording_that_is_no_audio_fails_the_job(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
-    job = ask(deployment, deployment.upload(content=os.urandom(5000)))
+@each_kind
+def test_a_recording_that_is_not_audio_fails_the_job(
+    deployment: Deployment, worker: subprocess.Popen, submit: Callable
+):
+    job = submit(deployment, deployment.upload(content=os.urandom(5000)))
     done = deployment.wait(job)
     assert done.status == "failed"
     assert done.error is not None
     assert done.error.code == "audio_undecodable"
     assert str(deployment.folder) not in done.error.detail
-    assert deployment.stored(job) == []
+    assert deployment.output_keys(job) == []
 
 
-def test_a_store_that_is_away_for_a_moment_costs_the_job_a_moment(deployment: Deployment, worker: subprocess.Popen):
+def test_a_short_outage_of_the_store_delays_the_job(deployment: Deployment, worker: subprocess.Popen):
     mixture = deployment.upload()
-    folder = Path(deployment.settings.store_location)
-    folder.rename(folder.with_name("away"))
-    folder.touch()  # and not a folder: the store does not answer
-    try:
+    with deployment.unavailable_store():
         job = deployment.submit(mixture, [{"name": "dog", "label": "Dog"}])
         eventually(lambda: deployment.jobs.get(job.id).status == "running")
         time.sleep(0.5)
-    finally:
-        folder.unlink()
-        folder.with_name("away").rename(folder)
     done = deployment.wait(job)
     assert done.status == "succeeded"
     assert done.attempts == 1
 
 
 @pytest.mark.parametrize(
-    ("kind", "ask"), [("separation", "the record"), ("separation", "the queue"), ("detection", "the record")]
+    ("kind", "channel"), [("separation", "the record"), ("separation", "the queue"), ("detection", "the record")]
 )
-def test_a_running_job_stops_when_asked(deployment: Deployment, worker: subprocess.Popen, kind: str, ask: str):
-    job = ASK[kind](deployment, deployment.upload(seconds=LONG))
+def test_a_running_job_can_be_canceled(deployment: Deployment, worker: subprocess.Popen, kind: str, channel: str):
+    job = SUBMIT[kind](deployment, deployment.upload(seconds=LONG))
     deployment.wait_running(job)
-    asked = time.monotonic()
-    if ask == "the record":
+    requested = time.monotonic()
+    if channel == "the record":
         deployment.jobs.cancel(job.id)
     else:
         send_stop_job_command(deployment.redis, job.id, serializer="json")
     done = deployment.wait(job)
-    print(f"stopped by {ask} after {time.monotonic() - asked:.2f} s")
+    print(f"stopped through {channel} after {time.monotonic() - requested:.2f} s")
     assert done.status == "canceled"
-    assert time.monotonic() - asked < 5
-    assert deployment.stored(job) == []
+    assert time.monotonic() - requested < 5
+    assert deployment.output_keys(job) == []
 
 
-@each_long
-def test_a_deleted_jobs_work_stops_and_leaves_nothing(deployment: Deployment, worker: subprocess.Popen, ask: Callable):
-    job = ask(deployment, deployment.upload(seconds=LONG))
+@each_long_kind
+def test_a_deleted_job_stops_and_leaves_no_objects(deployment: Deployment, worker: subprocess.Popen, submit: Callable):
+    job = submit(deployment, deployment.upload(seconds=LONG))
     deployment.wait_running(job)
     deployment.jobs.delete(job.id)
     eventually(lambda: not deployment.redis.exists(f"rq:job:{job.id}"))
-    assert deployment.stored(job) == []
+    assert deployment.output_keys(job) == []
 
 
-@each_long
-def test_a_job_past_its_timeout_ends_with_a_typed_error(
-    deployment: Deployment, worker: subprocess.Popen, ask: Callable
+@each_long_kind
+def test_a_job_that_exceeds_its_timeout_fails_as_timed_out(
+    deployment: Deployment, worker: subprocess.Popen, submit: Callable
 ):
-    hurried = Settings(**{**deployment.settings.model_dump(), "job_timeout": 1})
-    patient = deployment.jobs
-    deployment.jobs = JobRepository(deployment.redis, hurried)
-    try:
-        job = ask(deployment, deployment.upload(seconds=LONG))
-    finally:
-        deployment.jobs = patient
+    with deployment.job_timeout(1.0):
+        job = submit(deployment, deployment.upload(seconds=LONG))
     done = deployment.wait(job)
     assert done.status == "failed"
     assert done.error is not None
     assert done.error.code == "timed_out"
     assert done.attempts == 1
-    assert deployment.stored(job) == []
+    assert deployment.output_keys(job) == []
 
 
 @pytest.mark.parametrize("victim", ["mixture", "example"])
-def test_a_killed_decoder_costs_the_job_or_the_target_and_no_more(
-    deployment: Deployment, worker: subprocess.Popen, victim: str
-):
-    # FLAC of noise, long enough that its decoder can be caught at work.
+def test_a_killed_decoder_fails_only_its_job_or_target(deployment: Deployment, worker: subprocess.Popen, victim: str):
+    # Noise as FLAC takes long enough to decode that the decoder can be killed.
     long = deployment.upload(seconds=LONG if victim == "mixture" else 55.0)
     short = deployment.upload(seconds=2.0)
     targets: list[dict[str, Any]] = [{"name": "dog", "label": "Dog"}]

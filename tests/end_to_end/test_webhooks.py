@@ -1,4 +1,4 @@
-"""A webhook is delivered though the process that delivers it is killed while it does."""
+"""A webhook is delivered although the process that delivers it is killed."""
 
 import base64
 import time
@@ -16,7 +16,7 @@ from tests.end_to_end.recordings import RATE
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 
-def test_a_killed_deliverer_is_followed_by_another(deploy: Callable[..., Deployment]) -> None:
+def test_another_process_delivers_after_a_kill(deploy: Callable[..., Deployment]) -> None:
     with receiver(lambda before: 204 if before else None, pause=60) as served:
         port = served.url.rpartition(":")[2]
         deployment = deploy(
@@ -36,15 +36,15 @@ def test_a_killed_deliverer_is_followed_by_another(deploy: Callable[..., Deploym
         job = new_job(mixture).model_copy(update={"request": request, "webhook": webhook})
         deployment.jobs.create(job)
         first = deployment.start_housekeeping()
-        deployment.jobs.cancel(job.id)  # in one step with what is to be told
-        eventually(lambda: served.got)
-        deployment.kill(first)  # in the midst of it: the receiver has the message and does not answer
+        deployment.jobs.cancel(job.id)  # enqueues the webhook in the same transaction
+        eventually(lambda: served.requests)
+        deployment.kill(first)  # during an attempt: the receiver has the message and has not responded
         served.pause = 0.0
         deployment.start_housekeeping()
-        eventually(lambda: len(served.got) == 2)
+        eventually(lambda: len(served.requests) == 2)
         eventually(lambda: not deployment.redis.zcard("earmark:webhooks:due"))
         time.sleep(1.0)
-    assert len(served.got) == 2
-    bodies = [Signature(SECRET).verify(got.body, got.headers) for got in served.got]
+    assert len(served.requests) == 2
+    bodies = [Signature(SECRET).verify(got.body, got.headers) for got in served.requests]
     assert bodies[0] == bodies[1] and bodies[0]["type"] == "separation.canceled"
-    assert served.got[0].headers["webhook-id"] == served.got[1].headers["webhook-id"] == f"msg_{job.id}"
+    assert served.requests[0].headers["webhook-id"] == served.requests[1].headers["webhook-id"] == f"msg_{job.id}"

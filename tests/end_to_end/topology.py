@@ -1,5 +1,5 @@
-"""The topology of docker-compose.yml as plain processes: a proxy, APIs, workers, housekeeping, a queue's server with a
-password and its log on, and an S3 store. For the test of it, and for the load script."""
+"""The topology of docker-compose.yml as plain processes, for its tests and the load script: a proxy, APIs, workers,
+housekeeping, Valkey with a password and an append-only file, and an S3 store."""
 
 import contextlib
 import os
@@ -23,22 +23,22 @@ from tests import programs
 from tests.conftest import REPOSITORY
 from tests.end_to_end.deployment import ONE_THREAD, eventually
 
-PASSWORD = "open-sesame"  # of the queue's server
+PASSWORD = "open-sesame"  # of Valkey
 NGINX = "docker/nginx.conf"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Return ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 class Topology:
-    """Programs in a folder, each with its log, stopped together. The store is the caller's."""
+    """Programs in one folder, each with a log file; they are stopped together. The caller provides the store."""
 
     def __init__(self, folder: Path, store: Callable[..., Settings], **settings: Any) -> None:
-        """store: makes settings with a store in them, from a prefix and other settings."""
+        """store: returns settings with a store, given a prefix and other settings."""
         self.folder = folder
         queue, self.proxy_port = free_ports(2)
         self.redis_url = f"redis://:{PASSWORD}@127.0.0.1:{queue}/0"
@@ -75,11 +75,11 @@ class Topology:
         self.renew_key()
 
     def renew_key(self) -> None:
-        """Another key, for a server that is empty."""
+        """Create a new API key, after Redis was emptied."""
         self.key = KeyRepository(self.redis).create("topology", 0, 0, 1)[1]
 
     def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
-        """Start a program; its output is kept."""
+        """Start a program that writes its output into a log file."""
         log = self.folder / f"{name}-{len(self.logs)}.log"
         with log.open("wb") as output:
             program = subprocess.Popen(
@@ -95,70 +95,70 @@ class Topology:
         return program
 
     def python(self, name: str, *words: str, **settings: Any) -> subprocess.Popen:
-        """Start one of ours, with these settings on top of the deployment's."""
-        own = self.settings.model_copy(update=settings)
-        environment = {**os.environ, **own.as_environment(), **ONE_THREAD}
+        """Start a Python module with the settings of the deployment, overridden by `settings`."""
+        overridden = self.settings.model_copy(update=settings)
+        environment = {**os.environ, **overridden.as_environment(), **ONE_THREAD}
         return self.spawn(name, [sys.executable, "-m", *words], environment)
 
     def start_apis(self, *ports: int) -> None:
-        """APIs that are ready."""
+        """Start APIs and wait until they are ready."""
         self.apis |= {port: self.python("api", "app", port=port) for port in ports}
         for port in ports:
-            eventually(lambda port=port: self.answers(self.apis[port], f"http://127.0.0.1:{port}/readyz"))
+            eventually(lambda port=port: self.responds(self.apis[port], f"http://127.0.0.1:{port}/readyz"))
 
     def start_workers(self, model: str, *metrics_ports: int) -> None:
-        """As many workers as there are ports for their metrics; they have announced themselves."""
+        """Start one worker per metrics port and wait until they are registered."""
         words = ("worker", "worker", "--model", model, "--device", "cpu")
         for port in metrics_ports:
             self.workers.append(self.python(*words, worker_metrics_port=port))
             self.metrics_ports[self.workers[-1]] = port
-        eventually(lambda: self._work() and self.registry.worker_count("base") >= len(self.workers))
+        eventually(lambda: self._are_alive() and self.registry.worker_count("base") >= len(self.workers))
 
     def stop_workers(self) -> None:
-        """End those that were started, in good order."""
+        """Stop all workers regularly."""
         for program in self.workers:
             program.terminate()
         while self.workers:
             self.workers.pop().wait(60)
 
-    def _work(self) -> bool:
-        assert all(program.poll() is None for program in self.workers), self.told()
+    def _are_alive(self) -> bool:
+        assert all(program.poll() is None for program in self.workers), self.read_logs()
         return True
 
     def start_proxy(self) -> None:
-        """nginx with the deployment's own configuration, but for where things are."""
-        nginx = programs.found("nginx")
+        """Start nginx with the configuration of the deployment; only ports and paths differ."""
+        nginx = programs.find("nginx")
         assert nginx is not None
-        place = self.folder / "nginx"
-        place.mkdir()
+        folder = self.folder / "nginx"
+        folder.mkdir()
         text = (REPOSITORY / NGINX).read_text()
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};").replace("/tmp/", f"{place}/")
-        (place / "nginx.conf").write_text(text.replace("worker_processes auto", "worker_processes 1"))
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};").replace("/tmp/", f"{folder}/")
+        (folder / "nginx.conf").write_text(text.replace("worker_processes auto", "worker_processes 1"))
         apis = "".join(f"  server 127.0.0.1:{port} max_fails=1 fail_timeout=5s;\n" for port in self.apis)
         store = re.sub("^https?://", "", self.settings.store_endpoint or "127.0.0.1:9")
-        (place / "upstreams.conf").write_text(
+        (folder / "upstreams.conf").write_text(
             f"upstream earmark_api {{\n  least_conn;\n{apis}  keepalive 64;\n}}\n"
             f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
         )
         proxy = self.spawn(
-            "proxy", [str(nginx), "-p", str(place), "-c", str(place / "nginx.conf"), "-g", "daemon off;"]
+            "proxy", [str(nginx), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
         )
-        eventually(lambda: self.answers(proxy, f"{self.url}/livez"))
+        eventually(lambda: self.responds(proxy, f"{self.url}/livez"))
 
-    def answers(self, program: subprocess.Popen, url: str) -> bool:
-        """Whether a program answers with success at an address."""
+    def responds(self, program: subprocess.Popen, url: str) -> bool:
+        """Return whether a running program responds with success at a URL."""
         assert program.poll() is None, self.logs[program].read_text()
         try:
             return httpx.get(url, timeout=5).is_success
         except httpx.TransportError:
             return False
 
-    def told(self) -> str:
-        """What all programs logged."""
+    def read_logs(self) -> str:
+        """Return the logs of all programs."""
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')}" for log in self.logs.values())
 
     def close(self) -> None:
-        """Stop the programs, the queue's server last: the others would wait for it to come back."""
+        """Stop the programs, Valkey last, since the others would wait for it."""
         others = [program for program in self.logs if program is not self.queue]
         for group in (others, [self.queue]):
             for program in group:
@@ -173,24 +173,24 @@ class Topology:
 
 @contextlib.contextmanager
 def topology(folder: Path, store: Callable[..., Settings], **settings: Any) -> Iterator[Topology]:
-    """One that is stopped at the end, whatever happens."""
+    """Yield a topology and stop it at the end."""
     folder.mkdir(exist_ok=True)
-    made = Topology(folder, store, **settings)
+    running = Topology(folder, store, **settings)
     try:
-        yield made
+        yield running
     finally:
-        made.close()
+        running.close()
 
 
-def patiently(call: Callable[[], httpx.Response], seconds: float = 30.0) -> httpx.Response:
-    """A call as a careful client makes it: again after a broken connection, a 502, a 503 or a 429."""
-    end = time.monotonic() + seconds
+def retry(call: Callable[[], httpx.Response], seconds: float = 30.0) -> httpx.Response:
+    """Call until the response is none of 429, 502, 503 and 504, and the connection does not break."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
-            answer = call()
-            if answer.status_code not in (429, 502, 503, 504) or time.monotonic() > end:
-                return answer
+            response = call()
+            if response.status_code not in (429, 502, 503, 504) or time.monotonic() > deadline:
+                return response
         except httpx.TransportError:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""What the service's rates are compared with: a bare FastAPI route, and bare RQ behind one."""
+"""Baselines of the load measurements: a bare FastAPI route, and a route that enqueues with RQ."""
 
 import os
 from typing import Any
@@ -13,11 +13,11 @@ queue = Queue("bare", connection=Redis.from_url(os.environ["EARMARK_REDIS_URL"])
 
 @app.get("/poll")
 async def poll() -> dict[str, Any]:
-    """As short as an answer can be."""
+    """Return a minimal response."""
     return {"status": "queued"}
 
 
 @app.post("/jobs", status_code=202)
 def create(body: dict[str, Any]) -> dict[str, Any]:
-    """RQ's own way, and nothing else."""
+    """Enqueue with RQ and do nothing else."""
     return {"id": queue.enqueue("worker.tasks.separate", body["mixture"]["audio_id"]).id}

@@ -1,4 +1,4 @@
-"""The small model of the end-to-end tests, here too."""
+"""The small model of the end-to-end tests."""
 
 from tests.end_to_end.conftest import small_model
 

@@ -43,8 +43,8 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def _hooked(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("hooked-service")
+def _module_service(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("front_end-service")
     settings = Settings(
         home=folder,
         redis_url=valkey.connection_url,
@@ -55,9 +55,9 @@ def _hooked(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def hooked(_hooked: Service, redis: Redis) -> Service:
+def front_end(_module_service: Service, redis: Redis) -> Service:
     """Return a front end that signs webhooks and may call receivers on the loopback network."""
-    return emptied(_hooked)
+    return emptied(_module_service)
 
 
 QUICK = Schedule(backoff=(0.1,) * len(Schedule().backoff), poll_interval=0.05)
@@ -85,8 +85,8 @@ def outbox(service: Service) -> WebhookOutbox:
 
 def wait_for_delivery(service: Service, served: Receiver, count: int = 1, seconds: float = 8) -> list[Received]:
     """Wait until a receiver has `count` requests and no message is pending; return the requests."""
-    eventually(lambda: len(served.got) >= count and not outbox(service).pending_count(), seconds)
-    return served.got
+    eventually(lambda: len(served.requests) >= count and not outbox(service).pending_count(), seconds)
+    return served.requests
 
 
 def verify(got: Received, secret: str = SECRET) -> dict[str, Any]:
@@ -94,29 +94,29 @@ def verify(got: Received, secret: str = SECRET) -> dict[str, Any]:
     return Webhook(secret).verify(got.body, got.headers)
 
 
-def test_a_webhook_has_the_same_job_as_a_poll(hooked: Service, port: int) -> None:
-    with receiver(port=port) as served, delivery(hooked):
-        job = separate(hooked, f"{served.url}/hook?order=17")
-        hooked.finish(job["id"])
-        (got,) = wait_for_delivery(hooked, served)
+def test_a_webhook_has_the_same_job_as_a_poll(front_end: Service, port: int) -> None:
+    with receiver(port=port) as served, delivery(front_end):
+        job = separate(front_end, f"{served.url}/hook?order=17")
+        front_end.finish(job["id"])
+        (got,) = wait_for_delivery(front_end, served)
     body = verify(got)
-    polled = hooked.client.get(job["url"]).json()
+    polled = front_end.client.get(job["url"]).json()
     assert body == {"type": "separation.succeeded", "timestamp": polled["finished_at"], "data": polled}
     assert got.path == "/hook?order=17" and got.headers["Content-Type"] == "application/json"
 
 
-def test_webhooks_are_sent_for_the_requested_events_only(hooked: Service, port: int) -> None:
-    jobs = hooked.deps.jobs
-    with receiver(port=port) as served, delivery(hooked):
+def test_webhooks_are_sent_for_the_requested_events_only(front_end: Service, port: int) -> None:
+    jobs = front_end.deps.jobs
+    with receiver(port=port) as served, delivery(front_end):
         for events in (["succeeded"], ["failed"], ["canceled"], ["succeeded", "failed", "canceled"]):
             url = f"{served.url}/{'-'.join(events)}"
-            succeeded, failed, canceled = (separate(hooked, url, events=events)["id"] for _ in range(3))
-            hooked.finish(succeeded)
+            succeeded, failed, canceled = (separate(front_end, url, events=events)["id"] for _ in range(3))
+            front_end.finish(succeeded)
             jobs.claim(failed, "a")
             jobs.fail(failed, "a", JobError(code="audio_undecodable", detail="No audio."))
             jobs.cancel(canceled)
-        hooked.finish(hooked.separate()["id"])
-        got = wait_for_delivery(hooked, served, 6)
+        front_end.finish(front_end.separate()["id"])
+        got = wait_for_delivery(front_end, served, 6)
         time.sleep(0.3)
     sent = sorted((request.path, verify(request)["type"]) for request in got)
     types = [f"separation.{status}" for status in ("canceled", "failed", "succeeded")]
@@ -129,16 +129,16 @@ def test_webhooks_are_sent_for_the_requested_events_only(hooked: Service, port: 
     [([200], 1), ([204], 1), ([299], 1), ([410], 1), ([500, 200], 2), ([404, 302, 429, None, 204], 5), ([503] * 8, 7)],
 )
 def test_responses_of_receivers_end_or_repeat_the_delivery(
-    hooked: Service, port: int, statuses: list[int | None], attempts: int
+    front_end: Service, port: int, statuses: list[int | None], attempts: int
 ) -> None:
     schedule = QUICK
     if attempts == 7:  # the last backoff exceeds `give_up_after`
         schedule = replace(QUICK, backoff=(0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 1.2), give_up_after=1.1)
     before = count_outcomes()
-    with receiver(lambda before: statuses[before], port=port) as served, delivery(hooked, schedule):
-        job = separate(hooked, served.url)
-        hooked.finish(job["id"])
-        got = wait_for_delivery(hooked, served, attempts)
+    with receiver(lambda before: statuses[before], port=port) as served, delivery(front_end, schedule):
+        job = separate(front_end, served.url)
+        front_end.finish(job["id"])
+        got = wait_for_delivery(front_end, served, attempts)
         time.sleep(0.3)
         assert len(got) == attempts
     outcome = "delivered" if str(statuses[attempts - 1]).startswith("2") else "given_up"
@@ -161,15 +161,17 @@ def test_the_default_backoff_grows_and_retries_end_after_a_day() -> None:
     assert Schedule().backoff == (5, 30, 120, 600, 3600, 6 * 3600) and Schedule().give_up_after == 24 * 3600
 
 
-def test_a_message_is_enqueued_with_the_terminal_state_and_survives_a_dead_process(hooked: Service, port: int) -> None:
-    job = separate(hooked, f"http://127.0.0.2:{port}")
-    box, now = outbox(hooked), time.time()
-    hooked.finish(job["id"])
+def test_a_message_is_enqueued_with_the_terminal_state_and_survives_a_dead_process(
+    front_end: Service, port: int
+) -> None:
+    job = separate(front_end, f"http://127.0.0.2:{port}")
+    box, now = outbox(front_end), time.time()
+    front_end.finish(job["id"])
     assert box.pending_count() == 1
     assert box.take(now + 1, 60, 10) == [job["id"]]
     assert box.take(now + 50, 60, 10) == []  # leased
     assert box.take(now + 62, 60, 10) == [job["id"]]  # the lease has expired
-    hooked.deps.jobs.expire(job["id"])  # changes the record
+    front_end.deps.jobs.expire(job["id"])  # changes the record
     assert box.pending_count() == 1
     box.remove([job["id"]])
     assert box.pending_count() == 0
@@ -177,37 +179,37 @@ def test_a_message_is_enqueued_with_the_terminal_state_and_survives_a_dead_proce
     assert box.pending_count() == 0
 
 
-def test_concurrent_deliveries_send_each_message_once(hooked: Service, port: int) -> None:
-    with receiver(port=port) as served, delivery(hooked), delivery(hooked), delivery(hooked):
-        ids = [separate(hooked, served.url)["id"] for _ in range(20)]
+def test_concurrent_deliveries_send_each_message_once(front_end: Service, port: int) -> None:
+    with receiver(port=port) as served, delivery(front_end), delivery(front_end), delivery(front_end):
+        ids = [separate(front_end, served.url)["id"] for _ in range(20)]
         for job_id in ids:
-            hooked.finish(job_id)
-        got = wait_for_delivery(hooked, served, 20)
+            front_end.finish(job_id)
+        got = wait_for_delivery(front_end, served, 20)
     assert sorted(verify(request)["data"]["id"] for request in got) == sorted(ids)
 
 
-def test_a_slow_receiver_does_not_delay_others(hooked: Service, port: int) -> None:
+def test_a_slow_receiver_does_not_delay_others(front_end: Service, port: int) -> None:
     with (
         receiver(port=port, pause=30) as slow,
         receiver(port=port, address="127.0.0.3") as prompt,
-        delivery(hooked),
+        delivery(front_end),
     ):
         for _ in range(40):
-            hooked.finish(separate(hooked, slow.url)["id"])
-        eventually(lambda: len(slow.got) >= 8, 5)
-        hooked.finish(separate(hooked, prompt.url)["id"])
-        begun = time.monotonic()
-        eventually(lambda: prompt.got, 5)
-        assert time.monotonic() - begun < 2.5
-        eventually(lambda: len(slow.got) >= 16, 8)  # each attempt ends after its timeout of a second
-        eventually(lambda: outbox(hooked).pending_count() == 40, 5)
+            front_end.finish(separate(front_end, slow.url)["id"])
+        eventually(lambda: len(slow.requests) >= 8, 5)
+        front_end.finish(separate(front_end, prompt.url)["id"])
+        started = time.monotonic()
+        eventually(lambda: prompt.requests, 5)
+        assert time.monotonic() - started < 2.5
+        eventually(lambda: len(slow.requests) >= 16, 8)  # each attempt ends after its timeout of a second
+        eventually(lambda: outbox(front_end).pending_count() == 40, 5)
 
 
-def test_many_slow_receivers_of_one_key_do_not_delay_other_keys(hooked: Service, port: int) -> None:
-    keys = KeyRepository(hooked.deps.redis)
+def test_many_slow_receivers_of_one_key_do_not_delay_other_keys(front_end: Service, port: int) -> None:
+    keys = KeyRepository(front_end.deps.redis)
 
     def finish_job(owner: str, url: str) -> None:
-        service = replace(hooked, deps=replace(hooked.deps, caller=Caller(owner)))
+        service = replace(front_end, deps=replace(front_end.deps, caller=Caller(owner)))
         audio_id = service.recording()["id"]
         body = {"mixture": {"audio_id": audio_id}, "targets": [{"label": "Dog"}], "webhook": {"url": url}}
         service.finish(separations.create(service.deps, SeparationCreate.model_validate(body)).job.id)
@@ -216,29 +218,33 @@ def test_many_slow_receivers_of_one_key_do_not_delay_other_keys(hooked: Service,
     with (
         ExitStack() as stack,
         receiver(port=port, address="127.0.0.3") as prompt,
-        delivery(hooked, webhook_timeout=8.0, upload_idle=8.0),
+        delivery(front_end, webhook_timeout=8.0, upload_idle=8.0),
     ):
         slow = [
             stack.enter_context(receiver(port=port, address=f"127.0.1.{number}", pause=30)) for number in range(1, 9)
         ]
         for number in range(64):
             finish_job(slowed, slow[number % 8].url)
-        eventually(lambda: sum(len(server.got) for server in slow) >= 32, 5)
+        eventually(lambda: sum(len(server.requests) for server in slow) >= 32, 5)
         time.sleep(0.5)  # enough for further attempts
-        assert sum(len(server.got) for server in slow) == 32
+        assert sum(len(server.requests) for server in slow) == 32
         finish_job(other, prompt.url)
-        begun = time.monotonic()
-        eventually(lambda: prompt.got, 5)
-        assert time.monotonic() - begun < 2.5
+        started = time.monotonic()
+        eventually(lambda: prompt.requests, 5)
+        assert time.monotonic() - started < 2.5
         for server in slow:
-            server.over.set()
+            server.closing.set()
 
 
-def test_a_private_address_is_never_called(hooked: Service, port: int) -> None:
-    with receiver(port=port) as served, delivery(hooked, outside_networks=""):
-        job = separate(hooked, served.url)
-        hooked.finish(job["id"])
-        assert wait_for_failures(hooked, job["id"]) >= 2 and served.got == [] and outbox(hooked).pending_count() == 1
+def test_a_private_address_is_never_called(front_end: Service, port: int) -> None:
+    with receiver(port=port) as served, delivery(front_end, outside_networks=""):
+        job = separate(front_end, served.url)
+        front_end.finish(job["id"])
+        assert (
+            wait_for_failures(front_end, job["id"]) >= 2
+            and served.requests == []
+            and outbox(front_end).pending_count() == 1
+        )
 
 
 def wait_for_failures(service: Service, job_id: str) -> int:
@@ -252,22 +258,24 @@ def wait_for_failures(service: Service, job_id: str) -> int:
     return failures()
 
 
-def test_no_webhook_is_sent_for_a_deleted_job(hooked: Service, port: int) -> None:
+def test_no_webhook_is_sent_for_a_deleted_job(front_end: Service, port: int) -> None:
     with receiver(port=port) as served:
-        job = separate(hooked, served.url)
-        hooked.finish(job["id"])
-        hooked.client.delete(job["url"])
-        with delivery(hooked):
-            eventually(lambda: not outbox(hooked).pending_count(), 5)
-        assert served.got == []
+        job = separate(front_end, served.url)
+        front_end.finish(job["id"])
+        front_end.client.delete(job["url"])
+        with delivery(front_end):
+            eventually(lambda: not outbox(front_end).pending_count(), 5)
+        assert served.requests == []
 
 
-def test_forged_and_replayed_messages_are_refused(hooked: Service) -> None:
-    job = hooked.deps.jobs.get(separate(hooked, f"http://127.0.0.2:{hooked.deps.settings.outside_ports}")["id"])
-    job = hooked.finish(job.id)
+def test_forged_and_replayed_messages_are_refused(front_end: Service) -> None:
+    job = front_end.deps.jobs.get(
+        separate(front_end, f"http://127.0.0.2:{front_end.deps.settings.outside_ports}")["id"]
+    )
+    job = front_end.finish(job.id)
 
     def request_at(now: datetime) -> Received:
-        signed = sign_at(hooked, job, now)
+        signed = sign_at(front_end, job, now)
         return Received("/", signed.headers, signed.body, 0.0)
 
     now = datetime.now(UTC)
@@ -288,15 +296,15 @@ def test_forged_and_replayed_messages_are_refused(hooked: Service) -> None:
         verify(genuine, OTHER)
 
 
-def test_a_job_of_a_key_is_signed_with_the_secret_of_the_key(hooked: Service) -> None:
-    key, _ = KeyRepository(hooked.deps.redis).create("shop", rate=0, audio_seconds=0, priority=1)
-    created = separate(hooked, f"http://127.0.0.2:{hooked.deps.settings.outside_ports}")
-    job = hooked.finish(created["id"]).model_copy(update={"owner": key.id})
-    signed = sign_at(hooked, job, datetime.now(UTC))
+def test_a_job_of_a_key_is_signed_with_the_secret_of_the_key(front_end: Service) -> None:
+    key, _ = KeyRepository(front_end.deps.redis).create("shop", rate=0, audio_seconds=0, priority=1)
+    created = separate(front_end, f"http://127.0.0.2:{front_end.deps.settings.outside_ports}")
+    job = front_end.finish(created["id"]).model_copy(update={"owner": key.id})
+    signed = sign_at(front_end, job, datetime.now(UTC))
     body = verify(Received("/", signed.headers, signed.body, 0.0), key.webhook_secret)
     assert "?token=" in body["data"]["stems"][0]["url"]  # so that no key is needed to fetch it
-    KeyRepository(hooked.deps.redis).revoke(key.id)
-    assert message(hooked.deps, job, SEPARATIONS.to_answer(hooked.deps, job), datetime.now(UTC)) is None
+    KeyRepository(front_end.deps.redis).revoke(key.id)
+    assert message(front_end.deps, job, SEPARATIONS.to_answer(front_end.deps, job), datetime.now(UTC)) is None
 
 
 def sign_at(service: Service, job: Job, now: datetime) -> Message:
@@ -306,17 +314,17 @@ def sign_at(service: Service, job: Job, now: datetime) -> Message:
     return signed
 
 
-def test_secrets_are_not_in_logs_or_responses(hooked: Service, port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_are_not_in_logs_or_responses(front_end: Service, port: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with receiver(lambda before: [500, 200][before], port=port) as served, delivery(hooked):
-        job = separate(hooked, f"{served.url}/inbox/k3y?token=t0ken")
-        hooked.finish(job["id"])
-        wait_for_delivery(hooked, served, 2)
-    logged = caplog.text + json.dumps(hooked.client.get(job["url"]).json())
+    with receiver(lambda before: [500, 200][before], port=port) as served, delivery(front_end):
+        job = separate(front_end, f"{served.url}/inbox/k3y?token=t0ken")
+        front_end.finish(job["id"])
+        wait_for_delivery(front_end, served, 2)
+    logged = caplog.text + json.dumps(front_end.client.get(job["url"]).json())
     assert job["id"] in logged and "127.0.0.2" in logged
     for secret in (SECRET, SECRET.removeprefix("whsec_"), "k3y", "t0ken"):
         assert secret not in logged
-    with hooked.client.stream("GET", job["events_url"]) as answer:
+    with front_end.client.stream("GET", job["events_url"]) as answer:
         assert "k3y" not in "".join(answer.iter_text())
 
 
@@ -334,9 +342,13 @@ def test_secrets_are_not_in_logs_or_responses(hooked: Service, port: int, caplog
         ("https://example.com", "request_invalid", "/webhook"),
     ],
 )
-def test_an_invalid_webhook_is_rejected(hooked: Service, webhook: Any, code: str, pointer: str) -> None:
-    body = {"mixture": {"audio_id": hooked.recording()["id"]}, "targets": [{"label": "Dog"}], "webhook": webhook}
-    answer = problem(hooked.client.post("/v1/separations", json=body), 422, code)
+def test_an_invalid_webhook_is_rejected(front_end: Service, webhook: Any, code: str, pointer: str) -> None:
+    body = {
+        "mixture": {"audio_id": front_end.recording()["id"]},
+        "targets": [{"label": "Dog"}],
+        "webhook": webhook,
+    }
+    answer = problem(front_end.client.post("/v1/separations", json=body), 422, code)
     assert [error["pointer"] for error in answer["errors"]] == [pointer]
 
 
@@ -348,20 +360,20 @@ def test_an_invalid_webhook_is_rejected(hooked: Service, webhook: Any, code: str
         *("0x7f.0.0.1", "0", "1.0x", "127.0.0.1.", "a.127", "127.0.0.1.0x1"),
     ],
 )
-def test_a_private_address_is_rejected_in_the_request(hooked: Service, host: str) -> None:
+def test_a_private_address_is_rejected_in_the_request(front_end: Service, host: str) -> None:
     """In every notation and for every kind of job, except networks that the settings allow."""
-    port, audio_id = hooked.deps.settings.outside_ports, hooked.recording()["id"]
+    port, audio_id = front_end.deps.settings.outside_ports, front_end.recording()["id"]
     webhook = {"url": f"http://{host}:{port}/hook"}
     for path, body in (
         ("/v1/separations", {"mixture": {"audio_id": audio_id}, "targets": [{"label": "Dog"}]}),
         ("/v1/detections", {"audio_id": audio_id}),
         ("/v1/queries", {"name": "mine", "examples": [{"audio_id": audio_id}]}),
     ):
-        answer = hooked.client.post(path, json={**body, "webhook": webhook})
+        answer = front_end.client.post(path, json={**body, "webhook": webhook})
         body = problem(answer, 422, "url_refused")
         assert body["errors"] == [{"pointer": "/webhook/url", "detail": "The URL's host has no public address."}]
-    assert hooked.deps.jobs.unfinished_count() == 0
-    separate(hooked, f"http://127.0.0.9:{port}/hook")
+    assert front_end.deps.jobs.unfinished_count() == 0
+    separate(front_end, f"http://127.0.0.9:{port}/hook")
 
 
 def test_without_a_signing_secret_webhooks_are_rejected(folder_service: Service) -> None:
