@@ -45,7 +45,7 @@ def decode(
     Return its description with the exact number of frames. limits: of the audio; sandbox_limits: of the child process,
     by default those that fit `limits`. `cancelled` is called 20 times a second; the child is killed when it is true.
     Raises AudioUndecodable (also when the decoder crashes), AudioTooLong, AudioTooWide, DecodeTimedOut, Cancelled, all
-    without a target left behind; OSError where this machine is at fault: no source, a full disk.
+    without a target left behind; OSError for an error of this machine: no source, a full disk.
     """
     limits = limits or Limits()
     sandbox_limits = sandbox_limits or fitting_sandbox(limits)

@@ -27,8 +27,8 @@ RETRY = Retry(max=1_000_000)
 INTERNAL = "The worker failed; its log says why."
 
 # What a kind of job does, in the execution's scratch folder; it stores outputs, and `run` publishes the outcome.
-# Raises NoTargetLeft; Cancelled; ModelsError or EarmarkError where the job as a whole is at fault; StoreUnavailable
-# where the store does not come back; OSError where this machine is at fault.
+# Raises NoTargetLeft; Cancelled; ModelsError or EarmarkError for an error of the job as a whole; StoreUnavailable where
+# the store does not come back; OSError for an error of this machine.
 Work = Callable[[JobExecution], Outcome]
 
 

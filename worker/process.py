@@ -86,7 +86,7 @@ def work(
 def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool) -> None:
     heartbeat.start()
     try:
-        worker.work(burst=burst, logging_level="WARNING")  # its lines about each job would repeat ours
+        worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     except RedisError as error:
         raise WorkerLost(f"the queue's server does not answer: {error}") from error
     finally:

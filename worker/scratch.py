@@ -23,7 +23,7 @@ class Scratch:
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with _lock_file(root / _LOCK):
-            _remove_abandoned(root)
+            _remove_abandoned_folders(root)
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
             self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -55,7 +55,7 @@ def _lock_file(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _remove_abandoned(root: Path) -> None:
+def _remove_abandoned_folders(root: Path) -> None:
     """Remove the folders of dead workers. The caller holds the root's lock, so no new folder is still unlocked."""
     for folder in root.glob(f"{_PREFIX}*"):
         if not _is_in_use(folder):

@@ -27,6 +27,8 @@ def separate(execution: JobExecution) -> Outcome:
 
 
 class _Separation:
+    """The states of the targets and the warnings of one separation, while it runs."""
+
     def __init__(self, execution: JobExecution) -> None:
         self._execution = execution
         self._context = execution.context

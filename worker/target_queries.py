@@ -73,7 +73,7 @@ def _positive_query(execution: JobExecution, mixture: Recording, target: TargetR
     if target.spans:
         return _span_query(execution, mixture, target.spans)
     if target.embedding is not None:
-        return _saved_query(target.embedding, execution.context.engine.model_id)
+        return _embedding_query(target.embedding, execution.context.engine.model_id)
     return execution.embed_examples(target.examples)
 
 
@@ -98,7 +98,7 @@ def _negative_query(execution: JobExecution, target: TargetRecord) -> Query | No
     return None
 
 
-def _saved_query(embedding: EmbeddingRecord, model: str) -> Query:
+def _embedding_query(embedding: EmbeddingRecord, model: str) -> Query:
     query = Query(
         torch.tensor(unpack_vector(embedding.vector)),
         embedding.model.id,

@@ -1,4 +1,4 @@
-"""What the model or the machine does wrong ends in the record, or in another attempt."""
+"""The run of a job: errors of the model or the machine end in its record or in a retry; the quota's correction."""
 
 import signal
 import time
@@ -13,6 +13,7 @@ from redis import Redis
 from rq import Retry
 
 from app.errors import StoreUnavailable
+from app.jobs import kinds
 from app.jobs.kinds import DETECTION, KINDS, SEPARATION, Kind
 from app.jobs.lifecycle import Job, TargetState
 from app.jobs.repository import JobRepository
@@ -100,6 +101,12 @@ def run(context: WorkerContext, execution: str, job: Job) -> Retry | None:
 
 def fail_with(context: WorkerContext, error: BaseException) -> None:
     context.engine.error = error  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_there_is_a_task_for_each_kind_by_the_names_in_queue_entries():
+    """Entries of earlier releases hold these names."""
+    assert set(TASKS) == {"worker.tasks.separate", "worker.tasks.detect", "worker.tasks.embed"}
+    assert set(TASKS) == set(kinds.TASKS.values())
 
 
 @pytest.mark.parametrize(
