@@ -33,9 +33,9 @@ logger = logging.getLogger("earmark.worker")
 
 OVERRUN_GRACE = 30.0  # s past a job's timeout after which the process ends if the job still runs
 EXIT_OVERRUN = 70
-WORKER_TTL = 30  # s; how long an idle worker blocks on its queue is this less 15
-# s that a worker with a machine in trouble waits before it returns the job, and again before it takes another one; by
-# how often this has happened in a row.
+WORKER_TTL = 30  # s; an idle worker blocks on its queue for 15 s less
+# Pauses in s of a worker whose machine has a problem: before a retry of the job, by its attempts; and before the next
+# job, by how many in a row have met the problem.
 TROUBLE_PAUSES = (2.0, 4.0, 8.0, 15.0)
 
 Task = Callable[..., Retry | None]
