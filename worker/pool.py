@@ -54,6 +54,6 @@ def _program(settings: Settings, index: int, options: Sequence[str], hand_over_a
     threads = settings.worker_threads or max(1, cores // settings.worker_processes)
     command = [sys.executable, "-m", "worker", *options, "--processes", "1", "--threads", str(threads)]
     environment = {"EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0)}
-    # A worker whose parent was killed still hands its job over.
+    # A worker whose parent was killed still gives its job back.
     ends_with = signal.SIGTERM
     return Program(f"worker {index}", command, environment, ends_with=ends_with, patience=hand_over_after + PATIENCE)
