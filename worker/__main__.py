@@ -1,4 +1,4 @@
-"""`python -m worker`: loads a model and takes jobs for it off the queue until it is told to stop."""
+"""`python -m worker`: load a model and run its jobs from the queue until a signal to stop."""
 
 import sys
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ def main(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Threads to compute with; 0: its part of the cores.  [default: EARMARK_WORKER_THREADS, or 0]"
+            min=0, help="CPU threads for computation; 0: an equal share.  [default: EARMARK_WORKER_THREADS, or 0]"
         ),
     ] = None,
     processes: Annotated[
@@ -29,24 +29,24 @@ def main(
         typer.Option(
             min=1,
             max=64,
-            help="Workers to start, each with its own model; they may share a GPU.  "
+            help="Worker processes to start, each with its own model; they may share a GPU.  "
             "[default: EARMARK_WORKER_PROCESSES, or 1]",
         ),
     ] = None,
     short: Annotated[
         bool,
         typer.Option(
-            "--short", help="Take short jobs only (EARMARK_SHORT_SECONDS), so that long ones never block them."
+            "--short", help="Take only short jobs (EARMARK_SHORT_SECONDS), so that long ones never block them."
         ),
     ] = False,
-    burst: Annotated[bool, typer.Option("--burst", help="End when the queue is empty.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
     hand_over_after: Annotated[
-        float, typer.Option(help="Seconds a job may still run after SIGTERM before it goes back to the queue.")
+        float, typer.Option(help="Seconds a job may still run after SIGTERM before it returns to the queue.")
     ] = 20.0,
 ) -> None:
-    """Takes jobs of a model, each in its turn; the queue and the store come from EARMARK_* variables.
+    """Run jobs of one model; the queue and the store are set by EARMARK_* variables.
 
-    Workers that were started apart and compute on one host's CPU share its cores: give each its part with --threads.
+    Workers that are started separately and compute on one host's CPU compete for its cores: limit each with --threads.
     """
     settings = Settings.load_or_exit(worker_threads=threads, worker_processes=processes)
     logs.configure(settings)
@@ -55,7 +55,11 @@ def main(
             raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
         _start_several(settings, hand_over_after)
         return
-    from worker.process import WorkerLost, WorkerUnusable, work  # after the settings were checked: torch takes seconds
+    from worker.process import (
+        WorkerLost,
+        WorkerUnusable,
+        work,
+    )  # after the validation of settings: importing torch takes seconds
 
     try:
         work(

@@ -1,6 +1,5 @@
-"""What a task works with, and how it hears that it should stop."""
+"""The worker context that all tasks share, and the progress reports and cancellation of one execution."""
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,10 +15,8 @@ from worker.scratch import Scratch
 if TYPE_CHECKING:
     from models.engine import Engine
 
-logger = logging.getLogger("earmark.worker")
-
-LOOK_SECONDS = 0.25  # between two looks at the record for a request to cancel
-TELL_SECONDS = 0.25  # between two reports of progress within a stage
+CANCELLATION_SECONDS = 0.25  # between two reads of the record for a request to cancel
+PROGRESS_SECONDS = 0.25  # between two reports of progress within a stage
 
 
 @dataclass(frozen=True)
@@ -36,42 +33,47 @@ class WorkerContext:
 
 
 class ExecutionControl:
-    """One execution's eye on the outside: tells progress, and says when to stop.
+    """Progress reporting and cancellation of one execution.
 
-    Redis is asked a few times a second, however often the methods are called.
+    Redis gets a few commands a second, however often the methods are called.
     """
 
-    def __init__(self, context: WorkerContext, job_id: str, execution: str) -> None:
+    def __init__(self, context: WorkerContext, job_id: str, execution_id: str) -> None:
         self._context = context
         self._job_id = job_id
-        self._execution = execution
-        self._unwanted = False
-        self._look_next = 0.0
-        self._tell_next = 0.0
+        self._execution_id = execution_id
+        self._is_unwanted = False
+        self._next_cancellation_check = 0.0
+        self._next_progress_report = 0.0
         self._stage = ""
 
     def is_cancelled(self) -> bool:
-        """Whether to stop: the record says so, or RQ's stop command, or the worker shuts down."""
+        """Whether to stop: the record is cancelled, RQ's stop command came, or the worker shuts down."""
         if self._context.signals.stop.is_set() or self._context.signals.hand_over.is_set():
             return True
-        if not self._unwanted and time.monotonic() >= self._look_next:
-            self._unwanted = self._context.jobs.should_stop(self._job_id, self._execution)
-            self._look_next = time.monotonic() + LOOK_SECONDS
-        return self._unwanted
+        if not self._is_unwanted and time.monotonic() >= self._next_cancellation_check:
+            self._is_unwanted = self._context.jobs.should_stop(self._job_id, self._execution_id)
+            self._next_cancellation_check = time.monotonic() + CANCELLATION_SECONDS
+        return self._is_unwanted
+
+    def check(self) -> None:
+        """Raise Cancelled if the execution is to stop."""
+        if self.is_cancelled():
+            raise Cancelled("stopped between two steps")
 
     def wait(self, seconds: float) -> None:
-        """Let time pass; raises Cancelled as soon as there is a reason to stop."""
+        """Sleep; raise Cancelled as soon as the execution is to stop."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.is_cancelled():
-                raise Cancelled("stopped while it waited")
+                raise Cancelled("stopped during a pause")
             time.sleep(0.1)
 
-    def progress(self, ratio: float, stage: str) -> None:
-        """Report how far the job is, 0 to 1."""
-        if stage == self._stage and time.monotonic() < self._tell_next:
+    def report_progress(self, ratio: float, stage: str) -> None:
+        """Write to the record how far the job is, 0 to 1; reports within a stage are thinned out."""
+        if stage == self._stage and time.monotonic() < self._next_progress_report:
             return
         self._stage = stage
-        if not self._context.jobs.report_progress(self._job_id, self._execution, ratio, stage):
-            self._unwanted = True
-        self._tell_next = time.monotonic() + TELL_SECONDS
+        if not self._context.jobs.report_progress(self._job_id, self._execution_id, ratio, stage):
+            self._is_unwanted = True
+        self._next_progress_report = time.monotonic() + PROGRESS_SECONDS

@@ -1,68 +1,55 @@
-"""One detection, step by step: fetch, decode, hear, draw, store. Publishing is the caller's."""
+"""The work of a detection: decode, detect, draw the timeline, store it."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
 from models.detection import Detection
 from worker.execution import JobExecution, Outcome
 
-# Where the stages lie on the job's way from 0 to 1.
-DECODED, DETECTED = 0.1, 0.95
-METRICS = {"decoding": "decoding", "detecting": "detecting", "drawing": "encoding", "storing": "encoding"}
-DRAWN = 32  # classes in the picture: more cannot be read
+# The job's progress, 0 to 1, at which a stage begins.
+DETECTING, DRAWING = 0.1, 0.95
+# The metric of the result that a stage's seconds count towards.
+STAGE_METRICS = {"decoding": "decoding", "detecting": "detecting", "drawing": "encoding", "storing": "encoding"}
+PICTURE_CLASSES = 32  # more rows cannot be read
 
 
 def detect(execution: JobExecution) -> Outcome:
-    """Do the whole detection and store its picture under the execution's prefix.
-
-    Raises Cancelled; ModelsError and EarmarkError for what is wrong with the job; StoreUnavailable when the store stays
-    away; OSError where this machine is at fault.
-    """
+    """Detect what sounds in the recording and store a picture of its timeline."""
     from models.plots import draw_detection  # matplotlib: half a second that a worker's start does not need
 
     request = DetectionRequest.model_validate(execution.job.request)
-    path = execution.folder / "recording.wav"
-    execution.enter(0.0, "decoding")
-    info = execution.decode_recording(request.audio.audio_id, path)
-    execution.enter(DECODED, "detecting")
-    found = execution.context.engine.detect_file(
-        path,
+    recording = execution.decode_recording(request.audio)
+    execution.enter(DETECTING, "detecting")
+    detection = execution.context.engine.detect_file(
+        recording.path,
         request.top,
         request.threshold,
-        cancelled=execution.attention.is_cancelled,
-        progress=lambda ratio, stage: execution.attention.progress(DECODED + (DETECTED - DECODED) * ratio, stage),
-        limits=execution.limits(execution.context.settings.recording_seconds),
+        cancelled=execution.control.is_cancelled,
+        progress=execution.progress_between(DETECTING, DRAWING),
+        limits=execution.recording_limits,
     )
-    execution.enter(DETECTED, "drawing")
-    drawn = execution.folder / "timeline.png"
-    draw_detection(replace(found, tags=found.tags[:DRAWN]), drawn)
-    execution.enter(DETECTED, "storing")
-    picture = _stored(execution, drawn)
-    told, warnings = _within(found, execution.context.settings.detection_events)
-    audio = request.audio.model_copy(
-        update={"duration": found.duration, "sample_rate": info.rate, "channels": info.channels}
-    )
+    execution.enter(DRAWING, "drawing")
+    picture_path = execution.folder / "timeline.png"
+    draw_detection(replace(detection, tags=detection.tags[:PICTURE_CLASSES]), picture_path)
+    execution.enter(DRAWING, "storing")
+    key, stored = execution.store(picture_path)
+    published, warnings = _limit_events(detection, execution.context.settings.detection_events)
     result = DetectionResult(
-        audio=audio,
-        tags=[TagRecord(**asdict(tag)) for tag in told.tags],
-        events=[EventRecord(**asdict(event)) for event in told.events],
-        picture=picture,
+        audio=recording.record(detection.duration),
+        tags=[TagRecord(**asdict(tag)) for tag in published.tags],
+        events=[EventRecord(**asdict(event)) for event in published.events],
+        picture=PictureRecord(key=key, bytes=stored.bytes, sha256=stored.sha256),
         model=execution.model,
-        metrics=execution.clock.metrics(METRICS, found.duration),
+        metrics=execution.timer.metrics(STAGE_METRICS, detection.duration),
     )
     return Outcome(result, warnings=warnings)
 
 
-def _stored(execution: JobExecution, path: Path) -> PictureRecord:
-    stored = execution.store(path.name, path)
-    return PictureRecord(key=execution.key(path.name), bytes=stored.bytes, sha256=stored.sha256)
-
-
-def _within(found: Detection, most: int) -> tuple[Detection, list[str]]:
-    """At most so many events, the surest: hours of sound at a low threshold hold more than a record should."""
-    if len(found.events) <= most:
-        return found, []
-    kept = sorted(sorted(found.events, key=lambda event: -event.confidence)[:most], key=lambda event: event.start)
-    warning = f"{len(found.events)} events reach the threshold; the surest {most} are told."
-    return replace(found, events=kept), [warning]
+def _limit_events(detection: Detection, limit: int) -> tuple[Detection, list[str]]:
+    """Keep the `limit` events of highest confidence; hours of sound at a low threshold hold too many for a record."""
+    if len(detection.events) <= limit:
+        return detection, []
+    strongest = sorted(detection.events, key=lambda event: -event.confidence)[:limit]
+    events = sorted(strongest, key=lambda event: event.start)
+    warning = f"{len(detection.events)} events reach the threshold; the {limit} of highest confidence are listed."
+    return replace(detection, events=events), [warning]

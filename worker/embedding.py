@@ -1,4 +1,4 @@
-"""One saved query: its examples made an embedding."""
+"""The work of a saved query: its examples become one embedding."""
 
 from app.records.queries import QueryRequest
 from app.records.shared import EmbeddingRecord, pack_vector
@@ -6,11 +6,10 @@ from worker.execution import JobExecution, Outcome
 
 
 def embed(execution: JobExecution) -> Outcome:
-    """Decode the examples and hear them. Raises Cancelled; ModelsError and EarmarkError for what is wrong with them;
-    StoreUnavailable when the store stays away; OSError where this machine is at fault."""
+    """Decode the examples and embed them."""
     request = QueryRequest.model_validate(execution.job.request)
     execution.enter(0.0, "embedding")
-    query = execution.embed([example.audio_id for example in request.examples])
+    query = execution.embed_examples(request.examples)
     result = EmbeddingRecord(
         vector=pack_vector(query.vector.tolist()),
         model=execution.model,

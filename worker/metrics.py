@@ -1,4 +1,4 @@
-"""A worker's own figures beside those of its jobs: how full its batches are, and what its GPU does."""
+"""Metrics of a worker process: the sizes of its batches, the memory and use of its GPU."""
 
 import logging
 from collections.abc import Iterable
@@ -21,38 +21,38 @@ batch_size = Histogram(
 
 
 class GpuMetrics(Collector):
-    """One GPU's memory and use, asked of its driver when Prometheus looks.
+    """Memory and use of one GPU, read from the driver at each scrape.
 
-    driver: the module pynvml, initialised; uuid: the GPU's own name, since its number here need not be the driver's.
+    driver: the module pynvml, initialised. uuid: of the GPU, whose number in torch may differ from the driver's.
     """
 
     def __init__(self, driver: Any, uuid: str) -> None:
         self._driver = driver
         self._gpu = driver.nvmlDeviceGetHandleByUUID(uuid)
-        self._name = uuid
+        self._uuid = uuid
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         memory = self._driver.nvmlDeviceGetMemoryInfo(self._gpu)
-        busy = self._driver.nvmlDeviceGetUtilizationRates(self._gpu).gpu / 100
+        use = self._driver.nvmlDeviceGetUtilizationRates(self._gpu).gpu / 100
         for name, help_text, value in (
             ("earmark_gpu_memory_used_bytes", "Memory in use on the GPU, by all processes", memory.used),
             ("earmark_gpu_memory_total_bytes", "Memory of the GPU", memory.total),
-            ("earmark_gpu_use_ratio", "Share of the last second in which the GPU computed", busy),
+            ("earmark_gpu_use_ratio", "Share of the last second in which the GPU computed", use),
         ):
             family = GaugeMetricFamily(name, help_text, labels=["gpu"])
-            family.add_metric([self._name], value)
+            family.add_metric([self._uuid], value)
             yield family
 
 
 def watch_gpu(uuid: str) -> None:
-    """Add a GPU's figures to this process's; without its driver there are none, and a log line says so."""
+    """Add the metrics of a GPU to this process's; log a warning if there is no driver."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
         metrics.PROCESS.register(GpuMetrics(pynvml, uuid))
     except pynvml.NVMLError as error:
-        logger.warning("no figures of the GPU: %s", error)
+        logger.warning("no metrics of the GPU: %s", error)

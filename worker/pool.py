@@ -1,7 +1,7 @@
-"""Several workers started as one program, so that on one GPU one computes while another decodes, encodes or transfers.
+"""A pool of worker processes started as one program, so that on one GPU one computes while another decodes, encodes or
+transfers.
 
-Each is a process of its own with its own model, its own jobs and its own port for metrics: what one of them meets
-costs the others nothing.
+Each process has its own model, its own jobs and its own port for metrics, so the others survive a failure of one.
 """
 
 import os
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
 
-EXIT_UNUSABLE = 2  # a worker ends with it where it cannot begin: another try would end as this one did
-PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to give its job back
+EXIT_UNUSABLE = 2  # the exit status of a worker that cannot start, and so need not be restarted
+PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to hand its job over
 
 
 class WorkersUnusable(Exception):
-    """A worker cannot begin; its own message has said why."""
+    """A worker cannot start; its own message says why."""
 
 
 def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> None:
-    """Start `settings.worker_processes` workers, start again what dies, and stop all together when told to.
+    """Run `settings.worker_processes` workers until a signal to stop, and restart those that die.
 
     options: of `python -m worker`, for each of them. Raises WorkersUnusable.
     """

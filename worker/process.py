@@ -1,4 +1,4 @@
-"""A worker process from its start to its end: the model, the queue, the store, and a sign of life."""
+"""A worker process from start to end: it loads the model, connects to queue and store, and sends its heartbeat."""
 
 import functools
 import logging
@@ -34,15 +34,15 @@ from worker.tasks import TASKS
 
 logger = logging.getLogger("earmark.worker")
 
-REDIS_TRIES = 20  # up to 2 s apart: a server that is restarted costs a job nothing
+REDIS_RETRIES = 20  # up to 2 s apart, so that a restart of the server fails no job
 
 
 class WorkerUnusable(Exception):
-    """The worker cannot begin; the message is for whoever started it."""
+    """The worker cannot start; the message says why."""
 
 
 class WorkerLost(Exception):
-    """The worker ends without having been told to; who started it should start another."""
+    """The worker ends without a signal to stop, and should be restarted."""
 
 
 def work(
@@ -55,46 +55,48 @@ def work(
     hand_over_after: float,
     short: bool = False,
 ) -> None:
-    """Take jobs of a model until told to stop; with `burst`, until none is left. Raises WorkerUnusable, CutOff.
+    """Run jobs of a model until a signal to stop. Raises WorkerUnusable, WorkerLost.
 
-    model: a preset's name or a folder; `hand_over_after`: as in `GpuWorker`; `short`: take short jobs only.
+    model: a preset's name or a folder. burst: return when the queue is empty. hand_over_after: as in `EarmarkWorker`.
+    short: take short jobs only.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
-    engine = _load(model, device, precision)
+    engine = _load_engine(model, device, precision)
     description = engine.describe()
-    redis = _patient(connect(settings))
+    redis = _connect_with_retries(settings)
     registry = ModelRegistry(redis, settings)
-    context = _context(engine, redis, settings)
+    context = _make_context(engine, redis, settings)
     try:
         try:
-            worker = _worker(context, description["name"], short, redis, hand_over_after)
+            worker = _make_rq_worker(context, description["name"], short, redis, hand_over_after)
             registry.announce(description, worker.name, short)
             context.jobs.fair_queue.fill(description["name"])
         except RedisError as error:
             raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
-        _show(engine, settings)
-        logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - began, engine.device)
-        _take_jobs(worker, _Presence(registry, description, worker.name, short, settings.heartbeat_seconds), burst)
+        _serve_metrics(engine, settings)
+        logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
+        heartbeat = _WorkerHeartbeat(registry, description, worker.name, short, settings.heartbeat_seconds)
+        _take_jobs(worker, heartbeat, burst)
     finally:
         context.scratch.close()
 
 
-def _take_jobs(worker: EarmarkWorker, presence: "_Presence", burst: bool) -> None:
-    presence.start()
+def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool) -> None:
+    heartbeat.start()
     try:
-        worker.work(burst=burst, logging_level="WARNING")  # what RQ tells of each job, we tell too
+        worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     except RedisError as error:
-        raise WorkerLost(f"the queue's server stays away: {error}") from error
+        raise WorkerLost(f"the queue's server does not answer: {error}") from error
     finally:
-        presence.stop()
-    if not burst and not worker.told_to_stop:  # RQ logs what happened, and returns as if all were well
-        raise WorkerLost("it could not go on; the messages above say why")
+        heartbeat.stop()
+    if not burst and not worker.is_stopping:  # RQ logs an error and returns normally
+        raise WorkerLost("RQ has stopped; its messages above say why")
 
 
-def _show(engine: Engine, settings: Settings) -> None:
-    """Let Prometheus see what this worker does."""
+def _serve_metrics(engine: Engine, settings: Settings) -> None:
+    """Serve this worker's metrics to Prometheus."""
     engine.observe_batch = metrics.batch_size.observe
     device = torch.device(engine.device)
     if device.type == "cuda":
@@ -105,21 +107,22 @@ def _show(engine: Engine, settings: Settings) -> None:
         raise WorkerUnusable(f"port {settings.worker_metrics_port} for metrics: {error.strerror}") from error
 
 
-def _load(model: str, device: str, precision: Precision) -> Engine:
+def _load_engine(model: str, device: str, precision: Precision) -> Engine:
     try:
         return Engine.load(model, device=device, precision=precision)
     except (ModelsError, OSError, ValueError) as error:
         raise WorkerUnusable(f"the model {model} does not load: {error}") from error
 
 
-def _patient(redis: Redis) -> Redis:
+def _connect_with_retries(settings: Settings) -> Redis:
+    redis = connect(settings)
     redis.set_retry(
-        Retry(ExponentialBackoff(cap=2.0, base=0.05), REDIS_TRIES, (RedisConnectionError, RedisTimeoutError))
+        Retry(ExponentialBackoff(cap=2.0, base=0.05), REDIS_RETRIES, (RedisConnectionError, RedisTimeoutError))
     )
     return redis
 
 
-def _context(engine: Engine, redis: Redis, settings: Settings) -> WorkerContext:
+def _make_context(engine: Engine, redis: Redis, settings: Settings) -> WorkerContext:
     try:
         return WorkerContext(
             engine=engine,
@@ -133,11 +136,15 @@ def _context(engine: Engine, redis: Redis, settings: Settings) -> WorkerContext:
     except StoreUnavailable as error:
         raise WorkerUnusable(error.detail) from error
     except OSError as error:
-        raise WorkerUnusable(f"no temporary folder: {error}") from error
+        raise WorkerUnusable(f"no scratch folder: {error}") from error
 
 
-def _worker(context: WorkerContext, model: str, short: bool, redis: Redis, hand_over_after: float) -> EarmarkWorker:
-    overrun = JobError(code="timed_out", detail="Did not stop at its timeout; its worker was ended.")
+def _make_rq_worker(
+    context: WorkerContext, model: str, short: bool, redis: Redis, hand_over_after: float
+) -> EarmarkWorker:
+    overrun = JobError(
+        code="timed_out", detail="The job did not stop at its timeout, and its worker process was ended."
+    )
     return EarmarkWorker(
         queue_name(model, short),
         connection=redis,
@@ -151,22 +158,21 @@ def _worker(context: WorkerContext, model: str, short: bool, redis: Redis, hand_
     )
 
 
-class _Presence(threading.Thread):
-    """Tells the registry that the worker lives, whether it works or waits, and what it can do should the server
-    have lost that."""
+class _WorkerHeartbeat(threading.Thread):
+    """Sends the worker's heartbeat to the model registry, and announces the model again if the server has lost it."""
 
     def __init__(self, registry: ModelRegistry, description: dict, worker: str, short: bool, interval: float) -> None:
-        super().__init__(name="earmark-presence", daemon=True)
+        super().__init__(name="earmark-worker-heartbeat", daemon=True)
         self._registry = registry
         self._description = description
         self._model: str = description["name"]
         self._worker = worker
         self._short = short
         self._interval = interval
-        self._over = threading.Event()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(self._interval):
+        while not self._stopping.wait(self._interval):
             try:
                 self._beat()
             except RedisError as error:
@@ -176,15 +182,15 @@ class _Presence(threading.Thread):
         try:
             self._registry.model(self._model)
         except ModelUnavailable:
-            logger.warning("the queue's server has lost what it held; announcing %s again", self._model)
+            logger.warning("the queue's server has lost its content; announcing %s again", self._model)
             self._registry.announce(self._description, self._worker, self._short)
         else:
             self._registry.heartbeat(self._model, self._worker, self._short)
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopping.set()
         self.join()
         try:
             self._registry.leave(self._model, self._worker)
         except RedisError as error:
-            logger.warning("left without saying so: %s", error)
+            logger.warning("could not sign off at the model registry: %s", error)

@@ -1,7 +1,7 @@
-"""The RQ worker: holds the model, takes one job at a time, and notices when it should let go.
+"""The RQ worker: runs one job at a time in the process that holds the model.
 
-RQ's own `SimpleWorker` keeps the model in memory, but it neither listens to the stop command nor beats while
-a job runs. This one does both, and ends its process when a job will not end.
+RQ's `SimpleWorker` has no work horse, so the model stays in memory; but it ignores the stop command and sends no
+heartbeat while a job runs. This one does both, and ends its process when a job ignores its timeout.
 """
 
 import functools
@@ -31,97 +31,98 @@ from app import logs
 
 logger = logging.getLogger("earmark.worker")
 
-OVERRUN_GRACE = 30.0  # s past its timeout after which a job that still runs takes the process down
+OVERRUN_GRACE = 30.0  # s past a job's timeout after which the process ends if the job still runs
 EXIT_OVERRUN = 70
-WORKER_TTL = 30  # s; how long an idle worker blocks on its queue is this less 15
-# s that a worker in trouble keeps the job that met with it, and then takes none: the first time, the second, ...
-RESTS = (2.0, 4.0, 8.0, 15.0)
+WORKER_TTL = 30  # s; an idle worker blocks on its queue for 15 s less
+# Pauses in s of a worker whose machine has a problem: before a retry of the job, by its attempts; and before the next
+# job, by how many in a row have met the problem.
+TROUBLE_PAUSES = (2.0, 4.0, 8.0, 15.0)
 
 Task = Callable[..., Retry | None]
 
 
 class TaskRefused(Exception):
-    """A job in the queue names something that is not a task."""
+    """An entry of the queue names something that is not a task."""
 
 
 class TimedOut(BaseException):
-    """A job is past its timeout. Not an `Exception`, so that no `except Exception` on the way can swallow it."""
+    """A job is past its timeout. Not an `Exception`, so that no `except Exception` in a library can swallow it."""
 
 
 class Deadline(UnixSignalDeathPenalty):
-    """RQ's alarm clock, raising `TimedOut` where RQ would raise its `JobTimeoutException`."""
+    """RQ's death penalty, which raises `TimedOut` instead of `JobTimeoutException`."""
 
     def __init__(self, timeout: int, exception: Any = JobTimeoutException, **details: Any) -> None:
-        raised: Any = TimedOut if exception is JobTimeoutException else exception
-        super().__init__(timeout, raised, **details)
+        timeout_error: Any = TimedOut if exception is JobTimeoutException else exception
+        super().__init__(timeout, timeout_error, **details)
 
 
 class Signals:
-    """What the outside asks of the job that runs now; set from other threads and signal handlers."""
+    """Events that concern the running job; set by other threads, signal handlers and the job itself."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.hand_over = threading.Event()
-        self.trouble = threading.Event()  # the job met with what is wrong with this machine: a full disk
+        self.trouble = threading.Event()  # this machine has a problem, such as a full disk
 
     def clear(self) -> None:
-        """Forget what was asked of the last job."""
+        """Reset all events before the next job."""
         self.stop.clear()
         self.hand_over.clear()
         self.trouble.clear()
 
 
 class WorkerJob(Job):
-    """A job that may name only a task of `tasks`: a queue that anybody can write must not import code by name.
+    """A job that can name only a task of `tasks`: a queue's entry must not import code by name.
 
-    `func` is the task with the execution's id already given, as `task(execution_id, *arguments)`.
+    `func` is the task with the execution's id bound: the task is `task(execution_id, *arguments)`.
     """
 
     tasks: ClassVar[Mapping[str, Task]] = {}
     execution_id: str = ""
-    # Callbacks are importable names too, and none of our jobs has any.
+    # Callbacks are importable names too, and no job here has any.
     success_callback = None  # pyright: ignore[reportAssignmentType]
     failure_callback = None  # pyright: ignore[reportAssignmentType]
     stopped_callback = None  # pyright: ignore[reportAssignmentType]
 
     @property
     def func(self) -> Task:
-        """The task that the job names; raises `TaskRefused`."""
+        """The task that the job names. Raises `TaskRefused`."""
         task = self.tasks.get(self.func_name or "")
         if task is None:
             raise TaskRefused(f"not a task: {self.func_name!r}")
         return functools.partial(task, self.execution_id)
 
 
-class Watch(threading.Thread):
-    """Beats for a running job; past the job's deadline and a grace it ends the process.
+class Heartbeat(threading.Thread):
+    """Sends the heartbeat of a running job, and ends the process if the job still runs at `deadline`.
 
-    interval: s between beats. on_overrun is called just before the end, to record why.
+    interval: s between beats. deadline: of the monotonic clock. on_overrun: called just before the process ends.
     """
 
     def __init__(
         self, beat: Callable[[], None], interval: float, deadline: float, on_overrun: Callable[[], object]
     ) -> None:
-        super().__init__(name="earmark-watch", daemon=True)
+        super().__init__(name="earmark-heartbeat", daemon=True)
         self.beat = beat
         self.interval = interval
         self.deadline = deadline
         self.on_overrun = on_overrun
-        self.over = threading.Event()
+        self.stopping = threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(self.interval):
+        while not self.stopping.wait(self.interval):
             if time.monotonic() > self.deadline:
                 self.end_process()
             try:
                 self.beat()
             except RedisError as error:
                 logger.warning("heartbeat lost: %s", error)
-            except Exception:  # whatever it is, the clock must go on
+            except Exception:  # the deadline must still be checked
                 logger.exception("heartbeat failed")
 
     def end_process(self) -> None:
-        """End it at once, with EXIT_OVERRUN: no exception reaches a call that does not come back."""
+        """End the process at once with EXIT_OVERRUN: an exception would not reach a call that never returns."""
         logger.critical("a job ignores its timeout: this process ends")
         try:
             self.on_overrun()
@@ -129,22 +130,24 @@ class Watch(threading.Thread):
             os._exit(EXIT_OVERRUN)
 
     def stop(self) -> None:
-        """The job is over; wait for the last beat."""
-        self.over.set()
+        """Stop after the job has ended, and wait for a beat in progress."""
+        self.stopping.set()
         self.join()
 
 
 class EarmarkWorker(SimpleWorker):
-    """Works on one queue with a loaded model.
+    """RQ worker for one queue and a loaded model.
 
-    queue: its name; one only, because RQ loses no job in a crash only then (BLMOVE).
+    queue: its name; one only, because only then RQ loses no job in a crash (BLMOVE).
     tasks: dotted name -> task(execution_id, *arguments); nothing else is run.
-    signals: what the tasks look at while they run.
-    heartbeat_seconds, heartbeat_timeout: s between beats, and without one after which housekeeping gives the job
-        to another worker; the first must fit into the second a few times.
-    hand_over_after: s that a job may still run after SIGTERM before it goes back to the queue.
-    on_overrun: called with a job's and its execution's id just before the process ends for its sake.
-    on_idle: called when a job's work is done, before the next one is looked for.
+    signals: the events that tasks check while they run.
+    heartbeat_seconds: s between heartbeats of a running job.
+    heartbeat_timeout: s without a heartbeat after which housekeeping gives the job to another worker; several
+        heartbeat_seconds.
+    hand_over_after: s that a job may still run after SIGTERM before it is handed over, back to the queue.
+    on_overrun: called with the ids of a job and its execution just before the process ends because of that job.
+    on_idle: called after each job, before the next one is taken.
+    overrun_grace: s past its timeout that a job may still run before the process ends.
     """
 
     death_penalty_class = Deadline
@@ -162,6 +165,7 @@ class EarmarkWorker(SimpleWorker):
         hand_over_after: float,
         on_overrun: Callable[[str, str], object],
         on_idle: Callable[[], object] = lambda: None,
+        overrun_grace: float = OVERRUN_GRACE,
     ) -> None:
         self.signals = signals
         self.heartbeat_seconds = heartbeat_seconds
@@ -169,8 +173,9 @@ class EarmarkWorker(SimpleWorker):
         self.hand_over_after = hand_over_after
         self.on_overrun = on_overrun
         self.on_idle = on_idle
-        self.told_to_stop = False
-        self.troubles = 0
+        self.overrun_grace = overrun_grace
+        self.is_stopping = False
+        self.trouble_count = 0  # jobs in a row that ended in trouble
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
             [queue],
@@ -183,71 +188,71 @@ class EarmarkWorker(SimpleWorker):
         )
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """RQ's own is the job's whole timeout and a minute more: far too late to notice a death."""
+        """Return `heartbeat_timeout`: RQ's default, the job's timeout and a minute, is far too late."""
         return self.heartbeat_timeout
 
     def clean_registries(self) -> None:
-        """RQ's own also gives jobs away whose heartbeat is late by this machine's clock: that is housekeeping's, by
-        Redis's clock."""
+        """Clean all registries but that of started jobs: RQ judges heartbeats by this machine's clock, housekeeping by
+        that of Redis."""
         for queue in self.queues:
             worker_registration.clean_worker_registry(queue)
             FailedJobRegistry(queue=queue).cleanup()
         self.last_cleaned_at = now()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Runs a job here, in the main thread, with a thread beside it that beats."""
+        """Run a job in the main thread, beside a thread that sends its heartbeat."""
         self.signals.clear()
         execution = self.prepare_execution(job)
         job.execution_id = execution.id  # pyright: ignore[reportAttributeAccessIssue]
-        watch = self._watch(job, execution)
-        watch.start()
+        heartbeat = self._heartbeat(job, execution)
+        heartbeat.start()
         try:
             with logs.job_context(job.id):
                 self.perform_job(job, queue, execution)
         finally:
-            watch.stop()
+            heartbeat.stop()
         self.set_state(WorkerStatus.IDLE)
         try:
             self.on_idle()
-        except RedisError as error:  # if it stays away, the next look for a job says so
+        except RedisError as error:  # if it persists, taking the next job fails with it
             logger.warning("the queue's server does not answer: %s", error)
-        self._rest()
+        self._pause_in_trouble()
 
-    def _rest(self) -> None:
-        """In trouble, leave the next jobs to others for a while: this machine would only spoil them, one by one."""
+    def _pause_in_trouble(self) -> None:
+        """Leave the next jobs to other workers for a while if this machine would fail them one by one."""
         if not self.signals.trouble.is_set():
-            self.troubles = 0
+            self.trouble_count = 0
             return
-        seconds = RESTS[min(self.troubles, len(RESTS) - 1)]
-        self.troubles += 1
+        seconds = TROUBLE_PAUSES[min(self.trouble_count, len(TROUBLE_PAUSES) - 1)]
+        self.trouble_count += 1
         logger.warning("takes no job for %g s", seconds)
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.told_to_stop:
+        while time.monotonic() < end and not self.is_stopping:
             time.sleep(0.1)
 
-    def _watch(self, job: Job, execution: Execution) -> Watch:
+    def _heartbeat(self, job: Job, execution: Execution) -> Heartbeat:
         timeout = float(job.timeout or self.queue_class.DEFAULT_TIMEOUT)
-        return Watch(
+        return Heartbeat(
             beat=lambda: self.maintain_heartbeats(job, execution),
             interval=self.heartbeat_seconds,
-            deadline=time.monotonic() + timeout + OVERRUN_GRACE,
+            deadline=time.monotonic() + timeout + self.overrun_grace,
             on_overrun=lambda: self.on_overrun(job.id, execution.id),
         )
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
-        """RQ's own also beats once more, and so would bring back a few fields of a job that is gone."""
+        """Record the end only: RQ also sends a heartbeat, which would recreate fields of a deleted job."""
         job.ended_at = now()
 
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        if not self._has_lost(job, execution):
+        if not self._is_reassigned(job, execution):
             super().handle_job_success(job, queue, started_job_registry, execution)
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        if not self._has_lost(job, execution):
+        if not self._is_reassigned(job, execution):
             super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 
     def handle_job_failure(
@@ -258,32 +263,34 @@ class EarmarkWorker(SimpleWorker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        if execution is None or not self._has_lost(job, execution):
+        if execution is None or not self._is_reassigned(job, execution):
             super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
 
-    def _has_lost(self, job: Job, execution: Execution) -> bool:
-        """Whether this worker was taken for dead and its job given to another: RQ's notes on the job are not its
-        any more, and to write them would hurt the other."""
+    def _is_reassigned(self, job: Job, execution: Execution) -> bool:
+        """Whether housekeeping has given the job to another worker, because this one seemed dead.
+
+        Then RQ's records of the job belong to the other execution, and this one only removes its own.
+        """
         if self.connection.zscore(job.started_job_registry.key, execution.composite_key) is not None:
             return False
-        logger.warning("%s: was taken for dead; the job is another worker's", job.id)
+        logger.warning("%s: reassigned to another worker, because no heartbeat arrived", job.id)
         with self.connection.pipeline() as pipeline:
             self.cleanup_execution(job, pipeline, execution)
             pipeline.execute()
         return True
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:
-        """RQ's stop command ends here; there is no horse, so the running task is told."""
+        """Pass RQ's stop command on to the running task: there is no work horse to kill."""
         self.signals.stop.set()
 
     def handle_warm_shutdown_request(self) -> None:
-        """SIGTERM or Ctrl-C: the running job may finish, for a while; then it goes back to the queue."""
+        """On SIGTERM or Ctrl-C, let the job run for `hand_over_after` s; then hand it over."""
         super().handle_warm_shutdown_request()
-        self.told_to_stop = True
+        self.is_stopping = True
         timer = threading.Timer(self.hand_over_after, self.signals.hand_over.set)
         timer.daemon = True
         timer.start()
 
     def request_force_stop(self, signum: int, frame: Any) -> None:
-        """A second signal: the job goes back to the queue now, between two batches."""
+        """On a second signal, hand the job over now, between two batches."""
         self.signals.hand_over.set()

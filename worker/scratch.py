@@ -1,7 +1,7 @@
-"""Private temporary folders for jobs, which outlive neither the job nor the worker.
+"""Scratch folders: private temporary folders of jobs, removed with the job or after the worker's death.
 
-Each worker process has one folder under a root, locked for as long as the process lives. The kernel drops the
-lock whatever the process dies of, so the next worker to start can tell what was left behind and removes it.
+Each worker process has one folder under a root and holds a lock on it while it lives. The kernel releases the lock
+however the process ends, so the next worker that starts finds abandoned folders and removes them.
 """
 
 import contextlib
@@ -18,21 +18,21 @@ _JOB = "job-"
 
 
 class Scratch:
-    """A worker process's own folder under `root`; raises OSError if it cannot be made."""
+    """The scratch folder of one worker process, under `root`. Raises OSError if it cannot be created."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / _LOCK):
-            _remove_abandoned(root)
+        with _lock_file(root / _LOCK):
+            _remove_abandoned_folders(root)
             self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-            self._alive = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(self._alive, fcntl.LOCK_EX)
+            self._lock = os.open(self.folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     @contextlib.contextmanager
     def job(self) -> Iterator[Path]:
-        """A fresh folder that only this user can read, removed whatever happens inside. One at a time."""
-        for interrupted in self.folder.glob(f"{_JOB}*"):  # a timeout may strike while a folder is being removed
-            shutil.rmtree(interrupted, ignore_errors=True)
+        """Create a folder that only this user can read, and remove it at the end of the block. One at a time."""
+        for leftover in self.folder.glob(f"{_JOB}*"):  # a timeout can interrupt the removal of a folder
+            shutil.rmtree(leftover, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=_JOB, dir=self.folder))
         try:
             yield folder
@@ -40,13 +40,13 @@ class Scratch:
             shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Removes the worker's folder; no job may be running."""
+        """Remove the worker's folder; no job may be running."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._alive)
+        os.close(self._lock)
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _lock_file(path: Path) -> Iterator[None]:
     lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -55,14 +55,14 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _remove_abandoned(root: Path) -> None:
-    """The root's lock is held, so a folder that nobody has locked belongs to the dead."""
+def _remove_abandoned_folders(root: Path) -> None:
+    """Remove the folders of dead workers. The caller holds the root's lock, so no new folder is still unlocked."""
     for folder in root.glob(f"{_PREFIX}*"):
-        if not _is_alive(folder):
+        if not _is_in_use(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(folder: Path) -> bool:
+def _is_in_use(folder: Path) -> bool:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR)
     except FileNotFoundError:

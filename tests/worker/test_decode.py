@@ -3,6 +3,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,18 @@ import psutil
 import pytest
 import soundfile
 
-from app.media import sandbox
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, open_audio
 from tests import media_files
 from tests.media_files import noise, wav_bytes
-from worker import decode as decoding
-from worker.decode import DecodeTimedOut, decode
+from worker.decode import DecodeTimedOut, decode, fitting_sandbox
 
-DAMAGES = 20 if os.environ.get("EARMARK_SOAK") else 2  # of each kind of file; every second one in its header
+VARIANTS = 20 if os.environ.get("EARMARK_SOAK") else 2  # damaged ones of each file; every second in its header
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the decoder works; nothing may be left there but what it was asked for."""
+    """The folder of the target; only the target may remain in it."""
     folder = tmp_path / "job"
     folder.mkdir()
     return folder
@@ -36,7 +35,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_media_become_float_wav(tmp_path: Path, folder: Path) -> None:
+def test_media_are_decoded_to_float_wav(tmp_path: Path, folder: Path) -> None:
     media_files.write_packets(tmp_path / "upload", noise(30000), 44100, "mp3", "libmp3lame")
     info = decode(tmp_path / "upload", folder / "mixture.wav")
     assert (info.container, info.codec, info.rate, info.channels, info.frames) == ("mp3", "mp3", 44100, 2, 30000)
@@ -49,19 +48,19 @@ def test_media_become_float_wav(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", media_files.not_media())
-def test_what_is_no_audio_is_a_typed_error(tmp_path: Path, folder: Path, name: str) -> None:
+def test_files_without_audio_raise_a_typed_error(tmp_path: Path, folder: Path, name: str) -> None:
     media_files.write_packets(tmp_path / "secret.mp3", noise(44100), 44100, "mp3", "libmp3lame")
     (tmp_path / name).write_bytes(media_files.not_media()[name])
-    with pytest.raises(AudioUndecodable) as refusal:
+    with pytest.raises(AudioUndecodable) as raised:
         decode(tmp_path / name, folder / "mixture.wav")
-    assert str(tmp_path) not in refusal.value.detail
+    assert str(tmp_path) not in raised.value.detail
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(
     ("channels", "rate", "error"), [(9, 44100, AudioTooWide), (1024, 44100, AudioUndecodable), (1, 1, AudioUndecodable)]
 )
-def test_limits_reach_the_child(
+def test_limits_apply_in_the_child_process(
     tmp_path: Path, folder: Path, channels: int, rate: int, error: type[MediaError]
 ) -> None:
     (tmp_path / "upload").write_bytes(wav_bytes(bytes(8192), channels, rate, 16))
@@ -71,31 +70,29 @@ def test_limits_reach_the_child(
 
 
 def test_an_hour_of_silence_stops_at_the_limit(hour: Path, folder: Path) -> None:
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(AudioTooLong, match="60 s"):
         decode(hour, folder / "mixture.wav", Limits(seconds=60))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - start < 10
     assert not list(folder.iterdir())
 
 
-def test_ten_minutes_need_no_more_memory_than_a_blink(
-    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_does_not_grow_with_duration(tmp_path: Path, folder: Path) -> None:
     """Ten minutes are 212 MB of floats; libraries alone take 220 MB of address space."""
-    monkeypatch.setattr(decoding, "_MEMORY_BYTES", 320 << 20)
+    small = replace(fitting_sandbox(Limits()), memory_bytes=320 << 20)
     media_files.write_flac_silence(tmp_path / "upload", 600)
-    assert decode(tmp_path / "upload", folder / "mixture.wav").frames == 600 * 44100
+    assert decode(tmp_path / "upload", folder / "mixture.wav", sandbox_limits=small).frames == 600 * 44100
 
 
-def _decoder() -> psutil.Process | None:
+def _decoder_process() -> psutil.Process | None:
     return next((process for process in psutil.Process().children() if "models.media" in process.cmdline()), None)
 
 
-def test_a_decoder_that_is_killed_harms_nobody(hour: Path, folder: Path) -> None:
+def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Path) -> None:
     def kill() -> None:
         while not any(folder.glob("*/decoded.wav")):
             time.sleep(0.01)
-        decoder = _decoder()
+        decoder = _decoder_process()
         assert decoder is not None
         os.kill(decoder.pid, signal.SIGKILL)
 
@@ -109,49 +106,48 @@ def test_a_decoder_that_is_killed_harms_nobody(hour: Path, folder: Path) -> None
     assert decode(folder / "next.wav", folder / "mixture.wav").frames == 1000
 
 
-def test_a_stop_command_ends_it_at_once(hour: Path, folder: Path) -> None:
+def test_cancellation_kills_the_decoder_at_once(hour: Path, folder: Path) -> None:
     stop = threading.Event()
-    stopped_at = 0.0
+    cancelled_at = 0.0
 
-    def press() -> None:
-        nonlocal stopped_at
+    def cancel() -> None:
+        nonlocal cancelled_at
         while not any(folder.glob("*/decoded.wav")):
             time.sleep(0.01)
-        stopped_at = time.monotonic()
+        cancelled_at = time.monotonic()
         stop.set()
 
-    finger = threading.Thread(target=press)
-    finger.start()
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
     with pytest.raises(Cancelled):
         decode(hour, folder / "mixture.wav", cancelled=stop.is_set)
-    finger.join()
-    assert time.monotonic() - stopped_at < 0.2
+    canceller.join()
+    assert time.monotonic() - cancelled_at < 0.2
     assert not list(folder.iterdir())
-    assert _decoder() is None
+    assert _decoder_process() is None
 
 
-def test_one_that_takes_too_long_is_killed(hour: Path, folder: Path) -> None:
-    with pytest.raises(DecodeTimedOut) as refusal:
-        decode(hour, folder / "mixture.wav", seconds=0.3)
-    assert refusal.value.code == "timed_out"
+def test_a_decoder_past_its_time_limit_is_killed(hour: Path, folder: Path) -> None:
+    with pytest.raises(DecodeTimedOut, match=r"longer than 0\.3 s") as raised:
+        decode(hour, folder / "mixture.wav", sandbox_limits=replace(fitting_sandbox(Limits()), seconds=0.3))
+    assert raised.value.code == "timed_out"
     assert not list(folder.iterdir())
 
 
-def test_memory_and_file_bombs_meet_the_system_limits(
-    hour: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "error", "message"),
+    [({"memory_bytes": 128 << 20}, AudioUndecodable, None), ({"file_bytes": 1 << 20}, AudioTooLong, "outgrows")],
+    ids=["memory", "file"],
+)
+def test_a_bomb_hits_the_limits_of_the_sandbox(
+    hour: Path, folder: Path, limit: dict[str, int], error: type[MediaError], message: str | None
 ) -> None:
-    monkeypatch.setattr(decoding, "_MEMORY_BYTES", 128 << 20)
-    with pytest.raises(AudioUndecodable):
-        decode(hour, folder / "mixture.wav")
-    monkeypatch.undo()
-    small = sandbox.SandboxLimits(seconds=60, cpu_seconds=60, memory_bytes=1 << 30, file_bytes=1 << 20)
-    monkeypatch.setattr(decoding, "_allowance", lambda *_: small)
-    with pytest.raises(AudioTooLong, match="outgrows"):
-        decode(hour, folder / "mixture.wav")
+    with pytest.raises(error, match=message):
+        decode(hour, folder / "mixture.wav", sandbox_limits=replace(fitting_sandbox(Limits()), **limit))
     assert not list(folder.iterdir())
 
 
-def test_a_fault_of_ours_is_not_blamed_on_the_file(tmp_path: Path, folder: Path) -> None:
+def test_an_error_of_the_machine_is_an_os_error(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decode(tmp_path / "nothing", folder / "mixture.wav")
     media_files.write_sound(tmp_path / "a.wav", noise(1000), 8000, "PCM_16")
@@ -160,8 +156,8 @@ def test_a_fault_of_ours_is_not_blamed_on_the_file(tmp_path: Path, folder: Path)
 
 
 @pytest.mark.soak
-def test_damaged_files_end_in_sound_or_a_typed_error(tmp_path: Path, folder: Path) -> None:
-    """Seeded byte flips all over each kind of file: the child may die of it, the caller may not."""
+def test_damaged_files_are_decoded_or_raise_a_typed_error(tmp_path: Path, folder: Path) -> None:
+    """Seeded byte flips in each kind of file: they may crash the child, never the caller."""
     chance = random.Random(7)
     media_files.write_packets(tmp_path / "a.mp3", noise(20000), 44100, "mp3", "libmp3lame")
     media_files.write_packets(tmp_path / "a.opus", noise(20000), 48000, "ogg", "libopus")
@@ -171,7 +167,7 @@ def test_damaged_files_end_in_sound_or_a_typed_error(tmp_path: Path, folder: Pat
     media_files.write_sound(tmp_path / "a.flac", noise(20000), 44100, "PCM_16")
     media_files.write_sound(tmp_path / "a.wav", noise(20000), 44100, "FLOAT")
     for source in sorted(tmp_path.glob("a.*")):
-        for index in range(DAMAGES):
+        for index in range(VARIANTS):
             content = bytearray(source.read_bytes())
             for _ in range(10):
                 content[chance.randrange(min(len(content), 300) if index % 2 else len(content))] = chance.randrange(256)

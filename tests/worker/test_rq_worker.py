@@ -1,4 +1,4 @@
-"""The worker's own manners: what it runs, how it stops, that it beats, and that a stuck job takes it down."""
+"""The RQ worker: which tasks it runs, how it stops, its heartbeat, and its end by a job that ignores its timeout."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def queue(redis: Redis) -> Queue:
 
 
 def make_worker(
-    server: ValkeyServer, tasks: dict[str, Task], signals: Signals | None = None, **choices
+    server: ValkeyServer, tasks: dict[str, Task], signals: Signals | None = None, **options
 ) -> EarmarkWorker:
     return EarmarkWorker(
         QUEUE,
@@ -42,28 +42,28 @@ def make_worker(
             "heartbeat_timeout": 15,
             "hand_over_after": 20.0,
             "on_overrun": lambda _job, _execution: None,
-            **choices,
+            **options,
         },
     )
 
 
-def in_background(action: Callable[[], None]) -> threading.Thread:
+def start_thread(action: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
     return thread
 
 
-def test_a_task_gets_its_execution_and_its_arguments(valkey: ValkeyServer, queue: Queue):
-    seen = []
+def test_a_task_is_called_with_the_execution_id_and_its_arguments(valkey: ValkeyServer, queue: Queue):
+    calls = []
     queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"worker.tasks.separate": lambda *arguments: seen.append(arguments)}).work(burst=True)
-    ((execution, job),) = seen
-    assert job == "sep_1"
-    assert len(execution) == 32
+    make_worker(valkey, {"worker.tasks.separate": lambda *arguments: calls.append(arguments)}).work(burst=True)
+    ((execution_id, job_id),) = calls
+    assert job_id == "sep_1"
+    assert len(execution_id) == 32
 
 
 @pytest.mark.parametrize("name", ["os.getcwd", "worker.tasks.nothing", "builtins.print"])
-def test_a_name_that_is_no_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str):
+def test_a_name_that_is_not_a_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str):
     job = queue.enqueue(name)
     make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
     assert job.get_status() == JobStatus.FAILED
@@ -72,7 +72,7 @@ def test_a_name_that_is_no_task_is_not_imported(valkey: ValkeyServer, queue: Que
     assert "TaskRefused" in (result.exc_string or "")
 
 
-def test_callbacks_named_in_a_job_are_not_called(valkey: ValkeyServer, queue: Queue):
+def test_callbacks_of_an_entry_are_not_called(valkey: ValkeyServer, queue: Queue):
     job = queue.enqueue(
         "worker.tasks.separate", "sep_1", on_success=Callback("os.abort"), on_failure=Callback("os.abort")
     )
@@ -85,10 +85,10 @@ def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: 
     latency = []
 
     def task(_execution: str, job: str) -> None:
-        asked = time.monotonic()
-        in_background(lambda: send_stop_job_command(redis, job, serializer="json"))
+        start = time.monotonic()
+        start_thread(lambda: send_stop_job_command(redis, job, serializer="json"))
         assert signals.stop.wait(5)
-        latency.append(time.monotonic() - asked)
+        latency.append(time.monotonic() - start)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
     make_worker(valkey, {"task": task}, signals).work(burst=True)
@@ -96,10 +96,10 @@ def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: 
     signals.clear()
     queue.enqueue("task", "sep_2", job_id="sep_2")
     make_worker(valkey, {"task": task}, signals).work(burst=True)
-    assert len(latency) == 2, "the worker goes on with the next job"
+    assert len(latency) == 2, "the worker takes the next job"
 
 
-def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(valkey: ValkeyServer, queue: Queue, redis: Redis):
+def test_a_running_job_has_a_heartbeat_that_expires_soon(valkey: ValkeyServer, queue: Queue, redis: Redis):
     remaining = []
 
     def task(execution: str, job: str) -> None:
@@ -111,38 +111,37 @@ def test_a_running_job_beats_and_is_soon_missed_when_it_does_not(valkey: ValkeyS
 
     queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=600)
     make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
-    assert min(remaining) > 1.0, "it beats"
-    assert max(remaining) < 4.0, "RQ's own margin would be its timeout and a minute"
+    assert min(remaining) > 1.0, "the heartbeat is sent"
+    assert max(remaining) < 4.0, "RQ's default is the job's timeout and a minute"
 
 
 def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
-    ended = []
+    timeouts = []
 
     def task(_execution: str) -> None:
         while True:
             try:
                 time.sleep(0.01)
-            except Exception:  # what a library might do
+            except Exception:  # as a library might
                 continue
             except TimedOut:
-                ended.append(True)
+                timeouts.append(True)
                 return
 
     queue.enqueue("task", job_timeout=1)
     make_worker(valkey, {"task": task}).work(burst=True)
-    assert ended == [True]
+    assert timeouts == [True]
 
 
-def test_a_second_signal_hands_the_job_over(valkey: ValkeyServer, queue: Queue):
-    """The first one lets it finish, for `hand_over_after` seconds."""
+def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Queue):
     signals = Signals()
-    waited = []
+    delays = []
 
     def task(_execution: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        began = time.monotonic()
+        start = time.monotonic()
         assert signals.hand_over.wait(5)
-        waited.append(time.monotonic() - began)
+        delays.append(time.monotonic() - start)
         raise RuntimeError("handed over")
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -152,22 +151,22 @@ def test_a_second_signal_hands_the_job_over(valkey: ValkeyServer, queue: Queue):
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
-    assert 0.4 < waited[0] < 2.0
+    assert 0.4 < delays[0] < 2.0
     assert job.get_status() == JobStatus.QUEUED
     assert queue.job_ids == [job.id], "another worker can take it at once"
 
 
-@pytest.mark.parametrize("end", ["returns", "raises", "gives it back"])
-def test_a_worker_taken_for_dead_writes_nothing_about_its_job(
+@pytest.mark.parametrize("end", ["returns", "raises", "retries"])
+def test_a_worker_whose_job_was_reassigned_writes_nothing_about_it(
     valkey: ValkeyServer, queue: Queue, redis: Redis, end: str
 ):
-    """Housekeeping has struck its execution out; another worker had the job meanwhile, and RQ has forgotten it."""
+    """Housekeeping has removed its execution; another worker has finished the job, and RQ has deleted its entry."""
 
     def task(_execution: str, job: str) -> Retry | None:
         redis.delete(queue.started_job_registry.key, f"rq:job:{job}")
         if end == "raises":
             raise RuntimeError
-        return Retry(max=3) if end == "gives it back" else None
+        return Retry(max=3) if end == "retries" else None
 
     queue.enqueue("task", "sep_1", job_id="sep_1", retry=Retry(max=3), result_ttl=0)
     make_worker(valkey, {"task": task}).work(burst=True)
@@ -176,14 +175,12 @@ def test_a_worker_taken_for_dead_writes_nothing_about_its_job(
     assert redis.keys("rq:execution*") == []
 
 
-def test_a_job_that_ignores_its_timeout_takes_the_process_down(valkey: ValkeyServer, queue: Queue):
-    """As a call into a library that never comes back would."""
+def test_a_job_that_ignores_its_timeout_ends_the_process(valkey: ValkeyServer, queue: Queue):
+    """Such as a call into a library that never returns."""
     program = textwrap.dedent(
         f"""
-        import worker.gpu_worker as gpu_worker
         from redis import Redis
-
-        gpu_worker.OVERRUN_GRACE = 0.5
+        from worker.rq_worker import EarmarkWorker, Signals
 
         def task(execution, job):
             while True:
@@ -193,23 +190,21 @@ def test_a_job_that_ignores_its_timeout_takes_the_process_down(valkey: ValkeySer
                 except BaseException:
                     pass
 
-        gpu_worker.GpuWorker(
+        EarmarkWorker(
             {QUEUE!r}, connection=Redis(port={valkey.port}), tasks={{"task": task}},
-            signals=gpu_worker.Signals(), heartbeat_seconds=0.2, heartbeat_timeout=15, hand_over_after=20.0,
-            on_overrun=lambda job, execution: print("overrun", job, flush=True),
+            signals=Signals(), heartbeat_seconds=0.2, heartbeat_timeout=15, hand_over_after=20.0,
+            overrun_grace=0.5, on_overrun=lambda job, execution: print("overrun", job, flush=True),
         ).work(burst=True)
         """
     )
     queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=1)
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
-    assert ended.returncode == EXIT_OVERRUN
-    assert ended.stdout.splitlines()[-1] == "overrun sep_1"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert process.returncode == EXIT_OVERRUN
+    assert process.stdout.splitlines()[-1] == "overrun sep_1"
     assert Job.fetch("sep_1", connection=queue.connection, serializer="json").get_status() == JobStatus.STARTED
 
 
-def test_a_job_whose_heartbeat_is_late_by_this_clock_is_left_to_housekeeping(
-    valkey: ValkeyServer, queue: Queue, redis: Redis
-):
+def test_a_late_heartbeat_is_left_to_housekeeping(valkey: ValkeyServer, queue: Queue, redis: Redis):
     job = queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
     started = StartedJobRegistry(queue=queue)
     redis.lrem(queue.key, 0, job.id)

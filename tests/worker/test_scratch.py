@@ -1,4 +1,4 @@
-"""Temporary folders leave with the job, and with the worker, whatever either dies of."""
+"""Scratch folders are removed after the job, and after the worker however it ends."""
 
 import signal
 import stat
@@ -22,7 +22,7 @@ def test_a_jobs_folder_is_private_and_removed_after_a_failure(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_the_next_worker_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path):
+def test_the_next_worker_removes_the_folders_of_dead_workers_only(tmp_path: Path):
     program = f"""
 import sys, time
 from pathlib import Path
@@ -35,14 +35,14 @@ with scratch.job() as folder:
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root) as killed:
         assert killed.stdout is not None
-        left = Path(killed.stdout.readline().strip())
+        abandoned = Path(killed.stdout.readline().strip())
         living = Scratch(tmp_path)
-        assert left.is_dir(), "its owner lives"
+        assert abandoned.is_dir(), "its worker lives"
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        assert left.is_dir()
+        assert abandoned.is_dir()
         another = Scratch(tmp_path)
-        assert not left.parent.exists()
+        assert not abandoned.parent.exists()
         assert living.folder.is_dir()
     another.close()
     living.close()

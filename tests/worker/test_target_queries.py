@@ -1,4 +1,4 @@
-"""What is asked of a worker's model, done in this process: saved queries, detections, negatives, what is heard."""
+"""Jobs with the shipped model, run in this process: saved queries, negative queries, automatic targets, detections."""
 
 import hashlib
 import time
@@ -42,13 +42,13 @@ def engine() -> Engine:
 
 
 def model_of(engine: Engine) -> dict[str, str]:
-    """The model as records name it."""
+    """Return the model as in records."""
     name, _, version = engine.model_id.partition("@")
     return {"name": name, "version": version}
 
 
-class Desk:
-    """A workbench, and jobs brought to it."""
+class JobRunner:
+    """Makes uploads and jobs, and runs the jobs in a worker context."""
 
     def __init__(self, context: WorkerContext, redis: Redis, folder: Path) -> None:
         self.context = context
@@ -56,7 +56,7 @@ class Desk:
         self._folder = folder
 
     def upload(self, recording: str | np.ndarray) -> str:
-        """One of the demonstration's recordings, or samples (n,) at 32 kHz, as an upload."""
+        """Upload one of the demonstration's recordings, or samples (n,) at 32 kHz; return its id."""
         audio_id, path = new_id("aud"), self._folder / "upload.flac"
         if isinstance(recording, str):
             path = RECORDINGS / f"{recording}.flac"
@@ -66,8 +66,8 @@ class Desk:
         self._redis.set(f"earmark:audio:{audio_id}", "{}")
         return audio_id
 
-    def do(self, kind: Kind, request: dict[str, Any]) -> Job:
-        """The record of a job of this kind, once it was worked on."""
+    def run(self, kind: Kind, request: dict[str, Any]) -> Job:
+        """Create a job of this kind, run it, and return its record."""
         now = time.time()
         job = Job(
             id=new_id(kind.prefix),
@@ -87,20 +87,20 @@ class Desk:
     def separate(self, mixture: str | np.ndarray, *targets: dict[str, Any], **fields: Any) -> Job:
         recording = {"audio_id": self.upload(mixture), "duration": None, "sample_rate": 1, "channels": 1}
         output = fields.pop("output", {})
-        return self.do(SEPARATION, {"mixture": recording, "targets": list(targets), "output": output, **fields})
+        return self.run(SEPARATION, {"mixture": recording, "targets": list(targets), "output": output, **fields})
 
     def stem(self, job: Job, name: str) -> np.ndarray:
-        """A stored stem's samples (n, channels)."""
-        found = {stem.name: stem for stem in SeparationResult.model_validate(job.result).stems}[name]
-        self.context.storage.download(found.key, self._folder / "stem.flac")
+        """Return a stored stem's samples (n, channels)."""
+        record = {stem.name: stem for stem in SeparationResult.model_validate(job.result).stems}[name]
+        self.context.storage.download(record.key, self._folder / "stem.flac")
         return soundfile.read(self._folder / "stem.flac", always_2d=True)[0]
 
 
 @pytest.fixture
-def desk(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[Desk]:
+def runner(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[JobRunner]:
     settings = Settings(home=tmp_path, detection_events=5)
     scratch = Scratch(tmp_path / "scratch")
-    yield Desk(
+    yield JobRunner(
         WorkerContext(
             engine, JobRepository(redis, settings), Quotas(redis), Storage.open(settings), scratch, Signals(), settings
         ),
@@ -116,97 +116,100 @@ def waveform(name: str) -> Waveform:
     return Waveform(mono(torch.from_numpy(samples.T))[None].contiguous(), rate)
 
 
-def test_a_saved_query_is_the_engines_own(desk: Desk, engine: Engine) -> None:
-    done = desk.do(QUERY, {"name": "bird", "examples": [{"audio_id": desk.upload("example")}]})
-    assert done.status == "succeeded", done.error
-    found, wanted = EmbeddingRecord.model_validate(done.result), engine.embed([waveform("example")])
-    assert np.allclose(unpack_vector(found.vector), wanted.vector.numpy(), atol=1e-5)
-    assert found.coherence == pytest.approx(wanted.coherence, abs=1e-3) and found.model == ModelRecord(
+def test_a_saved_query_equals_the_engines_query(runner: JobRunner, engine: Engine) -> None:
+    job = runner.run(QUERY, {"name": "bird", "examples": [{"audio_id": runner.upload("example")}]})
+    assert job.status == "succeeded", job.error
+    saved, expected = EmbeddingRecord.model_validate(job.result), engine.embed([waveform("example")])
+    assert np.allclose(unpack_vector(saved.vector), expected.vector.numpy(), atol=1e-5)
+    assert saved.coherence == pytest.approx(expected.coherence, abs=1e-3) and saved.model == ModelRecord(
         **model_of(engine)
     )
-    assert found.seconds_used == pytest.approx(wanted.seconds_used, abs=1e-2) and done.expires_at is None
-    assert desk.context.storage.keys(QUERY.folder) == []
+    assert saved.seconds_used == pytest.approx(expected.seconds_used, abs=1e-2) and job.expires_at is None
+    assert runner.context.storage.keys(QUERY.folder) == []
 
 
-def test_a_silent_example_makes_no_query(desk: Desk) -> None:
-    examples = [{"audio_id": desk.upload(np.zeros(32000))}]
-    done = desk.do(QUERY, {"name": "nothing", "examples": examples})
-    assert done.status == "failed" and done.error is not None and done.error.code == "audio_silent"
+def test_a_silent_example_makes_no_query(runner: JobRunner) -> None:
+    examples = [{"audio_id": runner.upload(np.zeros(32000))}]
+    job = runner.run(QUERY, {"name": "nothing", "examples": examples})
+    assert job.status == "failed" and job.error is not None and job.error.code == "audio_silent"
 
 
-def test_asking_with_a_saved_query_is_asking_with_its_examples(desk: Desk) -> None:
-    example = desk.upload("example")
-    saved = desk.do(QUERY, {"name": "bird", "examples": [{"audio_id": example}]}).result
-    by_example = desk.separate("mixture", {"name": "bird", "examples": [{"audio_id": example}]})
-    by_query = desk.separate("mixture", {"name": "bird", "embedding": saved})
+def test_a_saved_query_gives_the_stem_of_its_examples(runner: JobRunner) -> None:
+    example = runner.upload("example")
+    saved = runner.run(QUERY, {"name": "bird", "examples": [{"audio_id": example}]}).result
+    by_example = runner.separate("mixture", {"name": "bird", "examples": [{"audio_id": example}]})
+    by_query = runner.separate("mixture", {"name": "bird", "embedding": saved})
     assert by_query.status == "succeeded", by_query.error
-    assert np.allclose(desk.stem(by_query, "bird"), desk.stem(by_example, "bird"), atol=1e-5)
+    assert np.allclose(runner.stem(by_query, "bird"), runner.stem(by_example, "bird"), atol=1e-5)
     assert by_query.targets[0].coherence == pytest.approx(by_example.targets[0].coherence, abs=1e-3)
 
 
-def test_an_embedding_of_a_model_that_has_gone_fails_its_target_alone(desk: Desk) -> None:
+def test_an_embedding_of_another_model_fails_its_target_alone(runner: JobRunner) -> None:
     old = {"vector": pack_vector([1.0] * 1024), "model": {"name": "base", "version": "0"}}
-    done = desk.separate("mixture", {"name": "old", "embedding": old}, {"name": "bird", "label": "Bird"})
-    assert done.status == "succeeded"
-    assert [target.status for target in done.targets] == ["failed", "succeeded"]
-    assert done.targets[0].error is not None and done.targets[0].error.code == "query_model_mismatch"
+    job = runner.separate("mixture", {"name": "old", "embedding": old}, {"name": "bird", "label": "Bird"})
+    assert job.status == "succeeded"
+    assert [target.status for target in job.targets] == ["failed", "succeeded"]
+    assert job.targets[0].error is not None and job.targets[0].error.code == "query_model_mismatch"
 
 
-def test_what_a_target_is_not_changes_what_is_asked_for(desk: Desk) -> None:
+def test_a_negative_query_changes_the_stem(runner: JobRunner) -> None:
     bird = {"name": "bird", "label": "Bird"}
-    negatives: list[dict[str, Any]] = [{"not_label": "Music"}, {"not_examples": [{"audio_id": desk.upload("target")}]}]
-    plain = desk.stem(desk.separate("mixture", bird), "bird")
+    negatives: list[dict[str, Any]] = [
+        {"not_label": "Music"},
+        {"not_examples": [{"audio_id": runner.upload("target")}]},
+    ]
+    plain = runner.stem(runner.separate("mixture", bird), "bird")
     for negative in negatives:
-        done = desk.separate("mixture", bird | negative)
-        assert done.status == "succeeded", done.error
-        assert not np.allclose(desk.stem(done, "bird"), plain, atol=1e-4)
+        job = runner.separate("mixture", bird | negative)
+        assert job.status == "succeeded", job.error
+        assert not np.allclose(runner.stem(job, "bird"), plain, atol=1e-4)
 
 
-def test_a_target_that_is_what_it_is_not_fails(desk: Desk) -> None:
-    example = [{"audio_id": desk.upload("example")}]
-    done = desk.separate("mixture", {"name": "x", "examples": example, "not_examples": example})
-    assert done.status == "failed" and done.error is not None and done.error.code == "request_invalid"
+def test_a_negative_query_equal_to_the_query_fails(runner: JobRunner) -> None:
+    example = [{"audio_id": runner.upload("example")}]
+    job = runner.separate("mixture", {"name": "x", "examples": example, "not_examples": example})
+    assert job.status == "failed" and job.error is not None and job.error.code == "request_invalid"
 
 
-def test_what_is_heard_becomes_targets(desk: Desk) -> None:
-    done = desk.separate("mixture", auto={"max_targets": 2, "threshold": 0.3})
-    assert done.status == "succeeded", done.error
-    assert 1 <= len(done.targets) <= 2 and done.warnings == []
-    first = done.targets[0]
+def test_automatic_targets_are_the_sounds_of_the_mixture(runner: JobRunner) -> None:
+    job = runner.separate("mixture", auto={"max_targets": 2, "threshold": 0.3})
+    assert job.status == "succeeded", job.error
+    assert 1 <= len(job.targets) <= 2 and job.warnings == []
+    first = job.targets[0]
     assert (first.label is not None and "bird" in first.label.lower() + first.name) or "chirp" in first.name
-    assert all(target.status == "succeeded" and target.presence is not None for target in done.targets)
-    result = SeparationResult.model_validate(done.result)
-    assert [stem.name for stem in result.stems] == [*(target.name for target in done.targets), "residual"]
+    assert all(target.status == "succeeded" and target.presence is not None for target in job.targets)
+    result = SeparationResult.model_validate(job.result)
+    assert [stem.name for stem in result.stems] == [*(target.name for target in job.targets), "residual"]
     mixture = soundfile.read(RECORDINGS / "mixture.flac", always_2d=True)[0]
-    total = sum(desk.stem(done, stem.name) for stem in result.stems)
+    total = sum(runner.stem(job, stem.name) for stem in result.stems)
     assert np.abs(total - mixture).max() < 1e-6
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_nothing_heard_leaves_the_mixture(desk: Desk, residual: bool) -> None:
+def test_without_automatic_targets_the_residual_is_the_mixture(runner: JobRunner, residual: bool) -> None:
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(64000)
-    done = desk.separate(quiet, auto={"max_targets": 8, "threshold": 1.0}, output={"residual": residual})
-    assert (done.status, done.targets) == ("succeeded", []), done.error
-    assert len(done.warnings) == 1 and "Nothing is heard" in done.warnings[0]
-    result = SeparationResult.model_validate(done.result)
+    job = runner.separate(quiet, auto={"max_targets": 8, "threshold": 1.0}, output={"residual": residual})
+    assert (job.status, job.targets) == ("succeeded", []), job.error
+    assert len(job.warnings) == 1 and "Nothing is heard" in job.warnings[0]
+    result = SeparationResult.model_validate(job.result)
     assert (result.mixture.duration, result.mixture.sample_rate) == (2.0, 32000)
     assert [stem.name for stem in result.stems] == ["residual"][: int(residual)]
     if residual:
-        assert np.abs(desk.stem(done, "residual")[:, 0] - np.round(quiet * 2**15) / 2**15).max() < 1e-6
+        assert np.abs(runner.stem(job, "residual")[:, 0] - np.round(quiet * 2**15) / 2**15).max() < 1e-6
 
 
-def test_a_detection_tells_tags_events_and_draws_them(desk: Desk, tmp_path: Path) -> None:
-    recording = {"audio_id": desk.upload("mixture"), "duration": None, "sample_rate": 1, "channels": 1}
-    done = desk.do(DETECTION, {"audio": recording, "threshold": 0.2, "top": 3})
-    assert done.status == "succeeded", done.error
-    result = DetectionResult.model_validate(done.result)
+def test_a_detection_has_tags_events_and_a_picture(runner: JobRunner, tmp_path: Path) -> None:
+    recording = {"audio_id": runner.upload("mixture"), "duration": None, "sample_rate": 1, "channels": 1}
+    job = runner.run(DETECTION, {"audio": recording, "threshold": 0.2, "top": 3})
+    assert job.status == "succeeded", job.error
+    result = DetectionResult.model_validate(job.result)
     assert len(result.tags) == 3 and result.tags[0].label in ("Animal", "Bird", "Wild animals")
     assert result.audio.duration == pytest.approx(5.97, abs=0.01) and result.audio.sample_rate > 1
-    assert len(result.events) == 5 and "the surest 5 are told" in done.warnings[0]
+    assert len(result.events) == 5 and "the 5 of highest confidence are listed" in job.warnings[0]
     assert all(0 <= event.start < event.end <= 5.98 and event.confidence >= 0.2 for event in result.events)
     assert [event.start for event in result.events] == sorted(event.start for event in result.events)
     assert set(result.metrics) == {"decoding", "detecting", "encoding", "real_time_factor"}
-    desk.context.storage.download(result.picture.key, tmp_path / "timeline.png")
+    runner.context.storage.download(result.picture.key, tmp_path / "timeline.png")
     content = (tmp_path / "timeline.png").read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (result.picture.bytes, result.picture.sha256)
     picture = matplotlib.image.imread(tmp_path / "timeline.png")

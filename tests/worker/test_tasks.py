@@ -1,4 +1,4 @@
-"""What the model or the machine does wrong ends in the record, or in another attempt."""
+"""The run of a job: errors of the model or the machine end in its record or in a retry; the quota's correction."""
 
 import signal
 import time
@@ -13,6 +13,7 @@ from redis import Redis
 from rq import Retry
 
 from app.errors import StoreUnavailable
+from app.jobs import kinds
 from app.jobs.kinds import DETECTION, KINDS, SEPARATION, Kind
 from app.jobs.lifecycle import Job, TargetState
 from app.jobs.repository import JobRepository
@@ -25,13 +26,14 @@ from models.engine import Engine
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
 from worker.context import WorkerContext
+from worker.job_run import RETRY
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
-from worker.tasks import RETRY, TASKS
+from worker.tasks import TASKS
 
 
 class FailingEngine(Engine):
-    """A real engine up to the moment when it separates, detects or embeds."""
+    """An engine that raises `error` when it separates, detects or embeds."""
 
     error: BaseException
 
@@ -60,19 +62,19 @@ def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerCont
 
 
 def request_of(kind: Kind, audio_id: str) -> dict[str, Any]:
-    """What a job of this kind is asked for."""
+    """Return a request for a job of this kind."""
     recording = {"audio_id": audio_id, "duration": None, "sample_rate": 16000, "channels": 1}
-    own: dict[str, dict[str, Any]] = {
+    requests: dict[str, dict[str, Any]] = {
         "separation": {"mixture": recording, "targets": [{"name": "dog", "label": "Dog"}], "output": {}},
         "detection": {"audio": recording, "threshold": 0.2, "top": 10},
         "query": {"name": "mine", "examples": [{"audio_id": audio_id}]},
     }
-    return own[kind.name] | {"model": {"name": "base", "version": "small"}}
+    return requests[kind.name] | {"model": {"name": "base", "version": "small"}}
 
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def job(request: pytest.FixtureRequest, context: WorkerContext, redis: Redis, tmp_path: Path) -> Job:
-    """A job of each kind that waits."""
+    """A queued job of each kind."""
     audio_id, now = new_id("aud"), time.time()
     soundfile.write(tmp_path / "recording.wav", noise(16000, 1).T, 16000)
     context.storage.put_file(store_key(audio_id), tmp_path / "recording.wav")
@@ -93,12 +95,18 @@ def job(request: pytest.FixtureRequest, context: WorkerContext, redis: Redis, tm
     ).job
 
 
-def do(context: WorkerContext, execution: str, job: Job) -> Retry | None:
+def run(context: WorkerContext, execution: str, job: Job) -> Retry | None:
     return TASKS[KINDS[job.kind].task](context, execution, job.id)
 
 
 def fail_with(context: WorkerContext, error: BaseException) -> None:
     context.engine.error = error  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_there_is_a_task_for_each_kind_by_the_names_in_queue_entries():
+    """Entries of earlier releases hold these names."""
+    assert set(TASKS) == {"worker.tasks.separate", "worker.tasks.detect", "worker.tasks.embed"}
+    assert set(TASKS) == set(kinds.TASKS.values())
 
 
 @pytest.mark.parametrize(
@@ -110,37 +118,37 @@ def fail_with(context: WorkerContext, error: BaseException) -> None:
         (RuntimeError("secret details"), "internal"),
     ],
 )
-def test_an_error_of_ours_ends_the_job_without_its_details(
+def test_an_internal_error_fails_the_job_without_its_details(
     context: WorkerContext, job: Job, error: Exception, code: str
 ):
     fail_with(context, error)
-    assert do(context, "e1", job) is None
-    over = context.jobs.get(job.id)
-    assert over.status == "failed"
-    assert over.error is not None
-    assert over.error.code == code
-    assert "secret" not in over.error.detail
+    assert run(context, "e1", job) is None
+    ended = context.jobs.get(job.id)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error.code == code
+    assert "secret" not in ended.error.detail
 
 
-def test_what_may_pass_is_tried_again_until_the_last_attempt(context: WorkerContext, job: Job):
+def test_a_temporary_error_is_retried_until_the_last_attempt(context: WorkerContext, job: Job):
     fail_with(context, StoreUnavailable())
-    assert do(context, "e1", job) is RETRY
+    assert run(context, "e1", job) is RETRY
     assert context.jobs.get(job.id).status == "running"
-    assert do(context, "e2", job) is None
-    over = context.jobs.get(job.id)
-    assert over.error is not None
-    assert over.error.code == "store_unavailable"
+    assert run(context, "e2", job) is None
+    ended = context.jobs.get(job.id)
+    assert ended.error is not None
+    assert ended.error.code == "store_unavailable"
 
 
 def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext, job: Job):
     fail_with(context, torch.AcceleratorError("CUDA error: device-side assert triggered"))
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     try:
-        assert do(context, "e1", job) is RETRY
+        assert run(context, "e1", job) is RETRY
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert heard == [signal.SIGTERM]
+    assert signals == [signal.SIGTERM]
     assert not context.jobs.get(job.id).finished
 
 
@@ -148,20 +156,20 @@ def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext,
 @pytest.mark.parametrize(
     ("used", "days_ago", "left"),
     [
-        ("500.000", 0, "201.000"),  # 300 s were charged for what its header does not tell, and it lasts 1 s
-        ("500.000", 1, "500.000"),  # nothing of today
+        ("500.000", 0, "201.000"),  # 300 s were charged for a header without a duration, and it lasts 1 s
+        ("500.000", 1, "500.000"),  # charged on another day
         (None, 0, None),  # an owner without a quota
     ],
 )
-def test_a_day_is_charged_once_for_what_a_recording_turns_out_to_be(
+def test_the_quota_is_charged_once_for_the_decoded_duration(
     context: WorkerContext, redis: Redis, job: Job, used: str | None, days_ago: int, left: str | None
 ):
     day = int(redis.time()[0] // 86400) - days_ago  # pyright: ignore[reportIndexIssue]
     if used is not None:
         redis.hset(quota_key(job.owner), mapping={"day": day, "used": used})
     fail_with(context, StoreUnavailable("away"))
-    assert do(context, "execution-1", job) is RETRY
-    do(context, "execution-2", job)
+    assert run(context, "execution-1", job) is RETRY
+    run(context, "execution-2", job)
     assert context.jobs.get(job.id).audio_seconds == 1.0
-    found = redis.hget(quota_key(job.owner), "used")
-    assert (found.decode() if isinstance(found, bytes) else found) == left
+    charged = redis.hget(quota_key(job.owner), "used")
+    assert (charged.decode() if isinstance(charged, bytes) else charged) == left
