@@ -124,7 +124,7 @@ def test_events_arrive_as_they_happen(folder_service: Service) -> None:
 def followers_are_gone(service: Service) -> None:
     """Nothing is read any more for those who left."""
     feed = service.deps.event_feed
-    eventually(lambda: not feed._followers and not feed._read_to, 3)
+    eventually(lambda: feed.is_idle, 3)
 
 
 def test_a_stream_ends_when_its_job_is_deleted(folder_service: Service) -> None:
