@@ -36,7 +36,7 @@ def made(service: Service, count: int) -> list[str]:
     return jobs[::-1]
 
 
-def test_pages_hold_everything_once_the_newest_first(folder_service: Service) -> None:
+def test_pages_hold_every_job_once_the_newest_first(folder_service: Service) -> None:
     assert pages(folder_service) == [[]]
     jobs = made(folder_service, 5)
     assert pages(folder_service) == [jobs]
@@ -70,7 +70,7 @@ def test_a_page_of_jobs_in_one_state_reads_a_limited_number_of_records(redis: Re
     assert (found, before) == ([[job_ids[1]], [], [job_ids[4]]], None)
 
 
-def test_records_that_cannot_be_read_are_left_out(folder_service: Service) -> None:
+def test_unreadable_records_are_left_out(folder_service: Service) -> None:
     jobs = made(folder_service, 3)
     folder_service.deps.redis.set(f"earmark:job:{jobs[0]}", '{"schema_version": 99}')
     folder_service.deps.redis.delete(f"earmark:job:{jobs[1]}")
@@ -90,7 +90,7 @@ def test_old_entries_are_trimmed(folder_service: Service) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"limit": 0}, {"limit": 101}, {"status": "lost"}, {"cursor": "sep_1"}, {"cursor": "+"}]
 )
-def test_pages_that_cannot_be(folder_service: Service, wrong: dict[str, str | int]) -> None:
+def test_invalid_page_parameters_are_refused(folder_service: Service, wrong: dict[str, str | int]) -> None:
     problem(folder_service.client.get("/v1/separations", params=wrong), 422, "request_invalid")
 
 

@@ -99,7 +99,7 @@ def is_given_up(jobs: JobRepository, job: Job) -> None:
         ),
     ],
 )
-def test_a_jobs_life_is_counted(
+def test_the_steps_of_a_job_are_counted(
     jobs: JobRepository, life: Callable[[JobRepository, Job], None], grown: dict[tuple, float]
 ) -> None:
     model = new_id("m")  # its figures begin at nothing
@@ -123,7 +123,7 @@ def test_a_jobs_life_is_counted(
     assert sum(finished) == sum(amount for (name, *_), amount in grown.items() if name == "earmark_jobs_finished_total")
 
 
-def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
+def test_calls_of_the_store_are_counted_by_outcome(tmp_path: Path) -> None:
     def count(operation: str, outcome: str) -> float:
         return value("earmark_store_call_duration_seconds_count", operation=operation, outcome=outcome)
 
@@ -141,7 +141,7 @@ def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
     assert {case: count(*case) - before[case] for case in cases} == dict.fromkeys(cases, 1.0)
 
 
-def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
+def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> None:
     separation = folder_service.separate()
     jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
     eventually(lambda: jobs.fair_queue.oldest_age("base") > 0.05, 5)
@@ -154,7 +154,7 @@ def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
     assert registry.models()[0].name == MODEL["name"]
 
 
-def test_ids_tell_when_they_were_made() -> None:
+def test_ids_hold_their_time_of_creation() -> None:
     assert created_at("sep_01HZZZZZZZZZZZZZZZZZZZZZZZ") == pytest.approx(1717986918.399)
 
 
@@ -164,7 +164,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_metrics_have_a_port_of_their_own_where_that_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:
+def test_metrics_are_served_on_a_separate_port_if_one_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:
     port = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(
         home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", housekeeping_metrics_port=free_port, log_format="json"
@@ -193,7 +193,7 @@ def test_metrics_have_a_port_of_their_own_where_that_is_set(redis: Redis, tmp_pa
     assert '"logger": "earmark.metrics"' in lines and f":{free_port}/metrics" in lines
 
 
-def test_the_apis_own_port_then_has_none(folder_service: Service, tmp_path: Path) -> None:
+def test_the_port_of_the_api_then_serves_no_metrics(folder_service: Service, tmp_path: Path) -> None:
     from tests.app.conftest import serve
 
     settings: Any = folder_service.deps.settings.model_copy(update={"metrics_port": 1})

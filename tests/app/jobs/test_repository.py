@@ -76,7 +76,7 @@ def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, jo
     assert all("request" not in fields for _, _, fields in told)
 
 
-def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_records_expire_in_redis_after_their_retention_time(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert redis.ttl(record_key(job.id)) == -1
     jobs.claim(job.id, "a")
@@ -86,7 +86,7 @@ def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepo
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
+def test_failed_jobs_of_every_kind_expire(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
     job = jobs.create(new_job(upload, kind=kind)).job
     jobs.claim(job.id, "a")
     jobs.fail(job.id, "a", JobError(code="audio_silent", detail="Silent."))
@@ -94,7 +94,7 @@ def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository
     assert redis.ttl(record_key(job.id)) == pytest.approx(33 * 86400, abs=10)
 
 
-def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
+def test_old_saved_queries_stay_in_their_list_until_they_are_deleted(
     redis: Redis, jobs: JobRepository, upload: str
 ) -> None:
     job = new_job(upload, kind=QUERY).model_copy(update={"id": first_id(QUERY.prefix, time.time() - 400 * 86400)})
@@ -107,7 +107,7 @@ def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
     assert jobs.trim() == 1 and jobs.trim() == 0
 
 
-def test_of_two_executions_the_later_one_owns_the_job(jobs: JobRepository, job: Job) -> None:
+def test_the_later_of_two_executions_owns_the_job(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert jobs.claim(job.id, "a") and jobs.claim(job.id, "b")
     assert jobs.should_stop(job.id, "a") and not jobs.should_stop(job.id, "b")
@@ -120,7 +120,7 @@ def test_of_two_executions_the_later_one_owns_the_job(jobs: JobRepository, job: 
     assert jobs.get(job.id).result == {"by": "b"}
 
 
-def test_of_many_at_once_one_publishes(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_one_of_many_concurrent_executions_publishes(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     outcomes: dict[str, bool] = {}
     barrier = threading.Barrier(8)
@@ -142,7 +142,7 @@ def test_of_many_at_once_one_publishes(redis: Redis, jobs: JobRepository, job: J
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: JobRepository, upload: str) -> None:
+def test_steps_whose_replies_were_lost_may_be_repeated(redis: Redis, jobs: JobRepository, upload: str) -> None:
     ends: list[tuple[str, Callable[[str], bool]]] = [
         ("succeeded", lambda job_id: jobs.publish(job_id, "a", DONE, {})),
         ("failed", lambda job_id: jobs.fail(job_id, "a", JobError(code="internal", detail="."))),
@@ -161,7 +161,9 @@ def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: Jo
         assert (jobs.get(job.id).status, len(events(redis, job))) == (status, told)
 
 
-def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_the_output_of_an_execution_that_never_publishes_is_in_the_orphan_ledger(
+    redis: Redis, jobs: JobRepository, job: Job
+) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     jobs.claim(job.id, "b")
@@ -169,7 +171,7 @@ def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: 
     assert redis.zrange("earmark:leftovers", 0, -1) == [f"{output_folder(job.kind, job.id)}/a".encode()]
 
 
-def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_job_in_no_queue_is_found_and_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
     assert JobRepository(redis, Settings(lost_after=60)).find_lost() == []
@@ -180,9 +182,7 @@ def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: JobRepos
     assert jobs.find_lost() == []
 
 
-def test_a_lost_job_that_somebody_has_found_meanwhile_is_left_alone(
-    redis: Redis, jobs: JobRepository, job: Job
-) -> None:
+def test_a_lost_job_that_changed_meanwhile_is_not_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}")
     (lost,) = jobs.find_lost()
@@ -192,7 +192,9 @@ def test_a_lost_job_that_somebody_has_found_meanwhile_is_left_alone(
     assert jobs.get(job.id).execution == "a"
 
 
-def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_job_that_moves_back_while_housekeeping_reads_is_not_lost(
+    redis: Redis, jobs: JobRepository, job: Job
+) -> None:
     """A worker's task asks RQ to try again: from what has begun back to the queue, which is looked at first."""
     jobs.create(job)
     queue = f"rq:queue:{queue_name('base')}"
@@ -219,7 +221,7 @@ def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis,
         thread.join()
 
 
-def test_a_server_that_has_forgotten_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_server_that_has_dropped_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
     redis.script_flush()
     jobs.create(job)
     redis.script_flush()
@@ -245,13 +247,13 @@ def test_a_job_whose_workers_keep_dying_is_given_up(
     audio.delete(job.audio_ids[0])
 
 
-def test_a_redelivered_job_is_given_up_by_the_claim_too(jobs: JobRepository, job: Job) -> None:
+def test_a_job_delivered_too_often_is_given_up_by_its_claim(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert [jobs.claim(job.id, execution) is not None for execution in "abcd"] == [True, True, True, False]
     assert jobs.get(job.id).status == "failed"
 
 
-def test_a_job_given_back_does_not_count(jobs: JobRepository, job: Job) -> None:
+def test_released_attempts_do_not_count(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     for number in range(9):
         assert jobs.claim(job.id, f"e{number}")
@@ -270,7 +272,7 @@ def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, jo
         jobs.cancel(job.id)
 
 
-def test_a_running_job_is_asked_to_stop(jobs: JobRepository, job: Job) -> None:
+def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     assert not jobs.confirm_cancel(job.id, "a")
@@ -282,7 +284,7 @@ def test_a_running_job_is_asked_to_stop(jobs: JobRepository, job: Job) -> None:
     assert jobs.get(job.id).status == "canceled"
 
 
-def test_a_job_asked_to_stop_whose_worker_died_is_canceled(jobs: JobRepository, job: Job) -> None:
+def test_a_job_whose_worker_died_after_a_request_to_cancel_is_canceled(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     jobs.cancel(job.id)
@@ -308,7 +310,7 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
     assert output_folder(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
 
 
-def test_a_full_queue_refuses(redis: Redis, jobs: JobRepository, upload: str) -> None:
+def test_a_full_queue_refuses_new_jobs(redis: Redis, jobs: JobRepository, upload: str) -> None:
     for _ in range(5):
         jobs.create(new_job(upload))
     with pytest.raises(QueueFull):
@@ -343,7 +345,9 @@ def test_creating_a_job_takes_one_round_trip(
     assert sent == ["EVALSHA"]
 
 
-def test_audio_that_a_job_needs_stays(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
+def test_audio_that_a_job_uses_cannot_be_deleted(
+    redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository
+) -> None:
     jobs.create(job)
     with pytest.raises(AudioInUse):
         audio.delete(job.audio_ids[0])
@@ -381,7 +385,7 @@ def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
     assert sorted(outcomes) in (["audio_in_use", "done"], ["done", "not_found"])
 
 
-def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
+def test_stems_expire_and_the_status_stays(redis: Redis, upload: str) -> None:
     jobs = JobRepository(redis, Settings(stem_retention=0.05))
     job = jobs.create(new_job(upload)).job
     jobs.claim(job.id, "a")
@@ -395,7 +399,7 @@ def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
     assert expired.expired and expired.status == "succeeded"
 
 
-def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_record_of_a_newer_release_is_not_changed(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     newer = json.loads(redis.get(record_key(job.id)) or b"") | {"schema_version": 99}
     redis.set(record_key(job.id), json.dumps(newer))
@@ -406,9 +410,7 @@ def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: JobReposi
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
-def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
-    redis: Redis, upload: str, damage: bytes
-) -> None:
+def test_a_damaged_record_does_not_keep_others_from_being_requeued(redis: Redis, upload: str, damage: bytes) -> None:
     jobs = JobRepository(redis, Settings(lost_after=0, ready_jobs=2))
     damaged, whole = (jobs.create(new_job(upload)).job for _ in range(2))
     redis.delete("rq:queue:" + queue_name(whole.model))
@@ -416,7 +418,7 @@ def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
     assert [job.id for job in jobs.find_lost()] == [whole.id]
 
 
-def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_the_rq_entry_names_the_task_and_is_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
     assert json.loads(zlib.decompress(entry[b"data"])) == [TASKS[job.kind], None, [job.id], {}]
