@@ -1,4 +1,4 @@
-"""Job records on a real Valkey: whoever comes twice, dies, or comes too late, a job is done once."""
+"""Job records on a real Valkey: a job is done once, though processes repeat calls, die, or come too late."""
 
 import json
 import threading
@@ -37,26 +37,26 @@ def upload(audio: AudioRepository) -> str:
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def job(request: pytest.FixtureRequest, upload: str) -> Job:
-    """A job of each kind: they share one life."""
+    """A job of each kind: they share one life cycle."""
     return new_job(upload, kind=request.param)
 
 
 DONE = [TargetState(name="dog", status="succeeded")]
 
 
-def queued(redis: Redis) -> list[bytes]:
+def ready_ids(redis: Redis) -> list[bytes]:
     found: Any = redis.lrange(f"rq:queue:{queue_name('base')}", 0, -1)
     return found
 
 
-def events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
+def read_events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
     found: Any = redis.xrange(events_key(job.id))
     return [(name, fields[b"type"].decode(), json.loads(fields[b"job"])) for name, fields in found]
 
 
 def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
-    assert queued(redis) == [job.id.encode()]
+    assert ready_ids(redis) == [job.id.encode()]
     assert jobs.fair_queue.position(jobs.get(job.id)) == 1
     claimed = jobs.claim(job.id, "a")
     assert claimed is not None and claimed.status == "running" and jobs.fair_queue.position(claimed) == 0
@@ -69,11 +69,11 @@ def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, jo
     kept = None if KINDS[job.kind].kept else pytest.approx(time.time() + 72 * 3600, abs=5)
     assert done.expires_at == kept
     assert jobs.should_stop(job.id, "a")
-    told = events(redis, job)
-    assert [name for name, _, _ in told] == [f"{number}-0".encode() for number in range(1, 6)]
-    assert [kind for _, kind, _ in told] == ["state", "state", "progress", "target", "state"]
-    assert [fields.get("status") for _, _, fields in told] == ["queued", "running", None, "running", "succeeded"]
-    assert all("request" not in fields for _, _, fields in told)
+    entries = read_events(redis, job)
+    assert [name for name, _, _ in entries] == [f"{number}-0".encode() for number in range(1, 6)]
+    assert [kind for _, kind, _ in entries] == ["state", "state", "progress", "target", "state"]
+    assert [fields.get("status") for _, _, fields in entries] == ["queued", "running", None, "running", "succeeded"]
+    assert all("request" not in fields for _, _, fields in entries)
 
 
 def test_records_expire_in_redis_after_their_retention_time(redis: Redis, jobs: JobRepository, job: Job) -> None:
@@ -116,7 +116,7 @@ def test_the_later_of_two_executions_owns_the_job(jobs: JobRepository, job: Job)
     assert not jobs.release(job.id, "a")
     assert not jobs.publish(job.id, "a", DONE, {"by": "a"})
     assert jobs.publish(job.id, "b", DONE, {"by": "b"})
-    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first answer was lost"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first reply was lost"})
     assert jobs.get(job.id).result == {"by": "b"}
 
 
@@ -138,7 +138,7 @@ def test_one_of_many_concurrent_executions_publishes(redis: Redis, jobs: JobRepo
     assert sum(outcomes.values()) == 1
     winner = next(execution for execution, won in outcomes.items() if won)
     assert jobs.get(job.id).result == {"by": winner}
-    numbers = [int(name.split(b"-")[0]) for name, _, _ in events(redis, job)]
+    numbers = [int(name.split(b"-")[0]) for name, _, _ in read_events(redis, job)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -153,17 +153,15 @@ def test_steps_whose_replies_were_lost_may_be_repeated(redis: Redis, jobs: JobRe
         assert jobs.create(job) == QueuedJob(job, 1)
         assert jobs.claim(job.id, "a") and jobs.claim(job.id, "a")
         assert end(job.id)
-        told = len(events(redis, job))
+        count = len(read_events(redis, job))
         if status == "canceled":
             assert jobs.confirm_cancel(job.id, "a")
         else:
             assert end(job.id)
-        assert (jobs.get(job.id).status, len(events(redis, job))) == (status, told)
+        assert (jobs.get(job.id).status, len(read_events(redis, job))) == (status, count)
 
 
-def test_the_output_of_an_execution_that_never_publishes_is_in_the_orphan_ledger(
-    redis: Redis, jobs: JobRepository, job: Job
-) -> None:
+def test_output_that_is_never_published_is_in_the_orphan_ledger(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     jobs.claim(job.id, "b")
@@ -178,7 +176,7 @@ def test_a_job_in_no_queue_is_found_and_requeued(redis: Redis, jobs: JobReposito
     lost = jobs.find_lost()
     assert [each.id for each in lost] == [job.id]
     assert jobs.requeue(lost[0]) is not None
-    assert queued(redis) == [job.id.encode()]
+    assert ready_ids(redis) == [job.id.encode()]
     assert jobs.find_lost() == []
 
 
@@ -186,21 +184,19 @@ def test_a_lost_job_that_changed_meanwhile_is_not_requeued(redis: Redis, jobs: J
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}")
     (lost,) = jobs.find_lost()
-    assert jobs.requeue(lost) is not None  # one housekeeper
+    assert jobs.requeue(lost) is not None  # one housekeeping process
     assert jobs.claim(job.id, "a") is not None
-    assert jobs.requeue(lost) is None  # another, whose look is as old
+    assert jobs.requeue(lost) is None  # another, which read the same state
     assert jobs.get(job.id).execution == "a"
 
 
-def test_a_job_that_moves_back_while_housekeeping_reads_is_not_lost(
-    redis: Redis, jobs: JobRepository, job: Job
-) -> None:
-    """A worker's task asks RQ to try again: from what has begun back to the queue, which is looked at first."""
+def test_a_job_that_moves_back_meanwhile_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    """RQ retries it: it moves from the started registry back to the queue, which is read before the registry."""
     jobs.create(job)
     queue = f"rq:queue:{queue_name('base')}"
     stop = threading.Event()
 
-    def go_to_and_fro() -> None:
+    def move_back_and_forth() -> None:
         while not stop.is_set():
             for command in (("LREM", queue, 0, job.id), ("RPUSH", queue, job.id)):
                 with redis.pipeline() as pipe:
@@ -212,7 +208,7 @@ def test_a_job_that_moves_back_while_housekeeping_reads_is_not_lost(
                     )
                     pipe.execute()
 
-    thread = threading.Thread(target=go_to_and_fro)
+    thread = threading.Thread(target=move_back_and_forth)
     thread.start()
     try:
         assert [jobs.find_lost() for _ in range(200)] == [[]] * 200
@@ -228,7 +224,7 @@ def test_a_server_that_has_dropped_its_scripts_loses_nothing(redis: Redis, jobs:
     assert jobs.claim(job.id, "a") is not None
     redis.script_flush()
     assert jobs.publish(job.id, "a", DONE, {})
-    assert len(events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
+    assert len(read_events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up(
@@ -240,10 +236,10 @@ def test_a_job_whose_workers_keep_dying_is_given_up(
         redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
         for lost in jobs.find_lost():
             jobs.requeue(lost)
-    over = jobs.get(job.id)
-    assert over.status == "failed" and over.error is not None and over.error.code == "worker_lost"
+    finished = jobs.get(job.id)
+    assert finished.status == "failed" and finished.error is not None and finished.error.code == "worker_lost"
     assert jobs.claim(job.id, "d") is None
-    assert queued(redis) == [] and jobs.find_lost() == []
+    assert ready_ids(redis) == [] and jobs.find_lost() == []
     audio.delete(job.audio_ids[0])
 
 
@@ -265,7 +261,7 @@ def test_released_attempts_do_not_count(jobs: JobRepository, job: Job) -> None:
 def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert jobs.cancel(job.id).status == "canceled"
-    assert queued(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
+    assert ready_ids(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
     assert jobs.claim(job.id, "a") is None
     assert [target.status for target in jobs.get(job.id).targets] == ["canceled"]
     with pytest.raises(AlreadyFinished):
@@ -276,9 +272,9 @@ def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, jo
     jobs.create(job)
     jobs.claim(job.id, "a")
     assert not jobs.confirm_cancel(job.id, "a")
-    asked = jobs.cancel(job.id)
-    assert asked.status == "running" and asked.cancel_requested_at is not None
-    assert jobs.cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+    canceling = jobs.cancel(job.id)
+    assert canceling.status == "running" and canceling.cancel_requested_at is not None
+    assert jobs.cancel(job.id).cancel_requested_at == canceling.cancel_requested_at
     assert jobs.should_stop(job.id, "a")
     assert jobs.confirm_cancel(job.id, "a")
     assert jobs.get(job.id).status == "canceled"
@@ -301,12 +297,12 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
     with pytest.raises(NotFound):
         jobs.get(job.id)
     assert redis.exists(users_key(job.audio_ids[0])) == 0
-    left: Any = redis.keys("earmark:job*")
-    assert left == [events_key(job.id).encode()]  # for those who follow: that there is nothing more
-    assert 0 < redis.ttl(left[0]) <= 60
-    last: Any = redis.xrange(left[0])
+    keys: Any = redis.keys("earmark:job*")
+    assert keys == [events_key(job.id).encode()]  # tells followers that the job was deleted
+    assert 0 < redis.ttl(keys[0]) <= 60
+    last: Any = redis.xrange(keys[0])
     assert [fields for _, fields in last] == [{b"type": b"deleted"}]
-    # The worker may have stored something after the delete: its prefix stays in the ledger.
+    # The worker may write after the deletion: the prefix stays in the ledger.
     assert output_folder(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
 
 
@@ -316,7 +312,7 @@ def test_a_full_queue_refuses_new_jobs(redis: Redis, jobs: JobRepository, upload
     with pytest.raises(QueueFull):
         jobs.create(new_job(upload))
     assert jobs.fair_queue.waiting_count("base") == jobs.unfinished_count() == 5
-    jobs.claim(queued(redis)[0].decode(), "a")
+    jobs.claim(ready_ids(redis)[0].decode(), "a")
     jobs.create(new_job(upload))
 
 
@@ -345,9 +341,7 @@ def test_creating_a_job_takes_one_round_trip(
     assert sent == ["EVALSHA"]
 
 
-def test_audio_that_a_job_uses_cannot_be_deleted(
-    redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository
-) -> None:
+def test_audio_in_use_cannot_be_deleted(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
     jobs.create(job)
     with pytest.raises(AudioInUse):
         audio.delete(job.audio_ids[0])
