@@ -135,7 +135,7 @@ def test_peaks_are_drawn_once_and_kept(service: Service, monkeypatch: pytest.Mon
     for channel in told["channels"]:
         assert len(channel["minimum"]) == len(channel["maximum"]) == 100
         assert -0.3 < min(channel["minimum"]) < max(channel["minimum"]) < 0 < max(channel["maximum"]) < 0.3
-    assert service.stored() == [f"audio/{audio['id']}", waveform_key(audio["id"])]
+    assert service.stored_keys() == [f"audio/{audio['id']}", waveform_key(audio["id"])]
     assert service.client.get(f"/v1/audio/{audio['id']}/peaks").json()["points"] == 2000
     assert len(drawn) == 1
     # A damaged one is drawn anew.
@@ -166,7 +166,7 @@ def test_an_outline_is_not_swept_while_it_is_stored(folder_service: Service) -> 
     record = service.deps.audio.get(service.upload()["id"])
     service.deps.audio.register_waveform_write(record.model_copy(update={"expires_at": time.time() - 1}))
     Housekeeping(service.deps.redis, service.deps.storage, service.deps.settings).remove_expired()
-    assert service.entered() == [waveform_key(record.id).encode()]
+    assert service.orphans() == [waveform_key(record.id).encode()]
 
 
 def test_outlines_end_with_their_uploads(folder_service: Service) -> None:

@@ -27,7 +27,7 @@ from app.separations import service as separations
 from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
-from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve
+from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve
 from tests.app.receivers import Received, Receiver, receiver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -57,7 +57,7 @@ def _hooked(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def hooked(_hooked: Service, redis: Redis) -> Service:
     """A front end that signs webhooks and may call receivers on the loopback network."""
-    return emptied(_hooked)
+    return empty(_hooked)
 
 
 @pytest.fixture

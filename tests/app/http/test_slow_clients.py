@@ -123,5 +123,5 @@ def test_slow_bodies_are_cut_and_leave_nothing(folder_service: Service, route: s
         answer, ended = drip(folder_service, f"{head}Content-Type: {kind}\r\n\r\n".encode() + start, b" ", pause=0.1)
         assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
         assert ended < 6
-    eventually(lambda: not folder_service.entered(), 5)
+    eventually(lambda: not folder_service.orphans(), 5)
     nothing_left(folder_service)

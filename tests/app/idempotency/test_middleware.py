@@ -92,7 +92,7 @@ def test_a_form_is_the_same_by_its_fields_and_files(folder_service: Service) -> 
 def test_an_upload_is_stored_once(folder_service: Service) -> None:
     answers = [repeated(folder_service, "u", "/v1/audio", files={"file": ("a.wav", wav())}) for _ in range(3)]
     assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
-    assert len(folder_service.stored()) == 1
+    assert len(folder_service.stored_keys()) == 1
 
 
 def test_a_call_without_a_body_is_answered_again(folder_service: Service) -> None:

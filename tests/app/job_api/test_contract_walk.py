@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.jobs.kinds import KINDS
-from tests.app.conftest import LIMITS, Service, emptied, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, serve, wav
 from tests.app.job_api.test_kinds import ask
 from tests.conftest import REPOSITORY, S3Server
 
@@ -78,7 +78,7 @@ def _walked(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def walked(_walked: Service, redis: Redis) -> Service:
-    return emptied(_walked)
+    return empty(_walked)
 
 
 def contract(service: Service) -> Any:
@@ -115,7 +115,7 @@ def test_walks_from_answer_to_answer_keep_the_contract(walked: Service) -> None:
         def setup(self) -> None:
             """Every walk begins with one job of each kind: what lists hold decides which way it goes on."""
             walked.deps.redis.flushall()
-            emptied(walked)
+            empty(walked)
             for kind in KINDS.values():
                 assert ask(walked, kind).status_code == 202
 

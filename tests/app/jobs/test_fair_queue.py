@@ -95,19 +95,19 @@ def test_owners_who_wait_get_audio_by_weight(valkey: Any, weights: list[float], 
         blocked = jobs.create(job_of("first", 1.0)).job  # on the ready list, so that all others wait for their turns
         for job in made:
             jobs.create(job)
-        left = {job.id: job for job in made}
+        remaining = {job.id: job for job in made}
         audio_by_owner = dict.fromkeys((f"k{number}" for number in range(len(weights))), 0.0)
         longest = {owner: max(job.audio_seconds or 0 for job in made if job.owner == owner) for owner in audio_by_owner}
         assert [jobs.fair_queue.position(job) for job in (blocked, *made)].count(0) == 0
         for job_id in run_all(jobs)[1:]:
-            job = left.pop(job_id)
+            job = remaining.pop(job_id)
             audio_by_owner[job.owner] += (job.audio_seconds or 0) / job.weight
-            waiting = {other.owner for other in left.values()}
+            waiting = {other.owner for other in remaining.values()}
             for one in waiting:
                 for other in waiting:
                     bound = sum(longest[owner] / weights[int(owner[1:])] for owner in (one, other))
                     assert audio_by_owner[one] - audio_by_owner[other] <= bound + 1e-3
-        assert not left
+        assert not remaining
 
 
 @dataclass
@@ -282,14 +282,14 @@ def test_a_key_with_one_job_at_a_time_gets_its_share_beside_a_key_with_many(redi
     jobs = JobRepository(redis, settings_of(queue_jobs=5000))
     for _ in range(100):
         jobs.create(job_of("key_a"))
-    own, next_one = 0, jobs.create(job_of("key_b")).job  # of twice the weight
+    served, next_job = 0, jobs.create(job_of("key_b")).job  # of twice the weight
     for _ in range(90):
         job_id = take(jobs)
         finish(jobs, job_id or "")
-        if job_id == next_one.id:
-            own += 1
-            next_one = jobs.create(job_of("key_b")).job
-    assert 28 <= own <= 60, "between one and two thirds: it does not always wait when its turn comes"
+        if job_id == next_job.id:
+            served += 1
+            next_job = jobs.create(job_of("key_b")).job
+    assert 28 <= served <= 60, "between one and two thirds: it does not always wait when its turn comes"
 
 
 def test_canceling_waiting_jobs_returns_their_share(redis: Redis):

@@ -242,8 +242,8 @@ class Interleavings(RuleBasedStateMachine):
             assert not self.redis.exists(users_key(job.audio_ids[0]))
         queue = self.jobs.fair_queue
         assert self.jobs.unfinished_count() == queue.waiting_count("base") == queue.waiting_seconds("base") == 0
-        left: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
-        assert left == []
+        rq_keys: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
+        assert rq_keys == []
         keys: Any = self.redis.keys("earmark:line:*")
         assert set(keys) <= {b"earmark:line:base:clock", b"earmark:line:base:load"}
         assert self.redis.hgetall("earmark:line:base:load") in ({}, {b"milliseconds": b"0"})

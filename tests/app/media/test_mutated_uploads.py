@@ -249,6 +249,6 @@ def test_mutated_uploads_get_an_answer_and_leave_nothing(
     assert 0 < by_code["201"] < COUNT
     assert grown < MEMORY
     assert list(temporary.iterdir()) == []
-    service.client.delete(f"/v1/audio/{service.stored()[0].removeprefix('audio/')}")
+    service.client.delete(f"/v1/audio/{service.stored_keys()[0].removeprefix('audio/')}")
     nothing_left(service)
     assert [child for child in process.children(recursive=True) if "app." in " ".join(child.cmdline())] == []

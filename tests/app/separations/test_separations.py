@@ -134,9 +134,9 @@ def test_stems_that_the_store_lost_are_not_found(folder_service: Service) -> Non
 def test_a_deleted_separation_is_gone_from_the_store(service: Service) -> None:
     job = service.separate()
     service.finish(job["id"])
-    assert any(key.startswith("separations/") for key in service.stored())
+    assert any(key.startswith("separations/") for key in service.stored_keys())
     assert service.client.delete(job["url"]).status_code == 204
-    assert not any(key.startswith("separations/") for key in service.stored())
+    assert not any(key.startswith("separations/") for key in service.stored_keys())
     problem(service.client.get(job["url"]), 404, "not_found")
     problem(service.client.delete(job["url"]), 404, "not_found")
 
