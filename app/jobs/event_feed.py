@@ -1,8 +1,8 @@
-"""What happens to jobs, as it happens, for all who wait for it in one process of the front end.
+"""Event feed: one connection to Redis per front-end process reads the event streams of all jobs that clients follow.
 
-However many follow: one connection to Redis reads the streams of all jobs that anybody follows, and nobody holds a
-thread. An entry reaches its followers within milliseconds; one of a job that nobody followed before, within
-`_BLOCK_MS`. While Redis is away followers wait on, and miss nothing: streams are read on from where they were.
+Followers are tasks on the event loop and hold no threads. An entry reaches its followers within milliseconds; the first
+entry of a job that had no follower before, within `_BLOCK_MS`. While Redis is away followers keep waiting and miss
+nothing: each stream is read on from where reading stopped.
 """
 
 import asyncio
@@ -20,116 +20,121 @@ from app.settings import Settings
 
 log = logging.getLogger("earmark.feed")
 
-_BLOCK_MS = 200  # one read waits so long for news: what following a further job may add to its first entry
-_RETRY_SECONDS = 0.5  # between two tries while Redis does not answer
+_BLOCK_MS = 200  # the longest that one read blocks, and so the delay of a newly followed job's first entry
+_RETRY_SECONDS = 0.5  # between two attempts while Redis does not answer
 
 
 class Subscription:
-    """Gets one job's entries. `begin` says from where; until then none is missed."""
+    """Receives the entries of one job. `start` sets the first of them; no entry before that call is lost."""
 
     def __init__(self, feed: "EventFeed", job_id: str) -> None:
         self._feed = feed
         self.job_id = job_id
-        self.news: asyncio.Queue[EventEntry | None] = asyncio.Queue()  # None: no more will come
+        self.entries: asyncio.Queue[EventEntry | None] = asyncio.Queue()  # None: the feed has ended
         self._after = 0
 
     def start(self, after: int) -> None:
-        """Entries of revisions above this one are news."""
+        """Receive entries of revisions above this one."""
         self._after = max(self._after, after)
         self._feed.start_reading(self.job_id, after)
 
     async def next(self, seconds: float) -> list[EventEntry]:
-        """What is new, as soon as there is something; empty after so many seconds, and when the feed ends."""
+        """Return the new entries as soon as there is one; none after so many seconds, or when the feed ends."""
         try:
             async with asyncio.timeout(seconds):
-                arrived = [await self.news.get()]
+                received = [await self.entries.get()]
         except TimeoutError:
             return []
-        while not self.news.empty():
-            arrived.append(self.news.get_nowait())
-        new = [entry for entry in arrived if entry is not None and entry.revision > self._after]
+        while not self.entries.empty():
+            received.append(self.entries.get_nowait())
+        new = [entry for entry in received if entry is not None and entry.revision > self._after]
         if new:
             self._after = new[-1].revision
         return new
 
 
 class EventFeed:
-    """All followers of one process; its methods are called from the event loop."""
+    """The subscriptions of one process; its methods are to be called from the event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._followers: dict[str, set[Subscription]] = {}
-        self._read_to: dict[str, int] = {}  # by job: the revision up to which its followers have been told
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._last_revisions: dict[str, int] = {}  # by job: the last revision that its subscriptions have received
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is followed, and none is read."""
+        return not self._subscriptions and not self._last_revisions
+
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
-        """A follower of one job, for as long as the context lasts."""
-        follower = Subscription(self, job_id)
+        """Return a subscription to one job, for as long as the context lasts."""
+        subscription = Subscription(self, job_id)
         if self.ended:
-            follower.news.put_nowait(None)
-        self._followers.setdefault(job_id, set()).add(follower)
+            subscription.entries.put_nowait(None)
+        self._subscriptions.setdefault(job_id, set()).add(subscription)
         try:
-            yield follower
+            yield subscription
         finally:
-            others = self._followers[job_id]
-            others.discard(follower)
+            others = self._subscriptions[job_id]
+            others.discard(subscription)
             if not others:
-                del self._followers[job_id]
-                self._read_to.pop(job_id, None)
+                del self._subscriptions[job_id]
+                self._last_revisions.pop(job_id, None)
 
     def start_reading(self, job_id: str, after: int) -> None:
-        """Read the job's stream from there, unless it is read already."""
-        self._read_to.setdefault(job_id, after)
+        """Read the job's stream from that revision, unless it is read already."""
+        self._last_revisions.setdefault(job_id, after)
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read())
 
     def end(self) -> None:
-        """Nobody gets anything more: the server stops, and would otherwise wait for those who follow."""
+        """End all subscriptions, so that the server can stop without waiting for its followers."""
         self.ended = True
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.news.put_nowait(None)
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.entries.put_nowait(None)
 
     async def close(self) -> None:
-        """End, and let go of the connection."""
+        """End, and close the connection."""
         self.end()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read(self) -> None:
-        """Hand out entries for as long as somebody follows."""
+        """Distribute entries for as long as there are subscriptions."""
         async with connect_async(self._settings) as redis:
-            while self._read_to and not self.ended:
+            while self._last_revisions and not self.ended:
                 try:
                     await self._read_once(redis)
                 except (RedisError, OSError) as error:
                     log.error("the queue's server does not answer: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
-                except Exception:  # a defect must not leave everybody waiting for nothing
-                    log.exception("an entry was not handed out")
+                except Exception:  # a defect must not stop the feed for all followers
+                    log.exception("an entry was not distributed")
                     await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self, redis: Redis) -> None:
-        jobs = {events_key(job_id).encode(): job_id for job_id in self._read_to}
-        since: Any = {key: f"{self._read_to[job_id]}-0" for key, job_id in jobs.items()}
-        found: Any = await redis.xread(since, block=_BLOCK_MS)
-        for key, entries in _streams(found):
+        jobs = {events_key(job_id).encode(): job_id for job_id in self._last_revisions}
+        since: Any = {key: f"{self._last_revisions[job_id]}-0" for key, job_id in jobs.items()}
+        reply: Any = await redis.xread(since, block=_BLOCK_MS)
+        for key, entries in _streams(reply):
             job_id = jobs[key]
             for number, fields in entries:
                 entry = EventEntry.parse(number, fields)
-                if job_id in self._read_to:
-                    self._read_to[job_id] = entry.revision
-                for follower in self._followers.get(job_id, ()):
-                    follower.news.put_nowait(entry)
+                if job_id in self._last_revisions:
+                    self._last_revisions[job_id] = entry.revision
+                for subscription in self._subscriptions.get(job_id, ()):
+                    subscription.entries.put_nowait(entry)
 
 
-def _streams(found: Any) -> Iterator[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
-    """The answer to XREAD, of either version of Redis's protocol."""
-    if isinstance(found, dict):
-        for key, chunks in found.items():
+def _streams(reply: Any) -> Iterator[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:
+    """Return the reply to XREAD, of either version of Redis's protocol, as keys and entries."""
+    if isinstance(reply, dict):
+        for key, chunks in reply.items():
             yield key, [entry for chunk in chunks for entry in chunk]
     else:
-        yield from found or ()
+        yield from reply or ()

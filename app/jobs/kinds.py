@@ -1,4 +1,4 @@
-"""The kinds of jobs. They share one life, one line and one set of calls; only what is asked for and made differs."""
+"""The kinds of jobs. They share one life cycle, one fair queue and one set of routes; requests and results differ."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,10 @@ from app.records import ids
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of job. `name` is in its records, `prefix` in its ids, `folder` in its addresses and in the store;
-    `task` is what workers call. `kept`: what succeeded stays until it is deleted, for it is made to be used again.
+    """One kind of job.
+
+    name: in its records. prefix: of its ids. folder: in its addresses and in the store. task: what workers call.
+    kept: a job that succeeded stays until it is deleted, since its result is made to be used again.
     """
 
     name: str
@@ -26,5 +28,5 @@ TASKS = {kind.name: kind.task for kind in KINDS.values()}  # a worker runs no ot
 
 
 def output_folder(kind: str, job_id: str) -> str:
-    """The prefix in the store of everything that a job makes."""
+    """Return the prefix in the store of everything that a job writes."""
     return f"{KINDS[kind].folder}/{job_id}"

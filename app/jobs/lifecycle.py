@@ -1,16 +1,16 @@
-"""A job's record and the steps of its life, as pure functions: a record in, the changed record or None out.
+"""A job's record and the steps of its life cycle, as pure functions from a record to the changed record or None.
 
-    queued --claimed--> running --published--> succeeded
-       |                   |------failed-----> failed
-       |                   |------canceled---> canceled
-       |                   '------requeued---> queued      (its worker died, or was told to stop)
-       |--canceled--> canceled
-       '--failed----> failed                               (given up: its executions died too often)
+    queued --claim--> running --publish----------> succeeded
+       |                 |------fail-------------> failed
+       |                 |------confirm_cancel---> canceled
+       |                 '------requeue----------> queued      (its worker died, or shuts down)
+       |--cancel---> canceled
+       '--give_up--> failed                                    (its executions died too often)
 
 None means that the step is not allowed, and nothing changes. A running job belongs to the execution that claimed it
-last: steps of any other execution are refused, so that work that is delivered twice is published once. A step that
-ended the job may be taken again by the same execution and changes nothing: its first answer may have been lost.
-`jobs.py` keeps records in Redis and takes these steps there.
+last: steps of any other execution are refused, so that work that is delivered twice is published once. The execution
+whose step finished the job may repeat it, which changes nothing: the reply to the first call may have been lost.
+`repository.py` keeps records in Redis and applies these steps there.
 """
 
 import json
@@ -21,30 +21,30 @@ from pydantic import BaseModel, ConfigDict
 
 from app.errors import RecordTooNew
 
-SCHEMA = 1  # raised when a release could not read its predecessor's records; then UPGRADES gets an entry
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the step to the next one
+SCHEMA = 1  # incremented when a release cannot read its predecessor's records; then UPGRADES gets an entry
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the upgrade to the next one
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
-_STEP = 0.01  # the smallest progress worth an event
+_MINIMUM_PROGRESS = 0.01  # less is no event
 
 
 class JobError(BaseModel):
-    """What a job or a target died of: a word of the contract, and a sentence."""
+    """The error of a failed job or target: a documented code, and a sentence."""
 
     code: str
     detail: str
 
 
 class Progress(BaseModel):
-    """How far a job is, 0 to 1, and what it is doing."""
+    """The progress of a job, 0 to 1, and its current stage."""
 
     ratio: float = 0.0
     stage: str = "queued"
 
 
 class TargetState(BaseModel):
-    """One target's own outcome."""
+    """The outcome of one target."""
 
     name: str
     label: str | None = None
@@ -56,14 +56,14 @@ class TargetState(BaseModel):
 
 
 class Webhook(BaseModel):
-    """Whom to tell when a job is over, and of which ends."""
+    """The address to notify when a job finishes, and the states to notify of."""
 
     url: str
     events: list[Status]
 
 
 class Job(BaseModel):
-    """The record. Times are seconds since 1970; `request` and `result` belong to the resource named by `kind`."""
+    """The record of a job. Times are seconds since 1970; `request` and `result` are defined by its kind."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -73,21 +73,21 @@ class Job(BaseModel):
     owner: str = ""  # id of the API key that made it; empty where keys are switched off
     model: str  # the queue, by the model's name
     request: dict[str, Any]
-    audio_ids: list[str]  # uploads that must stay until the job is over
-    weight: float = 1.0  # its share of the workers beside other owners' jobs
-    audio_seconds: float | None = None  # of the recording that it works on, by its header until it was decoded
+    audio_ids: list[str]  # uploads that must be kept until the job has finished
+    weight: float = 1.0  # in the fair queue: its share beside other owners' jobs
+    audio_seconds: float | None = None  # of its recording: by the header, and once decoded, in truth
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None
-    attempts: int = 0  # executions begun and not given back
+    attempts: int = 0  # executions that claimed it, without those that released it
     revision: int = 0  # events so far
     progress: Progress = Progress()
     result: dict[str, Any] | None = None
-    expired: bool = False  # what it made was swept
+    expired: bool = False  # its output was deleted after its retention time
     warnings: list[str] = []
     error: JobError | None = None
     metadata: dict[str, str] = {}
-    request_id: str | None = None  # of the request that asked for it, for logs
+    request_id: str | None = None  # of the HTTP request that created it, for logs
     webhook: Webhook | None = None
     created_at: float
     changed_at: float
@@ -98,21 +98,23 @@ class Job(BaseModel):
 
     @property
     def finished(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether it is in a terminal state."""
         return self.status in TERMINAL
 
 
 def parse(document: bytes | str) -> Job:
-    """A record from its JSON, upgraded if an older release wrote it; raises `RecordTooNew` if a newer one did, and
-    ValueError if it is damaged."""
+    """Return a record from its JSON, upgraded if an older release wrote it.
+
+    Raises `RecordTooNew` if a newer release wrote it, and ValueError if it is damaged.
+    """
     return from_fields(json.loads(document))
 
 
 def from_fields(fields: Any) -> Job:
-    """A record from what its JSON holds; see `read`."""
+    """Return a record from its decoded JSON; see `parse`."""
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
-        raise ValueError("the record is no JSON object with a schema's number")
+        raise ValueError("the record is not a JSON object with a schema version")
     if version > SCHEMA:
         raise RecordTooNew(f"The record has schema {version}; this release reads up to {SCHEMA}.")
     while version < SCHEMA:
@@ -122,7 +124,7 @@ def from_fields(fields: Any) -> Job:
 
 
 def claim(job: Job, execution: str, now: float, attempts: int) -> Job | None:
-    """The execution takes the job, from another one too: RQ gives a job again only when it believes that one dead."""
+    """Give the job to an execution, also if another had it: RQ delivers a job again only if its worker seems dead."""
     if job.finished:
         return None
     if job.cancel_requested_at is not None:
@@ -144,17 +146,17 @@ def claim(job: Job, execution: str, now: float, attempts: int) -> Job | None:
 
 
 def report_progress(job: Job, execution: str, ratio: float, stage: str, now: float) -> Job | None:
-    """The owner is further on; the ratio never falls within an execution. Too small a step changes nothing."""
+    """Report the progress of the job's execution; the ratio never falls, and too small a step changes nothing."""
     if not _is_owned_by(job, execution):
         return None
     ratio = min(1.0, max(job.progress.ratio, ratio))
-    if stage == job.progress.stage and ratio - job.progress.ratio < _STEP:
+    if stage == job.progress.stage and ratio - job.progress.ratio < _MINIMUM_PROGRESS:
         return job.model_copy()
     return job.model_copy(update={"progress": Progress(ratio=ratio, stage=stage), "changed_at": now})
 
 
 def update_target(job: Job, execution: str, state: TargetState, now: float) -> Job | None:
-    """The owner tells one target's outcome ahead of the whole."""
+    """Publish the outcome of one target before the rest."""
     if not _is_owned_by(job, execution):
         return None
     targets = [state if target.name == state.name else target for target in job.targets]
@@ -162,7 +164,7 @@ def update_target(job: Job, execution: str, state: TargetState, now: float) -> J
 
 
 def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job | None:
-    """The owner has decoded the recording, and knows how long it is."""
+    """Record the duration of the decoded recording."""
     return (
         job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _is_owned_by(job, execution) else None
     )
@@ -171,7 +173,7 @@ def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job
 def publish(
     job: Job, execution: str, targets: list[TargetState], result: dict[str, Any], warnings: list[str], now: float
 ) -> Job | None:
-    """The owner's work is done and stored; all of it becomes visible in this one step."""
+    """Finish the job with its stored output, which becomes visible in this one step."""
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "succeeded")
     update = {"targets": targets, "result": result, "warnings": warnings, "progress": Progress(ratio=1.0, stage="done")}
@@ -179,14 +181,14 @@ def publish(
 
 
 def fail(job: Job, execution: str, error: JobError, now: float, targets: list[TargetState] | None = None) -> Job | None:
-    """The owner cannot do it, and nobody could."""
+    """Finish the job with an error that no retry would avoid."""
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "failed")
     return _finish(job, "failed", now, {"error": error, "targets": targets or _finish_targets(job, "failed")})
 
 
 def give_up(job: Job, now: float) -> Job | None:
-    """Its executions died too often, whoever owns it."""
+    """Finish the job because its executions died too often, whichever has it."""
     if job.finished:
         return None
     error = JobError(code="worker_lost", detail=f"Given up after {job.attempts} executions that died.")
@@ -194,7 +196,7 @@ def give_up(job: Job, now: float) -> Job | None:
 
 
 def request_cancel(job: Job, now: float) -> Job | None:
-    """A waiting job is canceled at once; a running one is asked to stop, by a mark that its worker looks for."""
+    """Cancel a waiting job at once; mark a running one, so that its worker stops."""
     if job.finished:
         return None
     if job.status == "queued":
@@ -205,19 +207,19 @@ def request_cancel(job: Job, now: float) -> Job | None:
 
 
 def cancel(job: Job, now: float) -> Job | None:
-    """Nobody works on it any more."""
+    """Finish the job as canceled; no worker has it."""
     return None if job.finished else _finish(job, "canceled", now, {"targets": _finish_targets(job, "canceled")})
 
 
 def confirm_cancel(job: Job, execution: str, now: float) -> Job | None:
-    """The owner saw the request to stop, and did."""
+    """Finish the job as canceled after its execution has stopped on request."""
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "canceled")
     return cancel(job, now) if job.cancel_requested_at is not None else None
 
 
 def requeue(job: Job, now: float, attempts: int, execution: str | None = None) -> Job | None:
-    """Back to waiting: its worker is gone (then the attempt counts), or `execution` itself gives it back."""
+    """Let the job wait again: its worker died (then the attempt counts), or `execution` releases it."""
     if job.finished or (execution is not None and not _is_owned_by(job, execution)):
         return None
     if job.cancel_requested_at is not None:
@@ -231,7 +233,7 @@ def requeue(job: Job, now: float, attempts: int, execution: str | None = None) -
 
 
 def expire(job: Job, now: float) -> Job | None:
-    """What it made was kept as long as promised; the state stays."""
+    """Mark the output as expired; the status stays."""
     return job.model_copy(update={"expired": True, "changed_at": now}) if job.finished and not job.expired else None
 
 
@@ -248,7 +250,7 @@ def _finish(job: Job, status: Status, now: float, update: dict[str, Any]) -> Job
 
 
 def _finish_targets(job: Job, status: Status) -> list[TargetState]:
-    """Targets that had no outcome of their own share the job's."""
+    """Return the targets; those without an outcome get the job's."""
     return [
         target if target.status in TERMINAL else target.model_copy(update={"status": status}) for target in job.targets
     ]

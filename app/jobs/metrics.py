@@ -1,6 +1,6 @@
-"""Figures of jobs, counted where a job's record changes: by the one process whose change was taken.
+"""Metrics of jobs, counted by the process whose change of a record succeeded.
 
-So that a job that two workers hold, or whose worker dies, is counted once.
+So a job that two workers hold, or whose worker dies, is counted once.
 """
 
 from typing import Any
@@ -14,83 +14,85 @@ _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 72
 
 _finished = Counter(
     "earmark_jobs_finished_total",
-    "Jobs that are over; code: what a failed one died of",
+    "Finished jobs; code: the error of a failed one",
     ["kind", "model", "status", "code"],
     registry=PROCESS,
 )
 _retried = Counter(
     "earmark_jobs_retried_total",
-    "Executions that ended without an end of their job; reason: failed, lost (the worker died) or handed_over",
+    "Executions that ended before their job finished; reason: failed, lost (the worker died) or handed_over",
     ["kind", "model", "reason"],
     registry=PROCESS,
 )
 _abandoned = Counter(
     "earmark_jobs_abandoned_total", "Jobs given up: too many of their workers died", ["kind", "model"], registry=PROCESS
 )
-_waited = Histogram(
+_waiting_duration = Histogram(
     "earmark_job_waiting_duration_seconds",
-    "Seconds from a job's acceptance to its first start",
+    "Seconds from a job's creation to its first start",
     ["kind", "model"],
     buckets=_SECONDS,
     registry=PROCESS,
 )
-_lasted = Histogram(
+_duration = Histogram(
     "earmark_job_duration_seconds",
-    "Seconds from a job's acceptance to its end",
+    "Seconds from a job's creation to its end",
     ["kind", "model", "status"],
     buckets=_SECONDS,
     registry=PROCESS,
 )
-_staged = Histogram(
+_stage_duration = Histogram(
     "earmark_job_stage_duration_seconds",
     "Seconds of a successful job's stage",
     ["kind", "model", "stage"],
     buckets=_SECONDS,
     registry=PROCESS,
 )
-_factor = Histogram(
+_real_time_factor = Histogram(
     "earmark_job_real_time_factor_ratio",
-    "Seconds of work for a second of recording",
+    "Seconds of work per second of recording",
     ["kind", "model"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=PROCESS,
 )
-_audio = Counter("earmark_audio_seconds_total", "Seconds of recordings done", ["kind", "model"], registry=PROCESS)
+_audio_seconds = Counter(
+    "earmark_audio_seconds_total", "Seconds of recordings processed", ["kind", "model"], registry=PROCESS
+)
 
 
 def count_change(before: Job, after: Job) -> None:
-    """Count what a step of a job's life means; to be called once it is written."""
-    kind = (after.kind, after.model)
+    """Count a step of a job's life cycle; to be called after it was written."""
+    labels = (after.kind, after.model)
     if after.status == "running" and after.execution != before.execution:
         if before.status == "running":
-            _retried.labels(*kind, "failed").inc()
+            _retried.labels(*labels, "failed").inc()
         elif after.attempts == 1 and after.started_at is not None:
-            _waited.labels(*kind).observe(after.started_at - after.created_at)
+            _waiting_duration.labels(*labels).observe(after.started_at - after.created_at)
     elif before.status == "running" and after.status == "queued":
-        _retried.labels(*kind, "handed_over" if after.attempts < before.attempts else "lost").inc()
+        _retried.labels(*labels, "handed_over" if after.attempts < before.attempts else "lost").inc()
     elif after.finished and not before.finished:
         _count_finished(after)
 
 
 def _count_finished(job: Job) -> None:
-    kind = (job.kind, job.model)
+    labels = (job.kind, job.model)
     code = job.error.code if job.error else ""
-    _finished.labels(*kind, job.status, code).inc()
+    _finished.labels(*labels, job.status, code).inc()
     if code == "worker_lost":
-        _abandoned.labels(*kind).inc()
+        _abandoned.labels(*labels).inc()
     if job.finished_at is not None:
-        _lasted.labels(*kind, job.status).observe(job.finished_at - job.created_at)
+        _duration.labels(*labels, job.status).observe(job.finished_at - job.created_at)
     if job.result is not None:
         _observe_result(job, job.result)
 
 
 def _observe_result(job: Job, result: dict[str, Any]) -> None:
-    """What the result itself tells of its work, where its kind does."""
-    figures = dict(result.get("metrics") or {})
-    factor = figures.pop("real_time_factor", None)
+    """Observe the metrics in a result, if its kind has any."""
+    seconds_by_stage = dict(result.get("metrics") or {})
+    factor = seconds_by_stage.pop("real_time_factor", None)
     if factor is not None:
-        _factor.labels(job.kind, job.model).observe(factor)
-    for stage, seconds in figures.items():
-        _staged.labels(job.kind, job.model, stage).observe(seconds)
+        _real_time_factor.labels(job.kind, job.model).observe(factor)
+    for stage, seconds in seconds_by_stage.items():
+        _stage_duration.labels(job.kind, job.model, stage).observe(seconds)
     recording = result.get("mixture") or result.get("audio") or {}
-    _audio.labels(job.kind, job.model).inc(recording.get("duration") or 0.0)
+    _audio_seconds.labels(job.kind, job.model).inc(recording.get("duration") or 0.0)

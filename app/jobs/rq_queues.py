@@ -1,8 +1,8 @@
-"""RQ queues, two a model, with the JSON serializer and one entry a job, named by the job's id.
+"""RQ queues: two per model, with the JSON serializer and one entry per job, named by the job's id.
 
-`earmark:MODEL` is for workers that take any job, `earmark:MODEL:short` for those that take short ones only. They are
-kept short: jobs wait for their turn in `line.py`. What RQ says about a job is a hint; its record is the truth. So
-entries may be put, removed and lost at will.
+`earmark:MODEL` is for workers that take any job, `earmark:MODEL:short` for workers that take short jobs only. They are
+the ready lists of the fair queue (`fair_queue.py`) and hold few jobs. RQ's state of a job is a hint; its record is the
+truth, so that entries may be written, deleted and lost at any time.
 """
 
 from redis import Redis
@@ -19,27 +19,27 @@ from app.jobs.kinds import TASKS
 from app.jobs.lifecycle import Job
 from app.settings import Settings
 
-_KEEP_FAILURES = 3600  # seconds RQ keeps its own note of a failure, for people who look
+_FAILURE_SECONDS = 3600  # how long RQ keeps its own record of a failure, for debugging
 
 
 def queue_name(model: str, short: bool = False) -> str:
-    """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
+    """Return the name of a model's RQ queue; `short`: of the one for workers that take short jobs only."""
     return f"earmark:{model}:short" if short else f"earmark:{model}"
 
 
 class RqQueues:
-    """The queues of one deployment."""
+    """The RQ queues of one deployment."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
 
     def queue(self, model: str, short: bool = False) -> Queue:
-        """The RQ queue of a model's jobs; `short`: of the workers that take short ones only."""
+        """Return a model's RQ queue; `short`: the one for workers that take short jobs only."""
         return Queue(queue_name(model, short), connection=self._redis, serializer=JSONSerializer)
 
     def write_entry(self, pipe: Pipeline, job: Job) -> None:
-        """A job's entry, on no queue yet, within a transaction."""
+        """Write a job's entry, which is on no queue yet, within a transaction."""
         entry = Entry.create(
             TASKS[job.kind],
             args=[job.id],
@@ -50,14 +50,14 @@ class RqQueues:
             status=JobStatus.QUEUED,
             timeout=int(self._settings.job_timeout),
             result_ttl=0,
-            failure_ttl=_KEEP_FAILURES,
+            failure_ttl=_FAILURE_SECONDS,
             retry=Retry(max=self._settings.job_attempts),
         )
         entry.enqueued_at = now()
         entry.save(pipeline=pipe)
 
     def put_first(self, pipe: Pipeline, job: Job) -> None:
-        """Put a job in front of its queue with a new entry, whatever became of its last one, within a transaction."""
+        """Put a job at the front of its queue with a new entry in place of any other, within a transaction."""
         for short in (False, True):
             pipe.lrem(self.queue(job.model, short).key, 0, job.id)
         self.delete_entry(pipe, job.id)
@@ -67,11 +67,11 @@ class RqQueues:
         pipe.lpush(queue.key, job.id)
 
     def delete_entry(self, client: Redis, job_id: str) -> None:
-        """Remove a job's entry; RQ keeps the names of executions for longer than the executions."""
+        """Delete a job's entry, and the names of its executions, which RQ keeps for longer than the executions."""
         client.delete(Entry.key_for(job_id), ExecutionRegistry(job_id, self._redis).key)
 
     def request_held_ids(self, pipe: Pipeline, model: str) -> None:
-        """Ask for the ids that RQ holds; those that have begun with their executions' names, as `ID:EXECUTION`."""
+        """Add commands that return the ids that RQ holds; those of started jobs as `ID:EXECUTION`."""
         for short in (False, True):
             queue = self.queue(model, short)
             pipe.lrange(queue.key, 0, -1)
@@ -79,6 +79,6 @@ class RqQueues:
             pipe.zrange(StartedJobRegistry(queue=queue).key, 0, -1)
 
     def running_count(self, model: str) -> int:
-        """How many jobs of a model workers hold."""
+        """Return how many jobs of a model workers hold."""
         registries = [StartedJobRegistry(queue=self.queue(model, short)) for short in (True, False)]
         return sum(self._redis.zcard(registry.key) for registry in registries)

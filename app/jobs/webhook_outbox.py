@@ -1,6 +1,6 @@
-"""What is to be told to whom, and when next: one message a job, in Redis from the very step that ended the job.
+"""Outbox of webhook messages: one per job, written in the transaction that finishes the job.
 
-The message is the job itself, under its id; its record says what to tell, and is asked when it is told.
+A message is the job's id with the time at which it is due; its content is made from the record on delivery.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from app.jobs.lifecycle import Job
 
 _DUE = "earmark:webhooks:due"
 _TRIES = "earmark:webhooks:tries"
-# Whoever takes a message keeps it from others until its lease ends; then it is due again, should its taker have died.
+# A message that was taken is due again when its lease ends: the process that took it may have died.
 _TAKE = """
 local due = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], id) end
@@ -22,7 +22,7 @@ return due
 
 
 class WebhookOutbox:
-    """All messages of one deployment that were not delivered yet."""
+    """The undelivered messages of one deployment."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -30,28 +30,28 @@ class WebhookOutbox:
 
     @staticmethod
     def put(pipe: Pipeline, job: Job) -> None:
-        """Enter a job that has just ended, if anybody wants to be told; part of the transaction that ends it."""
+        """Add a job if its webhook wants its terminal state; within the transaction that finishes it."""
         if job.webhook is not None and job.status in job.webhook.events:
             pipe.zadd(_DUE, {job.id: job.finished_at or job.changed_at})
 
     def take(self, now: float, lease: float, limit: int) -> list[str]:
-        """Ids of jobs whose messages are due, the longest first, for this caller alone during `lease` seconds."""
-        found: Any = self._take(keys=[_DUE], args=[now, now + lease, limit])
-        return [member.decode() for member in found]
+        """Return ids of jobs whose messages are due, the longest due first; no other caller gets them for `lease` s."""
+        members: Any = self._take(keys=[_DUE], args=[now, now + lease, limit])
+        return [member.decode() for member in members]
 
     def postpone(self, job_ids: Iterable[str], until: float) -> None:
-        """Let messages be due at another time; those that were settled stay so."""
+        """Let messages be due at another time, unless they were removed."""
         due = dict.fromkeys(job_ids, until)
         if due:
             self._redis.zadd(_DUE, due, xx=True)
 
     def count_failure(self, job_id: str) -> int:
-        """Count a try that failed; returns how many have."""
-        tries: Any = self._redis.hincrby(_TRIES, job_id, 1)
-        return tries
+        """Count a failed attempt; returns how many have failed."""
+        failures: Any = self._redis.hincrby(_TRIES, job_id, 1)
+        return failures
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Take messages out: delivered, unwanted or given up."""
+        """Remove messages: delivered, unwanted or given up."""
         ids = list(job_ids)
         if ids:
             with self._redis.pipeline() as pipe:
@@ -60,6 +60,6 @@ class WebhookOutbox:
                 pipe.execute()
 
     def pending_count(self) -> int:
-        """How many messages were neither delivered nor given up."""
+        """Return how many messages are neither delivered nor given up."""
         count: Any = self._redis.zcard(_DUE)
         return count

@@ -1,4 +1,4 @@
-"""What a detection's record holds: the request as checked, and the result as published. Workers use these too."""
+"""The validated request and the published result in a detection's record. Workers use these too."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -6,7 +6,7 @@ from app.records.shared import ModelRecord, RecordingRecord
 
 
 class DetectionRequest(BaseModel):
-    """`Job.request` of a detection: `top` tags, and events that reach the probability `threshold`."""
+    """`Job.request` of a detection: the number of tags, and the probability that an event must reach."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -17,7 +17,7 @@ class DetectionRequest(BaseModel):
 
 
 class TagRecord(BaseModel):
-    """A class heard somewhere in the recording, and the highest probability that it has there."""
+    """A class in the recording, and its highest probability."""
 
     label: str
     mid: str
@@ -25,7 +25,7 @@ class TagRecord(BaseModel):
 
 
 class EventRecord(BaseModel):
-    """A class heard from `start` to `end`, in seconds; confidence: its highest probability there."""
+    """A class that sounds from `start` to `end`, in seconds; confidence: its highest probability there."""
 
     label: str
     mid: str
@@ -35,7 +35,7 @@ class EventRecord(BaseModel):
 
 
 class PictureRecord(BaseModel):
-    """The stored picture of the timeline, a PNG."""
+    """The stored picture of the timeline, a PNG file."""
 
     key: str
     bytes: int

@@ -1,4 +1,4 @@
-"""Names for things: a prefix and a ULID, which sorts by the time it was made (github.com/ulid/spec)."""
+"""Ids: a prefix and a ULID, which sorts by its time of creation (github.com/ulid/spec)."""
 
 import re
 import secrets
@@ -13,7 +13,7 @@ KEY = "key"
 
 
 def new_id(prefix: str) -> str:
-    """A new id: `prefix_` and 26 characters, 48 bits of milliseconds and 80 random ones."""
+    """Return a new id: `prefix_` and 26 characters that hold 48 bits of milliseconds and 80 random bits."""
     return _format(prefix, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
 
 
@@ -22,23 +22,23 @@ def _format(prefix: str, number: int) -> str:
 
 
 def first_id(prefix: str, seconds: float) -> str:
-    """The id that sorts before all that were made from then on; `seconds` since 1970."""
+    """Return the id that sorts before all ids created from then on; `seconds` since 1970."""
     return _format(prefix, max(0, int(seconds * 1000)) << 80)
 
 
-def created_at(made: str) -> float:
-    """When an id was made, in seconds since 1970."""
+def created_at(some_id: str) -> float:
+    """Return when an id was created, in seconds since 1970."""
     number = 0
-    for letter in made.rpartition("_")[2][:10]:  # 48 bits of milliseconds
+    for letter in some_id.rpartition("_")[2][:10]:  # 48 bits of milliseconds
         number = number << 5 | _ALPHABET.index(letter)
     return number / 1000
 
 
 def pattern(prefix: str) -> str:
-    """A regular expression that ids with this prefix match."""
+    """Return a regular expression that matches ids with this prefix."""
     return rf"^{prefix}_[0-7][0-9A-HJKMNP-TV-Z]{{25}}$"
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether a text is such an id; what is not never reaches Redis or the store as part of a key."""
+    """Whether a text is an id with this prefix; no other text may become part of a key in Redis or the store."""
     return re.fullmatch(pattern(prefix), text) is not None

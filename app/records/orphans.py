@@ -1,8 +1,8 @@
-"""A ledger of what may be left in the store with no record that owns it.
+"""Ledger of orphaned objects: prefixes of the store that no record owns, or none yet.
 
-Whoever is about to write under a prefix enters it first, with the time after which nobody can still be writing, and
-strikes it out in the same transaction that makes a record own it. What is still entered when its time has come is
-deleted by housekeeping, so that a process may die at any moment and leave nothing for ever.
+A process that is about to write under a prefix adds it first, with the time after which the write has surely ended, and
+removes it in the transaction in which a record becomes its owner. Housekeeping deletes what is still in the ledger at
+that time, so that a process may die at any moment and leave nothing behind.
 """
 
 import time
@@ -21,18 +21,18 @@ class OrphanLedger:
         self._redis = redis
 
     def add(self, pipe: Pipeline | None, prefix: str, due: float) -> None:
-        """Enter a prefix, within a transaction or at once; entered again, the later time counts."""
+        """Add a prefix, within a transaction or at once; of two times for one prefix the later counts."""
         (self._redis if pipe is None else pipe).zadd(_LEDGER, {prefix: due}, gt=True)
 
     def remove(self, pipe: Pipeline | None, prefix: str) -> None:
-        """Strike a prefix out: a record owns it now, or it was deleted."""
+        """Remove a prefix: a record owns it, or its objects were deleted."""
         (self._redis if pipe is None else pipe).zrem(_LEDGER, prefix)
 
     def postpone(self, prefix: str, seconds: float) -> None:
-        """Look at a prefix again later."""
+        """Let a prefix be due again after some seconds."""
         self._redis.zadd(_LEDGER, {prefix: time.time() + seconds}, xx=True)
 
     def due(self, limit: int) -> list[str]:
-        """Prefixes whose time has come. Delete what is there, then `settle`."""
-        found: Any = self._redis.zrange(_LEDGER, 0, time.time(), byscore=True, offset=0, num=limit)
-        return [member.decode() for member in found]
+        """Return prefixes that are due: delete their objects, then call `remove`."""
+        members: Any = self._redis.zrange(_LEDGER, 0, time.time(), byscore=True, offset=0, num=limit)
+        return [member.decode() for member in members]

@@ -1,4 +1,4 @@
-"""What a saved query's record holds: the request as checked. Its result is an `EmbeddingRecord`. Workers use it too."""
+"""The validated request in a saved query's record; its result is an `EmbeddingRecord`. Workers use it too."""
 
 from pydantic import BaseModel, ConfigDict
 

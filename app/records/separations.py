@@ -1,4 +1,4 @@
-"""What a separation's record holds: the request as checked, and the result as published. Workers use these too."""
+"""The validated request and the published result in a separation's record. Workers use these too."""
 
 from pathlib import PurePosixPath
 from typing import Literal
@@ -11,15 +11,15 @@ Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
 
 
 class Span(BaseModel):
-    """A stretch of a recording, in seconds."""
+    """A section of a recording, in seconds."""
 
     start: float
     end: float
 
 
 class TargetRecord(BaseModel):
-    """One target: exactly one of `examples`, `label` (the class's own name), `spans` of the mixture and `embedding` (a
-    saved query's, or a client's own) is given; and what it is not, by `not_examples` or `not_label`."""
+    """One target, by exactly one of `examples`, `label` (the name of a class), `spans` of the mixture and `embedding`
+    (of a saved query, or a client's own); `not_examples` or `not_label`: its negative query."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -33,7 +33,7 @@ class TargetRecord(BaseModel):
 
 
 class OutputRecord(BaseModel):
-    """How stems are written; `bit_depth` None is the format's default."""
+    """How stems are encoded; `bit_depth` None is the format's default."""
 
     format: Format = "flac"
     bit_depth: int | None = None
@@ -43,14 +43,14 @@ class OutputRecord(BaseModel):
 
 
 class AutoRecord(BaseModel):
-    """Targets that the worker finds: the classes that it hears with a probability of `threshold`, the surest first."""
+    """Targets that the worker chooses: classes detected with a probability of `threshold`, the most probable first."""
 
     max_targets: int
     threshold: float
 
 
 class SeparationRequest(BaseModel):
-    """`Job.request` of a separation: `targets`, or `auto`. `model` is the one that was announced when it was asked."""
+    """`Job.request` of a separation: `targets`, or `auto`. `model`: as it was announced when the job was created."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -74,7 +74,7 @@ class StemRecord(BaseModel):
 
 
 def file_name(stem: StemRecord) -> str:
-    """What a stem is called where it is saved."""
+    """Return the file name under which a stem is downloaded."""
     return f"{stem.name}{PurePosixPath(stem.key).suffix}"
 
 

@@ -1,4 +1,4 @@
-"""What the records of several kinds of jobs are made of. Workers use these too."""
+"""Parts of the records of several kinds of jobs. Workers use these too."""
 
 import sys
 from array import array
@@ -9,19 +9,19 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ModelRecord(BaseModel):
-    """Which model does it, or did."""
+    """The model that processes, or processed, a job."""
 
     name: str
     version: str
 
     @property
     def id(self) -> str:
-        """Such as `base@1`: embeddings of another one cannot be used."""
+        """Name and version, such as `base@1`. Embeddings of another version cannot be used."""
         return f"{self.name}@{self.version}"
 
 
 class RecordingRecord(BaseModel):
-    """A recording: its upload, and what the probe or (in a result) the decoder said. Seconds, hertz."""
+    """A recording: its upload, and the result of the probe or (in a job's result) of the decoder. Seconds, hertz."""
 
     audio_id: str
     duration: float | None
@@ -36,9 +36,9 @@ class ExampleRecord(BaseModel):
 
 
 class EmbeddingRecord(BaseModel):
-    """A query's embedding, as a saved query's result and in what asks with it.
+    """The embedding of a query: the result of a saved query, and part of requests that use it.
 
-    `vector` is base64 of little-endian float32: a third of what the numbers take as text, and exact. `coherence` 0 to 1
+    `vector` is base64 of little-endian float32: exact, and a third of the size of decimal numbers. `coherence` 0 to 1
     and `seconds_used` of sound are None where a client gave the numbers themselves.
     """
 
@@ -51,12 +51,12 @@ class EmbeddingRecord(BaseModel):
 
 
 def pack_vector(vector: Iterable[float]) -> str:
-    """Numbers as an `EmbeddingRecord` keeps them; those beyond float32's range become infinite."""
+    """Return numbers as the `vector` of an `EmbeddingRecord`; those beyond the range of float32 become infinite."""
     return b64encode(_little(array("f", vector)).tobytes()).decode()
 
 
 def unpack_vector(vector: str) -> list[float]:
-    """The numbers of an `EmbeddingRecord`."""
+    """Return the numbers of the `vector` of an `EmbeddingRecord`."""
     numbers = array("f")
     numbers.frombytes(b64decode(vector))
     return _little(numbers).tolist()

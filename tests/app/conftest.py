@@ -1,4 +1,4 @@
-"""The front end on a real socket, with a real queue's server and each kind of store; tests act as the worker."""
+"""The front end on a real socket, with a real Valkey and each kind of store; tests act as workers."""
 
 import hashlib
 import io
@@ -61,7 +61,7 @@ PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.val
 
 @dataclass
 class Service:
-    """A running front end, a client of it, and its deps, for looking behind its answers."""
+    """A running front end, a client of it, and its dependencies, for tests that look behind its responses."""
 
     client: httpx.Client
     deps: Dependencies
@@ -70,11 +70,11 @@ class Service:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port, for tests that speak to the socket themselves."""
+        """Host and port, for tests that open sockets themselves."""
         return self.client.base_url.host, self.client.base_url.port or 0
 
     def with_key(self, rate: int = 0, audio_seconds: int = 0, priority: int = 1) -> "Service":
-        """The same front end as the holder of a new key sees it."""
+        """Return the same front end with a client that uses a new key."""
         key, written = KeyRepository(self.deps.redis).create("test", rate, audio_seconds, priority)
         headers = {"Authorization": f"Bearer {written}"}
         client = httpx.Client(base_url=self.client.base_url, timeout=30, headers=headers)
@@ -83,13 +83,13 @@ class Service:
         return replace(self, client=client, deps=deps)
 
     def upload(self, content: bytes | None = None, filename: str = "street.wav") -> dict[str, Any]:
-        """An upload, by default a second of mono sound; its answer."""
-        answer = self.client.post("/v1/audio", files={"file": (filename, content or wav())})
-        assert answer.status_code == 201, answer.text
-        return answer.json()
+        """Upload a recording, by default a second of mono sound; return the response."""
+        response = self.client.post("/v1/audio", files={"file": (filename, content or wav())})
+        assert response.status_code == 201, response.text
+        return response.json()
 
     def recording(self) -> dict[str, Any]:
-        """A second of mono sound, stored and made known without a request or a probe: quick, for other tests' sake."""
+        """Store a second of mono sound and its record, quickly, without a request or a probe; return the record."""
         content = wav()
         owner = self.deps.caller.key_id
         audio = new_audio(
@@ -101,15 +101,15 @@ class Service:
         return audio.model_dump()
 
     def separate(self, **fields: Any) -> dict[str, Any]:
-        """A separation by one example, with other fields as given; its answer."""
+        """Create a separation by one label, with other fields as given; return the response."""
         mixture = fields.pop("mixture", None) or {"audio_id": self.recording()["id"]}
         targets = fields.pop("targets", None) or [{"name": "dog", "label": "Dog"}]
-        answer = self.client.post("/v1/separations", json={"mixture": mixture, "targets": targets, **fields})
-        assert answer.status_code == 202, answer.text
-        return answer.json()
+        response = self.client.post("/v1/separations", json={"mixture": mixture, "targets": targets, **fields})
+        assert response.status_code == 202, response.text
+        return response.json()
 
     def finish(self, job_id: str, stems: dict[str, bytes] | None = None) -> Job:
-        """Do a worker's part: claim the job, store stems, publish them."""
+        """Claim the job, store stems and publish them, as a worker does."""
         jobs, execution = self.deps.jobs, new_id("exe").lower()
         job = jobs.claim(job_id, execution)
         assert job is not None
@@ -141,7 +141,7 @@ class Service:
         return jobs.get(job_id)
 
     def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
-        """Do a worker's part for any kind of job: claim it, store things under its prefix as execution `e`, publish."""
+        """Claim a job of any kind, store objects under its prefix as execution `e`, publish, as a worker does."""
         jobs = self.deps.jobs
         job = jobs.claim(job_id, "e")
         assert job is not None
@@ -152,26 +152,26 @@ class Service:
         return jobs.get(job_id)
 
     def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1") -> str:
-        """The id of a saved query that has succeeded with this embedding."""
+        """Create a saved query that has succeeded with this embedding; return its id."""
         examples = [{"audio_id": self.recording()["id"]}]
-        answer = self.client.post("/v1/queries", json={"name": "mine", "examples": examples})
-        assert answer.status_code == 202, answer.text
+        response = self.client.post("/v1/queries", json={"name": "mine", "examples": examples})
+        assert response.status_code == 202, response.text
         model = ModelRecord(name="base", version=version)
         record = EmbeddingRecord(vector=pack_vector(vector), model=model, coherence=0.8, seconds_used=1.0)
-        return self.publish(answer.json()["id"], record).id
+        return self.publish(response.json()["id"], record).id
 
-    def stored(self) -> list[str]:
-        """All keys in the store."""
+    def stored_keys(self) -> list[str]:
+        """Return all keys in the store."""
         return [key for prefix in PREFIXES for key in self.deps.storage.keys(prefix)]
 
-    def entered(self) -> list[bytes]:
-        """What the ledger of leftovers holds."""
-        found: Any = self.deps.redis.zrange("earmark:leftovers", 0, -1)
-        return found
+    def orphans(self) -> list[bytes]:
+        """Return what the ledger of orphaned objects holds."""
+        members: Any = self.deps.redis.zrange("earmark:leftovers", 0, -1)
+        return members
 
 
 def eventually(condition: Callable[[], object], seconds: float) -> None:
-    """Wait until the condition holds."""
+    """Wait until the condition holds; fail after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -179,7 +179,7 @@ def eventually(condition: Callable[[], object], seconds: float) -> None:
 
 
 def wav(seconds: float = 1.0, rate: int = 16000, channels: int = 1) -> bytes:
-    """Noise as a 16-bit WAV file."""
+    """Return noise as a 16-bit WAV file."""
     samples = np.random.default_rng(0).integers(-9000, 9000, (round(seconds * rate), channels), dtype=np.int16)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
@@ -249,21 +249,21 @@ def _s3_service(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(params=["folder", "s3"])
 def service(request: pytest.FixtureRequest, redis: Redis) -> Service:
-    """The front end on each kind of store, empty, with the model `base` announced."""
+    """The front end on each kind of store, which is empty, with the model `base` announced."""
     found: Service = request.getfixturevalue(f"_{request.param}_service")
-    return emptied(found)
+    return empty(found)
 
 
 @pytest.fixture
 def s3_service(_s3_service: Service, redis: Redis) -> Service:
-    """The front end on S3, for what only that can do."""
-    return emptied(_s3_service)
+    """The front end on S3, for features of S3 alone."""
+    return empty(_s3_service)
 
 
 @pytest.fixture
 def folder_service(_folder_service: Service, redis: Redis) -> Service:
-    """The front end on a folder, for tests that the store cannot matter to."""
-    return emptied(_folder_service)
+    """The front end on a folder, for tests that do not depend on the store."""
+    return empty(_folder_service)
 
 
 @pytest.fixture(scope="session")
@@ -275,12 +275,12 @@ def _keyed_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def keyed_service(_keyed_service: Service, redis: Redis) -> Service:
-    """The front end on a folder with API keys switched on; its `client` has none."""
-    return emptied(_keyed_service)
+    """The front end on a folder with authentication on; its `client` has no key."""
+    return empty(_keyed_service)
 
 
-def emptied(service: Service) -> Service:
-    """The same, with an empty store and the model `base` announced."""
+def empty(service: Service) -> Service:
+    """Empty the store of a front end and announce the model `base`; return it."""
     for prefix in PREFIXES:
         service.deps.storage.delete_prefix(prefix)
     service.deps.model_registry.announce(MODEL, "worker-1")
@@ -289,21 +289,21 @@ def emptied(service: Service) -> Service:
 
 @pytest.fixture
 def jobs(redis: Redis) -> JobRepository:
-    """Jobs on the real queue's server."""
+    """Jobs on a real Valkey."""
     return JobRepository(redis, Settings(lost_after=0.0, job_attempts=3, queue_jobs=5))
 
 
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The answer's problem, checked for what every problem has and for what none may have."""
+    """Return the problem in a response, after checks of what every problem has and of what none may have."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    told = answer.json()
-    assert told["status"] == status and told["code"] == code
-    assert told["type"] == f"urn:earmark:problem:{code}"
-    assert told["title"] and told["detail"]
-    assert told["instance"] == answer.request.url.path
-    assert told["request_id"] == answer.headers["x-request-id"]
+    document = answer.json()
+    assert document["status"] == status and document["code"] == code
+    assert document["type"] == f"urn:earmark:problem:{code}"
+    assert document["title"] and document["detail"]
+    assert document["instance"] == answer.request.url.path
+    assert document["request_id"] == answer.headers["x-request-id"]
     for secret in ("Traceback", "/work", "/tmp", "site-packages", "kept-by-nobody", "earmark-tests"):
         assert secret not in answer.text
     assert ("retry-after" in answer.headers) == (status in (429, 503))
-    return told
+    return document

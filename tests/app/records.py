@@ -1,4 +1,4 @@
-"""Records as the front end would write them, for tests that do not go through HTTP."""
+"""Records as the front end writes them, for tests without HTTP."""
 
 import time
 from typing import Any
@@ -10,9 +10,9 @@ from app.records.ids import new_id
 
 
 def new_audio(**fields: Any) -> Audio:
-    """An upload of a second of mono sound; its bytes are the caller's to store."""
+    """Return an upload of a second of mono sound, whose bytes are not stored."""
     now = time.time()
-    usual = {
+    defaults = {
         "id": new_id("aud"),
         "filename": None,
         "bytes": 1,
@@ -26,12 +26,12 @@ def new_audio(**fields: Any) -> Audio:
         "created_at": now,
         "expires_at": now + 60,
     }
-    return Audio.model_validate(usual | fields)
+    return Audio.model_validate(defaults | fields)
 
 
 def new_job(*uploads: str, kind: Kind = SEPARATION) -> Job:
-    """A job with these uploads that nobody has queued yet."""
-    time.sleep(0.001)  # ids of the same millisecond sort by chance, and so do jobs with the same turn
+    """Return a job with these uploads that is not created in Redis yet."""
+    time.sleep(0.001)  # ids of one millisecond sort at random, and so do jobs with equal start tags
     now = time.time()
     return Job(
         id=new_id(kind.prefix),

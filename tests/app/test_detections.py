@@ -64,7 +64,7 @@ def test_a_detection_in_one_form(service: Service) -> None:
     job = service.deps.jobs.get(answer.json()["id"])
     request = DetectionRequest.model_validate(job.request)
     assert (request.threshold, request.top, job.metadata, job.audio_seconds) == (0.5, 3, {"a": "b"}, 1.0)
-    assert service.stored() == [f"audio/{request.audio.audio_id}"]
+    assert service.stored_keys() == [f"audio/{request.audio.audio_id}"]
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_a_form_that_fails_deletes_its_file(
     sent: list[Any] = [(name, ("a.wav", content)) for name, content in files]
     sent += [(name, (None, text)) for name, text in fields.items()]
     problem(folder_service.client.post("/v1/detections", files=sent), 422, code)
-    assert folder_service.stored() == [] and folder_service.entered() == []
+    assert folder_service.stored_keys() == [] and folder_service.orphans() == []
     assert folder_service.deps.jobs.unfinished_count() == 0

@@ -136,15 +136,14 @@ def test_waiting_jobs_keep_their_positions_and_turns(upgrade: Upgrade) -> None:
     for short in (False, True):
         upgrade.redis.delete(workers_key("base", short))  # their last heartbeats, as time goes by
     jobs.fair_queue.fill("base")
-    queue, order = jobs.rq_queues.queue("base"), []
-    while isinstance(job_id := upgrade.redis.lpop(queue.key), bytes):
-        order.append(job_id.decode())
-        entry = Entry.fetch(order[-1], connection=upgrade.redis, serializer=JSONSerializer)
-        assert (entry.func_name, entry.args) == (TASKS[jobs.get(order[-1]).kind], [order[-1]])
+    queue = jobs.rq_queues.queue("base")
+    for job_id in upgrade.data["order"]:
+        assert upgrade.redis.lpop(queue.key) == job_id.encode()
+        entry = Entry.fetch(job_id, connection=upgrade.redis, serializer=JSONSerializer)
+        assert (entry.func_name, entry.args) == (TASKS[jobs.get(job_id).kind], [job_id])
         assert entry.origin == queue.name and entry.retries_left == upgrade.settings.job_attempts
-        assert jobs.claim(order[-1], "new") is not None
-    assert order == upgrade.data["order"]
-    for job_id in order:
+        assert jobs.claim(job_id, "new") is not None
+    for job_id in upgrade.data["order"]:
         assert jobs.publish(job_id, "new", [], {})
         assert [entry.revision for entry in read_all(upgrade.redis, job_id)] == [1, 2, 3]
         assert not upgrade.redis.exists(f"rq:job:{job_id}")

@@ -52,7 +52,7 @@ def test_a_saved_query_in_one_form(service: Service) -> None:
     answer = service.client.post("/v1/queries", files=files, data={"name": "mine", "options": options})
     assert answer.status_code == 202, answer.text
     assert (answer.json()["examples"], answer.json()["metadata"]) == (2, {"a": "b"})
-    assert len(service.stored()) == 2
+    assert len(service.stored_keys()) == 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_form_that_fails_deletes_its_files(
     told = problem(answer, 422, code)
     if pointer is not None:
         assert [fault["pointer"] for fault in told["errors"]] == [pointer]
-    assert folder_service.stored() == [] and folder_service.entered() == []
+    assert folder_service.stored_keys() == [] and folder_service.orphans() == []
     assert folder_service.deps.jobs.unfinished_count() == 0
 
 

@@ -16,8 +16,8 @@ MIB = 1024 * 1024
 
 
 def assert_nothing_left(service: Service) -> None:
-    assert service.stored() == []
-    assert service.entered() == []
+    assert service.stored_keys() == []
+    assert service.orphans() == []
     assert service.deps.redis.keys("earmark:audio:*") == []
     assert [path for path in service.folder.rglob("*#*") if path.is_file()] == []
 
@@ -47,12 +47,12 @@ def test_an_upload_is_kept_and_probed(service: Service) -> None:
     assert audio["created_at"].endswith("Z") and audio["created_at"] < audio["expires_at"]
     assert service.client.get(answer.headers["location"]).json() == audio
     assert service.client.get(audio["url"]).content == content
-    assert service.entered() == []
+    assert service.orphans() == []
 
 
 def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
     audio = service.upload()
-    assert service.stored() == [store_key(audio["id"])]
+    assert service.stored_keys() == [store_key(audio["id"])]
     assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
     assert_nothing_left(service)
     for answer in (
@@ -126,13 +126,13 @@ def hang_up(service: Service, sent: bytes, announced: int) -> None:
     with socket.create_connection(service.address) as connection:
         head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
         connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + sent)
-        eventually(service.entered, 5)
+        eventually(service.orphans, 5)
 
 
 @pytest.mark.parametrize("size", [10, MIB])
 def test_a_client_that_hangs_up_leaves_nothing(service: Service, size: int) -> None:
     hang_up(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
-    eventually(lambda: not service.entered(), 5)
+    eventually(lambda: not service.orphans(), 5)
     assert_nothing_left(service)
 
 
@@ -146,7 +146,7 @@ def test_the_copy_for_the_probe_has_no_name(
 
     def slowly() -> Iterator[bytes]:
         yield head + wav(2.0)
-        eventually(s3_service.entered, 5)
+        eventually(s3_service.orphans, 5)
         seen.append(list(tmp_path.iterdir()))
         yield tail
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.settings import Settings
 from tests.app.audio.test_audio import assert_nothing_left
-from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.origins import Origin, ok, origin, redirect
 from tests.conftest import S3Server
 
@@ -43,7 +43,7 @@ def _fetching(
 
 @pytest.fixture
 def fetching(_fetching: Service, redis: Any) -> Service:
-    return emptied(_fetching)
+    return empty(_fetching)
 
 
 def post(service: Service, url: Any) -> Any:
@@ -60,7 +60,7 @@ def test_a_recording_on_the_web_is_kept_and_probed(fetching: Service, site: Orig
     assert audio["filename"] == "my street.wav" and audio["sha256"] == hashlib.sha256(content).hexdigest()
     assert (audio["content_type"], audio["duration"], audio["channels"]) == ("audio/wav", 1.5, 2)
     assert fetching.client.get(audio["url"]).content == content
-    assert fetching.entered() == []
+    assert fetching.orphans() == []
 
 
 def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> None:
@@ -122,7 +122,7 @@ def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, 
     head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
     with socket.create_connection(fetching.address, timeout=5) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        eventually(lambda: site.requests and (fetching.entered() or not begun), 5)
+        eventually(lambda: site.requests and (fetching.orphans() or not begun), 5)
     gone = time.monotonic()
     # Else the site would be cut off half a second or two later, and that kept as the answer.
     eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)

@@ -35,8 +35,8 @@ def complete(service: Service, given: dict[str, Any]) -> httpx.Response:
 
 def gone(service: Service, given: dict[str, Any]) -> None:
     """Nothing is stored or awaited; the ledger keeps an eye on the address until it has ended."""
-    assert service.stored() == []
-    assert service.entered() == [incoming_key(given["audio"]["id"]).encode()]
+    assert service.stored_keys() == []
+    assert service.orphans() == [incoming_key(given["audio"]["id"]).encode()]
     assert service.deps.redis.keys(f"earmark:audio:{given['audio']['id']}*") == []
 
 
@@ -65,7 +65,7 @@ def test_an_upload_is_brought_and_completed(s3_service: Service) -> None:
     assert (audio["bytes"], audio["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert (audio["duration"], audio["sample_rate"], audio["channels"]) == (1.5, 22050, 2)
     assert s3_service.client.get(audio["url"]).content == content
-    assert s3_service.stored() == [store_key(audio_id)]
+    assert s3_service.stored_keys() == [store_key(audio_id)]
     assert complete(s3_service, given).json() == audio
     s3_service.separate(mixture={"audio_id": audio_id})
 
@@ -87,10 +87,10 @@ def test_the_address_does_not_reach_what_was_completed(s3_service: Service) -> N
     deps = s3_service.deps
     housekeeping = Housekeeping(deps.redis, deps.storage, deps.settings)
     housekeeping.remove_expired()
-    assert len(s3_service.stored()) == 2
+    assert len(s3_service.stored_keys()) == 2
     deps.redis.zadd("earmark:leftovers", {incoming_key(audio["id"]): time.time() - 1})
     housekeeping.remove_expired()
-    assert s3_service.stored() == [store_key(audio["id"])] and s3_service.entered() == []
+    assert s3_service.stored_keys() == [store_key(audio["id"])] and s3_service.orphans() == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_upload_that_was_not_confirmed_is_whole_when_completed_again(
 )
 def test_wrong_announcements_are_refused(s3_service: Service, sent: dict[str, Any], status: int, code: str) -> None:
     problem(s3_service.client.post("/v1/audio/presign", json=sent), status, code)
-    assert s3_service.entered() == []
+    assert s3_service.orphans() == []
 
 
 def test_only_so_many_uploads_are_awaited_at_once(
@@ -192,7 +192,7 @@ def test_only_so_many_uploads_are_awaited_at_once(
     problem(answer, 429, "quota_exceeded")
     wait = deps.settings.signed_url_seconds + deps.settings.upload_timeout
     assert wait - 10 < int(answer.headers["retry-after"]) <= wait
-    assert len(s3_service.entered()) == 2
+    assert len(s3_service.orphans()) == 2
     # A completed one makes room, a refused one too, and so does time.
     bring(given[0], wav())
     assert complete(s3_service, given[0]).status_code == 200
@@ -219,7 +219,7 @@ def test_names_of_direct_uploads_are_only_for_reading(s3_service: Service) -> No
 
 def test_a_folder_takes_no_direct_uploads(folder_service: Service) -> None:
     problem(folder_service.client.post("/v1/audio/presign", json={"bytes": 9}), 409, "presign_unavailable")
-    assert folder_service.entered() == []
+    assert folder_service.orphans() == []
 
 
 @pytest.mark.parametrize("audio_id", ["aud_1", "presign", new_id("aud"), new_id("sep"), "..%2f..%2fx"])

@@ -144,7 +144,7 @@ def test_peaks_of_an_upload(service: Service) -> None:
     for channel in peaks["channels"]:
         assert len(channel["minimum"]) == len(channel["maximum"]) == 100
         assert -0.3 < min(channel["minimum"]) < max(channel["minimum"]) < 0 < max(channel["maximum"]) < 0.3
-    assert service.stored() == [f"audio/{audio_id}", waveform_key(audio_id)]
+    assert service.stored_keys() == [f"audio/{audio_id}", waveform_key(audio_id)]
     assert get_peaks(service, audio_id)["points"] == 2000
     assert service.client.delete(f"/v1/audio/{audio_id}").status_code == 204
     assert_nothing_left(service)
@@ -193,7 +193,7 @@ def test_a_waveform_is_not_swept_while_it_is_stored(folder_service: Service) -> 
     record = service.deps.audio.get(service.upload()["id"])
     service.deps.audio.register_waveform_write(record.model_copy(update={"expires_at": time.time() - 1}))
     Housekeeping(service.deps.redis, service.deps.storage, service.deps.settings).remove_expired()
-    assert service.entered() == [waveform_key(record.id).encode()]
+    assert service.orphans() == [waveform_key(record.id).encode()]
 
 
 def test_a_waveform_expires_with_its_upload(folder_service: Service) -> None:

@@ -27,7 +27,7 @@ from app.separations import service as separations
 from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
-from tests.app.conftest import LIMITS, Service, emptied, eventually, problem, serve
+from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve
 from tests.app.receivers import Received, Receiver, receiver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -57,7 +57,7 @@ def _module_service(valkey: Any, port: int, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def front_end(_module_service: Service, redis: Redis) -> Service:
     """Return a front end that signs webhooks and may call receivers on the loopback network."""
-    return emptied(_module_service)
+    return empty(_module_service)
 
 
 QUICK = Schedule(backoff=(0.1,) * len(Schedule().backoff), poll_interval=0.05)

@@ -64,7 +64,7 @@ def test_any_form(folder_service: Service, content: bytes, route: str) -> None:
                 route, content=body + end, headers={"Content-Type": "multipart/form-data; boundary=XX"}
             )
             assert_no_failure(folder_service, answer)
-    assert folder_service.stored() == [] and folder_service.entered() == []
+    assert folder_service.stored_keys() == [] and folder_service.orphans() == []
 
 
 @fuzz

@@ -101,7 +101,7 @@ def test_without_the_queue_requests_fail_and_leave_nothing(service_without_queue
         client.post("/v1/separations", files={"mixture": ("a.wav", wav())}, data={"label": "Dog"}),
     ):
         problem(answer, 503, "queue_unavailable")
-    assert service_without_queue.stored() == []
+    assert service_without_queue.stored_keys() == []
     assert "earmark_queue_up 0.0" in client.get("/metrics").text
 
 

@@ -12,7 +12,7 @@ from redis import Redis
 from app.http.uvicorn_protocol import HttpProtocol
 from app.settings import Settings
 from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
-from tests.app.conftest import LIMITS, Service, emptied, eventually, serve
+from tests.app.conftest import LIMITS, Service, empty, eventually, serve
 
 SHORT = 0.6  # s for a head, in these tests
 
@@ -32,7 +32,7 @@ def _strict_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture
 def strict_service(_strict_service: Service, redis: Redis) -> Service:
     """The front end with short limits for heads and for bodies after the response, empty."""
-    return emptied(_strict_service)
+    return empty(_strict_service)
 
 
 def drip(
@@ -141,5 +141,5 @@ def test_slow_bodies_close_the_connection_and_leave_nothing(strict_service: Serv
         )
         assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
         assert seconds_open < 6
-    eventually(lambda: not strict_service.entered(), 5)
+    eventually(lambda: not strict_service.orphans(), 5)
     assert_nothing_left(strict_service)

@@ -94,7 +94,7 @@ def test_forms_are_equal_by_their_fields_and_files(folder_service: Service) -> N
 def test_an_upload_is_stored_once(folder_service: Service) -> None:
     answers = [post(folder_service, "u", "/v1/audio", files={"file": ("a.wav", wav())}) for _ in range(3)]
     assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
-    assert len(folder_service.stored()) == 1
+    assert len(folder_service.stored_keys()) == 1
 
 
 def test_a_request_without_a_body_is_replayed(folder_service: Service) -> None:

@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.jobs.kinds import KINDS
-from tests.app.conftest import LIMITS, Service, emptied, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, serve, wav
 from tests.app.job_api.test_kinds import create
 from tests.conftest import REPOSITORY, S3Server
 
@@ -78,7 +78,7 @@ def _walked_service(valkey: Any, seaweed: S3Server, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def walked_service(_walked_service: Service, redis: Redis) -> Service:
-    return emptied(_walked_service)
+    return empty(_walked_service)
 
 
 def contract(service: Service) -> Any:
@@ -115,7 +115,7 @@ def test_walks_along_links_conform_to_the_document(walked_service: Service) -> N
         def setup(self) -> None:
             """Every walk begins with one job of each kind: what lists hold decides which way it goes on."""
             walked_service.deps.redis.flushall()
-            emptied(walked_service)
+            empty(walked_service)
             for kind in KINDS.values():
                 assert create(walked_service, kind).status_code == 202
 

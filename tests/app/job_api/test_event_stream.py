@@ -124,7 +124,7 @@ def test_events_arrive_as_they_happen(folder_service: Service) -> None:
 def wait_for_no_subscriptions(service: Service) -> None:
     """Wait until the event feed reads no stream any more."""
     feed = service.deps.event_feed
-    eventually(lambda: not feed._followers and not feed._read_to, 3)
+    eventually(lambda: feed.is_idle, 3)
 
 
 def test_a_stream_ends_when_its_job_is_deleted(folder_service: Service) -> None:

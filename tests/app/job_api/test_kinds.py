@@ -94,7 +94,7 @@ def test_deleting_stops_the_work_and_empties_the_store(service: Service, resourc
     service.deps.storage.put_file(f"{resource.kind.folder}/{job['id']}/a/0", service.folder / "output")
     assert service.client.delete(job["url"]).status_code == 204
     assert service.deps.jobs.should_stop(job["id"], "a")
-    assert not [key for key in service.stored() if not key.startswith("audio/")]
+    assert not [key for key in service.stored_keys() if not key.startswith("audio/")]
     problem(service.client.delete(job["url"]), 404, "not_found")
     assert service.client.get(f"/v1/{resource.kind.folder}").json()["data"] == []
 

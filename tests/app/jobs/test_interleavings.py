@@ -1,8 +1,8 @@
-"""Every interleaving of those who have to do with jobs, dying anywhere: each job ends once, and nothing is left of it.
+"""Interleavings of clients, workers and housekeeping, which may die anywhere: each job finishes once, without a trace.
 
-Workers here are RQ's own steps, one at a time: take, begin, claim, work, end, and the note of the end. Each may be the
-last of its process, and one that was taken for dead may go on. Two housekeepers look when they like; what they saw may
-be old when they act on it. The server forgets its scripts at times.
+Workers here are RQ's own steps, one at a time: take, start, claim, work, finish, and RQ's cleanup. Each may be the last
+of its process, and one that was believed dead may go on. Two housekeeping processes run at any time, on state that may
+have changed when they act on it. The server drops its scripts at times.
 """
 
 import os
@@ -40,55 +40,55 @@ NUMBERS = st.integers(0, 3)
 
 @dataclass(eq=False)
 class Hold:
-    """A worker's hold on a job, and what it has done of its work."""
+    """A job that a worker has, and how far its work is."""
 
     job_id: str
     short: bool
     entry: Entry | None = None
     execution: Execution | None = None
     claimed: bool = False
-    again: bool = False  # the task asks RQ for another try
-    ended: bool = False
+    retry: bool = False  # the task asks RQ for another attempt
+    finished: bool = False
 
 
-class Races(RuleBasedStateMachine):
-    """A deployment whose parts are moved by hand."""
+class Interleavings(RuleBasedStateMachine):
+    """A deployment whose processes run step by step."""
 
     redis: Redis
     folder: Path
 
     @initialize(any_workers=st.integers(0, 2), short_workers=st.integers(0, 1), count=st.integers(1, 2))
-    def begin(self, any_workers: int, short_workers: int, count: int) -> None:
+    def set_up(self, any_workers: int, short_workers: int, count: int) -> None:
         self.redis.flushall()
         port = self.redis.connection_pool.connection_kwargs["port"]
         chosen: dict[str, Any] = {"lost_after": 0.0, "job_attempts": ATTEMPTS, "heartbeat_timeout": 600}
         self.settings = Settings(home=self.folder, redis_url=f"redis://127.0.0.1:{port}/0", **chosen)
         self.jobs = JobRepository(self.redis, self.settings)
         storage = Storage.open(self.settings)
-        self.keepers = [Housekeeping(self.redis, storage, self.settings) for _ in range(2)]
+        self.housekeepers = [Housekeeping(self.redis, storage, self.settings) for _ in range(2)]
         for number in range(any_workers + short_workers):
             self.redis.zadd(workers_key("base"), {f"w{number}": time.time()})
             if number < short_workers:
                 self.redis.zadd(workers_key("base", short=True), {f"w{number}": time.time()})
         self.published: dict[str, str] = {}
         self.deleted: set[str] = set()
-        self.made: list[Job] = []
-        self.holds: list[Hold] = []  # of the living
+        self.created: list[Job] = []
+        self.holds: list[Hold] = []  # of living workers
         for _ in range(count):
-            self.comes(1.0, "")
+            self.is_created(1.0, "")
 
-    @precondition(lambda self: len(self.made) < 4)
+    @precondition(lambda self: len(self.created) < 4)
     @rule(seconds=st.sampled_from([1.0, 5000.0, None]), owner=st.sampled_from(["", "key_a"]))
-    def comes(self, seconds: float | None, owner: str) -> None:
+    def is_created(self, seconds: float | None, owner: str) -> None:
         audio = new_audio()
         AudioRepository(self.redis, self.settings).create(audio)
         job = new_job(audio.id).model_copy(update={"audio_seconds": seconds, "owner": owner})
-        self.made.append(self.jobs.create(job).job)
-        self.jobs.create(job)  # an answer that was lost is asked for again
+        self.created.append(self.jobs.create(job).job)
+        self.jobs.create(job)  # the call is repeated: its reply was lost
 
     @rule(number=NUMBERS, delete=st.sampled_from([False, False, True]))
-    def is_not_wanted_any_more(self, number: int, delete: bool) -> None:
-        job_id = self.made[number % len(self.made)].id
+    def is_canceled_or_deleted(self, number: int, delete: bool) -> None:
+        job_id = self.created[number % len(self.created)].id
         with suppress(AlreadyFinished, NotFound):
             if delete:
                 self.jobs.delete(job_id)
@@ -108,7 +108,7 @@ class Races(RuleBasedStateMachine):
                 return
 
     @precondition(lambda self: self.holds)
-    @rule(number=NUMBERS, steps=st.integers(1, 4), how=st.sampled_from(["publish", "fail", "stop", "release", "again"]))
+    @rule(number=NUMBERS, steps=st.integers(1, 4), how=st.sampled_from(["publish", "fail", "stop", "release", "retry"]))
     def goes_on(self, number: int, steps: int, how: str) -> None:
         hold = self.holds[number % len(self.holds)]
         for _ in range(steps):
@@ -117,15 +117,15 @@ class Races(RuleBasedStateMachine):
 
     def _step(self, hold: Hold, how: str) -> None:
         if hold.execution is None:
-            self._begin(hold)
+            self._start(hold)
         elif not hold.claimed:
             hold.claimed = True
-            hold.ended = self.jobs.claim(hold.job_id, hold.execution.id) is None
-        elif not hold.ended:
+            hold.finished = self.jobs.claim(hold.job_id, hold.execution.id) is None
+        elif not hold.finished:
             self.jobs.report_progress(hold.job_id, hold.execution.id, 0.5, "separating")
-            self._end(hold, hold.execution.id, how)
+            self._finish(hold, hold.execution.id, how)
         else:
-            self._note(hold)
+            self._clean_up(hold)
 
     @precondition(lambda self: self.holds)
     @rule(number=NUMBERS)
@@ -134,29 +134,29 @@ class Races(RuleBasedStateMachine):
         if hold.execution is not None:
             self.redis.delete(hold.execution.key)
 
-    def _end(self, hold: Hold, execution: str, how: str) -> None:
-        hold.ended, job_id = True, hold.job_id
+    def _finish(self, hold: Hold, execution: str, how: str) -> None:
+        hold.finished, job_id = True, hold.job_id
         if how == "publish":
-            may = not self.jobs.should_stop(job_id, execution) or self._is_asked_to_stop(job_id, execution)
-            assert self.jobs.publish(job_id, execution, [], {"by": execution}) == may
-            if may:
+            is_owner = not self.jobs.should_stop(job_id, execution) or self._is_asked_to_stop(job_id, execution)
+            assert self.jobs.publish(job_id, execution, [], {"by": execution}) == is_owner
+            if is_owner:
                 self.published[job_id] = execution
-                assert self.jobs.publish(job_id, execution, [], {"by": execution}), "told again"
+                assert self.jobs.publish(job_id, execution, [], {"by": execution}), "a repeated call"
         elif how == "fail":
             self.jobs.fail(job_id, execution, JobError(code="internal", detail="."))
         elif how == "stop":
             self.jobs.confirm_cancel(job_id, execution)
         else:
-            hold.again = how == "again" or self.jobs.release(job_id, execution)
+            hold.retry = how == "retry" or self.jobs.release(job_id, execution)
 
     def _is_asked_to_stop(self, job_id: str, execution: str) -> bool:
-        """By a request that came too late for it."""
+        """Whether only a request to cancel asks it to stop, which came too late."""
         with suppress(NotFound):
             job = self.jobs.get(job_id)
             return job.status == "running" and job.execution == execution
         return False
 
-    def _begin(self, hold: Hold) -> None:
+    def _start(self, hold: Hold) -> None:
         queue = self.jobs.rq_queues.queue("base", hold.short)
         try:
             hold.entry = Entry.fetch(hold.job_id, connection=self.redis, serializer=JSONSerializer)
@@ -170,39 +170,41 @@ class Races(RuleBasedStateMachine):
             pipe.lrem(queue.intermediate_queue_key, 1, hold.job_id)
             pipe.execute()
 
-    def _note(self, hold: Hold) -> None:
-        """RQ's note of the end, as `GpuWorker` writes it: not where the execution is not its any more.
+    def _clean_up(self, hold: Hold) -> None:
+        """RQ's cleanup, as `EarmarkWorker` does it: only while the execution is registered.
 
-        RQ itself fails to write it where the execution's key has run out, and nobody has struck it out yet.
+        RQ itself fails where the execution's key has expired and housekeeping has not removed the execution yet.
         """
         assert hold.entry is not None and hold.execution is not None
         self.holds.remove(hold)
         registry = hold.entry.started_job_registry
-        own = self.redis.zscore(registry.key, hold.execution.composite_key) is not None
+        is_registered = self.redis.zscore(registry.key, hold.execution.composite_key) is not None
         with suppress(ValueError), self.redis.pipeline() as pipe:
-            if own and hold.again:
+            if is_registered and hold.retry:
                 hold.entry.retry(self.jobs.rq_queues.queue("base", hold.short), pipe)
-            elif own:
+            elif is_registered:
                 hold.entry.cleanup(0, pipeline=pipe, remove_from_queue=False)
             hold.execution.delete(hold.entry, pipe)
             pipe.execute()
 
     # Others
 
-    @rule(by=st.lists(st.integers(0, 1), min_size=1, max_size=3), silent=st.none() | NUMBERS, forgets=st.booleans())
-    def house_is_kept(self, by: list[int], silent: int | None, forgets: bool) -> None:
-        """One worker is silent meanwhile, though it lives on; and the server may have forgotten its scripts."""
+    @rule(
+        by=st.lists(st.integers(0, 1), min_size=1, max_size=3), silent=st.none() | NUMBERS, drops_scripts=st.booleans()
+    )
+    def housekeeping_runs(self, by: list[int], silent: int | None, drops_scripts: bool) -> None:
+        """One worker sends no heartbeat meanwhile, though it is alive; the server may have dropped its scripts."""
         if silent is not None and self.holds:
             execution = self.holds[silent % len(self.holds)].execution
             if execution is not None:
                 self.redis.delete(execution.key)
-        if forgets:
+        if drops_scripts:
             self.redis.script_flush()
         for number in by:
-            self.keepers[number].sweep()
+            self.housekeepers[number].sweep()
 
     @rule()
-    def short_workers_come_or_go(self) -> None:
+    def short_workers_start_or_stop(self) -> None:
         key = workers_key("base", short=True)
         if self.redis.zcard(key):
             self.redis.delete(key)
@@ -211,49 +213,49 @@ class Races(RuleBasedStateMachine):
             self.redis.zadd(workers_key("base"), {"w0": time.time()})
 
     @invariant()
-    def what_is_published_stays(self) -> None:
+    def published_results_stay(self) -> None:
         for job_id, execution in getattr(self, "published", {}).items():
             if job_id not in self.deleted:
                 job = self.jobs.get(job_id)
                 assert (job.status, job.result) == ("succeeded", {"by": execution})
 
     def teardown(self) -> None:
-        """The living die, and one good worker does what is left: every job ends, and nothing is left of it."""
+        """All workers die, and a new one runs what remains: every job finishes, and no trace of it remains."""
         if not hasattr(self, "jobs"):
             return
         for key in self.redis.scan_iter("rq:execution:*"):
             self.redis.delete(key)
         self.holds.clear()
-        for _ in range(3 + len(self.made)):
-            for keeper in self.keepers:
-                keeper.sweep()
+        for _ in range(3 + len(self.created)):
+            for housekeeper in self.housekeepers:
+                housekeeper.sweep()
             self.is_taken()
             while self.holds:
                 self.goes_on(0, 1, "publish")
-        for job in self.made:
+        for job in self.created:
             if job.id not in self.deleted:
-                over = self.jobs.get(job.id)
-                assert over.finished, over
+                record = self.jobs.get(job.id)
+                assert record.finished, record
                 revisions = [entry.revision for entry in read_all(self.redis, job.id)]
-                assert revisions == list(range(1, over.revision + 1))
-                assert over.attempts <= ATTEMPTS
+                assert revisions == list(range(1, record.revision + 1))
+                assert record.attempts <= ATTEMPTS
             assert not self.redis.exists(users_key(job.audio_ids[0]))
         queue = self.jobs.fair_queue
         assert self.jobs.unfinished_count() == queue.waiting_count("base") == queue.waiting_seconds("base") == 0
-        left: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
-        assert left == []
-        lines: Any = self.redis.keys("earmark:line:*")
-        assert set(lines) <= {b"earmark:line:base:clock", b"earmark:line:base:load"}
+        rq_keys: Any = [key for pattern in ("rq:job:*", "rq:queue:*", "rq:wip:*") for key in self.redis.keys(pattern)]
+        assert rq_keys == []
+        keys: Any = self.redis.keys("earmark:line:*")
+        assert set(keys) <= {b"earmark:line:base:clock", b"earmark:line:base:load"}
         assert self.redis.hgetall("earmark:line:base:load") in ({}, {b"milliseconds": b"0"})
 
 
 @pytest.fixture(scope="module")
 def _deployment(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with Redis(port=valkey.port) as client:
-        Races.redis, Races.folder = client, tmp_path_factory.mktemp("races")
+        Interleavings.redis, Interleavings.folder = client, tmp_path_factory.mktemp("interleavings")
         yield
 
 
 @pytest.mark.usefixtures("_deployment")
-class TestRaces(Races.TestCase):
+class TestInterleavings(Interleavings.TestCase):
     settings = hypothesis_settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)

@@ -1,4 +1,4 @@
-"""A job's life as a machine: whatever workers, clients and housekeeping do, and in whatever order."""
+"""The life cycle of a job under any order of steps by workers, clients and housekeeping."""
 
 import time
 
@@ -29,8 +29,8 @@ def new_job() -> Job:
     )
 
 
-class Life(RuleBasedStateMachine):
-    """Applies steps at random; a step that is refused must change nothing."""
+class LifeCycle(RuleBasedStateMachine):
+    """Applies random steps; a refused step must change nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class Life(RuleBasedStateMachine):
         self.now = 1.0
         self.published_by: list[str] = []
 
-    def take(self, changed: Job | None) -> bool:
+    def apply(self, changed: Job | None) -> bool:
         before = self.job
         if changed is None:
             return False
         if before.finished:
-            # What is over stays so; only its stems may expire.
+            # A finished job stays as it is; only its output may expire.
             assert changed.model_copy(update={"expired": before.expired, "changed_at": before.changed_at}) == before
         self.job = changed
         return changed != before
@@ -57,53 +57,53 @@ class Life(RuleBasedStateMachine):
         before = self.job
         changed = lifecycle.claim(before, execution, self.tick(), ATTEMPTS)
         assert (changed is None) == before.finished
-        self.take(changed)
+        self.apply(changed)
         if changed is not None and changed.status == "running":
             assert changed.execution == execution and changed.attempts <= ATTEMPTS
 
     @rule(execution=EXECUTIONS, ratio=st.floats(0, 2), stage=st.sampled_from(["decoding", "separating"]))
-    def progress(self, execution: str, ratio: float, stage: str) -> None:
+    def report_progress(self, execution: str, ratio: float, stage: str) -> None:
         before = self.job
         changed = lifecycle.report_progress(before, execution, ratio, stage, self.tick())
         assert (changed is not None) == (before.status == "running" and before.execution == execution)
-        self.take(changed)
+        self.apply(changed)
         assert before.finished or before.progress.ratio <= self.job.progress.ratio <= 1
 
     @rule(execution=EXECUTIONS)
-    def target(self, execution: str) -> None:
+    def update_target(self, execution: str) -> None:
         state = TargetState(name="cat", status="failed", error=JobError(code="audio_silent", detail="Silent."))
-        self.take(lifecycle.update_target(self.job, execution, state, self.tick()))
+        self.apply(lifecycle.update_target(self.job, execution, state, self.tick()))
 
     @rule(execution=EXECUTIONS)
     def publish(self, execution: str) -> None:
         targets = [TargetState(name="dog", status="succeeded"), TargetState(name="cat", status="succeeded")]
-        if self.take(lifecycle.publish(self.job, execution, targets, {"by": execution}, [], self.tick())):
+        if self.apply(lifecycle.publish(self.job, execution, targets, {"by": execution}, [], self.tick())):
             self.published_by.append(execution)
 
     @rule(execution=EXECUTIONS)
     def fail(self, execution: str) -> None:
-        self.take(lifecycle.fail(self.job, execution, JobError(code="internal", detail="."), self.tick()))
+        self.apply(lifecycle.fail(self.job, execution, JobError(code="internal", detail="."), self.tick()))
 
     @rule()
-    def cancel(self) -> None:
+    def request_cancel(self) -> None:
         assert (lifecycle.request_cancel(self.job, self.now) is None) == self.job.finished
-        self.take(lifecycle.request_cancel(self.job, self.tick()))
+        self.apply(lifecycle.request_cancel(self.job, self.tick()))
 
     @rule(execution=EXECUTIONS)
-    def stop(self, execution: str) -> None:
+    def confirm_cancel(self, execution: str) -> None:
         before = self.job
         assert (lifecycle.confirm_cancel(before, execution, self.now) is not None) == (
             before.execution == execution
             and (before.status == "canceled" or (before.status == "running" and before.cancel_requested_at is not None))
         )
-        if self.take(lifecycle.confirm_cancel(before, execution, self.tick())):
+        if self.apply(lifecycle.confirm_cancel(before, execution, self.tick())):
             assert before.execution == execution and before.cancel_requested_at is not None
 
     @rule()
-    def lose(self) -> None:
+    def requeue(self) -> None:
         before = self.job
         changed = lifecycle.requeue(before, self.tick(), ATTEMPTS)
-        self.take(changed)
+        self.apply(changed)
         if changed is not None and not changed.finished:
             assert changed.attempts == before.attempts < ATTEMPTS
 
@@ -111,13 +111,13 @@ class Life(RuleBasedStateMachine):
     def release(self, execution: str) -> None:
         before = self.job
         changed = lifecycle.requeue(before, self.tick(), ATTEMPTS, execution)
-        self.take(changed)
+        self.apply(changed)
         if changed is not None and not changed.finished:
             assert changed.attempts == before.attempts - 1
 
     @rule()
     def expire(self) -> None:
-        self.take(lifecycle.expire(self.job, self.tick()))
+        self.apply(lifecycle.expire(self.job, self.tick()))
 
     @invariant()
     def record_is_consistent(self) -> None:
@@ -134,8 +134,8 @@ class Life(RuleBasedStateMachine):
         assert lifecycle.parse(job.model_dump_json()) == job
 
 
-TestLife = Life.TestCase
-TestLife.settings = hypothesis_settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestLifeCycle = LifeCycle.TestCase
+TestLifeCycle.settings = hypothesis_settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 def test_a_newer_record_is_refused_clearly() -> None:

@@ -1,4 +1,4 @@
-"""Figures: jobs counted where their records change, the store's calls, ports of their own."""
+"""Metrics: jobs counted where their records change, calls of the store, separate ports."""
 
 import socket
 import subprocess
@@ -31,51 +31,51 @@ def value(name: str, **labels: str) -> float:
     return PROCESS.get_sample_value(name, labels) or 0.0
 
 
-def claimed(jobs: JobRepository, job: Job, execution: str = "a") -> None:
+def claim(jobs: JobRepository, job: Job, execution: str = "a") -> None:
     assert jobs.claim(job.id, execution) is not None
 
 
-def succeeds(jobs: JobRepository, job: Job) -> None:
-    claimed(jobs, job)
+def succeed(jobs: JobRepository, job: Job) -> None:
+    claim(jobs, job)
     assert jobs.publish(job.id, "a", job.targets, RESULT)
-    assert jobs.publish(job.id, "a", job.targets, RESULT), "a repeat is no second job"
+    assert jobs.publish(job.id, "a", job.targets, RESULT), "a repeated call is not counted"
 
 
-def fails(jobs: JobRepository, job: Job) -> None:
-    claimed(jobs, job)
+def fail(jobs: JobRepository, job: Job) -> None:
+    claim(jobs, job)
     assert jobs.fail(job.id, "a", JobError(code="audio_silent", detail="."))
 
 
-def canceled_while_waiting(jobs: JobRepository, job: Job) -> None:
+def cancel_waiting(jobs: JobRepository, job: Job) -> None:
     jobs.cancel(job.id)
 
 
-def handed_over(jobs: JobRepository, job: Job) -> None:
-    claimed(jobs, job)
+def hand_over(jobs: JobRepository, job: Job) -> None:
+    claim(jobs, job)
     assert jobs.release(job.id, "a")
 
 
-def loses_its_worker(jobs: JobRepository, job: Job) -> None:
-    claimed(jobs, job)
+def lose_worker(jobs: JobRepository, job: Job) -> None:
+    claim(jobs, job)
     assert jobs.requeue(jobs.get(job.id)) is not None
 
 
-def fails_for_now(jobs: JobRepository, job: Job) -> None:
-    claimed(jobs, job)
-    claimed(jobs, job, "b")
+def retry(jobs: JobRepository, job: Job) -> None:
+    claim(jobs, job)
+    claim(jobs, job, "b")
 
 
-def is_given_up(jobs: JobRepository, job: Job) -> None:
+def give_up(jobs: JobRepository, job: Job) -> None:
     for execution in "abc":
-        claimed(jobs, job, execution)
+        claim(jobs, job, execution)
         jobs.requeue(jobs.get(job.id))
 
 
 @pytest.mark.parametrize(
-    ("life", "grown"),
+    ("steps", "expected"),
     [
         (
-            succeeds,
+            succeed,
             {
                 ("earmark_jobs_finished_total", "succeeded", ""): 1,
                 ("earmark_job_waiting_duration_seconds_count",): 1,
@@ -84,13 +84,13 @@ def is_given_up(jobs: JobRepository, job: Job) -> None:
                 ("earmark_audio_seconds_total",): 12.5,
             },
         ),
-        (fails, {("earmark_jobs_finished_total", "failed", "audio_silent"): 1}),
-        (canceled_while_waiting, {("earmark_jobs_finished_total", "canceled", ""): 1}),
-        (handed_over, {("earmark_jobs_retried_total", "handed_over"): 1}),
-        (loses_its_worker, {("earmark_jobs_retried_total", "lost"): 1}),
-        (fails_for_now, {("earmark_jobs_retried_total", "failed"): 1}),
+        (fail, {("earmark_jobs_finished_total", "failed", "audio_silent"): 1}),
+        (cancel_waiting, {("earmark_jobs_finished_total", "canceled", ""): 1}),
+        (hand_over, {("earmark_jobs_retried_total", "handed_over"): 1}),
+        (lose_worker, {("earmark_jobs_retried_total", "lost"): 1}),
+        (retry, {("earmark_jobs_retried_total", "failed"): 1}),
         (
-            is_given_up,
+            give_up,
             {
                 ("earmark_jobs_retried_total", "lost"): 2,
                 ("earmark_jobs_finished_total", "failed", "worker_lost"): 1,
@@ -99,18 +99,18 @@ def is_given_up(jobs: JobRepository, job: Job) -> None:
         ),
     ],
 )
-def test_a_jobs_life_is_counted(
-    jobs: JobRepository, life: Callable[[JobRepository, Job], None], grown: dict[tuple, float]
+def test_the_steps_of_a_job_are_counted(
+    jobs: JobRepository, steps: Callable[[JobRepository, Job], None], expected: dict[tuple, float]
 ) -> None:
-    model = new_id("m")  # its figures begin at nothing
-    life(jobs, jobs.create(new_job().model_copy(update={"model": model})).job)
+    model = new_id("m")  # its metrics start at 0
+    steps(jobs, jobs.create(new_job().model_copy(update={"model": model})).job)
     others = {"earmark_jobs_finished_total": ("status", "code"), "earmark_job_stage_duration_seconds_sum": ("stage",)}
     others |= {"earmark_jobs_retried_total": ("reason",)}
-    for (name, *words), amount in grown.items():
+    for (name, *words), amount in expected.items():
         labels = dict(zip(others.get(name, ()), words, strict=True))
         assert value(name, kind="separation", model=model, **labels) == pytest.approx(amount), name
     retried = {
-        reason for reason in ("failed", "lost", "handed_over") if ("earmark_jobs_retried_total", reason) in grown
+        reason for reason in ("failed", "lost", "handed_over") if ("earmark_jobs_retried_total", reason) in expected
     }
     for reason in {"failed", "lost", "handed_over"} - retried:
         assert value("earmark_jobs_retried_total", kind="separation", model=model, reason=reason) == 0
@@ -120,10 +120,12 @@ def test_a_jobs_life_is_counted(
         for sample in family.samples
         if sample.name == "earmark_jobs_finished_total" and sample.labels["model"] == model
     ]
-    assert sum(finished) == sum(amount for (name, *_), amount in grown.items() if name == "earmark_jobs_finished_total")
+    assert sum(finished) == sum(
+        amount for (name, *_), amount in expected.items() if name == "earmark_jobs_finished_total"
+    )
 
 
-def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
+def test_calls_of_the_store_are_counted_by_outcome(tmp_path: Path) -> None:
     def count(operation: str, outcome: str) -> float:
         return value("earmark_store_call_duration_seconds_count", operation=operation, outcome=outcome)
 
@@ -141,7 +143,7 @@ def test_the_store_is_counted_by_what_came_of_it(tmp_path: Path) -> None:
     assert {case: count(*case) - before[case] for case in cases} == dict.fromkeys(cases, 1.0)
 
 
-def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
+def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> None:
     separation = folder_service.separate()
     jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
     eventually(lambda: jobs.fair_queue.oldest_age("base") > 0.05, 5)
@@ -154,7 +156,7 @@ def test_the_queue_is_seen_from_the_front_end(folder_service: Service) -> None:
     assert registry.models()[0].name == MODEL["name"]
 
 
-def test_ids_tell_when_they_were_made() -> None:
+def test_ids_hold_their_time_of_creation() -> None:
     assert created_at("sep_01HZZZZZZZZZZZZZZZZZZZZZZZ") == pytest.approx(1717986918.399)
 
 
@@ -164,7 +166,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def test_metrics_have_a_port_of_their_own_where_that_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:
+def test_metrics_are_served_on_a_separate_port_if_one_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:
     port = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(
         home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", housekeeping_metrics_port=free_port, log_format="json"
@@ -176,24 +178,24 @@ def test_metrics_have_a_port_of_their_own_where_that_is_set(redis: Redis, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
     ) as program:
-        answers: list[httpx.Response] = []
+        responses: list[httpx.Response] = []
 
-        def answered() -> bool:
+        def responds() -> bool:
             try:
-                answers.append(httpx.get(f"http://127.0.0.1:{free_port}/metrics"))
+                responses.append(httpx.get(f"http://127.0.0.1:{free_port}/metrics"))
             except httpx.TransportError:
                 return False
             return True
 
-        eventually(answered, 20)
+        eventually(responds, 20)
         program.terminate()
         _, lines = program.communicate()
-    assert "earmark_webhook_deliveries_total" in answers[0].text
-    assert "earmark_process_resident_memory_bytes" in answers[0].text
+    assert "earmark_webhook_deliveries_total" in responses[0].text
+    assert "earmark_process_resident_memory_bytes" in responses[0].text
     assert '"logger": "earmark.metrics"' in lines and f":{free_port}/metrics" in lines
 
 
-def test_the_apis_own_port_then_has_none(folder_service: Service, tmp_path: Path) -> None:
+def test_the_port_of_the_api_then_serves_no_metrics(folder_service: Service, tmp_path: Path) -> None:
     from tests.app.conftest import serve
 
     settings: Any = folder_service.deps.settings.model_copy(update={"metrics_port": 1})

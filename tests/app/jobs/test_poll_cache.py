@@ -15,7 +15,7 @@ from app.settings import Settings
 from tests.app.records import new_job
 
 
-def test_the_least_recently_polled_make_room(redis: Redis, jobs: JobRepository) -> None:
+def test_the_least_recently_polled_responses_are_dropped(redis: Redis, jobs: JobRepository) -> None:
     first, second, third = (jobs.create(new_job()).job.id for _ in range(3))
     record_bytes = max(redis.strlen(record_key(job_id)) for job_id in (first, second, third))
     rendered: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""Job records on a real Valkey: whoever comes twice, dies, or comes too late, a job is done once."""
+"""Job records on a real Valkey: a job is done once, though processes repeat calls, die, or come too late."""
 
 import json
 import threading
@@ -37,26 +37,26 @@ def upload(audio: AudioRepository) -> str:
 
 @pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
 def job(request: pytest.FixtureRequest, upload: str) -> Job:
-    """A job of each kind: they share one life."""
+    """A job of each kind: they share one life cycle."""
     return new_job(upload, kind=request.param)
 
 
 DONE = [TargetState(name="dog", status="succeeded")]
 
 
-def queued(redis: Redis) -> list[bytes]:
+def ready_ids(redis: Redis) -> list[bytes]:
     found: Any = redis.lrange(f"rq:queue:{queue_name('base')}", 0, -1)
     return found
 
 
-def events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
+def read_events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
     found: Any = redis.xrange(events_key(job.id))
     return [(name, fields[b"type"].decode(), json.loads(fields[b"job"])) for name, fields in found]
 
 
 def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
-    assert queued(redis) == [job.id.encode()]
+    assert ready_ids(redis) == [job.id.encode()]
     assert jobs.fair_queue.position(jobs.get(job.id)) == 1
     claimed = jobs.claim(job.id, "a")
     assert claimed is not None and claimed.status == "running" and jobs.fair_queue.position(claimed) == 0
@@ -69,14 +69,14 @@ def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, jo
     kept = None if KINDS[job.kind].kept else pytest.approx(time.time() + 72 * 3600, abs=5)
     assert done.expires_at == kept
     assert jobs.should_stop(job.id, "a")
-    told = events(redis, job)
-    assert [name for name, _, _ in told] == [f"{number}-0".encode() for number in range(1, 6)]
-    assert [kind for _, kind, _ in told] == ["state", "state", "progress", "target", "state"]
-    assert [fields.get("status") for _, _, fields in told] == ["queued", "running", None, "running", "succeeded"]
-    assert all("request" not in fields for _, _, fields in told)
+    entries = read_events(redis, job)
+    assert [name for name, _, _ in entries] == [f"{number}-0".encode() for number in range(1, 6)]
+    assert [kind for _, kind, _ in entries] == ["state", "state", "progress", "target", "state"]
+    assert [fields.get("status") for _, _, fields in entries] == ["queued", "running", None, "running", "succeeded"]
+    assert all("request" not in fields for _, _, fields in entries)
 
 
-def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_records_expire_in_redis_after_their_retention_time(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert redis.ttl(record_key(job.id)) == -1
     jobs.claim(job.id, "a")
@@ -86,7 +86,7 @@ def test_records_leave_redis_when_their_time_is_over(redis: Redis, jobs: JobRepo
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
+def test_failed_jobs_of_every_kind_expire(redis: Redis, jobs: JobRepository, upload: str, kind: Kind) -> None:
     job = jobs.create(new_job(upload, kind=kind)).job
     jobs.claim(job.id, "a")
     jobs.fail(job.id, "a", JobError(code="audio_silent", detail="Silent."))
@@ -94,7 +94,7 @@ def test_what_failed_expires_whatever_its_kind(redis: Redis, jobs: JobRepository
     assert redis.ttl(record_key(job.id)) == pytest.approx(33 * 86400, abs=10)
 
 
-def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
+def test_old_saved_queries_stay_in_their_list_until_they_are_deleted(
     redis: Redis, jobs: JobRepository, upload: str
 ) -> None:
     job = new_job(upload, kind=QUERY).model_copy(update={"id": first_id(QUERY.prefix, time.time() - 400 * 86400)})
@@ -107,7 +107,7 @@ def test_old_saved_queries_stay_in_their_list_until_they_are_gone(
     assert jobs.trim() == 1 and jobs.trim() == 0
 
 
-def test_of_two_executions_the_later_one_owns_the_job(jobs: JobRepository, job: Job) -> None:
+def test_the_later_of_two_executions_owns_the_job(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert jobs.claim(job.id, "a") and jobs.claim(job.id, "b")
     assert jobs.should_stop(job.id, "a") and not jobs.should_stop(job.id, "b")
@@ -116,11 +116,11 @@ def test_of_two_executions_the_later_one_owns_the_job(jobs: JobRepository, job: 
     assert not jobs.release(job.id, "a")
     assert not jobs.publish(job.id, "a", DONE, {"by": "a"})
     assert jobs.publish(job.id, "b", DONE, {"by": "b"})
-    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first answer was lost"})
+    assert jobs.publish(job.id, "b", DONE, {"by": "b, whose first reply was lost"})
     assert jobs.get(job.id).result == {"by": "b"}
 
 
-def test_of_many_at_once_one_publishes(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_one_of_many_concurrent_executions_publishes(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     outcomes: dict[str, bool] = {}
     barrier = threading.Barrier(8)
@@ -138,11 +138,11 @@ def test_of_many_at_once_one_publishes(redis: Redis, jobs: JobRepository, job: J
     assert sum(outcomes.values()) == 1
     winner = next(execution for execution, won in outcomes.items() if won)
     assert jobs.get(job.id).result == {"by": winner}
-    numbers = [int(name.split(b"-")[0]) for name, _, _ in events(redis, job)]
+    numbers = [int(name.split(b"-")[0]) for name, _, _ in read_events(redis, job)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: JobRepository, upload: str) -> None:
+def test_steps_whose_replies_were_lost_may_be_repeated(redis: Redis, jobs: JobRepository, upload: str) -> None:
     ends: list[tuple[str, Callable[[str], bool]]] = [
         ("succeeded", lambda job_id: jobs.publish(job_id, "a", DONE, {})),
         ("failed", lambda job_id: jobs.fail(job_id, "a", JobError(code="internal", detail="."))),
@@ -153,15 +153,15 @@ def test_steps_whose_answers_were_lost_may_be_taken_again(redis: Redis, jobs: Jo
         assert jobs.create(job) == QueuedJob(job, 1)
         assert jobs.claim(job.id, "a") and jobs.claim(job.id, "a")
         assert end(job.id)
-        told = len(events(redis, job))
+        count = len(read_events(redis, job))
         if status == "canceled":
             assert jobs.confirm_cancel(job.id, "a")
         else:
             assert end(job.id)
-        assert (jobs.get(job.id).status, len(events(redis, job))) == (status, told)
+        assert (jobs.get(job.id).status, len(read_events(redis, job))) == (status, count)
 
 
-def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_output_that_is_never_published_is_in_the_orphan_ledger(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     jobs.claim(job.id, "b")
@@ -169,36 +169,34 @@ def test_an_execution_that_never_publishes_is_in_the_ledger(redis: Redis, jobs: 
     assert redis.zrange("earmark:leftovers", 0, -1) == [f"{output_folder(job.kind, job.id)}/a".encode()]
 
 
-def test_a_job_that_fell_out_of_every_list_is_found(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_job_in_no_queue_is_found_and_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
     assert JobRepository(redis, Settings(lost_after=60)).find_lost() == []
     lost = jobs.find_lost()
     assert [each.id for each in lost] == [job.id]
     assert jobs.requeue(lost[0]) is not None
-    assert queued(redis) == [job.id.encode()]
+    assert ready_ids(redis) == [job.id.encode()]
     assert jobs.find_lost() == []
 
 
-def test_a_lost_job_that_somebody_has_found_meanwhile_is_left_alone(
-    redis: Redis, jobs: JobRepository, job: Job
-) -> None:
+def test_a_lost_job_that_changed_meanwhile_is_not_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     redis.delete(f"rq:queue:{queue_name('base')}")
     (lost,) = jobs.find_lost()
-    assert jobs.requeue(lost) is not None  # one housekeeper
+    assert jobs.requeue(lost) is not None  # one housekeeping process
     assert jobs.claim(job.id, "a") is not None
-    assert jobs.requeue(lost) is None  # another, whose look is as old
+    assert jobs.requeue(lost) is None  # another, which read the same state
     assert jobs.get(job.id).execution == "a"
 
 
-def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    """A worker's task asks RQ to try again: from what has begun back to the queue, which is looked at first."""
+def test_a_job_that_moves_back_meanwhile_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
+    """RQ retries it: it moves from the started registry back to the queue, which is read before the registry."""
     jobs.create(job)
     queue = f"rq:queue:{queue_name('base')}"
     stop = threading.Event()
 
-    def go_to_and_fro() -> None:
+    def move_back_and_forth() -> None:
         while not stop.is_set():
             for command in (("LREM", queue, 0, job.id), ("RPUSH", queue, job.id)):
                 with redis.pipeline() as pipe:
@@ -210,7 +208,7 @@ def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis,
                     )
                     pipe.execute()
 
-    thread = threading.Thread(target=go_to_and_fro)
+    thread = threading.Thread(target=move_back_and_forth)
     thread.start()
     try:
         assert [jobs.find_lost() for _ in range(200)] == [[]] * 200
@@ -219,14 +217,14 @@ def test_a_job_that_goes_back_while_housekeeping_looks_is_not_lost(redis: Redis,
         thread.join()
 
 
-def test_a_server_that_has_forgotten_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_server_that_has_dropped_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
     redis.script_flush()
     jobs.create(job)
     redis.script_flush()
     assert jobs.claim(job.id, "a") is not None
     redis.script_flush()
     assert jobs.publish(job.id, "a", DONE, {})
-    assert len(events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
+    assert len(read_events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
 
 
 def test_a_job_whose_workers_keep_dying_is_given_up(
@@ -238,20 +236,20 @@ def test_a_job_whose_workers_keep_dying_is_given_up(
         redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
         for lost in jobs.find_lost():
             jobs.requeue(lost)
-    over = jobs.get(job.id)
-    assert over.status == "failed" and over.error is not None and over.error.code == "worker_lost"
+    finished = jobs.get(job.id)
+    assert finished.status == "failed" and finished.error is not None and finished.error.code == "worker_lost"
     assert jobs.claim(job.id, "d") is None
-    assert queued(redis) == [] and jobs.find_lost() == []
+    assert ready_ids(redis) == [] and jobs.find_lost() == []
     audio.delete(job.audio_ids[0])
 
 
-def test_a_redelivered_job_is_given_up_by_the_claim_too(jobs: JobRepository, job: Job) -> None:
+def test_a_job_delivered_too_often_is_given_up_by_its_claim(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert [jobs.claim(job.id, execution) is not None for execution in "abcd"] == [True, True, True, False]
     assert jobs.get(job.id).status == "failed"
 
 
-def test_a_job_given_back_does_not_count(jobs: JobRepository, job: Job) -> None:
+def test_released_attempts_do_not_count(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     for number in range(9):
         assert jobs.claim(job.id, f"e{number}")
@@ -263,26 +261,26 @@ def test_a_job_given_back_does_not_count(jobs: JobRepository, job: Job) -> None:
 def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     assert jobs.cancel(job.id).status == "canceled"
-    assert queued(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
+    assert ready_ids(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
     assert jobs.claim(job.id, "a") is None
     assert [target.status for target in jobs.get(job.id).targets] == ["canceled"]
     with pytest.raises(AlreadyFinished):
         jobs.cancel(job.id)
 
 
-def test_a_running_job_is_asked_to_stop(jobs: JobRepository, job: Job) -> None:
+def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     assert not jobs.confirm_cancel(job.id, "a")
-    asked = jobs.cancel(job.id)
-    assert asked.status == "running" and asked.cancel_requested_at is not None
-    assert jobs.cancel(job.id).cancel_requested_at == asked.cancel_requested_at
+    canceling = jobs.cancel(job.id)
+    assert canceling.status == "running" and canceling.cancel_requested_at is not None
+    assert jobs.cancel(job.id).cancel_requested_at == canceling.cancel_requested_at
     assert jobs.should_stop(job.id, "a")
     assert jobs.confirm_cancel(job.id, "a")
     assert jobs.get(job.id).status == "canceled"
 
 
-def test_a_job_asked_to_stop_whose_worker_died_is_canceled(jobs: JobRepository, job: Job) -> None:
+def test_a_job_whose_worker_died_after_a_request_to_cancel_is_canceled(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
     jobs.cancel(job.id)
@@ -299,22 +297,22 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
     with pytest.raises(NotFound):
         jobs.get(job.id)
     assert redis.exists(users_key(job.audio_ids[0])) == 0
-    left: Any = redis.keys("earmark:job*")
-    assert left == [events_key(job.id).encode()]  # for those who follow: that there is nothing more
-    assert 0 < redis.ttl(left[0]) <= 60
-    last: Any = redis.xrange(left[0])
+    keys: Any = redis.keys("earmark:job*")
+    assert keys == [events_key(job.id).encode()]  # tells followers that the job was deleted
+    assert 0 < redis.ttl(keys[0]) <= 60
+    last: Any = redis.xrange(keys[0])
     assert [fields for _, fields in last] == [{b"type": b"deleted"}]
-    # The worker may have stored something after the delete: its prefix stays in the ledger.
+    # The worker may write after the deletion: the prefix stays in the ledger.
     assert output_folder(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
 
 
-def test_a_full_queue_refuses(redis: Redis, jobs: JobRepository, upload: str) -> None:
+def test_a_full_queue_refuses_new_jobs(redis: Redis, jobs: JobRepository, upload: str) -> None:
     for _ in range(5):
         jobs.create(new_job(upload))
     with pytest.raises(QueueFull):
         jobs.create(new_job(upload))
     assert jobs.fair_queue.waiting_count("base") == jobs.unfinished_count() == 5
-    jobs.claim(queued(redis)[0].decode(), "a")
+    jobs.claim(ready_ids(redis)[0].decode(), "a")
     jobs.create(new_job(upload))
 
 
@@ -343,7 +341,7 @@ def test_creating_a_job_takes_one_round_trip(
     assert sent == ["EVALSHA"]
 
 
-def test_audio_that_a_job_needs_stays(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
+def test_audio_in_use_cannot_be_deleted(redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository) -> None:
     jobs.create(job)
     with pytest.raises(AudioInUse):
         audio.delete(job.audio_ids[0])
@@ -381,7 +379,7 @@ def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
     assert sorted(outcomes) in (["audio_in_use", "done"], ["done", "not_found"])
 
 
-def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
+def test_stems_expire_and_the_status_stays(redis: Redis, upload: str) -> None:
     jobs = JobRepository(redis, Settings(stem_retention=0.05))
     job = jobs.create(new_job(upload)).job
     jobs.claim(job.id, "a")
@@ -395,7 +393,7 @@ def test_stems_expire_and_the_state_stays(redis: Redis, upload: str) -> None:
     assert expired.expired and expired.status == "succeeded"
 
 
-def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_a_record_of_a_newer_release_is_not_changed(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     newer = json.loads(redis.get(record_key(job.id)) or b"") | {"schema_version": 99}
     redis.set(record_key(job.id), json.dumps(newer))
@@ -406,9 +404,7 @@ def test_a_record_of_a_newer_release_is_left_alone(redis: Redis, jobs: JobReposi
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
-def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
-    redis: Redis, upload: str, damage: bytes
-) -> None:
+def test_a_damaged_record_does_not_keep_others_from_being_requeued(redis: Redis, upload: str, damage: bytes) -> None:
     jobs = JobRepository(redis, Settings(lost_after=0, ready_jobs=2))
     damaged, whole = (jobs.create(new_job(upload)).job for _ in range(2))
     redis.delete("rq:queue:" + queue_name(whole.model))
@@ -416,7 +412,7 @@ def test_a_damaged_record_does_not_keep_others_from_being_brought_back(
     assert [job.id for job in jobs.find_lost()] == [whole.id]
 
 
-def test_the_queue_names_the_task_and_carries_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
+def test_the_rq_entry_names_the_task_and_is_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
     assert json.loads(zlib.decompress(entry[b"data"])) == [TASKS[job.kind], None, [job.id], {}]

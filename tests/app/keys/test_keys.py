@@ -98,7 +98,7 @@ def test_a_wrong_key_is_refused_before_the_body_is_read(keyed_service: Service, 
         client.sendall(head.encode() + body)
         answer = client.recv(65536)
     assert answer.startswith(b"HTTP/1.1 401 ") and b"www-authenticate: bearer" in answer.lower()
-    assert keyed_service.stored() == [] and keyed_service.entered() == []
+    assert keyed_service.stored_keys() == [] and keyed_service.orphans() == []
 
 
 def test_records_of_another_key_are_answered_like_unknown_ones(keyed_service: Service) -> None:

@@ -34,7 +34,7 @@ def test_everything_in_one_form(service: Service) -> None:
     request = SeparationRequest.model_validate(service.deps.jobs.get(job["id"]).request)
     assert len(request.targets[0].examples) == 2
     assert (request.output.format, request.output.residual, job["metadata"]) == ("wav", False, {"order": "17"})
-    assert len(service.stored()) == 3
+    assert len(service.stored_keys()) == 3
     assert service.client.get(f"/v1/audio/{job['mixture']['audio_id']}").json()["filename"] == "street.wav"
 
 
@@ -63,7 +63,7 @@ def test_a_form_that_fails_deletes_its_files(
 ) -> None:
     service = folder_service
     problem(service.client.post("/v1/separations", files=files, data=fields), 422, code)
-    assert service.stored() == [] and service.entered() == []
+    assert service.stored_keys() == [] and service.orphans() == []
     assert service.deps.redis.keys("earmark:audio:*") == []
     assert service.deps.jobs.unfinished_count() == 0
 
@@ -71,7 +71,7 @@ def test_a_form_that_fails_deletes_its_files(
 def test_a_form_that_fails_leaves_nothing_on_s3(s3_service: Service) -> None:
     answer = s3_service.client.post("/v1/separations", files=form(wav()), data={"label": "Unicorn"})
     problem(answer, 422, "label_unknown")
-    assert s3_service.stored() == [] and s3_service.entered() == []
+    assert s3_service.stored_keys() == [] and s3_service.orphans() == []
 
 
 def test_errors_in_options_have_pointers(folder_service: Service) -> None:
@@ -102,7 +102,7 @@ def test_a_job_whose_creation_was_not_confirmed_keeps_its_uploads(
         outage.setattr(service.deps.jobs, "create", unconfirmed)
         answer = service.client.post("/v1/separations", files=form(), data={"label": "Dog"})
     problem(answer, 503, "queue_unavailable")
-    assert service.deps.jobs.unfinished_count() == 1 and len(service.stored()) == 1
+    assert service.deps.jobs.unfinished_count() == 1 and len(service.stored_keys()) == 1
 
 
 def test_automatic_targets_in_one_form(folder_service: Service) -> None:

@@ -182,9 +182,9 @@ def test_stems_that_are_missing_in_the_store_are_not_found(folder_service: Servi
 def test_deleting_a_separation_deletes_its_stems(service: Service) -> None:
     job = service.separate()
     service.finish(job["id"])
-    assert any(key.startswith("separations/") for key in service.stored())
+    assert any(key.startswith("separations/") for key in service.stored_keys())
     assert service.client.delete(job["url"]).status_code == 204
-    assert not any(key.startswith("separations/") for key in service.stored())
+    assert not any(key.startswith("separations/") for key in service.stored_keys())
     problem(service.client.get(job["url"]), 404, "not_found")
     problem(service.client.delete(job["url"]), 404, "not_found")
 
