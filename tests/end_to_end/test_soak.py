@@ -55,7 +55,7 @@ def test_every_job_is_done_once_while_workers_are_killed(deploy: Callable[..., D
         "many",
         f"{JOBS} jobs, {WORKERS} workers",
         f"{kills}, one every {seconds / kills:.0f} s (a worker's start: {start_seconds:.0f} s)",
-        f"all succeeded, each stem stored once; {len(restarted)} were begun again, at most {most} executions of one",
+        f"all succeeded, each stem stored once; {len(restarted)} were restarted, at most {most} executions of one",
         f"{seconds:.0f} s; a job's longest from its first start to its end: {longest:.0f} s",
     )
 
