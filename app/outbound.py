@@ -193,7 +193,7 @@ class OutboundClient:
     def _redirect_target(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         location = response.headers.get("location")
         if not location:
-            raise UrlRefused("The URL redirects to nowhere.")
+            raise UrlRefused("The URL redirects without a location.")
         try:
             return self.check(str(url.join(location)))
         except (httpx.InvalidURL, ValueError) as error:

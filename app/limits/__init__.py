@@ -1,1 +1,1 @@
-"""Limits: what may be sent, and what a caller has left."""
+"""Limits of requests, and what the caller has left of them."""

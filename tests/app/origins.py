@@ -36,39 +36,39 @@ def redirect(location: str, status: int = 302) -> list[bytes | float]:
 def origin(address: str = "127.0.0.2", port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Origin]:
     """Run a server that closes each connection after one response."""
     with socket.create_server((address, port), backlog=16) as listener:
-        served = Origin(address, listener.getsockname()[1])
+        server = Origin(address, listener.getsockname()[1])
         stopped = threading.Event()
         if tls is not None:
-            tls.sni_callback = lambda _, name, __: served.names.append(name)
+            tls.sni_callback = lambda _, name, __: server.names.append(name)
 
-        def respond(plain: socket.socket) -> None:
-            with contextlib.suppress(OSError), plain:
-                connection = tls.wrap_socket(plain, server_side=True) if tls else plain
+        def respond(client: socket.socket) -> None:
+            with contextlib.suppress(OSError), client:
+                connection = tls.wrap_socket(client, server_side=True) if tls else client
                 with connection:
-                    _respond(connection, served, stopped)
+                    _respond(connection, server, stopped)
 
         threads: list[threading.Thread] = []
 
         def serve() -> None:
             while True:
-                plain, _ = listener.accept()
+                client, _ = listener.accept()
                 if stopped.is_set():
-                    plain.close()
+                    client.close()
                     return
-                served.connections += 1
-                threads.append(threading.Thread(target=respond, args=(plain,), daemon=True))
+                server.connections += 1
+                threads.append(threading.Thread(target=respond, args=(client,), daemon=True))
                 threads[-1].start()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield served
+        yield server
         stopped.set()
-        socket.create_connection((address, served.port)).close()
+        socket.create_connection((address, server.port)).close()
         for ended in (thread, *threads):
             ended.join(10)
 
 
-def _respond(connection: socket.socket, served: Origin, stopped: threading.Event) -> None:
+def _respond(connection: socket.socket, server: Origin, stopped: threading.Event) -> None:
     connection.settimeout(10)
     read = b""
     while b"\r\n\r\n" not in read:
@@ -78,8 +78,8 @@ def _respond(connection: socket.socket, served: Origin, stopped: threading.Event
     length = re.search(rb"(?i)content-length: (\d+)", read)
     while length and len(read.partition(b"\r\n\r\n")[2]) < int(length[1]):
         read += connection.recv(65536)
-    served.requests.append(read)
-    for piece in served.answer:
+    server.requests.append(read)
+    for piece in server.answer:
         if isinstance(piece, bytes):
             connection.sendall(piece)
         elif stopped.wait(piece):

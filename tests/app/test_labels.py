@@ -1,4 +1,4 @@
-"""What people type, and the classes that they mean: all of AudioSet's, as a worker announces them."""
+"""Search for labels among all classes of AudioSet, as a worker announces them."""
 
 import time
 from functools import cache
@@ -7,7 +7,7 @@ import pytest
 
 from app.labels import matching
 from app.model_registry import ClassDescription
-from models import labels
+from models import labels as audioset
 
 
 @cache
@@ -22,12 +22,12 @@ def classes() -> list[ClassDescription]:
             synonyms=list(label.synonyms),
             description=label.description,
         )
-        for label in labels.classes()
+        for label in audioset.classes()
     ]
 
 
 SEARCHES = {
-    # names, parts of them, and how they are written
+    # names, parts of names, spellings
     "siren": ["Siren", "Civil defense siren"],
     "RAIN": ["Rain", "Rain on surface"],
     "car horn": ["Vehicle horn, car horn, honking"],
@@ -37,7 +37,7 @@ SEARCHES = {
     "thunder storm": ["Thunderstorm", "Thunder"],
     "train whistle": ["Train whistle"],
     "/m/0bt9lr": ["Dog"],
-    # other words
+    # synonyms
     "puppy": ["Dog"],
     "kitten": ["Cat"],
     "motorbike": ["Motorcycle"],
@@ -48,20 +48,20 @@ SEARCHES = {
     "running water": ["Stream", "Water"],
     "glass breaking": ["Shatter", "Glass"],
     "kaboom": ["Explosion", "Boom"],
-    # forms of words
+    # inflections
     "barking dog": ["Bark"],
     "dogs": ["Dog"],
     "sneezing": ["Sneeze"],
     "gunshots": ["Gunshot, gunfire"],
     "a baby crying": ["Baby cry, infant cry"],
     "churches bells": ["Church bell"],
-    # wrong letters
+    # typos
     "sirn": ["Siren"],
     "saxaphone": ["Saxophone"],
     "helicoptor": ["Helicopter"],
     "violn": ["Violin, fiddle"],
     "snooring": ["Snoring"],
-    # what is above, and what is said of it
+    # ancestors and descriptions
     "animal": ["Animal", "Wild animals"],
     "vehicle": ["Vehicle", "Emergency vehicle"],
     "crowd cheering": ["Cheering", "Crowd"],
@@ -71,32 +71,32 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("text", SEARCHES)
-def test_what_people_type_finds_what_they_mean(text: str) -> None:
-    """The first is the first; the others are among the first ten."""
-    found = [known.label for known, _ in matching.search(classes(), text, 10)]
+def test_searches_find_the_intended_classes(text: str) -> None:
+    """The first is the best match; the others are among the first ten."""
+    labels = [match.label for match, _ in matching.search(classes(), text, 10)]
     first, *others = SEARCHES[text]
-    if text == "vocal folds":  # only descriptions hold it
-        assert found
+    if text == "vocal folds":  # only in descriptions
+        assert labels
     else:
-        assert found[0] == first, found
-    assert set(others) <= set(found)
+        assert labels[0] == first, labels
+    assert set(others) <= set(labels)
 
 
-def test_every_class_is_found_first_by_its_own_name_slug_and_id() -> None:
-    for known in classes():
-        for text in (known.label, known.label.upper(), known.slug, known.mid):
-            assert matching.find(classes(), text) == known
-            assert matching.score(known, text) == 1.0
+def test_every_class_is_found_by_its_name_slug_and_id() -> None:
+    for description in classes():
+        for text in (description.label, description.label.upper(), description.slug, description.mid):
+            assert matching.find(classes(), text) == description
+            assert matching.score(description, text) == 1.0
 
 
 def test_every_synonym_finds_its_class() -> None:
-    for known in classes():
-        for text in known.synonyms:
-            found = {one.label: value for one, value in matching.search(classes(), text, 8)}
-            assert found.get(known.label, 0) >= 0.9, (text, known.label, found)
+    for description in classes():
+        for text in description.synonyms:
+            scores = {match.label: score for match, score in matching.search(classes(), text, 8)}
+            assert scores.get(description.label, 0) >= 0.9, (text, description.label, scores)
 
 
-def test_scores_fall_and_stay_between_none_and_all() -> None:
+def test_scores_descend_from_1_to_0() -> None:
     for text in SEARCHES:
         values = [value for _, value in matching.search(classes(), text, 527)]
         assert values == sorted(values, reverse=True)
@@ -108,15 +108,15 @@ def test_nonsense_finds_nothing(text: str) -> None:
     assert matching.search(classes(), text, 10) == []
 
 
-def test_of_equals_the_first_is_one_that_can_be_asked_for() -> None:
+def test_askable_classes_come_first_among_equals() -> None:
     one = ClassDescription(label="Aa", mid="/m/1", slug="aa", path=["Top", "Aa"])
     other = ClassDescription(label="Bb", mid="/m/2", slug="bb", path=["Top", "Bb"], askable=True)
-    assert [known.label for known, _ in matching.search([one, other], "top", 2)] == ["Bb", "Aa"]
+    assert [description.label for description, _ in matching.search([one, other], "top", 2)] == ["Bb", "Aa"]
 
 
-def test_a_search_takes_moments() -> None:
+def test_a_search_is_fast() -> None:
     matching.search(classes(), "warm", 10)
-    began = time.process_time()
+    start = time.process_time()
     for text in list(SEARCHES)[:10]:
         matching.search(classes(), text, 10)
-    assert (time.process_time() - began) / 10 < 0.2
+    assert (time.process_time() - start) / 10 < 0.2

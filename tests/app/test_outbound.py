@@ -1,4 +1,4 @@
-"""Requests to strangers' addresses reach what is public, and nothing else."""
+"""The outbound client reaches public addresses and nothing else."""
 
 import asyncio
 import ssl
@@ -13,9 +13,9 @@ from app.outbound import OutboundClient, Resolve
 from app.settings import Settings
 from tests.app.origins import Origin, ok, origin, redirect
 
-TRUST = ssl.create_default_context()  # made once: reading certificates takes longer than a test
+TRUST = ssl.create_default_context()  # made once: loading the certificates takes longer than a test
 NOT_PUBLIC = "The URL's host has no public address."
-# Names as an attacker's own server might answer them.
+# Names as an attacker's name server may resolve them.
 NAMES = {
     "public.example": ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"],
     "private.example": ["10.1.2.3"],
@@ -80,17 +80,17 @@ def resolver(names: dict[str, list[str]] = NAMES) -> Resolve:
     return resolve
 
 
-def fetch(outside: OutboundClient, url: str, seconds: float = 5.0) -> bytes:
+def fetch(client: OutboundClient, url: str, seconds: float = 5.0) -> bytes:
     async def read() -> bytes:
-        async with outside.fetch(url, seconds) as fetched:
+        async with client.fetch(url, seconds) as fetched:
             return b"".join([chunk async for chunk in fetched.chunks])
 
     return asyncio.run(read())
 
 
-def refusal(outside: OutboundClient, url: str, seconds: float = 5.0) -> str:
+def refusal(client: OutboundClient, url: str, seconds: float = 5.0) -> str:
     with pytest.raises(UrlRefused) as refused:
-        fetch(outside, url, seconds)
+        fetch(client, url, seconds)
     return refused.value.detail
 
 
@@ -100,8 +100,8 @@ def site() -> Iterator[Origin]:
         yield served
 
 
-def near(site: Origin, resolve: Resolve | None = None, **settings: Any) -> OutboundClient:
-    """A way out that takes the origin's address, and no other of the loopback network, for public."""
+def make_client(site: Origin, resolve: Resolve | None = None, **settings: Any) -> OutboundClient:
+    """An outbound client for which the origin's address, and no other of the loopback network, is public."""
     return OutboundClient(
         Settings(outside_ports=str(site.port), outside_networks=f"{site.address}/32", upload_idle=0.5, **settings),
         resolve or resolver({"public.example": [site.address]}),
@@ -110,22 +110,22 @@ def near(site: Origin, resolve: Resolve | None = None, **settings: Any) -> Outbo
 
 
 @pytest.mark.parametrize("host", REFUSED_ADDRESSES + REFUSED_NAMES)
-def test_hosts_that_are_not_public_are_refused_alike(host: str) -> None:
-    """With one sentence, which does not tell what is inside from what is nowhere."""
-    outside = OutboundClient(Settings(), resolver(), TRUST)
+def test_all_hosts_that_are_not_public_get_the_same_error(host: str) -> None:
+    """So that it does not tell internal hosts from unknown ones."""
+    client = OutboundClient(Settings(), resolver(), TRUST)
     for scheme in ("http", "https"):
-        assert refusal(outside, f"{scheme}://{host}/a.wav") == NOT_PUBLIC
+        assert refusal(client, f"{scheme}://{host}/a.wav") == NOT_PUBLIC
 
 
 @pytest.mark.parametrize("url", REFUSED_TEXTS)
-def test_urls_that_cannot_be_asked_are_refused_by_their_text(url: str) -> None:
+def test_invalid_urls_are_refused_without_a_lookup(url: str) -> None:
     async def never(name: str) -> list[str]:
         raise AssertionError(f"looked up {name}")
 
-    outside = OutboundClient(Settings(), never, TRUST)
+    client = OutboundClient(Settings(), never, TRUST)
     with pytest.raises(UrlRefused):
-        outside.check(url)
-    assert refusal(outside, url)
+        client.check(url)
+    assert refusal(client, url)
 
 
 @pytest.mark.parametrize(
@@ -140,24 +140,24 @@ def test_urls_that_cannot_be_asked_are_refused_by_their_text(url: str) -> None:
         *("https://exämple.com/ä b.wav", "http://[2606:4700::1]/", "http://public.example.:80/", "http://a_b.example/"),
     ],
 )
-def test_urls_of_strangers_may_be_asked(url: str) -> None:
+def test_public_urls_are_accepted(url: str) -> None:
     assert OutboundClient(Settings()).check(url).fragment == ""
 
 
 def test_networks_and_ports_can_be_allowed() -> None:
-    outside = OutboundClient(Settings(outside_ports="80,8443", outside_networks="10.1.0.0/16,fd00::/64"), resolver())
-    outside.check("https://10.1.2.3:8443/")
+    client = OutboundClient(Settings(outside_ports="80,8443", outside_networks="10.1.0.0/16,fd00::/64"), resolver())
+    client.check("https://10.1.2.3:8443/")
     for url in ("http://10.2.0.1/", "http://[fd00:1::1]/", "http://127.0.0.1/"):
-        assert refusal(outside, url) == NOT_PUBLIC
+        assert refusal(client, url) == NOT_PUBLIC
     with pytest.raises(ValueError, match="outside_networks"):
         Settings(outside_networks="10.1.0.1/16")
 
 
-def test_the_name_is_kept_and_nothing_of_ours_is_sent(site: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_carry_the_host_name_and_no_other_headers(site: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     site.answer = ok(b"sound")
-    assert fetch(near(site), f"http://public.example:{site.port}/a%20b.wav?c=d#e") == b"sound"
+    assert fetch(make_client(site), f"http://public.example:{site.port}/a%20b.wav?c=d#e") == b"sound"
     lines = site.requests[0].decode().lower().split("\r\n")
     assert lines[0] == "get /a%20b.wav?c=d http/1.1"
     assert sorted(filter(None, lines[1:])) == [
@@ -167,8 +167,8 @@ def test_the_name_is_kept_and_nothing_of_ours_is_sent(site: Origin, monkeypatch:
     ]
 
 
-def test_a_name_that_changes_its_answer_gains_nothing(site: Origin) -> None:
-    """The connection is made to the address that was checked: one lookup, the other address is never asked."""
+def test_dns_rebinding_has_no_effect(site: Origin) -> None:
+    """The connection is made to the address that was checked: one lookup, no connection to the other address."""
     answers = iter([[site.address], ["127.0.0.1"], [site.address], ["127.0.0.1"]])
     looked_up: list[str] = []
 
@@ -177,14 +177,14 @@ def test_a_name_that_changes_its_answer_gains_nothing(site: Origin) -> None:
         return next(answers)
 
     with origin("127.0.0.1", site.port) as inside:
-        site.answer, inside.answer = ok(b"outside"), ok(b"inside")
-        outside, url = near(site, rebinding), f"http://public.example:{site.port}/"
-        assert fetch(outside, url) == b"outside"
+        site.answer, inside.answer = ok(b"public"), ok(b"inside")
+        client, url = make_client(site, rebinding), f"http://public.example:{site.port}/"
+        assert fetch(client, url) == b"public"
         assert looked_up == ["public.example"]
-        assert refusal(outside, url) == NOT_PUBLIC
-        # A redirect to itself is looked up anew, and refused.
+        assert refusal(client, url) == NOT_PUBLIC
+        # A redirect to the same URL is looked up again, and refused.
         site.answer = redirect(url)
-        assert refusal(outside, url) == NOT_PUBLIC
+        assert refusal(client, url) == NOT_PUBLIC
         assert (len(site.requests), inside.connections) == (2, 0)
 
 
@@ -205,33 +205,33 @@ def test_a_name_that_changes_its_answer_gains_nothing(site: Origin) -> None:
 @pytest.mark.parametrize("status", [301, 308])
 def test_redirects_are_checked(site: Origin, location: str, status: int) -> None:
     site.answer = redirect(location, status)
-    assert refusal(near(site), f"http://public.example:{site.port}/")
+    assert refusal(make_client(site), f"http://public.example:{site.port}/")
     assert len(site.requests) == 1
 
 
-def test_redirects_are_followed_five_times(site: Origin) -> None:
+def test_at_most_five_redirects_are_followed(site: Origin) -> None:
     with origin(site.address) as last:
-        outside = OutboundClient(
+        client = OutboundClient(
             Settings(outside_ports=f"{site.port},{last.port}", outside_networks=f"{site.address}/32"),
             resolver({"public.example": [site.address]}),
         )
         site.answer, last.answer = redirect(f"//public.example:{last.port}/b"), ok(b"sound")
-        assert fetch(outside, f"http://public.example:{site.port}/a") == b"sound"
+        assert fetch(client, f"http://public.example:{site.port}/a") == b"sound"
         assert last.requests[0].startswith(b"GET /b ")
         site.answer = redirect("/again")
-        assert "5 times" in refusal(outside, f"http://public.example:{site.port}/a")
+        assert "5 times" in refusal(client, f"http://public.example:{site.port}/a")
         assert len(site.requests) == 1 + 6
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "detail"),
     [
         (ok(b"x", "Content-Encoding: gzip"), "compressed"),
         (ok(b"x", "Content-Encoding: identity, br"), "compressed"),
         ([b"HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx"], "answers 404"),
         ([b"HTTP/1.1 206 Partial\r\nContent-Length: 1\r\n\r\nx"], "answers 206"),
         ([b"HTTP/1.1 304 Not Modified\r\n\r\n"], "answers 304"),
-        ([b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"], "nowhere"),
+        ([b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"], "without a location"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"], "broke off"),
         ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"], "broke off"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", 9.0], "stalled"),
@@ -241,37 +241,37 @@ def test_redirects_are_followed_five_times(site: Origin) -> None:
         ([], "no answer"),
     ],
 )
-def test_answers_that_are_no_recording_are_refused(site: Origin, answer: list[bytes | float], told: str) -> None:
+def test_unusable_responses_are_refused(site: Origin, answer: list[bytes | float], detail: str) -> None:
     site.answer = answer
-    assert told in refusal(near(site), f"http://public.example:{site.port}/")
+    assert detail in refusal(make_client(site), f"http://public.example:{site.port}/")
 
 
-def test_an_answer_in_drops_is_cut_by_the_clock(site: Origin) -> None:
+def test_a_slow_response_exceeds_the_time_limit(site: Origin) -> None:
     site.answer = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n",
         *[part for _ in range(99) for part in (0.1, b"x")],
     ]
-    assert "too long" in refusal(near(site), f"http://public.example:{site.port}/", seconds=0.5)
+    assert "too long" in refusal(make_client(site), f"http://public.example:{site.port}/", seconds=0.5)
     site.answer = [b"HTTP/1.1 200 OK\r\n", *[part for _ in range(99) for part in (0.1, b"X: y\r\n")]]
-    assert "too long" in refusal(near(site), f"http://public.example:{site.port}/", seconds=0.5)
+    assert "too long" in refusal(make_client(site), f"http://public.example:{site.port}/", seconds=0.5)
 
 
-def test_the_next_address_is_tried_when_one_does_not_connect(site: Origin) -> None:
+def test_the_next_address_is_tried_if_one_does_not_connect(site: Origin) -> None:
     site.answer = ok(b"sound")
-    outside = OutboundClient(
+    client = OutboundClient(
         Settings(outside_ports=str(site.port), outside_networks="127.0.0.0/8"),
         resolver({"public.example": ["127.0.0.3", site.address]}),
     )
-    assert fetch(outside, f"http://public.example:{site.port}/") == b"sound"
+    assert fetch(client, f"http://public.example:{site.port}/") == b"sound"
     site.answer = ok(b"x")
-    nowhere = OutboundClient(
+    unreachable = OutboundClient(
         Settings(outside_ports=str(site.port), outside_networks="127.0.0.0/8"),
         resolver({"public.example": ["127.0.0.3"]}),
     )
-    assert "No connection" in refusal(nowhere, f"http://public.example:{site.port}/")
+    assert "No connection" in refusal(unreachable, f"http://public.example:{site.port}/")
 
 
-def test_certificates_are_those_of_the_name(site: Origin) -> None:
+def test_certificates_are_verified_against_the_name(site: Origin) -> None:
     authority = trustme.CA()
     tls, trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("public.example").configure_cert(tls)
@@ -282,30 +282,30 @@ def test_certificates_are_those_of_the_name(site: Origin) -> None:
         resolve = resolver({name: [secure.address] for name in ("public.example", "other.example")})
         assert fetch(OutboundClient(settings, resolve, trust), f"https://public.example:{secure.port}/") == b"sound"
         assert secure.names == ["public.example"]
-        for outside, name in (
+        for client, name in (
             (OutboundClient(settings, resolve, trust), "other.example"),
             (OutboundClient(settings, resolve, trust), secure.address),
             (OutboundClient(settings, resolve), "public.example"),
         ):
-            assert "No connection" in refusal(outside, f"https://{name}:{secure.port}/")
+            assert "No connection" in refusal(client, f"https://{name}:{secure.port}/")
         assert len(secure.requests) == 1
 
 
-def test_a_post_goes_to_one_address_and_follows_nothing(site: Origin) -> None:
-    outside, url = near(site), f"http://public.example:{site.port}/hook"
+def test_a_post_does_not_follow_redirects(site: Origin) -> None:
+    client, url = make_client(site), f"http://public.example:{site.port}/hook"
     site.answer = [b"HTTP/1.1 204 No Content\r\n\r\n"]
-    assert asyncio.run(outside.post(url, b"{}", {"webhook-id": "a", "User-Agent": "other"}, 5.0)) == 204
+    assert asyncio.run(client.post(url, b"{}", {"webhook-id": "a", "User-Agent": "other"}, 5.0)) == 204
     assert site.requests[0].startswith(b"POST /hook HTTP/1.1\r\n") and site.requests[0].endswith(b"\r\n\r\n{}")
     assert b"webhook-id: a\r\n" in site.requests[0] and b"Content-Length: 2\r\n" in site.requests[0]
     site.answer = redirect("http://127.0.0.1/")
-    assert asyncio.run(outside.post(url, b"{}", {}, 5.0)) == 302
+    assert asyncio.run(client.post(url, b"{}", {}, 5.0)) == 302
     site.answer = [9.0]
     for refused in (url, "http://private.example/"):
         with pytest.raises(UrlRefused):
-            asyncio.run(outside.post(refused, b"{}", {}, 0.3))
+            asyncio.run(client.post(refused, b"{}", {}, 0.3))
     assert len(site.requests) == 3
 
 
-def test_the_system_looks_names_up() -> None:
+def test_names_are_looked_up_by_the_system() -> None:
     assert refusal(OutboundClient(Settings()), "http://localhost/") == NOT_PUBLIC
     assert refusal(OutboundClient(Settings()), "http://0x7f.1/") == NOT_PUBLIC

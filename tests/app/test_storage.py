@@ -1,4 +1,4 @@
-"""One store, two kinds: what is put is read back, whole or not at all, with memory that does not grow."""
+"""The object store, as a folder and as S3: objects are read back as they were written, whole or not at all."""
 
 import asyncio
 import hashlib
@@ -26,11 +26,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage.open(seaweed.settings(f"test-{time.time_ns()}"))
 
 
-async def stream(content: bytes, size: int = 65536, fails: BaseException | None = None) -> AsyncIterator[bytes]:
+async def stream(content: bytes, size: int = 65536, error: BaseException | None = None) -> AsyncIterator[bytes]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
-    if fails is not None:
-        raise fails
+    if error is not None:
+        raise error
 
 
 async def read(storage: Storage, key: str, start: int, end: int) -> bytes:
@@ -38,7 +38,7 @@ async def read(storage: Storage, key: str, start: int, end: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 5 * MIB, 5 * MIB + 1, 11 * MIB])
-def test_a_stream_is_read_back(storage: Storage, size: int) -> None:
+def test_a_stored_stream_is_read_back(storage: Storage, size: int) -> None:
     content = os.urandom(size)
     stored = asyncio.run(storage.put_stream("audio/a", stream(content), 100 * MIB))
     assert stored.bytes == size == storage.size("audio/a")
@@ -47,7 +47,7 @@ def test_a_stream_is_read_back(storage: Storage, size: int) -> None:
         assert asyncio.run(read(storage, "audio/a", 0, size)) == content
 
 
-def test_a_file_goes_in_and_out(storage: Storage, tmp_path: Path) -> None:
+def test_a_stored_file_is_downloaded(storage: Storage, tmp_path: Path) -> None:
     content = os.urandom(7 * MIB)
     (tmp_path / "in").write_bytes(content)
     stored = storage.put_file("separations/x/y/0.flac", tmp_path / "in")
@@ -62,27 +62,27 @@ def test_ranges_are_exact(storage: Storage, start: int, end: int) -> None:
     assert asyncio.run(read(storage, "audio/a", start, end)) == b"0123456789"[start:end]
 
 
-def test_what_is_too_large_leaves_nothing(storage: Storage) -> None:
+def test_a_stream_that_is_too_large_leaves_nothing(storage: Storage) -> None:
     with pytest.raises(UploadTooLarge):
         asyncio.run(storage.put_stream("audio/a", stream(bytes(12 * MIB)), 12 * MIB - 1))
     assert storage.keys("audio") == []
 
 
-@pytest.mark.parametrize("fault", [ValueError("the client left"), asyncio.CancelledError()])
-def test_a_source_that_fails_leaves_nothing(storage: Storage, fault: BaseException) -> None:
-    with pytest.raises(type(fault)):
-        asyncio.run(storage.put_stream("audio/a", stream(bytes(12 * MIB), fails=fault), 100 * MIB))
+@pytest.mark.parametrize("error", [ValueError("the client disconnected"), asyncio.CancelledError()])
+def test_a_failing_source_leaves_nothing(storage: Storage, error: BaseException) -> None:
+    with pytest.raises(type(error)):
+        asyncio.run(storage.put_stream("audio/a", stream(bytes(12 * MIB), error=error), 100 * MIB))
     assert storage.keys("audio") == []
 
 
-def test_nothing_is_visible_before_the_end(storage: Storage) -> None:
-    async def watched() -> AsyncIterator[bytes]:
+def test_an_object_is_not_visible_before_it_is_complete(storage: Storage) -> None:
+    async def watch_keys() -> AsyncIterator[bytes]:
         for _ in range(12):
             yield bytes(MIB)
             await asyncio.sleep(0.005)
             assert await asyncio.to_thread(storage.keys, "audio") == []
 
-    asyncio.run(storage.put_stream("audio/a", watched(), 100 * MIB))
+    asyncio.run(storage.put_stream("audio/a", watch_keys(), 100 * MIB))
     assert storage.keys("audio") == ["audio/a"]
 
 
@@ -117,15 +117,15 @@ def test_deletion_is_complete_and_idempotent(storage: Storage, tmp_path: Path) -
     assert storage.keys("audio") == []
 
 
-def test_empty_folders_of_writers_that_failed_are_no_objects(storage: Storage, tmp_path: Path) -> None:
+def test_empty_folders_of_failed_writers_are_not_objects(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cut"):
-        asyncio.run(storage.put_stream("separations/a/1/0.flac", stream(b"x", fails=ValueError("cut")), 100))
+        asyncio.run(storage.put_stream("separations/a/1/0.flac", stream(b"x", error=ValueError("cut")), 100))
     storage.delete("separations/a")
     assert storage.delete_prefix("separations/a") == 0
     assert not (tmp_path / "store" / "separations" / "a").exists()
 
 
-def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> None:
+def test_a_missing_object_is_not_found(storage: Storage, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         storage.size("audio/a")
     with pytest.raises(NotFound):
@@ -136,12 +136,12 @@ def test_what_is_not_there_is_not_found(storage: Storage, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "../a", "a/../b", "a//b", "a b", "a#1", ".a", "a/.b", "a\n"])
-def test_keys_that_are_none_are_refused(storage: Storage, key: str) -> None:
+def test_invalid_keys_are_refused(storage: Storage, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         storage.size(key)
 
 
-def test_only_s3_signs(storage: Storage) -> None:
+def test_only_s3_has_signed_urls(storage: Storage) -> None:
     asyncio.run(storage.put_stream("audio/a", stream(b"signed"), 100))
     if not storage.can_sign:
         with pytest.raises(ValueError, match="cannot sign"):
@@ -153,45 +153,45 @@ def test_only_s3_signs(storage: Storage) -> None:
     assert httpx.get(url.partition("?")[0]).status_code == 403
 
 
-def test_signed_addresses_name_the_server_as_clients_see_it(seaweed: S3Server) -> None:
+def test_signed_urls_name_the_public_endpoint(seaweed: S3Server) -> None:
     settings = seaweed.settings("p", store_public_endpoint="http://store.example:1234")
     assert Storage.open(settings).signed_url("audio/a", 60).startswith("http://store.example:1234/earmark/p/audio/a?")
 
 
-def test_a_store_that_answers_is_ready(storage: Storage) -> None:
+def test_a_store_that_responds_is_ready(storage: Storage) -> None:
     storage.check()
 
 
-def test_a_folder_that_is_gone_is_unavailable(tmp_path: Path) -> None:
+def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
     storage = Storage.open(Settings(home=tmp_path))
     (tmp_path / "store").rmdir()
     with pytest.raises(StoreUnavailable):
         storage.check()
 
 
-def test_a_server_that_is_gone_is_unavailable_soon() -> None:
+def test_a_server_that_does_not_respond_is_soon_unavailable() -> None:
     settings = S3Server("http://127.0.0.1:9").settings("p", store_timeout=1)
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(StoreUnavailable):
         Storage.open(settings).check()
     with pytest.raises(StoreUnavailable):
         asyncio.run(Storage.open(settings).put_stream("audio/a", stream(bytes(6 * MIB)), 100 * MIB))
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - start < 15
 
 
-def test_wrong_keys_are_refused_without_being_told(seaweed: S3Server) -> None:
+def test_wrong_credentials_are_refused_and_not_shown(seaweed: S3Server) -> None:
     wrong = S3Server(seaweed.endpoint, secret_key="another")
     with pytest.raises(StoreUnavailable) as refused:
         Storage.open(wrong.settings("p")).check()
     assert "another" not in refused.value.detail and seaweed.access_key not in refused.value.detail
 
 
-def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
+def test_partial_files_of_killed_writers_are_deleted(tmp_path: Path) -> None:
     storage = Storage.open(Settings(home=tmp_path))
-    left = tmp_path / "store" / "audio" / "a#1"
-    left.parent.mkdir()
-    left.write_bytes(b"half")
+    partial = tmp_path / "store" / "audio" / "a#1"
+    partial.parent.mkdir()
+    partial.write_bytes(b"half")
     assert storage.sweep_unfinished(3600) == 0
-    os.utime(left, (0, 0))
+    os.utime(partial, (0, 0))
     assert storage.sweep_unfinished(3600) == 1
-    assert not left.exists()
+    assert not partial.exists()

@@ -1,4 +1,4 @@
-"""Uploads over HTTP: kept whole and probed, or refused and gone without a trace."""
+"""Uploads over HTTP: stored whole and probed, or refused without leaving anything behind."""
 
 import hashlib
 import os
@@ -16,13 +16,14 @@ MIB = 1024 * 1024
 
 
 def assert_nothing_left(service: Service) -> None:
+    """Assert that store, ledger of orphans, records and partial files are empty."""
     assert service.stored_keys() == []
     assert service.orphans() == []
     assert service.deps.redis.keys("earmark:audio:*") == []
     assert [path for path in service.folder.rglob("*#*") if path.is_file()] == []
 
 
-def test_an_upload_is_kept_and_probed(service: Service) -> None:
+def test_an_upload_is_stored_and_probed(service: Service) -> None:
     content = wav(1.5, 22050, 2)
     answer = service.client.post("/v1/audio", files={"file": ("C:\\music/street.wav", content, "image/png")})
     assert answer.status_code == 201
@@ -50,7 +51,7 @@ def test_an_upload_is_kept_and_probed(service: Service) -> None:
     assert service.orphans() == []
 
 
-def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
+def test_deletion_removes_record_and_bytes(service: Service) -> None:
     audio = service.upload()
     assert service.stored_keys() == [store_key(audio["id"])]
     assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
@@ -68,7 +69,7 @@ def test_a_deleted_upload_is_gone_from_the_store(service: Service) -> None:
     [b"", b"hello, this is text", b"PK\x03\x04" + bytes(500), wav()[:30], b"#EXTM3U\n/etc/passwd\n", bytes(70_000)],
     ids=["empty", "text", "zip", "cut header", "playlist", "zeros"],
 )
-def test_what_is_no_audio_leaves_nothing(service: Service, content: bytes) -> None:
+def test_files_that_are_no_audio_leave_nothing(service: Service, content: bytes) -> None:
     answer = service.client.post("/v1/audio", files={"file": ("song.mp3", content, "audio/mpeg")})
     problem(answer, 422, "audio_undecodable")
     assert_nothing_left(service)
@@ -88,7 +89,7 @@ def test_recordings_outside_the_limits_leave_nothing(folder_service: Service, co
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_what_is_too_large_is_refused_while_it_comes(service: Service, announced: bool) -> None:
+def test_files_that_are_too_large_are_refused_while_they_arrive(service: Service, announced: bool) -> None:
     content = wav(1.0) + bytes(5 * MIB)
     if announced:
         answer = service.client.post("/v1/audio", files={"file": ("a.wav", content)})
@@ -106,7 +107,7 @@ def test_what_is_too_large_is_refused_while_it_comes(service: Service, announced
     assert_nothing_left(service)
 
 
-def test_a_file_of_just_the_limit_is_kept(folder_service: Service) -> None:
+def test_a_file_of_exactly_the_limit_is_accepted(folder_service: Service) -> None:
     limit = folder_service.deps.settings.upload_bytes
     content = wav(1.0)
     content += bytes(limit - len(content))
@@ -118,51 +119,52 @@ FORM = {"Content-Type": "multipart/form-data; boundary=XX"}
 
 
 def form_ends(filename: str) -> tuple[bytes, bytes]:
+    """The bytes of a form before and after the content of its file."""
     head = f'--XX\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\n\r\n'
     return head.encode(), b"\r\n--XX--\r\n"
 
 
-def hang_up(service: Service, sent: bytes, announced: int) -> None:
+def disconnect(service: Service, content_start: bytes, announced: int) -> None:
     with socket.create_connection(service.address) as connection:
         head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
-        connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + sent)
-        eventually(service.orphans, 5)
+        connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + content_start)
+        eventually(service.entered, 5)
 
 
 @pytest.mark.parametrize("size", [10, MIB])
-def test_a_client_that_hangs_up_leaves_nothing(service: Service, size: int) -> None:
-    hang_up(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
+def test_a_client_that_disconnects_leaves_nothing(service: Service, size: int) -> None:
+    disconnect(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
     eventually(lambda: not service.orphans(), 5)
     assert_nothing_left(service)
 
 
-def test_the_copy_for_the_probe_has_no_name(
+def test_the_local_copy_for_the_probe_has_no_name(
     s3_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that is killed in mid-upload leaves nothing in its temporary folder."""
+    """So that a process that is killed during an upload leaves no file in its temporary folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     head, tail = form_ends("a.wav")
-    seen: list[list[Path]] = []
+    files: list[list[Path]] = []  # in the temporary folder, during the upload
 
-    def slowly() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         yield head + wav(2.0)
-        eventually(s3_service.orphans, 5)
-        seen.append(list(tmp_path.iterdir()))
+        eventually(s3_service.entered, 5)
+        files.append(list(tmp_path.iterdir()))
         yield tail
 
-    assert s3_service.client.post("/v1/audio", content=slowly(), headers=FORM).status_code == 201
-    assert seen == [[]]
+    assert s3_service.client.post("/v1/audio", content=chunks(), headers=FORM).status_code == 201
+    assert files == [[]]
 
 
-def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
+def test_a_stalled_upload_times_out(folder_service: Service) -> None:
     with socket.create_connection(folder_service.address, timeout=10) as connection:
         head = (
             f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\nContent-Length: 99999\r\n"
         )
         connection.sendall(head.encode() + b"\r\n" + form_ends("a.wav")[0] + b"abc")
-        begun = time.monotonic()
+        start = time.monotonic()
         answer = connection.recv(65536)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - start < 5
     assert answer.startswith(b"HTTP/1.1 408 ") and b"upload_timeout" in answer
     assert_nothing_left(folder_service)
 
@@ -183,12 +185,12 @@ def test_a_client_that_stalls_is_sent_away(folder_service: Service) -> None:
     ids=["empty", "no part", "no file", "other field", "no name", "no header", "cut", "nonsense", "headers"],
 )
 def test_broken_forms_are_refused_and_leave_nothing(folder_service: Service, body: bytes, pointer: str | None) -> None:
-    told = problem(folder_service.client.post("/v1/audio", content=body, headers=FORM), 422, "request_invalid")
-    assert [fault["pointer"] for fault in told.get("errors", [])] == ([pointer] if pointer else [])
+    document = problem(folder_service.client.post("/v1/audio", content=body, headers=FORM), 422, "request_invalid")
+    assert [error["pointer"] for error in document.get("errors", [])] == ([pointer] if pointer else [])
     assert_nothing_left(folder_service)
 
 
-def test_a_second_file_takes_the_first_with_it(service: Service) -> None:
+def test_a_second_file_discards_the_first(service: Service) -> None:
     files = [("file", ("a.wav", wav())), ("file", ("b.wav", wav()))]
     problem(service.client.post("/v1/audio", files=files), 422, "request_invalid")
     assert_nothing_left(service)
@@ -197,12 +199,12 @@ def test_a_second_file_takes_the_first_with_it(service: Service) -> None:
 @pytest.mark.parametrize(
     "kind", ["application/octet-stream", "audio/wav", "multipart/form-data", "multipart/mixed; boundary=X"]
 )
-def test_other_bodies_are_no_forms(folder_service: Service, kind: str) -> None:
+def test_other_media_types_are_refused(folder_service: Service, kind: str) -> None:
     answer = folder_service.client.post("/v1/audio", content=wav(), headers={"Content-Type": kind})
     problem(answer, 415, "not_multipart")
 
 
-def test_every_range_is_answered_by_the_standard(service: Service) -> None:
+def test_range_requests_follow_rfc_9110(service: Service) -> None:
     content = wav(0.1)
     size = len(content)
     url = service.upload(content)["url"]
@@ -220,10 +222,10 @@ def test_every_range_is_answered_by_the_standard(service: Service) -> None:
         "bytes=-": (200, content, None),
         "lines=1-2": (200, content, None),
     }
-    for header, (status, body, told) in table.items():
+    for header, (status, body, content_range) in table.items():
         answer = service.client.get(url, headers={"Range": header})
         assert (answer.status_code, answer.content) == (status, body), header
-        assert answer.headers.get("content-range") == told
+        assert answer.headers.get("content-range") == content_range
         assert answer.headers["accept-ranges"] == "bytes"
         assert answer.headers["content-type"] == "audio/wav"
         head = service.client.head(url, headers={"Range": header})
@@ -253,12 +255,12 @@ def test_audio_in_use_cannot_be_deleted(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["aud_1", "sep_01HZZZZZZZZZZZZZZZZZZZZZZZ", "..%2F..%2Fetc", "aud_" + "0" * 26, "%00"])
-def test_ids_that_are_none_are_not_found(folder_service: Service, name: str) -> None:
+def test_malformed_and_unknown_ids_are_not_found(folder_service: Service, name: str) -> None:
     problem(folder_service.client.get(f"/v1/audio/{name}"), 404, "not_found")
 
 
-def test_file_names_are_only_for_reading(folder_service: Service) -> None:
-    for sent, kept in (("../../a\x07 b.wav", "a b.wav"), ("x" * 999, "x" * 255), ("/", None)):
-        body = form_ends(sent)[0] + wav() + form_ends(sent)[1]
-        answer = folder_service.client.post("/v1/audio", content=body, headers=FORM)
-        assert answer.json()["filename"] == kept, answer.text
+def test_file_names_are_sanitized(folder_service: Service) -> None:
+    for filename, sanitized in (("../../a\x07 b.wav", "a b.wav"), ("x" * 999, "x" * 255), ("/", None)):
+        head, tail = form_ends(filename)
+        answer = folder_service.client.post("/v1/audio", content=head + wav() + tail, headers=FORM)
+        assert answer.json()["filename"] == sanitized, answer.text

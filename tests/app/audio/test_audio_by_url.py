@@ -1,4 +1,4 @@
-"""Recordings that are fetched from the web: kept whole and probed, or refused and gone without a trace."""
+"""Recordings fetched from URLs: stored whole and probed, or refused without leaving anything behind."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def site() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="module", params=["folder", "s3"])
-def _fetching(
+def _fetching_service(
     request: pytest.FixtureRequest, site: Origin, valkey: Any, seaweed: S3Server, tmp_path_factory: Any
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("fetching")
@@ -42,34 +42,34 @@ def _fetching(
 
 
 @pytest.fixture
-def fetching(_fetching: Service, redis: Any) -> Service:
-    return empty(_fetching)
+def fetching_service(_fetching_service: Service, redis: Any) -> Service:
+    return empty(_fetching_service)
 
 
 def post(service: Service, url: Any) -> Any:
     return service.client.post("/v1/audio", json={"url": url})
 
 
-def test_a_recording_on_the_web_is_kept_and_probed(fetching: Service, site: Origin) -> None:
+def test_a_recording_is_fetched_stored_and_probed(fetching_service: Service, site: Origin) -> None:
     content = wav(1.5, 22050, 2)
     site.answer = ok(content, "Content-Type: image/png", 'Content-Disposition: attachment; filename="../../x"')
-    answer = post(fetching, f"http://{site.address}:{site.port}/music/my%20street.wav?token=secret")
+    answer = post(fetching_service, f"http://{site.address}:{site.port}/music/my%20street.wav?token=secret")
     assert answer.status_code == 201, answer.text
     audio = answer.json()
     assert answer.headers["location"] == f"/v1/audio/{audio['id']}"
     assert audio["filename"] == "my street.wav" and audio["sha256"] == hashlib.sha256(content).hexdigest()
     assert (audio["content_type"], audio["duration"], audio["channels"]) == ("audio/wav", 1.5, 2)
-    assert fetching.client.get(audio["url"]).content == content
-    assert fetching.orphans() == []
+    assert fetching_service.client.get(audio["url"]).content == content
+    assert fetching_service.orphans() == []
 
 
-def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> None:
+def test_the_file_name_is_the_last_part_of_the_path(fetching_service: Service, site: Origin) -> None:
     site.answer = [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"]
     for piece in (wav()[:1000], wav()[1000:]):
         site.answer += [f"{len(piece):x}\r\n".encode() + piece + b"\r\n"]
     site.answer += [b"0\r\n\r\n"]
     for path, name in (("/", None), ("/a%2F..%2Fb%0d%0a.wav", "b.wav"), ("/%C3%A4.wav", "ä.wav"), ("/%ff", "\ufffd")):
-        answer = post(fetching, f"http://{site.address}:{site.port}{path}")
+        answer = post(fetching_service, f"http://{site.address}:{site.port}{path}")
         assert (answer.status_code, answer.json().get("filename")) == (201, name), answer.text
 
 
@@ -90,53 +90,53 @@ def test_the_name_is_that_of_where_it_was(fetching: Service, site: Origin) -> No
         ([b"HTTP/1.1 401 No\r\n\r\n"], 422, "url_refused"),
     ],
 )
-def test_what_cannot_be_kept_leaves_nothing(
-    fetching: Service, site: Origin, answer: list[bytes | float], status: int, code: str
+def test_responses_that_are_not_accepted_leave_nothing(
+    fetching_service: Service, site: Origin, answer: list[bytes | float], status: int, code: str
 ) -> None:
     site.answer = answer
-    told = problem(post(fetching, f"http://{site.address}:{site.port}/?token=secret"), status, code)
-    assert "secret" not in str(told) and site.address not in str(told)
-    assert_nothing_left(fetching)
+    document = problem(post(fetching_service, f"http://{site.address}:{site.port}/?token=secret"), status, code)
+    assert "secret" not in str(document) and site.address not in str(document)
+    assert_nothing_left(fetching_service)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://[::1]/", ""])
-def test_what_lies_inside_is_refused(fetching: Service, url: str) -> None:
-    problem(post(fetching, url), 422, "url_refused")
-    assert_nothing_left(fetching)
+def test_internal_addresses_are_refused(fetching_service: Service, url: str) -> None:
+    problem(post(fetching_service, url), 422, "url_refused")
+    assert_nothing_left(fetching_service)
 
 
-@pytest.mark.parametrize("sent", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
-def test_other_documents_are_refused(fetching: Service, sent: Any) -> None:
-    problem(fetching.client.post("/v1/audio", json=sent), 422, "request_invalid")
+@pytest.mark.parametrize("body", [{}, [], 0, {"url": 1}, {"url": "http://a/", "x": 1}, {"url": "a" * 2049}])
+def test_invalid_documents_are_refused(fetching_service: Service, body: Any) -> None:
+    problem(fetching_service.client.post("/v1/audio", json=body), 422, "request_invalid")
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_fetch_ends_when_its_client_hangs_up(fetching: Service, site: Origin, begun: bool) -> None:
-    """And its `Idempotency-Key` is free again, since nobody has had an answer."""
-    content, redis = wav(), fetching.deps.redis
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_fetch_ends_when_its_client_disconnects(fetching_service: Service, site: Origin, has_begun: bool) -> None:
+    """And its `Idempotency-Key` is free again, since no response was sent."""
+    content, redis = wav(), fetching_service.deps.redis
     drip = [part for _ in range(99) for part in (content[:9], 0.1)]
-    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if begun else [9.0]
+    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if has_begun else [9.0]
     site.requests.clear()
-    sent = {"url": f"http://{site.address}:{site.port}/"}
-    body = json.dumps(sent).encode()
+    document = {"url": f"http://{site.address}:{site.port}/"}
+    body = json.dumps(document).encode()
     head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
-    with socket.create_connection(fetching.address, timeout=5) as client:
+    with socket.create_connection(fetching_service.address, timeout=5) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        eventually(lambda: site.requests and (fetching.orphans() or not begun), 5)
-    gone = time.monotonic()
-    # Else the site would be cut off half a second or two later, and that kept as the answer.
+        eventually(lambda: site.requests and (fetching_service.orphans() or not has_begun), 5)
+    disconnected_at = time.monotonic()
+    # Otherwise the fetch would time out half a second or two later, and that response would be kept for the key.
     eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)
-    assert time.monotonic() - gone < 1.5
-    assert_nothing_left(fetching)
+    assert time.monotonic() - disconnected_at < 1.5
+    assert_nothing_left(fetching_service)
     site.answer = ok(content)
-    again = fetching.client.post("/v1/audio", json=sent, headers={"Idempotency-Key": "again"})
+    again = fetching_service.client.post("/v1/audio", json=document, headers={"Idempotency-Key": "again"})
     assert again.status_code == 201 and "idempotent-replayed" not in again.headers
 
 
-def test_slow_sites_hold_up_those_who_named_them(
+def test_slow_sites_delay_only_the_key_that_named_them(
     valkey: Any, redis: Any, site: Origin, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """However many a key names: others' fetches pass."""
+    """However many slow sites a key names, the fetches of other keys are not delayed."""
     folder = tmp_path_factory.mktemp("keyed-fetching")
     choices: dict[str, Any] = {"outside_ports": str(site.port), "outside_networks": "127.0.0.0/8", "upload_idle": 3.0}
     settings = Settings(home=folder, redis_url=valkey.connection_url, **{**LIMITS, "auth": "on", **choices})
@@ -145,15 +145,15 @@ def test_slow_sites_hold_up_those_who_named_them(
     with origin("127.0.0.3", site.port) as slow:
         slow.answer = [9.0]
         for service in serve(settings, folder):
-            slowed, other = service.with_key(), service.with_key()
-            key = slowed.client.headers["authorization"]
+            slow_service, other = service.with_key(), service.with_key()
+            key = slow_service.client.headers["authorization"]
             head = f"POST /v1/audio HTTP/1.1\r\nAuthorization: {key}\r\nContent-Type: application/json\r\n"
-            with ExitStack() as open_ones:
+            with ExitStack() as clients:
                 for _ in range(18):
-                    client = open_ones.enter_context(socket.create_connection(service.address, timeout=5))
+                    client = clients.enter_context(socket.create_connection(service.address, timeout=5))
                     client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 eventually(lambda: len(slow.requests) >= 4, 5)
-                began = time.monotonic()
+                start = time.monotonic()
                 assert post(other, f"http://{site.address}:{site.port}/").status_code == 201
-                assert time.monotonic() - began < 2.5
+                assert time.monotonic() - start < 2.5
                 assert len(slow.requests) == 4

@@ -158,9 +158,9 @@ def test_the_waveform_is_computed_once_and_kept(service: Service) -> None:
     for levels in full.maxima:
         levels[:] = array("f", [0.75]) * len(levels)
     store_waveform(service, audio_id, full.to_bytes())
-    kept = get_peaks(service, audio_id, points=100)
-    assert [channel["maximum"] for channel in kept["channels"]] == [[0.75] * 100] * 2
-    assert [channel["minimum"] for channel in kept["channels"]] == [
+    stored = get_peaks(service, audio_id, points=100)
+    assert [channel["maximum"] for channel in stored["channels"]] == [[0.75] * 100] * 2
+    assert [channel["minimum"] for channel in stored["channels"]] == [
         channel["minimum"] for channel in original["channels"]
     ]
 
