@@ -39,7 +39,7 @@ def main(
     settings = Settings.load_or_exit(host=host, port=port, model=model, home=home)
     if embedded and "auth" not in settings.model_fields_set:
         settings = Settings.load_or_exit(host=host, port=port, model=model, home=home, auth="off")
-    _refuse_if_exposed(settings)
+    _require_authentication(settings)
     if embedded:
         _run_embedded(settings, weights)
     else:
@@ -57,7 +57,7 @@ def serve(
     """Serve the API."""
     listener = socket.socket(fileno=descriptor) if descriptor is not None else None
     settings = Settings.load_or_exit(host=host, port=port)
-    _refuse_if_exposed(settings)
+    _require_authentication(settings)
     _serve(settings, listener)
 
 
@@ -98,7 +98,7 @@ def openapi(path: Annotated[Path, typer.Argument(help="File to write.")] = Path(
         path.write_text(to_json(create_app(Settings(home=Path(home)))), encoding="utf-8")
 
 
-def _refuse_if_exposed(settings: Settings) -> None:
+def _require_authentication(settings: Settings) -> None:
     try:
         check_exposure(settings)
     except ExposedWithoutKeys as error:

@@ -143,7 +143,7 @@ def _start_programs(supervisor: Supervisor, settings: Settings, weights: Path | 
     supervisor.add(Program("API", api, environment, pass_fds=(descriptor,), stop_timeout=15.0))
 
 
-def embedded_queue_settings(settings: Settings) -> Settings:
+def queue_settings(settings: Settings) -> Settings:
     """Return the settings with the URL of the embedded service's Valkey; raises EmbeddedError if there is none."""
     try:
         lines = (settings.home / "valkey" / "valkey.conf").read_text().splitlines()

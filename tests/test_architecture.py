@@ -30,11 +30,12 @@ APP_ROWS = (
 )
 # The rooms of the worker, and the rooms of the front end that it may use.
 WORKER_ROWS = (
-    {"metrics", "scratch", "decode", "rq_worker"},
+    {"metrics", "scratch", "stage_timer", "decode", "rq_worker"},
     {"context"},
     {"execution"},
     {"target_queries", "detecting", "embedding"},
     {"separating"},
+    {"job_run"},
     {"tasks"},
     {"process", "pool"},
     {"__main__"},

@@ -36,13 +36,13 @@ async def upload(request: Request, response: Response, deps: InjectedDependencie
             await bodies.run_while_connected(request, uploads.fetch(body.url))
         else:
             file = file_field("file", uploads.receive, is_required=True)
-            await read_form(request, deps.settings, file, refuse=_unexpected)
+            await read_form(request, deps.settings, file, refuse=_refuse)
     answer = service.to_answer(deps, uploads.created[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
 
 
-def _unexpected(part: Part) -> RequestInvalid:
+def _refuse(part: Part) -> RequestInvalid:
     if part.name != "file" or part.filename is None:
         return RequestInvalid("The form has an unknown field.", [field_error("Not known.", part.name)])
     return RequestInvalid("One file at a time.", [field_error("Sent twice.", "file")])

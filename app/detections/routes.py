@@ -12,7 +12,7 @@ from app.http.forms import file_field, json_field, read_form
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import object_response
 from app.http.validation import validate
-from app.job_api.routes import accepted, add_job_routes
+from app.job_api.routes import accepted_response, add_job_routes
 from app.settings import Settings
 
 router = APIRouter(prefix="/v1/detections", tags=["detections"])
@@ -36,7 +36,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
     async with receive_uploads(deps) as uploads:
         body = await _read(request, deps.settings, uploads)
         job = await run_in_threadpool(service.create, deps, body)
-        return await run_in_threadpool(accepted, deps, service.DETECTIONS, job)
+        return await run_in_threadpool(accepted_response, deps, service.DETECTIONS, job)
 
 
 add_job_routes(router, service.DETECTIONS)

@@ -37,7 +37,7 @@ Render = Callable[[Dependencies, Job], BaseModel]
 def stream_events(request: Request, deps: Dependencies, job: Job, render: Render) -> Response:
     """Return the response to a request for a job's events; `render` makes the representation that polls return."""
     after = _last_event_id(request, job)
-    if job.finished and after == job.revision:
+    if job.is_finished and after == job.revision:
         return Response(status_code=204)
     return EventSourceResponse(_events(deps, job, after, render), headers=_HEADERS)
 
@@ -61,7 +61,7 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
                 finished = True
                 break
             record = replay.apply(entry)
-            finished = record.finished
+            finished = record.is_finished
             if entry.revision > after:
                 data = render(deps, record).model_dump_json()
                 chunks.append(format_sse_event(data_str=data, event=entry.type, id=str(entry.revision)))
@@ -87,7 +87,7 @@ def _has_finished(deps: Dependencies, job: Job) -> bool:
     taken as running.
     """
     try:
-        return deps.jobs.get(job.id).finished
+        return deps.jobs.get(job.id).is_finished
     except NotFound:
         return True
     except RedisError:

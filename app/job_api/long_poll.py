@@ -16,7 +16,7 @@ _DISCONNECT_CHECK_SECONDS = 1.0
 Found = TypeVar("Found")
 
 
-def requested_wait(prefer: str, settings: Settings) -> int:
+def parse_wait(prefer: str, settings: Settings) -> int:
     """Return the whole seconds that a `Prefer` header asks to wait, at most `longest_wait`; 0 if it does not ask."""
     match = _WAIT.search(prefer)
     return min(int(match[1]), settings.longest_wait) if match else 0

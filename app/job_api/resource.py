@@ -120,7 +120,7 @@ class JobResource(Generic[Answer]):
         """Return the same for a job whose position in the fair queue is known."""
         return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
 
-    def published_result(self, job: Job, output: str) -> dict[str, Any]:
+    def result_of(self, job: Job, output: str) -> dict[str, Any]:
         """Return the result of a job that succeeded. Raises `NotFound`; `output`: the result, in words."""
         if job.status != "succeeded" or job.result is None:
             raise NotFound(f"The {self.kind.name} is {job.status}; it has no {output}.")

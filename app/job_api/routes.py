@@ -14,7 +14,7 @@ from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
 from app.jobs.lifecycle import TERMINAL, Status
-from app.jobs.poll_cache import PollResponse, polled_job
+from app.jobs.poll_cache import PollResponse, parse_poll
 from app.jobs.repository import QueuedJob
 from app.keys import callers
 from app.keys.callers import Caller
@@ -34,7 +34,7 @@ class PollRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a GET of a well-formed id; everything else is left to the routes that follow."""
-        polled = polled_job(scope) if scope["type"] == "http" else None
+        polled = parse_poll(scope) if scope["type"] == "http" else None
         if polled is None or polled[0] is not self._resource.kind:
             return Match.NONE, {}
         return Match.FULL, {"route": self, "path_params": {"job_id": polled[1]}}
@@ -47,7 +47,7 @@ class PollRoute(Route):
         return await _get(self._resource, self._deps, callers.get_caller(request), request)
 
 
-def accepted(deps: Dependencies, resource: JobResource[Any], queued: QueuedJob) -> Response:
+def accepted_response(deps: Dependencies, resource: JobResource[Any], queued: QueuedJob) -> Response:
     """Return the response to a request that created a job: 202, with its address in `Location` and `Retry-After`."""
     answer = resource.render(deps, queued.job, queued.position)
     headers = {"Location": f"/v1/{resource.kind.folder}/{answer.id}"} | _retry_after(deps, answer.status)
@@ -142,10 +142,10 @@ async def _get(resource: JobResource[Any], deps: Dependencies, caller: Caller, r
 
     async def look() -> tuple[PollResponse, int, bool]:
         response = await resource.poll(deps, caller, request.scope, job_id)
-        is_news = response.job.finished or (is_conditional and not matches_etag(request, response.etag))
+        is_news = response.job.is_finished or (is_conditional and not matches_etag(request, response.etag))
         return response, response.job.revision, is_news
 
-    wait = long_poll.requested_wait(",".join(request.headers.getlist("prefer")), deps.settings)
+    wait = long_poll.parse_wait(",".join(request.headers.getlist("prefer")), deps.settings)
     response = await long_poll.wait_for_change(request, deps.event_feed, job_id, wait, look)
     headers = _retry_after(deps, response.job.status) | {"ETag": response.etag, "Cache-Control": "private, no-cache"}
     if wait:

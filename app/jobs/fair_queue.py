@@ -24,7 +24,7 @@ from app.errors import EarmarkError, QueueFull
 from app.jobs.lifecycle import Job
 from app.jobs.rq_queues import queue_name
 from app.model_registry import workers_key
-from app.records.ids import created_at
+from app.records.ids import timestamp
 from app.settings import Settings
 
 Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `fair_queue.lua`), and the error if it fails
@@ -132,7 +132,7 @@ class FairQueue:
         """Return the seconds since the oldest waiting job was created, by its id; 0 where none waits."""
         job_ids: Any = self._redis.zrange(waiting_key(model), 0, -1)
         now = time.time()
-        return max((0.0, *(now - created_at(job_id.decode()) for job_id in job_ids)))
+        return max((0.0, *(now - timestamp(job_id.decode()) for job_id in job_ids)))
 
     def models(self) -> list[str]:
         """Return the models that have or had jobs."""

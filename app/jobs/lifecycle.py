@@ -97,7 +97,7 @@ class Job(BaseModel):
     expires_at: float | None  # None: kept until it is deleted
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it is in a terminal state."""
         return self.status in TERMINAL
 
@@ -125,7 +125,7 @@ def from_fields(fields: Any) -> Job:
 
 def claim(job: Job, execution: str, now: float, attempts: int) -> Job | None:
     """Give the job to an execution, also if another had it: RQ delivers a job again only if its worker seems dead."""
-    if job.finished:
+    if job.is_finished:
         return None
     if job.cancel_requested_at is not None:
         return cancel(job, now)
@@ -189,7 +189,7 @@ def fail(job: Job, execution: str, error: JobError, now: float, targets: list[Ta
 
 def give_up(job: Job, now: float) -> Job | None:
     """Finish the job because its executions died too often, whichever has it."""
-    if job.finished:
+    if job.is_finished:
         return None
     error = JobError(code="worker_lost", detail=f"Given up after {job.attempts} executions that died.")
     return _finish(job, "failed", now, {"error": error, "targets": _finish_targets(job, "failed")})
@@ -197,7 +197,7 @@ def give_up(job: Job, now: float) -> Job | None:
 
 def request_cancel(job: Job, now: float) -> Job | None:
     """Cancel a waiting job at once; mark a running one, so that its worker stops."""
-    if job.finished:
+    if job.is_finished:
         return None
     if job.status == "queued":
         return cancel(job.model_copy(update={"cancel_requested_at": job.cancel_requested_at or now}), now)
@@ -208,7 +208,7 @@ def request_cancel(job: Job, now: float) -> Job | None:
 
 def cancel(job: Job, now: float) -> Job | None:
     """Finish the job as canceled; no worker has it."""
-    return None if job.finished else _finish(job, "canceled", now, {"targets": _finish_targets(job, "canceled")})
+    return None if job.is_finished else _finish(job, "canceled", now, {"targets": _finish_targets(job, "canceled")})
 
 
 def confirm_cancel(job: Job, execution: str, now: float) -> Job | None:
@@ -220,7 +220,7 @@ def confirm_cancel(job: Job, execution: str, now: float) -> Job | None:
 
 def requeue(job: Job, now: float, attempts: int, execution: str | None = None) -> Job | None:
     """Let the job wait again: its worker died (then the attempt counts), or `execution` releases it."""
-    if job.finished or (execution is not None and not _is_owned_by(job, execution)):
+    if job.is_finished or (execution is not None and not _is_owned_by(job, execution)):
         return None
     if job.cancel_requested_at is not None:
         return cancel(job, now)
@@ -234,7 +234,7 @@ def requeue(job: Job, now: float, attempts: int, execution: str | None = None) -
 
 def expire(job: Job, now: float) -> Job | None:
     """Mark the output as expired; the status stays."""
-    return job.model_copy(update={"expired": True, "changed_at": now}) if job.finished and not job.expired else None
+    return job.model_copy(update={"expired": True, "changed_at": now}) if job.is_finished and not job.expired else None
 
 
 def _is_owned_by(job: Job, execution: str) -> bool:

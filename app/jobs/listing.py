@@ -74,9 +74,9 @@ class Listing:
         keys = [_list_key(owner.decode(), kind.name) for owner in owners]
         if not kind.kept:
             return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
-        return sum(self._remove_dropped(key, oldest) for key in keys)
+        return sum(self._remove_stale(key, oldest) for key in keys)
 
-    def _remove_dropped(self, key: str, oldest: str) -> int:
+    def _remove_stale(self, key: str, oldest: str) -> int:
         members: Any = self._redis.zrange(key, "-", f"({oldest}", bylex=True)
         with self._redis.pipeline(transaction=False) as pipe:
             for member in members:

@@ -70,11 +70,11 @@ def count_change(before: Job, after: Job) -> None:
             _waiting_duration.labels(*labels).observe(after.started_at - after.created_at)
     elif before.status == "running" and after.status == "queued":
         _retried.labels(*labels, "handed_over" if after.attempts < before.attempts else "lost").inc()
-    elif after.finished and not before.finished:
-        _count_finished(after)
+    elif after.is_finished and not before.is_finished:
+        _count_end(after)
 
 
-def _count_finished(job: Job) -> None:
+def _count_end(job: Job) -> None:
     labels = (job.kind, job.model)
     code = job.error.code if job.error else ""
     _finished.labels(*labels, job.status, code).inc()

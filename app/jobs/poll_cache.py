@@ -31,7 +31,7 @@ _PREFETCHED = "earmark.prefetched"
 Render = Callable[[Job, int], tuple[bytes, str]]  # from a record and its position to the response's body and ETag
 
 
-def polled_job(scope: Scope) -> tuple[Kind, str] | None:
+def parse_poll(scope: Scope) -> tuple[Kind, str] | None:
     """Return the kind and the id of the job that a request polls; None for other requests. Parsed once a request."""
     if _POLLED not in scope:
         match = _POLL.fullmatch(scope["path"]) if scope["method"] == "GET" else None
@@ -70,10 +70,10 @@ class PollCache:
         A caller that has a call to Redis to make before may read them with it, and pass the reply to
         `store_prefetched`: one round trip is cheaper than two.
         """
-        polled = polled_job(scope)
-        return ("", ["", ""]) if polled is None else (polled[1], self._keys(polled[1], self._cached_job(polled[1])))
+        polled = parse_poll(scope)
+        return ("", ["", ""]) if polled is None else (polled[1], self._keys(polled[1], self._job_of(polled[1])))
 
-    def store_prefetched(self, scope: Scope, keys: list[str], reply: list[Any]) -> None:
+    def keep_prefetch(self, scope: Scope, keys: list[str], reply: list[Any]) -> None:
         """Keep the values of `keys` for the next call of `get` for this request."""
         scope[_PREFETCHED] = (keys, reply)
 
@@ -83,7 +83,7 @@ class PollCache:
         until: when signed addresses change next.
         """
         cached = self._responses.get(job_id)
-        keys = self._keys(job_id, self._cached_job(job_id))
+        keys = self._keys(job_id, self._job_of(job_id))
         prefetched_keys, reply = scope.pop(_PREFETCHED, (None, None))
         document, rank = reply if prefetched_keys == keys else await self._script.run(keys, [job_id])
         if document is None:
@@ -100,7 +100,7 @@ class PollCache:
         self._add(response)
         return response
 
-    def _cached_job(self, job_id: str) -> Job | None:
+    def _job_of(self, job_id: str) -> Job | None:
         cached = self._responses.get(job_id)
         return None if cached is None else cached.job
 

@@ -130,7 +130,7 @@ class JobRepository:
         """Take the job for an execution. None: nothing is to do (finished, canceled, given up, deleted)."""
 
         def register_output(pipe: Pipeline, job: Job) -> None:
-            if job.execution == execution and not job.finished:
+            if job.execution == execution and not job.is_finished:
                 self._orphans.add(pipe, self.output_prefix(job, execution), time.time() + self._execution_seconds)
 
         attempts = self._settings.job_attempts
@@ -140,7 +140,7 @@ class JobRepository:
             )
         except NotFound:
             return None
-        return job if job is not None and not job.finished else None
+        return job if job is not None and not job.is_finished else None
 
     @staticmethod
     def output_prefix(job: Job, execution: str) -> str:
@@ -149,19 +149,19 @@ class JobRepository:
 
     def report_progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
         """Report the progress (0 to 1). False: the job does not belong to this execution. Cheap to call often."""
-        return self._change_owned(
+        return self._change_own(
             job_id, lambda job: lifecycle.report_progress(job, execution, ratio, stage, time.time()), "progress"
         )
 
     def update_target(self, job_id: str, execution: str, state: TargetState) -> bool:
         """Publish the outcome of one target before the rest. False: the job does not belong to this execution."""
-        return self._change_owned(
+        return self._change_own(
             job_id, lambda job: lifecycle.update_target(job, execution, state, time.time()), "target"
         )
 
     def record_duration(self, job_id: str, execution: str, seconds: float) -> bool:
         """Record the duration of the decoded recording. False: the job does not belong to this execution."""
-        return self._change_owned(
+        return self._change_own(
             job_id, lambda job: lifecycle.record_duration(job, execution, seconds, time.time()), "progress"
         )
 
@@ -186,7 +186,7 @@ class JobRepository:
         def unregister_output(pipe: Pipeline, job: Job) -> None:
             self._orphans.remove(pipe, self.output_prefix(job, execution))
 
-        return self._change_owned(
+        return self._change_own(
             job_id,
             lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], time.time()),
             "state",
@@ -195,18 +195,18 @@ class JobRepository:
 
     def fail(self, job_id: str, execution: str, error: JobError, targets: list[TargetState] | None = None) -> bool:
         """End the job with an error that no retry would avoid. False: the job does not belong to this execution."""
-        return self._change_owned(
+        return self._change_own(
             job_id, lambda job: lifecycle.fail(job, execution, error, time.time(), targets), "state"
         )
 
     def confirm_cancel(self, job_id: str, execution: str) -> bool:
         """Mark the job canceled: its work has stopped because `cancel` asked for it. False: this was not asked."""
-        return self._change_owned(job_id, lambda job: lifecycle.confirm_cancel(job, execution, time.time()), "state")
+        return self._change_own(job_id, lambda job: lifecycle.confirm_cancel(job, execution, time.time()), "state")
 
     def release(self, job_id: str, execution: str) -> bool:
         """Let the unfinished job wait again because the worker shuts down. False: not this execution's job."""
         attempts = self._settings.job_attempts
-        return self._change_owned(
+        return self._change_own(
             job_id, lambda job: lifecycle.requeue(job, time.time(), attempts, execution), "state", self._put_back
         )
 
@@ -233,7 +233,7 @@ class JobRepository:
             except ValueError:  # one damaged record must not keep the others from being requeued
                 log.exception("the record of %s cannot be read", job_id)
                 continue
-            if not job.finished and time.time() - job.changed_at >= self._settings.lost_after:
+            if not job.is_finished and time.time() - job.changed_at >= self._settings.lost_after:
                 lost.append(job)
         return lost
 
@@ -249,7 +249,7 @@ class JobRepository:
             return lifecycle.requeue(job, time.time(), self._settings.job_attempts)
 
         def put(pipe: Pipeline, job: Job) -> None:
-            if job.finished:
+            if job.is_finished:
                 self.rq_queues.delete_entry(pipe, job.id)
             else:
                 self.rq_queues.put_first(pipe, job)
@@ -295,12 +295,12 @@ class JobRepository:
         return 2 * self._settings.job_timeout + 600
 
     def _put_back(self, pipe: Pipeline, job: Job) -> None:
-        if not job.finished:
+        if not job.is_finished:
             self.fair_queue.put_back(pipe, job)
 
     # Compare-and-set
 
-    def _change_owned(
+    def _change_own(
         self,
         job_id: str,
         step: Callable[[Job], Job | None],
@@ -328,12 +328,12 @@ class JobRepository:
             changed = step(job)
             if changed is None or changed == job:
                 return changed
-            if changed.finished and not job.finished:
+            if changed.is_finished and not job.is_finished:
                 changed.expires_at = self._expiry_time(changed)
             changed.revision = job.revision + 1
             with self.redis.pipeline() as pipe:
                 self._write(pipe, changed, event)
-                if changed.finished and not job.finished:
+                if changed.is_finished and not job.is_finished:
                     WebhookOutbox.put(pipe, changed)
                 if also is not None:
                     also(pipe, changed)
@@ -355,11 +355,11 @@ class JobRepository:
     def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
         """Write the record, its event, and every index that follows from its state."""
         until = None
-        if job.finished and job.expires_at is not None:
+        if job.is_finished and job.expires_at is not None:
             until = int(job.expires_at + self._settings.record_retention)
         pipe.set(record_key(job.id), job.model_dump_json(), exat=until)
         events.append(pipe, job, event)
-        if job.finished:
+        if job.is_finished:
             self._leave_indices(pipe, job)
             if until is not None:
                 pipe.expireat(events_key(job.id), until)

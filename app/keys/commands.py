@@ -63,11 +63,11 @@ def revoke(
 
 @contextmanager
 def _open_keys(embedded: bool) -> Iterator[KeyRepository]:
-    from app.embedded import EmbeddedError, embedded_queue_settings
+    from app.embedded import EmbeddedError, queue_settings
 
     try:
         settings = Settings()
-        with connect(embedded_queue_settings(settings) if embedded else settings) as redis:
+        with connect(queue_settings(settings) if embedded else settings) as redis:
             yield KeyRepository(redis)
     except (EmbeddedError, NotFound) as error:
         typer.secho(str(error), fg="red", err=True)

@@ -63,7 +63,7 @@ class Authenticator:
         if not reply:
             raise Unauthorized("The key is unknown or revoked.", "invalid_token")
         priority, rate, left, wait, rate_reset, quota, used, quota_reset, *poll_values = reply
-        self._poll_cache.store_prefetched(scope, poll_keys, poll_values)
+        self._poll_cache.keep_prefetch(scope, poll_keys, poll_values)
         allowance = Allowance(int(rate), left, rate_reset / 1e6, int(quota), float(used), quota_reset)
         return Caller(key_id, int(priority), allowance), allowance, math.ceil(wait / 1e6)
 

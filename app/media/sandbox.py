@@ -74,7 +74,7 @@ class Outcome:
     seconds: float
 
     @property
-    def succeeded(self) -> bool:
+    def is_success(self) -> bool:
         """Whether the child exited with status 0."""
         return self.status == "exited" and self.returncode == 0
 

@@ -91,7 +91,7 @@ async def compute(path: Path, settings: Settings, limits: SandboxLimits = _SANDB
     if outcome.status == "timed_out":
         raise AudioUndecodable("The recording takes too long to decode.")
     try:
-        if outcome.succeeded:
+        if outcome.is_success:
             return Waveform.from_bytes(outcome.output)
         refusal = json.loads(outcome.output)["refused"] if outcome.returncode == 1 else ""
     except (ValueError, KeyError, TypeError):

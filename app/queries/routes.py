@@ -9,7 +9,7 @@ from app.http import bodies
 from app.http.forms import file_field, json_field, read_form, text_field
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.validation import validate
-from app.job_api.routes import accepted, add_job_routes
+from app.job_api.routes import accepted_response, add_job_routes
 from app.job_api.schemas import JobOptions
 from app.queries import service
 from app.queries.schemas import QueryAnswer, QueryCreate
@@ -41,7 +41,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
     async with receive_uploads(deps) as uploads:
         body = await _read(request, deps.settings, uploads)
         job = await run_in_threadpool(service.create, deps, body)
-        return await run_in_threadpool(accepted, deps, service.QUERIES, job)
+        return await run_in_threadpool(accepted_response, deps, service.QUERIES, job)
 
 
 add_job_routes(router, service.QUERIES)

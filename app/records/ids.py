@@ -26,7 +26,7 @@ def first_id(prefix: str, seconds: float) -> str:
     return _format(prefix, max(0, int(seconds * 1000)) << 80)
 
 
-def created_at(some_id: str) -> float:
+def timestamp(some_id: str) -> float:
     """Return when an id was created, in seconds since 1970."""
     number = 0
     for letter in some_id.rpartition("_")[2][:10]:  # 48 bits of milliseconds

@@ -28,12 +28,12 @@ async def read(request: Request, settings: Settings, uploads: Uploads) -> Separa
     queries = file_field("query", uploads.receive, limit=settings.examples)
     labels = text_field("label", _TEXT_BYTES, limit=settings.targets)
     options = json_field("options", Options, settings.body_bytes)
-    await read_form(request, settings, mixture, queries, labels, options, refuse=_unexpected)
+    await read_form(request, settings, mixture, queries, labels, options, refuse=_refuse)
     query_ids = [query.id for query in queries.values]
     return _separation(mixture.values[0].id, query_ids, labels.values, options.value or Options())
 
 
-def _unexpected(part: Part) -> RequestInvalid:
+def _refuse(part: Part) -> RequestInvalid:
     if part.name in ("mixture", "query") and part.filename is None:
         return RequestInvalid(f"The field {part.name} is a file.", [field_error("Send a file.", part.name)])
     return unexpected_part(part)

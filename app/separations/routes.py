@@ -10,7 +10,7 @@ from app.audio.service import receive_uploads
 from app.dependencies import InjectedDependencies
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import object_response
-from app.job_api.routes import accepted, add_job_routes
+from app.job_api.routes import accepted_response, add_job_routes
 from app.records.separations import file_name
 from app.separations import forms, service
 from app.separations.schemas import SeparationAnswer, SeparationCreate
@@ -41,7 +41,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
     async with receive_uploads(deps) as uploads:
         body = await forms.read(request, deps.settings, uploads)
         job = await run_in_threadpool(service.create, deps, body)
-        return await run_in_threadpool(accepted, deps, service.SEPARATIONS, job)
+        return await run_in_threadpool(accepted_response, deps, service.SEPARATIONS, job)
 
 
 add_job_routes(router, service.SEPARATIONS)

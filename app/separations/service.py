@@ -57,7 +57,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
 def find_stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
     """Return a published stem. Raises `NotFound`, and `StemsExpired` after the stems' retention time."""
     job = SEPARATIONS.get(deps, job_id)
-    for stem in _published_stems(job):
+    for stem in _stems_of(job):
         if stem.name == name:
             require_unexpired(job, "stems")
             return stem
@@ -70,12 +70,12 @@ def stream_archive(deps: Dependencies, job_id: str) -> AsyncIterator[bytes]:
     Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
     """
     job = SEPARATIONS.get(deps, job_id)
-    stems = _published_stems(job)
+    stems = _stems_of(job)
     require_unexpired(job, "stems")
     for stem in stems:
         deps.storage.size(stem.key)
     return archive.stream(deps.storage, stems, job.finished_at or job.created_at)
 
 
-def _published_stems(job: Job) -> list[StemRecord]:
-    return SeparationResult.model_validate(SEPARATIONS.published_result(job, "stems")).stems
+def _stems_of(job: Job) -> list[StemRecord]:
+    return SeparationResult.model_validate(SEPARATIONS.result_of(job, "stems")).stems

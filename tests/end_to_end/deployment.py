@@ -287,14 +287,14 @@ class Deployment:
 
     def wait(self, job: Job, seconds: float = TIMEOUT) -> Job:
         """Wait until the job is finished; return its record."""
-        return eventually(lambda: (record := self.jobs.get(job.id)).finished and record, seconds)
+        return eventually(lambda: (record := self.jobs.get(job.id)).is_finished and record, seconds)
 
     def wait_running(self, job: Job, ratio: float = 0.15, seconds: float = TIMEOUT) -> Job:
         """Wait until the job is running and its progress has reached `ratio`; return its record."""
 
         def reach() -> Job | None:
             record = self.jobs.get(job.id)
-            assert not record.finished, f"finished too early: {record}"
+            assert not record.is_finished, f"finished too early: {record}"
             return record if record.status == "running" and record.progress.ratio >= ratio else None
 
         return eventually(reach, seconds)

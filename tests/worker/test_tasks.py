@@ -149,7 +149,7 @@ def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext,
     finally:
         signal.signal(signal.SIGTERM, before)
     assert signals == [signal.SIGTERM]
-    assert not context.jobs.get(job.id).finished
+    assert not context.jobs.get(job.id).is_finished
 
 
 @pytest.mark.parametrize("job", [SEPARATION, DETECTION], indirect=True, ids=["separation", "detection"])

@@ -128,7 +128,7 @@ def disconnect(service: Service, content_start: bytes, announced: int) -> None:
     with socket.create_connection(service.address) as connection:
         head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
         connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + content_start)
-        eventually(service.entered, 5)
+        eventually(service.orphans, 5)
 
 
 @pytest.mark.parametrize("size", [10, MIB])
@@ -148,7 +148,7 @@ def test_the_local_copy_for_the_probe_has_no_name(
 
     def chunks() -> Iterator[bytes]:
         yield head + wav(2.0)
-        eventually(s3_service.entered, 5)
+        eventually(s3_service.orphans, 5)
         files.append(list(tmp_path.iterdir()))
         yield tail
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.job_api.long_poll import requested_wait
+from app.job_api.long_poll import parse_wait
 from app.settings import Settings
 from tests.app.conftest import Service, eventually
 
@@ -35,7 +35,7 @@ def act_soon(act: Callable[[], object]) -> threading.Thread:
     ],
 )
 def test_the_wait_that_a_header_requests(sent: str, seconds: int) -> None:
-    assert requested_wait(sent, Settings()) == seconds
+    assert parse_wait(sent, Settings()) == seconds
 
 
 def test_a_poll_waits_until_the_job_has_finished(folder_service: Service) -> None:

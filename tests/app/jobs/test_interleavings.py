@@ -235,7 +235,7 @@ class Interleavings(RuleBasedStateMachine):
         for job in self.created:
             if job.id not in self.deleted:
                 record = self.jobs.get(job.id)
-                assert record.finished, record
+                assert record.is_finished, record
                 revisions = [entry.revision for entry in read_all(self.redis, job.id)]
                 assert revisions == list(range(1, record.revision + 1))
                 assert record.attempts <= ATTEMPTS

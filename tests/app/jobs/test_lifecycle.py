@@ -42,7 +42,7 @@ class LifeCycle(RuleBasedStateMachine):
         before = self.job
         if changed is None:
             return False
-        if before.finished:
+        if before.is_finished:
             # A finished job stays as it is; only its output may expire.
             assert changed.model_copy(update={"expired": before.expired, "changed_at": before.changed_at}) == before
         self.job = changed
@@ -56,7 +56,7 @@ class LifeCycle(RuleBasedStateMachine):
     def claim(self, execution: str) -> None:
         before = self.job
         changed = lifecycle.claim(before, execution, self.tick(), ATTEMPTS)
-        assert (changed is None) == before.finished
+        assert (changed is None) == before.is_finished
         self.apply(changed)
         if changed is not None and changed.status == "running":
             assert changed.execution == execution and changed.attempts <= ATTEMPTS
@@ -67,7 +67,7 @@ class LifeCycle(RuleBasedStateMachine):
         changed = lifecycle.report_progress(before, execution, ratio, stage, self.tick())
         assert (changed is not None) == (before.status == "running" and before.execution == execution)
         self.apply(changed)
-        assert before.finished or before.progress.ratio <= self.job.progress.ratio <= 1
+        assert before.is_finished or before.progress.ratio <= self.job.progress.ratio <= 1
 
     @rule(execution=EXECUTIONS)
     def update_target(self, execution: str) -> None:
@@ -86,7 +86,7 @@ class LifeCycle(RuleBasedStateMachine):
 
     @rule()
     def request_cancel(self) -> None:
-        assert (lifecycle.request_cancel(self.job, self.now) is None) == self.job.finished
+        assert (lifecycle.request_cancel(self.job, self.now) is None) == self.job.is_finished
         self.apply(lifecycle.request_cancel(self.job, self.tick()))
 
     @rule(execution=EXECUTIONS)
@@ -104,7 +104,7 @@ class LifeCycle(RuleBasedStateMachine):
         before = self.job
         changed = lifecycle.requeue(before, self.tick(), ATTEMPTS)
         self.apply(changed)
-        if changed is not None and not changed.finished:
+        if changed is not None and not changed.is_finished:
             assert changed.attempts == before.attempts < ATTEMPTS
 
     @rule(execution=EXECUTIONS)
@@ -112,7 +112,7 @@ class LifeCycle(RuleBasedStateMachine):
         before = self.job
         changed = lifecycle.requeue(before, self.tick(), ATTEMPTS, execution)
         self.apply(changed)
-        if changed is not None and not changed.finished:
+        if changed is not None and not changed.is_finished:
             assert changed.attempts == before.attempts - 1
 
     @rule()
@@ -122,15 +122,15 @@ class LifeCycle(RuleBasedStateMachine):
     @invariant()
     def record_is_consistent(self) -> None:
         job = self.job
-        assert job.finished == (job.status in TERMINAL) == (job.finished_at is not None)
+        assert job.is_finished == (job.status in TERMINAL) == (job.finished_at is not None)
         assert (job.result is not None) == (job.status == "succeeded")
         assert (job.error is not None) == (job.status == "failed")
         assert job.status != "running" or (job.execution is not None and job.started_at is not None)
         assert job.status != "queued" or (job.execution is None and job.started_at is None)
         assert 0 <= job.attempts <= ATTEMPTS
         assert len(self.published_by) <= 1
-        assert not job.finished or all(target.status in TERMINAL for target in job.targets)
-        assert not job.expired or job.finished
+        assert not job.is_finished or all(target.status in TERMINAL for target in job.targets)
+        assert not job.expired or job.is_finished
         assert lifecycle.parse(job.model_dump_json()) == job
 
 

@@ -14,7 +14,7 @@ from redis import Redis
 from app.jobs.lifecycle import Job, JobError
 from app.jobs.repository import JobRepository
 from app.metrics import PROCESS
-from app.records.ids import created_at, new_id
+from app.records.ids import new_id, timestamp
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.conftest import MODEL, Service, eventually
@@ -157,7 +157,7 @@ def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> 
 
 
 def test_ids_hold_their_time_of_creation() -> None:
-    assert created_at("sep_01HZZZZZZZZZZZZZZZZZZZZZZZ") == pytest.approx(1717986918.399)
+    assert timestamp("sep_01HZZZZZZZZZZZZZZZZZZZZZZZ") == pytest.approx(1717986918.399)
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ def script(text: str) -> list[str]:
 
 def test_a_program_that_succeeds() -> None:
     outcome = run(script("print('done')"), GENEROUS)
-    assert outcome.succeeded
+    assert outcome.is_success
     assert (outcome.status, outcome.returncode, outcome.output) == ("exited", 0, b"done\n")
     assert outcome.seconds < GENEROUS.seconds
 
 
 def test_a_program_that_fails_has_its_status_and_errors() -> None:
     outcome = run(script("import sys; sys.stderr.write('no'); sys.exit(3)"), GENEROUS)
-    assert not outcome.succeeded
+    assert not outcome.is_success
     assert (outcome.status, outcome.returncode, outcome.errors) == ("exited", 3, b"no")
 
 
@@ -117,7 +117,7 @@ def test_a_caller_can_cancel_it() -> None:
 def test_the_childs_own_children_are_killed(tmp_path: Path) -> None:
     text = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', '{HUNG}']).pid)"
     outcome = run(script(text), GENEROUS)
-    assert outcome.succeeded
+    assert outcome.is_success
     assert outcome.seconds < GENEROUS.seconds
     assert _has_ended(int(outcome.output))
 
