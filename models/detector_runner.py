@@ -63,9 +63,9 @@ class PresenceTracker:
             return profiles(runner.sketch(windows))
 
         self._rule = rule
-        asked = profiles(queries)
-        self._mixture = QuerySimilarity(embed_profiles, runner.rate, rule, asked)
-        self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, asked, shared=False)
+        query_profiles = profiles(queries)
+        self._mixture = QuerySimilarity(embed_profiles, runner.rate, rule, query_profiles)
+        self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, query_profiles, shared=False)
         self._mixture_energy = 0.0
         self._levels = Levels(runner.rate, len(queries))
 

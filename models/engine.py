@@ -297,13 +297,13 @@ class Engine:
 
     def _plan(self, queries: Mapping[str, Query], options: SeparationOptions) -> "_Plan":
         stems.check_names(list(queries))
-        for asked in queries.values():
-            require_model(asked, self.model_id)
+        for one in queries.values():
+            require_model(one, self.model_id)
         windows = Windows.of(self._separator, options)
         gates = options.gate and self._gates
         if not queries:
             return _Plan(torch.zeros(0, self._separator.query_size), windows, None, gates)
-        vectors = torch.stack([asked.vector.float() for asked in queries.values()])
+        vectors = torch.stack([one.vector.float() for one in queries.values()])
         with torch.inference_mode(), self._arithmetic.float32():
             conditions = self._separator.condition(vectors.to(self._arithmetic.device))
         masking = Masking(

@@ -66,7 +66,9 @@ class _Separation:
     def _auto_queries(self, mixture: Recording, auto: AutoRecord) -> dict[str, Query]:
         targets = list(auto_targets(self._execution, mixture, auto))
         if not targets:
-            self._warnings.append(f"Nothing is heard with a probability of {auto.threshold:g}: there are no targets.")
+            self._warnings.append(
+                f"No sound is detected with a probability of {auto.threshold:g}: there are no targets."
+            )
         self._states = {state.name: state for state, _ in targets}
         for state, query in targets:
             self._set_running(state.name, query)

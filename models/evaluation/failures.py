@@ -97,15 +97,15 @@ def properties(
             for key, start in ((row.target, row.target_start), (row.interference, row.interference_start))
         ]
         spectra = [spectrum_shares(torch.from_numpy(part), filters) for part in (mix.target, mix.interference)]
-        asked, right = query(row.examples[0], row.label)
+        example_query, right = query(row.examples[0], row.label)
         target, other = subject.embed(mix.target), subject.embed(mix.interference)
         values = {
             "level": 10 * np.log10(recorded[0] / recorded[1]),
             "overlap": torch.minimum(*spectra).sum().item(),
             "sounds": over.mean() * row.seconds,
             "example": sounds.clip(row.examples[0]).frames / RATE,
-            "query_target": F.cosine_similarity(asked, target, dim=0).item(),
-            "query_interference": F.cosine_similarity(asked, other, dim=0).item(),
+            "query_target": F.cosine_similarity(example_query, target, dim=0).item(),
+            "query_interference": F.cosine_similarity(example_query, other, dim=0).item(),
             "target_interference": F.cosine_similarity(target, other, dim=0).item(),
             "ear_right": right,
         }
@@ -155,7 +155,7 @@ def losses(figures: Figures) -> list[tuple[str, Estimate]]:
     wrong = figures.values["mixture/own/wrong"] == 1
     turned = np.where(wrong, bound, own)
     return [
-        ("asked by one clip", bootstrap.mean(gain)),
+        ("queried by one clip", bootstrap.mean(gain)),
         ("+ if the query were the sound itself", bootstrap.difference(own, gain)),
         ("+ if it then never went to the wrong sound", bootstrap.difference(turned, own)),
         ("+ if its masks were ideal", bootstrap.difference(bound, turned)),

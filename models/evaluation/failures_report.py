@@ -128,8 +128,8 @@ def _describe_mixture(
     subject: ModelUnderTest, row: MixtureRow, sounds: Sounds, figures: Figures, values: dict[str, np.ndarray], at: int
 ) -> Shown:
     mix, example = render(row, sounds), sounds.waveform(row.examples[0])
-    asked = subject.query(example)[None]
-    estimate = subject.estimates(torch.from_numpy(mix.mixture)[None], [asked])[0][0].numpy()
+    query_batch = subject.query(example)[None]
+    estimate = subject.estimates(torch.from_numpy(mix.mixture)[None], [query_batch])[0][0].numpy()
     against = sounds.clip(row.interference).label
     about = (
         f"{row.label}, against {against}: {figures.values[GAIN][at]:.0f} dB"

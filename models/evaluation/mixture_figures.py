@@ -137,18 +137,18 @@ class _Measurement:
     def _queries(self, rows: list[MixtureRow], mixes: list[Mix]) -> dict[str, Tensor]:
         """Return the queries (B, D) of each kind; NaN where a row has none."""
         missing = torch.full((self.subject.query_size,), float("nan"))
-        asked = {"own": [self.subject.embed(mix.target) for mix in mixes]}
+        query_vectors = {"own": [self.subject.embed(mix.target) for mix in mixes]}
         for name, count in COUNTS.items():
-            asked[name] = [
+            query_vectors[name] = [
                 self._examples(self.sounds, row.examples[:count]) if len(row.examples) >= count else missing
                 for row in rows
             ]
         embeddings = self.subject.bundle.class_embeddings
-        asked["label"] = [embeddings.get(find(row.label).mid, missing).float() for row in rows]
-        asked["trained"] = [
+        query_vectors["label"] = [embeddings.get(find(row.label).mid, missing).float() for row in rows]
+        query_vectors["trained"] = [
             self._examples(self.trained, [row.trained]) if self.trained and row.trained else missing for row in rows
         ]
-        return {name: torch.stack(vectors) for name, vectors in asked.items()}
+        return {name: torch.stack(vectors) for name, vectors in query_vectors.items()}
 
     def _examples(self, sounds: Sounds, keys: Sequence[str]) -> Tensor:
         for key in keys:

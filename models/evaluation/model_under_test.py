@@ -88,17 +88,17 @@ class ModelUnderTest:
         with self.arithmetic.masks():
             encoded = separator.encode_mixture(magnitude)
         found = []
-        for asked in queries:
-            unasked = asked.isnan().any(1)
-            if unasked.all():
+        for query_batch in queries:
+            missing = query_batch.isnan().any(1)
+            if missing.all():
                 found.append(torch.full_like(mixtures, float("nan")))
                 continue
             with self.arithmetic.float32():
-                condition = separator.condition(asked.nan_to_num().to(device))
+                condition = separator.condition(query_batch.nan_to_num().to(device))
             with self.arithmetic.masks():
                 mask = separator.predict(*encoded, condition)[:, : magnitude.shape[1]].float()
             estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
-            estimate[unasked] = float("nan")
+            estimate[missing] = float("nan")
             found.append(estimate)
         return found
 

@@ -88,10 +88,12 @@ def _presence_of(subject: ModelUnderTest, rule: Rule, rows: list[Mixture], kind:
 
     queries = torch.stack([subject.query(getattr(row, kind)) for row in rows])
     found, below = [], []
-    for some, asked in zip(separation_figures.stack(rows, "mixture").split(size), queries.split(size), strict=True):
-        estimates = subject.estimates(some, [asked])[0]
+    for some, query_batch in zip(
+        separation_figures.stack(rows, "mixture").split(size), queries.split(size), strict=True
+    ):
+        estimates = subject.estimates(some, [query_batch])[0]
         below.append(attenuation(estimates, some))
-        for query, mixture, estimate in zip(profiles(asked), some, estimates, strict=True):
+        for query, mixture, estimate in zip(profiles(query_batch), some, estimates, strict=True):
             found.append(rule.presence(measure(embed_profiles, runner.rate, rule, query, mixture, estimate)))
     return torch.tensor(found, dtype=torch.float64), torch.cat(below)
 

@@ -125,8 +125,8 @@ def measure(
     subject: ModelUnderTest, rows: Sequence[Pair], sounds: Sounds, advance: Callable[[int], None] = lambda _: None
 ) -> PairFigures:
     """Return the figures of both sources of every row. advance: called with the number of rows of each batch."""
-    asked = [side + kind for kind in ("", OWN) for side in SIDES]
-    columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in asked for figure in FIGURES}
+    query_kinds = [side + kind for kind in ("", OWN) for side in SIDES]
+    columns: dict[str, list[float]] = {f"{side}/{figure}": [] for side in query_kinds for figure in FIGURES}
     cached: dict[str, torch.Tensor] = {}
 
     def query(key: str) -> torch.Tensor:
@@ -145,7 +145,7 @@ def measure(
         queries = [torch.stack([query(getattr(row, f"{side}_query")) for row in batch]) for side in SIDES]
         queries += [torch.stack([subject.embed(segment.numpy()) for segment in of_side]) for of_side in sources]
         estimates = subject.estimates(mixtures, queries)
-        sought = zip(asked, estimates, 2 * sources, 2 * sources[::-1], strict=True)
+        sought = zip(query_kinds, estimates, 2 * sources, 2 * sources[::-1], strict=True)
         for side, estimate, source, other in sought:
             near = si_sdr(estimate, source)
             wrong = torch.where(near.isnan(), near, (si_sdr(estimate, other) > near).float())

@@ -97,7 +97,7 @@ class Plan:
     gains: list[float] = field(default_factory=list)  # dB, of each source
     filters: list[np.ndarray] = field(default_factory=list)
     rooms: list[int] = field(default_factory=list)  # -1: none
-    asked: list[tuple[int, int]] = field(default_factory=list)  # mixture, and source or -1 where it is absent
+    target_sources: list[tuple[int, int]] = field(default_factory=list)  # mixture, and source or -1 where it is absent
     queries: list[np.ndarray] = field(default_factory=list)
 
 
@@ -176,7 +176,7 @@ class Mixer:
         count = plan.mixture_of_source[-1] + 1
         mixtures = spectra.new_zeros(count, *spectra.shape[1:]).index_add_(0, owners, spectra)
         silence = torch.zeros_like(spectra[:1])
-        wanted = torch.tensor([source for _, source in plan.asked], device=device, dtype=torch.long)
+        wanted = torch.tensor([source for _, source in plan.target_sources], device=device, dtype=torch.long)
         targets = torch.cat([spectra, silence])[wanted]  # -1 is the silence at the end
         queries = torch.from_numpy(np.array(plan.queries, np.float32)).to(device)
         return Batch(mixtures, targets, queries, self.classes_of(plan), self.frames)
@@ -235,11 +235,11 @@ class Mixer:
             if missing is None:  # also if a corpus of few classes has none that is absent
                 source = order[turn % len(order)]
                 index, mid = chosen[source]
-                plan.asked.append((mixture, first + source))
+                plan.target_sources.append((mixture, first + source))
                 against = [tuple(mids) for at, mids in enumerate(labels) if at != source]
             else:
                 index, mid = missing
-                plan.asked.append((mixture, -1))
+                plan.target_sources.append((mixture, -1))
                 against = [tuple(mids) for mids in labels]
             plan.queries.append(self.draw_query(index, mid, missing is None, against, random))
 

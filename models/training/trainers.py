@@ -173,10 +173,12 @@ def train_separator(
         prior = plda_fit.fit(vectors, clips) if setup.prior else None
         draw = Mixer(clips, vectors, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch
         loop = Loop(fabric, learner, run, schedule)
-    asked = [queries_of(query_encoder, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
+    query_vectors = (
+        [queries_of(query_encoder, rows, kind, rules, prior) for kind in ("query", "absent")] if rows else []
+    )
 
     def validate(network: nn.Module) -> dict[str, float]:
-        return summary(figures(network, rows, *asked)) if rows else {}
+        return summary(figures(network, rows, *query_vectors)) if rows else {}
 
     loop.run(draw, validate, report, advance)
     return loop

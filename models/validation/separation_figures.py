@@ -34,7 +34,9 @@ def estimate_targets(separator: Any, rows: list[Mixture], queries: Tensor) -> Te
     mixtures, device = stack(rows, "mixture"), device_of(separator)
     with torch.autocast(device.type, torch.bfloat16):
         pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
-        return torch.cat([separator(some.to(device), asked.to(device)).float().cpu() for some, asked in pairs])
+        return torch.cat(
+            [separator(some.to(device), query_batch.to(device)).float().cpu() for some, query_batch in pairs]
+        )
 
 
 class _CPUEmbedder:

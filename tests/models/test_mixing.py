@@ -174,11 +174,11 @@ def test_no_query_has_a_label_of_what_else_is_there() -> None:
     drawn = Mixer(Clips(samples, listed), marked, recipe, STFT)
     for step in range(20):
         plan = drawn.plan(step)
-        for (mixture, asked), query in zip(plan.asked, plan.queries, strict=True):
+        for (mixture, target), query in zip(plan.target_sources, plan.queries, strict=True):
             others = [
                 label
                 for play, source in enumerate(plan.source_of_play)
-                if plan.mixture_of_source[source] == mixture and source != asked
+                if plan.mixture_of_source[source] == mixture and source != target
                 for label in listed[plan.clips[play]].mids
             ]
             examples = [label for place in np.flatnonzero(query) for label in listed[place].mids]

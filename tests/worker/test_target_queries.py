@@ -190,7 +190,7 @@ def test_without_automatic_targets_the_residual_is_the_mixture(runner: JobRunner
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(64000)
     job = runner.separate(quiet, auto={"max_targets": 8, "threshold": 1.0}, output={"residual": residual})
     assert (job.status, job.targets) == ("succeeded", []), job.error
-    assert len(job.warnings) == 1 and "Nothing is heard" in job.warnings[0]
+    assert len(job.warnings) == 1 and "No sound is detected" in job.warnings[0]
     result = SeparationResult.model_validate(job.result)
     assert (result.mixture.duration, result.mixture.sample_rate) == (2.0, 32000)
     assert [stem.name for stem in result.stems] == ["residual"][: int(residual)]
