@@ -1,6 +1,6 @@
 """The kinds of job that the API serves, in one tuple: a new kind is a package of its own and a line here.
 
-Its `Kind` is in `app/jobs/kinds.py`, and what does the work is in the table of `worker/tasks.py`.
+Its `Kind` is in `app/jobs/kinds.py`; the function that does the work is listed in `worker/tasks.py`.
 """
 
 from typing import Any, NamedTuple

@@ -71,7 +71,7 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         job_id: str,
         request: Request,
         deps: InjectedDependencies,
-        prefer: Annotated[str, Header(description="`wait=SECONDS`, at most 60")] = "",
+        prefer: Annotated[str, Header(description="`wait=SECONDS`, by default at most 60")] = "",
     ) -> Response:
         resource.require_id(job_id)  # what `PollRoute` leaves to this route is malformed
         return await _get(resource, deps, deps.caller, request)

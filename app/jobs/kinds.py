@@ -24,7 +24,7 @@ SEPARATION = Kind("separation", ids.SEPARATION, "separations", "worker.tasks.sep
 DETECTION = Kind("detection", ids.DETECTION, "detections", "worker.tasks.detect")
 QUERY = Kind("query", ids.QUERY, "queries", "worker.tasks.embed", kept=True)
 KINDS = {kind.name: kind for kind in (SEPARATION, DETECTION, QUERY)}
-TASKS = {kind.name: kind.task for kind in KINDS.values()}  # a worker runs no others
+TASK_NAMES = {kind.name: kind.task for kind in KINDS.values()}  # of entries on RQ queues
 
 
 def output_folder(kind: str, job_id: str) -> str:

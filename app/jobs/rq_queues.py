@@ -15,7 +15,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import now
 
-from app.jobs.kinds import TASKS
+from app.jobs.kinds import TASK_NAMES
 from app.jobs.lifecycle import Job
 from app.settings import Settings
 
@@ -41,7 +41,7 @@ class RqQueues:
     def write_entry(self, pipe: Pipeline, job: Job) -> None:
         """Write a job's entry, which is on no queue yet, within a transaction."""
         entry = Entry.create(
-            TASKS[job.kind],
+            TASK_NAMES[job.kind],
             args=[job.id],
             id=job.id,
             connection=self._redis,

@@ -1,4 +1,4 @@
-"""Waveform of a recording, for drawing: the minimum and maximum sample (peaks) of each bin, channel by channel.
+"""Waveform of a recording: decodes a whole upload to the minimum and maximum sample (peaks) of each bin and channel.
 
 A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SAMPLES` in the sandbox,
 which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the number of bins

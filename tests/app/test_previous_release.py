@@ -25,7 +25,7 @@ from app.errors import AudioInUse, NotFound
 from app.housekeeping.sweeps import Housekeeping
 from app.housekeeping.webhook_delivery import message
 from app.jobs.events import RecordReplay, read_all
-from app.jobs.kinds import KINDS, TASKS
+from app.jobs.kinds import KINDS, TASK_NAMES
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository
 from app.jobs.webhook_outbox import WebhookOutbox
@@ -140,7 +140,7 @@ def test_waiting_jobs_keep_their_positions_and_turns(upgrade: Upgrade) -> None:
     for job_id in upgrade.data["order"]:
         assert upgrade.redis.lpop(queue.key) == job_id.encode()
         entry = Entry.fetch(job_id, connection=upgrade.redis, serializer=JSONSerializer)
-        assert (entry.func_name, entry.args) == (TASKS[jobs.get(job_id).kind], [job_id])
+        assert (entry.func_name, entry.args) == (TASK_NAMES[jobs.get(job_id).kind], [job_id])
         assert entry.origin == queue.name and entry.retries_left == upgrade.settings.job_attempts
         assert jobs.claim(job_id, "new") is not None
     for job_id in upgrade.data["order"]:

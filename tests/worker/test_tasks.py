@@ -106,7 +106,7 @@ def fail_with(context: WorkerContext, error: BaseException) -> None:
 def test_there_is_a_task_for_each_kind_by_the_names_in_queue_entries():
     """Entries of earlier releases hold these names."""
     assert set(TASKS) == {"worker.tasks.separate", "worker.tasks.detect", "worker.tasks.embed"}
-    assert set(TASKS) == set(kinds.TASKS.values())
+    assert set(TASKS) == set(kinds.TASK_NAMES.values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from redis import Redis
 
 from app.errors import AlreadyFinished, AudioInUse, NotFound, QueueFull, RecordTooNew
 from app.jobs.events import events_key
-from app.jobs.kinds import KINDS, QUERY, TASKS, Kind, output_folder
+from app.jobs.kinds import KINDS, QUERY, TASK_NAMES, Kind, output_folder
 from app.jobs.lifecycle import Job, JobError, TargetState
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository, QueuedJob
@@ -415,4 +415,4 @@ def test_a_damaged_record_does_not_keep_others_from_being_requeued(redis: Redis,
 def test_the_rq_entry_names_the_task_and_is_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
-    assert json.loads(zlib.decompress(entry[b"data"])) == [TASKS[job.kind], None, [job.id], {}]
+    assert json.loads(zlib.decompress(entry[b"data"])) == [TASK_NAMES[job.kind], None, [job.id], {}]
