@@ -261,7 +261,7 @@ class Settings(BaseSettings):
     def load_or_exit(cls, **options: Any) -> Self:
         """Return the settings of the environment, overridden by a program's options that are not None.
 
-        Print what is invalid and exit with status 2 where a value is.
+        Print what is invalid and exit with status 2 (`worker.pool.EXIT_UNUSABLE` for workers) where a value is.
         """
         try:
             return cls(**{name: value for name, value in options.items() if value is not None})

@@ -80,7 +80,7 @@ class Timeline:
         self._stride_rows = self._rows // 2
         self._margin_rows = (self._rows - self._stride_rows) // 2
         self._waiting = torch.zeros(0)
-        self._start_row = 0  # the row at which the window that begins `_held` begins
+        self._start_row = 0  # the row at which the window that begins `_waiting` begins
         self._kept: list[Tensor] = []
         self._count = 0
 

@@ -55,7 +55,7 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
         context.jobs.fail(job_id, execution_id, error.error, error.targets)
         logger.info("%s: no target left: %s", job_id, error.error.detail)
     except RedisError:
-        raise  # RQ and housekeeping recover from a failure of the queue's server
+        raise  # RQ and housekeeping recover from a failure of Redis
     except Unavailable as error:
         return _retry(execution, error)
     except OSError as error:

@@ -74,7 +74,7 @@ def work(
             registry.announce(description, worker.name, short)
             context.jobs.fair_queue.fill(description["name"])
         except RedisError as error:
-            raise WorkerUnusable(f"the queue's server does not answer: {error}") from error
+            raise WorkerUnusable(f"Redis does not answer: {error}") from error
         _serve_metrics(engine, settings)
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
         heartbeat = _WorkerHeartbeat(registry, description, worker.name, short, settings.heartbeat_seconds)
@@ -88,7 +88,7 @@ def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool
     try:
         worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     except RedisError as error:
-        raise WorkerLost(f"the queue's server does not answer: {error}") from error
+        raise WorkerLost(f"Redis does not answer: {error}") from error
     finally:
         heartbeat.stop()
     if not burst and not worker.is_stopping:  # RQ logs an error and returns normally
@@ -176,13 +176,13 @@ class _WorkerHeartbeat(threading.Thread):
             try:
                 self._beat()
             except RedisError as error:
-                logger.warning("the queue's server does not answer: %s", error)
+                logger.warning("Redis does not answer: %s", error)
 
     def _beat(self) -> None:
         try:
             self._registry.model(self._model)
         except ModelUnavailable:
-            logger.warning("the queue's server has lost its content; announcing %s again", self._model)
+            logger.warning("Redis has lost its content; announcing %s again", self._model)
             self._registry.announce(self._description, self._worker, self._short)
         else:
             self._registry.heartbeat(self._model, self._worker, self._short)

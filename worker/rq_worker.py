@@ -215,7 +215,7 @@ class EarmarkWorker(SimpleWorker):
         try:
             self.on_idle()
         except RedisError as error:  # if it persists, taking the next job fails with it
-            logger.warning("the queue's server does not answer: %s", error)
+            logger.warning("Redis does not answer: %s", error)
         self._pause_in_trouble()
 
     def _pause_in_trouble(self) -> None:

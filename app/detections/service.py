@@ -30,6 +30,6 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
 def find_picture(deps: Dependencies, job_id: str) -> PictureRecord:
     """Return the stored picture of a timeline. Raises `NotFound`, and `StemsExpired` after its retention time."""
     job = DETECTIONS.get(deps, job_id)
-    result = DetectionResult.model_validate(DETECTIONS.result_of(job, "picture"))
+    result = DETECTIONS.result_of(job, "picture")
     require_unexpired(job, "picture")
-    return result.picture
+    return DetectionResult.model_validate(result).picture

@@ -36,7 +36,7 @@ async def alive() -> Alive:
 
 @router.get("/readyz", responses=problems(503))
 def ready(deps: InjectedDependencies) -> Ready:
-    """Check that jobs can be accepted: the queue's server and the store respond."""
+    """Check that jobs can be accepted: Redis and the store respond."""
     deps.redis.ping()
     deps.storage.check()
     return Ready(

@@ -59,11 +59,13 @@ class Housekeeping:
 
     def sweep(self) -> None:
         """Requeue lost jobs; every `EXPIRY_INTERVAL`, remove what has expired."""
-        for model in self._jobs.fair_queue.models():
+        models = self._jobs.fair_queue.models()
+        for model in models:
             for short in (False, True):
                 queue = self._jobs.rq_queues.queue(model, short)
                 self._reap_executions(queue)
                 self._reap_intermediate(queue)
+        for model in models:
             self._jobs.fair_queue.fill(model)
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))

@@ -1,7 +1,7 @@
 """Event feed: one connection to Redis per front-end process reads the event streams of all jobs that clients follow.
 
-Followers are tasks on the event loop and hold no threads. An entry reaches its followers within milliseconds; the first
-entry of a job that had no follower before, within `_BLOCK_MS`. While Redis is away followers keep waiting and miss
+Subscribers are tasks on the event loop and hold no threads. An entry reaches its subscribers within milliseconds; the first
+entry of a job that had no subscriber before, within `_BLOCK_MS`. While Redis is away subscribers keep waiting and miss
 nothing: each stream is read on from where reading stopped.
 """
 
@@ -91,7 +91,7 @@ class EventFeed:
             self._reader = asyncio.create_task(self._read())
 
     def end(self) -> None:
-        """End all subscriptions, so that the server can stop without waiting for its followers."""
+        """End all subscriptions, so that the server can stop without waiting for its subscribers."""
         self.ended = True
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
@@ -111,9 +111,9 @@ class EventFeed:
                 try:
                     await self._read_once(redis)
                 except (RedisError, OSError) as error:
-                    log.error("the queue's server does not answer: %s", error)
+                    log.error("Redis does not answer: %s", error)
                     await asyncio.sleep(_RETRY_SECONDS)
-                except Exception:  # a defect must not stop the feed for all followers
+                except Exception:  # a defect must not stop the feed for all subscribers
                     log.exception("an entry was not distributed")
                     await asyncio.sleep(_RETRY_SECONDS)
 

@@ -16,7 +16,7 @@ from app.jobs.lifecycle import Job, Progress
 
 DELETED = "deleted"  # the last entry of a deleted record; it is not sent to clients
 _PRIVATE_FIELDS = {"request", "webhook"}
-_DELETED_SECONDS = 60  # how long the last entry is kept for followers
+_DELETED_SECONDS = 60  # how long the last entry is kept for subscribers
 
 
 def events_key(job_id: str) -> str:
@@ -45,7 +45,7 @@ def append(pipe: Pipeline, job: Job, event: str) -> None:
 
 
 def delete(pipe: Pipeline, job: Job) -> None:
-    """Delete all entries, and tell followers with a last one, within a transaction."""
+    """Delete all entries, and tell subscribers with a last one, within a transaction."""
     key = events_key(job.id)
     pipe.delete(key)
     pipe.xadd(key, {"type": DELETED}, id=f"{job.revision + 1}-0")

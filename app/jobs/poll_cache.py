@@ -68,7 +68,7 @@ class PollCache:
         """Return the job's id and the keys that `get` will read for a request that polls; empty ones for any other.
 
         A caller that has a call to Redis to make before may read them with it, and pass the reply to
-        `store_prefetched`: one round trip is cheaper than two.
+        `keep_prefetch`: one round trip is cheaper than two.
         """
         polled = parse_poll(scope)
         return ("", ["", ""]) if polled is None else (polled[1], self._keys(polled[1], self._job_of(polled[1])))

@@ -24,7 +24,7 @@ class QueueMetrics(Collector):
         return []  # else registering would call `collect`, which needs Redis
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        up = GaugeMetricFamily("earmark_queue_up", "Whether the queue's server answers")
+        up = GaugeMetricFamily("earmark_queue_up", "Whether Redis answers")
         waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=["model"])
         oldest = GaugeMetricFamily(
             "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=["model"]

@@ -39,7 +39,7 @@ def create(
 
 
 @commands.command("list")
-def list_open_keys(embedded: Embedded = False) -> None:
+def list_keys(embedded: Embedded = False) -> None:
     """List the valid keys."""
     with _open_keys(embedded) as keys:
         valid_keys = keys.list()
@@ -73,5 +73,5 @@ def _open_keys(embedded: bool) -> Iterator[KeyRepository]:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
     except RedisError as error:
-        typer.secho(f"The queue's server (EARMARK_REDIS_URL) does not answer: {error}", fg="red", err=True)
+        typer.secho(f"Redis (EARMARK_REDIS_URL) does not answer: {error}", fg="red", err=True)
         raise typer.Exit(1) from None

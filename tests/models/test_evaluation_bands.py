@@ -152,7 +152,7 @@ def test_an_excerpt_holds_what_sounds_in_it_once(
 )
 def test_what_is_no_score_is_said(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad.mid").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.mid is no score that can be read"):
+    with pytest.raises(ValueError, match=r"bad\.mid is not a readable score"):
         midi_scores.read(tmp_path / "bad.mid")
 
 
@@ -210,7 +210,7 @@ def test_classes_then_scores_are_listed_evenly() -> None:
     assert set(Counter(row.label for row in rows).values()) == {3}
     assert max(Counter(row.score for row in rows).values()) <= band_mixtures.MOST_OF_SCORE
     assert len({(row.score, row.label) for row in rows}) == 15
-    with pytest.raises(ValueError, match=r"have 1\d instruments to ask for, not 25"):
+    with pytest.raises(ValueError, match=r"have 1\d instruments that qualify as targets, not 25"):
         band_mixtures.choose(candidates, 25)
 
 

@@ -160,11 +160,11 @@ def test_names_that_are_no_class_are_counted(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("file,from,to,what\na,0,1,Dog\n", "first line must name the columns"),
-        ("filename,onset,offset,event_label\na,0,1,Dog\na,1,x,Dog\n", "line 3: '1' and 'x' are no times"),
+        ("filename,onset,offset,event_label\na,0,1,Dog\na,1,x,Dog\n", "line 3: '1' and 'x' are not times"),
         ("filename,onset,offset,event_label\na,2,1,Dog\n", "line 2: an event cannot last from 2 to 1 s"),
         ("filename,onset,offset,event_label\na,nan,1,Dog\n", "cannot last from nan"),
         ("filename,onset,offset,event_label\na,0,1,Blorp\n", "no event of a known class"),
-        ("filename,onset,offset,event_label\na,0\n", "line 2: '0' and '' are no times"),
+        ("filename,onset,offset,event_label\na,0\n", "line 2: '0' and '' are not times"),
     ],
 )
 def test_a_bad_table_is_refused_by_its_line(content: str, said: str, tmp_path: Path) -> None:

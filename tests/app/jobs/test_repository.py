@@ -298,7 +298,7 @@ def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, job
         jobs.get(job.id)
     assert redis.exists(users_key(job.audio_ids[0])) == 0
     keys: Any = redis.keys("earmark:job*")
-    assert keys == [events_key(job.id).encode()]  # tells followers that the job was deleted
+    assert keys == [events_key(job.id).encode()]  # tells subscribers that the job was deleted
     assert 0 < redis.ttl(keys[0]) <= 60
     last: Any = redis.xrange(keys[0])
     assert [fields for _, fields in last] == [{b"type": b"deleted"}]
