@@ -1,7 +1,7 @@
 """Event feed: one connection to Redis per front-end process reads the event streams of all jobs that clients follow.
 
-Subscribers are tasks on the event loop and hold no threads. An entry reaches its subscribers within milliseconds; the first
-entry of a job that had no subscriber before, within `_BLOCK_MS`. While Redis is away subscribers keep waiting and miss
+Subscribers are tasks on the event loop and hold no threads. An entry reaches them within milliseconds; the first entry
+of a job that had no subscriber before, within `_BLOCK_MS`. While Redis is away subscribers keep waiting and miss
 nothing: each stream is read on from where reading stopped.
 """
 
