@@ -117,7 +117,7 @@ def test_the_last_chosen_recording_is_used(folder_service: Service) -> None:
             held[0].continue_()
         page.get_by_label("One that has a name").check()
         page.get_by_label("The sound's name").fill("Dog")
-        page.wait_for_function("!document.getElementById('separate').disabled")
+        page.wait_for_function("() => !document.getElementById('separate').disabled")
         separate.click()
         page.get_by_text("Waiting for a worker.").wait_for()
         assert page.locator("#recording-state").inner_text().startswith("street.wav")
@@ -127,7 +127,7 @@ def test_the_last_chosen_recording_is_used(folder_service: Service) -> None:
         assert separate.is_disabled()
         page.get_by_role("button", name="Cancel").click()
         page.get_by_text("Canceled.").wait_for()
-        page.wait_for_function("!document.getElementById('separate').disabled")
+        page.wait_for_function("() => !document.getElementById('separate').disabled")
         assert problems == []
 
 
@@ -152,7 +152,7 @@ def test_an_api_key_gives_access(keyed_service: Service) -> None:
         with page.expect_download() as download:  # by its signed URL: links send no key
             page.get_by_role("link", name="Download residual").click()
         assert Path(download.value.path()).read_bytes() == wav()
-        page.wait_for_function("[...document.querySelectorAll('audio')].every((audio) => audio.duration > 0.9)")
+        page.wait_for_function("() => [...document.querySelectorAll('audio')].every((audio) => audio.duration > 0.9)")
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])

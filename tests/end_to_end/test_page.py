@@ -33,7 +33,7 @@ def test_from_a_recording_to_stems(service: str) -> None:
         page.get_by_label("Examples").set_input_files(RECORDINGS / "example.flac")
         separate(page)
         assert page.locator(".stem h3").all_inner_texts() == ["sound", "residual"]
-        page.wait_for_function(f"({DRAWN})('.wave').every((drawn) => drawn > 500)")
+        page.wait_for_function(f"() => ({DRAWN})('.wave').every((drawn) => drawn > 500)")
         played = page.evaluate(
             "async () => { const stem = document.querySelector('.stem audio'); stem.muted = true; await stem.play();"
             " await new Promise((done) => stem.addEventListener('timeupdate', done)); return stem.duration }"
