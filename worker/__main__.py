@@ -10,7 +10,7 @@ from app.settings import Settings
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-EXIT_CUT_OFF = 1
+EXIT_LOST = 1
 
 
 @cli.command()
@@ -55,11 +55,8 @@ def main(
             raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
         _start_several(settings, hand_over_after)
         return
-    from worker.process import (
-        WorkerLost,
-        WorkerUnusable,
-        work,
-    )  # after the validation of settings: importing torch takes seconds
+    # After the validation of settings: importing torch takes seconds.
+    from worker.process import WorkerLost, WorkerUnusable, work
 
     try:
         work(
@@ -76,7 +73,7 @@ def main(
         raise typer.Exit(EXIT_UNUSABLE) from None
     except WorkerLost as error:
         typer.secho(f"The worker ends: {error}", fg="red", err=True)
-        raise typer.Exit(EXIT_CUT_OFF) from None
+        raise typer.Exit(EXIT_LOST) from None
 
 
 def _start_several(settings: Settings, hand_over_after: float) -> None:

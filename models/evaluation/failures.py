@@ -155,7 +155,7 @@ def losses(figures: Figures) -> list[tuple[str, Estimate]]:
     wrong = figures.values["mixture/own/wrong"] == 1
     turned = np.where(wrong, bound, own)
     return [
-        ("queried by one clip", bootstrap.mean(gain)),
+        ("asked by one clip", bootstrap.mean(gain)),
         ("+ if the query were the sound itself", bootstrap.difference(own, gain)),
         ("+ if it then never went to the wrong sound", bootstrap.difference(turned, own)),
         ("+ if its masks were ideal", bootstrap.difference(bound, turned)),

@@ -273,7 +273,7 @@ def test_a_model_of_frequency_bands_separates_a_band(folder: Path, corpus: Path,
     assert "Glockenspiel" in (shown := console.export_text()) and "…" not in shown
 
     write_score(folder / "first.mid", 25)
-    with pytest.raises(ValueError, match=r"first\.mid is not the score that was listed"):
+    with pytest.raises(ValueError, match=r"first\.mid differs from the listed score"):
         band_mixtures.Bands((folder,), midi_scores.synthesizer(midi_scores.BANK), said.append).render(rows[0])
 
 
