@@ -22,6 +22,7 @@ from app.media.sandbox import Outcome, SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
+    from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
@@ -148,13 +149,23 @@ def open_audio(path: Path) -> Iterator[tuple[InputContainer, AudioStream, AudioC
         yield container, stream, codec
 
 
+def decode_frames(container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
+    """Yield the decoded frames of a stream; packets that cannot be decoded are skipped."""
+    from av.error import FFmpegError
+
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            continue
+        yield from frames
+
+
 def read_headers(path: Path) -> MediaInfo:
     """Return a file's properties, read in this process: to be called in the sandbox.
 
     Raises ValueError with a sentence for the client.
     """
-    from av.error import FFmpegError
-
     with open_audio(path) as (container, stream, codec):
         duration = None
         if stream.duration is not None and stream.time_base is not None:
@@ -172,13 +183,8 @@ def read_headers(path: Path) -> MediaInfo:
             # FFmpeg's decoders do not open so many channels, and the limit on channels is lower.
             return info
         # Prefer the rate and channels of the first decoded frame to the header's: AAC (SBR) may double the rate.
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except FFmpegError:
-                continue
-            for frame in frames:
-                return dataclasses.replace(info, sample_rate=frame.sample_rate, channels=frame.layout.nb_channels)
+        for frame in decode_frames(container, stream):
+            return dataclasses.replace(info, sample_rate=frame.sample_rate, channels=frame.layout.nb_channels)
     raise ValueError("The file holds no audio that can be decoded.")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
-from app.media.probe import open_audio
+from app.media.probe import decode_frames, open_audio
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
@@ -151,31 +151,24 @@ def read(path: Path, max_samples: int) -> Waveform:
     Raises ValueError with a sentence for the client, also if the recording has more than `max_samples` samples, of all
     channels together.
     """
-    from av.error import FFmpegError
-
     with open_audio(path) as (container, stream, _):
         graph: Any = None
         builder: WaveformBuilder | None = None
         kind: tuple[int, int, str] | None = None
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except FFmpegError:
-                continue
-            for frame in frames:
-                rate, channels = frame.sample_rate, frame.layout.nb_channels
-                if builder is None:
-                    kind = (rate, channels, frame.format.name)
-                    length = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
-                    block_size = max(1, min(length, max_samples) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
-                    builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
-                if kind != (rate, channels, frame.format.name):
-                    raise ValueError("The recording changes its sample rate, channels or sample format.")
-                frame.pts = None
-                graph.push(frame)
-                _pull(graph, builder)
-                if builder.samples * channels > max_samples:
-                    raise ValueError(_TOO_LONG)
+        for frame in decode_frames(container, stream):
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            if builder is None:
+                kind = (rate, channels, frame.format.name)
+                length = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
+                block_size = max(1, min(length, max_samples) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
+                builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
+            if kind != (rate, channels, frame.format.name):
+                raise ValueError("The recording changes its sample rate, channels or sample format.")
+            frame.pts = None
+            graph.push(frame)
+            _pull(graph, builder)
+            if builder.samples * channels > max_samples:
+                raise ValueError(_TOO_LONG)
         if builder is None:
             raise ValueError("The file holds no audio that can be decoded.")
         graph.push(None)
