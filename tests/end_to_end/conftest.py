@@ -16,7 +16,7 @@ import pytest
 from tests.end_to_end.deployment import ROOT, TIMEOUT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.small_model import save_small_model
-from tests.end_to_end.topology import free_ports
+from tests.ports import free_ports
 
 
 @pytest.fixture(scope="session")

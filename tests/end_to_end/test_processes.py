@@ -13,7 +13,7 @@ import pytest
 from rq import Worker
 
 from tests.end_to_end.deployment import ROOT, TIMEOUT, Deployment, eventually
-from tests.end_to_end.topology import free_ports
+from tests.ports import free_ports
 
 
 def workers(program: subprocess.Popen) -> list[psutil.Process]:

@@ -17,7 +17,8 @@ from tests import programs
 from tests.conftest import S3Server
 from tests.end_to_end.deployment import FAST, eventually
 from tests.end_to_end.recordings import RATE
-from tests.end_to_end.topology import Topology, free_ports, retry, topology
+from tests.end_to_end.topology import Topology, retry, topology
+from tests.ports import free_ports
 
 SECONDS = 20.0  # duration of the recording
 REQUEST = "order-19"

@@ -4,7 +4,6 @@ housekeeping, Valkey with a password and an append-only file, and an S3 store.""
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -22,16 +21,10 @@ from app.settings import Settings
 from tests import programs
 from tests.conftest import REPOSITORY
 from tests.end_to_end.deployment import ONE_THREAD, eventually
+from tests.ports import free_ports
 
 PASSWORD = "open-sesame"  # of Valkey
 NGINX = "docker/nginx.conf"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in sockets]
 
 
 class Topology:

@@ -31,8 +31,9 @@ from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository
 from app.settings import Settings
 from tests.end_to_end.deployment import eventually
-from tests.end_to_end.topology import Topology, free_ports, topology
+from tests.end_to_end.topology import Topology, topology
 from tests.load import wrk
+from tests.ports import free_ports
 
 BEGIN, END = "<!-- load: begin -->", "<!-- load: end -->"
 MIB = 1 << 20

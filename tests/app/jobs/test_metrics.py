@@ -1,6 +1,5 @@
 """Metrics: jobs counted where their records change, calls of the store, separate ports."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from app.storage import Storage
 from tests.app.conftest import MODEL, Service, eventually
 from tests.app.records import new_job
 from tests.conftest import REPOSITORY
+from tests.ports import free_ports
 
 RESULT = {
     "mixture": {"duration": 12.5},
@@ -162,8 +162,7 @@ def test_ids_hold_their_time_of_creation() -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def test_metrics_are_served_on_a_separate_port_if_one_is_set(redis: Redis, tmp_path: Path, free_port: int) -> None:

@@ -1,7 +1,6 @@
 """Concurrent requests are authenticated with one script call, each by its own key, and again after Redis restarts."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -18,6 +17,7 @@ from app.keys.repository import KEYS_KEY, Key, KeyRepository
 from app.keys.signed_urls import UrlSigner
 from app.redis_client import connect_async
 from app.settings import Settings
+from tests.ports import free_ports
 
 Credentials = tuple[Key, str]  # a key's record, and what a client sends
 
@@ -95,8 +95,7 @@ def test_a_damaged_record_fails_only_the_request_with_its_key(valkey: ValkeyServ
 @pytest.fixture
 def restartable_server() -> Iterator[ValkeyServer]:
     """A server that the test may stop and start."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     with ValkeyServer(port=port) as server:
         yield server
 
