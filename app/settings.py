@@ -155,6 +155,21 @@ class Settings(BaseSettings):
         description="maximum number of events in a detection; those with the highest scores are kept",
     )
 
+    # Budgets of one API process
+    key_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of each budget of an API process that the requests of one API key may use; without keys it "
+        "does not apply",
+    )
+    media_slots: int = Field(
+        default=4, ge=1, description="uploaded files of which one API process reads headers or waveforms at once"
+    )
+    media_patience: float = Field(
+        default=30.0, ge=0, description="seconds that a request waits for one of these before it is refused"
+    )
+
     # Outbound requests to URLs that clients send: recordings, webhooks
     outside_ports: str = Field(
         default="80,443",

@@ -1,0 +1,40 @@
+"""The budgets of one front-end process, and their metrics."""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.budgets.budget import Budget
+from app.settings import Settings
+
+
+class ProcessBudgets(Collector):
+    """All budgets of one front-end process, and their metrics."""
+
+    def __init__(self, settings: Settings) -> None:
+        share = settings.key_share
+        self.media = Budget("media", "files being read", settings.media_slots, share, settings.media_patience)
+
+    def all(self) -> Iterable[Budget]:
+        """Return every budget."""
+        return [value for value in vars(self).values() if isinstance(value, Budget)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is used of each budget, what waits for it, and what was refused."""
+        limit = GaugeMetricFamily("earmark_budget_limit", "Total of a budget of this process", labels=["budget"])
+        used = GaugeMetricFamily("earmark_budget_used", "Amount of a budget that requests hold", labels=["budget"])
+        waiting = GaugeMetricFamily("earmark_budget_waiting", "Requests that wait for a budget", labels=["budget"])
+        refused = CounterMetricFamily(
+            "earmark_budget_refused",
+            "Requests refused because a budget was used up; scope: key (its share) or all",
+            labels=["budget", "scope"],
+        )
+        for budget in self.all():
+            limit.add_metric([budget.name], budget.total)
+            used.add_metric([budget.name], budget.used)
+            waiting.add_metric([budget.name], budget.waiting)
+            for scope in ("key", "all"):
+                refused.add_metric([budget.name, scope], budget.refused[scope])
+        return [limit, used, waiting, refused]
