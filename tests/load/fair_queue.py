@@ -49,7 +49,7 @@ def _job(owner: str) -> Job:
 
 def serve(jobs: JobRepository) -> None:
     """Take a job off the ready list, so that the next one is served."""
-    job_id = jobs.redis.lpop(jobs.rq_queues.queue("base").key)
+    job_id: Any = jobs.redis.lpop(jobs.rq_queues.queue("base").key)
     with jobs.redis.pipeline() as pipe:
         jobs.fair_queue.leave(pipe, new_job().model_copy(update={"id": job_id.decode()}), finished=False)
         jobs.fair_queue.commit("base", pipe)
