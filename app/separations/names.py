@@ -9,13 +9,13 @@ def normalize(name: str) -> str:
     """Return a name in Unicode's normal form C. Raises ValueError, with what is allowed, if it cannot be a name."""
     name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= MAX_NAME:
-        raise ValueError(f"a name has 1 to {MAX_NAME} characters")
+        raise ValueError(f"A name has 1 to {MAX_NAME} characters")
     if not name.isprintable():  # control and format characters, and those that change the direction of text
-        raise ValueError("a name has printable characters only")
+        raise ValueError("A name has printable characters only")
     if "/" in name or "\\" in name or name in (".", ".."):
-        raise ValueError("a name has no slashes, and is neither . nor ..")
+        raise ValueError("A name has no slashes, and is neither . nor ..")
     if name != name.strip():
-        raise ValueError("a name neither begins nor ends with a space")
+        raise ValueError("A name neither begins nor ends with a space")
     return name
 
 

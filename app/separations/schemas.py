@@ -27,7 +27,7 @@ def _normalize_name(name: str) -> str:
     try:
         return names.normalize(name)
     except ValueError as error:
-        raise PydanticCustomError("name_invalid", str(error)) from error
+        raise PydanticCustomError("name_invalid", "{reason}", {"reason": str(error)}) from error
 
 
 Name = Annotated[
