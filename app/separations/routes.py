@@ -66,7 +66,7 @@ async def stem(
     filename: FileName = None,
 ) -> Response:
     """A stem: its bytes, with `Range`, or a redirect to the store where it signs URLs."""
-    record, default_name = await run_in_threadpool(service.find_stem, deps, job_id, name)
+    record, default_name = service.find_stem(await service.SEPARATIONS.load(deps, job_id), name)
     is_attachment = download or filename is not None
     if deps.storage.can_sign and redirect and not is_attachment and request.method == "GET":
         url = await run_in_threadpool(deps.storage.signed_url, record.key, deps.settings.signed_url_seconds)
@@ -87,8 +87,9 @@ async def stem(
     response_class=StreamingResponse,
     responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
 )
-def archive(job_id: str, deps: InjectedDependencies, filename: FileName = None) -> StreamingResponse:
+async def archive(job_id: str, deps: InjectedDependencies, filename: FileName = None) -> StreamingResponse:
     """All stems in one zip, not compressed."""
-    content, default_name = service.stream_archive(deps, job_id)
+    job = await service.SEPARATIONS.load(deps, job_id)
+    content, default_name = await run_in_threadpool(service.stream_archive, deps, job)
     headers = {"Content-Disposition": attachment(filename or default_name), "Cache-Control": "private, no-cache"}
     return StreamingResponse(content, headers=headers, media_type="application/zip")

@@ -56,12 +56,11 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     )
 
 
-def find_stem(deps: Dependencies, job_id: str, name: str) -> tuple[StemRecord, str]:
+def find_stem(job: Job, name: str) -> tuple[StemRecord, str]:
     """Return a published stem, by its name in any encoding of accents, and the name of its file.
 
     Raises `NotFound`, and `StemsExpired` after the stems' retention time.
     """
-    job = SEPARATIONS.get(deps, job_id)
     wanted = unicodedata.normalize("NFC", name)
     for stem in _stems_of(job):
         if stem.name == wanted:
@@ -70,12 +69,11 @@ def find_stem(deps: Dependencies, job_id: str, name: str) -> tuple[StemRecord, s
     raise NotFound("There is no such stem.")
 
 
-def stream_archive(deps: Dependencies, job_id: str) -> tuple[AsyncIterator[bytes], str]:
+def stream_archive(deps: Dependencies, job: Job) -> tuple[AsyncIterator[bytes], str]:
     """Return all published stems as the blocks of a zip, and the name of its file.
 
     Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
     """
-    job = SEPARATIONS.get(deps, job_id)
     stems = _stems_of(job)
     require_unexpired(job, "stems")
     for stem in stems:
