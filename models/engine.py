@@ -119,6 +119,7 @@ class Engine:
                 "slug": label.slug,
                 "path": list(label.path),
                 "askable": label.mid in askable,
+                "source": self._source(label.mid),
                 "synonyms": list(label.synonyms),
                 "description": label.description,
             }
@@ -134,6 +135,12 @@ class Engine:
             "sample_rate": self.rate,
             "classes": classes,
         }
+
+    def _source(self, mid: str) -> str | None:
+        """Return where a class's embedding comes from, "clips" or "predicted", or None if there is none."""
+        if mid not in self._bundle.class_embeddings:
+            return None
+        return "predicted" if mid in self._bundle.predicted else "clips"
 
     # Queries
 

@@ -8,19 +8,21 @@ from pydantic import BaseModel
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 from app.labels import matching
-from app.model_registry import ModelName
+from app.model_registry import ModelName, Source
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
 
 class LabelAnswer(BaseModel):
-    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. Score from 0 to 1."""
+    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. `source`: whether that
+    embedding is of clips of the class, or predicted from the detector's classifier. Score from 0 to 1."""
 
     label: str
     mid: str
     slug: str
     path: list[str]
     askable: bool
+    source: Source | None
     score: float
 
 

@@ -131,6 +131,7 @@ def test_the_description_is_what_a_worker_announces():
         "slug": "dog",
         "path": ["Animal", "Domestic animals, pets", "Dog"],
         "askable": True,
+        "source": "clips",
         "synonyms": ["puppy", "pup", "canine", "hound", "doggy"],
     }
 

@@ -160,7 +160,7 @@ def test_labels_are_found_by_text(folder_service: Service, text: str, first: str
     labels = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
     assert labels[0]["label"] == first
     assert [label["score"] for label in labels] == sorted((label["score"] for label in labels), reverse=True)
-    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "score"}
+    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "source", "score"}
 
 
 @pytest.mark.parametrize(
