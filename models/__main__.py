@@ -39,7 +39,8 @@ _NEXT = {
     "audio_too_long": "cut it, or use a shorter example",
     "query_model_mismatch": "make the query again with embed and the same --weights",
     "corpus_invalid": "python -m models corpus --help lists the formats",
-    "label_unknown": "give --query an example of the sound",
+    "label_unknown": "give --query an example of the sound, or ask in your own words with --text",
+    "text_unknown": "give --query an example of the sound",
 }
 
 

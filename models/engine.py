@@ -2,18 +2,20 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import checkpoints, detection, labels, query, stems
+from models import checkpoints, detection, labels, matching, query, stems
 from models.audio import Waveform, mono, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, SpanOutside
+from models.errors import Cancelled, LabelUnknown, SpanOutside, TextRefused, TextUnknown
+from models.labels import KnownClass
 from models.media import Limits, check_format, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.precision import Arithmetic, Precision
@@ -110,31 +112,36 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return the description that a worker announces: the model, and the classes that it detects or separates."""
-        detected = set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
-        askable = self._bundle.class_embeddings
-        classes = [
-            {
-                "label": label.name,
-                "mid": label.mid,
-                "slug": label.slug,
-                "path": list(label.path),
-                "askable": label.mid in askable,
-                "source": self._source(label.mid),
-                "synonyms": list(label.synonyms),
-                "description": label.description,
-            }
-            for label in labels.ontology().values()
-            if label.index in detected or label.mid in askable
-        ]
+        classes = self._classes()
         return {
             "name": self._bundle.name,
             "version": self._bundle.version,
             "embedding_size": self._detector.embedding_size,
-            "labels": len(detected),
-            "askable_labels": sum(bool(label["askable"]) for label in classes),
+            "labels": len(self._detected()),
+            "askable_labels": sum(known.askable for known in classes),
             "sample_rate": self.rate,
-            "classes": classes,
+            "classes": [asdict(known) for known in classes],
         }
+
+    def _detected(self) -> set[int]:
+        return set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
+
+    def _classes(self) -> list[KnownClass]:
+        detected, askable = self._detected(), self._bundle.class_embeddings
+        return [
+            KnownClass(
+                label=label.name,
+                mid=label.mid,
+                slug=label.slug,
+                path=label.path,
+                askable=label.mid in askable,
+                source=self._source(label.mid),
+                synonyms=label.synonyms,
+                description=label.description,
+            )
+            for label in labels.ontology().values()
+            if label.index in detected or label.mid in askable
+        ]
 
     def _source(self, mid: str) -> str | None:
         """Return where a class's embedding comes from, "clips" or "predicted", or None if there is none."""
@@ -180,6 +187,25 @@ class Engine:
             hint = f" Near it: {', '.join(near)}." if near else ""
             raise LabelUnknown(f"{self.model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
         return Query(embeddings[label.mid].clone(), self.model_id)
+
+    def label_mean(self, weights: Mapping[str, float]) -> Query:
+        """Return the weighted mean of classes' queries, by their names. Raises LabelUnknown."""
+        queries = [(self.label(name), weight) for name, weight in weights.items()]
+        return queries[0][0] if len(queries) == 1 else Query.mean(queries)
+
+    def match_text(self, text: str) -> dict[str, float]:
+        """Return the classes that a text such as "a dog barking" means, for `label_mean`: names with weights that add up
+        to 1, the heaviest first. Raises TextRefused, TextUnknown."""
+        try:
+            return {match.label: weight for match, weight in self._vocabulary.resolve(text)}
+        except matching.TextUnknown as error:
+            raise TextUnknown(str(error)) from error
+        except matching.TextRefused as error:
+            raise TextRefused(str(error)) from error
+
+    @cached_property
+    def _vocabulary(self) -> matching.Vocabulary[KnownClass]:
+        return matching.Vocabulary(self._classes())
 
     # Detection
 

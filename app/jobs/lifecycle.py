@@ -17,9 +17,10 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import RecordTooNew
+from app.records.shared import MatchedClass
 
 SCHEMA = 1  # incremented when a release cannot read its predecessor's records; then UPGRADES gets an entry
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the upgrade to the next one
@@ -44,10 +45,11 @@ class Progress(BaseModel):
 
 
 class TargetState(BaseModel):
-    """The outcome of one target."""
+    """The outcome of one target. `matched`: the classes that its text means; only of a target with a text."""
 
     name: str
     label: str | None = None
+    matched: list[MatchedClass] = Field(default=[], exclude_if=lambda matched: not matched)
     status: Status = "queued"
     presence: float | None = None
     coherence: float | None = None
