@@ -120,7 +120,9 @@ class Engine:
             "labels": len(self._detected()),
             "askable_labels": sum(known.askable for known in classes),
             "sample_rate": self.rate,
-            "classes": [asdict(known) for known in classes],
+            "classes": [
+                asdict(known) | {"path": list(known.path), "synonyms": list(known.synonyms)} for known in classes
+            ],
         }
 
     def _detected(self) -> set[int]:
@@ -194,14 +196,14 @@ class Engine:
         return queries[0][0] if len(queries) == 1 else Query.mean(queries)
 
     def match_text(self, text: str) -> dict[str, float]:
-        """Return the classes that a text such as "a dog barking" means, for `label_mean`: names with weights that add up
-        to 1, the heaviest first. Raises TextRefused, TextUnknown."""
+        """Return the classes that a text such as "a dog barking" means, for `label_mean`: names with weights that add
+        up to 1, the heaviest first. Raises TextRefused, TextUnknown."""
         try:
             return {match.label: weight for match, weight in self._vocabulary.resolve(text)}
         except matching.TextUnknown as error:
-            raise TextUnknown(str(error)) from error
+            raise TextUnknown(str(error).rstrip(".")) from error
         except matching.TextRefused as error:
-            raise TextRefused(str(error)) from error
+            raise TextRefused(str(error).rstrip(".")) from error
 
     @cached_property
     def _vocabulary(self) -> matching.Vocabulary[KnownClass]:
