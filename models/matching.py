@@ -30,6 +30,8 @@ _MAX_WORDS = 24  # of a text; the others are ignored
 
 _NAME, _NAME_PART, _SYNONYM = 0.99, 0.97, 0.95  # a text that is a term, but for stop words and plurals
 _INFLECTED = 0.97  # times that, of a text that has its words in another form or order
+_INHERITED = 0.95  # a word that is not in the term, but in one of a class above
+_MISSING = 0.55  # of its score a term loses in proportion to the words that the text does not have
 _PATH, _DESCRIPTION = 0.6, 0.5  # a text that names a class above, or has words of the description
 _TYPO, _PREFIX = 0.9, 0.7  # a word that resembles one of a term, or that one of them begins with the other
 _LIGHT_WEIGHT, _AFTER_PREPOSITION, _UNKNOWN = 0.05, 0.1, 0.5  # weights of words in a text; of the others 1
@@ -37,18 +39,20 @@ _LIGHT_WEIGHT, _AFTER_PREPOSITION, _UNKNOWN = 0.05, 0.1, 0.5  # weights of words
 # Words in English, German, French and Spanish, without accents.
 _STOP_WORDS = """
 a an the this that these those my your his her their our some any it its is are was be being to of for as at from i we
-you want need please only just give me hear isolate extract separate get find keep nothing very and s t
+you want need please only just give me hear isolate extract separate get find keep nothing but very and s t
 der die das den dem des ein eine einen einem einer mein meine von vom zum zur nur bitte
 le la les l un une du de d mon ma mes qui c est ce seulement
 el los las lo una unos unas del mi mis que es solo por favor
 """
 _LIGHT_WORDS = """
-sound sounds noise noises audio recording track clip sample effect song music melody part line
-man woman men women male female guy lady boy girl kid kids child children person people someone somebody human adult
-loud loudly quiet quietly soft softly heavy heavily deep clear clean faint muffled weird strange strong annoying gently
-high low fast slow big small little old young angry happy single several many lot two three main lead solo background
-constant continuous continuously long short repeatedly distant distantly far away near close nearby overhead outside
-inside playing play plays played going making make makes passing moving coming off on out up down by
+sound sounds noise noises audio recording track clip sample effect song music melody part line group bunch chord chords
+note notes man woman men women male female guy lady boy girl kid kids child children toddler teenager wife husband mum
+mom dad mother father person people someone somebody human adult loud loudly quiet quietly soft softly heavy heavily
+deep clear clean faint muffled weird strange strong annoying gently hard high low fast slow big small little old young
+angry happy single several many lot two three main lead solo background constant continuous continuously long short
+repeatedly distant distantly far away near close nearby past overhead outside inside off on out up down by being playing
+play plays played going runs making make makes passing moving coming flying flies approaching approaches falling falls
+driving drives blowing blows hit hits hitting
 gerausch gerausche klang ton laut mann frau leute bruit bruits son sons fort homme femme gens
 ruido ruidos sonido sonidos fuerte hombre mujer gente
 """
@@ -237,13 +241,13 @@ class Vocabulary(Generic[Class]):
         for word in words:
             own = max((word.matches.get(stem, 0.0) for stem in term.stems), default=0.0)
             inherited = max((value for stem, value in word.matches.items() if stem in above), default=0.0)
-            explained += word.weight * max(own, 0.95 * inherited)
+            explained += word.weight * max(own, _INHERITED * inherited if inherited >= _TYPO else 0.0)
             total += word.weight
         for stem in term.stems:
             weight = _LIGHT_WEIGHT if stem in _LIGHT_STEMS else 1.0
             held += weight * max((word.matches.get(stem, 0.0) for word in words), default=0.0)
             whole += weight
-        return _INFLECTED * term.exact * (explained / total) * (0.75 + 0.25 * held / whole) if held else 0.0
+        return _INFLECTED * term.exact * (explained / total) * (1 - _MISSING * (1 - held / whole)) if held else 0.0
 
     def _words(self, text: str) -> list[_Word]:
         """Return the words of a text that are not stop words, with what they match; if all are light, none is."""
@@ -317,7 +321,7 @@ class Vocabulary(Generic[Class]):
             return
         first, *others = [matches[0][0] if matches else None for matches in sounds.values()]
         if not all(first and other and _related(first, other) for other in others):
-            raise TextRefused(SEVERAL.format(text=text, parts="; ".join(sounds)))
+            raise TextRefused(SEVERAL.format(text=text, parts="; ".join(map(repr, sounds))))
 
 
 def slug(text: str) -> str:
@@ -389,6 +393,8 @@ def _stems(text: str) -> tuple[str, ...]:
 
 
 def _stem(word: str) -> str:
+    if word.endswith(("ies", "ied")) and len(word) > 4:
+        return word[:-3] + "y"
     for ending in ("ing", "ed", "es", "s"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             word = word.removesuffix(ending)

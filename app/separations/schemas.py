@@ -21,8 +21,7 @@ _MAX_EMBEDDING_SIZE = 65536  # far beyond any network's
 _QUERY_FIELDS = ("examples", "label", "text", "spans", "query_id", "embedding")
 _NAMES = {"label", "text"}  # of a sound: either may stand beside examples of it
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Text = Label
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
 
 
@@ -50,14 +49,14 @@ class Target(RequestModel):
 
     name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
     examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
-    label: Label | None = None
-    text: Text | None = None
+    label: Words | None = None
+    text: Words | None = None
     spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     query_id: Annotated[str, StringConstraints(pattern=ids.pattern(ids.QUERY))] | None = None
     embedding: Annotated[list[Number], Field(min_length=1, max_length=_MAX_EMBEDDING_SIZE)] | None = None
     model: ModelName | None = None
     not_examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
-    not_label: Label | None = None
+    not_label: Words | None = None
 
     @model_validator(mode="after")
     def _require_one_query(self) -> "Target":
