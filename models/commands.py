@@ -253,7 +253,8 @@ def _queries(
 
 def _text_query(engine: Engine, text: str) -> Query:
     matched = engine.match_text(text)
-    progress_console.print(f"{text}: {', '.join(f'{name} {weight:.0%}' for name, weight in matched.items())}")
+    meaning = ", ".join(f"{name} {weight:.0%}" for name, weight in matched.items())
+    progress_console.print(f"{text}: {meaning}", markup=False, highlight=False)
     return engine.label_mean(matched)
 
 

@@ -124,6 +124,7 @@ def test_a_search_puts_first_what_a_text_means() -> None:
         ("shower", {"Water tap, faucet": 0.5, "Bathtub (filling or washing)": 0.5}),  # neither is nearer
         ("plane", {"Fixed-wing aircraft, airplane": 1.0}),  # also a synonym of Aircraft, which stands above
         ("Bark", {"Bark": 1.0}),
+        ("drum & bass", {"Drum and bass": 1.0}),
         ("/m/05tny_", {"Bark": 1.0}),
     ],
 )
@@ -161,6 +162,18 @@ def test_classes_of_different_kinds_are_never_averaged() -> None:
     with pytest.raises(front_end.TextUnknown) as raised:
         front_end.Vocabulary(known).resolve("x")
     assert raised.value.near == ["Dance", "Tap"]
+
+
+def test_a_name_that_holds_an_and_is_not_read_into_two_sounds() -> None:
+    for text in ("drums and bass", "bass, drums", "drums/bass"):
+        with pytest.raises(front_end.TextRefused, match="more than one sound"):
+            front_end_vocabulary().resolve(text)
+
+
+def test_short_words_are_no_typos() -> None:
+    for text in ("best", "the best part of it"):  # not `beast`
+        with pytest.raises(front_end.TextUnknown):
+            front_end_vocabulary().resolve(text)
 
 
 def test_refusals_say_how_to_ask() -> None:

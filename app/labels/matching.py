@@ -34,6 +34,7 @@ _INHERITED = 0.95  # a word that is not in the term, but in one of a class above
 _MISSING = 0.55  # of its score a term loses in proportion to the words that the text does not have
 _PATH, _DESCRIPTION = 0.6, 0.5  # a text that names a class above, or has words of the description
 _TYPO, _PREFIX = 0.9, 0.7  # a word that resembles one of a term, or that one of them begins with the other
+_LONG = 5  # letters: a word with fewer resembles too many others, as `best` does `beast`, to be surely a typo
 _LIGHT_WEIGHT, _AFTER_PREPOSITION, _UNKNOWN = 0.05, 0.1, 0.5  # weights of words in a text; of the others 1
 
 # Words in English, German, French and Spanish, without accents.
@@ -70,9 +71,9 @@ _NEGATION = re.compile(
     r"sin|excepto|menos|salvo|quitar|eliminar)\b"
 )
 _BETWEEN_SOUNDS = re.compile(
-    r"[,;&+/|]|\b(?:and|or|plus|und|oder|et|ou|y|with|while|over|then|followed by|mit|avec|con|pendant que|mientras)\b"
+    r"[,;+/|]|\b(?:and|or|plus|und|oder|et|ou|y|with|while|over|then|followed by|mit|avec|con|pendant que|mientras)\b"
 )
-_SURELY_SEVERAL = re.compile(r"[,;&+/|]|\b(?:and|or|plus|und|oder|et|ou|y)\b")
+_SURELY_SEVERAL = re.compile(r"[,;+/|]|\b(?:and|or|plus|und|oder|et|ou|y)\b")
 
 SEVERAL = (
     "{text!r} names more than one sound. Ask for each as a target of its own, so that each gets a stem of its own: "
@@ -124,7 +125,7 @@ class _Term:
     """A name, a part of a name or a synonym; `exact` is the score of a text that is the same."""
 
     entry: int  # index of its class
-    text: str  # without stop words, in the singular
+    singular: str  # the text without stop words and plurals
     stems: tuple[str, ...]
     exact: float
 
@@ -244,8 +245,9 @@ class Vocabulary(Generic[Class]):
             explained += word.weight * max(own, _INHERITED * inherited if inherited >= _TYPO else 0.0)
             total += word.weight
         for stem in term.stems:
-            weight = _LIGHT_WEIGHT if stem in _LIGHT_STEMS else 1.0
-            held += weight * max((word.matches.get(stem, 0.0) for word in words), default=0.0)
+            match, weight = max((word.matches.get(stem, 0.0), word.weight) for word in words)
+            weight = max(weight if match else 0.0, _LIGHT_WEIGHT) if stem in _LIGHT_STEMS else 1.0
+            held += weight * match
             whole += weight
         return _INFLECTED * term.exact * (explained / total) * (1 - _MISSING * (1 - held / whole)) if held else 0.0
 
@@ -275,7 +277,8 @@ class Vocabulary(Generic[Class]):
         }
         if stem in self._by_stem:
             return found | {stem: 1.0}
-        return found | {other: _TYPO for form, other in self._forms.items() if _is_typo(token, form)}
+        similar = {other: min(len(token), len(form)) for form, other in self._forms.items() if _is_typo(token, form)}
+        return found | {other: _TYPO if length >= _LONG else _PREFIX for other, length in similar.items()}
 
     # Sure matches
 
@@ -284,14 +287,18 @@ class Vocabulary(Generic[Class]):
         identified = self.find(text)
         if identified is not None:
             return [(identified, 1.0)]
-        return self._best(self._whole_scores(text))
+        scores = self._whole_scores(text)
+        if _SURELY_SEVERAL.search(_plain(text)):  # `drums and bass` are two sounds, `drum and bass` is one
+            tokens = _tokens(text)
+            scores = {index: scores[index] for index in scores if tokens in map(_tokens, _texts(self._classes[index]))}
+        return self._best(scores)
 
     def _whole_scores(self, text: str) -> dict[int, float]:
         """Return the scores of the classes with a term that has the words of a text and no others."""
         scores: dict[int, float] = {}
         singular, found = _singular(text), _stems(text)
         for term in [*self._whole.get(frozenset(found), []), *self._joined.get("".join(found), [])]:
-            score = term.exact if term.text == singular else _INFLECTED * term.exact
+            score = term.exact if term.singular == singular else _INFLECTED * term.exact
             scores[term.entry] = max(scores.get(term.entry, 0.0), score)
         return scores
 
@@ -368,9 +375,9 @@ def _fold(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a text in lower case, without accents, with `not` for `n't`."""
+    """Return a text in lower case, without accents, with `and` for `&` and `not` for `n't`."""
     letters = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter)).replace("&", " and ")
     return plain.replace("\u2019", "'").replace("n't", " not").replace("dont ", "do not ").replace("'s", "")
 
 

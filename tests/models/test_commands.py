@@ -71,9 +71,9 @@ def test_separate_prints_a_table_and_leaves_the_residual_out(folder, weights):
 
 
 def test_separate_takes_words_with_and_without_examples(folder, weights):
-    words = ("--text", "my dog", "--text", "SIRENS", "--query", "example1.wav", "--query-text", "a dog")
+    words = ("--text", "my dog", "--text", "SIRENS [/a]", "--query", "example1.wav", "--query-text", "a dog")
     answer = json.loads(run("separate", "mixture.flac", *words, "-o", "out", "--weights", weights, "--json"))
-    assert [stem["name"] for stem in answer["stems"]] == ["target", "my-dog", "sirens"]
+    assert [stem["name"] for stem in answer["stems"]] == ["target", "my-dog", "sirens-a"]
     run("separate", "mixture.flac", "--label", "Dog", "--query", "example1.wav", "-o", "plain", "--weights", weights)
     by_name, by_text, heard, both = (
         soundfile.read(folder / path)[0]
