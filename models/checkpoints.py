@@ -43,7 +43,7 @@ class Bundle:
 
     config: as in `config.json`; class_embeddings: AudioSet's class identifier (mid) to its query (D,);
     presence: the fitted presence rule, or None; prior: the PLDA prior that corrects examples, or None; predicted: the
-    classes whose query is a prediction from the detector's classifier, not of clips (`models.runs.predicted_classes`).
+    classes whose query is a prediction from the detector's classifier, not of clips (`models.runs.class_queries`).
     """
 
     name: str
@@ -55,6 +55,11 @@ class Bundle:
     presence: dict[str, Any] | None = None
     prior: PLDAPrior | None = None
     predicted: frozenset[str] = frozenset()
+
+    @property
+    def clip_embeddings(self) -> dict[str, Tensor]:
+        """The class embeddings that are of clips: presence is fitted with these."""
+        return {mid: vector for mid, vector in self.class_embeddings.items() if mid not in self.predicted}
 
 
 def load(source: str | Path) -> Bundle:

@@ -76,7 +76,7 @@ class Engine:
             self._separator.fold()
         self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
-        self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
+        self._profiles = Profiles(bundle.prior, bundle.clip_embeddings)
         self._gates = bundle.presence is not None
         # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}

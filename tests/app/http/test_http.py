@@ -177,6 +177,8 @@ def test_labels_without_a_query_are_all_labels(folder_service: Service) -> None:
     assert [label["label"] for label in labels] == ["Bark", "Dog", "Male speech, man speaking", "Siren"]
     assert len(client.get("/v1/labels", params={"limit": 2}).json()["data"]) == 2
     assert len(client.get("/v1/labels", params={"askable": "true"}).json()["data"]) == 3
+    # The third is as a worker of the previous release announces it.
+    assert [label["source"] for label in labels] == [None, "clips", None, "predicted"]
     assert client.get("/v1/labels", params={"q": "zzzzqqq"}).json() == {"data": []}
 
 
