@@ -3,6 +3,7 @@
 EarmarkError                    internal                  500
   RequestInvalid                request_invalid           422   a field is wrong; `errors` point at it
     LabelUnknown                label_unknown             422
+    TextUnknown                 text_unknown              422
     NameReserved                name_reserved             422
     FormatUnsupported           format_unsupported        422
     SpanOutside                 span_outside              422
@@ -79,6 +80,13 @@ class LabelUnknown(RequestInvalid):
 
     code = "label_unknown"
     title = "No such label"
+
+
+class TextUnknown(RequestInvalid):
+    """No class that the model can separate by name is surely meant by a text."""
+
+    code = "text_unknown"
+    title = "No such sound"
 
 
 class NameReserved(RequestInvalid):

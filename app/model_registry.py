@@ -5,11 +5,11 @@ worker is alive while its last heartbeat is younger than `heartbeat_timeout`.
 
 A description is what `models.engine.Engine.describe()` returns:
 {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
- "classes": [{"label", "mid", "slug", "path": [...], "askable", "synonyms": [...], "description"}]}
+ "classes": [{"label", "mid", "slug", "path": [...], "askable", "source", "synonyms": [...], "description"}]}
 """
 
 import time
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from redis import Redis
@@ -23,6 +23,9 @@ _CACHE_SECONDS = 1.0  # of a description, which is large, and which every new jo
 # A model as requests name it: `base`, or `base@1` for one version of it.
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}(@[A-Za-z0-9._-]{1,32})?$")]
 
+# Where a class's embedding comes from: clips of the class, or a prediction from the detector's classifier.
+Source = Literal["clips", "predicted"]
+
 
 class ClassDescription(BaseModel):
     """A class of the detector; `path` leads to it from the root of AudioSet's tree."""
@@ -32,6 +35,7 @@ class ClassDescription(BaseModel):
     slug: str
     path: list[str] = []
     askable: bool = False  # whether the model has an embedding of it, so that a target can name it
+    source: Source | None = None  # of that embedding; None if there is none, or if an earlier release announced it
     synonyms: list[str] = []
     description: str = ""
 

@@ -1,4 +1,4 @@
-"""python -m models: separate | detect | embed | convert | corpus | train | ship | evaluate | ablate | bench."""
+"""python -m models: separate, detect, embed, convert; corpus, train, ship, name-classes; evaluate, ablate, bench."""
 
 import sys
 
@@ -7,7 +7,7 @@ import typer
 from models import bench, commands
 from models.corpus import commands as corpus
 from models.errors import MediaError, ModelsError
-from models.experiments import ablations
+from models.experiments import ablations, class_names
 from models.experiments.zero_shot_command import evaluate_app
 from models.training import commands as training
 
@@ -25,8 +25,10 @@ app.command()(commands.detect)
 app.command()(commands.embed)
 app.command()(commands.convert)
 app.command()(training.ship)
+app.command("name-classes")(training.name_classes)
 app.add_typer(training.app, name="train")
 app.add_typer(corpus.app, name="corpus")
+evaluate_app.command("names")(class_names.evaluate_names)
 app.add_typer(evaluate_app, name="evaluate")
 app.command()(ablations.ablate)
 app.command()(bench.bench)
@@ -39,7 +41,8 @@ _NEXT = {
     "audio_too_long": "cut it, or use a shorter example",
     "query_model_mismatch": "make the query again with embed and the same --weights",
     "corpus_invalid": "python -m models corpus --help lists the formats",
-    "label_unknown": "give --query an example of the sound",
+    "label_unknown": "give --query an example of the sound, or ask in your own words with --text",
+    "text_unknown": "give --query an example of the sound",
 }
 
 

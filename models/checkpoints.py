@@ -42,7 +42,8 @@ class Bundle:
     """A detector and a separator trained together, float32, in eval mode, and what was fitted beside them.
 
     config: as in `config.json`; class_embeddings: AudioSet's class identifier (mid) to its query (D,);
-    presence: the fitted presence rule, or None; prior: the PLDA prior that corrects examples, or None.
+    presence: the fitted presence rule, or None; prior: the PLDA prior that corrects examples, or None; predicted: the
+    classes whose query is a prediction from the detector's classifier, not of clips (`models.runs.class_queries`).
     """
 
     name: str
@@ -53,6 +54,12 @@ class Bundle:
     class_embeddings: dict[str, Tensor] = field(default_factory=dict)
     presence: dict[str, Any] | None = None
     prior: PLDAPrior | None = None
+    predicted: frozenset[str] = frozenset()
+
+    @property
+    def clip_embeddings(self) -> dict[str, Tensor]:
+        """The class embeddings that are of clips: presence is fitted with these."""
+        return {mid: vector for mid, vector in self.class_embeddings.items() if mid not in self.predicted}
 
 
 def load(source: str | Path) -> Bundle:
@@ -173,6 +180,7 @@ def read(weights: Path, config_path: Path) -> Bundle:
         dict(zip(mids, embeddings, strict=True)),
         config.get("presence"),
         known,
+        frozenset(config.get("predicted", [])),
     )
 
 
@@ -226,8 +234,12 @@ def write(bundle: Bundle, weights: Path, config_path: Path, half: bool = False) 
     if bundle.prior is not None:
         state |= {PRIOR + name: entry for name, entry in bundle.prior.state().items()}
     state = {name: to_storage(entry, half) for name, entry in state.items()}
-    config = {key: value for key, value in bundle.config.items() if key not in ("class_embeddings", "presence")}
+    config = {
+        key: value for key, value in bundle.config.items() if key not in ("class_embeddings", "predicted", "presence")
+    }
     config |= {"name": bundle.name, "version": bundle.version, "class_embeddings": list(bundle.class_embeddings)}
+    if bundle.predicted:
+        config["predicted"] = sorted(bundle.predicted)
     if bundle.presence is not None:
         config["presence"] = bundle.presence
 

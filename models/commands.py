@@ -19,6 +19,7 @@ from models.audio import Waveform
 from models.detection import THRESHOLD, TOP
 from models.engine import Engine
 from models.errors import MediaError
+from models.matching import slug
 from models.media import FORMATS, Limits, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.plots import draw_detection
@@ -64,6 +65,12 @@ def separate(
         ),
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="A class of AudioSet, such as Siren; repeatable.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A sound in your own words, such as 'a dog barking'; repeatable.")
+    ] = None,
+    query_text: Annotated[
+        str | None, typer.Option(help="What the examples are, in your own words: name and examples are averaged.")
+    ] = None,
     span: Span = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems, here.")
@@ -85,13 +92,13 @@ def separate(
     precision: PrecisionOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate sounds from a recording by example, by class, or by spans of the recording.
+    """Separate sounds from a recording by example, by class, by words, or by spans of the recording.
 
-    All examples together are one target, named target; all spans one, named span; each saved query and each class is a
-    target of its own.
+    All examples together are one target, named target; all spans one, named span; each saved query, each class and each
+    text is a target of its own.
     """
-    if not (query or label or span):
-        raise typer.BadParameter("give a target: --query FILE, --label NAME or --span START-END")
+    if not (query or label or text or span):
+        raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS or --span START-END")
     options = SeparationOptions(
         window=window,
         context=context,
@@ -103,7 +110,8 @@ def separate(
         residual=residual,
     )
     engine = _engine(weights, detector, separator, device, precision)
-    queries = _queries(engine, mixture, query or [], label or [], [_seconds(text) for text in span or []])
+    spans = [_seconds(part) for part in span or []]
+    queries = _queries(engine, mixture, query or [], query_text, label or [], text or [], spans)
     with _bar("separating") as advance:
         done = engine.separate_file(
             mixture,
@@ -216,21 +224,38 @@ def _engine(weights: str, detector: Path | None, separator: Path | None, device:
 
 
 def _queries(
-    engine: Engine, mixture: Path, files: list[Path], names: list[str], spans: list[tuple[float, float]]
+    engine: Engine,
+    mixture: Path,
+    files: list[Path],
+    query_text: str | None,
+    names: list[str],
+    texts: list[str],
+    spans: list[tuple[float, float]],
 ) -> dict[str, Query]:
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]
     made: list[tuple[str, Query]] = [(path.stem, Query.load(path, engine.model_id)) for path in saved]
+    if query_text is not None and not examples:
+        raise typer.BadParameter("--query-text says what the recordings of --query are: give one")
     if examples:
-        made.append(("target", engine.embed([_read(path) for path in examples])))
+        heard = engine.embed([_read(path) for path in examples])
+        made.append(("target", heard if query_text is None else heard.with_label(_text_query(engine, query_text))))
     if spans:
         made.append(("span", engine.embed([_read(mixture, Limits())], spans, from_mixture=True)))
     made += [(labels.find(name).slug, engine.label(name)) for name in names]
+    made += [(slug(text), _text_query(engine, text)) for text in texts]
     for _, query in made:
         for warning in query.warnings:
             progress_console.print(f"[yellow]{warning}")
     check_names([name for name, _ in made])
     return dict(made)
+
+
+def _text_query(engine: Engine, text: str) -> Query:
+    matched = engine.match_text(text)
+    meaning = ", ".join(f"{name} {weight:.0%}" for name, weight in matched.items())
+    progress_console.print(f"{text}: {meaning}", markup=False, highlight=False)
+    return engine.label_mean(matched)
 
 
 def _read(path: Path, limits: Limits = EXAMPLE_LIMITS) -> Waveform:

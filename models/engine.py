@@ -2,18 +2,20 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import checkpoints, detection, labels, query, stems
+from models import checkpoints, detection, labels, matching, query, stems
 from models.audio import Waveform, mono, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, SpanOutside
+from models.errors import Cancelled, LabelUnknown, SpanOutside, TextRefused, TextUnknown
+from models.labels import KnownClass
 from models.media import Limits, check_format, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.precision import Arithmetic, Precision
@@ -74,7 +76,7 @@ class Engine:
             self._separator.fold()
         self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
-        self._profiles = Profiles(bundle.prior, bundle.class_embeddings)
+        self._profiles = Profiles(bundle.prior, bundle.clip_embeddings)
         self._gates = bundle.presence is not None
         # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
@@ -110,30 +112,44 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return the description that a worker announces: the model, and the classes that it detects or separates."""
-        detected = set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
-        askable = self._bundle.class_embeddings
-        classes = [
-            {
-                "label": label.name,
-                "mid": label.mid,
-                "slug": label.slug,
-                "path": list(label.path),
-                "askable": label.mid in askable,
-                "synonyms": list(label.synonyms),
-                "description": label.description,
-            }
-            for label in labels.ontology().values()
-            if label.index in detected or label.mid in askable
-        ]
+        classes = self._classes()
         return {
             "name": self._bundle.name,
             "version": self._bundle.version,
             "embedding_size": self._detector.embedding_size,
-            "labels": len(detected),
-            "askable_labels": sum(bool(label["askable"]) for label in classes),
+            "labels": len(self._detected()),
+            "askable_labels": sum(known.askable for known in classes),
             "sample_rate": self.rate,
-            "classes": classes,
+            "classes": [
+                asdict(known) | {"path": list(known.path), "synonyms": list(known.synonyms)} for known in classes
+            ],
         }
+
+    def _detected(self) -> set[int]:
+        return set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
+
+    def _classes(self) -> list[KnownClass]:
+        detected, askable = self._detected(), self._bundle.class_embeddings
+        return [
+            KnownClass(
+                label=label.name,
+                mid=label.mid,
+                slug=label.slug,
+                path=label.path,
+                askable=label.mid in askable,
+                source=self._source(label.mid),
+                synonyms=label.synonyms,
+                description=label.description,
+            )
+            for label in labels.ontology().values()
+            if label.index in detected or label.mid in askable
+        ]
+
+    def _source(self, mid: str) -> str | None:
+        """Return where a class's embedding comes from, "clips" or "predicted", or None if there is none."""
+        if mid not in self._bundle.class_embeddings:
+            return None
+        return "predicted" if mid in self._bundle.predicted else "clips"
 
     # Queries
 
@@ -173,6 +189,25 @@ class Engine:
             hint = f" Near it: {', '.join(near)}." if near else ""
             raise LabelUnknown(f"{self.model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
         return Query(embeddings[label.mid].clone(), self.model_id)
+
+    def label_mean(self, weights: Mapping[str, float]) -> Query:
+        """Return the weighted mean of classes' queries, by their names. Raises LabelUnknown."""
+        queries = [(self.label(name), weight) for name, weight in weights.items()]
+        return queries[0][0] if len(queries) == 1 else Query.mean(queries)
+
+    def match_text(self, text: str) -> dict[str, float]:
+        """Return the classes that a text such as "a dog barking" means, for `label_mean`: names with weights that add
+        up to 1, the heaviest first. Raises TextRefused, TextUnknown."""
+        try:
+            return {match.label: weight for match, weight in self._vocabulary.resolve(text)}
+        except matching.TextUnknown as error:
+            raise TextUnknown(str(error).rstrip(".")) from error
+        except matching.TextRefused as error:
+            raise TextRefused(str(error).rstrip(".")) from error
+
+    @cached_property
+    def _vocabulary(self) -> matching.Vocabulary[KnownClass]:
+        return matching.Vocabulary(self._classes())
 
     # Detection
 

@@ -5,6 +5,8 @@ ModelsError
   SilentQuery           an example holds no sound
   QueryModelMismatch    a query was made by another model
   LabelUnknown          no such class, or one without an embedding
+  TextRefused           a text names several sounds, or what is not wanted
+    TextUnknown         no class with an embedding is surely meant by it
   Cancelled             the caller cancelled the operation
   SpanOutside           a span is not inside its recording
   DeviceUnavailable     no such accelerator on this machine
@@ -51,6 +53,18 @@ class LabelUnknown(ModelsError):
     def __init__(self, message: str, near: list[str] | None = None) -> None:
         super().__init__(message)
         self.near = near or []
+
+
+class TextRefused(ModelsError):
+    """A text names several sounds, or what is not wanted; the message says how to ask."""
+
+    code = "request_invalid"
+
+
+class TextUnknown(TextRefused):
+    """No class that the model has an embedding for is surely meant by a text; the message has near names."""
+
+    code = "text_unknown"
 
 
 class Cancelled(ModelsError):

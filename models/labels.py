@@ -34,6 +34,21 @@ class Label:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class KnownClass:
+    """A class that a model detects or separates, as it is announced. askable: the model has an embedding of it, so that
+    it can be asked for by name; source: whether that is of "clips" or "predicted"."""
+
+    label: str
+    mid: str
+    slug: str
+    path: tuple[str, ...]
+    askable: bool
+    source: str | None
+    synonyms: tuple[str, ...]
+    description: str
+
+
 def slug(name: str) -> str:
     """`Male speech, man speaking` -> `male-speech-man-speaking`; unique among AudioSet's classes."""
     return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -56,16 +71,25 @@ def ontology() -> dict[str, Label]:
     with (FOLDER / "class_labels_indices.csv").open(encoding="utf-8", newline="") as file:
         indices = {row["mid"]: int(row["index"]) for row in csv.DictReader(file)}
 
-    with (FOLDER / "synonyms.csv").open(encoding="utf-8", newline="") as file:
-        words = {row["name"]: tuple(row["synonyms"].split("; ")) for row in csv.DictReader(file)}
-
     def path(mid: str) -> tuple[str, ...]:
         return (*(path(parents[mid]) if mid in parents else ()), names[mid])
 
     return {
-        mid: Label(name, mid, slug(name), path(mid), indices.get(mid), words.get(name, ()), descriptions[mid])
+        mid: Label(name, mid, slug(name), path(mid), indices.get(mid), _synonyms().get(name, ()), descriptions[mid])
         for mid, name in names.items()
     }
+
+
+@cache
+def _synonyms() -> dict[str, tuple[str, ...]]:
+    """Return the synonyms of classes by name: English ones, then names in German, French and Spanish, in lower case."""
+    words: dict[str, list[str]] = {}
+    for table in ("synonyms.csv", "translations.csv"):
+        with (FOLDER / table).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                cells = [cell for column, cell in row.items() if column != "name" and cell]
+                words.setdefault(row["name"], []).extend(word.lower() for cell in cells for word in cell.split("; "))
+    return {name: tuple(dict.fromkeys(found)) for name, found in words.items()}
 
 
 @cache

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.plda import PLDAPrior
+from models.plda import PLDAPrior, root
 
 SHORTEST_SECONDS = 0.1
 INCOHERENT = 0.5  # mean cosine below which examples hardly agree on one sound
 BATCH = 16  # windows that are embedded at once
+LABEL_WEIGHT = 0.5  # of a class's name beside examples of it
 
 
 class Embedder(Protocol):
@@ -75,6 +76,32 @@ class Query:
         direction = F.normalize(other.vector, dim=0)
         remainder = self.vector - (self.vector @ direction) * direction
         return replace(self, vector=remainder)
+
+    @staticmethod
+    def mean(parts: Sequence[tuple["Query", float]]) -> "Query":
+        """Return the weighted mean of queries of one model, in the domain of signed square roots (`models.plda`).
+
+        parts: queries with their weights, which need not add up to 1. The mean has the lowest coherence of them, all
+        their seconds and warnings. Raises QueryModelMismatch, and ValueError unless all weights are positive.
+        """
+        if not parts or any(not weight > 0 for _, weight in parts):
+            raise ValueError("a mean needs queries with positive weights")
+        queries = [query for query, _ in parts]
+        for query in queries:
+            require_model(query, queries[0].model)
+        total = sum(weight for _, weight in parts)
+        roots = torch.stack([root(query.vector) * (weight / total) for query, weight in parts]).sum(0)
+        return Query(
+            roots.sign() * roots.square(),
+            queries[0].model,
+            min(query.coherence for query in queries),
+            sum(query.seconds_used for query in queries),
+            list(dict.fromkeys(warning for query in queries for warning in query.warnings)),
+        )
+
+    def with_label(self, label: "Query") -> "Query":
+        """Return the query of these examples and of their class's name together. Raises QueryModelMismatch."""
+        return Query.mean([(self, 1 - LABEL_WEIGHT), (label, LABEL_WEIGHT)])
 
     def save(self, path: Path) -> None:
         """Write a safetensors file that `load` reads."""

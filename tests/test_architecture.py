@@ -139,6 +139,13 @@ def test_workers_use_only_what_both_programs_share() -> None:
     assert [arrow for arrow in arrows("worker") if forbidden(arrow[1])] == []
 
 
+def test_both_sides_match_texts_by_the_same_rule() -> None:
+    """Neither may import the other, so each has the file; whoever edits one copies it over the other."""
+    one, other = (REPOSITORY / path for path in ("app/labels/matching.py", "models/matching.py"))
+    assert one.read_text() == other.read_text()
+    assert {name.split(".")[0] for name in imports(one)} & OURS == set()
+
+
 def test_nothing_of_ours_imports_tests() -> None:
     assert [arrow for package in sorted(OURS) for arrow in arrows(package) if arrow[1].split(".")[0] == "tests"] == []
 

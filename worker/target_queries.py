@@ -1,13 +1,13 @@
 """Queries of a separation's targets: from the request, or from what the detector finds in the mixture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from app.errors import AudioTooLong, RequestInvalid, SpanOutside
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
-from app.records.shared import EmbeddingRecord, unpack_vector
+from app.records.shared import EmbeddingRecord, MatchedClass, unpack_vector
 from models import auto_targets as detected
 from models import labels
 from models.errors import LabelUnknown, SilentQuery
@@ -70,12 +70,19 @@ def _sound_query(execution: JobExecution, mixture: Recording, sound: detected.Au
 
 def _positive_query(execution: JobExecution, mixture: Recording, target: TargetRecord) -> Query:
     if target.label is not None:
-        return execution.context.engine.label(target.label)
+        named = _named_query(execution, target.label, target.matched)
+        return execution.embed_examples(target.examples).with_label(named) if target.examples else named
     if target.spans:
         return _span_query(execution, mixture, target.spans)
     if target.embedding is not None:
         return _embedding_query(target.embedding, execution.context.engine.model_id)
     return execution.embed_examples(target.examples)
+
+
+def _named_query(execution: JobExecution, label: str, matched: Sequence[MatchedClass]) -> Query:
+    """Return the query of a class, or of those that a text means. Raises LabelUnknown."""
+    classes = matched or [MatchedClass(label=label, weight=1.0)]
+    return execution.context.engine.label_mean({match.label: match.weight for match in classes})
 
 
 def _span_query(execution: JobExecution, mixture: Recording, spans: list[Span]) -> Query:

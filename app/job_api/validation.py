@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 from app.audio import service as audio
 from app.dependencies import Dependencies
-from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid
+from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid, TextUnknown
 from app.http.problems import field_error
 from app.job_api.schemas import AudioReference
 from app.labels import matching
+from app.labels.service import vocabulary
 from app.media.probe import GUESSED_DURATION
 from app.model_registry import ClassDescription, ModelDescription
 from app.records.audio import Audio
-from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
+from app.records.shared import ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
 from app.settings import Settings
 
 HEADER_SLACK = 0.1  # seconds by which a header may be wrong about the end of a recording
@@ -74,13 +75,29 @@ def example_records(examples: Sequence[Audio]) -> list[ExampleRecord]:
 
 def find_class(description: ModelDescription, label: str, *pointer: str | int) -> ClassDescription:
     """Return the class that a label names. Raises `LabelUnknown`, with near names, if the model cannot query by it."""
-    match = matching.find(description.classes, label)
+    classes = vocabulary(description)
+    match = classes.find(label)
     if match is not None and match.askable:
         return match
     reason = "No class has this name" if match is None else "The model cannot be asked for this class by name"
-    near = matching.near(description.classes, label)
-    detail = f"{reason}; near it: {', '.join(near)}." if near else f"{reason}."
+    near = classes.near(label)
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    detail = f"{reason}{hint}. Give `text` in place of a label to ask in words of your own."
     raise LabelUnknown(detail, [field_error(detail, *pointer)])
+
+
+def match_text(description: ModelDescription, text: str, *pointer: str | int) -> list[MatchedClass]:
+    """Return the classes that a text means.
+
+    Raises `TextUnknown`, with near names, and `RequestInvalid` for several sounds or a negation.
+    """
+    try:
+        matches = vocabulary(description).resolve(text)
+    except matching.TextUnknown as error:
+        raise TextUnknown(str(error), [field_error(str(error), *pointer)]) from error
+    except matching.TextRefused as error:
+        raise RequestInvalid(str(error), [field_error(str(error), *pointer)]) from error
+    return [MatchedClass(label=match.label, weight=weight) for match, weight in matches]
 
 
 def _require_short(example: Audio, settings: Settings, *pointer: str | int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import RecordTooNew
+from app.records.shared import MatchedClass
 
 SCHEMA = 2  # the newest version that this release reads
 STORED_SCHEMA = 2  # of a record with stored fields, which earlier releases would take for empty
@@ -46,10 +47,11 @@ class Progress(BaseModel):
 
 
 class TargetState(BaseModel):
-    """The outcome of one target."""
+    """The outcome of one target. `matched`: the classes that its text means; only of a target with a text."""
 
     name: str
     label: str | None = None
+    matched: list[MatchedClass] = Field(default=[], exclude_if=lambda matched: not matched)
     status: Status = "queued"
     presence: float | None = None
     coherence: float | None = None

@@ -7,20 +7,22 @@ from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
-from app.labels import matching
-from app.model_registry import ModelName
+from app.labels.service import vocabulary
+from app.model_registry import ModelName, Source
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
 
 class LabelAnswer(BaseModel):
-    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. Score from 0 to 1."""
+    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. `source`: whether that
+    embedding is of clips of the class, or predicted from the detector's classifier. Score from 0 to 1."""
 
     label: str
     mid: str
     slug: str
     path: list[str]
     askable: bool
+    source: Source | None
     score: float
 
 
@@ -38,9 +40,9 @@ def search(
     askable: Annotated[bool | None, Query(description="only classes that targets can name, or only others")] = None,
     model: Annotated[ModelName | None, Query(description="such as `base`; default: the server's")] = None,
 ) -> LabelsAnswer:
-    """Search the classes of a model by text."""
-    classes = deps.model_registry.resolve(model).classes
-    if askable is not None:
-        classes = [description for description in classes if description.askable == askable]
-    matches = matching.search(classes, q, limit)
-    return LabelsAnswer(data=[LabelAnswer(**label.model_dump(), score=round(score, 3)) for label, score in matches])
+    """Search the classes of a model by text. The best match is what a target with this `text` asks for, if it is
+    sure."""
+    described = deps.model_registry.resolve(model)
+    matches = vocabulary(described).search(q, len(described.classes))
+    chosen = [(label, score) for label, score in matches if askable in (None, label.askable)][:limit]
+    return LabelsAnswer(data=[LabelAnswer(**label.model_dump(), score=round(score, 3)) for label, score in chosen])

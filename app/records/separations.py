@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.records.shared import EmbeddingRecord, ExampleRecord, ModelRecord, RecordingRecord
+from app.records.shared import EmbeddingRecord, ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
 
 _MAX_FILE_NAME = 255  # bytes
 
@@ -22,13 +22,16 @@ class Span(BaseModel):
 
 class TargetRecord(BaseModel):
     """One target, by exactly one of `examples`, `label` (the name of a class), `spans` of the mixture and `embedding`
-    (of a saved query, or a client's own); `not_examples` or `not_label`: its negative query."""
+    (of a saved query, or a client's own), or by `examples` of a class and its `label`; `not_examples` or `not_label`:
+    its negative query. `matched`: the classes that a text means, in place of `label`, which is the heaviest of them for
+    workers of an earlier release."""
 
     model_config = ConfigDict(extra="ignore")
 
     name: str
     examples: list[ExampleRecord] = []
     label: str | None = None
+    matched: list[MatchedClass] = []
     spans: list[Span] = []
     embedding: EmbeddingRecord | None = None
     not_examples: list[ExampleRecord] = []

@@ -35,6 +35,13 @@ class ExampleRecord(BaseModel):
     audio_id: str
 
 
+class MatchedClass(BaseModel):
+    """A class that a text means, and its weight beside the others, which add up to 1."""
+
+    label: str
+    weight: float
+
+
 class EmbeddingRecord(BaseModel):
     """The embedding of a query: the result of a saved query, and part of requests that use it.
 

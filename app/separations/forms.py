@@ -1,4 +1,5 @@
-"""Bodies of separations: JSON, or a form with `mixture`, `query` (files), `label` (repeatable) and `options` (JSON)."""
+"""Bodies of separations: JSON, or a form with `mixture`, `query` (files), `label` and `text` (both repeatable), and
+`options` (JSON)."""
 
 from fastapi import Request
 
@@ -14,7 +15,7 @@ from app.separations.schemas import Options, SeparationCreate, Target
 from app.settings import Settings
 
 TARGET = "target"  # the name of the target that the `query` files of a form are examples of
-_TEXT_BYTES = 1024  # of one label
+_TEXT_BYTES = 1024  # of one label or text
 
 
 async def read(request: Request, settings: Settings, uploads: Uploads) -> SeparationCreate:
@@ -27,10 +28,12 @@ async def read(request: Request, settings: Settings, uploads: Uploads) -> Separa
     mixture = file_field("mixture", uploads.receive, is_required=True)
     queries = file_field("query", uploads.receive, limit=settings.examples)
     labels = text_field("label", _TEXT_BYTES, limit=settings.targets)
+    texts = text_field("text", _TEXT_BYTES, limit=settings.targets)
     options = json_field("options", Options, settings.body_bytes)
-    await read_form(request, settings, mixture, queries, labels, options, refuse=_refuse)
+    await read_form(request, settings, mixture, queries, labels, texts, options, refuse=_refuse)
     query_ids = [query.id for query in queries.values]
-    return _separation(mixture.values[0].id, query_ids, labels.values, options.value or Options())
+    names = [{"label": label} for label in labels.values] + [{"text": text} for text in texts.values]
+    return _separation(mixture.values[0].id, query_ids, names, options.value or Options())
 
 
 def _refuse(part: Part) -> RequestInvalid:
@@ -39,16 +42,16 @@ def _refuse(part: Part) -> RequestInvalid:
     return unexpected_part(part)
 
 
-def _separation(mixture: str, queries: list[str], labels: list[str], options: Options) -> SeparationCreate:
+def _separation(mixture: str, queries: list[str], names: list[dict[str, str]], options: Options) -> SeparationCreate:
     targets: list[Target] = []
     if queries:
         targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
-    targets += [validate(Target, {"label": label}) for label in labels]
+    targets += [validate(Target, name) for name in names]
     if not targets and options.auto is None:
-        raise RequestInvalid("The form has no target.", [field_error("Send query files, or labels.", "query")])
+        raise RequestInvalid("The form has no target.", [field_error("Send query files, labels or texts.", "query")])
     if targets and options.auto is not None:
         raise RequestInvalid(
-            "Give either targets or auto, not both.", [field_error("Not with query or label.", "options", "auto")]
+            "Give either targets or auto, not both.", [field_error("Not with query, label or text.", "options", "auto")]
         )
     fields = {field: getattr(options, field) for field in Options.model_fields}
     return SeparationCreate(mixture=AudioReference(audio_id=mixture), targets=targets or None, **fields)

@@ -26,6 +26,7 @@ _BODY = json_or_form(
         "mixture": FILE,
         "query": {"type": "array", "items": FILE, "description": "examples of one target"},
         "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
+        "text": {"type": "array", "items": {"type": "string"}, "description": "a target each, in words of your own"},
         "options": {"type": "string", "description": "JSON: the other fields of a JSON body"},
     },
     ["mixture"],

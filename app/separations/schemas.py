@@ -19,7 +19,6 @@ from app.separations import names
 _MAX_NUMBER = 1e6  # of an embedding: far beyond any network's, and far from overflow
 _MAX_ITEMS = 1024  # targets, spans or examples: far beyond any setting; a longer list is not validated item by item
 _MAX_EMBEDDING_SIZE = 65536  # far beyond any network's
-_QUERY_FIELDS = ("examples", "label", "spans", "query_id", "embedding")
 _NAME_DESCRIPTION = "printable text without slashes; distinct from those of other targets, whatever the case of letters"
 
 
@@ -35,8 +34,10 @@ Name = Annotated[
     AfterValidator(_normalize_name),
     Field(json_schema_extra={"minLength": 1, "maxLength": names.MAX_NAME, "description": _NAME_DESCRIPTION}),
 ]
+_QUERY_FIELDS = ("examples", "label", "text", "spans", "query_id", "embedding")
+_NAMES = {"label", "text"}  # of a sound: either may stand beside examples of it
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
 
 
@@ -54,29 +55,35 @@ class SpanSent(RequestModel):
 
 
 class Target(RequestModel):
-    """One sound to separate, queried in exactly one way; the name of a target with a `label` defaults to its slug.
+    """One sound to separate, queried in exactly one way, or by examples and by what they are (`label` or `text`); the
+    name of a target with a `label` or a `text` defaults to its slug.
 
+    `text`: a sound in words of your own, such as `a dog barking`; it means one class, or a weighted mean of close ones.
     `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
     `not_label`: a negative query, a similar sound that the target is not.
     """
 
     name: Name | None = None
     examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
-    label: Label | None = None
+    label: Words | None = None
+    text: Words | None = None
     spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     query_id: Annotated[str, StringConstraints(pattern=ids.pattern(ids.QUERY))] | None = None
     embedding: Annotated[list[Number], Field(min_length=1, max_length=_MAX_EMBEDDING_SIZE)] | None = None
     model: ModelName | None = None
     not_examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
-    not_label: Label | None = None
+    not_label: Words | None = None
 
     @model_validator(mode="after")
     def _require_one_query(self) -> "Target":
-        if sum(getattr(self, field) is not None for field in _QUERY_FIELDS) != 1:
+        given = {field for field in _QUERY_FIELDS if getattr(self, field) is not None}
+        if len(given) != 1 and not (len(given) == 2 and "examples" in given and given & _NAMES):
             raise PydanticCustomError(
-                "one_query", f"Give exactly one of {', '.join(_QUERY_FIELDS[:-1])} and {_QUERY_FIELDS[-1]}"
+                "one_query",
+                f"Give exactly one of {', '.join(_QUERY_FIELDS[:-1])} and {_QUERY_FIELDS[-1]}, or examples with a "
+                "label or a text",
             )
-        if self.name is None and self.label is None:
+        if self.name is None and not given & _NAMES:
             raise PydanticCustomError("name_missing", "Give the target a name")
         if (self.embedding is None) != (self.model is None):
             raise PydanticCustomError("embedding_model", "Give model with embedding, and only with it")

@@ -8,12 +8,12 @@ from app.errors import NotFound
 from app.job_api import validation as job_validation
 from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import SEPARATION
-from app.jobs.lifecycle import Job, TargetState
+from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
-from app.separations.targets import build_target, upload_ids
+from app.separations.targets import build_target, initial_state, upload_ids
 
 SEPARATIONS = JobResource(
     SEPARATION,
@@ -52,7 +52,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
         model,
         [mixture.id, *(audio_id for target in targets for audio_id in upload_ids(target))],
         audio_seconds=mixture.duration,
-        targets=[TargetState(name=target.name, label=target.label) for target in targets],
+        targets=[initial_state(target) for target in targets],
     )
 
 

@@ -4,6 +4,8 @@ from app.dependencies import Dependencies
 from app.errors import QueryModelMismatch, RequestInvalid
 from app.http.problems import field_error
 from app.job_api import validation as job_validation
+from app.jobs.lifecycle import TargetState
+from app.labels.matching import slug
 from app.model_registry import ModelDescription
 from app.queries import service as queries
 from app.records.audio import Audio
@@ -23,7 +25,11 @@ def build_target(
         description = job_validation.find_class(model, target.label, *pointer, "label")
         record.label = description.label
         record.name = target.name or description.slug[:64]
-    elif target.spans is not None:
+    if target.text is not None:
+        record.matched = job_validation.match_text(model, target.text, *pointer, "text")
+        record.label = record.matched[0].label
+        record.name = target.name or slug(target.text)
+    if target.spans is not None:
         record.spans = validation.span_records(target.spans, mixture, deps.settings, *pointer, "spans")
     elif target.examples is not None:
         examples = job_validation.find_examples(deps, target.examples, *pointer, "examples")
@@ -39,6 +45,11 @@ def build_target(
 def upload_ids(record: TargetRecord) -> list[str]:
     """Return the uploads that the worker needs for a target."""
     return [example.audio_id for example in (*record.examples, *record.not_examples)]
+
+
+def initial_state(record: TargetRecord) -> TargetState:
+    """Return a target's state in a new job."""
+    return TargetState(name=record.name, label=None if record.matched else record.label, matched=record.matched)
 
 
 def _add_negative(

@@ -25,7 +25,7 @@ def load_bundle(weights: str) -> Bundle:
     """Load a model by name or folder, or a separator's run as a model without presence, named after its folder."""
     run = Path(weights)
     if (run / run_folder.SETUP).exists():
-        return assembly.assemble(run, run.resolve().name, "run")[0]
+        return assembly.assemble(run, run.resolve().name, "run").bundle
     return checkpoints.load(weights)
 
 
@@ -42,7 +42,7 @@ class ModelUnderTest:
             self.arithmetic.prepare(network)
         bundle.separator.fold()
         self.runner = DetectorRunner(bundle.detector, self.arithmetic)
-        self.profiles = Profiles(bundle.prior, bundle.class_embeddings)
+        self.profiles = Profiles(bundle.prior, bundle.clip_embeddings)
         self._separator: Any = bundle.separator
         self._rules = QueryRules(**bundle.config["query"])
 

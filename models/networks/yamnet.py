@@ -111,6 +111,10 @@ class Yamnet(nn.Module):
         embedding = self.deep(self.map(patches)).mean((2, 3))
         return torch.sigmoid(self.classes(embedding)), embedding
 
+    def score_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Queries (N, D) -> the classes' probabilities (N, 521); of a mean of patches, those of its embedding."""
+        return embeddings if self.probabilities else torch.sigmoid(self.classes(embeddings))
+
     def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """See `networks.QueryEncoder`; the feature map is that of `map`, an embedding covers two columns (320 ms)."""
         log_mel = self.log_mel_of_magnitude(magnitude[..., : self.mel.shape[0]] / self.scale)

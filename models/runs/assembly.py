@@ -1,35 +1,48 @@
 """A separator's run as a model: both networks, the class embeddings and the PLDA prior, without presence."""
 
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from models.checkpoints import Bundle
 from models.corpus.clips import Clips
 from models.networks.yamnet import Yamnet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
 from models.runs import plda_fit, run_folder
+from models.runs.class_queries import ClassQuery, class_queries
 from models.runs.clip_embeddings import keep_share
 
 
-def assemble(run: Path, name: str, version: str) -> tuple[Bundle, Clips, list[dict[str, Any]]]:
-    """Return a separator's run as a float32 model with class embeddings, without presence; its clips, and its log."""
+class Assembly(NamedTuple):
+    """A float32 model with class embeddings, without presence; its training clips, how its classes are known, by mid,
+    and the run's log."""
+
+    bundle: Bundle
+    clips: Clips
+    classes: dict[str, ClassQuery]
+    log: list[dict[str, Any]]
+
+
+def assemble(run: Path, name: str, version: str) -> Assembly:
+    """Return a separator's run as a model."""
     query_encoder, separator, setup, log = run_folder.load_separator(run)
     place = run_folder.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
     clips = place.clips("train")
     vectors = keep_share(place.embeddings(query_encoder, clips, rules), clips, setup["share"])
     made = Bundle(name, version, query_encoder, separator, config(name, version, query_encoder, setup, rules))
-    made.class_embeddings = class_embeddings(vectors, clips)
-    if setup["prior"] and (prior := plda_fit.fit(vectors, clips)) is not None:
-        made.prior = prior
-        made.class_embeddings = {mid: prior.posterior_mean(mean) for mid, mean in made.class_embeddings.items()}
-    return made, clips, log
+    made.prior = plda_fit.fit(vectors, clips) if setup["prior"] else None
+    return Assembly(made, clips, name_classes(made, vectors, clips), log)
+
+
+def name_classes(bundle: Bundle, embeddings: np.ndarray, clips: Clips) -> dict[str, ClassQuery]:
+    """Give a model the queries of its classes by name, from the training clips and their queries (N, VERSIONS, D)."""
+    made = class_queries(bundle.detector, embeddings, clips, bundle.prior)
+    bundle.class_embeddings = {mid: query.vector for mid, query in made.items()}
+    bundle.predicted = frozenset(mid for mid, query in made.items() if not query.groups)
+    return made
 
 
 def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], rules: QueryRules) -> dict[str, Any]:
@@ -53,18 +66,3 @@ def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], r
         if setup["place"].get(hidden):
             made[hidden] = setup["place"][hidden]
     return made
-
-
-def class_embeddings(embeddings: np.ndarray, clips: Clips) -> dict[str, Tensor]:
-    """Return each class's mean query by mid, over its groups, so that no recording session outweighs the others."""
-    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, clip in enumerate(clips.clips):
-        if embeddings[index, 0].any():
-            for mid in clip.mids:
-                groups[mid][clip.group].append(index)
-    return {
-        mid: torch.from_numpy(
-            np.stack([embeddings[of_group, 0].astype(np.float32).mean(0) for of_group in of_class.values()]).mean(0)
-        )
-        for mid, of_class in sorted(groups.items())
-    }

@@ -171,6 +171,22 @@ def ship(
     )
 
 
+def name_classes(
+    corpus: CorpusOption,
+    weights: Annotated[str, typer.Option(help="A shipped model's name, or a model's folder.")] = "base",
+    ear: Annotated[
+        Path | None, typer.Option(help="The model's query encoder where it was trained, to share its cache.")
+    ] = None,
+    cache: Cache = Path(".cache"),
+) -> None:
+    """Make the queries of a model's classes anew, from the clips of a corpus; its networks and all else stay."""
+    made = shipping.name_classes(weights, corpus, ear, cache)
+    of_clips = len(made.clip_embeddings)
+    progress_console.print(
+        f"{made.name}@{made.version}: {of_clips} classes by clips, {len(made.predicted)} by prediction"
+    )
+
+
 def _schedule(
     schedule: Schedule, minutes: float, steps: int | None, learning_rate: float | None, seed: int
 ) -> Schedule:

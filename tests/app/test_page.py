@@ -76,7 +76,7 @@ def test_errors_are_shown_as_sentences(folder_service: Service) -> None:
         page.get_by_text("For example: Dog").wait_for()
         name.fill("Unicorn")
         page.get_by_role("button", name="Separate").click()
-        page.get_by_text("No class has this name").and_(alert).wait_for()
+        page.get_by_text("No sound that can be asked for by name is surely meant").and_(alert).wait_for()
 
 
 def test_progress_is_shown_until_the_job_is_canceled(folder_service: Service) -> None:

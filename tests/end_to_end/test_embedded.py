@@ -117,6 +117,19 @@ def service(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iter
     print(service.log.read_text())
 
 
+def test_words_and_an_example_separate(service: Service):
+    mixture, example = (service.upload(sound(seconds)).json()["id"] for seconds in (2.0, 1.0))
+    targets = [{"text": "My dog!"}, {"name": "pup", "text": "a puppy", "examples": [{"audio_id": example}]}]
+    answer = service.client.post("/v1/separations", json={"mixture": {"audio_id": mixture}, "targets": targets})
+    assert answer.status_code == 202, answer.text
+    job = service.wait(answer.headers["Location"])
+    assert job["status"] == "succeeded", job
+    assert [(target["name"], target["status"], target["matched"]) for target in job["targets"]] == [
+        (name, "succeeded", [{"label": "Dog", "weight": 1.0}]) for name in ("my-dog", "pup")
+    ]
+    assert [stem["name"] for stem in job["stems"]] == ["my-dog", "pup", "residual"]
+
+
 def test_a_saved_query_separates_and_a_detection_has_a_timeline(service: Service):
     files = [("examples", ("a.wav", sound(1.0)))]
     query = service.client.post("/v1/queries", files=files, data={"name": "mine"}).raise_for_status().json()

@@ -70,6 +70,18 @@ def test_separate_prints_a_table_and_leaves_the_residual_out(folder, weights):
     assert [path.name for path in (folder / "mixture-stems").iterdir()] == ["dog.wav"]
 
 
+def test_separate_takes_words_with_and_without_examples(folder, weights):
+    words = ("--text", "my dog", "--text", "SIRENS [/a]", "--query", "example1.wav", "--query-text", "a dog")
+    answer = json.loads(run("separate", "mixture.flac", *words, "-o", "out", "--weights", weights, "--json"))
+    assert [stem["name"] for stem in answer["stems"]] == ["target", "my-dog", "sirens-a"]
+    run("separate", "mixture.flac", "--label", "Dog", "--query", "example1.wav", "-o", "plain", "--weights", weights)
+    by_name, by_text, heard, both = (
+        soundfile.read(folder / path)[0]
+        for path in ("plain/dog.flac", "out/my-dog.flac", "plain/target.flac", "out/target.flac")
+    )
+    assert np.array_equal(by_name, by_text) and not np.array_equal(heard, both)
+
+
 def test_embed_makes_a_query_that_separate_takes(folder, weights):
     said = json.loads(
         run("embed", "example1.wav", "example2.wav", "-o", "mine.safetensors", "--weights", weights, "--json")
@@ -108,6 +120,10 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),
         (("separate", "mixture.flac", "--label", "Dgo"), 1, "Did you mean 'Dog'"),
         (("separate", "mixture.flac", "--label", "Bark"), 1, "give --query an example"),
+        (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: Dog; give --query an example"),
+        (("separate", "mixture.flac", "--text", "dog and siren"), 1, "a target of its own"),
+        (("separate", "mixture.flac", "--text", "no dog"), 1, "Ask for the sound itself"),
+        (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),
         (("separate", "mixture.flac", "--query", "silence.wav"), 1, "silent"),
         (("separate", "mixture.flac", "--query", "notes.txt"), 1, "notes.txt: "),
         (("separate", "notes.txt", "--label", "Dog"), 1, "can be read"),

@@ -7,7 +7,7 @@ import models
 
 ROWS = (
     {"errors", "audio", "loudness", "spectrum", "wiener", "plda", "presence"},
-    {"encoding", "labels", "networks", "precision", "profiles", "query"},
+    {"encoding", "labels", "matching", "networks", "precision", "profiles", "query"},
     {"media", "authors", "detection", "detector_runner", "options"},
     {"auto_targets", "checkpoints", "corpus", "plots", "separation"},
     {"stems"},

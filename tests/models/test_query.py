@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.query import BASE_RULES, PAPER_RULES, Query, cut, embed
+from models.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed
 
 RATE = 32_000
 
@@ -103,3 +103,23 @@ def test_a_file_that_is_no_query_is_refused(tmp_path: Path, content: bytes) -> N
     (tmp_path / "q.safetensors").write_bytes(content)
     with pytest.raises(QueryModelMismatch):
         Query.load(tmp_path / "q.safetensors")
+
+
+def test_a_mean_is_in_the_domain_of_signed_roots_and_keeps_the_worst_of_its_parts() -> None:
+    one = Query(torch.tensor([4.0, 0.0, -1.0]), "tests@1", 0.4, 2.0, ["they differ"])
+    other = Query(torch.tensor([16.0, 9.0, 1.0]), "tests@1", 1.0, 0.5)
+    mean = Query.mean([(one, 3.0), (other, 1.0)])
+    torch.testing.assert_close(mean.vector, torch.tensor([2.5**2, 0.75**2, -(0.5**2)]))
+    assert (mean.model, mean.coherence, mean.seconds_used, mean.warnings) == ("tests@1", 0.4, 2.5, ["they differ"])
+    assert torch.equal(Query.mean([(one, 0.2)]).vector, one.vector)
+    both = one.with_label(other)
+    torch.testing.assert_close(both.vector, Query.mean([(one, 1 - LABEL_WEIGHT), (other, LABEL_WEIGHT)]).vector)
+
+
+def test_a_mean_of_nothing_without_weight_or_of_two_models_is_refused() -> None:
+    one = Query(torch.ones(3), "tests@1")
+    for parts in ([], [(one, 0.0)], [(one, 1.0), (one, -1.0)], [(one, float("nan"))]):
+        with pytest.raises(ValueError, match="positive weights"):
+            Query.mean(parts)
+    with pytest.raises(QueryModelMismatch):
+        one.with_label(Query(torch.ones(3), "tests@2"))

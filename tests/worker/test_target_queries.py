@@ -30,6 +30,7 @@ from app.storage import Storage
 from models.audio import Waveform, mono
 from models.engine import Engine
 from tests.app.large_jobs import large_metadata
+from models.query import Query
 from tests.conftest import REPOSITORY
 from worker.context import WorkerContext
 from worker.rq_worker import Signals
@@ -147,6 +148,28 @@ def test_a_saved_query_gives_the_stem_of_its_examples(runner: JobRunner) -> None
     assert by_query.status == "succeeded", by_query.error
     assert np.allclose(runner.stem(by_query, "bird"), runner.stem(by_example, "bird"), atol=1e-5)
     assert by_query.targets[0].coherence == pytest.approx(by_example.targets[0].coherence, abs=1e-3)
+
+
+def test_a_text_gives_the_mean_of_its_classes_and_of_its_examples(runner: JobRunner, engine: Engine) -> None:
+    example = [{"audio_id": runner.upload("example")}]
+    matched = [{"label": "Bird", "weight": 0.75}, {"label": "Speech", "weight": 0.25}]
+    heard, mean = engine.embed([waveform("example")]), engine.label_mean({"Bird": 0.75, "Speech": 0.25})
+    targets: list[tuple[dict[str, Any], Query]] = [
+        ({"label": "Bird", "matched": matched}, mean),
+        ({"label": "Bird", "matched": matched, "examples": example}, heard.with_label(mean)),
+        ({"label": "Bird", "examples": example}, heard.with_label(engine.label("Bird"))),
+    ]
+    requested = [{"name": f"asked {number}", **target} for number, (target, _) in enumerate(targets)]
+    for number, (_, query) in enumerate(targets):
+        embedding = {"vector": pack_vector(query.vector.tolist()), "model": model_of(engine)}
+        requested.append({"name": f"expected {number}", "embedding": embedding})
+    job = runner.separate("mixture", *requested)
+    assert job.status == "succeeded", job.error
+    stems = [[runner.stem(job, f"{kind} {number}") for kind in ("asked", "expected")] for number in range(3)]
+    for asked, expected in stems:
+        assert np.allclose(asked, expected, atol=1e-4)
+    assert not np.allclose(stems[0][0], stems[2][0], atol=1e-3)
+    assert job.targets[1].coherence == pytest.approx(heard.coherence, abs=1e-3)
 
 
 def test_an_embedding_of_another_model_fails_its_target_alone(runner: JobRunner) -> None:

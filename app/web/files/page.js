@@ -170,9 +170,9 @@ async function searchLabels(text) {
 /** Returns the request's target and uploads its examples; throws ApiError where input is missing. */
 async function buildTarget() {
   if (selectedMethod() === "label") {
-    const label = byId("label").value.trim();
-    if (!label) throw new ApiError(0, "missing", "Enter the sound's name.");
-    return { label };
+    const text = byId("label").value.trim();
+    if (!text) throw new ApiError(0, "missing", "Enter the sound's name.");
+    return { text };
   }
   if (selectedMethod() === "span") {
     const [start, end] = [byId("start").valueAsNumber, byId("end").valueAsNumber];

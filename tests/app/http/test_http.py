@@ -160,7 +160,7 @@ def test_labels_are_found_by_text(folder_service: Service, text: str, first: str
     labels = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
     assert labels[0]["label"] == first
     assert [label["score"] for label in labels] == sorted((label["score"] for label in labels), reverse=True)
-    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "score"}
+    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "source", "score"}
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,8 @@ def test_labels_without_a_query_are_all_labels(folder_service: Service) -> None:
     assert [label["label"] for label in labels] == ["Bark", "Dog", "Male speech, man speaking", "Siren"]
     assert len(client.get("/v1/labels", params={"limit": 2}).json()["data"]) == 2
     assert len(client.get("/v1/labels", params={"askable": "true"}).json()["data"]) == 3
+    # The third is as a worker of the previous release announces it.
+    assert [label["source"] for label in labels] == [None, "clips", None, "predicted"]
     assert client.get("/v1/labels", params={"q": "zzzzqqq"}).json() == {"data": []}
 
 

@@ -38,6 +38,17 @@ def test_everything_in_one_form(service: Service) -> None:
     assert service.client.get(f"/v1/audio/{job['mixture']['audio_id']}").json()["filename"] == "street.wav"
 
 
+def test_each_text_of_a_form_is_a_target(service: Service) -> None:
+    data = {"text": ["A dog", "the loud siren"], "label": "Male speech, man speaking"}
+    answer = service.client.post("/v1/separations", files=form(), data=data)
+    assert answer.status_code == 202, answer.text
+    assert [(target["name"], target.get("matched")) for target in answer.json()["targets"]] == [
+        ("male-speech-man-speaking", None),
+        ("a-dog", [{"label": "Dog", "weight": 1.0}]),
+        ("the-loud-siren", [{"label": "Siren", "weight": 1.0}]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("files", "fields", "code"),
     [
@@ -48,6 +59,9 @@ def test_everything_in_one_form(service: Service) -> None:
         (form(wav(3.0, 8000)), {}, "audio_too_long"),
         (form(wav()), {"label": "Unicorn"}, "label_unknown"),
         (form(wav()), {"label": ["Dog", "dog"]}, "request_invalid"),
+        (form(wav()), {"text": "Unicorn"}, "text_unknown"),
+        (form(wav()), {"text": ["a dog", "A dog"]}, "request_invalid"),
+        (form(wav()), {"text": ""}, "request_invalid"),
         (form(wav()), {"options": '{"auto": {}}'}, "request_invalid"),
         (form(wav()), {"options": "{"}, "request_invalid"),
         (form(wav()), {"options": '{"targets": []}'}, "request_invalid"),

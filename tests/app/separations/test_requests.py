@@ -11,7 +11,7 @@ import pytest
 
 from app.records.separations import SeparationRequest
 from tests import media_files
-from tests.app.conftest import VECTOR, Service, problem, wav
+from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
 UNKNOWN = "aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 DOG = {"name": "dog", "label": "Dog"}
@@ -45,6 +45,28 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
     "only a negative": ({"targets": [{"name": "x", "not_label": "Siren"}]}, "request_invalid", ["/targets/0"]),
     "not itself": ({"targets": [{**DOG, "not_label": "dog"}]}, "request_invalid", ["/targets/0/not_label"]),
     "no such negative": ({"targets": [{**DOG, "not_label": "Bark"}]}, "label_unknown", ["/targets/0/not_label"]),
+    "no such sound": ({"targets": [{"text": "unicorn"}]}, "text_unknown", ["/targets/0/text"]),
+    "sound not askable": ({"targets": [{"text": "a dog barking"}]}, "text_unknown", ["/targets/0/text"]),
+    "two sounds": ({"targets": [DOG, {"text": "dog and siren"}]}, "request_invalid", ["/targets/1/text"]),
+    "negation": ({"targets": [{"text": "without the dog"}]}, "request_invalid", ["/targets/0/text"]),
+    "empty text": ({"targets": [{"text": ""}]}, "request_invalid", ["/targets/0/text"]),
+    "long text": ({"targets": [{"text": "dog " * 51}]}, "request_invalid", ["/targets/0/text"]),
+    "label and text": ({"targets": [{**DOG, "text": "dog"}]}, "request_invalid", ["/targets/0"]),
+    "text and spans": (
+        {"targets": [{"text": "dog", "spans": [{"start": 0, "end": 1}]}]},
+        "request_invalid",
+        ["/targets/0"],
+    ),
+    "examples, label and text": (
+        {"targets": [{**DOG, "text": "dog", "examples": [{"audio_id": UNKNOWN}]}]},
+        "request_invalid",
+        ["/targets/0"],
+    ),
+    "not itself, in words": (
+        {"targets": [{"text": "my dog", "not_label": "dog"}]},
+        "request_invalid",
+        ["/targets/0/not_label"],
+    ),
     "embedding without a model": (
         {"targets": [{"name": "x", "embedding": [0.1] * 8}]},
         "request_invalid",
@@ -189,7 +211,30 @@ def test_unknown_labels_come_with_near_names(folder_service: Service) -> None:
         answer = folder_service.client.post(
             "/v1/separations", json={"mixture": mixture, "targets": [{"name": "x", "label": text}]}
         )
-        assert near in problem(answer, 422, "label_unknown")["errors"][0]["detail"]
+        detail = problem(answer, 422, "label_unknown")["errors"][0]["detail"]
+        assert near in detail and "`text`" in detail
+
+
+def test_a_text_means_one_class_or_a_mean_of_close_ones(folder_service: Service) -> None:
+    kin = {"askable": True, "synonyms": ["hound"]}
+    classes = [
+        {"label": "Dog", "mid": "/m/0bt9lr", "slug": "dog", "path": ["Animal", "Pets", "Dog"], **kin},
+        {"label": "Wolf", "mid": "/m/01z5f", "slug": "wolf", "path": ["Animal", "Pets", "Wolf"], **kin},
+    ]
+    model = MODEL | {"name": "kennel", "classes": classes}
+    folder_service.deps.model_registry.announce(model, "worker-1")
+    example = {"audio_id": folder_service.recording()["id"]}
+    mine = {"name": "mine", "text": "dog", "examples": [example]}
+    job = folder_service.separate(model="kennel", targets=[{"text": "a hound"}, mine, {**DOG, "examples": [example]}])
+    told = [(target["name"], target["label"], target.get("matched")) for target in job["targets"]]
+    both = [{"label": "Dog", "weight": 0.5}, {"label": "Wolf", "weight": 0.5}]
+    assert told == [("a-hound", None, both), ("mine", None, [{"label": "Dog", "weight": 1.0}]), ("dog", "Dog", None)]
+    record = folder_service.deps.jobs.get(job["id"])
+    hound, named, dog = SeparationRequest.model_validate(record.request).targets
+    assert [match.model_dump() for match in hound.matched] == both
+    assert (hound.label, named.label, dog.label) == ("Dog", "Dog", "Dog")  # for workers of an earlier release
+    assert [len(target.examples) for target in (hound, named, dog)] == [0, 1, 1] and dog.matched == []
+    assert example["audio_id"] in record.audio_ids
 
 
 def test_formats_that_cannot_hold_the_channels(folder_service: Service) -> None:
