@@ -29,8 +29,8 @@ from app.settings import Settings
 from app.storage import Storage
 from models.audio import Waveform, mono
 from models.engine import Engine
-from tests.app.large_jobs import large_metadata
 from models.query import Query
+from tests.app.large_jobs import large_metadata
 from tests.conftest import REPOSITORY
 from worker.context import WorkerContext
 from worker.rq_worker import Signals
