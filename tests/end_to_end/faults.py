@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 from rq.job import Job as QueuedJob
 
+from app.jobs.large_fields import LargeFields
 from app.jobs.lifecycle import Job
 from app.settings import Settings
 from tests.end_to_end.deployment import Deployment, eventually
@@ -67,7 +68,8 @@ def stage_reached(deployment: Deployment, job: Job, stage: str) -> Iterator[Job]
 
 def assert_done_once(deployment: Deployment, job: Job) -> Job:
     """Assert one success in the job's events, and only the objects of its record in the store; return the record."""
-    done = deployment.jobs.get(job.id)
+    large_fields = LargeFields(deployment.redis, deployment.storage, deployment.settings)
+    done = large_fields.load(deployment.jobs.get(job.id))
     assert done.status == "succeeded", f"{done.error}\n{deployment.logs()}"
     events: Any = deployment.redis.xrange(f"earmark:job:{job.id}:events")
     assert sum(b'"status":"succeeded"' in event[b"job"] and event[b"type"] == b"state" for _, event in events) == 1
