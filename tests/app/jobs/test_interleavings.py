@@ -226,12 +226,16 @@ class Interleavings(RuleBasedStateMachine):
         for key in self.redis.scan_iter("rq:execution:*"):
             self.redis.delete(key)
         self.holds.clear()
-        for _ in range(3 + len(self.created)):
+        rounds = 0
+        while rounds < 3 or (self.jobs.unfinished_count() and rounds < 3 + ATTEMPTS * len(self.created)):
             for housekeeper in self.housekeepers:
                 housekeeper.sweep()
             self.is_taken()
             while self.holds:
                 self.goes_on(0, 1, "publish")
+            rounds += 1
+        for housekeeper in self.housekeepers:
+            housekeeper.sweep()
         for job in self.created:
             if job.id not in self.deleted:
                 record = self.jobs.get(job.id)
