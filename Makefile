@@ -82,6 +82,7 @@ evaluate: $(READY) ## evaluate the shipped model on CORPUS and write the files t
 	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS) --output $(FIGURES).tagging.json
 	$(BIN)/python -m models evaluate tagging --corpus $(CORPUS) --least-groups 4 --output $(FIGURES).tagging-4.json
 	$(BIN)/python -m models evaluate events --corpus $(CORPUS) --output $(FIGURES).events.json
+	$(BIN)/python -m models evaluate names --corpus $(CORPUS) --ear $(TEACHER) --output $(FIGURES).names.json
 
 zero-shot: $(READY) ## train a model without ten classes, for MINUTES, and evaluate it on them
 	$(ALLOCATOR) $(BIN)/python -m models evaluate zero-shot --corpus $(CORPUS) --minutes $(MINUTES)

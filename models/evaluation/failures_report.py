@@ -25,6 +25,7 @@ from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
 from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.evaluation.summaries import decibels, percent, plain, table_of, with_interval
+from models.plots import save_small
 from models.spectrum import mel_bands, stft
 
 SHOWN = 10
@@ -168,4 +169,4 @@ def draw(rows: Sequence[Shown], path: Path, title: str) -> None:
             axes.set_title(name, fontsize=7, pad=2)
             axes.set_yticks([])
             axes.tick_params(labelsize=6)
-    figure.savefig(path, dpi=75, pil_kwargs={"optimize": True})
+    save_small(figure, path, dpi=75)

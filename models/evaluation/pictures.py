@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from models.evaluation.bootstrap import Estimate
 from models.evaluation.mixture_figures import MAIN_QUERIES, MixtureFigures
 from models.evaluation.summaries import QUERY_NAMES, Summary
+from models.plots import save_small
 
 COLOURS = {
     "own": "tab:green",
@@ -38,7 +39,7 @@ def draw_gains(summary: Summary, path: Path, title: str) -> None:
     left.set_title(f"{title}: classes (bars: 95 % over source groups)")
     left.legend(loc="lower right")
     draw_distributions(right, summary.measured, summary.queries)
-    figure.savefig(path, dpi=100)
+    save_small(figure, path, dpi=100)
 
 
 def draw_classes(axes: Axes, gains: dict[str, Estimate], colour: str, name: str) -> None:

@@ -24,6 +24,7 @@ from models.plda import PLDAPrior, root
 
 # Source groups of clips that a prediction counts as, measured with the mixtures of the half `choose` (see the card).
 PREDICTION_GROUPS = 2.0
+NOTHING = 1e-9  # share of a class's weight that is left by rounding when all of it is subtracted
 BLOCK = 4096  # clips whose probabilities are in memory at once
 
 
@@ -110,11 +111,10 @@ def predict_means(
         total, rest = totals[column], sums[column]
         if mid in own_groups:
             own = torch.isin(group_of, torch.tensor([number[group] for group in own_groups[mid]])).nonzero()[:, 0]
-            if len(own) == len(groups):
-                continue
             shares = weigh(own)[:, column]
             total, rest = total - shares.sum(), rest - shares @ embeddings[own].double()
-        made[mid] = (rest / total).float()
+        if total > NOTHING * totals[column]:
+            made[mid] = (rest / total).float()
     return made
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from models import checkpoints
 from models.checkpoints import Bundle
 from models.corpus import manifest
+from models.plots import save_small
 from models.presence import Rule, measure
 from models.profiles import Profiles
 from models.query import BASE_RULES, QueryRules
@@ -155,5 +156,5 @@ def write_curve(rows: list[dict[str, Any]], table: Path, picture: Path) -> None:
     levels.plot(hours, [row["loss"] for row in rows], marker=".", label="training loss")
     levels.set(xlabel="hours of audio learned from")
     levels.legend()
-    figure.savefig(picture, dpi=90)
+    save_small(figure, picture, dpi=90)
     pyplot.close(figure)

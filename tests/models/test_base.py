@@ -3,12 +3,14 @@
 import csv
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 
+from models import checkpoints
 from models.audio import Waveform
 from models.checkpoints import SHIPPED
 from models.corpus.decoded import load
@@ -57,7 +59,59 @@ def test_every_training_clip_is_named_with_its_licence() -> None:
     assert len(rows) > 6_000
     assert all(row["package"] and row["path"] and row["licence"] and row["label"] for row in rows)
     classes = {row["mid"] for row in rows}
-    assert classes == set(json.loads((SHIPPED / "base.json").read_text())["class_embeddings"])
+    config = json.loads((SHIPPED / "base.json").read_text())
+    assert classes == set(config["class_embeddings"]) - set(config["predicted"])
+
+
+def test_every_class_that_it_detects_is_askable_by_name(exact: Engine) -> None:
+    described = exact.describe()["classes"]
+    assert len(described) == 524, "521 of the detector and 3 that it has clips of"
+    assert [entry["label"] for entry in described if not entry["askable"]] == []
+    assert Counter(entry["source"] for entry in described) == {"clips": 182, "predicted": 342}
+    vectors = torch.stack([exact.label(entry["mid"]).vector for entry in described])
+    assert vectors.isfinite().all() and (vectors.norm(dim=1) > 1).all()
+    assert len(vectors.unique(dim=0)) == 524, "no two classes have the same query"
+    for name in (
+        "Bark",
+        "Typing",
+        "Baby cry, infant cry",
+        "Lawn mower",
+        "Hiss",
+        "Hum",
+        "Meow",
+        "Cough",
+        "Conversation",
+    ):
+        assert exact.label(name).model == "base@3"
+
+
+def test_its_card_lists_every_class_with_source_and_groups() -> None:
+    config = json.loads((SHIPPED / "base.json").read_text())
+    with (SHIPPED / "base.classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["mid"]: row for row in csv.DictReader(file)}
+    assert list(config["class_embeddings"]) == sorted(rows)
+    for mid, row in rows.items():
+        assert row["source"] == ("predicted" if mid in config["predicted"] else "clips")
+        assert (int(row["groups"]) > 0) == (row["source"] == "clips")
+
+
+def test_a_version_is_a_separator() -> None:
+    """Class queries may be made anew, and saved queries stay valid, as long as the separator is this one."""
+    digest = hashlib.sha256()
+    bundle = checkpoints.load("base")
+    for name, entry in sorted(bundle.separator.state_dict().items()):
+        digest.update(name.encode() + entry.contiguous().numpy().tobytes())
+    assert (bundle.version, digest.hexdigest()[:16]) == ("3", "60303427f3794419")
+
+
+def test_a_predicted_class_takes_birds_from_a_guitar(exact: Engine) -> None:
+    """The recordings hold a class that no training clip has; a class that is not there gains nothing."""
+    mixture, target = recording("mixture"), recording("target")
+    queries = {name: exact.label(name) for name in ("chirp-tweet", "lawn-mower")}
+    stems = exact.separate(mixture, queries, SeparationOptions(gate=False)).stems
+    before = si_sdr(mixture.samples, target.samples)
+    gains = {name: (si_sdr(stem.samples, target.samples) - before).min() for name, stem in stems.items()}
+    assert gains["chirp-tweet"] > 3 > gains["lawn-mower"]
 
 
 def test_it_takes_birds_from_a_guitar(exact: Engine) -> None:
