@@ -5,13 +5,14 @@ program that starts others (`python -m app --embedded`) passes its settings on w
 """
 
 import base64
+import math
 import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import typer
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -163,6 +164,20 @@ class Settings(BaseSettings):
         description="share of each budget of an API process that the requests of one API key may use; without keys it "
         "does not apply",
     )
+    connections: int = Field(
+        default=2048,
+        ge=4,
+        description="connections whose requests one API process answers; `/livez` and `/readyz` are answered on "
+        "further ones too",
+    )
+    requests_in_progress: int = Field(
+        default=1536, ge=2, description="requests that one API process answers at once, fewer than its connections"
+    )
+    event_streams: int = Field(
+        default=1024,
+        ge=1,
+        description="event streams and long polls among them, fewer than these",
+    )
     media_slots: int = Field(
         default=4, ge=1, description="uploaded files of which one API process reads headers or waveforms at once"
     )
@@ -235,6 +250,15 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
     longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
     poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
+
+    @field_validator("requests_in_progress", "event_streams")
+    @classmethod
+    def _leaves_room(cls, value: int, info: ValidationInfo) -> int:
+        """What lasts long must leave room for what is brief."""
+        wider = "connections" if info.field_name == "requests_in_progress" else "requests_in_progress"
+        if value >= info.data.get(wider, math.inf):
+            raise ValueError(f"must be less than EARMARK_{wider.upper()}, {info.data[wider]}")
+        return value
 
     @field_validator("store_endpoint", "store_public_endpoint")
     @classmethod

@@ -16,11 +16,8 @@ OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web"},
-    {
-        *("budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"),
-        "settings_table",
-    },
-    {"jobs", "http"},
+    {"budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"},
+    {"jobs", "http", "tables"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "model_catalogue", "health"},

@@ -47,14 +47,16 @@ class Budget:
     """One budget. Not thread-safe: for the event loop of the server only.
 
     `noun`: what is counted, in the plural, for error messages. `share`: of `total`, that one key may hold, at least 1;
-    requests without a key may hold all of it. `patience`: seconds that a request waits before it is refused.
+    requests without a key may hold all of it; None: it is held before any key is known. `patience`: seconds that a
+    request waits before it is refused.
     """
 
-    def __init__(self, name: str, noun: str, total: float, share: float, patience: float = 0.0) -> None:
+    def __init__(self, name: str, noun: str, total: float, share: float | None, patience: float = 0.0) -> None:
         self.name = name
         self.noun = noun
         self.total = total
-        self.per_key = max(1.0, math.floor(total * share))
+        self.has_shares = share is not None
+        self.per_key = total if share is None else max(1.0, math.floor(total * share))
         self.patience = patience
         self.used = 0.0
         self.refused: Counter[str] = Counter()  # by scope: `key`, `all`
@@ -79,21 +81,33 @@ class Budget:
         try:
             yield hold
         finally:
-            self._add(key_id, -hold.amount)
-            self._serve()
+            self.give_back(key_id, hold.amount)
 
     def take(self, key_id: str, amount: float) -> None:
         """Add an amount to what a key holds. Raises `RateLimited` and `Overloaded`."""
         if not self._has_room(key_id, amount):
-            raise self._refuse(key_id, amount)
+            raise self.refuse(key_id, amount)
         self._add(key_id, amount)
+
+    def give_back(self, key_id: str, amount: float) -> None:
+        """Take an amount from what a key holds, for the requests that wait."""
+        self._add(key_id, -amount)
+        self._serve()
+
+    def refuse(self, key_id: str, amount: float) -> EarmarkError:
+        """Count a refusal and return its error, `RateLimited` or `Overloaded`."""
+        if self._exceeds_share(key_id, amount):
+            self.refused["key"] += 1
+            return RateLimited(f"A key may have {self.per_key:.0f} {self.noun} at once.", _RETRY_AFTER)
+        self.refused["all"] += 1
+        return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")
 
     async def _acquire(self, key_id: str, amount: float) -> None:
         if not self._waiters.get(key_id) and self._has_room(key_id, amount):
             self._add(key_id, amount)
             return
         if not self.patience:
-            raise self._refuse(key_id, amount)
+            raise self.refuse(key_id, amount)
         waiter = _Waiter(amount)
         self._waiters.setdefault(key_id, deque()).append(waiter)
         try:
@@ -102,7 +116,7 @@ class Budget:
         except TimeoutError:
             if waiter.granted.done():  # in the same turn of the event loop
                 return
-            raise self._refuse(key_id, amount) from None
+            raise self.refuse(key_id, amount) from None
         except BaseException:
             if waiter.granted.done():
                 self._add(key_id, -amount)
@@ -141,10 +155,3 @@ class Budget:
         self._used_by_key[key_id] += amount
         if not self._used_by_key[key_id]:
             del self._used_by_key[key_id]
-
-    def _refuse(self, key_id: str, amount: float) -> EarmarkError:
-        if self._exceeds_share(key_id, amount):
-            self.refused["key"] += 1
-            return RateLimited(f"A key may have {self.per_key:.0f} {self.noun} at once.", _RETRY_AFTER)
-        self.refused["all"] += 1
-        return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")

@@ -15,6 +15,9 @@ class ProcessBudgets(Collector):
 
     def __init__(self, settings: Settings) -> None:
         share = settings.key_share
+        self.connections = Budget("connections", "connections", settings.connections, None)
+        self.requests = Budget("requests", "requests in progress", settings.requests_in_progress, share)
+        self.streams = Budget("streams", "event streams and long polls", settings.event_streams, share)
         self.media = Budget("media", "files being read", settings.media_slots, share, settings.media_patience)
 
     def all(self) -> Iterable[Budget]:

@@ -2,15 +2,19 @@
 
 from typing import Literal
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.dependencies import InjectedDependencies
+from app.dependencies import Dependencies, InjectedDependencies
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
+
+_CHECKS = CapacityLimiter(4)  # threads of their own: those of requests may all wait for a slow store
 
 
 class Alive(BaseModel):
@@ -35,8 +39,12 @@ async def alive() -> Alive:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(deps: InjectedDependencies) -> Ready:
+async def ready(deps: InjectedDependencies) -> Ready:
     """Check that jobs can be accepted: Redis and the store respond."""
+    return await run_sync(_check, deps, limiter=_CHECKS)
+
+
+def _check(deps: Dependencies) -> Ready:
     deps.redis.ping()
     deps.storage.check()
     return Ready(

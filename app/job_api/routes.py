@@ -146,7 +146,8 @@ async def _get(resource: JobResource[Any], deps: Dependencies, caller: Caller, r
         return response, response.job.revision, is_news
 
     wait = long_poll.parse_wait(",".join(request.headers.getlist("prefer")), deps.settings)
-    response = await long_poll.wait_for_change(request, deps.event_feed, job_id, wait, look)
+    hold = deps.budgets.streams.hold(caller.key_id)
+    response = await long_poll.wait_for_change(request, deps.event_feed, hold, job_id, wait, look)
     headers = _retry_after(deps, response.job.status) | {"ETag": response.etag, "Cache-Control": "private, no-cache"}
     if wait:
         headers["Preference-Applied"] = f"wait={wait}"
