@@ -16,6 +16,7 @@ import pytest
 import yaml
 from redis import Redis
 
+from app.budgets.catalogue import shared_things
 from app.jobs import metrics as job_metrics
 from app.jobs.repository import JobRepository
 from app.main import create_app
@@ -230,6 +231,25 @@ def test_every_query_uses_existing_metrics(sample_names: dict[str, set[str]]) ->
     scaling = (DOCKER / "kubernetes" / "scaling.yaml").read_text()
     named = {name for text in (*queries, alerts, scaling) for name in NAME.findall(text)}
     assert named - sample_names.keys() == set()
+
+
+def test_every_metric_is_on_the_dashboard(sample_names: dict[str, set[str]]) -> None:
+    dashboard = (DOCKER / "grafana" / "dashboards" / "earmark.json").read_text()
+    families = {re.sub("_(total|bucket|sum|count)$", "", name) for name in sample_names}
+    shown = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(dashboard)}
+    # Of the process itself (CPU, files) the dashboard shows the memory.
+    assert {name for name in families - shown if not name.startswith("earmark_process_")} == set()
+
+
+def test_all_that_clients_share_has_settings_a_metric_and_an_alert(sample_names: dict[str, set[str]]) -> None:
+    alerts = re.findall(r"alert: (\w+)", (DOCKER / "alerts.yml").read_text())
+    things = shared_things(Settings.model_construct())
+    assert len({thing.what for thing in things}) == len(things)
+    metrics = {name.removesuffix("_count") for name in sample_names}
+    for thing in things:
+        assert set(thing.settings) <= Settings.model_fields.keys(), thing.what
+        assert set(NAME.findall(thing.metric)) <= metrics and thing.metric, thing.what
+        assert thing.alert in alerts, thing.what
 
 
 def test_metric_names_follow_the_prometheus_guide(
