@@ -325,7 +325,7 @@ class ModelUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The clients of this process together have used up one of its budgets (`app/budgets.py`)."""
+    """The clients of this process together have used up one of its budgets (`app/budgets`)."""
 
     code = "overloaded"
     title = "The server is overloaded"

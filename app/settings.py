@@ -135,7 +135,12 @@ class Settings(BaseSettings):
     upload_rate: float = Field(
         default=1024.0,
         ge=0,
-        description="minimum average rate of a request body after `upload_idle`, in bytes per second",
+        description="minimum rate of a request body, in bytes per second, during each `upload_idle` seconds of waiting",
+    )
+    busy_upload_rate: float = Field(
+        default=16384.0,
+        ge=0,
+        description="minimum rate of an upload, in bytes per second, while others find no room for theirs",
     )
     awaited_uploads: int = Field(
         default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
@@ -178,11 +183,27 @@ class Settings(BaseSettings):
         ge=1,
         description="event streams and long polls among them, fewer than these",
     )
-    media_slots: int = Field(
-        default=4, ge=1, description="uploaded files of which one API process reads headers or waveforms at once"
+    upload_slots: int = Field(
+        default=32,
+        ge=1,
+        description="uploads in flight; with S3, each holds up to 25 MiB in memory",
     )
-    media_patience: float = Field(
-        default=30.0, ge=0, description="seconds that a request waits for one of these before it is refused"
+    upload_room: int = Field(
+        default=8192 * MIB,
+        ge=1,
+        validate_default=True,
+        description="bytes of the uploads in flight, and of the copies of files whose waveform is computed; a key's "
+        "share must hold a file of EARMARK_UPLOAD_BYTES",
+    )
+    fetch_slots: int = Field(default=16, ge=1, description="fetches of URLs at once")
+    probe_slots: int = Field(default=4, ge=1, description="uploads whose headers are read at once, by a process each")
+    waveform_slots: int = Field(
+        default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
+    )
+    budget_patience: float = Field(
+        default=30.0,
+        ge=0,
+        description="seconds that a request waits for an upload, a fetch, a probe or a waveform before it is refused",
     )
 
     # Outbound requests to URLs that clients send: recordings, webhooks
@@ -253,11 +274,19 @@ class Settings(BaseSettings):
 
     @field_validator("requests_in_progress", "event_streams")
     @classmethod
-    def _leaves_room(cls, value: int, info: ValidationInfo) -> int:
+    def _leaves_room(cls, value: int, fields: ValidationInfo) -> int:
         """What lasts long must leave room for what is brief."""
-        wider = "connections" if info.field_name == "requests_in_progress" else "requests_in_progress"
-        if value >= info.data.get(wider, math.inf):
-            raise ValueError(f"must be less than EARMARK_{wider.upper()}, {info.data[wider]}")
+        wider = "connections" if fields.field_name == "requests_in_progress" else "requests_in_progress"
+        if value >= fields.data.get(wider, math.inf):
+            raise ValueError(f"must be less than EARMARK_{wider.upper()}, {fields.data[wider]}")
+        return value
+
+    @field_validator("upload_room")
+    @classmethod
+    def _holds_a_file(cls, value: int, fields: ValidationInfo) -> int:
+        share, largest = fields.data.get("key_share", 1.0), fields.data.get("upload_bytes", 0)
+        if math.floor(value * share) < largest:
+            raise ValueError(f"a key's share of it, {share:g}, must hold an upload of EARMARK_UPLOAD_BYTES: {largest}")
         return value
 
     @field_validator("store_endpoint", "store_public_endpoint")

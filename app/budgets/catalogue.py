@@ -15,7 +15,11 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "connections": ("connections",),
     "requests": ("requests_in_progress",),
     "streams": ("event_streams",),
-    "media": ("media_slots", "media_patience"),
+    "uploads": ("upload_slots", "budget_patience"),
+    "upload_room": ("upload_room", "busy_upload_rate"),
+    "fetches": ("fetch_slots", "budget_patience"),
+    "probes": ("probe_slots", "budget_patience"),
+    "waveforms": ("waveform_slots", "budget_patience"),
 }
 
 

@@ -15,10 +15,16 @@ class ProcessBudgets(Collector):
 
     def __init__(self, settings: Settings) -> None:
         share = settings.key_share
+        patience = settings.budget_patience
         self.connections = Budget("connections", "connections", settings.connections, None)
         self.requests = Budget("requests", "requests in progress", settings.requests_in_progress, share)
         self.streams = Budget("streams", "event streams and long polls", settings.event_streams, share)
-        self.media = Budget("media", "files being read", settings.media_slots, share, settings.media_patience)
+        self.uploads = Budget("uploads", "uploads in flight", settings.upload_slots, share, patience)
+        # No patience: an upload that waited for more room would meanwhile keep the room it has.
+        self.upload_room = Budget("upload_room", "bytes of uploads in flight", settings.upload_room, share)
+        self.fetches = Budget("fetches", "fetches of URLs", settings.fetch_slots, share, patience)
+        self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
+        self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
 
     def all(self) -> Iterable[Budget]:
         """Return every budget."""
@@ -31,13 +37,13 @@ class ProcessBudgets(Collector):
         waiting = GaugeMetricFamily("earmark_budget_waiting", "Requests that wait for a budget", labels=["budget"])
         refused = CounterMetricFamily(
             "earmark_budget_refused",
-            "Requests refused because a budget was used up; scope: key (its share) or all",
+            "Requests refused because a budget was used up; scope: key (its share), all, or slow (uploads cut off)",
             labels=["budget", "scope"],
         )
         for budget in self.all():
             limit.add_metric([budget.name], budget.total)
             used.add_metric([budget.name], budget.used)
             waiting.add_metric([budget.name], budget.waiting)
-            for scope in ("key", "all"):
+            for scope in ("key", "all", "slow"):
                 refused.add_metric([budget.name, scope], budget.refused[scope])
         return [limit, used, waiting, refused]
