@@ -13,6 +13,8 @@ COLUMNS = {
     "faults": ("what happens", "what it costs", "measured"),
     "outages": ("what happens", "what it costs", "measured"),
     "many": ("jobs, workers", "killed", "of the jobs", "time"),
+    "worst-day": ("the other key's", "times", "p50 before", "during", "p99 before", "during", "ratios"),
+    "attacks": ("the attack", "answers"),
     "scheduling": ("workers", "the ten short jobs", "the long job"),
 }
 
