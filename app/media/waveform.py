@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
-from app.media.probe import decode_frames, open_audio
+from app.media.probe import MEMORY_BYTES, decode_frames, open_audio
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
 _SANDBOX_LIMITS = SandboxLimits(
-    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * MAX_BINS * 64
+    seconds=120, cpu_seconds=120, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64
 )
 
 
