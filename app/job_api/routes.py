@@ -13,7 +13,7 @@ from app.http.openapi import problems
 from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
-from app.jobs.lifecycle import TERMINAL, Status
+from app.jobs.lifecycle import TERMINAL, Job, Status
 from app.jobs.poll_cache import PollResponse, parse_poll
 from app.jobs.repository import QueuedJob
 from app.keys import callers
@@ -58,14 +58,16 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
     """Add the routes to the router of a kind of job."""
     name = resource.kind.name
 
-    def newest(
+    async def newest(
         deps: InjectedDependencies,
         status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the previous page")] = None,
-    ) -> Page[Answer]:
-        answers, next_cursor = resource.page(deps, status, limit, cursor)
-        return Page[resource.answer](data=answers, next_cursor=next_cursor, has_more=next_cursor is not None)
+    ) -> Response:
+        jobs, next_cursor = await run_in_threadpool(resource.page, deps, status, limit, cursor)
+        jobs = await deps.large_fields_cache.load_all(jobs)
+        content = await run_in_threadpool(_render_page, deps, resource, jobs, next_cursor)
+        return Response(content, media_type="application/json")
 
     async def get(
         job_id: str,
@@ -77,11 +79,14 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         return await _get(resource, deps, deps.caller, request)
 
     async def events(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
-        job = await run_in_threadpool(resource.get, deps, job_id)
+        job = await resource.load(deps, job_id)
         return event_stream.stream_events(request, deps, job, resource.to_answer)
 
-    def cancel(job_id: str, response: Response, deps: InjectedDependencies) -> Answer:
-        answer = resource.to_answer(deps, deps.jobs.cancel(resource.get(deps, job_id).id))
+    async def cancel(job_id: str, response: Response, deps: InjectedDependencies) -> Answer:
+        job = await resource.load(deps, job_id)  # before it is canceled: it fails where the store does not answer
+        canceled = await run_in_threadpool(deps.jobs.cancel, job.id)
+        canceled = await deps.large_fields_cache.load(canceled)
+        answer = await run_in_threadpool(resource.to_answer, deps, canceled)
         response.headers.update(_retry_after(deps, answer.status))
         return answer
 
@@ -134,6 +139,12 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         summary=f"Delete a {name}",
         description="With all its output; a job that has not finished is canceled.",
     )
+
+
+def _render_page(deps: Dependencies, resource: JobResource[Any], jobs: list[Job], next_cursor: str | None) -> str:
+    answers = [resource.to_answer(deps, job) for job in jobs]
+    page = Page[resource.answer](data=answers, next_cursor=next_cursor, has_more=next_cursor is not None)
+    return page.model_dump_json()
 
 
 async def _get(resource: JobResource[Any], deps: Dependencies, caller: Caller, request: Request) -> Response:

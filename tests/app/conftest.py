@@ -56,7 +56,7 @@ MODEL = {
 }
 
 
-PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.values()))  # of the store
+PREFIXES = ("audio", "incoming", "outlines", "records", *(kind.folder for kind in KINDS.values()))  # of the store
 
 
 @dataclass
