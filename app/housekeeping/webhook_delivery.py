@@ -147,8 +147,6 @@ class WebhookDelivery:
             await self._deliver(job_id)
         except RedisError as error:
             log.error("webhook of %s delayed: Redis does not respond: %s", job_id, error)
-        except StoreUnavailable as error:  # its lease expires, and it is retried
-            log.error("webhook of %s delayed: %s", job_id, error.detail)
         except Exception:  # its lease expires, and it is retried
             log.exception("webhook of %s", job_id)
 
@@ -162,6 +160,10 @@ class WebhookDelivery:
         except ValueError:
             log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
             signed = None
+        except StoreUnavailable as error:  # no failure of the receiver
+            log.error("webhook of %s delayed: %s", job_id, error.detail)
+            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + self._schedule.backoff[0])
+            return
         if signed is None:
             await asyncio.to_thread(self._outbox.remove, [job_id])
             return

@@ -74,10 +74,10 @@ class JobAnswer(BaseModel):
     def from_job(cls, job: Job, position: int, sign: Sign) -> Self:
         """Return the representation of a record at this position in the queue; `sign` makes URLs that need no key.
 
-        Raises ValueError for a record whose large fields are not loaded: they would seem empty.
+        Raises RuntimeError for a record whose large fields are not loaded: they would seem empty.
         """
         if job.is_partial:
-            raise ValueError(f"the large fields of {job.id} are not loaded")
+            raise RuntimeError(f"the large fields of {job.id} are not loaded")
         url = f"/v1/{KINDS[job.kind].folder}/{job.id}"
         return cls(
             id=job.id,

@@ -5,7 +5,6 @@ Objects never change: their keys hold the execution that wrote them. Concurrent 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
 
 from starlette.concurrency import run_in_threadpool
 
@@ -42,17 +41,6 @@ class LargeFieldsCache:
         except NotFound as error:
             raise await run_in_threadpool(self._large_fields.explain_missing, job) from error
         return await run_in_threadpool(self._large_fields.fill, job, contents)
-
-    async def load_all(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return the complete jobs, without those that were deleted meanwhile. Raises `StoreUnavailable`."""
-        jobs = list(jobs)
-        if not any(job.is_partial for job in jobs):
-            return jobs
-        found = await asyncio.gather(*map(self.load, jobs), return_exceptions=True)
-        for outcome in found:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, NotFound):
-                raise outcome
-        return [outcome for outcome in found if isinstance(outcome, Job)]
 
     async def _content(self, key: str) -> bytes:
         content = self._contents.get(key)

@@ -89,7 +89,7 @@ class JobRepository:
         ]
         with self.redis.pipeline() as pipe:
             self._write(pipe, job, "state")
-            if "audio_ids" in job.stored_names:
+            if job.audio_ids and "audio_ids" in job.stored_names:
                 pipe.sadd(_audio_ids_key(job.id), *job.audio_ids)
             for stored in job.stored_fields:
                 self._orphans.remove(pipe, stored.key)

@@ -57,7 +57,8 @@ def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerCont
     scratch = Scratch(tmp_path / "scratch")
     yield WorkerContext(engine, JobRepository(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
-    assert [key for kind in KINDS.values() for key in storage.keys(kind.folder)] == []
+    folders = ["records", *(kind.folder for kind in KINDS.values())]
+    assert [key for folder in folders for key in storage.keys(folder)] == []
     scratch.close()
 
 
