@@ -15,7 +15,7 @@ from redis import Redis
 
 from app.errors import NotFound, StoreUnavailable
 from app.housekeeping.sweeps import Housekeeping
-from app.jobs.events import events_key
+from app.jobs.events import RecordReplay, events_key, read_all
 from app.jobs.large_fields import LargeFields, record_folder
 from app.jobs.large_fields_cache import LargeFieldsCache
 from app.jobs.lifecycle import Job, TargetState
@@ -165,6 +165,11 @@ def test_small_jobs_are_in_redis_alone_as_earlier_releases_read_them(deployment:
     record = json.loads(deployment.redis.get(record_key(job.id)) or b"")
     assert record["schema_version"] == 1 and len(record["result"]["events"]) == 20 and "stored_fields" not in record
     assert deployment.stored() == [] and deployment.orphans() == {}
+    deployment.jobs.expire(job.id)
+    expired, entries = deployment.jobs.get(job.id), read_all(deployment.redis, job.id)
+    replay = RecordReplay(expired)
+    assert [replay.apply(entry) for entry in entries][-1] == expired.model_copy(update={"webhook": None})
+    assert [entry.job.count(b"/m/0bt9lr") for entry in entries] == [0, 0, 30, 0], "the result is there once"
 
 
 def test_earlier_releases_refuse_a_record_whose_fields_are_stored(deployment: Deployment) -> None:
