@@ -111,6 +111,7 @@ class JobResource(Generic[Answer]):
         async def render(job: Job, position: int) -> tuple[bytes, str]:
             if not job.is_partial:
                 return render_complete(job, position)
+            caller.require_owned(job, "job")  # others must not learn whether the store answers
             return await run_in_threadpool(render_complete, await deps.large_fields_cache.load(job), position)
 
         response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)

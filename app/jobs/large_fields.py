@@ -14,6 +14,7 @@ makes a record refer to it; the whole prefix is in it from the end of the job, d
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
@@ -58,10 +59,11 @@ class LargeFields:
         return add_stored_fields(job, stored)
 
     def discard_request(self, job: Job) -> None:
-        """Delete the stored fields of a job that was not created. Raises `StoreUnavailable`; housekeeping follows."""
-        for stored in job.stored_fields:
-            self._storage.delete(stored.key)
-            self._orphans.remove(None, stored.key)
+        """Delete the stored fields of a job that was not created; housekeeping does if the store does not answer."""
+        with suppress(StoreUnavailable):
+            for stored in job.stored_fields:
+                self._storage.delete(stored.key)
+                self._orphans.remove(None, stored.key)
 
     def store_outcome(
         self, job: Job, execution: str, targets: list[TargetState], result: dict[str, Any], warnings: list[str]

@@ -251,3 +251,14 @@ def test_a_deleted_job_is_left_out_of_a_list_that_is_being_read(folder_service: 
     folder_service.deps.jobs.delete(gone["id"])
     eventually(lambda: folder_service.client.get("/v1/detections").status_code == 200, 5)
     assert [job["id"] for job in folder_service.client.get("/v1/detections").json()["data"]] == [kept["id"]]
+
+
+def test_large_records_of_another_key_are_not_found_even_without_the_store(keyed_service: Service) -> None:
+    one, other = keyed_service.with_key(), keyed_service.with_key()
+    job = large_detection(one)
+    one.deps.storage.delete_prefix("records")
+    path = f"/v1/detections/{job['id']}"
+    for suffix in ("", "/events", "/timeline.png"):
+        problem(other.client.get(path + suffix), 404, "not_found")
+        problem(one.client.get(path + suffix), 503, "store_unavailable")
+    assert one.client.delete(path).status_code == 204
