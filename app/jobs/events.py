@@ -1,7 +1,8 @@
 """Events of a record: its Redis stream has one entry per revision, written in the transaction of the change.
 
 Entry ids are `1-0`, `2-0`, ...; fields are `type` (`state`, `progress`, `target`) and `job`, JSON of what changed: the
-progress alone, or the whole record without its request and its webhook. `RecordReplay` restores the records.
+progress alone, or the whole record without its request and its webhook, and after its expiry without its result; large
+fields are referred to, as in the record. `RecordReplay` restores the records.
 """
 
 import json
@@ -40,7 +41,8 @@ class EventEntry:
 
 def append(pipe: Pipeline, job: Job, event: str) -> None:
     """Write the entry of the record's revision, within a transaction."""
-    document = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude=_PRIVATE_FIELDS)
+    unchanged = _PRIVATE_FIELDS | {"result"} if job.expired else _PRIVATE_FIELDS
+    document = job.document(include={"progress"} if event == "progress" else None, exclude=unchanged)
     pipe.xadd(events_key(job.id), {"type": event, "job": document}, id=f"{job.revision}-0")
 
 
@@ -71,5 +73,5 @@ class RecordReplay:
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}
             self._job = self._job.model_copy(update=update)
         else:
-            self._job = lifecycle.from_fields(changed | {"request": self._job.request})
+            self._job = lifecycle.from_fields({"result": self._job.result} | changed | {"request": self._job.request})
         return self._job

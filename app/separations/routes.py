@@ -62,7 +62,7 @@ async def stem(
     download: Annotated[bool, Query(description="1: as an attachment with a file name")] = False,
 ) -> Response:
     """A stem: its bytes, with `Range`, or a redirect to the store where it signs URLs."""
-    record = await run_in_threadpool(service.find_stem, deps, job_id, name)
+    record = service.find_stem(await service.SEPARATIONS.load(deps, job_id), name)
     if deps.storage.can_sign and redirect and not download and request.method == "GET":
         url = await run_in_threadpool(deps.storage.signed_url, record.key, deps.settings.signed_url_seconds)
         return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
@@ -82,9 +82,10 @@ async def stem(
     response_class=StreamingResponse,
     responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
 )
-def archive(job_id: str, deps: InjectedDependencies) -> StreamingResponse:
+async def archive(job_id: str, deps: InjectedDependencies) -> StreamingResponse:
     """All stems in one zip, not compressed."""
-    content = service.stream_archive(deps, job_id)
+    job = await service.SEPARATIONS.load(deps, job_id)
+    content = await run_in_threadpool(service.stream_archive, deps, job)
     headers = {
         "Content-Disposition": f'attachment; filename="{job_id}.zip"',
         "Cache-Control": "private, no-cache",

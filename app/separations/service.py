@@ -54,9 +54,8 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     )
 
 
-def find_stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
+def find_stem(job: Job, name: str) -> StemRecord:
     """Return a published stem. Raises `NotFound`, and `StemsExpired` after the stems' retention time."""
-    job = SEPARATIONS.get(deps, job_id)
     for stem in _stems_of(job):
         if stem.name == name:
             require_unexpired(job, "stems")
@@ -64,12 +63,11 @@ def find_stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
     raise NotFound("There is no such stem.")
 
 
-def stream_archive(deps: Dependencies, job_id: str) -> AsyncIterator[bytes]:
+def stream_archive(deps: Dependencies, job: Job) -> AsyncIterator[bytes]:
     """Return all published stems as the blocks of a zip.
 
     Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
     """
-    job = SEPARATIONS.get(deps, job_id)
     stems = _stems_of(job)
     require_unexpired(job, "stems")
     for stem in stems:

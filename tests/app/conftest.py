@@ -56,7 +56,7 @@ MODEL = {
 }
 
 
-PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.values()))  # of the store
+PREFIXES = ("audio", "incoming", "outlines", "records", *(kind.folder for kind in KINDS.values()))  # of the store
 
 
 @dataclass
@@ -142,13 +142,14 @@ class Service:
 
     def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
         """Claim a job of any kind, store objects under its prefix as execution `e`, publish, as a worker does."""
-        jobs = self.deps.jobs
+        jobs, large_fields = self.deps.jobs, self.deps.large_fields
         job = jobs.claim(job_id, "e")
         assert job is not None
         for name, content in (stored or {}).items():
             (self.folder / "output").write_bytes(content)
             self.deps.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
-        assert jobs.publish(job_id, "e", [], result.model_dump())
+        in_store = large_fields.store_outcome(job, "e", [], result.model_dump(), [])
+        assert jobs.publish(job_id, "e", [], result.model_dump(), stored=in_store)
         return jobs.get(job_id)
 
     def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1") -> str:
