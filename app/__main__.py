@@ -82,12 +82,12 @@ def settings(
     ] = None,
 ) -> None:
     """Print all settings, and all that clients share, as Markdown tables."""
-    from app import tables
+    from app.tables import document
 
     if into is None:
-        typer.echo("\n\n".join(table() for table in tables.TABLES.values()))
+        typer.echo("\n\n".join(table() for table in document.TABLES.values()))
     else:
-        typer.echo("written" if tables.write_into(into) else "unchanged")
+        typer.echo("written" if document.write_into(into) else "unchanged")
 
 
 @cli.command()

@@ -17,7 +17,7 @@ OURS = {"app", "models", "worker"}
 APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web"},
     {"budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"},
-    {"jobs", "http", "tables"},
+    {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "model_catalogue", "health"},
@@ -26,6 +26,7 @@ APP_ROWS = (
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
+    {"tables"},
     {"__main__", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

@@ -33,8 +33,8 @@ from app.settings import Settings
 
 log = logging.getLogger("earmark.webhooks")
 
-_CONCURRENCY = 64
-_CONCURRENCY_PER = {"host": 8, "owner": 32}  # so that slow receivers delay neither other hosts nor other keys
+CONCURRENCY = 64
+CONCURRENCY_PER = {"host": 8, "owner": 32}  # so that slow receivers delay neither other hosts nor other keys
 _BUSY_SECONDS = 1.0  # before another look at a message whose host or owner has used up its concurrency
 _LEASE_MARGIN = 5.0  # s beyond two timeouts, after which another process may take a message
 _GONE = 410
@@ -119,14 +119,14 @@ class WebhookDelivery:
             except Exception:  # a defect must not end all deliveries
                 log.exception("webhooks are delayed")
                 due_count = 0
-            if not due_count or len(self._running) >= _CONCURRENCY:
+            if not due_count or len(self._running) >= CONCURRENCY:
                 await asyncio.sleep(self._schedule.poll_interval)
         if self._running:
             await asyncio.wait(self._running, timeout=self._timeout)
 
     async def _start_due(self) -> int:
         """Start an attempt for each message that is due and within its limits; return how many were due."""
-        free = _CONCURRENCY - len(self._running)
+        free = CONCURRENCY - len(self._running)
         lease = 2 * self._timeout + _LEASE_MARGIN
         ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
         if not self._running:
@@ -140,7 +140,7 @@ class WebhookDelivery:
         return len(ids)
 
     def _is_busy(self, groups: list[tuple[str, str]]) -> bool:
-        return any(self._in_flight[group] >= _CONCURRENCY_PER[group[0]] for group in groups)
+        return any(self._in_flight[group] >= CONCURRENCY_PER[group[0]] for group in groups)
 
     async def _attempt(self, job_id: str) -> None:
         try:

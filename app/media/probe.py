@@ -54,7 +54,7 @@ MAX_FRAMELESS_PACKETS = 1000
 # Reading headers takes 0.1 s, most of it the start of the process, and a tenth of a second more for the largest index
 # of two hours; the clock allows for a machine with other work.
 MEMORY_BYTES = 256 << 20  # address space, of which Python and FFmpeg's libraries take half
-_SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0)
+SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ async def probe(path: Path, settings: Settings) -> MediaInfo:
     Raises AudioUndecodable (also for a sample rate outside the limits), AudioTooLong, AudioTooWide.
     """
     command = python_command("app.media.probe", str(path.absolute()))
-    outcome = await run_async(command, _SANDBOX_LIMITS)
+    outcome = await run_async(command, SANDBOX_LIMITS)
     return _check_limits(_parse_outcome(outcome), settings)
 
 

@@ -31,7 +31,7 @@ _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples pe
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
-_SANDBOX_LIMITS = SandboxLimits(
+SANDBOX_LIMITS = SandboxLimits(
     seconds=120, cpu_seconds=120, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64
 )
 
@@ -79,7 +79,7 @@ class Waveform:
             yield [min(minima[a:b]) for a, b in spans], [max(maxima[a:b]) for a, b in spans]
 
 
-async def compute(path: Path, settings: Settings, limits: SandboxLimits = _SANDBOX_LIMITS) -> Waveform:
+async def compute(path: Path, settings: Settings, limits: SandboxLimits = SANDBOX_LIMITS) -> Waveform:
     """Return the waveform of the recording at `path`, decoded in the sandbox within `limits`.
 
     Raises AudioUndecodable, also if decoding takes too long, and AudioTooLong.

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from redis import Redis
 
-from app.budgets.catalogue import shared_things
 from app.jobs import metrics as job_metrics
 from app.jobs.repository import JobRepository
 from app.main import create_app
 from app.metrics import PROCESS
 from app.model_registry import ModelRegistry
 from app.settings import Settings
+from app.tables.shared_things import shared_things
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY
 from worker.metrics import GpuMetrics
@@ -250,6 +250,11 @@ def test_all_that_clients_share_has_settings_a_metric_and_an_alert(sample_names:
         assert set(thing.settings) <= Settings.model_fields.keys(), thing.what
         assert set(NAME.findall(thing.metric)) <= metrics and thing.metric, thing.what
         assert thing.alert in alerts, thing.what
+    [proxy] = [thing for thing in things if thing.what.startswith("connections of an address")]
+    nginx = (DOCKER / "nginx.conf").read_text()
+    assert proxy.share == re.search(r"limit_conn clients (\d+);", nginx)[1] + " of an address"  # type: ignore[index]
+    workers = int(re.search(r"worker_connections (\d+);", nginx)[1])  # type: ignore[index]
+    assert proxy.total.startswith(f"{workers:,}")
 
 
 def test_metric_names_follow_the_prometheus_guide(

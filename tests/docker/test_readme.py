@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app import tables
+from app.tables import document as tables
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "docker" / "README.md"

@@ -1,9 +1,11 @@
-"""Catalogue of all that the clients of a deployment share, for the table in docker/README.md (`app/tables.py`)."""
+"""All that the clients of a deployment share, with its bounds, from the settings and from the code that enforces them."""
 
 from dataclasses import dataclass
 
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
+from app.housekeeping.webhook_delivery import CONCURRENCY, CONCURRENCY_PER
+from app.media import probe, waveform
 from app.settings import MIB, Settings
 
 BUDGET_USED_UP = "EarmarkBudgetUsedUp"
@@ -41,9 +43,27 @@ def shared_things(settings: Settings) -> list[SharedThing]:
     return [
         *(_of_process(budget) for budget in ProcessBudgets(settings).all()),
         SharedThing(
+            what="CPU seconds of a probe, of a waveform",
+            share="as in all, times its probes and waveforms",
+            total=f"{probe.SANDBOX_LIMITS.cpu_seconds}, {waveform.SANDBOX_LIMITS.cpu_seconds}",
+            settings=("probe_slots", "waveform_slots"),
+            metric="earmark_http_request_duration_seconds",
+            alert=BUDGET_USED_UP,
+            answer="422 `audio_undecodable`",
+        ),
+        SharedThing(
+            what="packets in a row without sound, in such a file",
+            share="as in all",
+            total=_number(probe.MAX_FRAMELESS_PACKETS),
+            settings=(),
+            metric="earmark_http_request_duration_seconds",
+            alert=BUDGET_USED_UP,
+            answer="422 `audio_undecodable`",
+        ),
+        SharedThing(
             what="connections of an address to the proxy",
             share="128 of an address",
-            total="4,096",
+            total="4,096 of a process of the proxy",
             settings=(),
             metric="earmark_http_requests_in_progress",
             alert=BUDGET_USED_UP,
@@ -105,8 +125,8 @@ def shared_things(settings: Settings) -> list[SharedThing]:
         ),
         SharedThing(
             what="webhook attempts (housekeeping process)",
-            share="32, and 8 of a host",
-            total="64",
+            share=f"{CONCURRENCY_PER['owner']}, and {CONCURRENCY_PER['host']} of a host",
+            total=_number(CONCURRENCY),
             settings=("webhook_timeout",),
             metric="earmark_webhook_deliveries_total",
             alert="EarmarkWebhooksGivenUp",

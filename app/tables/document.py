@@ -1,12 +1,12 @@
-"""Markdown tables of docker/README.md that follow from the settings: `python -m app settings`."""
+"""Markdown tables of docker/README.md: `python -m app settings`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from app.budgets.catalogue import shared_things
 from app.settings import Settings
+from app.tables.shared_things import shared_things
 
 
 def settings_table() -> str:
