@@ -1,4 +1,4 @@
-"""All that the clients of a deployment share, with its bounds, from the settings and from the code that enforces them."""
+"""All that the clients of a deployment share, with its bounds, from the settings and from the code that applies them."""
 
 from dataclasses import dataclass
 
