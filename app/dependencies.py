@@ -50,7 +50,7 @@ class Dependencies:
         """Build the services; nothing connects to Redis yet."""
         redis, async_redis = connect(settings), connect_async(settings)
         jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
-        budgets = ProcessBudgets(settings)
+        budgets = ProcessBudgets(settings, async_redis)
         return cls(
             settings=settings,
             redis=redis,

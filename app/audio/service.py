@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
 from app.dependencies import Dependencies
-from app.errors import AudioInUse, NotFound, StoreUnavailable
+from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
 from app.http.multipart import Part
 from app.keys.callers import Caller
 from app.media import probe
@@ -50,12 +50,12 @@ class Uploads:
     async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
         """Stream one file to the store, probe it and create its record, with a new id unless one is given.
 
-        Raises `UploadTooLarge`, `StoreUnavailable`, and what the probe and the part's chunks raise; then the store
-        holds nothing of the file.
+        Raises `QuotaExceeded`, `UploadTooLarge`, `StoreUnavailable`, and what the probe and the part's chunks raise;
+        then the store holds nothing of the file.
         """
         audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
-        await run_in_threadpool(self._deps.audio.register_write, audio_id)
+        await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
         try:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)
@@ -95,7 +95,11 @@ class Uploads:
 
 @asynccontextmanager
 async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
-    """Collect the uploads of one request; discard them if the block raises."""
+    """Collect the uploads of one request that creates records; discard them if the block raises.
+
+    Raises `Overloaded` if Redis has no room for records.
+    """
+    await deps.budgets.redis_memory.require_room()
     uploads = Uploads(deps)
     try:
         yield uploads
@@ -106,10 +110,18 @@ async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
 
 
 def find(deps: Dependencies, audio_id: str) -> Audio:
-    """Return the record of the caller's upload. Raises `NotFound`, also for malformed ids and uploads of others."""
+    """Return the record of the caller's upload.
+
+    Raises `NotFound`, also for malformed ids and uploads of others; `RecordUnreadable`, `RecordTooNew`.
+    """
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
-    return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
+    try:
+        return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
+    except RecordUnreadable as error:
+        if deps.audio.owns(deps.caller.key_id, audio_id):
+            raise
+        raise NotFound("There is no such audio.") from error
 
 
 def _key_fetches(caller: Caller) -> anyio.CapacityLimiter:
@@ -130,8 +142,9 @@ async def find_async(deps: Dependencies, audio_id: str) -> Audio:
 
 def delete(deps: Dependencies, audio_id: str) -> None:
     """Delete an upload's record and bytes. Raises `NotFound`, and `AudioInUse` if an unfinished job needs it."""
-    find(deps, audio_id)
-    deps.audio.delete(audio_id)
+    with suppress(RecordUnreadable):
+        find(deps, audio_id)
+    deps.audio.delete(audio_id, deps.caller.key_id)
     delete_bytes(deps, audio_id)
 
 
@@ -142,7 +155,7 @@ def _discard(deps: Dependencies, audio_id: str) -> None:
     """
     with suppress(AudioInUse):
         with suppress(NotFound):
-            deps.audio.delete(audio_id)
+            deps.audio.delete(audio_id, deps.caller.key_id)
         delete_bytes(deps, audio_id)
 
 

@@ -9,6 +9,7 @@ from app.dependencies import InjectedDependencies
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
+from app.redis_client import check_writes
 
 router = APIRouter(tags=["health"])
 
@@ -36,8 +37,8 @@ async def alive() -> Alive:
 
 @router.get("/readyz", responses=problems(503))
 def ready(deps: InjectedDependencies) -> Ready:
-    """Check that jobs can be accepted: Redis and the store respond."""
-    deps.redis.ping()
+    """Check that jobs can be accepted: Redis takes writes, and the store responds."""
+    check_writes(deps.redis)
     deps.storage.check()
     return Ready(
         workers={model.name: deps.model_registry.worker_count(model.name) for model in deps.model_registry.models()}

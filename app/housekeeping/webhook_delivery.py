@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, UrlRefused
+from app.errors import EarmarkError, NotFound, RecordUnreadable, UrlRefused
 from app.job_api.resource import JobResource
 from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
+from app.jobs.listing import record_key
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.metrics import webhook_deliveries
 from app.resources import SERVED_KINDS
@@ -170,13 +171,15 @@ class WebhookDelivery:
     def _read_message(self, job_id: str) -> Message | None:
         try:
             job = self._deps.jobs.get(job_id)
+            answer = _RESOURCES[job.kind].to_answer(self._deps, job)
         except NotFound:
             log.info("webhook of %s dropped: the job was deleted", job_id)
             return None
-        except ValueError:
-            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
+        except RecordUnreadable:
+            self._deps.jobs.quarantine.add(record_key(job_id))
+            log.error("webhook of %s dropped: the record of the job cannot be read", job_id)
             return None
-        signed = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
+        signed = message(self._deps, job, answer, datetime.now(UTC))
         if signed is None:
             log.warning("webhook of %s dropped: there is no secret to sign it with any more", job_id)
         return signed

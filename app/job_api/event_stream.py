@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app.dependencies import Dependencies
-from app.errors import NotFound
+from app.errors import NotFound, RecordUnreadable
 from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
@@ -88,7 +88,7 @@ def _has_finished(deps: Dependencies, job: Job) -> bool:
     """
     try:
         return deps.jobs.get(job.id).is_finished
-    except NotFound:
+    except (NotFound, RecordUnreadable):
         return True
     except RedisError:
         return False

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from app.errors import RecordTooNew
+from app.errors import RecordTooNew, RecordUnreadable
 
 SCHEMA = 1  # incremented when a release cannot read its predecessor's records; then UPGRADES gets an entry
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the upgrade to the next one
@@ -105,13 +105,26 @@ class Job(BaseModel):
 def parse(document: bytes | str) -> Job:
     """Return a record from its JSON, upgraded if an older release wrote it.
 
-    Raises `RecordTooNew` if a newer release wrote it, and ValueError if it is damaged.
+    Raises `RecordTooNew` if a newer release wrote it, and `RecordUnreadable` if it is damaged.
     """
-    return from_fields(json.loads(document))
+    try:
+        fields = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise RecordUnreadable() from error
+    return from_fields(fields)
 
 
 def from_fields(fields: Any) -> Job:
     """Return a record from its decoded JSON; see `parse`."""
+    try:
+        return _from_fields(fields)
+    except RecordTooNew:
+        raise
+    except Exception as error:  # whatever an upgrade meets in damaged fields
+        raise RecordUnreadable() from error
+
+
+def _from_fields(fields: Any) -> Job:
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
         raise ValueError("the record is not a JSON object with a schema version")
