@@ -109,12 +109,11 @@ class Housekeeping:
         registry = StartedJobRegistry(queue=queue, serializer=JSONSerializer).key
         members: Any = self._redis.zrange(registry, 0, -1)
         for member in members:
-            try:
-                execution = Execution.from_composite_key(member.decode(), self._redis)
-            except ValueError:
+            if member.count(b":") != 1:
                 log.error("%s: %r is not an execution", queue.name, member)
                 self._redis.zrem(registry, member)
                 continue
+            execution = Execution.from_composite_key(member.decode(), self._redis)
             if not self._redis.exists(execution.key) and self._redis.zrem(registry, execution.composite_key):
                 log.warning("%s: no heartbeat of execution %s", queue.name, execution.composite_key)
                 self._jobs.discard_entry(execution.job_id)

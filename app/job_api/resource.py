@@ -141,7 +141,7 @@ class JobResource(Generic[Answer]):
         """Return the same for a job whose position in the fair queue is known."""
         try:
             return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
-        except ValueError as error:  # its request or its result does not fit its kind
+        except (ValueError, LookupError) as error:  # its request or its result does not fit its kind
             raise RecordUnreadable() from error
 
     def _set_aside(self, deps: Dependencies, caller: Caller, job_id: str) -> None:
