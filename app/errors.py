@@ -33,8 +33,9 @@ EarmarkError                    internal                  500
     QueueUnavailable            queue_unavailable         503
     StoreUnavailable            store_unavailable         503
     ModelUnavailable            model_unavailable         503
-    Overloaded                  overloaded                503   a budget of the process is used up
+    Overloaded                  overloaded                503   a budget that all share is used up
   RecordTooNew                  internal                  500   written by a newer release
+  RecordUnreadable              internal                  500   damaged: set aside, and to be deleted
   ClientGone                    client_gone               499   the client has closed the connection
 
 The `error` of a job or a target uses the same codes; `audio_silent`, `timed_out`, `out_of_memory`, `worker_lost` and
@@ -325,7 +326,7 @@ class ModelUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The clients of this process together have used up one of its budgets (`app/budgets`)."""
+    """A budget that all clients share is used up (`app/budgets/`)."""
 
     code = "overloaded"
     title = "The server is overloaded"
@@ -333,6 +334,13 @@ class Overloaded(Unavailable):
 
 class RecordTooNew(EarmarkError):
     """The record was written by a newer release, which this one cannot read; upgrade this process."""
+
+
+class RecordUnreadable(EarmarkError):
+    """The record is damaged; it is set aside (`app/records/quarantine.py`)."""
+
+    def __init__(self, detail: str = "The stored record is damaged; DELETE works on it.") -> None:
+        super().__init__(detail)
 
 
 class ClientGone(EarmarkError):

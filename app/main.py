@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         IdempotencyMiddleware,
         repository=IdempotencyRepository(deps.redis, settings),
+        budgets=deps.budgets,
         url_signer=deps.url_signer,
         settings=settings,
     )

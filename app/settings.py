@@ -161,6 +161,25 @@ class Settings(BaseSettings):
         description="maximum number of events in a detection; those with the highest scores are kept",
     )
 
+    # Budgets of what Redis holds
+    redis_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of the Redis server's `maxmemory` above which uploads, jobs and other new records are "
+        "refused; the rest is for those that exist",
+    )
+    kept_jobs: int = Field(
+        default=20_000,
+        ge=1,
+        description="jobs and saved queries of one API key that are kept at once; without keys it does not apply",
+    )
+    kept_uploads: int = Field(
+        default=20_000,
+        ge=1,
+        description="uploads of one API key that are kept at once; without keys it does not apply",
+    )
+
     # Budgets of one API process
     key_share: float = Field(
         default=0.5,
@@ -239,6 +258,16 @@ class Settings(BaseSettings):
     )
     idempotency_seconds: float = Field(
         default=24 * HOUR, gt=0, description="seconds that a response is kept for a repeated `Idempotency-Key`"
+    )
+    idempotency_bytes: int = Field(
+        default=32 * MIB,
+        ge=1,
+        description="bytes of the responses kept for the `Idempotency-Key`s of one API key; refusals may use half",
+    )
+    idempotency_refusal_bytes: int = Field(
+        default=64 * 1024,
+        ge=0,
+        description="maximum size of a refusal (4xx) that is kept for a repeated `Idempotency-Key`, in bytes",
     )
     idempotency_lease: float = Field(
         default=30.0,

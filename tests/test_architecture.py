@@ -16,7 +16,9 @@ OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web"},
-    {"budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"},
+    {"redis_client"},
+    {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
+    {"jobs", "http"},
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},

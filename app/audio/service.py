@@ -16,7 +16,7 @@ from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
 from app.budgets.budget import Hold
 from app.dependencies import Dependencies
-from app.errors import AudioInUse, NotFound, StoreUnavailable
+from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
 from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
 from app.media import probe
@@ -49,8 +49,8 @@ class Uploads:
     async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
         """Stream one file to the store, probe it and create its record, with a new id unless one is given.
 
-        Raises `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe and the part's
-        chunks raise; then the store holds nothing of the file.
+        Raises `QuotaExceeded`, `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe
+        and the part's chunks raise; then the store holds nothing of the file.
         """
         budgets, key_id = self._deps.budgets, self._deps.caller.key_id
         async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, 0) as room:
@@ -73,7 +73,7 @@ class Uploads:
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
-        await run_in_threadpool(self._deps.audio.register_write, audio_id)
+        await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
         try:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)
@@ -113,7 +113,11 @@ class Uploads:
 
 @asynccontextmanager
 async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
-    """Collect the uploads of one request; discard them if the block raises."""
+    """Collect the uploads of one request that creates records; discard them if the block raises.
+
+    Raises `Overloaded` if Redis has no room for records.
+    """
+    await deps.budgets.redis_memory.require_room()
     uploads = Uploads(deps)
     try:
         yield uploads
@@ -124,10 +128,18 @@ async def receive_uploads(deps: Dependencies) -> AsyncIterator[Uploads]:
 
 
 def find(deps: Dependencies, audio_id: str) -> Audio:
-    """Return the record of the caller's upload. Raises `NotFound`, also for malformed ids and uploads of others."""
+    """Return the record of the caller's upload.
+
+    Raises `NotFound`, also for malformed ids and uploads of others; `RecordUnreadable`, `RecordTooNew`.
+    """
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
-    return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
+    try:
+        return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
+    except RecordUnreadable as error:
+        if deps.audio.owns(deps.caller.key_id, audio_id):
+            raise
+        raise NotFound("There is no such audio.") from error
 
 
 def to_answer(deps: Dependencies, audio: Audio) -> AudioAnswer:
@@ -142,8 +154,9 @@ async def find_async(deps: Dependencies, audio_id: str) -> Audio:
 
 def delete(deps: Dependencies, audio_id: str) -> None:
     """Delete an upload's record and bytes. Raises `NotFound`, and `AudioInUse` if an unfinished job needs it."""
-    find(deps, audio_id)
-    deps.audio.delete(audio_id)
+    with suppress(RecordUnreadable):
+        find(deps, audio_id)
+    deps.audio.delete(audio_id, deps.caller.key_id)
     delete_bytes(deps, audio_id)
 
 
@@ -154,7 +167,7 @@ def _discard(deps: Dependencies, audio_id: str) -> None:
     """
     with suppress(AudioInUse):
         with suppress(NotFound):
-            deps.audio.delete(audio_id)
+            deps.audio.delete(audio_id, deps.caller.key_id)
         delete_bytes(deps, audio_id)
 
 

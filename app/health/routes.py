@@ -11,6 +11,7 @@ from app.dependencies import Dependencies, InjectedDependencies
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
+from app.redis_client import check_writes
 
 router = APIRouter(tags=["health"])
 
@@ -40,12 +41,12 @@ async def alive() -> Alive:
 
 @router.get("/readyz", responses=problems(503))
 async def ready(deps: InjectedDependencies) -> Ready:
-    """Check that jobs can be accepted: Redis and the store respond."""
+    """Check that jobs can be accepted: Redis takes writes, and the store responds."""
     return await run_sync(_check, deps, limiter=_CHECKS)
 
 
 def _check(deps: Dependencies) -> Ready:
-    deps.redis.ping()
+    check_writes(deps.redis)
     deps.storage.check()
     return Ready(
         workers={model.name: deps.model_registry.worker_count(model.name) for model in deps.model_registry.models()}

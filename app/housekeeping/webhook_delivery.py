@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, StoreUnavailable, UrlRefused
+from app.errors import EarmarkError, NotFound, RecordUnreadable, StoreUnavailable, UrlRefused
 from app.job_api.resource import JobResource
 from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
+from app.jobs.listing import record_key
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.metrics import webhook_deliveries
 from app.resources import SERVED_KINDS
@@ -157,8 +158,9 @@ class WebhookDelivery:
         except NotFound:
             log.info("webhook of %s dropped: the job was deleted", job_id)
             signed = None
-        except ValueError:
-            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
+        except RecordUnreadable:
+            await asyncio.to_thread(self._deps.jobs.quarantine.add, record_key(job_id))
+            log.error("webhook of %s dropped: the record of the job cannot be read", job_id)
             signed = None
         except StoreUnavailable as error:  # no failure of the receiver
             log.error("webhook of %s delayed: %s", job_id, error.detail)
@@ -180,7 +182,10 @@ class WebhookDelivery:
         await asyncio.to_thread(self._record_outcome, signed, outcome)
 
     async def _message_of(self, job: Job) -> Message | None:
-        """Return the message of a job; None if there is none to send. Raises `NotFound` and `StoreUnavailable`."""
+        """Return the message of a job; None if there is none to send.
+
+        Raises `NotFound`, `RecordUnreadable` and `StoreUnavailable`.
+        """
         try:
             return await asyncio.to_thread(self._sign, await self._deps.large_fields_cache.load(job))
         except StoreUnavailable:

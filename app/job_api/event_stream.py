@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.dependencies import Dependencies
-from app.errors import NotFound, StoreUnavailable
+from app.errors import NotFound, RecordUnreadable, StoreUnavailable
 from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
@@ -130,7 +130,7 @@ def _has_finished(deps: Dependencies, job: Job) -> bool:
     """
     try:
         return deps.jobs.get(job.id).is_finished
-    except NotFound:
+    except (NotFound, RecordUnreadable):
         return True
     except RedisError:
         return False

@@ -66,6 +66,10 @@ class FairQueue:
         """Remove a job if it waits; `finished`: no worker shall run it, so that its RQ entry is deleted too."""
         pipe.execute_command(_STEP, "leave", job.id, int(finished))
 
+    def leave_by_id(self, pipe: Pipeline, job_id: str) -> None:
+        """Remove a job that no worker shall run, and whose record is unreadable."""
+        pipe.execute_command(_STEP, "leave", job_id, 1)
+
     # Calls
 
     def commit(self, model: str, pipe: Pipeline, conditions: Sequence[Condition] = ()) -> int | None:

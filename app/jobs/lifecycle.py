@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import RecordTooNew
+from app.errors import RecordTooNew, RecordUnreadable
 
 SCHEMA = 2  # the newest version that this release reads
 STORED_SCHEMA = 2  # of a record with stored fields, which earlier releases would take for empty
@@ -128,13 +128,26 @@ class Job(BaseModel):
 def parse(document: bytes | str) -> Job:
     """Return a record from its JSON, upgraded if an older release wrote it.
 
-    Raises `RecordTooNew` if a newer release wrote it, and ValueError if it is damaged.
+    Raises `RecordTooNew` if a newer release wrote it, and `RecordUnreadable` if it is damaged.
     """
-    return from_fields(json.loads(document))
+    try:
+        fields = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise RecordUnreadable() from error
+    return from_fields(fields)
 
 
 def from_fields(fields: Any) -> Job:
     """Return a record from its decoded JSON; see `parse`."""
+    try:
+        return _from_fields(fields)
+    except RecordTooNew:
+        raise
+    except Exception as error:  # whatever an upgrade meets in damaged fields
+        raise RecordUnreadable() from error
+
+
+def _from_fields(fields: Any) -> Job:
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
         raise ValueError("the record is not a JSON object with a schema version")

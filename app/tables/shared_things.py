@@ -1,6 +1,8 @@
-"""All that the clients of a deployment share, with its bounds, from the settings and from the code that applies them."""
+"""All that the clients of a deployment share, with bounds from the settings and from the code that applies them."""
 
 from dataclasses import dataclass
+
+from redis.asyncio import Redis
 
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
@@ -40,8 +42,54 @@ class SharedThing:
 
 def shared_things(settings: Settings) -> list[SharedThing]:
     """Return all that is shared, with the bounds that follow from these settings."""
+    budgets = ProcessBudgets(settings, Redis())  # which connects when it is used
     return [
-        *(_of_process(budget) for budget in ProcessBudgets(settings).all()),
+        *(_of_process(budget) for budget in budgets.all() if isinstance(budget, Budget)),
+        SharedThing(
+            what="memory of the Redis server",
+            share="of kept jobs, uploads and responses, see below",
+            total=f"{_number(settings.redis_share)} of its `maxmemory`",
+            settings=("redis_share",),
+            metric="earmark_redis_memory_used_bytes",
+            alert="EarmarkRedisMemory",
+            answer="503 `overloaded`",
+        ),
+        SharedThing(
+            what="kept jobs and saved queries",
+            share=_number(settings.kept_jobs),
+            total="the memory of the Redis server",
+            settings=("kept_jobs", "record_retention"),
+            metric="earmark_redis_memory_used_bytes",
+            alert="EarmarkRedisMemory",
+            answer="429 `quota_exceeded`",
+        ),
+        SharedThing(
+            what="kept uploads",
+            share=_number(settings.kept_uploads),
+            total="the memory of the Redis server",
+            settings=("kept_uploads", "upload_retention"),
+            metric="earmark_redis_memory_used_bytes",
+            alert="EarmarkRedisMemory",
+            answer="429 `quota_exceeded`",
+        ),
+        SharedThing(
+            what="bytes of responses kept for an `Idempotency-Key`",
+            share=_number(settings.idempotency_bytes, "bytes"),
+            total="the memory of the Redis server",
+            settings=("idempotency_bytes", "idempotency_refusal_bytes", "idempotency_seconds"),
+            metric='earmark_budget_refused_total{budget="idempotency"}',
+            alert=CLIENTS_REFUSED,
+            answer="429 `quota_exceeded`",
+        ),
+        SharedThing(
+            what="a job's record, and each of its events",
+            share="20 KB of Redis; larger parts are in the store",
+            total="the memory of the Redis server",
+            settings=("detection_events", "record_retention"),
+            metric="earmark_redis_memory_used_bytes",
+            alert="EarmarkRedisMemory",
+            answer="none; 503 `store_unavailable` while the store is away",
+        ),
         SharedThing(
             what="CPU seconds of a probe, of a waveform",
             share="as in all, times its probes and waveforms",

@@ -31,6 +31,7 @@ DOCKER = REPOSITORY / "docker"
 KUBERNETES = "1.34"  # release of the schemas that validate the manifests
 NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
 # Kinds without a built-in schema; their fields are checked below.
+JOB_BYTES, UPLOAD_BYTES = 20_000, 1_000  # that a record takes in Redis (docker/README.md)
 CUSTOM_KINDS = {"ScaledObject", "Kustomization"}
 
 
@@ -167,6 +168,28 @@ def test_workers_scale_from_zero_on_waiting_and_running_jobs() -> None:
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     hand_over_after = float(pod["containers"][0]["command"][-1])
     assert pod["terminationGracePeriodSeconds"] >= hand_over_after + 20
+
+
+# Redis
+
+
+def test_the_limits_of_redis_agree_and_one_key_leaves_room_for_others(compose: dict[str, Any]) -> None:
+    queue = compose["services"]["queue"]
+    [stateful] = [one for _, one in manifests() if one["kind"] == "StatefulSet"]
+    container = stateful["spec"]["template"]["spec"]["containers"][0]
+    limits = []
+    for command, memory in (
+        (queue["command"], queue["mem_limit"].removesuffix("g")),
+        (container["args"], container["resources"]["limits"]["memory"].removesuffix("Gi")),
+    ):
+        [gigabytes] = re.findall(r"--maxmemory (\d+)gb", " ".join(command))
+        assert "--maxmemory-policy noeviction" in " ".join(command), "evicted jobs are lost jobs"
+        assert int(memory) >= 2 * int(gigabytes), "a rewrite of the append-only file copies what changes meanwhile"
+        limits.append(int(gigabytes) << 30)
+    assert limits[0] == limits[1]
+    settings = Settings()
+    of_one_key = settings.kept_jobs * JOB_BYTES + settings.kept_uploads * UPLOAD_BYTES + settings.idempotency_bytes
+    assert of_one_key < 0.6 * settings.redis_share * limits[0]
 
 
 # The proxy, Prometheus, Grafana

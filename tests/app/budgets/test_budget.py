@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
 from app.errors import Overloaded, RateLimited
+from app.redis_client import connect_async
 from app.settings import Settings
 
 
@@ -123,7 +124,8 @@ def test_bounds_hold_and_nothing_leaks_whatever_comes_and_goes(
 
 def test_metrics_tell_what_is_used_and_what_was_refused() -> None:
     async def run() -> dict[str, float]:
-        budgets = ProcessBudgets(Settings(probe_slots=1, budget_patience=0))
+        settings = Settings(probe_slots=1, budget_patience=0)
+        budgets = ProcessBudgets(settings, connect_async(settings))  # Redis is not needed for the figures
         async with budgets.probes.hold("a"):
             with pytest.raises(Overloaded):
                 async with budgets.probes.hold("b"):
