@@ -36,7 +36,8 @@ def write_stems(
     names = [f"stem {number}" for number in range(len(stems))]
     with Spool(folder, len(stems), mixture.shape[0]) as spool:
         for block in stems.split(3333, dim=-1):
-            spool.append(block)
+            for number, stem in enumerate(block):
+                spool.append(number, stem)
         separated = SpooledStems(source, spool, gates or [None] * len(stems), cancelled)
         return write(separated, names, folder, options, lambda frames: None)
 
