@@ -239,7 +239,9 @@ class Engine:
         report = _reporter(progress)
         plan = self._plan(queries, options)
         blocks: list[list[Tensor]] = [[] for _ in queries]
-        decisions, _ = self._separate(source, plan, lambda query, block: blocks[query].append(block), report, cancelled)
+        decisions, _ = self._separate(
+            source, plan, lambda target, block: blocks[target].append(block), report, cancelled
+        )
         joined = [torch.cat(of_query, dim=1) for of_query in blocks]
         found = torch.stack(joined) if joined else torch.zeros(0, *recording.samples.shape)
         found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
@@ -350,7 +352,7 @@ class Engine:
         if plan.masking is None:
             return [], read
         total = plan.windows.count(round(read * self.rate / source.rate))
-        for query, block in separated_blocks(
+        for target, block in separated_blocks(
             source,
             plan.masking,
             plan.windows,
@@ -359,7 +361,7 @@ class Engine:
             windowed=lambda done: report(done / total, "separating"),
             cancelled=cancelled,
         ):
-            keep(query, block)
+            keep(target, block)
         return tracker.decide(plan.gates), read
 
 

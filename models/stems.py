@@ -60,8 +60,8 @@ class Spool:
     takes their place on the disk.
     """
 
-    def __init__(self, folder: Path, stems: int, channels: int) -> None:
-        self._rows = [_Row(folder, f"{number}-") for number in range(stems)]
+    def __init__(self, folder: Path, stems: int, channels: int, file_bytes: int = _SPOOL_FILE_BYTES) -> None:
+        self._rows = [_Row(folder, f"{number}-", file_bytes) for number in range(stems)]
         self._channels = channels
 
     def append(self, stem: int, block: Tensor) -> None:
@@ -93,8 +93,9 @@ class Spool:
 class _Row:
     """Numbers (float32) in a row of files."""
 
-    def __init__(self, folder: Path, prefix: str) -> None:
+    def __init__(self, folder: Path, prefix: str, file_bytes: int) -> None:
         self._start = folder / prefix
+        self._file_bytes = file_bytes
         self._paths: list[Path] = []
         self._file: BinaryIO | None = None
         self._number = 0  # of the next file to read
@@ -102,7 +103,7 @@ class _Row:
 
     def write(self, numbers: NDArray[np.float32]) -> None:
         """Append numbers."""
-        if self._file is None or self._file.tell() >= _SPOOL_FILE_BYTES:
+        if self._file is None or self._file.tell() >= self._file_bytes:
             self._close_file()
             self._paths.append(self._start.with_name(f"{self._start.name}{len(self._paths)}.f32"))
             self._file = self._paths[-1].open("wb")
