@@ -151,12 +151,12 @@ class Settings(BaseSettings):
     scratch_bytes: int = Field(
         default=24 * 1024 * MIB,
         ge=MIB,
-        description="maximum disk space of its worker that a job may need (an estimate: see Size of a separation), in bytes",
+        description="maximum scratch that a job may need on its worker's disk (see Size of a separation), in bytes",
     )
     stored_bytes: int = Field(
         default=24 * 1024 * MIB,
         ge=MIB,
-        description="maximum size of the stems of one separation (an estimate: see Size of a separation), in bytes",
+        description="maximum size of a separation's files in the store (see Size of a separation), in bytes",
     )
     examples: int = Field(default=20, ge=1, description="maximum number of examples, and of spans, of one target")
     detection_events: int = Field(

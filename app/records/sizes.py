@@ -38,7 +38,7 @@ class SeparationSize:
         """Disk space that the worker needs at most: the decoded recording, and each stem once, as it was separated or
         as its file, whichever is larger."""
         recording = _FLOAT * self.rate * self.channels * self.seconds
-        return round(recording + max(self.targets * (recording + _TWICE), self.stored_bytes))
+        return round(recording + max(self.targets * recording, self.stored_bytes) + self.targets * _TWICE)
 
     @property
     def stored_bytes(self) -> int:
