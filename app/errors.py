@@ -18,6 +18,7 @@ EarmarkError                    internal                  500
     QuotaExceeded               quota_exceeded            429
   IdempotencyInProgress         idempotency_in_progress   409
   UploadTooLarge                upload_too_large          413
+  RequestTooLarge               request_too_large         413   its scratch or its stems would be too large
   UploadTimeout                 upload_timeout            408
   NotMultipart                  not_multipart             415
   MediaTypeUnsupported          media_type_unsupported    415
@@ -32,6 +33,7 @@ EarmarkError                    internal                  500
     QueueFull                   queue_full                503
     QueueUnavailable            queue_unavailable         503
     StoreUnavailable            store_unavailable         503
+      DiskFull                  disk_full                 503
     ModelUnavailable            model_unavailable         503
     Overloaded                  overloaded                503   a budget that all share is used up
   RecordTooNew                  internal                  500   written by a newer release
@@ -42,6 +44,7 @@ The `error` of a job or a target uses the same codes; `audio_silent`, `timed_out
 `internal` occur only there. `app/http/problems.py` makes the responses.
 """
 
+import errno
 from dataclasses import dataclass
 
 
@@ -203,6 +206,14 @@ class UploadTooLarge(EarmarkError):
         super().__init__(f"{subject} may have {limit} bytes.")
 
 
+class RequestTooLarge(EarmarkError):
+    """The job would need more disk space of a worker, or of the store, than a job may use."""
+
+    code = "request_too_large"
+    status = 413
+    title = "The job is too large"
+
+
 class UploadTimeout(EarmarkError):
     """The body arrived too slowly."""
 
@@ -315,6 +326,14 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
     title = "The object store is not available"
+
+
+class DiskFull(StoreUnavailable):
+    """A disk is full: of the store, where that is a folder, or of a worker."""
+
+    code = "disk_full"
+    title = "A disk of the server is full"
+    errnos = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the last where `ulimit` bounds the size of files
 
 
 class ModelUnavailable(Unavailable):

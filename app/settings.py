@@ -154,6 +154,16 @@ class Settings(BaseSettings):
         default=1.5e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
     )
     targets: int = Field(default=16, ge=1, description="maximum number of targets of one separation")
+    scratch_bytes: int = Field(
+        default=24 * 1024 * MIB,
+        ge=MIB,
+        description="maximum scratch that a job may need on its worker's disk (see Size of a separation), in bytes",
+    )
+    stored_bytes: int = Field(
+        default=24 * 1024 * MIB,
+        ge=MIB,
+        description="maximum size of a separation's files in the store (see Size of a separation), in bytes",
+    )
     examples: int = Field(default=20, ge=1, description="maximum number of examples, and of spans, of one target")
     detection_events: int = Field(
         default=2000,

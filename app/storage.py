@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from app.errors import NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.metrics import store_seconds
 from app.settings import Settings
 
@@ -102,6 +102,8 @@ class Storage:
                         buffer.clear()
                 if buffer:
                     yield bytes(buffer)
+            except GeneratorExit:  # the store has failed, and reads no more
+                raise
             except BaseException as error:
                 failure = error
                 raise
@@ -120,7 +122,7 @@ class Storage:
                 if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
                 log.error("upload %s: %s", key, error)
-                raise StoreUnavailable() from error
+                raise _translate(error) from error
         return StoredObject(size, digest.hexdigest())
 
     def put_file(self, key: str, path: Path) -> StoredObject:
@@ -271,7 +273,15 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
             raise NotFound("The object is not in the store.") from error
         except BaseError as error:
             log.error("%s %s: %s", operation, key, error)
-            raise StoreUnavailable() from error
+            raise _translate(error) from error
+
+
+def _translate(error: Exception) -> StoreUnavailable:
+    """Return our error for one of obstore's, which has the system's number of an error only in its text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number and int(number[1]) in DiskFull.errnos:
+        return DiskFull("The store's disk is full.")
+    return StoreUnavailable()
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from app.dependencies import Dependencies
 from app.errors import EarmarkError, NotFound, RecordUnreadable, RequestInvalid, StemsExpired
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
-from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.kinds import Kind, output_folder
 from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, Status, TargetState
@@ -48,13 +47,15 @@ class JobResource(Generic[Answer]):
         audio_ids: Iterable[str],
         *,
         audio_seconds: float | None,
+        charged_seconds: float,
         targets: Iterable[TargetState] = (),
     ) -> QueuedJob:
         """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
-        audio_seconds: of the recordings that it processes; None where their headers do not tell. All or nothing: raises
-        `UrlRefused` and `RequestInvalid` (webhook), `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and
-        `StoreUnavailable` where the request is too large for the job's record.
+        audio_seconds: of the recordings that it processes; None where their headers do not tell. charged_seconds: what
+        it costs the caller's quota. All or nothing: raises `UrlRefused` and `RequestInvalid` (webhook),
+        `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and `StoreUnavailable` where the request is too
+        large for the job's record.
         """
         now = time.time()
         caller = deps.caller
@@ -67,6 +68,7 @@ class JobResource(Generic[Answer]):
             request=request.model_dump(),
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
+            charged_seconds=charged_seconds,
             targets=list(targets),
             webhook=webhooks.create_webhook(deps, options.webhook),
             metadata=options.metadata,
@@ -74,7 +76,6 @@ class JobResource(Generic[Answer]):
             changed_at=now,
             expires_at=now + deps.settings.stem_retention,
         )
-        charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
         with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
             job = deps.large_fields.store_request(job)
             try:

@@ -88,6 +88,7 @@ class Job(BaseModel):
     audio_ids: list[str]  # uploads that must be kept until the job has finished
     weight: float = 1.0  # in the fair queue: its share beside other owners' jobs
     audio_seconds: float | None = None  # of its recording: by the header, and once decoded, in truth
+    charged_seconds: float | None = None  # to its owner's quota; None in records of earlier releases
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None
@@ -201,11 +202,12 @@ def update_target(job: Job, execution: str, state: TargetState, now: float) -> J
     return job.model_copy(update={"targets": targets, "changed_at": now})
 
 
-def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job | None:
-    """Record the duration of the decoded recording."""
-    return (
-        job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _is_owned_by(job, execution) else None
-    )
+def record_duration(job: Job, execution: str, seconds: float, charged_seconds: float, now: float) -> Job | None:
+    """Record the duration of the decoded recording, and the seconds charged for it."""
+    if not _is_owned_by(job, execution):
+        return None
+    update = {"audio_seconds": seconds, "charged_seconds": charged_seconds, "changed_at": now}
+    return job.model_copy(update=update)
 
 
 def publish(

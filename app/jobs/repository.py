@@ -199,10 +199,15 @@ class JobRepository:
             job_id, lambda job: lifecycle.update_target(job, execution, state, time.time()), "target"
         )
 
-    def record_duration(self, job_id: str, execution: str, seconds: float) -> bool:
-        """Record the duration of the decoded recording. False: the job does not belong to this execution."""
+    def record_duration(self, job_id: str, execution: str, seconds: float, charged_seconds: float) -> bool:
+        """Record the duration of the decoded recording, and the seconds charged for it.
+
+        False: the job does not belong to this execution.
+        """
         return self._change_own(
-            job_id, lambda job: lifecycle.record_duration(job, execution, seconds, time.time()), "progress"
+            job_id,
+            lambda job: lifecycle.record_duration(job, execution, seconds, charged_seconds, time.time()),
+            "progress",
         )
 
     def should_stop(self, job_id: str, execution: str) -> bool:

@@ -127,7 +127,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             answer="429 `rate_limited`",
         ),
         SharedThing(
-            what="audio seconds a day",
+            what="audio seconds a day, in which channels and targets count",
             share="`keys create --audio-seconds`; without keys see in all",
             total=f"without keys {_limit(settings.open_audio_seconds)}; with keys the sum of their quotas",
             settings=("open_audio_seconds",),
@@ -161,6 +161,24 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             metric="earmark_job_waiting_duration_seconds",
             alert="EarmarkJobsWaitLong",
             answer="202; the job waits for its turn",
+        ),
+        SharedThing(
+            what="scratch of a worker, for one job at a time",
+            share=f"{_number(settings.scratch_bytes, 'bytes')} a job",
+            total="the same, for each worker process",
+            settings=("scratch_bytes",),
+            metric="earmark_jobs_finished_total",
+            alert="EarmarkJobsFail",
+            answer="413 `request_too_large`; a full disk retries the job, at last `disk_full`",
+        ),
+        SharedThing(
+            what="a separation's files in the store",
+            share=f"{_number(settings.stored_bytes, 'bytes')} a job",
+            total="the bucket's quota",
+            settings=("stored_bytes", "stem_retention"),
+            metric="earmark_store_call_duration_seconds",
+            alert="EarmarkStoreFails",
+            answer="413 `request_too_large`",
         ),
         SharedThing(
             what="pending presigned uploads",
