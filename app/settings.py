@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     short_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="audio seconds up to which a job counts as short, for workers started with --short",
+        description="audio seconds, as charged to the quota, up to which a job counts as short, for workers started "
+        "with --short",
     )
 
     # Observability
