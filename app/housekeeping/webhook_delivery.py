@@ -187,7 +187,8 @@ class WebhookDelivery:
         Raises `NotFound`, `RecordUnreadable` and `StoreUnavailable`.
         """
         try:
-            return await asyncio.to_thread(self._sign, await self._deps.large_fields_cache.load(job))
+            complete = await self._deps.large_fields_cache.load(job)
+            return await asyncio.to_thread(self._sign, complete) if complete.wants_webhook else None
         except StoreUnavailable:
             if time.time() <= (job.finished_at or 0.0) + self._schedule.give_up_after:
                 raise

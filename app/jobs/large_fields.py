@@ -3,7 +3,7 @@
 A record and each of its events is meant to take at most 20 KB. Two groups of fields may be larger, and become one JSON
 object each:
 
-* what its creation fixes: request, metadata and the ids of its uploads;
+* what its creation fixes: request, metadata, webhook and the ids of its uploads;
 * its outcome: targets, result and warnings (thousands of events of a detection).
 
 The record refers to them (`Job.stored_fields`). The objects are under `records/ID`, since they stay as long as the
@@ -31,7 +31,7 @@ log = logging.getLogger("earmark.jobs")
 # Bytes of JSON above which fields are stored. A waiting record needs room for the errors of its targets.
 _CREATED_BYTES = 8 * 1024
 _FINISHED_BYTES = 16 * 1024
-_CREATION = ["request", "metadata", "audio_ids"]
+_CREATION = ["request", "metadata", "webhook", "audio_ids"]
 _OUTCOME = ["targets", "result", "warnings"]
 _CREATION_SECONDS = 600.0  # after which a request that creates a job has surely ended
 

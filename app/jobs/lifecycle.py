@@ -121,6 +121,11 @@ class Job(BaseModel):
         return [name for stored in self.stored_fields for name in stored.names]
 
     @property
+    def wants_webhook(self) -> bool:
+        """Whether its webhook is to be told of its status."""
+        return self.webhook is not None and self.status in self.webhook.events
+
+    @property
     def is_finished(self) -> bool:
         """Whether it is in a terminal state."""
         return self.status in TERMINAL

@@ -390,7 +390,7 @@ class JobRepository:
                 changed.expires_at = self._expiry_time(changed)
             changed.revision = job.revision + 1
             with self.redis.pipeline() as pipe:
-                self._write(pipe, changed, event)
+                self._write(pipe, changed, event, job)
                 if changed.is_finished and not job.is_finished:
                     WebhookOutbox.put(pipe, changed)
                 if also is not None:
@@ -410,13 +410,13 @@ class JobRepository:
         is_kept = KINDS[job.kind].kept and job.status == "succeeded"
         return None if is_kept else time.time() + self._settings.stem_retention
 
-    def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
+    def _write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> None:
         """Write the record, its event, and every index that follows from its state."""
         until = None
         if job.is_finished and job.expires_at is not None:
             until = int(job.expires_at + self._settings.record_retention)
         pipe.set(record_key(job.id), job.document(), exat=until)
-        events.append(pipe, job, event)
+        events.append(pipe, job, event, before)
         if job.is_finished:
             self._leave_indices(pipe, job)
             if until is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -303,7 +304,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert document["status"] == status and document["code"] == code
     assert document["type"] == f"urn:earmark:problem:{code}"
     assert document["title"] and document["detail"]
-    assert document["instance"] == answer.request.url.path
+    assert unquote(document["instance"]) == answer.request.url.path
     assert document["request_id"] == answer.headers["x-request-id"]
     for secret in ("Traceback", "/work", "/tmp", "site-packages", "kept-by-nobody", "earmark-tests"):
         assert secret not in answer.text

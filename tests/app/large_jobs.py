@@ -57,7 +57,7 @@ def large_separation(redis: Redis, targets: int, examples: int, embedding_size: 
         for upload in uploads:
             pipe.set(audio_key(upload), "{}")
         pipe.execute()
-    records, names = [], [f"{index:02}" + "n" * 62 for index in range(targets)]
+    records, names = [], [f"{index:02}" + WIDE * 62 for index in range(targets)]
     for index, name in enumerate(names):
         own = [ExampleRecord(audio_id=upload) for upload in uploads[1 + index * examples : 1 + (index + 1) * examples]]
         record = TargetRecord(name=name, examples=own[::2], not_examples=own[1::2])

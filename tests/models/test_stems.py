@@ -157,7 +157,7 @@ def test_a_stem_takes_its_place_on_the_disk_once(format, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.path.name for file in files)
 
 
-@pytest.mark.parametrize("names", [["residual"], ["Residual"], ["a", "A"], [""], ["../a"], [".a"], ["a/b"], ["a" * 65]])
+@pytest.mark.parametrize("names", [["residual"], ["Residual"], ["a", "A"], [""], ["../a"], [".."], ["a/b"], ["a" * 65]])
 def test_names_that_could_not_be_files_are_refused(names):
     with pytest.raises(ValueError, match=r"name|reserved"):
         check_names(names)
