@@ -73,7 +73,8 @@ class JobResource(Generic[Answer]):
             expires_at=now + deps.settings.stem_retention,
         )
         charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
-        with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
+        charge = deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds)
+        with charge, deps.budgets.count_refusal("kept_jobs"):
             queued = deps.jobs.create(job)
         deps.metrics.created.labels(job.kind, job.model).inc()
         return queued

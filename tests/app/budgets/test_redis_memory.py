@@ -110,6 +110,7 @@ def test_a_key_keeps_so_many_jobs_and_no_more(mine: Service) -> None:
     request = {"mixture": {"audio_id": mine.recording()["id"]}, "targets": [{"label": "Dog"}]}
     answer = mine.client.post("/v1/separations", json=request)
     assert "delete some" in problem(answer, 429, "quota_exceeded")["detail"]
+    assert gauges(mine)['earmark_budget_refused_total{budget="kept_jobs",scope="key"}'] >= 1
     mine.with_key().separate()
     assert mine.client.delete(jobs[0]["url"].partition("?")[0]).status_code == 204
     assert mine.client.post("/v1/separations", json=request).status_code == 202
@@ -120,6 +121,7 @@ def test_a_key_keeps_so_many_uploads_and_no_more(mine: Service) -> None:
     answer = mine.client.post("/v1/audio", files={"file": ("a.wav", wav())})
     problem(answer, 429, "quota_exceeded")
     assert 0 < int(answer.headers["retry-after"]) <= 86400
+    assert gauges(mine)['earmark_budget_refused_total{budget="kept_uploads",scope="key"}'] >= 1
     mine.with_key().upload()
     assert mine.client.delete(f"/v1/audio/{uploads[0]['id']}").status_code == 204
     assert mine.client.post("/v1/audio", files={"file": ("a.wav", wav())}).status_code == 201
