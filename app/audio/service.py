@@ -73,7 +73,8 @@ class Uploads:
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
-        await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
+        with self._deps.budgets.count_refusal("kept_uploads"):
+            await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
         try:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)
