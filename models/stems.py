@@ -241,10 +241,9 @@ def write(
             written(frames)
         for writer in writers:
             writer.close()
-    except BaseException:
+    except BaseException as error:
         for writer in writers:
-            writer.__exit__(None, None, None)
-            writer.path.unlink(missing_ok=True)
+            writer.__exit__(type(error), error, error.__traceback__)
         raise
     files = [
         StemFile(name, writer.path, content_type(options.format), float(peak), meter.loudness())
