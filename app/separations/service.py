@@ -11,6 +11,7 @@ from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
+from app.records.sizes import SeparationSize
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, initial_state, upload_ids
@@ -27,7 +28,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     """Validate a request and create its job.
 
     Raises `ModelUnavailable`, `NotFound` (an upload, a saved query), `QueryNotReady`, `RequestInvalid` and its
-    subclasses, and what `JobResource.create` raises.
+    subclasses, `RequestTooLarge`, and what `JobResource.create` raises.
     """
     requested = body.targets or []
     validation.require_target_count(len(requested), deps.settings, "targets")
@@ -37,6 +38,14 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
+    size = SeparationSize(
+        mixture.sample_rate,
+        mixture.channels,
+        job_validation.expected_seconds(mixture.duration),
+        len(targets) if auto is None else auto.max_targets,
+        output,
+    )
+    size.require_room(deps.settings)
     request = SeparationRequest(
         mixture=job_validation.recording_record(mixture),
         model=job_validation.model_record(model),
@@ -52,6 +61,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
         model,
         [mixture.id, *(audio_id for target in targets for audio_id in upload_ids(target))],
         audio_seconds=mixture.duration,
+        charged_seconds=size.charged_seconds,
         targets=[initial_state(target) for target in targets],
     )
 

@@ -26,7 +26,10 @@ def source(samples: Tensor, rate: int, block: int = 5000) -> Source:
 
 def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, block: int = 5000, **options) -> Tensor:
     masking = Masking(cast(Separator, BandSeparator()), queries, **options)
-    return torch.cat(list(stems(source(samples, rate, block), masking, windows, RATE)), dim=-1)
+    blocks: list[list[Tensor]] = [[] for _ in queries]
+    for query, stem in stems(source(samples, rate, block), masking, windows, RATE):
+        blocks[query].append(stem)
+    return torch.stack([torch.cat(of_query, dim=1) for of_query in blocks])
 
 
 def in_seconds(window: float, context: float, overlap: float) -> Windows:
@@ -72,7 +75,7 @@ def test_windows_of_any_layout_put_the_recording_together_again(size, context, o
     pieces = list(cut(mixture.split(block, dim=1), 1, windows, 1600))
     assert len(pieces) == windows.count(frames)
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    fade = CrossFade(windows)
+    fade = CrossFade(windows, 1)
     kept = [piece.samples[:, windows.context :][:, : piece.core] for piece in pieces]
     joined = torch.cat([fade.add(part, piece.last) for part, piece in zip(kept, pieces, strict=True)], dim=-1)
     assert joined.shape == mixture.shape

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
-from app.errors import Overloaded, RateLimited
+from app.errors import EarmarkError, Overloaded, RateLimited
+from app.redis_client import connect_async
 from app.settings import Settings
 
 
@@ -88,6 +89,28 @@ def test_who_waits_too_long_is_refused() -> None:
     asyncio.run(run())
 
 
+def test_what_a_key_holds_is_needed_by_others_once_one_of_them_found_no_room() -> None:
+    async def run() -> None:
+        budget = Budget("slots", "slots", total=4, share=0.5)
+
+        async def is_refused(key_id: str) -> None:
+            with pytest.raises(EarmarkError):
+                async with budget.hold(key_id):
+                    pass
+
+        async with budget.hold("a"), budget.hold("a"), budget.hold("b"):
+            assert not budget.is_scarce("a")
+            await is_refused("a")
+            assert budget.is_scarce("a") and not budget.is_scarce("b")
+            async with budget.hold("c"):
+                await is_refused("b")
+            assert budget.is_scarce("b")
+        assert isinstance(budget.take_back(), Overloaded)
+        assert budget.refused == {"key": 1, "all": 1, "slow": 1}
+
+    asyncio.run(run())
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.integers(0, 4), st.booleans()), max_size=30))
 def test_bounds_hold_and_nothing_leaks_whatever_comes_and_goes(
     requests: list[tuple[str, int, int, bool]],
@@ -123,17 +146,18 @@ def test_bounds_hold_and_nothing_leaks_whatever_comes_and_goes(
 
 def test_metrics_tell_what_is_used_and_what_was_refused() -> None:
     async def run() -> dict[str, float]:
-        budgets = ProcessBudgets(Settings(media_slots=1, media_patience=0))
-        async with budgets.media.hold("a"):
+        settings = Settings(probe_slots=1, budget_patience=0)
+        budgets = ProcessBudgets(settings, connect_async(settings))  # Redis is not needed for the figures
+        async with budgets.probes.hold("a"):
             with pytest.raises(Overloaded):
-                async with budgets.media.hold("b"):
+                async with budgets.probes.hold("b"):
                     pass
             samples = [sample for metric in budgets.collect() for sample in metric.samples]
         return {" ".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
 
     values = asyncio.run(run())
-    assert values["earmark_budget_limit media"] == 1
-    assert values["earmark_budget_used media"] == 1
-    assert values["earmark_budget_waiting media"] == 0
-    assert values["earmark_budget_refused_total media all"] == 1
-    assert values["earmark_budget_refused_total media key"] == 0
+    assert values["earmark_budget_limit probes"] == 1
+    assert values["earmark_budget_used probes"] == 1
+    assert values["earmark_budget_waiting probes"] == 0
+    assert values["earmark_budget_refused_total probes all"] == 1
+    assert values["earmark_budget_refused_total probes key"] == 0
