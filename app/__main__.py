@@ -1,5 +1,7 @@
 """`python -m app`: the API; `--embedded`: the whole service; `python -m app housekeeping`: recovery and expiry."""
 
+import logging
+import resource
 import socket
 import tempfile
 from pathlib import Path
@@ -11,7 +13,7 @@ from app.keys.commands import commands as keys
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.settings import Settings
 
-CONNECTION_LIMIT = 2048  # most connections wait for events; uvicorn answers further ones with 503
+_OTHER_FILES = 1024  # that an API process may have open beside its connections: uploads, the store, Redis, modules
 KEEP_ALIVE = 10  # s that an idle connection is kept open
 GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
@@ -76,16 +78,16 @@ def housekeeping() -> None:
 @cli.command()
 def settings(
     into: Annotated[
-        Path | None, typer.Option(help="Markdown file whose table, between two marks, is replaced.")
+        Path | None, typer.Option(help="Markdown file whose tables, each between two marks, are replaced.")
     ] = None,
 ) -> None:
-    """Print all settings as a Markdown table."""
-    from app import settings_table
+    """Print all settings, and all that clients share, as Markdown tables."""
+    from app.tables import document
 
     if into is None:
-        typer.echo(settings_table.table())
+        typer.echo("\n\n".join(table() for table in document.TABLES.values()))
     else:
-        typer.echo("written" if settings_table.write_into(into) else "unchanged")
+        typer.echo("written" if document.write_into(into) else "unchanged")
 
 
 @cli.command()
@@ -104,6 +106,16 @@ def _require_authentication(settings: Settings) -> None:
     except ExposedWithoutKeys as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(2) from None
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Raise the limit of open files, which is 1,024 on many machines, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logging.getLogger("earmark").warning("%d open files are allowed; EARMARK_CONNECTIONS needs %d", hard, wanted)
 
 
 def _run_embedded(settings: Settings, weights: Path | None) -> None:
@@ -128,9 +140,13 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     from app.main import create_app
 
     logs.configure(settings, access=listener is None)
+    _raise_file_limit(settings.connections + _OTHER_FILES)
     app = create_app(settings)
     deps: Dependencies = app.state.deps
     metrics.serve(settings.metrics_port, settings.metrics_host, deps.metrics.registry)
+
+    class Protocol(HttpProtocol):
+        budget = deps.budgets.connections
 
     class Server(uvicorn.Server):
         """Ends the event streams at shutdown; open streams would delay it."""
@@ -144,10 +160,9 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             app,
             host=settings.host,
             port=settings.port,
-            limit_concurrency=CONNECTION_LIMIT,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
-            http=HttpProtocol,
+            http=Protocol,
             ws="none",
             server_header=False,
             log_config=None,  # `logs.configure` has set it up

@@ -54,7 +54,7 @@ class Dependencies:
         """Build the services; nothing connects to Redis yet."""
         redis, async_redis = connect(settings), connect_async(settings)
         jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
-        budgets = ProcessBudgets(settings)
+        budgets = ProcessBudgets(settings, async_redis)
         storage = Storage.open(settings)
         large_fields = LargeFields(redis, storage, settings)
         return cls(

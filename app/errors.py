@@ -18,6 +18,7 @@ EarmarkError                    internal                  500
     QuotaExceeded               quota_exceeded            429
   IdempotencyInProgress         idempotency_in_progress   409
   UploadTooLarge                upload_too_large          413
+  RequestTooLarge               request_too_large         413   its scratch or its stems would be too large
   UploadTimeout                 upload_timeout            408
   NotMultipart                  not_multipart             415
   MediaTypeUnsupported          media_type_unsupported    415
@@ -32,15 +33,18 @@ EarmarkError                    internal                  500
     QueueFull                   queue_full                503
     QueueUnavailable            queue_unavailable         503
     StoreUnavailable            store_unavailable         503
+      DiskFull                  disk_full                 503
     ModelUnavailable            model_unavailable         503
-    Overloaded                  overloaded                503   a budget of the process is used up
+    Overloaded                  overloaded                503   a budget that all share is used up
   RecordTooNew                  internal                  500   written by a newer release
+  RecordUnreadable              internal                  500   damaged: set aside, and to be deleted
   ClientGone                    client_gone               499   the client has closed the connection
 
 The `error` of a job or a target uses the same codes; `audio_silent`, `timed_out`, `out_of_memory`, `worker_lost` and
 `internal` occur only there. `app/http/problems.py` makes the responses.
 """
 
+import errno
 from dataclasses import dataclass
 
 
@@ -202,6 +206,14 @@ class UploadTooLarge(EarmarkError):
         super().__init__(f"{subject} may have {limit} bytes.")
 
 
+class RequestTooLarge(EarmarkError):
+    """The job would need more disk space of a worker, or of the store, than a job may use."""
+
+    code = "request_too_large"
+    status = 413
+    title = "The job is too large"
+
+
 class UploadTimeout(EarmarkError):
     """The body arrived too slowly."""
 
@@ -316,6 +328,14 @@ class StoreUnavailable(Unavailable):
     title = "The object store is not available"
 
 
+class DiskFull(StoreUnavailable):
+    """A disk is full: of the store, where that is a folder, or of a worker."""
+
+    code = "disk_full"
+    title = "A disk of the server is full"
+    errnos = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the last where `ulimit` bounds the size of files
+
+
 class ModelUnavailable(Unavailable):
     """No worker has announced this model."""
 
@@ -325,7 +345,7 @@ class ModelUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The clients of this process together have used up one of its budgets (`app/budgets.py`)."""
+    """A budget that all clients share is used up (`app/budgets/`)."""
 
     code = "overloaded"
     title = "The server is overloaded"
@@ -333,6 +353,13 @@ class Overloaded(Unavailable):
 
 class RecordTooNew(EarmarkError):
     """The record was written by a newer release, which this one cannot read; upgrade this process."""
+
+
+class RecordUnreadable(EarmarkError):
+    """The record is damaged; it is set aside (`app/records/quarantine.py`)."""
+
+    def __init__(self, detail: str = "The stored record is damaged; DELETE works on it.") -> None:
+        super().__init__(detail)
 
 
 class ClientGone(EarmarkError):

@@ -15,6 +15,7 @@ from app.http.observation import ObservationMiddleware
 from app.idempotency.middleware import IdempotencyMiddleware
 from app.idempotency.repository import IdempotencyRepository
 from app.job_api.routes import PollRoute
+from app.keys.concurrency import ConcurrencyMiddleware
 from app.keys.middleware import AuthenticationMiddleware, Authenticator
 from app.labels.routes import router as labels
 from app.limits.routes import router as limits
@@ -66,13 +67,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         [PresignSent, *(resource.body for resource in resources), UrlSent],
         {f"/v1/{resource.kind.folder}": resource.body_for_upload for resource in resources},
     )
-    # The last one added is the outermost: observation, CORS, authentication, idempotency, routes.
+    # The last one added is the outermost: observation, CORS, authentication, concurrency, idempotency, routes.
     app.add_middleware(
         IdempotencyMiddleware,
         repository=IdempotencyRepository(deps.redis, settings),
+        budgets=deps.budgets,
         url_signer=deps.url_signer,
         settings=settings,
     )
+    app.add_middleware(ConcurrencyMiddleware, budget=deps.budgets.requests)
     app.add_middleware(
         AuthenticationMiddleware,
         authenticator=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings),

@@ -8,14 +8,19 @@ A description is what `models.engine.Engine.describe()` returns:
  "classes": [{"label", "mid", "slug", "path": [...], "askable", "synonyms": [...], "description"}]}
 """
 
+import logging
 import time
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from redis import Redis
 
 from app.errors import ModelUnavailable
+from app.redis_client import execute_when_full
 from app.settings import Settings
+
+log = logging.getLogger("earmark.models")
 
 _MODELS = "earmark:models"
 _CACHE_SECONDS = 1.0  # of a description, which is large, and which every new job needs
@@ -77,9 +82,11 @@ class ModelRegistry:
         short: the worker only runs short jobs.
         """
         now = self._now()
-        self._redis.zadd(workers_key(model), {worker: now})
-        if short:
-            self._redis.zadd(workers_key(model, short=True), {worker: now})
+        with self._redis.pipeline() as pipe:
+            pipe.zadd(workers_key(model), {worker: now})
+            if short:
+                pipe.zadd(workers_key(model, short=True), {worker: now})
+            execute_when_full(self._redis, pipe)
 
     def leave(self, model: str, worker: str) -> None:
         """Remove a worker that shuts down."""
@@ -97,18 +104,27 @@ class ModelRegistry:
         return self._redis.zremrangebyscore(workers_key(model), 0, oldest)
 
     def models(self) -> list[ModelDescription]:
-        """Return all models that were ever announced, sorted by name."""
-        return sorted((self._parse(text) for text in self._redis.hvals(_MODELS)), key=lambda model: model.name)
+        """Return all models that were ever announced, sorted by name; unreadable descriptions are left out."""
+        models = []
+        descriptions: Any = self._redis.hgetall(_MODELS)
+        for name, text in descriptions.items():
+            with suppress(ModelUnavailable):
+                models.append(self._parse(name.decode(), text))
+        return sorted(models, key=lambda model: model.name)
 
     def model(self, name: str) -> ModelDescription:
-        """Return a model, at most a second old. Raises `ModelUnavailable` if no worker ever announced it."""
+        """Return a model, at most a second old.
+
+        Raises `ModelUnavailable` if no worker ever announced it, or its description is unreadable: the next heartbeat
+        of a worker announces it again.
+        """
         expires_at, model = self._cache.get(name, (0.0, None))
         if model is not None and time.monotonic() < expires_at:
             return model
         text = self._redis.hget(_MODELS, name)
         if text is None:
             raise ModelUnavailable(f"No worker has announced the model {name} yet.")
-        model = self._parse(text)
+        model = self._parse(name, text)
         self._cache[name] = (time.monotonic() + _CACHE_SECONDS, model)
         return model
 
@@ -128,10 +144,14 @@ class ModelRegistry:
         seconds, microseconds = self._redis.time()
         return seconds + microseconds / 1e6
 
-    def _parse(self, text: bytes | str) -> ModelDescription:
+    def _parse(self, name: str, text: bytes | str) -> ModelDescription:
         """Parse a description, each text once: descriptions are large (527 classes) and rarely change."""
         if text not in self._parsed:
             if len(self._parsed) > 16:
                 self._parsed.clear()
-            self._parsed[text] = ModelDescription.model_validate_json(text)
+            try:
+                self._parsed[text] = ModelDescription.model_validate_json(text)
+            except ValueError as error:
+                log.error("the description of the model %s cannot be read: %s", name, error)
+                raise ModelUnavailable(f"The description of the model {name} cannot be read.") from error
         return self._parsed[text]

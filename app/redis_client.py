@@ -1,4 +1,8 @@
-"""Connections to Redis, and coalescing of script calls on the event loop.
+"""Connections to Redis, commands for a full server, and coalescing of script calls on the event loop.
+
+A server that has reached `maxmemory` refuses all commands that might take memory, and scripts when they call one unless
+they are declared with `allow-oom`. So declared are those that free memory or finish what was accepted before: a full
+server refuses only new records. They take little, and `app/budgets/redis_memory.py` leaves room for them.
 
 A round trip costs the event loop far more time than Redis needs for the reply. `CoalescedScript` sends all calls that
 arrive during one round trip together in the next one, so that many polls stay cheap.
@@ -12,12 +16,24 @@ from redis import Redis
 from redis import asyncio as redis_asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as RedisRetry
 
 from app.settings import Settings
+
+_EXECUTE = """#!lua flags=allow-oom
+local replies, cursor = {}, 1
+while cursor <= #ARGV do
+  local last = cursor + tonumber(ARGV[cursor])
+  replies[#replies + 1] = redis.call(unpack(ARGV, cursor + 1, last)) or false
+  cursor = last + 1
+end
+return replies
+"""
+_WRITE_CHECK_MS = 60_000
 
 
 def connect(settings: Settings) -> Redis:
@@ -41,6 +57,21 @@ def connect_async(settings: Settings) -> redis_asyncio.Redis:
         health_check_interval=30,
         retry=AsyncRetry(ExponentialBackoff(cap=0.2, base=0.02), 3, (RedisConnectionError, RedisTimeoutError)),
     )
+
+
+def execute_when_full(redis: Redis, pipe: Pipeline) -> list[Any]:
+    """Execute the commands of a pipeline as one script, which Redis runs although it has reached `maxmemory`.
+
+    Returns its replies, unparsed. For commands that free memory or finish what was accepted. Raises redis-py's errors.
+    """
+    words = [word for command, _ in pipe.command_stack for word in (len(command), *command)]
+    replies: Any = redis.eval(_EXECUTE, 0, *words)
+    return replies
+
+
+def check_writes(redis: Redis) -> None:
+    """Write a key. Raises redis-py's errors where the server is full, read-only or cannot write to its disk."""
+    redis.set("earmark:written", 1, px=_WRITE_CHECK_MS)
 
 
 class CoalescedScript:

@@ -5,13 +5,14 @@ program that starts others (`python -m app --embedded`) passes its settings on w
 """
 
 import base64
+import math
 import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import typer
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -134,7 +135,12 @@ class Settings(BaseSettings):
     upload_rate: float = Field(
         default=1024.0,
         ge=0,
-        description="minimum average rate of a request body after `upload_idle`, in bytes per second",
+        description="minimum rate of a request body, in bytes per second, during each `upload_idle` seconds of waiting",
+    )
+    busy_upload_rate: float = Field(
+        default=16384.0,
+        ge=0,
+        description="minimum rate of an upload, in bytes per second, while others find no room for theirs",
     )
     awaited_uploads: int = Field(
         default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
@@ -148,11 +154,40 @@ class Settings(BaseSettings):
         default=1.5e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
     )
     targets: int = Field(default=16, ge=1, description="maximum number of targets of one separation")
+    scratch_bytes: int = Field(
+        default=24 * 1024 * MIB,
+        ge=MIB,
+        description="maximum scratch that a job may need on its worker's disk (see Size of a separation), in bytes",
+    )
+    stored_bytes: int = Field(
+        default=24 * 1024 * MIB,
+        ge=MIB,
+        description="maximum size of a separation's files in the store (see Size of a separation), in bytes",
+    )
     examples: int = Field(default=20, ge=1, description="maximum number of examples, and of spans, of one target")
     detection_events: int = Field(
         default=2000,
         ge=1,
         description="maximum number of events in a detection; those with the highest scores are kept",
+    )
+
+    # Budgets of what Redis holds
+    redis_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of the Redis server's `maxmemory` above which uploads, jobs and other new records are "
+        "refused; the rest is for those that exist",
+    )
+    kept_jobs: int = Field(
+        default=20_000,
+        ge=1,
+        description="jobs and saved queries of one API key that are kept at once; without keys it does not apply",
+    )
+    kept_uploads: int = Field(
+        default=20_000,
+        ge=1,
+        description="uploads of one API key that are kept at once; without keys it does not apply",
     )
 
     # Budgets of one API process
@@ -163,11 +198,41 @@ class Settings(BaseSettings):
         description="share of each budget of an API process that the requests of one API key may use; without keys it "
         "does not apply",
     )
-    media_slots: int = Field(
-        default=4, ge=1, description="uploaded files of which one API process reads headers or waveforms at once"
+    connections: int = Field(
+        default=2048,
+        ge=4,
+        description="connections whose requests one API process answers; `/livez` and `/readyz` are answered on "
+        "further ones too",
     )
-    media_patience: float = Field(
-        default=30.0, ge=0, description="seconds that a request waits for one of these before it is refused"
+    requests_in_progress: int = Field(
+        default=1536, ge=2, description="requests that one API process answers at once, fewer than its connections"
+    )
+    event_streams: int = Field(
+        default=1024,
+        ge=1,
+        description="event streams and long polls among them, fewer than these",
+    )
+    upload_slots: int = Field(
+        default=32,
+        ge=1,
+        description="uploads in flight; with S3, each holds up to 25 MiB in memory",
+    )
+    upload_room: int = Field(
+        default=8192 * MIB,
+        ge=1,
+        validate_default=True,
+        description="bytes of the uploads in flight, and of the copies of files whose waveform is computed; a key's "
+        "share must hold a file of EARMARK_UPLOAD_BYTES",
+    )
+    fetch_slots: int = Field(default=16, ge=1, description="fetches of URLs at once")
+    probe_slots: int = Field(default=4, ge=1, description="uploads whose headers are read at once, by a process each")
+    waveform_slots: int = Field(
+        default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
+    )
+    budget_patience: float = Field(
+        default=30.0,
+        ge=0,
+        description="seconds that a request waits for an upload, a fetch, a probe or a waveform before it is refused",
     )
 
     # Outbound requests to URLs that clients send: recordings, webhooks
@@ -204,6 +269,16 @@ class Settings(BaseSettings):
     idempotency_seconds: float = Field(
         default=24 * HOUR, gt=0, description="seconds that a response is kept for a repeated `Idempotency-Key`"
     )
+    idempotency_bytes: int = Field(
+        default=32 * MIB,
+        ge=1,
+        description="bytes of the responses kept for the `Idempotency-Key`s of one API key; refusals may use half",
+    )
+    idempotency_refusal_bytes: int = Field(
+        default=64 * 1024,
+        ge=0,
+        description="maximum size of a refusal (4xx) that is kept for a repeated `Idempotency-Key`, in bytes",
+    )
     idempotency_lease: float = Field(
         default=30.0,
         gt=0,
@@ -235,6 +310,23 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
     longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
     poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
+
+    @field_validator("requests_in_progress", "event_streams")
+    @classmethod
+    def _leaves_room(cls, value: int, fields: ValidationInfo) -> int:
+        """What lasts long must leave room for what is brief."""
+        wider = "connections" if fields.field_name == "requests_in_progress" else "requests_in_progress"
+        if value >= fields.data.get(wider, math.inf):
+            raise ValueError(f"must be less than EARMARK_{wider.upper()}, {fields.data[wider]}")
+        return value
+
+    @field_validator("upload_room")
+    @classmethod
+    def _holds_a_file(cls, value: int, fields: ValidationInfo) -> int:
+        share, largest = fields.data.get("key_share", 1.0), fields.data.get("upload_bytes", 0)
+        if math.floor(value * share) < largest:
+            raise ValueError(f"a key's share of it, {share:g}, must hold an upload of EARMARK_UPLOAD_BYTES: {largest}")
+        return value
 
     @field_validator("store_endpoint", "store_public_endpoint")
     @classmethod

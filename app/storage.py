@@ -21,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
-from app.errors import NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.metrics import store_seconds
 from app.settings import Settings
 
@@ -30,7 +30,8 @@ log = logging.getLogger("earmark.storage")
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _PART_BYTES = 5 * 1024 * 1024  # the smallest part that S3 accepts
 _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
-_CONCURRENT_PARTS = 4  # an upload holds at most so many parts in memory
+_CONCURRENT_PARTS = 4  # that are sent at once
+MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * _PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 
 
@@ -101,6 +102,8 @@ class Storage:
                         buffer.clear()
                 if buffer:
                     yield bytes(buffer)
+            except GeneratorExit:  # the store has failed, and reads no more
+                raise
             except BaseException as error:
                 failure = error
                 raise
@@ -119,7 +122,7 @@ class Storage:
                 if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
                 log.error("upload %s: %s", key, error)
-                raise StoreUnavailable() from error
+                raise _translate(error) from error
         return StoredObject(size, digest.hexdigest())
 
     def put_file(self, key: str, path: Path) -> StoredObject:
@@ -270,7 +273,15 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
             raise NotFound("The object is not in the store.") from error
         except BaseError as error:
             log.error("%s %s: %s", operation, key, error)
-            raise StoreUnavailable() from error
+            raise _translate(error) from error
+
+
+def _translate(error: Exception) -> StoreUnavailable:
+    """Return our error for one of obstore's, which has the system's number of an error only in its text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number and int(number[1]) in DiskFull.errnos:
+        return DiskFull("The store's disk is full.")
+    return StoreUnavailable()
 
 
 @contextmanager

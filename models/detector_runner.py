@@ -55,7 +55,7 @@ class Decision:
 class PresenceTracker:
     """Decides the presence of each query from the mixture and then its estimates, block by block.
 
-    queries: (Q, D). Mixture blocks are (C, n), estimate blocks (Q, C, n), both at the detector's rate.
+    queries: (Q, D). Blocks of the mixture and of estimates are (C, n), at the detector's rate.
     """
 
     def __init__(self, runner: DetectorRunner, rule: Rule, profiles: Profiles, queries: Tensor) -> None:
@@ -67,24 +67,32 @@ class PresenceTracker:
         self._mixture = QuerySimilarity(embed_profiles, runner.rate, rule, query_profiles)
         self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, query_profiles, shared=False)
         self._mixture_energy = 0.0
-        self._levels = Levels(runner.rate, len(queries))
+        self._levels = [Levels(runner.rate, 1) for _ in queries]
+        self._waiting: list[Tensor] = []  # mono blocks of one time, until all queries have theirs
 
     def add_mixture(self, block: Tensor) -> None:
         """Add the next block of the mixture."""
         self._mixture_energy += block.double().square().sum().item()
         self._mixture.add(mono(block)[None])
 
-    def add_estimates(self, block: Tensor) -> None:
-        """Add the next block of all estimates."""
-        self._levels.add(block)
-        self._estimates.add(torch.stack([mono(estimate) for estimate in block]))
+    def add_estimate(self, query: int, block: Tensor) -> None:
+        """Add the next block of one query's estimate; for each time, equally long ones of all queries in their order.
+
+        Of a block only the mean of its channels is held.
+        """
+        self._levels[query].add(block[None])
+        self._waiting.append(mono(block))
+        if len(self._waiting) == len(self._levels):
+            self._estimates.add(torch.stack(self._waiting))
+            self._waiting.clear()
 
     def decide(self, gated: bool) -> Sequence[Decision]:
         """Return one decision for each query, after all blocks. gated: whether stems may be attenuated."""
         self._mixture.finish()
         self._estimates.finish()
         decisions = []
-        for number, energies in enumerate(self._levels.steps()):
+        for number, levels in enumerate(self._levels):
+            energies = levels.steps()[0]
             level = level_db(energies.sum().item(), self._mixture_energy)
             measured = features(self._mixture.similarities(number), self._estimates.similarities(number), level)
             presence = self._rule.presence(measured)

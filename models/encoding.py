@@ -7,8 +7,11 @@ that the residual can be computed from the stems as written.
 
 from __future__ import annotations
 
+import errno
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +33,7 @@ Block = NDArray[np.float32]
 
 # libsndfile's Vorbis encoder puts each block on the stack.
 _VORBIS_BLOCK = 4096
+_PROBE_BYTES = 1 << 20  # more than a full disk may still have
 # RIFF counts bytes in 32 bits.
 _RIFF_BYTES = 2**32 - 1
 
@@ -130,7 +134,7 @@ class AudioWriter(ABC):
 
     def write(self, block: Block) -> None:
         """Append samples (channels, n), float32, full scale 1. Raises ValueError for another shape or samples that are
-        not finite."""
+        not finite, OSError if the disk is full."""
         if block.ndim != 2 or block.shape[0] != self.channels:
             raise ValueError(f"expected ({self.channels}, n) samples, not {block.shape}")
         if not np.isfinite(block).all():
@@ -229,6 +233,18 @@ class WavWriter(AudioWriter):
         return start + chunks + b"fact" + struct.pack("<II", 4, counts[0]) + b"data" + struct.pack("<I", counts[1])
 
 
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raise OSError where libsndfile cannot write a file, such as on a full disk."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        # libsndfile does not tell what the system says: the same write once more does. The file is lost anyway.
+        with path.open("ab") as file:
+            file.write(bytes(_PROBE_BYTES))
+        raise OSError(errno.EIO, f"libsndfile: {error}") from error
+
+
 class FlacWriter(AudioWriter):
     """FLAC of 16 or 24 bits."""
 
@@ -238,14 +254,16 @@ class FlacWriter(AudioWriter):
         self._file = soundfile.SoundFile(path, "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
 
     def close(self) -> None:
-        self._file.close()
+        with _system_errors(self.path):
+            self._file.close()
 
     def _append(self, block: Block) -> None:
-        if self.bit_depth == 16:
-            self._file.write(_integers(block, 16).T.astype(np.int16))
-        else:
-            # libsndfile takes integers at the top of 32 bits.
-            self._file.write(_integers(block, 24).T.astype(np.int32) << 8)
+        with _system_errors(self.path):
+            if self.bit_depth == 16:
+                self._file.write(_integers(block, 16).T.astype(np.int16))
+            else:
+                # libsndfile takes integers at the top of 32 bits.
+                self._file.write(_integers(block, 24).T.astype(np.int32) << 8)
 
 
 class ResamplingWriter(AudioWriter):
@@ -291,12 +309,14 @@ class VorbisWriter(ResamplingWriter):
         if self._file.closed:
             return
         self._drain()
-        self._file.close()
+        with _system_errors(self.path):
+            self._file.close()
 
     def _encode(self, block: Block) -> None:
         samples = np.ascontiguousarray(block.T)
-        for start in range(0, len(samples), _VORBIS_BLOCK):
-            self._file.write(samples[start : start + _VORBIS_BLOCK])
+        with _system_errors(self.path):
+            for start in range(0, len(samples), _VORBIS_BLOCK):
+                self._file.write(samples[start : start + _VORBIS_BLOCK])
 
 
 class _Packets(NamedTuple):

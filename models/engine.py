@@ -238,9 +238,12 @@ class Engine:
         source = _in_memory(recording)
         report = _reporter(progress)
         plan = self._plan(queries, options)
-        blocks: list[Tensor] = []
-        decisions, _ = self._separate(source, plan, blocks.append, report, cancelled)
-        found = torch.cat(blocks, dim=-1) if blocks else torch.zeros(len(queries), *recording.samples.shape)
+        blocks: list[list[Tensor]] = [[] for _ in queries]
+        decisions, _ = self._separate(
+            source, plan, lambda target, block: blocks[target].append(block), report, cancelled
+        )
+        joined = [torch.cat(of_query, dim=1) for of_query in blocks]
+        found = torch.stack(joined) if joined else torch.zeros(0, *recording.samples.shape)
         found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
         report(1.0, "encoding")
         return Separation(
@@ -325,11 +328,12 @@ class Engine:
         self,
         source: Source,
         plan: "_Plan",
-        keep: Callable[[Tensor], None],
+        keep: Callable[[int, Tensor], None],
         report: Progress,
         cancelled: Callable[[], bool],
     ) -> tuple[Sequence[Decision], int]:
-        """Separate, pass the stems' blocks (Q, C, n) to `keep`, and return the decisions and the mixture's length."""
+        """Separate, pass the query and samples (C, n) of stems' blocks to `keep`, and return the decisions and the
+        mixture's length."""
         tracker = PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
         read = 0
 
@@ -348,16 +352,16 @@ class Engine:
         if plan.masking is None:
             return [], read
         total = plan.windows.count(round(read * self.rate / source.rate))
-        for block in separated_blocks(
+        for target, block in separated_blocks(
             source,
             plan.masking,
             plan.windows,
             self.rate,
-            observe=tracker.add_estimates,
+            observe=tracker.add_estimate,
             windowed=lambda done: report(done / total, "separating"),
             cancelled=cancelled,
         ):
-            keep(block)
+            keep(target, block)
         return tracker.decide(plan.gates), read
 
 

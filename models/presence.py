@@ -20,6 +20,7 @@ LOWEST_GAIN_DB = -30.0
 _LEVEL_RANGE_DB = (-60.0, 10.0)  # of the estimate in the mixture
 _HEARD_RANGE_DB = 30.0  # windows this far below the loudest are ignored
 _AT_ONCE_SECONDS = 8.0  # of windows in a batch, since single windows are slow on small networks
+_AT_ONCE_WINDOWS = 32  # of all recordings together: a batch of 16 targets' windows would take 160 MB
 _QUIETEST = 1e-5  # RMS below which a window is silence
 
 _STEP_SECONDS = 0.5  # of the envelope
@@ -157,7 +158,8 @@ class QuerySimilarity:
         sounding = rms > _QUIETEST
         embeddings = torch.zeros(*rms.shape, self._queries.shape[1])
         if sounding.any():  # the embedding of silence is meaningless, and costs as much
-            embeddings[sounding] = self._embed(windows[sounding]).cpu().float()
+            batches = windows[sounding].split(_AT_ONCE_WINDOWS)
+            embeddings[sounding] = torch.cat([self._embed(batch).cpu().float() for batch in batches])
         self._energies += energies.T.tolist()
         self._cosines += F.cosine_similarity(embeddings, self._queries[:, None], dim=2).T.tolist()
 

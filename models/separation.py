@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from models.options import SeparationOptions
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
-# Stems are yielded in pieces of this length: at 192 kHz, with 8 channels and 16 targets, a window would be 1 GB.
+# Stems are resampled in pieces of this length: at 192 kHz, with 8 channels, a window would be 61 MB.
 _PIECE_SECONDS = 1.0
 
 
@@ -126,7 +127,7 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
 
 
 class CrossFade:
-    """Joins the cores (Q, C, core) of windows, in order, with cross-fades."""
+    """Joins the cores (C, core) of one query's windows, in order, with cross-fades."""
 
     def __init__(self, windows: Windows) -> None:
         self._windows = windows
@@ -180,30 +181,25 @@ class Masking:
         return max(1, self._batch // self.queries)
 
     @torch.inference_mode()
-    def __call__(self, mixtures: Tensor) -> Tensor:
-        """(N, C, W) -> estimates (N, Q, C, W), on the CPU."""
+    def __call__(self, mixtures: Tensor) -> Iterator[Tensor]:
+        """(N, C, W) -> an estimate (C, W), on the CPU, of each pair of window and query, windows first."""
         count, channels, samples = mixtures.shape
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))
         # The channels' mean power: the mean of samples is silent for channels in anti-phase.
         magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
-        estimates = torch.empty(count, self.queries, channels, samples)
-        flat = estimates.flatten(0, 1)  # a row each pair of window and query, in the order of `_masks`
         if self._joint:
             masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
-            for window, (mixture, mask) in enumerate(zip(spectra, masks, strict=True)):
-                magnitudes = mask[:, None] * mixture.abs()
-                if not self._exhaustive:
-                    magnitudes = wiener.with_residual(mixture, magnitudes)
-                for query, spectrum in enumerate(wiener.refine(mixture, magnitudes)[: self.queries]):
-                    estimates[window, query] = self._separator.waveform(spectrum, samples)
-            return estimates
+            for spectrum, mask in zip(spectra, masks, strict=True):
+                magnitudes = wiener.magnitudes(spectrum, mask, self._exhaustive)
+                for share in wiener.shares(spectrum, magnitudes)[: self.queries]:
+                    yield self._separator.waveform(spectrum * share, samples).cpu()
+            return
         done = 0
         for masks in self._masks(magnitude):
             for mask in masks:
-                flat[done] = self._separator.waveform(spectra[done // self.queries] * mask, samples)
+                yield self._separator.waveform(spectra[done // self.queries] * mask, samples).cpu()
                 done += 1
-        return estimates
 
     def _masks(self, magnitude: Tensor) -> Iterator[Tensor]:
         """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
@@ -233,6 +229,14 @@ def at_rate(source: Source, rate: int) -> Iterator[Tensor]:
     yield resampler.feed(torch.zeros(source.channels, 0), last=True)
 
 
+class Estimate(NamedTuple):
+    """Samples (C, n) of one query's estimate; `last`: they are its end."""
+
+    query: int
+    samples: Tensor
+    last: bool
+
+
 def estimates(
     masking: Masking,
     blocks: Iterable[Tensor],
@@ -242,21 +246,22 @@ def estimates(
     *,
     windowed: Callable[[int], None] = lambda count: None,
     cancelled: Callable[[], bool] = never,
-) -> Iterator[Tensor]:
-    """Mixture blocks (C, n) at the separator's rate -> estimates (Q, C, n') in order, at the same rate.
+) -> Iterator[Estimate]:
+    """Mixture blocks (C, n) at the separator's rate -> estimates at the same rate, window by window and in a window
+    query by query, so that no more than one is in memory.
 
-    Their lengths add up to the mixture's. `windowed(count)` is called after each batch with the windows done so far,
-    `cancelled()` before each. Raises Cancelled.
+    The lengths of one query's add up to the mixture's. `windowed(count)` is called after each batch with the windows
+    done so far, `cancelled()` before each. Raises Cancelled.
     """
-    fade = CrossFade(windows)
+    fades = [CrossFade(windows) for _ in range(masking.queries)]
     done = 0
     for group in _group(cut(blocks, channels, windows, rate), masking.windows):
         if cancelled():
             raise Cancelled("the separation was cancelled")
         separated = masking(torch.stack([window.samples for window in group]))
-        for window, estimate in zip(group, separated, strict=True):
-            kept = estimate[..., windows.context : windows.context + window.core]
-            yield fade.add(kept, window.last)
+        for (window, query), estimate in zip(product(group, range(masking.queries)), separated, strict=True):
+            kept = estimate[:, windows.context : windows.context + window.core]
+            yield Estimate(query, fades[query].add(kept, window.last), window.last)
         done += len(group)
         windowed(done)
 
@@ -267,13 +272,15 @@ def stems(
     windows: Windows,
     rate: int,
     *,
-    observe: Callable[[Tensor], None] = lambda estimate: None,
+    observe: Callable[[int, Tensor], None] = lambda query, estimate: None,
     windowed: Callable[[int], None] = lambda count: None,
     cancelled: Callable[[], bool] = never,
-) -> Iterator[Tensor]:
-    """A source -> its stems (Q, C, n) in blocks at the source's own rate, aligned with it and exactly as long.
+) -> Iterator[tuple[int, Tensor]]:
+    """A source -> blocks (query, (C, n)) of its stems at the source's own rate, each stem aligned with it and exactly
+    as long.
 
-    `observe(estimate (Q, C, n))` is called with every estimate at the separator's `rate`. Raises Cancelled.
+    Blocks come window by window, in a window query by query. `observe(query, estimate (C, n))` is called with every
+    estimate at the separator's `rate`. Raises Cancelled.
     """
     read = 0
 
@@ -284,23 +291,22 @@ def stems(
             yield block
 
     mixture = at_rate(replace(source, blocks=count_blocks), rate)
-    back = Resampler(rate, source.rate, masking.queries * source.channels)
-    pieces = _mark_last(
-        estimates(masking, mixture, source.channels, windows, rate, windowed=windowed, cancelled=cancelled)
-    )
-    given = 0
-    for estimate, last in pieces:
-        observe(estimate)
-        edges = [*range(0, estimate.shape[-1], round(_PIECE_SECONDS * rate)), estimate.shape[-1]]
+    resamplers = [Resampler(rate, source.rate, source.channels) for _ in range(masking.queries)]
+    given = [0] * masking.queries
+    for query, estimate, last in estimates(
+        masking, mixture, source.channels, windows, rate, windowed=windowed, cancelled=cancelled
+    ):
+        observe(query, estimate)
+        edges = [*range(0, estimate.shape[1], round(_PIECE_SECONDS * rate)), estimate.shape[1]]
         for start, end in pairwise(edges):
-            final = last and end == edges[-1]
-            stem = back.feed(estimate[..., start:end].flatten(0, 1), last=final)
+            stem = resamplers[query].feed(estimate[:, start:end], last=last and end == edges[-1])
             if last:
-                stem = stem[:, : read - given]
-            given += stem.shape[1]
-            yield stem.unflatten(0, (masking.queries, source.channels))
-    if given < read:  # resampling twice rounds the length by up to a few samples
-        yield torch.zeros(masking.queries, source.channels, read - given)
+                stem = stem[:, : read - given[query]]
+            given[query] += stem.shape[1]
+            yield query, stem
+    for query, count in enumerate(given):
+        if count < read:  # resampling twice rounds the length by up to a few samples
+            yield query, torch.zeros(source.channels, read - count)
 
 
 def _group(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
@@ -313,14 +319,3 @@ def _group(items: Iterable[Window], count: int) -> Iterator[list[Window]]:
         group.append(item)
     if group:
         yield group
-
-
-def _mark_last(items: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
-    """Yield each item with whether it is the last."""
-    held: Tensor | None = None
-    for item in items:
-        if held is not None:
-            yield held, False
-        held = item
-    if held is not None:
-        yield held, True

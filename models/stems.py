@@ -1,7 +1,8 @@
 """Writing of stems to files that add up to the mixture: gated, scaled by one gain against clipping, and quantised.
 
 Stems are spooled to disk as float32 until the whole recording is separated, since presence, gates and the gain are
-decided once for all of it. The residual is computed last, from the stems as written.
+decided once for all of it. The residual is computed last, from the stems as written. While files are written the spool
+is deleted, so that a stem takes its place on the disk once.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ RESIDUAL = "residual"
 
 _MAX_NAME = 64  # characters
 _MAX_FILE_NAME = 255  # bytes, of most file systems
+# The last reading of the spool deletes it in files of this size: as much of each stem may be on the disk twice.
+_SPOOL_FILE_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -76,33 +80,30 @@ def _fold(name: str) -> str:
 
 
 class Spool:
-    """Stems (Q, C, n) on disk, one file each, written once and read repeatedly. A context manager that deletes its
-    files."""
+    """Stems (Q, C, n) on disk, written once and read repeatedly. A context manager that deletes its files.
 
-    def __init__(self, folder: Path, stems: int, channels: int) -> None:
-        self._paths = [folder / f"{number}.f32" for number in range(stems)]
-        self._files = [path.open("w+b") for path in self._paths]
+    Each stem is a row of small files, so that the last reading can delete them one by one: what is written meanwhile
+    takes their place on the disk.
+    """
+
+    def __init__(self, folder: Path, stems: int, channels: int, file_bytes: int = _SPOOL_FILE_BYTES) -> None:
+        self._rows = [_Row(folder, f"{number}-", file_bytes) for number in range(stems)]
         self._channels = channels
 
-    def append(self, block: Tensor) -> None:
-        """Append a block (Q, C, n)."""
-        for file, stem in zip(self._files, block.numpy(), strict=True):
-            file.write(np.ascontiguousarray(stem.T).data)
+    def append(self, stem: int, block: Tensor) -> None:
+        """Append a block (C, n) to a stem."""
+        self._rows[stem].write(np.ascontiguousarray(block.numpy().T))
 
-    def rewind(self) -> None:
-        """Make the next `read` start at the beginning."""
-        for file in self._files:
-            file.seek(0)
+    def rewind(self, for_the_last_time: bool = False) -> None:
+        """Make the next `read` start at the beginning; for the last time: it deletes what has been read."""
+        for row in self._rows:
+            row.rewind(for_the_last_time)
 
     def read(self, count: int) -> Tensor:
         """Return the next `count` samples, (Q, C, count). Raises ValueError beyond the end."""
-        wanted = count * self._channels
-        stems = np.empty((len(self._files), self._channels, count), np.float32)
-        for stem, file in zip(stems, self._files, strict=True):
-            part = np.fromfile(file, np.float32, wanted)
-            if len(part) < wanted:
-                raise ValueError("the mixture is longer than it was when it was separated")
-            stem[:] = part.reshape(count, self._channels).T
+        stems = np.empty((len(self._rows), self._channels, count), np.float32)
+        for stem, row in zip(stems, self._rows, strict=True):
+            stem[:] = row.read(count * self._channels).reshape(count, self._channels).T
         return torch.from_numpy(stems)
 
     def __enter__(self) -> "Spool":
@@ -111,9 +112,62 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file, path in zip(self._files, self._paths, strict=True):
-            file.close()
+        for row in self._rows:
+            row.close()
+
+
+class _Row:
+    """Numbers (float32) in a row of files."""
+
+    def __init__(self, folder: Path, prefix: str, file_bytes: int) -> None:
+        self._start = folder / prefix
+        self._file_bytes = file_bytes
+        self._paths: list[Path] = []
+        self._file: BinaryIO | None = None
+        self._number = 0  # of the next file to read
+        self._deletes = False
+
+    def write(self, numbers: NDArray[np.float32]) -> None:
+        """Append numbers."""
+        if self._file is None or self._file.tell() >= self._file_bytes:
+            self._close_file()
+            self._paths.append(self._start.with_name(f"{self._start.name}{len(self._paths)}.f32"))
+            self._file = self._paths[-1].open("wb")
+        self._file.write(numbers.data)
+
+    def rewind(self, deletes: bool) -> None:
+        """End writing or reading, and begin to read; `deletes`: files, once they have been read."""
+        self._close_file()
+        self._number, self._deletes = 0, deletes
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """Return the next `count` numbers. Raises ValueError beyond the end."""
+        numbers, filled = np.empty(count, np.float32), 0
+        while filled < count:
+            if self._file is None:
+                if self._number == len(self._paths):
+                    raise ValueError("the mixture is longer than it was when it was separated")
+                self._file = self._paths[self._number].open("rb")
+                self._number += 1
+            part = np.fromfile(self._file, np.float32, count - filled)
+            numbers[filled : filled + len(part)] = part
+            filled += len(part)
+            if filled < count:
+                self._close_file()
+                if self._deletes:
+                    self._paths[self._number - 1].unlink()
+        return numbers
+
+    def close(self) -> None:
+        """Delete all files."""
+        self._close_file()
+        for path in self._paths:
             path.unlink(missing_ok=True)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file, file = None, self._file
+            file.close()
 
 
 def apply_gates(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: int) -> Tensor:
@@ -135,9 +189,12 @@ class SpooledStems:
     gates: Sequence[Gate | None]
     cancelled: Callable[[], bool] = never
 
-    def blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Yield blocks of the mixture (C, n) and the gated stems (Q, C, n). Raises Cancelled."""
-        self.spool.rewind()
+    def blocks(self, for_the_last_time: bool = False) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield blocks of the mixture (C, n) and the gated stems (Q, C, n). Raises Cancelled.
+
+        for_the_last_time: the spool is deleted meanwhile.
+        """
+        self.spool.rewind(for_the_last_time)
         start = 0
         for mixture in self.source.blocks():
             if self.cancelled():
@@ -171,7 +228,7 @@ def write(
             writers.append(open_writer(path, options.format, source.rate, source.channels, options.bit_depth))
         gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, options, writers[0])
         frames = 0
-        for mixture, stems in separated.blocks():
+        for mixture, stems in separated.blocks(for_the_last_time=True):
             total = mixture.astype(np.float64) * gain
             for number, writer in enumerate(writers):
                 block = stems[number] * np.float32(gain) if number < len(stems) else _round(total, writer.bit_depth)

@@ -12,25 +12,34 @@ _EPSILON = 1e-9
 _SCALE = 8.0
 
 
-def with_residual(mixture: Tensor, magnitudes: Tensor) -> Tensor:
-    """(J, ..., T, F) -> (J + 1, ..., T, F): add the residual max(|X| - sum m, 0) as a source.
+def magnitudes(mixture: Tensor, masks: Tensor, exhaustive: bool) -> Tensor:
+    """Return the magnitudes (J, C, T, F) of the sources: the mixture's (C, T, F) under each of the masks (Q, T, F) and,
+    unless these are exhaustive, a residual, max(|X| - sum m, 0).
 
     Without it, a single target would be refined into the whole mixture.
     """
-    left = (mixture.abs() - magnitudes.sum(dim=0)).clamp_min(0)
-    return torch.cat([magnitudes, left[None]])
+    level = mixture.abs()
+    found = level.new_empty(len(masks) + (not exhaustive), *mixture.shape)
+    torch.mul(masks[:, None], level, out=found[: len(masks)])
+    if not exhaustive:
+        torch.sub(level, found[:-1].sum(dim=0), out=found[-1]).clamp_min_(0)
+    return found
 
 
-def refine(mixture: Tensor, magnitudes: Tensor) -> Tensor:
-    """Divide the mixture among its sources in proportion to their refined powers.
+def shares(mixture: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return the refined sources as shares (J, ..., T, F) of the mixture, in place of the magnitudes: they are computed
+    in the same memory, since an array of all sources may take 300 MB.
 
     mixture: complex (..., T, F), one window of one channel in the last two dimensions. magnitudes: (J, ..., T, F), at
-    least 0. Gives complex (J, ..., T, F), whose sum is the mixture wherever any source has power.
+    least 0. The shares are in proportion to the sources' refined powers and add up to 1 wherever any source has power.
     """
-    estimates = mixture * (magnitudes / (_EPSILON + magnitudes.sum(dim=0)))
+    whole = _EPSILON + magnitudes.sum(dim=0)
     scale = (mixture.abs().amax(dim=(-2, -1), keepdim=True) / _SCALE).clamp_min(1)
-    powers = (estimates / scale).abs().square()
-    total = powers.sum(dim=-2, keepdim=True)
-    weighted = powers * (total / (_EPSILON + total))
+    # Frames beside each other, as `torch.stft` returns them, in the memory of the magnitudes.
+    weighted = magnitudes.view(*magnitudes.shape[:-2], magnitudes.shape[-1], magnitudes.shape[-2]).transpose(-1, -2)
+    for source, magnitude in zip(weighted, magnitudes, strict=True):
+        powers = (mixture * (magnitude / whole)).div_(scale).abs().square_()
+        total = powers.sum(dim=-2, keepdim=True)
+        torch.mul(powers, total / (_EPSILON + total), out=source)
     # norbert divides by `scale` before and multiplies after; the shares do not depend on it.
-    return mixture * (weighted / (_EPSILON**0.5 + weighted.sum(dim=0)))
+    return weighted.div_(_EPSILON**0.5 + weighted.sum(dim=0))

@@ -16,10 +16,9 @@ OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web"},
-    {
-        *("budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"),
-        "settings_table",
-    },
+    {"redis_client"},
+    {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
+    {"jobs", "http"},
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},
@@ -29,6 +28,7 @@ APP_ROWS = (
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
+    {"tables"},
     {"__main__", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

@@ -4,13 +4,16 @@ one."""
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from app.errors import DiskFull
 from app.media import sandbox
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, MediaInfo
@@ -85,7 +88,9 @@ def _media_info(outcome: sandbox.Outcome, limits: sandbox.SandboxLimits) -> Medi
         raise AudioUndecodable("the decoder failed on this file")
     if outcome.returncode == 2:
         # This machine or a defect is the cause, not the file.
-        raise OSError(f"the decoder failed: {outcome.errors.decode(errors='replace').strip()[-500:]}")
+        message = outcome.errors.decode(errors="replace").strip()[-500:]
+        number = next((each for each in DiskFull.errnos if message.endswith(os.strerror(each))), errno.EIO)
+        raise OSError(number, f"the decoder failed: {message}")
     try:
         report = json.loads(outcome.output)
         if "ok" in report:

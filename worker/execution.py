@@ -15,6 +15,7 @@ from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.records.audio import store_key
 from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
+from app.records.sizes import charged_seconds
 from app.storage import StoredObject
 from models.audio import Waveform, mono
 from models.media import Limits, MediaInfo
@@ -84,6 +85,8 @@ class JobExecution:
         self.id = execution_id
         self.control = ExecutionControl(context, job.id, execution_id)
         self.timer = StageTimer()
+        expected = UNKNOWN_SECONDS if job.audio_seconds is None else job.audio_seconds
+        self._charged_seconds = expected if job.charged_seconds is None else job.charged_seconds
 
     @property
     def model(self) -> ModelRecord:
@@ -114,8 +117,8 @@ class JobExecution:
         """Return a progress callback for the engine, whose 0 to 1 is the job's `start` to `end`."""
         return lambda ratio, stage: self.enter(start + (end - start) * ratio, stage)
 
-    def decode_recording(self, recording: RecordingRecord) -> Recording:
-        """Fetch and decode the job's recording, and correct the quota's charge for it.
+    def decode_recording(self, recording: RecordingRecord, targets: int = 1) -> Recording:
+        """Fetch and decode the job's recording, and correct the quota's charge for it and so many targets.
 
         This is the stage "decoding". Raises as `worker.decode.decode` does.
         """
@@ -123,8 +126,20 @@ class JobExecution:
         path = self.folder / "recording.wav"
         info = self._fetch_and_decode(recording.audio_id, path, self.recording_limits)
         decoded = Recording(recording, path, info)
-        self._correct_charge(decoded.duration)
+        self.correct_charge(decoded, targets)
         return decoded
+
+    def correct_charge(self, recording: Recording, targets: int) -> None:
+        """Charge the owner's daily quota for what the job turns out to be: headers may be wrong, or have no duration,
+        and there may be fewer targets than could be detected."""
+        charged = charged_seconds(recording.duration, recording.info.channels, targets)
+        difference = charged - self._charged_seconds
+        # The record first: if this execution dies in between, the next one does not charge twice.
+        if abs(difference) > HEADER_TOLERANCE and self.context.jobs.record_duration(
+            self.job.id, self.id, recording.duration, charged
+        ):
+            self.context.quotas.adjust(self.job.owner, difference, self.job.created_at)
+            self._charged_seconds = charged
 
     def embed_examples(self, examples: Sequence[ExampleRecord]) -> Query:
         """Return one query from uploads that hold examples of a sound."""
@@ -145,16 +160,8 @@ class JobExecution:
             channels=settings.channels,
             lowest_rate=settings.lowest_rate,
             highest_rate=settings.highest_rate,
-            samples=settings.recording_samples,
+            samples=min(settings.recording_samples, settings.scratch_bytes // 4),
         )
-
-    def _correct_charge(self, seconds: float) -> None:
-        """Charge the owner's daily quota for the decoded duration: headers may be wrong, or have none."""
-        expected = self.job.audio_seconds
-        difference = seconds - (UNKNOWN_SECONDS if expected is None else expected)
-        # The record first: if this execution dies in between, the next one does not charge twice.
-        if abs(difference) > HEADER_TOLERANCE and self.context.jobs.record_duration(self.job.id, self.id, seconds):
-            self.context.quotas.adjust(self.job.owner, difference, self.job.created_at)
 
     def _example(self, audio_id: str) -> Waveform:
         self.control.check()

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from rq import Retry
 
 from app import logs
-from app.errors import AlreadyFinished, EarmarkError, NotFound, Unavailable
+from app.errors import AlreadyFinished, DiskFull, EarmarkError, NotFound, Unavailable
 from app.jobs.lifecycle import JobError, StoredFields
 from models.errors import Cancelled, ModelsError
 from worker.context import WorkerContext
@@ -138,6 +138,8 @@ def _retry(execution: JobExecution, error: Exception) -> Retry | None:
         logger.warning("%s: attempt %d failed, to be retried: %s", job.id, job.attempts, error)
         return RETRY
     logger.error("%s: the last attempt failed: %s", job.id, error)
+    if isinstance(error, OSError) and error.errno in DiskFull.errnos:
+        error = DiskFull("The worker's disk is full.")
     is_typed = isinstance(error, EarmarkError)
     _fail(execution, error.code if is_typed else "internal", error.detail if is_typed else INTERNAL)
     return None

@@ -1,10 +1,13 @@
 """The RQ worker: runs one job at a time in the process that holds the model.
 
 RQ's `SimpleWorker` has no work horse, so the model stays in memory; but it ignores the stop command and sends no
-heartbeat while a job runs. This one does both, and ends its process when a job ignores its timeout.
+heartbeat while a job runs. This one does both, and ends its process when a job ignores its timeout. RQ's loop ends at
+the first error of Redis; this one waits while the server is absent, or full and refuses writes. What RQ could not write
+about a job is then left to housekeeping, since the job's record is the truth.
 """
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -13,12 +16,15 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, TypeVar
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.client import Pipeline
+from redis.exceptions import AuthenticationError, RedisError
 from rq import Retry, SimpleWorker, worker_registration
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.queue import Queue
@@ -37,8 +43,42 @@ WORKER_TTL = 30  # s; an idle worker blocks on its queue for 15 s less
 # Pauses in s of a worker whose machine has a problem: before a retry of the job, by its attempts; and before the next
 # job, by how many in a row have met the problem.
 TROUBLE_PAUSES = (2.0, 4.0, 8.0, 15.0)
+REDIS_PAUSES = (0.5, 1.0, 2.0, 4.0)  # s between tries while Redis does not execute a command; the last one repeats
+BAD_ENTRY_PAUSE = 1.0  # s after an entry of the queue that RQ cannot read; housekeeping replaces it
 
 Task = Callable[..., Retry | None]
+Reply = TypeVar("Reply")
+
+
+def wait_for_redis(
+    call: Callable[..., Reply], *arguments: Any, is_stopping: Callable[[], bool] = lambda: False
+) -> Reply:
+    """Return what a call returns once Redis executes it: an absent server may start, a full one gets room.
+
+    Raises StopRequested as soon as `is_stopping()`, and AuthenticationError, which waiting does not mend.
+    """
+    for seconds in itertools.chain(REDIS_PAUSES, itertools.repeat(REDIS_PAUSES[-1])):
+        try:
+            return call(*arguments)
+        except AuthenticationError:
+            raise
+        except RedisError as error:
+            logger.warning("Redis does not execute a command, next try in %g s: %s", seconds, error)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if is_stopping():
+                raise StopRequested
+            time.sleep(0.1)
+    raise AssertionError  # the pauses never end
+
+
+@contextmanager
+def _tolerate_redis_errors() -> Iterator[None]:
+    """Log errors of Redis: for what nobody needs, or housekeeping does again."""
+    try:
+        yield
+    except RedisError as error:
+        logger.warning("Redis does not execute a command: %s", error)
 
 
 class TaskRefused(Exception):
@@ -202,6 +242,13 @@ class EarmarkWorker(SimpleWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job in the main thread, beside a thread that sends its heartbeat."""
         self.signals.clear()
+        with _tolerate_redis_errors():
+            self._run_job(job, queue)
+            self.on_idle()
+        self.set_state(WorkerStatus.IDLE)
+        self._pause_in_trouble()
+
+    def _run_job(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
         job.execution_id = execution.id  # pyright: ignore[reportAttributeAccessIssue]
         heartbeat = self._heartbeat(job, execution)
@@ -211,12 +258,6 @@ class EarmarkWorker(SimpleWorker):
                 self.perform_job(job, queue, execution)
         finally:
             heartbeat.stop()
-        self.set_state(WorkerStatus.IDLE)
-        try:
-            self.on_idle()
-        except RedisError as error:  # if it persists, taking the next job fails with it
-            logger.warning("Redis does not answer: %s", error)
-        self._pause_in_trouble()
 
     def _pause_in_trouble(self) -> None:
         """Leave the next jobs to other workers for a while if this machine would fail them one by one."""
@@ -239,6 +280,11 @@ class EarmarkWorker(SimpleWorker):
             on_overrun=lambda: self.on_overrun(job.id, execution.id),
         )
 
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        """Send the heartbeat of a running job: first what housekeeping looks at, which a full server executes too."""
+        self.connection.expire(execution.key, self.heartbeat_timeout)
+        super().maintain_heartbeats(job, execution)
+
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
         """Record the end only: RQ also sends a heartbeat, which would recreate fields of a deleted job."""
         job.ended_at = now()
@@ -246,14 +292,16 @@ class EarmarkWorker(SimpleWorker):
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        if not self._is_reassigned(job, execution):
-            super().handle_job_success(job, queue, started_job_registry, execution)
+        with _tolerate_redis_errors():
+            if not self._is_reassigned(job, execution):
+                super().handle_job_success(job, queue, started_job_registry, execution)
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        if not self._is_reassigned(job, execution):
-            super().handle_job_retry(job, queue, retry, started_job_registry, execution)
+        with _tolerate_redis_errors():
+            if not self._is_reassigned(job, execution):
+                super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 
     def handle_job_failure(
         self,
@@ -278,6 +326,54 @@ class EarmarkWorker(SimpleWorker):
             self.cleanup_execution(job, pipeline, execution)
             pipeline.execute()
         return True
+
+    # Calls to Redis of RQ's loop: those that it cannot do without are repeated, the others may fail
+
+    def register_birth(self) -> None:
+        with suppress(ValueError):  # this name exists: the reply to an earlier try was lost
+            self._wait_for_redis(super().register_birth)
+
+    def subscribe(self) -> None:
+        self._wait_for_redis(super().subscribe)
+
+    def check_for_suspension(self, burst: bool) -> None:
+        self._wait_for_redis(super().check_for_suspension, burst)
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """Take the next job; entries that RQ cannot read are left to housekeeping."""
+        while True:
+            try:
+                return self._wait_for_redis(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
+            except StopRequested:
+                raise
+            except Exception:
+                logger.exception("an entry of the queue cannot be read")
+                time.sleep(BAD_ENTRY_PAUSE)
+
+    def run_maintenance_tasks(self) -> None:
+        with _tolerate_redis_errors():
+            super().run_maintenance_tasks()
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        with _tolerate_redis_errors():
+            super().heartbeat(timeout, pipeline)
+
+    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
+        with _tolerate_redis_errors():
+            super().set_state(state, pipeline)
+
+    def set_shutdown_requested_date(self) -> None:
+        with _tolerate_redis_errors():
+            super().set_shutdown_requested_date()
+
+    def register_death(self) -> None:
+        with _tolerate_redis_errors():
+            super().register_death()
+
+    def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:
+        return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:
         """Pass RQ's stop command on to the running task: there is no work horse to kill."""

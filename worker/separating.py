@@ -3,6 +3,7 @@
 from app.errors import EarmarkError, StoreUnavailable
 from app.jobs.lifecycle import JobError
 from app.records.separations import AutoRecord, SeparationRequest, SeparationResult, StemRecord
+from app.records.sizes import SeparationSize
 from models.engine import SeparatedFiles, SeparationOptions
 from models.errors import Cancelled, ModelsError
 from models.query import Query
@@ -22,7 +23,7 @@ STAGE_METRICS = {
 
 
 def separate(execution: JobExecution) -> Outcome:
-    """Separate the mixture into stems and store them. Raises NoTargetLeft."""
+    """Separate the mixture into stems and store them. Raises NoTargetLeft, RequestTooLarge."""
     return _Separation(execution).run()
 
 
@@ -37,7 +38,10 @@ class _Separation:
         self._warnings: list[str] = []
 
     def run(self) -> Outcome:
-        mixture = self._execution.decode_recording(self._request.mixture)
+        auto = self._request.auto
+        targets = len(self._request.targets) if auto is None else auto.max_targets
+        mixture = self._execution.decode_recording(self._request.mixture, targets)
+        self._require_room(mixture, targets)
         self._execution.enter(DETECTING, "detecting")
         queries = self._queries(mixture)
         self._execution.enter(SEPARATING, "separating")
@@ -55,6 +59,12 @@ class _Separation:
         )
         return Outcome(result, list(self._states.values()), self._warnings)
 
+    def _require_room(self, mixture: Recording, targets: int) -> None:
+        """Raise RequestTooLarge if the decoded recording needs more disk space than its header let expect."""
+        info = mixture.info
+        size = SeparationSize(info.rate, info.channels, mixture.duration, targets, self._request.output)
+        size.require_room(self._context.settings)
+
     # Queries
 
     def _queries(self, mixture: Recording) -> dict[str, Query]:
@@ -69,6 +79,7 @@ class _Separation:
             self._warnings.append(
                 f"No sound is detected with a probability of {auto.threshold:g}: there are no targets."
             )
+        self._execution.correct_charge(mixture, len(targets))
         self._states = {state.name: state for state, _ in targets}
         for state, query in targets:
             self._set_running(state.name, query)

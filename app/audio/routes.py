@@ -56,6 +56,7 @@ def _refuse(part: Part) -> RequestInvalid:
 )
 async def presign(request: Request, deps: InjectedDependencies) -> PresignAnswer:
     """Get a presigned URL that uploads a recording straight to the store; PUT the file there, then complete it."""
+    await deps.budgets.redis_memory.require_room()
     body = validate(PresignSent, await bodies.read_json(request, deps.settings))
     pending, url, url_expires_at = await run_in_threadpool(presigned.presign, deps, body)
     headers = {"Content-Type": body.content_type} if body.content_type else {}

@@ -13,6 +13,7 @@ audio seconds a day, waiting jobs) are in Redis: `app/keys/quotas.py`, `app/jobs
 
 import asyncio
 import math
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from app.errors import EarmarkError, Overloaded, RateLimited
 
 _RETRY_AFTER = 5  # s
+_SCARCE_SECONDS = 60.0  # for which a request that found no room counts: the client may try again
 
 
 @dataclass(eq=False)
@@ -47,19 +49,22 @@ class Budget:
     """One budget. Not thread-safe: for the event loop of the server only.
 
     `noun`: what is counted, in the plural, for error messages. `share`: of `total`, that one key may hold, at least 1;
-    requests without a key may hold all of it. `patience`: seconds that a request waits before it is refused.
+    requests without a key may hold all of it; None: it is held before any key is known. `patience`: seconds that a
+    request waits before it is refused.
     """
 
-    def __init__(self, name: str, noun: str, total: float, share: float, patience: float = 0.0) -> None:
+    def __init__(self, name: str, noun: str, total: float, share: float | None, patience: float = 0.0) -> None:
         self.name = name
         self.noun = noun
         self.total = total
-        self.per_key = max(1.0, math.floor(total * share))
+        self.has_shares = share is not None
+        self.per_key = total if share is None else max(1.0, math.floor(total * share))
         self.patience = patience
         self.used = 0.0
-        self.refused: Counter[str] = Counter()  # by scope: `key`, `all`
+        self.refused: Counter[str] = Counter()  # by scope: `key`, `all`, `slow`
         self._used_by_key: defaultdict[str, float] = defaultdict(float)
         self._waiters: dict[str, deque[_Waiter]] = {}
+        self._short_at: dict[str, float] = {}  # when a request last found no room, by key; "": of the total
 
     @property
     def waiting(self) -> int:
@@ -79,21 +84,45 @@ class Budget:
         try:
             yield hold
         finally:
-            self._add(key_id, -hold.amount)
-            self._serve()
+            self.give_back(key_id, hold.amount)
+
+    def is_scarce(self, key_id: str) -> bool:
+        """Whether others need what a key holds: requests of all keys, or of this one, have lately found no room."""
+        now = time.monotonic()
+        return any(now - self._short_at.get(scope, -math.inf) < _SCARCE_SECONDS for scope in ("", key_id))
+
+    def take_back(self) -> Overloaded:
+        """Return the error for a request that must give back what it holds, since it is slow and others need it."""
+        self.refused["slow"] += 1
+        return Overloaded(f"The upload is too slow while the server is short of {self.noun}; try again later.")
 
     def take(self, key_id: str, amount: float) -> None:
         """Add an amount to what a key holds. Raises `RateLimited` and `Overloaded`."""
         if not self._has_room(key_id, amount):
-            raise self._refuse(key_id, amount)
+            raise self.refuse(key_id, amount)
         self._add(key_id, amount)
+
+    def give_back(self, key_id: str, amount: float) -> None:
+        """Take an amount from what a key holds, for the requests that wait."""
+        self._add(key_id, -amount)
+        self._serve()
+
+    def refuse(self, key_id: str, amount: float) -> EarmarkError:
+        """Count a refusal and return its error, `RateLimited` or `Overloaded`."""
+        self._note_shortage(key_id, amount)
+        if self._exceeds_share(key_id, amount):
+            self.refused["key"] += 1
+            return RateLimited(f"A key may have {self.per_key:.0f} {self.noun} at once.", _RETRY_AFTER)
+        self.refused["all"] += 1
+        return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")
 
     async def _acquire(self, key_id: str, amount: float) -> None:
         if not self._waiters.get(key_id) and self._has_room(key_id, amount):
             self._add(key_id, amount)
             return
         if not self.patience:
-            raise self._refuse(key_id, amount)
+            raise self.refuse(key_id, amount)
+        self._note_shortage(key_id, amount)
         waiter = _Waiter(amount)
         self._waiters.setdefault(key_id, deque()).append(waiter)
         try:
@@ -102,7 +131,7 @@ class Budget:
         except TimeoutError:
             if waiter.granted.done():  # in the same turn of the event loop
                 return
-            raise self._refuse(key_id, amount) from None
+            raise self.refuse(key_id, amount) from None
         except BaseException:
             if waiter.granted.done():
                 self._add(key_id, -amount)
@@ -142,9 +171,7 @@ class Budget:
         if not self._used_by_key[key_id]:
             del self._used_by_key[key_id]
 
-    def _refuse(self, key_id: str, amount: float) -> EarmarkError:
-        if self._exceeds_share(key_id, amount):
-            self.refused["key"] += 1
-            return RateLimited(f"A key may have {self.per_key:.0f} {self.noun} at once.", _RETRY_AFTER)
-        self.refused["all"] += 1
-        return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")
+    def _note_shortage(self, key_id: str, amount: float) -> None:
+        now = time.monotonic()
+        recent = {scope: at for scope, at in self._short_at.items() if now - at < _SCARCE_SECONDS}
+        self._short_at = recent | {key_id if self._exceeds_share(key_id, amount) else "": now}

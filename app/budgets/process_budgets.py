@@ -5,21 +5,34 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from redis.asyncio import Redis
 
 from app.budgets.budget import Budget
+from app.budgets.redis_memory import RedisMemory
 from app.settings import Settings
 
 
 class ProcessBudgets(Collector):
     """All budgets of one front-end process, and their metrics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, redis: Redis) -> None:
         share = settings.key_share
-        self.media = Budget("media", "files being read", settings.media_slots, share, settings.media_patience)
+        patience = settings.budget_patience
+        self.connections = Budget("connections", "connections", settings.connections, None)
+        self.requests = Budget("requests", "requests in progress", settings.requests_in_progress, share)
+        self.streams = Budget("streams", "event streams and long polls", settings.event_streams, share)
+        self.uploads = Budget("uploads", "uploads in flight", settings.upload_slots, share, patience)
+        # No patience: an upload that waited for more room would meanwhile keep the room it has.
+        self.upload_room = Budget("upload_room", "bytes of uploads in flight", settings.upload_room, share)
+        self.fetches = Budget("fetches", "fetches of URLs", settings.fetch_slots, share, patience)
+        self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
+        self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
+        self.redis_memory = RedisMemory(redis, settings.redis_share)
+        self.idempotency_refused = 0  # requests of keys that have used up `idempotency_bytes`, which Redis counts
 
-    def all(self) -> Iterable[Budget]:
+    def all(self) -> Iterable[Budget | RedisMemory]:
         """Return every budget."""
-        return [value for value in vars(self).values() if isinstance(value, Budget)]
+        return [value for value in vars(self).values() if isinstance(value, Budget | RedisMemory)]
 
     def collect(self) -> Iterable[Metric]:
         """Return what is used of each budget, what waits for it, and what was refused."""
@@ -28,13 +41,14 @@ class ProcessBudgets(Collector):
         waiting = GaugeMetricFamily("earmark_budget_waiting", "Requests that wait for a budget", labels=["budget"])
         refused = CounterMetricFamily(
             "earmark_budget_refused",
-            "Requests refused because a budget was used up; scope: key (its share) or all",
+            "Requests refused because a budget was used up; scope: key (its share), all, or slow (uploads cut off)",
             labels=["budget", "scope"],
         )
         for budget in self.all():
             limit.add_metric([budget.name], budget.total)
             used.add_metric([budget.name], budget.used)
             waiting.add_metric([budget.name], budget.waiting)
-            for scope in ("key", "all"):
+            for scope in ("key", "all", "slow"):
                 refused.add_metric([budget.name, scope], budget.refused[scope])
+        refused.add_metric(["idempotency", "key"], self.idempotency_refused)
         return [limit, used, waiting, refused]

@@ -8,6 +8,7 @@ from app.jobs.kinds import DETECTION
 from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.records.detections import DetectionRequest, PictureRecord
+from app.records.sizes import charged_seconds
 
 DETECTIONS = JobResource(DETECTION, DetectionAnswer, DetectionCreate, {"audio_id": "$response.body#/id"})
 
@@ -25,7 +26,15 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
         threshold=body.threshold,
         top=body.top,
     )
-    return DETECTIONS.create(deps, body, request, model, [audio.id], audio_seconds=audio.duration)
+    return DETECTIONS.create(
+        deps,
+        body,
+        request,
+        model,
+        [audio.id],
+        audio_seconds=audio.duration,
+        charged_seconds=charged_seconds(validation.expected_seconds(audio.duration), audio.channels),
+    )
 
 
 def find_picture(job: Job) -> PictureRecord:

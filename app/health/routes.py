@@ -2,15 +2,20 @@
 
 from typing import Literal
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.dependencies import InjectedDependencies
+from app.dependencies import Dependencies, InjectedDependencies
 from app.errors import NotFound
 from app.http.openapi import problems
 from app.metrics import CONTENT_TYPE
+from app.redis_client import check_writes
 
 router = APIRouter(tags=["health"])
+
+_CHECKS = CapacityLimiter(4)  # threads of their own: those of requests may all wait for a slow store
 
 
 class Alive(BaseModel):
@@ -35,9 +40,13 @@ async def alive() -> Alive:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(deps: InjectedDependencies) -> Ready:
-    """Check that jobs can be accepted: Redis and the store respond."""
-    deps.redis.ping()
+async def ready(deps: InjectedDependencies) -> Ready:
+    """Check that jobs can be accepted: Redis takes writes, and the store responds."""
+    return await run_sync(_check, deps, limiter=_CHECKS)
+
+
+def _check(deps: Dependencies) -> Ready:
+    check_writes(deps.redis)
     deps.storage.check()
     return Ready(
         workers={model.name: deps.model_registry.worker_count(model.name) for model in deps.model_registry.models()}

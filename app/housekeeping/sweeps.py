@@ -1,6 +1,7 @@
 """`python -m app housekeeping`: requeue lost jobs, and remove what has expired.
 
-A sweep runs every few seconds in the one process that holds a lock in Redis; further processes stand by. A dead worker
+A sweep runs every few seconds in the one process that holds a lock in Redis; further processes stand by. Everything in
+it works on a full server too, whose memory it frees. A dead worker
 is detected `heartbeat_timeout` after the last heartbeat of its execution (RQ's; the model registry has another), and
 the next sweep requeues its job. Every process delivers webhooks, independently of the lock.
 """
@@ -21,15 +22,15 @@ from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from app.errors import AudioInUse, EarmarkError, NotFound, StoreUnavailable
+from app.errors import AudioInUse, EarmarkError, NotFound, RecordUnreadable, StoreUnavailable
 from app.housekeeping.webhook_delivery import deliver_in_background
-from app.jobs.kinds import output_folder
+from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.model_registry import ModelRegistry
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
-from app.redis_client import connect
+from app.redis_client import connect, execute_when_full
 from app.settings import Settings
 from app.storage import Storage
 from app.supervisor import stop_on_signals
@@ -63,10 +64,10 @@ class Housekeeping:
         for model in models:
             for short in (False, True):
                 queue = self._jobs.rq_queues.queue(model, short)
-                self._reap_executions(queue)
-                self._reap_intermediate(queue)
+                self._attempt(queue.name, partial(self._reap_executions, queue))
+                self._attempt(queue.name, partial(self._reap_intermediate, queue))
         for model in models:
-            self._jobs.fair_queue.fill(model)
+            self._attempt(model, partial(self._jobs.fair_queue.fill, model))
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))
         # Last, because an unavailable store must not delay the recovery of jobs.
@@ -92,6 +93,7 @@ class Housekeeping:
         for model in self._registry.models():
             self._registry.delete_dead(model.name)
         self._jobs.trim()
+        self._jobs.quarantine.trim()
         unfinished = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
         if unfinished:
             log.info("removed %d unfinished files from the store", unfinished)
@@ -106,8 +108,12 @@ class Housekeeping:
         """
         registry = StartedJobRegistry(queue=queue, serializer=JSONSerializer).key
         members: Any = self._redis.zrange(registry, 0, -1)
-        executions = [Execution.from_composite_key(member.decode(), self._redis) for member in members]
-        for execution in executions:
+        for member in members:
+            if member.count(b":") != 1:
+                log.error("%s: %r is not an execution", queue.name, member)
+                self._redis.zrem(registry, member)
+                continue
+            execution = Execution.from_composite_key(member.decode(), self._redis)
             if not self._redis.exists(execution.key) and self._redis.zrem(registry, execution.composite_key):
                 log.warning("%s: no heartbeat of execution %s", queue.name, execution.composite_key)
                 self._jobs.discard_entry(execution.job_id)
@@ -140,19 +146,15 @@ class Housekeeping:
     # Expiry
 
     def _expire_job(self, job_id: str) -> None:
-        prefix = self._prefix(job_id)
+        with contextlib.suppress(NotFound, RecordUnreadable):
+            self._jobs.get(job_id)  # raises `RecordTooNew`: then the output is left to the newer release
+        kind = kind_of_id(job_id)
+        prefix = None if kind is None else output_folder(kind.name, job_id)
         if prefix is not None:
             self._orphans.add(None, prefix, time.time())
         self._jobs.expire(job_id)
         if prefix is not None:
             self._delete(prefix)
-
-    def _prefix(self, job_id: str) -> str | None:
-        try:
-            job = self._jobs.get(job_id)
-        except NotFound:
-            return None
-        return output_folder(job.kind, job.id)
 
     def _expire_audio(self, audio_id: str) -> None:
         try:
@@ -180,12 +182,22 @@ class Housekeeping:
         return False
 
 
+class SweepLock(Lock):
+    """The lock of housekeeping, which can be acquired although the server is full: sweeps free its memory."""
+
+    def do_acquire(self, token: str) -> bool:
+        """Acquire the lock unless another process holds it; `Lock.acquire` calls this."""
+        with self.redis.pipeline() as pipe:
+            pipe.set(self.name, token, nx=True, px=int((self.timeout or 0) * 1000))
+            return bool(execute_when_full(self.redis, pipe)[0])
+
+
 def run(settings: Settings) -> None:
     """Sweep and deliver webhooks until SIGINT or SIGTERM; outages of Redis and the store are logged and survived."""
     stopping = stop_on_signals()
     redis = connect(settings)
     # Held between sweeps, so that the process keeps its observations; the lock of a dead process expires.
-    lock = redis.lock(_LOCK_KEY, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
+    lock = SweepLock(redis, _LOCK_KEY, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
     log.info("sweeping every %g s", settings.sweep_seconds)

@@ -22,10 +22,11 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, StoreUnavailable, UrlRefused
+from app.errors import EarmarkError, NotFound, RecordUnreadable, StoreUnavailable, UrlRefused
 from app.job_api.resource import JobResource
 from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
+from app.jobs.listing import record_key
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.metrics import webhook_deliveries
 from app.resources import SERVED_KINDS
@@ -33,8 +34,8 @@ from app.settings import Settings
 
 log = logging.getLogger("earmark.webhooks")
 
-_CONCURRENCY = 64
-_CONCURRENCY_PER = {"host": 8, "owner": 32}  # so that slow receivers delay neither other hosts nor other keys
+CONCURRENCY = 64
+CONCURRENCY_PER = {"host": 8, "owner": 32}  # so that slow receivers delay neither other hosts nor other keys
 _BUSY_SECONDS = 1.0  # before another look at a message whose host or owner has used up its concurrency
 _LEASE_MARGIN = 5.0  # s beyond two timeouts, after which another process may take a message
 _GONE = 410
@@ -119,14 +120,14 @@ class WebhookDelivery:
             except Exception:  # a defect must not end all deliveries
                 log.exception("webhooks are delayed")
                 due_count = 0
-            if not due_count or len(self._running) >= _CONCURRENCY:
+            if not due_count or len(self._running) >= CONCURRENCY:
                 await asyncio.sleep(self._schedule.poll_interval)
         if self._running:
             await asyncio.wait(self._running, timeout=self._timeout)
 
     async def _start_due(self) -> int:
         """Start an attempt for each message that is due and within its limits; return how many were due."""
-        free = _CONCURRENCY - len(self._running)
+        free = CONCURRENCY - len(self._running)
         lease = 2 * self._timeout + _LEASE_MARGIN
         ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
         if not self._running:
@@ -140,7 +141,7 @@ class WebhookDelivery:
         return len(ids)
 
     def _is_busy(self, groups: list[tuple[str, str]]) -> bool:
-        return any(self._in_flight[group] >= _CONCURRENCY_PER[group[0]] for group in groups)
+        return any(self._in_flight[group] >= CONCURRENCY_PER[group[0]] for group in groups)
 
     async def _attempt(self, job_id: str) -> None:
         try:
@@ -157,8 +158,9 @@ class WebhookDelivery:
         except NotFound:
             log.info("webhook of %s dropped: the job was deleted", job_id)
             signed = None
-        except ValueError:
-            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
+        except RecordUnreadable:
+            await asyncio.to_thread(self._deps.jobs.quarantine.add, record_key(job_id))
+            log.error("webhook of %s dropped: the record of the job cannot be read", job_id)
             signed = None
         except StoreUnavailable as error:  # no failure of the receiver
             log.error("webhook of %s delayed: %s", job_id, error.detail)
@@ -180,7 +182,10 @@ class WebhookDelivery:
         await asyncio.to_thread(self._record_outcome, signed, outcome)
 
     async def _message_of(self, job: Job) -> Message | None:
-        """Return the message of a job; None if there is none to send. Raises `NotFound` and `StoreUnavailable`."""
+        """Return the message of a job; None if there is none to send.
+
+        Raises `NotFound`, `RecordUnreadable` and `StoreUnavailable`.
+        """
         try:
             complete = await self._deps.large_fields_cache.load(job)
             return await asyncio.to_thread(self._sign, complete) if complete.wants_webhook else None

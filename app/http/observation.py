@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 from app.http import problems
+from app.http.uvicorn_protocol import get_refusal
 from app.metrics import Metrics
 from app.records.ids import new_id
 
@@ -23,7 +24,8 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class ObservationMiddleware:
     """ASGI middleware that sets the request id (the client's, if valid), measures the request and logs it.
 
-    An exception that no handler answers becomes a response of status 500.
+    An exception that no handler answers becomes a response of status 500, and a request on a connection beyond the
+    budget one of status 503.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -52,7 +54,11 @@ class ObservationMiddleware:
         start = time.perf_counter()
         with self._metrics.in_progress.track_inprogress():
             try:
-                await self._app(scope, receive, send_with_id)
+                if (refusal := get_refusal(scope)) is not None:
+                    response = problems.problem(Request(scope), refusal, headers={"Connection": "close"})
+                    await response(scope, receive, send_with_id)
+                else:
+                    await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
                 status = status or 499
             except Exception:

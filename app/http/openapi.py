@@ -83,7 +83,7 @@ def describe(
 
 
 def _describe_middleware(document: dict[str, Any]) -> None:
-    """Describe what middleware adds to every operation: authentication, rate limits, `Idempotency-Key`."""
+    """Describe what middleware adds to every operation: authentication, rate limits, budgets, `Idempotency-Key`."""
     document["components"]["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "API key, where authentication is on."},
         "token": {"type": "apiKey", "in": "query", "name": "token", "description": "Token of a signed URL."},
@@ -93,7 +93,7 @@ def _describe_middleware(document: dict[str, Any]) -> None:
             continue
         for method, operation in operations.items():
             operation["security"] = [{"key": []}, *([{"token": []}] if method == "get" else []), {}]
-            statuses = (401, 409, 422, 429) if method == "post" else (401, 429)
+            statuses = (401, 409, 422, 429, 503) if method == "post" else (401, 429, 503)
             for status, response in problems(*statuses).items():
                 operation["responses"].setdefault(str(status), response)
             if method == "post":

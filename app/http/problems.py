@@ -1,6 +1,7 @@
 """Error responses as `application/problem+json` (RFC 9457), for exceptions of this service, FastAPI and Starlette.
 
-They hold sentences written for clients, and never a traceback, a file path or a key of the object store.
+They hold sentences written for clients, and never a traceback, a file path or a key of the object store. What repeats a
+client's text is cut, so that a problem is at most some kilobytes, whatever was sent.
 """
 
 import logging
@@ -28,6 +29,7 @@ _FRAMEWORK_CODES = {
     422: "request_invalid",
 }
 _MAX_ERRORS = 32  # field errors listed in one response
+MAX_TEXT = 200  # characters of a detail, a pointer, a parameter and the path: they may repeat what a client sent
 
 
 class FieldProblem(BaseModel):
@@ -62,7 +64,7 @@ def problem(
     error: EarmarkError,
     *,
     headers: dict[str, str] | None = None,
-    errors: list[dict[str, Any]] | None = None,
+    errors: list[dict[str, str]] | None = None,
 ) -> ProblemResponse:
     """Return the response to an error; `errors` replaces its field errors."""
     headers = dict(headers or {})
@@ -110,7 +112,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, answer_http_exception)
 
 
-def field_errors(errors: Sequence[Any]) -> list[dict[str, Any]]:
+def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Convert Pydantic's errors to pointers (`/targets/0/name`) and sentences, without the values that were sent."""
     problems = []
     for error in list(errors)[:_MAX_ERRORS]:
@@ -141,18 +143,27 @@ def _response(
     code: str,
     title: str,
     detail: str,
-    errors: list[dict[str, Any]],
+    errors: list[dict[str, str]],
     headers: dict[str, str],
 ) -> ProblemResponse:
     body: dict[str, Any] = {
         "type": f"urn:earmark:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail,
-        "instance": request.url.path,
+        "detail": _cut(detail),
+        "instance": _cut(request.url.path),
         "code": code,
         "request_id": request.scope.get("earmark.request_id", ""),
     }
     if errors:
-        body["errors"] = errors
+        body["errors"] = [
+            {name: _cut(text) for name, text in each.items()}  # a pointer that was cut ends with an ellipsis
+            for each in errors[:_MAX_ERRORS]
+        ]
     return ProblemResponse(body, status_code=status, headers=headers)
+
+
+def _cut(text: str) -> str:
+    """Return a text of at most `MAX_TEXT` characters; lone surrogates, which no response can hold, are replaced."""
+    cut = text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return cut.encode("utf-8", "replace").decode()

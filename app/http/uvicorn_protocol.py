@@ -1,17 +1,32 @@
-"""uvicorn's HTTP protocol with limits on the time and size of a request's head, which uvicorn lacks.
+"""uvicorn's HTTP protocol with limits on connections, and on the time and size of a request's head.
 
 Without them a client that sends nothing, or a byte now and then, holds its connection forever, and a head without end
 is buffered in memory. Pipelined requests are limited too, and the application learns of a disconnect while it answers
 an earlier one of them. Bodies have their own deadlines, in `bodies.py`; the rest of a body whose request is already
 answered is read for a short time, so that the client sees the response, before the connection is closed.
+
+uvicorn's own limit of connections answers liveness probes with 503 too, so that the process would be killed when it is
+busiest. Here connections beyond the budget are open as well, and refused only what is not `HEALTH_PATHS`.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.budgets.budget import Budget
+from app.errors import Overloaded
+
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
+_REFUSAL = "earmark.refusal"
+
+
+def get_refusal(scope: Scope) -> Overloaded | None:
+    """Return why the server refuses a request before the application reads it; None if it does not."""
+    return scope.get(_REFUSAL)
 
 
 class _ResponseTransport:
@@ -29,13 +44,19 @@ class _ResponseTransport:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol on httptools that closes connections whose heads take too long or are too large."""
+    """uvicorn's protocol on httptools that closes connections whose heads take too long or are too large.
+
+    A server has a subclass with its budget of connections; requests on those beyond it are marked for `get_refusal`.
+    """
+
+    budget: Budget
 
     head_seconds = 15.0  # from the connection, or a later request's first byte, to the end of the head
     head_bytes = 64 * 1024  # checked while a head is incomplete: one that arrives in one piece may be somewhat larger
     pipeline_limit = 16  # requests that may wait for the responses to earlier ones
     linger_seconds = 5.0  # for the rest of a body after its request is answered
 
+    _is_within_budget = False
     _deadline: asyncio.TimerHandle | None = None
     _head_size = 0  # bytes received of the current head
     _is_body_pending = False
@@ -44,10 +65,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._is_within_budget = self.budget.used < self.budget.total
+        if self._is_within_budget:
+            self.budget.take("", 1)
         self._start_head_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_deadline()
+        if self._is_within_budget:
+            self.budget.give_back("", 1)
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._active is not None and not self._active.response_complete:
@@ -69,6 +95,9 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
         cycle.transport = cast(asyncio.Transport, _ResponseTransport(self.transport, self._close_after_body))
+        scope: Any = cycle.scope  # annotated as one without keys of others
+        if not self._is_within_budget and scope["path"] not in HEALTH_PATHS:
+            scope[_REFUSAL] = self.budget.refuse("", 1)
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:

@@ -2,6 +2,7 @@
 
 Responses that a retry may change are not stored: 429 and 5xx, requests that ended with the client's disconnect, and
 errors sent before the whole body was read (a form that is too large), since without the body there is no fingerprint.
+Refusals for which there is no room are not stored either (`repository.py`).
 """
 
 import asyncio
@@ -16,12 +17,15 @@ from fastapi import Request, Response
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.budgets.process_budgets import ProcessBudgets
 from app.errors import (
     ClientGone,
     EarmarkError,
     IdempotencyInProgress,
     IdempotencyMismatch,
+    Overloaded,
     QueueUnavailable,
+    RateLimited,
     RequestInvalid,
     UploadTooLarge,
 )
@@ -46,10 +50,16 @@ class IdempotencyMiddleware:
     """ASGI middleware around the routes, inside of `AuthenticationMiddleware`, which sets the caller."""
 
     def __init__(
-        self, app: ASGIApp, repository: IdempotencyRepository, url_signer: UrlSigner, settings: Settings
+        self,
+        app: ASGIApp,
+        repository: IdempotencyRepository,
+        budgets: ProcessBudgets,
+        url_signer: UrlSigner,
+        settings: Settings,
     ) -> None:
         self._app = app
         self._repository = repository
+        self._budgets = budgets
         self._url_signer = url_signer
         self._settings = settings
 
@@ -63,6 +73,12 @@ class IdempotencyMiddleware:
             return
         try:
             outcome = await self._claim(request)
+        except Overloaded as error:
+            if scope["path"].endswith("/cancel"):  # is idempotent without a claim, and frees what others need
+                await self._app(scope, receive, send)
+            else:
+                await problem(request, error)(scope, receive, send)
+            return
         except EarmarkError as error:
             await problem(request, error)(scope, receive, send)
             return
@@ -74,13 +90,18 @@ class IdempotencyMiddleware:
     async def _claim(self, request: Request) -> Claim | Response:
         """Return the claim of a first request, or the response to replay.
 
-        Raises `IdempotencyInProgress`, `IdempotencyMismatch`, `RequestInvalid` and `QueueUnavailable`.
+        Raises `IdempotencyInProgress`, `IdempotencyMismatch`, `RequestInvalid`, `QueueUnavailable`; `RateLimited` and
+        `Overloaded` if there is no room for another response.
         """
         key, key_id = request.headers[_HEADER], callers.get_caller(request).key_id
         if not _VALID_KEY.fullmatch(key):
             raise RequestInvalid("An Idempotency-Key has 1 to 255 printable ASCII characters.")
         try:
+            await self._require_room(key_id, key)
             outcome = await run_sync(self._repository.claim, key_id, key)
+        except RateLimited:
+            self._budgets.idempotency_refused += 1
+            raise
         except RedisError as error:
             log.error("%s %s: queue: %s", request.method, request.url.path, error)
             raise QueueUnavailable() from error
@@ -91,6 +112,14 @@ class IdempotencyMiddleware:
         if not await self._matches(request, outcome):
             raise IdempotencyMismatch("This Idempotency-Key was first sent with a different request.")
         return self._replay(outcome, key_id)
+
+    async def _require_room(self, key_id: str, key: str) -> None:
+        """Require that Redis has room for another response, unless it has this one."""
+        try:
+            await self._budgets.redis_memory.require_room()
+        except Overloaded:
+            if not await run_sync(self._repository.holds, key_id, key):
+                raise
 
     async def _matches(self, request: Request, stored: StoredResponse) -> bool:
         fingerprint = Fingerprint(request)

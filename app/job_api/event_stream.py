@@ -7,15 +7,17 @@ stream closes after the last one. While the store does not return the large fiel
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 from fastapi import Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from app.dependencies import Dependencies
-from app.errors import NotFound, StoreUnavailable
+from app.errors import NotFound, RecordUnreadable, StoreUnavailable
 from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
@@ -36,6 +38,18 @@ DESCRIPTION = {
 Render = Callable[[Dependencies, Job], BaseModel]
 
 
+class EventStreamResponse(EventSourceResponse):
+    """Response that holds a part of a budget for as long as it is sent, and is an error if none is left."""
+
+    def __init__(self, content: AsyncIterator[bytes], hold: AbstractAsyncContextManager[object]) -> None:
+        super().__init__(content, headers=_HEADERS)
+        self._hold = hold
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._hold:
+            await super().__call__(scope, receive, send)
+
+
 def stream_events(request: Request, deps: Dependencies, job: Job, render: Render) -> Response:
     """Return the response to a request for a job's events; `render` makes the representation that polls return.
 
@@ -44,7 +58,7 @@ def stream_events(request: Request, deps: Dependencies, job: Job, render: Render
     after = _last_event_id(request, job)
     if job.is_finished and after == job.revision:
         return Response(status_code=204)
-    return EventSourceResponse(_events(deps, job, after, render), headers=_HEADERS)
+    return EventStreamResponse(_events(deps, job, after, render), deps.budgets.streams.hold(deps.caller.key_id))
 
 
 def _last_event_id(request: Request, job: Job) -> int:
@@ -116,7 +130,7 @@ def _has_finished(deps: Dependencies, job: Job) -> bool:
     """
     try:
         return deps.jobs.get(job.id).is_finished
-    except NotFound:
+    except (NotFound, RecordUnreadable):
         return True
     except RedisError:
         return False

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from fastapi import Request
@@ -25,24 +26,31 @@ def parse_wait(prefer: str, settings: Settings) -> int:
 async def wait_for_change(
     request: Request,
     feed: EventFeed,
+    hold: AbstractAsyncContextManager[object],
     job_id: str,
     seconds: float,
     look: Callable[[], Awaitable[tuple[Found, int, bool]]],
 ) -> Found:
     """Return what `look` found as soon as that is news, or after so many seconds.
 
-    look: returns what it found, the job's revision that it saw, and whether that is news; it is called again when the
-    job has changed. The wait ends early when the client disconnects or the server stops.
+    hold: what is held of a budget during the wait; its errors are raised. look: returns what it found, the job's
+    revision that it saw, and whether that is news; it is called again when the job has changed. The wait ends early
+    when the client disconnects or the server stops.
     """
     if seconds <= 0:
         return (await look())[0]
     deadline = time.monotonic() + seconds
     with feed.subscribe(job_id) as subscription:
-        while True:
-            found, revision, is_news = await look()
-            if is_news:
-                return found
-            subscription.start(revision)
-            while not await subscription.next(min(_DISCONNECT_CHECK_SECONDS, max(0.0, deadline - time.monotonic()))):
-                if feed.ended or time.monotonic() >= deadline or await request.is_disconnected():
-                    return found
+        found, revision, is_news = await look()
+        if is_news:
+            return found
+        async with hold:
+            while not is_news:
+                subscription.start(revision)
+                while not await subscription.next(
+                    min(_DISCONNECT_CHECK_SECONDS, max(0.0, deadline - time.monotonic()))
+                ):
+                    if feed.ended or time.monotonic() >= deadline or await request.is_disconnected():
+                        return found
+                found, revision, is_news = await look()
+            return found

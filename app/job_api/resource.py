@@ -11,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, RequestInvalid, StemsExpired
+from app.errors import EarmarkError, NotFound, RecordUnreadable, RequestInvalid, StemsExpired
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
-from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.kinds import Kind, output_folder
 from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, Status, TargetState
+from app.jobs.listing import record_key
 from app.jobs.poll_cache import PollResponse
 from app.jobs.repository import QueuedJob
 from app.keys.callers import Caller
@@ -47,13 +47,15 @@ class JobResource(Generic[Answer]):
         audio_ids: Iterable[str],
         *,
         audio_seconds: float | None,
+        charged_seconds: float,
         targets: Iterable[TargetState] = (),
     ) -> QueuedJob:
         """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
-        audio_seconds: of the recordings that it processes; None where their headers do not tell. All or nothing: raises
-        `UrlRefused` and `RequestInvalid` (webhook), `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and
-        `StoreUnavailable` where the request is too large for the job's record.
+        audio_seconds: of the recordings that it processes; None where their headers do not tell. charged_seconds: what
+        it costs the caller's quota. All or nothing: raises `UrlRefused` and `RequestInvalid` (webhook),
+        `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and `StoreUnavailable` where the request is too
+        large for the job's record.
         """
         now = time.time()
         caller = deps.caller
@@ -66,6 +68,7 @@ class JobResource(Generic[Answer]):
             request=request.model_dump(),
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
+            charged_seconds=charged_seconds,
             targets=list(targets),
             webhook=webhooks.create_webhook(deps, options.webhook),
             metadata=options.metadata,
@@ -73,7 +76,6 @@ class JobResource(Generic[Answer]):
             changed_at=now,
             expires_at=now + deps.settings.stem_retention,
         )
-        charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
         with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
             job = deps.large_fields.store_request(job)
             try:
@@ -87,10 +89,14 @@ class JobResource(Generic[Answer]):
     def get(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's job as its record has it, without large fields.
 
-        Raises `NotFound` for a malformed id and for another key's job too.
+        Raises `NotFound` for a malformed id and for another key's job too; `RecordUnreadable`, `RecordTooNew`.
         """
         self.require_id(job_id)
-        return deps.caller.require_owned(deps.jobs.get(job_id), "job")
+        try:
+            return deps.caller.require_owned(deps.jobs.get(job_id), "job")
+        except RecordUnreadable:
+            self._set_aside(deps, deps.caller, job_id)
+            raise
 
     async def load(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's complete job. Raises `NotFound` and `StoreUnavailable`."""
@@ -99,7 +105,7 @@ class JobResource(Generic[Answer]):
     async def poll(self, deps: Dependencies, caller: Caller, scope: Scope, job_id: str) -> PollResponse:
         """Return the rendered response to a poll of the caller's job, without a thread unless it is large.
 
-        Raises `NotFound` and `StoreUnavailable`.
+        Raises `StoreUnavailable` and what `get` does.
         """
         if not deps.url_signer.has_secret:
             await run_in_threadpool(deps.url_signer.load_secret)
@@ -114,7 +120,11 @@ class JobResource(Generic[Answer]):
             caller.require_owned(job, "job")  # others must not learn whether the store answers
             return await run_in_threadpool(render_complete, await deps.large_fields_cache.load(job), position)
 
-        response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
+        try:
+            response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
+        except RecordUnreadable:
+            await run_in_threadpool(self._set_aside, deps, caller, job_id)
+            raise
         caller.require_owned(response.job, "job")
         return response
 
@@ -131,18 +141,31 @@ class JobResource(Generic[Answer]):
 
     def delete(self, deps: Dependencies, job_id: str) -> None:
         """Delete a job, in whatever state, and its stored output."""
-        job = deps.jobs.delete(self.get(deps, job_id).id)
-        deps.storage.delete_prefix(output_folder(job.kind, job.id))
-        if job.stored_fields:
-            deps.storage.delete_prefix(record_folder(job.id))
+        try:
+            has_stored_fields = bool(deps.jobs.delete(self.get(deps, job_id).id).stored_fields)
+        except RecordUnreadable:
+            deps.jobs.delete_unreadable(self.kind, job_id, deps.caller.key_id)
+            has_stored_fields = True  # possibly
+        deps.storage.delete_prefix(output_folder(self.kind.name, job_id))
+        if has_stored_fields:
+            deps.storage.delete_prefix(record_folder(job_id))
 
     def to_answer(self, deps: Dependencies, job: Job) -> Answer:
-        """Return a complete job's representation for clients."""
+        """Return a complete job's representation for clients. Raises `RecordUnreadable`."""
         return self.render(deps, job, deps.jobs.fair_queue.position(job))
 
     def render(self, deps: Dependencies, job: Job, position: int) -> Answer:
         """Return the same for a job whose position in the fair queue is known."""
-        return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
+        try:
+            return self.answer.from_job(job, position, deps.url_signer.signer_for(job.owner))
+        except (ValueError, LookupError) as error:  # its request or its result does not fit its kind
+            raise RecordUnreadable() from error
+
+    def _set_aside(self, deps: Dependencies, caller: Caller, job_id: str) -> None:
+        """Note an unreadable record. Raises `NotFound` for another key's, as for one that does not exist."""
+        deps.jobs.quarantine.add(record_key(job_id))
+        if not deps.jobs.listing.owns(caller.key_id, self.kind.name, job_id):
+            raise NotFound("There is no such job.")
 
     def result_of(self, job: Job, output: str) -> dict[str, Any]:
         """Return the result of a job that succeeded. Raises `NotFound`; `output`: the result, in words."""

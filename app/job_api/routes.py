@@ -10,13 +10,14 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app.dependencies import Dependencies, InjectedDependencies
-from app.errors import NotFound
+from app.errors import NotFound, RecordUnreadable
 from app.http.conditional import matches_etag
 from app.http.openapi import problems
 from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
 from app.jobs.lifecycle import TERMINAL, Job, Status
+from app.jobs.listing import record_key
 from app.jobs.poll_cache import PollResponse, parse_poll
 from app.jobs.repository import QueuedJob
 from app.keys import callers
@@ -148,9 +149,12 @@ async def _render_page(deps: Dependencies, resource: JobResource[Any], jobs: lis
     async def render(job: Job) -> str | None:
         try:
             complete = await deps.large_fields_cache.load(job)
+            return await run_in_threadpool(lambda: resource.to_answer(deps, complete).model_dump_json())
         except NotFound:  # deleted meanwhile
             return None
-        return await run_in_threadpool(lambda: resource.to_answer(deps, complete).model_dump_json())
+        except RecordUnreadable:
+            await run_in_threadpool(deps.jobs.quarantine.add, record_key(job.id))
+            return None
 
     answers = [answer for answer in await asyncio.gather(*map(render, jobs)) if answer is not None]
     cursor, has_more = json.dumps(next_cursor), json.dumps(next_cursor is not None)
@@ -167,7 +171,8 @@ async def _get(resource: JobResource[Any], deps: Dependencies, caller: Caller, r
         return response, response.job.revision, is_news
 
     wait = long_poll.parse_wait(",".join(request.headers.getlist("prefer")), deps.settings)
-    response = await long_poll.wait_for_change(request, deps.event_feed, job_id, wait, look)
+    hold = deps.budgets.streams.hold(caller.key_id)
+    response = await long_poll.wait_for_change(request, deps.event_feed, hold, job_id, wait, look)
     headers = _retry_after(deps, response.job.status) | {"ETag": response.etag, "Cache-Control": "private, no-cache"}
     if wait:
         headers["Preference-Applied"] = f"wait={wait}"

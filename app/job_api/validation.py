@@ -10,6 +10,7 @@ from app.dependencies import Dependencies
 from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid
 from app.http.problems import field_error
 from app.job_api.schemas import AudioReference
+from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.labels import matching
 from app.media.probe import GUESSED_DURATION
 from app.model_registry import ClassDescription, ModelDescription
@@ -36,6 +37,11 @@ def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Au
 def exact_duration(recording: Audio) -> float | None:
     """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
     return None if recording.container in GUESSED_DURATION else recording.duration
+
+
+def expected_seconds(duration: float | None) -> float:
+    """Return the seconds that a recording is taken to last until it is decoded."""
+    return UNKNOWN_SECONDS if duration is None else duration
 
 
 def recording_record(recording: Audio) -> RecordingRecord:

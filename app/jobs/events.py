@@ -6,14 +6,18 @@ without its result; large fields are referred to, as in the record. `RecordRepla
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
 
+from app.errors import RecordUnreadable
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Job, Progress, TargetState
+
+log = logging.getLogger("earmark.jobs")
 
 DELETED = "deleted"  # the last entry of a deleted record; it is not sent to clients
 _PRIVATE_FIELDS = {"request", "webhook"}
@@ -37,7 +41,8 @@ class EventEntry:
     @classmethod
     def parse(cls, number: bytes, fields: dict[bytes, bytes]) -> "EventEntry":
         """Return an entry from Redis's reply."""
-        return cls(int(number.partition(b"-")[0]), fields[b"type"].decode(), fields.get(b"job", b""))
+        kind = fields.get(b"type", b"").decode(errors="replace")
+        return cls(int(number.partition(b"-")[0]), kind, fields.get(b"job", b""))
 
 
 def append(pipe: Pipeline, job: Job, event: str, before: Job | None) -> None:
@@ -70,16 +75,24 @@ class RecordReplay:
         self._job = job
 
     def apply(self, entry: EventEntry) -> Job:
-        """Return the record after the next entry. Raises `RecordTooNew` if a newer release wrote it."""
+        """Return the record after the next entry; after a damaged one, the record before it.
+
+        Raises `RecordTooNew` if a newer release wrote it.
+        """
+        try:
+            self._job = self._changed(entry)
+        except (RecordUnreadable, ValueError, LookupError, TypeError):
+            log.error("event %d of %s cannot be read", entry.revision, self._job.id)
+        return self._job
+
+    def _changed(self, entry: EventEntry) -> Job:
         changed = json.loads(entry.job)
         if entry.type == "progress":
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}
-            self._job = self._job.model_copy(update=update)
-        elif entry.type == "target" and "id" not in changed:  # earlier releases wrote the whole record
+            return self._job.model_copy(update=update)
+        if entry.type == "target" and "id" not in changed:  # earlier releases wrote the whole record
             states = {fields["name"]: TargetState.model_validate(fields) for fields in changed["targets"]}
             targets = [states.get(target.name, target) for target in self._job.targets]
             update = {"targets": targets, "changed_at": changed["changed_at"], "revision": entry.revision}
-            self._job = self._job.model_copy(update=update)
-        else:
-            self._job = lifecycle.from_fields({"result": self._job.result} | changed | {"request": self._job.request})
-        return self._job
+            return self._job.model_copy(update=update)
+        return lifecycle.from_fields({"result": self._job.result} | changed | {"request": self._job.request})

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- The fair queue of one model: start-time fair queueing (Goyal, Vin, Cheng 1996); and changes of job records, each
 -- together with its step in the queue.
 --
@@ -396,6 +397,13 @@ local conditions = {
   unchanged = function(key, digest)
     local found = call('GET', key)
     return found and redis.sha1hex(found) == digest
+  end,
+  listed = function(jobs, ...) -- fewer jobs than these are in the lists
+    local count = 0
+    for _, list in ipairs({ ... }) do
+      count = count + call('ZCARD', list)
+    end
+    return count < tonumber(jobs)
   end,
   -- Fewer jobs and milliseconds wait than these: of all owners, and of one.
   room = function(jobs, milliseconds)

@@ -1,9 +1,9 @@
 """The fair queue: jobs wait here for their turn, in front of RQ's short queues.
 
-A job enters with its owner (an API key), a weight (its priority) and a cost (seconds of audio). Jobs are served by
-start-time fair queueing: waiting owners get seconds of audio in proportion to their weights, and an owner who had
-nothing waiting is next at once. A served job is on a ready list, an RQ queue of as many jobs as its living workers may
-need. The steps and their keys are in `fair_queue.lua`.
+A job enters with its owner (an API key), a weight (its priority) and a cost (the seconds of audio that it is charged).
+Jobs are served by start-time fair queueing: waiting owners get seconds of audio in proportion to their weights, and an
+owner who had nothing waiting is next at once. A served job is on a ready list, an RQ queue of as many jobs as its
+living workers may need. The steps and their keys are in `fair_queue.lua`.
 
 A step is added to a pipeline beside the other changes that belong to it, such as the job's record, and `commit` applies
 the pipeline in one script: no process can die between them. Every step also serves the jobs whose turn has come.
@@ -75,6 +75,10 @@ class FairQueue:
     def leave(self, pipe: Pipeline, job: Job, finished: bool) -> None:
         """Remove a job if it waits; `finished`: no worker shall run it, so that its RQ entry is deleted too."""
         pipe.execute_command(_STEP, "leave", job.id, int(finished))
+
+    def leave_by_id(self, pipe: Pipeline, job_id: str) -> None:
+        """Remove a job that no worker shall run, and whose record is unreadable."""
+        pipe.execute_command(_STEP, "leave", job_id, 1)
 
     # Calls
 
@@ -163,7 +167,10 @@ class FairQueue:
             pipe.zrange(key, 0, -1)
 
     def _cost(self, job: Job) -> tuple[Any, ...]:
-        seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _MINIMUM_SECONDS)
+        seconds = job.charged_seconds
+        if seconds is None:
+            seconds = UNKNOWN_SECONDS if job.audio_seconds is None else job.audio_seconds
+        seconds = max(seconds, _MINIMUM_SECONDS)
         is_short = job.audio_seconds is not None and job.audio_seconds <= self._settings.short_seconds
         return round(seconds * 1000), job.weight, int(is_short), job.owner
 

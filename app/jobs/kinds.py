@@ -30,3 +30,8 @@ TASK_NAMES = {kind.name: kind.task for kind in KINDS.values()}  # of entries on 
 def output_folder(kind: str, job_id: str) -> str:
     """Return the prefix in the store of everything that a job writes."""
     return f"{KINDS[kind].folder}/{job_id}"
+
+
+def kind_of_id(job_id: str) -> Kind | None:
+    """Return the kind of job that an id's prefix names; None for what is not the id of a job."""
+    return next((kind for kind in KINDS.values() if ids.is_id(job_id, kind.prefix)), None)

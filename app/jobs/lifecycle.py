@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import RecordTooNew
+from app.errors import RecordTooNew, RecordUnreadable
 
 SCHEMA = 2  # the newest version that this release reads
 STORED_SCHEMA = 2  # of a record with stored fields, which earlier releases would take for empty
@@ -88,6 +88,7 @@ class Job(BaseModel):
     audio_ids: list[str]  # uploads that must be kept until the job has finished
     weight: float = 1.0  # in the fair queue: its share beside other owners' jobs
     audio_seconds: float | None = None  # of its recording: by the header, and once decoded, in truth
+    charged_seconds: float | None = None  # to its owner's quota; None in records of earlier releases
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None
@@ -133,13 +134,26 @@ class Job(BaseModel):
 def parse(document: bytes | str) -> Job:
     """Return a record from its JSON, upgraded if an older release wrote it.
 
-    Raises `RecordTooNew` if a newer release wrote it, and ValueError if it is damaged.
+    Raises `RecordTooNew` if a newer release wrote it, and `RecordUnreadable` if it is damaged.
     """
-    return from_fields(json.loads(document))
+    try:
+        fields = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise RecordUnreadable() from error
+    return from_fields(fields)
 
 
 def from_fields(fields: Any) -> Job:
     """Return a record from its decoded JSON; see `parse`."""
+    try:
+        return _from_fields(fields)
+    except RecordTooNew:
+        raise
+    except Exception as error:  # whatever an upgrade meets in damaged fields
+        raise RecordUnreadable() from error
+
+
+def _from_fields(fields: Any) -> Job:
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else None
     if not isinstance(version, int):
         raise ValueError("the record is not a JSON object with a schema version")
@@ -193,11 +207,12 @@ def update_target(job: Job, execution: str, state: TargetState, now: float) -> J
     return job.model_copy(update={"targets": targets, "changed_at": now})
 
 
-def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job | None:
-    """Record the duration of the decoded recording."""
-    return (
-        job.model_copy(update={"audio_seconds": seconds, "changed_at": now}) if _is_owned_by(job, execution) else None
-    )
+def record_duration(job: Job, execution: str, seconds: float, charged_seconds: float, now: float) -> Job | None:
+    """Record the duration of the decoded recording, and the seconds charged for it."""
+    if not _is_owned_by(job, execution):
+        return None
+    update = {"audio_seconds": seconds, "charged_seconds": charged_seconds, "changed_at": now}
+    return job.model_copy(update=update)
 
 
 def publish(

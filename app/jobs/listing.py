@@ -9,11 +9,12 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
-from app.errors import RecordTooNew
+from app.errors import RecordTooNew, RecordUnreadable
 from app.jobs import lifecycle
 from app.jobs.kinds import Kind
 from app.jobs.lifecycle import Job, Status
 from app.records import ids
+from app.records.quarantine import Quarantine
 
 _OWNERS = "earmark:owners"  # all owners who ever created a job: at most as many as there are keys
 
@@ -23,25 +24,31 @@ def record_key(job_id: str) -> str:
     return f"earmark:job:{job_id}"
 
 
-def _list_key(owner: str, kind: str) -> str:
-    return f"earmark:jobs:{kind}:{owner}"
-
-
 class Listing:
     """The lists of one deployment. `reads_per_page`: how many records one page of the jobs in one state may read."""
 
     def __init__(self, redis: Redis, reads_per_page: int = 200) -> None:
         self._redis = redis
+        self._quarantine = Quarantine(redis)
         self._reads_per_page = reads_per_page
+
+    @staticmethod
+    def key(owner: str, kind: str) -> str:
+        """Return the Redis key of an owner's jobs of one kind, expired ones included."""
+        return f"earmark:jobs:{kind}:{owner}"
 
     def add(self, pipe: Pipeline, job: Job) -> None:
         """Add a new job, within a transaction."""
-        pipe.zadd(_list_key(job.owner, job.kind), {job.id: 0})
+        pipe.zadd(self.key(job.owner, job.kind), {job.id: 0})
         pipe.sadd(_OWNERS, job.owner)
 
-    def remove(self, pipe: Pipeline, job: Job) -> None:
+    def remove(self, pipe: Pipeline, owner: str, kind: str, job_id: str) -> None:
         """Remove a deleted job, within a transaction."""
-        pipe.zrem(_list_key(job.owner, job.kind), job.id)
+        pipe.zrem(self.key(owner, kind), job_id)
+
+    def owns(self, owner: str, kind: str, job_id: str) -> bool:
+        """Whether a job is an owner's, by its list: the record may be unreadable."""
+        return self._redis.zscore(self.key(owner, kind), job_id) is not None
 
     def page(
         self, owner: str, kind: str, limit: int, before: str | None, status: Status | None
@@ -49,16 +56,16 @@ class Listing:
         """Return an owner's jobs created before the id `before`, the newest first, and the `before` of the next page.
 
         That is None at the end. A page with a `status` may hold fewer than `limit` jobs though more follow: only so
-        many records are read for it.
+        many records are read for it. Unreadable records are left out.
         """
         max_reads = self._reads_per_page if status else limit
         start = f"({before}" if before else "+"
-        key = _list_key(owner, kind)
+        key = self.key(owner, kind)
         members: Any = self._redis.zrange(key, start, "-", desc=True, bylex=True, offset=0, num=max_reads + 1)
         job_ids = [member.decode() for member in members]
         jobs: list[Job] = []
         for count, document in enumerate(self._documents(job_ids[:max_reads]), start=1):
-            if (job := _parse(document)) is not None and status in (None, job.status):
+            if (job := self._parse(job_ids[count - 1], document)) is not None and status in (None, job.status):
                 jobs.append(job)
             if len(jobs) == limit or count == max_reads:
                 return jobs, job_ids[count - 1] if count < len(job_ids) else None
@@ -71,7 +78,7 @@ class Listing:
         """
         oldest = ids.first_id(kind.prefix, time.time() - age)
         owners: Any = self._redis.smembers(_OWNERS)
-        keys = [_list_key(owner.decode(), kind.name) for owner in owners]
+        keys = [self.key(owner.decode(), kind.name) for owner in owners]
         if not kind.kept:
             return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
         return sum(self._remove_stale(key, oldest) for key in keys)
@@ -88,10 +95,12 @@ class Listing:
         documents: Any = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
         return documents
 
-
-def _parse(document: bytes | None) -> Job | None:
-    """Return the job; None if Redis has dropped its record, or if only a newer release, which lists it, can read it."""
-    try:
-        return None if document is None else lifecycle.parse(document)
-    except RecordTooNew:
-        return None
+    def _parse(self, job_id: str, document: bytes | None) -> Job | None:
+        """Return the job; None if Redis has dropped its record, or if it is unreadable or a newer release wrote it."""
+        try:
+            return None if document is None else lifecycle.parse(document)
+        except RecordTooNew:
+            return None
+        except RecordUnreadable:
+            self._quarantine.add(record_key(job_id))
+            return None

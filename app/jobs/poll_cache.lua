@@ -4,10 +4,14 @@
 -- ARGV: for each poll the job's id
 -- Returns for each {record, rank}; false where there is none (nil would end the list).
 
+local function read(record, waiting, id)
+  return {redis.call('GET', record), waiting ~= '' and redis.call('ZRANK', waiting, id)}
+end
+
 local replies = {}
 for number, id in ipairs(ARGV) do
-  local waiting = KEYS[2 * number]
-  local rank = waiting ~= '' and redis.call('ZRANK', waiting, id)
-  replies[number] = {redis.call('GET', KEYS[2 * number - 1]), rank}
+  local ok, reply = pcall(read, KEYS[2 * number - 1], KEYS[2 * number], id)
+  -- A key of another type fails its own poll only.
+  replies[number] = ok and reply or {err = type(reply) == 'table' and reply.err or tostring(reply)}
 end
 return replies

@@ -4,13 +4,16 @@ Every front end exports the same values: take their maximum, not their sum.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from app.budgets.redis_memory import MemoryReading
 from app.jobs.repository import JobRepository
 from app.model_registry import ModelRegistry
+from app.redis_client import check_writes
 
 
 class QueueMetrics(Collector):
@@ -24,7 +27,10 @@ class QueueMetrics(Collector):
         return []  # else registering would call `collect`, which needs Redis
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        up = GaugeMetricFamily("earmark_queue_up", "Whether Redis answers")
+        up = GaugeMetricFamily("earmark_queue_up", "Whether Redis answers and takes writes")
+        used = GaugeMetricFamily("earmark_redis_memory_used_bytes", "Memory of the Redis server that is in use")
+        limit = GaugeMetricFamily("earmark_redis_memory_limit_bytes", "maxmemory of the Redis server; 0: no limit")
+        unreadable = GaugeMetricFamily("earmark_records_unreadable", "Damaged records that were set aside")
         waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=["model"])
         oldest = GaugeMetricFamily(
             "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=["model"]
@@ -40,8 +46,20 @@ class QueueMetrics(Collector):
                 running.add_metric([model.name], rq_queues.running_count(model.name))
                 workers.add_metric([model.name], self._models.worker_count(model.name))
             unfinished.add_metric([], self._jobs.unfinished_count())
-            up.add_metric([], 1)
+            unreadable.add_metric([], self._jobs.quarantine.count())
+            info: Any = self._jobs.redis.info("memory")
+            memory = MemoryReading.parse(info)
+            used.add_metric([], memory.used)
+            limit.add_metric([], memory.limit)
         except RedisError:
             up.add_metric([], 0)
             return [up]
-        return [up, waiting, oldest, running, workers, unfinished]
+        up.add_metric([], self._takes_writes())
+        return [up, waiting, oldest, running, workers, unfinished, unreadable, used, limit]
+
+    def _takes_writes(self) -> bool:
+        try:
+            check_writes(self._jobs.redis)
+            return True
+        except RedisError:
+            return False

@@ -23,10 +23,8 @@ All methods raise redis-py's errors when Redis does not answer.
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,25 +32,26 @@ from redis import Redis
 from redis.client import Pipeline
 
 from app import logs
-from app.errors import AlreadyFinished, NotFound, RecordTooNew
+from app.errors import AlreadyFinished, NotFound, QuotaExceeded, RecordTooNew, RecordUnreadable
 from app.jobs import events, lifecycle, metrics
 from app.jobs.events import events_key
 from app.jobs.fair_queue import Condition, FairQueue
-from app.jobs.kinds import KINDS, output_folder
+from app.jobs.kinds import KINDS, Kind, kind_of_id, output_folder
 from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.jobs.listing import Listing, record_key
 from app.jobs.rq_queues import RqQueues
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.records.audio import audio_key, users_key
-from app.records.orphans import OrphanLedger
+from app.records.orphans import OrphanLedger, postpone
+from app.records.quarantine import Quarantine
+from app.records.shared import OPEN_JOBS_KEY
+from app.redis_client import execute_when_full
 from app.settings import Settings
 
-log = logging.getLogger("earmark.jobs")
-
-_OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
 _DROP_MARGIN = 3600.0  # s after Redis drops a record until its large fields are deleted: clocks differ
+_KEPT_RETRY_AFTER = 3600  # s; records expire after weeks, and jobs may be deleted at any time
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ class JobRepository:
         self.redis = redis
         self.fair_queue = FairQueue(redis, settings)
         self.rq_queues = RqQueues(redis, settings)
+        self.quarantine = Quarantine(redis)
         self.listing = Listing(redis)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
@@ -79,8 +79,8 @@ class JobRepository:
     def create(self, job: Job) -> QueuedJob:
         """Write a new record and add it to the fair queue; if a worker is free, it is on an RQ queue at once.
 
-        Raises `QueueFull`, and `NotFound` if one of its uploads does not exist; then nothing is written. A repeated
-        call changes nothing and returns the current position.
+        Raises `QueueFull`, `QuotaExceeded` if its owner keeps too many jobs, and `NotFound` if one of its uploads does
+        not exist; then nothing is written. A repeated call changes nothing and returns the current position.
         """
         job = job.model_copy(update={"revision": 1, "request_id": job.request_id or logs.request_id.get()})
         is_new: Condition = (("absent", record_key(job.id)), None)  # not so where the reply to a first try was lost
@@ -96,12 +96,13 @@ class JobRepository:
             self.listing.add(pipe, job)
             self.rq_queues.write_entry(pipe, job)
             self.fair_queue.enter(pipe, job)
-            conditions = [is_new, *self.fair_queue.room_conditions(job), *uploads]
+            kept = self._kept_conditions(job.owner)
+            conditions = [is_new, *self.fair_queue.room_conditions(job), *kept, *uploads]
             position = self.fair_queue.commit(job.model, pipe, conditions)
         return QueuedJob(job, self.fair_queue.position(job) if position is None else position)
 
     def get(self, job_id: str) -> Job:
-        """Return the record. Raises `NotFound`, and `RecordTooNew` if a newer release wrote it."""
+        """Return the record. Raises `NotFound`, `RecordTooNew` if a newer release wrote it, and `RecordUnreadable`."""
         return self._read(job_id)[1]
 
     def cancel(self, job_id: str) -> Job:
@@ -124,7 +125,7 @@ class JobRepository:
             with self.redis.pipeline() as pipe:
                 self._leave_indices(pipe, job)
                 pipe.zrem(_EXPIRY, job.id)
-                self.listing.remove(pipe, job)
+                self.listing.remove(pipe, job.owner, job.kind, job.id)
                 pipe.delete(record_key(job.id))
                 events.delete(pipe, job)
                 due = time.time() + self._settings.execution_seconds
@@ -134,6 +135,30 @@ class JobRepository:
                     self._orphans.add(pipe, record_folder(job.id), due)
                 if self.fair_queue.commit(job.model, pipe, [_is_unchanged(job, document)]) is not None:
                     return job
+
+    def delete_unreadable(self, kind: Kind, job_id: str, owner: str) -> None:
+        """Delete an unreadable record, which does not tell its model: it leaves the queues of all; see `delete`."""
+        self.set_aside(job_id)
+        with self.redis.pipeline() as pipe:
+            pipe.zrem(_EXPIRY, job_id)
+            self.listing.remove(pipe, owner, kind.name, job_id)
+            pipe.delete(record_key(job_id), events_key(job_id))
+            for folder in (output_folder(kind.name, job_id), record_folder(job_id)):
+                self._orphans.add(pipe, folder, time.time() + self._settings.execution_seconds)
+            execute_when_full(self.redis, pipe)
+        self.quarantine.remove(record_key(job_id))
+
+    def set_aside(self, job_id: str) -> None:
+        """Take an unreadable record out of every queue, and out of the open jobs; it stays for the time of a record."""
+        self.quarantine.add(record_key(job_id))
+        kind = kind_of_id(job_id)
+        if kind is None or not kind.kept:
+            self.redis.expire(record_key(job_id), int(self._settings.record_retention), nx=True)
+        for model in self.fair_queue.models():
+            with self.redis.pipeline() as pipe:
+                self.fair_queue.leave_by_id(pipe, job_id)
+                self.fair_queue.commit(model, pipe)
+        self.redis.srem(OPEN_JOBS_KEY, job_id)
 
     # Calls of workers
 
@@ -151,6 +176,9 @@ class JobRepository:
                 job_id, lambda job: lifecycle.claim(job, execution, time.time(), attempts), "state", register_output
             )
         except NotFound:
+            return None
+        except RecordUnreadable:
+            self.set_aside(job_id)
             return None
         return job if job is not None and not job.is_finished else None
 
@@ -171,17 +199,22 @@ class JobRepository:
             job_id, lambda job: lifecycle.update_target(job, execution, state, time.time()), "target"
         )
 
-    def record_duration(self, job_id: str, execution: str, seconds: float) -> bool:
-        """Record the duration of the decoded recording. False: the job does not belong to this execution."""
+    def record_duration(self, job_id: str, execution: str, seconds: float, charged_seconds: float) -> bool:
+        """Record the duration of the decoded recording, and the seconds charged for it.
+
+        False: the job does not belong to this execution.
+        """
         return self._change_own(
-            job_id, lambda job: lifecycle.record_duration(job, execution, seconds, time.time()), "progress"
+            job_id,
+            lambda job: lifecycle.record_duration(job, execution, seconds, charged_seconds, time.time()),
+            "progress",
         )
 
     def should_stop(self, job_id: str, execution: str) -> bool:
         """Whether to stop: canceled, deleted, finished, or claimed by another execution."""
         try:
             job = self.get(job_id)
-        except NotFound:
+        except (NotFound, RecordUnreadable):
             return True
         return job.status != "running" or job.execution != execution or job.cancel_requested_at is not None
 
@@ -233,7 +266,7 @@ class JobRepository:
     def find_lost(self) -> list[Job]:
         """Return jobs that are unfinished by their record, and in neither the fair queue nor RQ for `lost_after` s."""
         with self.redis.pipeline() as pipe:  # one snapshot, so that no job that moves on, or back, is missed
-            pipe.smembers(_OPEN)
+            pipe.smembers(OPEN_JOBS_KEY)
             for model in self.fair_queue.models():
                 self.fair_queue.request_ids(pipe, model)
                 self.rq_queues.request_held_ids(pipe, model)
@@ -244,12 +277,12 @@ class JobRepository:
             try:
                 job = self.get(job_id)
             except NotFound:
-                self.redis.srem(_OPEN, job_id)
+                self.redis.srem(OPEN_JOBS_KEY, job_id)
                 continue
             except RecordTooNew:  # left to the housekeeping of the newer release
                 continue
-            except ValueError:  # one damaged record must not keep the others from being requeued
-                log.exception("the record of %s cannot be read", job_id)
+            except RecordUnreadable:
+                self.set_aside(job_id)
                 continue
             if not job.is_finished and time.time() - job.changed_at >= self._settings.lost_after:
                 lost.append(job)
@@ -275,17 +308,17 @@ class JobRepository:
 
         try:
             return self._change(lost.id, step, "state", put)
-        except NotFound:
+        except (NotFound, RecordUnreadable):  # the next `find_lost` sets it aside
             return None
 
     def discard_entry(self, job_id: str) -> None:
         """Delete the RQ entry of a finished job whose execution died; an unfinished job needs it again."""
-        if not self.redis.sismember(_OPEN, job_id):
+        if not self.redis.sismember(OPEN_JOBS_KEY, job_id):
             self.rq_queues.delete_entry(self.redis, job_id)
 
     def postpone_expiry(self, job_id: str, seconds: float) -> None:
         """Let an expired job be due again after some seconds."""
-        self.redis.zadd(_EXPIRY, {job_id: time.time() + seconds}, xx=True)
+        postpone(self.redis, _EXPIRY, job_id, seconds)
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of jobs whose output has passed its retention time, the oldest first."""
@@ -293,9 +326,13 @@ class JobRepository:
         return [member.decode() for member in members]
 
     def expire(self, job_id: str) -> None:
-        """Mark the output as expired; to be called before it is deleted."""
-        with suppress(NotFound):
+        """Mark the output as expired; to be called before it is deleted. An unreadable record is set aside."""
+        try:
             self._change(job_id, lambda job: lifecycle.expire(job, time.time()), "state")
+        except NotFound:
+            pass
+        except RecordUnreadable:
+            self.set_aside(job_id)
         self.redis.zrem(_EXPIRY, job_id)
 
     def trim(self) -> int:
@@ -305,7 +342,15 @@ class JobRepository:
 
     def unfinished_count(self) -> int:
         """Return the number of jobs that wait or run, of all models."""
-        return self.redis.scard(_OPEN)
+        return self.redis.scard(OPEN_JOBS_KEY)
+
+    def _kept_conditions(self, owner: str) -> list[Condition]:
+        """Return the conditions that an API key has room in its lists for one more job."""
+        if not owner:
+            return []
+        limit = self._settings.kept_jobs
+        full = QuotaExceeded(f"{limit} jobs and saved queries are kept already: delete some.", _KEPT_RETRY_AFTER)
+        return [(("listed", limit, *(self.listing.key(owner, kind.name) for kind in KINDS.values())), full)]
 
     def _put_back(self, pipe: Pipeline, job: Job) -> None:
         if not job.is_finished:
@@ -322,7 +367,7 @@ class JobRepository:
     ) -> bool:
         try:
             return self._change(job_id, step, event, also) is not None
-        except NotFound:
+        except (NotFound, RecordUnreadable):
             return False
 
     def _change(
@@ -355,7 +400,7 @@ class JobRepository:
                     return changed
 
     def _read(self, job_id: str) -> tuple[bytes, Job]:
-        document: Any = self.redis.get(record_key(job_id))
+        document: Any = self.quarantine.get(record_key(job_id))
         if document is None:
             raise NotFound("There is no such job.")
         return document, lifecycle.parse(document)
@@ -381,14 +426,14 @@ class JobRepository:
             if job.expires_at is not None and not job.expired:
                 pipe.zadd(_EXPIRY, {job.id: job.expires_at})
             return
-        pipe.sadd(_OPEN, job.id)
+        pipe.sadd(OPEN_JOBS_KEY, job.id)
         for audio_id in job.audio_ids:
             pipe.sadd(users_key(audio_id), job.id)
         if job.status == "running" and event == "state":
             self.fair_queue.leave(pipe, job, finished=False)
 
     def _leave_indices(self, pipe: Pipeline, job: Job) -> None:
-        pipe.srem(_OPEN, job.id)
+        pipe.srem(OPEN_JOBS_KEY, job.id)
         self.fair_queue.leave(pipe, job, finished=True)
         audio_ids = job.audio_ids
         if "audio_ids" in job.stored_names:

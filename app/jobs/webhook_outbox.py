@@ -10,11 +10,12 @@ from redis import Redis
 from redis.client import Pipeline
 
 from app.jobs.lifecycle import Job
+from app.redis_client import execute_when_full
 
 _DUE = "earmark:webhooks:due"
 _TRIES = "earmark:webhooks:tries"
 # A message that was taken is due again when its lease ends: the process that took it may have died.
-_TAKE = """
+_TAKE = """#!lua flags=allow-oom
 local due = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], ARGV[2], id) end
 return due
@@ -46,11 +47,15 @@ class WebhookOutbox:
         """Let messages be due at another time, unless they were removed."""
         due = dict.fromkeys(job_ids, until)
         if due:
-            self._redis.zadd(_DUE, due, xx=True)
+            with self._redis.pipeline() as pipe:
+                pipe.zadd(_DUE, due, xx=True)
+                execute_when_full(self._redis, pipe)
 
     def count_failure(self, job_id: str) -> int:
         """Count a failed attempt; returns how many have failed."""
-        failures: Any = self._redis.hincrby(_TRIES, job_id, 1)
+        with self._redis.pipeline() as pipe:
+            pipe.hincrby(_TRIES, job_id, 1)
+            (failures,) = execute_when_full(self._redis, pipe)
         return failures
 
     def remove(self, job_ids: Iterable[str]) -> None:

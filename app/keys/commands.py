@@ -42,12 +42,14 @@ def create(
 def list_keys(embedded: Embedded = False) -> None:
     """List the valid keys."""
     with _open_keys(embedded) as keys:
-        valid_keys = keys.list()
+        valid_keys, unreadable_ids = keys.list(), keys.unreadable_ids()
     typer.echo(f"{'id':<30}  {'created (UTC)':<16}  {'rate/min':>8}  {'audio s/day':>11}  {'priority':>8}  name")
     for key in valid_keys:
         created = f"{datetime.fromtimestamp(key.created_at, UTC):%Y-%m-%d %H:%M}"
         rate, quota = key.rate or "none", key.audio_seconds or "none"
         typer.echo(f"{key.id:<30}  {created:<16}  {rate:>8}  {quota:>11}  {key.priority:>8}  {key.name}")
+    for key_id in unreadable_ids:
+        typer.secho(f"{key_id:<30}  its record is damaged: revoke it and create another", fg="red", err=True)
 
 
 @commands.command()

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Authentication of requests: looks up their keys, applies their rate limits, and reads what polls will need.
 --
 -- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today; for polls the

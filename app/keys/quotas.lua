@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Charges audio seconds to a caller's day (UTC), refunds them, or corrects an earlier charge.
 --
 -- KEYS: the caller's quota of today

@@ -5,18 +5,22 @@ reveal it. One hash holds all records by id; the authentication script (`middlew
 """
 
 import base64
+import builtins
 import hashlib
 import re
 import secrets
 import time
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
-from app.errors import NotFound
+from app.errors import NotFound, RecordTooNew, RecordUnreadable
 from app.records import ids
+from app.records.quarantine import Quarantine, parse_record
 
+SCHEMA = 1
 KEYS_KEY = "earmark:keys"
 _KEY = re.compile(r"emk_([0-7][0-9A-HJKMNP-TV-Z]{25})_[A-Za-z0-9_-]{43}")
 
@@ -26,7 +30,7 @@ class Key(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA
     id: str
     name: str
     digest: str = Field(repr=False)
@@ -53,6 +57,7 @@ class KeyRepository:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._quarantine = Quarantine(redis)
 
     def create(self, name: str, rate: int, audio_seconds: int, priority: int) -> tuple[Key, str]:
         """Create a key; return its record, and the key itself, which is not stored."""
@@ -72,18 +77,35 @@ class KeyRepository:
         return key, api_key
 
     def list(self) -> list[Key]:
-        """Return all valid keys, the oldest first."""
-        documents: Any = self._redis.hvals(KEYS_KEY)
-        return sorted((Key.model_validate_json(document) for document in documents), key=lambda key: key.id)
+        """Return all valid keys, the oldest first; those whose records are unreadable are left out."""
+        documents: Any = self._redis.hgetall(KEYS_KEY)
+        keys = []
+        for key_id, document in documents.items():
+            with suppress(RecordUnreadable, RecordTooNew):
+                keys.append(self._parse(key_id.decode(), document))
+        return sorted(keys, key=lambda key: key.id)
+
+    def unreadable_ids(self) -> builtins.list[str]:
+        """Return the ids of keys whose records `list` found unreadable; nobody can use them."""
+        names = [name.partition(" ") for name in self._quarantine.names()]
+        return [field for key, _, field in names if key == KEYS_KEY]
 
     def get(self, key_id: str) -> Key:
-        """Return a key. Raises `NotFound` for a key that is revoked or unknown."""
+        """Return a key. Raises `NotFound` for a key that is revoked or unknown, `RecordUnreadable`, `RecordTooNew`."""
         document: Any = self._redis.hget(KEYS_KEY, key_id)
         if document is None:
             raise NotFound("There is no such key.")
-        return Key.model_validate_json(document)
+        return self._parse(key_id, document)
 
     def revoke(self, key_id: str) -> None:
-        """Invalidate a key at once, and the URLs signed for it. Raises `NotFound`."""
+        """Invalidate a key at once, readable or not, and the URLs signed for it. Raises `NotFound`."""
         if not self._redis.hdel(KEYS_KEY, key_id):
             raise NotFound("There is no such key.")
+        self._quarantine.remove(f"{KEYS_KEY} {key_id}")
+
+    def _parse(self, key_id: str, document: bytes) -> Key:
+        try:
+            return parse_record(Key, document, SCHEMA)
+        except RecordUnreadable:
+            self._quarantine.add(f"{KEYS_KEY} {key_id}")
+            raise

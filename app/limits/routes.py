@@ -7,13 +7,14 @@ from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
+from app.records.sizes import CHARGE
 from app.settings import Settings
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
 
 
 class Limits(BaseModel):
-    """Limits in bytes, seconds, hertz and counts; null: no limit."""
+    """Limits in bytes, seconds, hertz and counts; null: no limit. `charge`: how audio seconds are counted."""
 
     upload_bytes: int
     body_bytes: int
@@ -24,15 +25,18 @@ class Limits(BaseModel):
     lowest_rate: int
     highest_rate: int
     targets: int
+    scratch_bytes: int
+    stored_bytes: int
     examples: int
     requests_per_minute: int | None
     audio_seconds_per_day: int | None
+    charge: str
 
     @classmethod
     def of(cls, settings: Settings, rate: int, quota: int) -> "Limits":
         """Return the settings' limits with a caller's rate limit and quota."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
-        return cls(**shared, requests_per_minute=rate or None, audio_seconds_per_day=quota or None)
+        return cls(**shared, requests_per_minute=rate or None, audio_seconds_per_day=quota or None, charge=CHARGE)
 
 
 class Left(BaseModel):

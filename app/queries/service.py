@@ -30,7 +30,15 @@ def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
     )
     durations = [example.duration for example in examples if example.duration is not None]
     seconds = sum(durations) if len(durations) == len(examples) else None
-    return QUERIES.create(deps, body, request, model, [example.id for example in examples], audio_seconds=seconds)
+    return QUERIES.create(
+        deps,
+        body,
+        request,
+        model,
+        [example.id for example in examples],
+        audio_seconds=seconds,
+        charged_seconds=validation.expected_seconds(seconds),
+    )
 
 
 def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:

@@ -6,15 +6,29 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
-from redis.exceptions import WatchError
 from redis.lock import Lock
 
-from app.errors import AudioInUse, NotFound, QuotaExceeded
-from app.records.orphans import OrphanLedger
+from app.errors import AudioInUse, NotFound, QuotaExceeded, RecordUnreadable
+from app.records.orphans import LEDGER_KEY, OrphanLedger, postpone
+from app.records.quarantine import Model, Quarantine, parse_record
+from app.records.shared import OPEN_JOBS_KEY
 from app.settings import Settings
 
 SCHEMA = 1
 _EXPIRY = "earmark:audio:expiry"
+# A user counts while its job is unfinished: the record of one that was deleted may not have told which uploads it used.
+_DELETE = """#!lua flags=allow-oom
+local record, users, open_jobs, expiry, ledger, ids = unpack(KEYS)
+if redis.call('EXISTS', record) == 0 then return 'missing' end
+for _, job in ipairs(redis.call('SMEMBERS', users)) do
+  if redis.call('SISMEMBER', open_jobs, job) == 1 then return 'in use' end
+end
+redis.call('DEL', record, users)
+redis.call('ZREM', expiry, ARGV[1])
+redis.call('ZREM', ids, ARGV[1])
+redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
+return 'deleted'
+"""
 _STORING_SECONDS = 600.0  # after so long a waveform is stored, or its writer is dead
 
 
@@ -58,6 +72,10 @@ def _pending_ids_key(owner: str) -> str:
     return f"earmark:awaited:{owner}"  # ids by expiry time
 
 
+def _ids_key(owner: str) -> str:
+    return f"earmark:audio:of:{owner}"  # ids by expiry time
+
+
 def store_key(audio_id: str) -> str:
     """Return the key of the upload's bytes in the store."""
     return f"audio/{audio_id}"
@@ -91,9 +109,18 @@ class AudioRepository:
         self._redis = redis
         self._settings = settings
         self._orphans = OrphanLedger(redis)
+        self._quarantine = Quarantine(redis)
+        self._delete = redis.register_script(_DELETE)
 
-    def register_write(self, audio_id: str) -> None:
-        """Register bytes before they are written; orphans unless `create` follows within the upload's time."""
+    def register_write(self, audio_id: str, owner: str = "") -> None:
+        """Register bytes before they are written; orphans unless `create` follows within the upload's time.
+
+        Raises `QuotaExceeded` while an API key keeps as many uploads as it may; concurrent calls may exceed that a
+        little.
+        """
+        if owner:
+            detail = "uploads are kept already: delete some, or wait until they expire."
+            self._require_room(_ids_key(owner), self._settings.kept_uploads, detail)
         self._orphans.add(None, store_key(audio_id), time.time() + 2 * self._settings.upload_timeout)
 
     def create(self, audio: Audio) -> None:
@@ -101,6 +128,8 @@ class AudioRepository:
         with self._redis.pipeline() as pipe:
             pipe.set(audio_key(audio.id), audio.model_dump_json())
             pipe.zadd(_EXPIRY, {audio.id: audio.expires_at})
+            pipe.zadd(_ids_key(audio.owner), {audio.id: audio.expires_at})
+            pipe.expireat(_ids_key(audio.owner), math.ceil(audio.expires_at))
             self._orphans.remove(pipe, store_key(audio.id))
             pipe.execute()
 
@@ -120,14 +149,8 @@ class AudioRepository:
         a little.
         """
         ids_key = _pending_ids_key(pending.owner)
-        with self._redis.pipeline() as pipe:
-            pipe.zremrangebyscore(ids_key, 0, pending.created_at)
-            pipe.zcard(ids_key)
-            pipe.zrange(ids_key, 0, 0, withscores=True)
-            _, count, first = pipe.execute()
-        if count >= self._settings.awaited_uploads:
-            detail = f"{count} uploads are pending already: complete them, or wait."
-            raise QuotaExceeded(detail, math.ceil(first[0][1] - pending.created_at))
+        detail = "uploads are pending already: complete them, or wait."
+        self._require_room(ids_key, self._settings.awaited_uploads, detail)
         with self._redis.pipeline() as pipe:
             pipe.set(pending_key(pending.id), pending.model_dump_json(), exat=math.ceil(pending.expires_at))
             pipe.zadd(ids_key, {pending.id: pending.expires_at})
@@ -137,11 +160,8 @@ class AudioRepository:
             pipe.execute()
 
     def get_pending(self, audio_id: str) -> PendingUpload:
-        """Return a pending upload. Raises `NotFound`."""
-        document = self._redis.get(pending_key(audio_id))
-        if document is None:
-            raise NotFound("There is no such audio.")
-        return PendingUpload.model_validate_json(document)
+        """Return a pending upload. Raises `NotFound` and `RecordUnreadable`."""
+        return self._read(PendingUpload, pending_key(audio_id))
 
     def delete_pending(self, audio_id: str, owner: str) -> None:
         """Delete the record of a pending upload: it is completed, or was refused."""
@@ -155,39 +175,52 @@ class AudioRepository:
         return self._redis.lock(f"{pending_key(audio_id)}:lock", timeout=seconds, blocking=False, thread_local=False)
 
     def get(self, audio_id: str) -> Audio:
-        """Return the record. Raises `NotFound`."""
-        document = self._redis.get(audio_key(audio_id))
-        if document is None:
-            raise NotFound("There is no such audio.")
-        return Audio.model_validate_json(document)
+        """Return the record. Raises `NotFound`, `RecordTooNew` and `RecordUnreadable`."""
+        return self._read(Audio, audio_key(audio_id), SCHEMA)
 
-    def delete(self, audio_id: str) -> None:
-        """Delete the record; the caller then deletes the bytes and calls `unregister_write`.
+    def owns(self, owner: str, audio_id: str) -> bool:
+        """Whether an upload is an owner's, by the index of its uploads: its record may be unreadable."""
+        return self._redis.zscore(_ids_key(owner), audio_id) is not None
 
+    def delete(self, audio_id: str, owner: str = "") -> None:
+        """Delete the record, readable or not; the caller then deletes the bytes and calls `unregister_write`.
+
+        owner: in whose index it is; not needed for one that has expired.
         Raises `NotFound`, and `AudioInUse` while a waiting or running job uses it.
         """
-        with self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(audio_key(audio_id), users_key(audio_id))
-                    if not pipe.exists(audio_key(audio_id)):
-                        raise NotFound("There is no such audio.")
-                    if pipe.scard(users_key(audio_id)):
-                        raise AudioInUse("A waiting or running job uses this audio.")
-                    pipe.multi()
-                    pipe.delete(audio_key(audio_id))
-                    pipe.zrem(_EXPIRY, audio_id)
-                    self._orphans.add(pipe, store_key(audio_id), time.time())
-                    pipe.execute()
-                    return
-                except WatchError:
-                    continue
+        keys = [audio_key(audio_id), users_key(audio_id), OPEN_JOBS_KEY, _EXPIRY, LEDGER_KEY, _ids_key(owner)]
+        outcome = self._delete(keys=keys, args=[audio_id, store_key(audio_id), time.time()])
+        if outcome == b"missing":
+            raise NotFound("There is no such audio.")
+        if outcome == b"in use":
+            raise AudioInUse("A waiting or running job uses this audio.")
+        self._quarantine.remove(audio_key(audio_id))
 
     def postpone_expiry(self, audio_id: str, seconds: float) -> None:
         """Let an expired upload be due again after some seconds."""
-        self._redis.zadd(_EXPIRY, {audio_id: time.time() + seconds}, xx=True)
+        postpone(self._redis, _EXPIRY, audio_id, seconds)
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of expired uploads, the oldest first; some may still be in use."""
         members: Any = self._redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
+
+    def _require_room(self, ids_key: str, limit: int, detail: str) -> None:
+        now = time.time()
+        with self._redis.pipeline() as pipe:
+            pipe.zremrangebyscore(ids_key, 0, now)
+            pipe.zcard(ids_key)
+            pipe.zrange(ids_key, 0, 0, withscores=True)
+            _, count, first = pipe.execute()
+        if count >= limit:
+            raise QuotaExceeded(f"{count} {detail}", math.ceil(first[0][1] - now))
+
+    def _read(self, model: type[Model], key: str, schema: int | None = None) -> Model:
+        try:
+            document = self._quarantine.get(key)
+            if document is None:
+                raise NotFound("There is no such audio.")
+            return parse_record(model, document, schema)
+        except RecordUnreadable:
+            self._quarantine.add(key)
+            raise

@@ -11,7 +11,16 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
-_LEDGER = "earmark:leftovers"
+from app.redis_client import execute_when_full
+
+LEDGER_KEY = "earmark:leftovers"
+
+
+def postpone(redis: Redis, index: str, name: str, seconds: float) -> None:
+    """Let a member of an index by due time be due again after some seconds, unless it was removed."""
+    with redis.pipeline() as pipe:
+        pipe.zadd(index, {name: time.time() + seconds}, xx=True)
+        execute_when_full(redis, pipe)
 
 
 class OrphanLedger:
@@ -22,17 +31,22 @@ class OrphanLedger:
 
     def add(self, pipe: Pipeline | None, prefix: str, due: float) -> None:
         """Add a prefix, within a transaction or at once; of two times for one prefix the later counts."""
-        (self._redis if pipe is None else pipe).zadd(_LEDGER, {prefix: due}, gt=True)
+        if pipe is not None:
+            pipe.zadd(LEDGER_KEY, {prefix: due}, gt=True)
+            return
+        with self._redis.pipeline() as single:
+            single.zadd(LEDGER_KEY, {prefix: due}, gt=True)
+            execute_when_full(self._redis, single)
 
     def remove(self, pipe: Pipeline | None, prefix: str) -> None:
         """Remove a prefix: a record owns it, or its objects were deleted."""
-        (self._redis if pipe is None else pipe).zrem(_LEDGER, prefix)
+        (self._redis if pipe is None else pipe).zrem(LEDGER_KEY, prefix)
 
     def postpone(self, prefix: str, seconds: float) -> None:
         """Let a prefix be due again after some seconds."""
-        self._redis.zadd(_LEDGER, {prefix: time.time() + seconds}, xx=True)
+        postpone(self._redis, LEDGER_KEY, prefix, seconds)
 
     def due(self, limit: int) -> list[str]:
         """Return prefixes that are due: delete their objects, then call `remove`."""
-        members: Any = self._redis.zrange(_LEDGER, 0, time.time(), byscore=True, offset=0, num=limit)
+        members: Any = self._redis.zrange(LEDGER_KEY, 0, time.time(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
+OPEN_JOBS_KEY = "earmark:jobs:open"  # ids of the jobs that wait or run
+
 
 class ModelRecord(BaseModel):
     """The model that processes, or processed, a job."""

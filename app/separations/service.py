@@ -11,6 +11,7 @@ from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job, TargetState
 from app.jobs.repository import QueuedJob
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
+from app.records.sizes import SeparationSize
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, upload_ids
@@ -27,7 +28,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     """Validate a request and create its job.
 
     Raises `ModelUnavailable`, `NotFound` (an upload, a saved query), `QueryNotReady`, `RequestInvalid` and its
-    subclasses, and what `JobResource.create` raises.
+    subclasses, `RequestTooLarge`, and what `JobResource.create` raises.
     """
     requested = body.targets or []
     validation.require_target_count(len(requested), deps.settings, "targets")
@@ -37,6 +38,12 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
+    seconds, target_count = (
+        job_validation.expected_seconds(mixture.duration),
+        auto.max_targets if auto else len(targets),
+    )
+    size = SeparationSize(mixture.sample_rate, mixture.channels, seconds, target_count, output)
+    size.require_room(deps.settings)
     request = SeparationRequest(
         mixture=job_validation.recording_record(mixture),
         model=job_validation.model_record(model),
@@ -52,6 +59,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
         model,
         [mixture.id, *(audio_id for target in targets for audio_id in upload_ids(target))],
         audio_seconds=mixture.duration,
+        charged_seconds=size.charged_seconds,
         targets=[TargetState(name=target.name, label=target.label) for target in targets],
     )
 

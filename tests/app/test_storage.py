@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 import os
+import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.errors import NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.settings import Settings
 from app.storage import Storage
 from tests.conftest import S3Server
@@ -54,6 +56,28 @@ def test_a_stored_file_is_downloaded(storage: Storage, tmp_path: Path) -> None:
     assert (stored.bytes, stored.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     assert storage.download("separations/x/y/0.flac", tmp_path / "out") == len(content)
     assert (tmp_path / "out").read_bytes() == content
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow beyond 64 KiB, so that writes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_folder_on_a_full_disk_reports_it_and_keeps_nothing(tmp_path: Path) -> None:
+    storage = Storage.open(Settings(home=tmp_path))
+    (tmp_path / "in").write_bytes(os.urandom(2 * MIB))
+    with full_disk():
+        with pytest.raises(DiskFull):
+            asyncio.run(storage.put_stream("audio/a", stream(os.urandom(2 * MIB)), 100 * MIB))
+        with pytest.raises(DiskFull):
+            storage.put_file("audio/b", tmp_path / "in")
+    assert storage.keys("audio") == []
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 10), (3, 4), (9, 10), (5, 10)])

@@ -22,6 +22,7 @@ from app.main import create_app
 from app.metrics import PROCESS
 from app.model_registry import ModelRegistry
 from app.settings import Settings
+from app.tables.shared_things import shared_things
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY
 from worker.metrics import GpuMetrics
@@ -30,6 +31,7 @@ DOCKER = REPOSITORY / "docker"
 KUBERNETES = "1.34"  # release of the schemas that validate the manifests
 NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
 # Kinds without a built-in schema; their fields are checked below.
+JOB_BYTES, UPLOAD_BYTES = 20_000, 1_000  # that a record takes in Redis (docker/README.md)
 CUSTOM_KINDS = {"ScaledObject", "Kustomization"}
 
 
@@ -168,6 +170,28 @@ def test_workers_scale_from_zero_on_waiting_and_running_jobs() -> None:
     assert pod["terminationGracePeriodSeconds"] >= hand_over_after + 20
 
 
+# Redis
+
+
+def test_the_limits_of_redis_agree_and_one_key_leaves_room_for_others(compose: dict[str, Any]) -> None:
+    queue = compose["services"]["queue"]
+    [stateful] = [one for _, one in manifests() if one["kind"] == "StatefulSet"]
+    container = stateful["spec"]["template"]["spec"]["containers"][0]
+    limits = []
+    for command, memory in (
+        (queue["command"], queue["mem_limit"].removesuffix("g")),
+        (container["args"], container["resources"]["limits"]["memory"].removesuffix("Gi")),
+    ):
+        [gigabytes] = re.findall(r"--maxmemory (\d+)gb", " ".join(command))
+        assert "--maxmemory-policy noeviction" in " ".join(command), "evicted jobs are lost jobs"
+        assert int(memory) >= 2 * int(gigabytes), "a rewrite of the append-only file copies what changes meanwhile"
+        limits.append(int(gigabytes) << 30)
+    assert limits[0] == limits[1]
+    settings = Settings()
+    of_one_key = settings.kept_jobs * JOB_BYTES + settings.kept_uploads * UPLOAD_BYTES + settings.idempotency_bytes
+    assert of_one_key < 0.6 * settings.redis_share * limits[0]
+
+
 # The proxy, Prometheus, Grafana
 
 
@@ -230,6 +254,30 @@ def test_every_query_uses_existing_metrics(sample_names: dict[str, set[str]]) ->
     scaling = (DOCKER / "kubernetes" / "scaling.yaml").read_text()
     named = {name for text in (*queries, alerts, scaling) for name in NAME.findall(text)}
     assert named - sample_names.keys() == set()
+
+
+def test_every_metric_is_on_the_dashboard(sample_names: dict[str, set[str]]) -> None:
+    dashboard = (DOCKER / "grafana" / "dashboards" / "earmark.json").read_text()
+    families = {re.sub("_(total|bucket|sum|count)$", "", name) for name in sample_names}
+    shown = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(dashboard)}
+    # Of the process itself (CPU, files) the dashboard shows the memory.
+    assert {name for name in families - shown if not name.startswith("earmark_process_")} == set()
+
+
+def test_all_that_clients_share_has_settings_a_metric_and_an_alert(sample_names: dict[str, set[str]]) -> None:
+    alerts = re.findall(r"alert: (\w+)", (DOCKER / "alerts.yml").read_text())
+    things = shared_things(Settings.model_construct())
+    assert len({thing.what for thing in things}) == len(things)
+    metrics = {name.removesuffix("_count") for name in sample_names}
+    for thing in things:
+        assert set(thing.settings) <= Settings.model_fields.keys(), thing.what
+        assert set(NAME.findall(thing.metric)) <= metrics and thing.metric, thing.what
+        assert thing.alert in alerts, thing.what
+    [proxy] = [thing for thing in things if thing.what.startswith("connections of an address")]
+    nginx = (DOCKER / "nginx.conf").read_text()
+    assert proxy.share == re.search(r"limit_conn clients (\d+);", nginx)[1] + " of an address"  # type: ignore[index]
+    workers = int(re.search(r"worker_connections (\d+);", nginx)[1])  # type: ignore[index]
+    assert proxy.total.startswith(f"{workers:,}")
 
 
 def test_metric_names_follow_the_prometheus_guide(

@@ -1,24 +1,26 @@
-"""The table of settings in docker/README.md is up to date."""
+"""The tables in docker/README.md that follow from the settings are up to date."""
 
 from pathlib import Path
 
 import pytest
 
-from app import settings_table
+from app.tables import document as tables
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "docker" / "README.md"
 
 
-def test_the_table_of_settings_is_up_to_date() -> None:
-    text = README.read_text(encoding="utf-8")
-    table = text.partition(settings_table.BEGIN)[2].partition(settings_table.END)[0]
-    assert table.strip() == settings_table.table(), "run: python -m app settings --into docker/README.md"
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_tables_are_up_to_date(name: str) -> None:
+    begin, end = tables.marks(name)
+    table = README.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    assert table.strip() == tables.TABLES[name](), "run: python -m app settings --into docker/README.md"
 
 
 def test_a_document_without_marks_is_rejected(tmp_path: Path) -> None:
     document = tmp_path / "README.md"
-    document.write_text("nothing here\n")
-    with pytest.raises(ValueError, match="no marks"):
-        settings_table.write_into(document)
-    assert document.read_text() == "nothing here\n"
+    document.write_text("\n".join(tables.marks("settings")) + "\n")
+    before = document.read_text()
+    with pytest.raises(ValueError, match="no marks <!-- budgets: begin -->"):
+        tables.write_into(document)
+    assert document.read_text() == before

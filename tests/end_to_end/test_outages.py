@@ -10,6 +10,7 @@ from app.jobs.lifecycle import Job
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.faults import DEFAULTS, DOG, LONG, assert_done_once, is_alive, suspended_decoder
 from tests.end_to_end.figures import SOAK, Figures
+from tests.full_redis import FULL, memory_in_use
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600 if SOAK else 300)]
 
@@ -73,6 +74,30 @@ def test_a_pause_of_valkey_only_delays_a_job(deployment: Deployment, figures: Fi
         f"Valkey paused {pause:g} s under a running job",
         f"{attempts} execution(s)",
         f"done {seconds:.1f} s after",
+    )
+
+
+def test_a_full_valkey_only_delays_jobs(deployment: Deployment, figures: Figures):
+    """It refuses every command that might take memory: the running job is published, the others wait for room."""
+    running = deployment.submit(deployment.upload(seconds=LONG if SOAK else 20.0), DOG)
+    waiting = [deployment.submit(deployment.upload(), DOG) for _ in range(2)]
+    deployment.wait_running(running, ratio=0.0)
+    started = time.monotonic()
+    with memory_in_use(deployment.redis, FULL):
+        deployment.wait(running)
+        assert assert_done_once(deployment, running).attempts == 1
+        time.sleep(max(0.0, (60.0 if SOAK else 3.0) - (time.monotonic() - started)))
+        assert [deployment.jobs.get(job.id).status for job in waiting] == ["queued"] * 2
+        full = time.monotonic() - started
+    started = time.monotonic()
+    for job in waiting:
+        deployment.wait(job)
+        assert_done_once(deployment, job)
+    figures.add(
+        "outages",
+        f"Valkey is full and refuses writes for {full:.0f} s, under a running job and two waiting ones",
+        "1 execution of each",
+        f"the running one done meanwhile, the others {time.monotonic() - started:.1f} s after",
     )
 
 

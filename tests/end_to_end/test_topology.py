@@ -149,6 +149,25 @@ def test_slow_clients_are_cut_off(deployment: Topology) -> None:
         assert 5 < time.monotonic() - started < 15
 
 
+def test_the_proxy_limits_the_connections_of_an_address(deployment: Topology, client: httpx.Client) -> None:
+    """Bodies without end hold them; the API itself is not behind the limit."""
+    start = (
+        f"POST /v1/queries HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {deployment.key}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 99\r\n\r\n["
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(128):
+            held = stack.enter_context(socket.create_connection(("127.0.0.1", deployment.proxy_port)))
+            held.sendall(start.encode())
+        eventually(lambda: client.get("/livez").status_code == 429)
+        refusal = client.get("/livez")
+        assert refusal.headers["content-type"] == "application/problem+json"
+        assert refusal.json()["code"] == "rate_limited" and int(refusal.headers["retry-after"]) > 0
+        for port, program in deployment.apis.items():
+            assert program.poll() is not None or httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+    eventually(lambda: client.get("/livez").status_code == 200)
+
+
 def test_the_proxy_rejects_a_body_over_the_limit(deployment: Topology) -> None:
     with socket.create_connection(("127.0.0.1", deployment.proxy_port)) as sender:
         sender.settimeout(5)

@@ -1,4 +1,4 @@
-"""Memory is bounded by a window, however long the recording."""
+"""Memory is bounded by a window, however long the recording and however many its channels and targets."""
 
 import os
 import subprocess
@@ -31,15 +31,47 @@ for seconds in (20, int(sys.argv[2])):
 """
 
 
+MANY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import soundfile
+import torch
+from models.engine import Engine
+from models.options import SeparationOptions
+from models.query import Query
+from tests.models.bands import BANDS, bundle
+
+torch.set_num_threads(1)
+folder, rate, random = Path(sys.argv[1]), 32000, np.random.default_rng(0)
+model = Engine(bundle({"window_seconds": 0.5}), "cpu", "exact")
+soundfile.write(folder / "mixture.wav", random.standard_normal((11 * rate, 8)).astype("f4") * 0.1, rate, "FLOAT")
+for count, joint in ((1, False), (16, False), (16, True)):
+    queries = {f"t{number}": Query(torch.rand(BANDS), "bands@1") for number in range(count)}
+    options = SeparationOptions(format="wav", batch=1, joint=joint)
+    files = model.separate_file(folder / "mixture.wav", queries, folder / "stems", options)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    for stem in files.stems:
+        stem.path.unlink()
+"""
+
+
+def peaks(program: str, *arguments: str) -> list[int]:
+    """Return the peak memory in MiB of a process, which prints it after each step."""
+    command = [sys.executable, "-c", program, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    return [int(line) for line in ran.stdout.split()]
+
+
+def test_channels_and_targets_take_little_memory(tmp_path):
+    """A window of 8 channels is 10 MiB, of 16 targets 160; with `joint` all of its spectra are in memory, 270."""
+    one, many, joint = peaks(MANY, str(tmp_path))
+    assert many - one < 200, f"{one} MiB became {many} MiB"
+    assert joint - one < 700, f"{one} MiB became {joint} MiB"
+
+
 @pytest.mark.soak
 def test_a_long_recording_takes_no_more_memory_than_a_short_one(tmp_path):
-    ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), str(LONG)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    short, long = (int(line) for line in ran.stdout.split())
+    short, long = peaks(PROGRAM, str(tmp_path), str(LONG))
     # Sixty seconds of the mixture and two stems are 60 MiB, ten minutes 600.
     assert long - short < 40, f"{short} MiB became {long} MiB"

@@ -26,7 +26,10 @@ def source(samples: Tensor, rate: int, block: int = 5000) -> Source:
 
 def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, block: int = 5000, **options) -> Tensor:
     masking = Masking(cast(Separator, BandSeparator()), queries, **options)
-    return torch.cat(list(stems(source(samples, rate, block), masking, windows, RATE)), dim=-1)
+    blocks: list[list[Tensor]] = [[] for _ in queries]
+    for query, stem in stems(source(samples, rate, block), masking, windows, RATE):
+        blocks[query].append(stem)
+    return torch.stack([torch.cat(of_query, dim=1) for of_query in blocks])
 
 
 def in_seconds(window: float, context: float, overlap: float) -> Windows:

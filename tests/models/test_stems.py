@@ -36,7 +36,8 @@ def write_stems(
     names = [f"stem {number}" for number in range(len(stems))]
     with Spool(folder, len(stems), mixture.shape[0]) as spool:
         for block in stems.split(3333, dim=-1):
-            spool.append(block)
+            for number, stem in enumerate(block):
+                spool.append(number, stem)
         separated = SpooledStems(source, spool, gates or [None] * len(stems), cancelled)
         return write(separated, names, folder, options, lambda frames: None)
 
@@ -128,6 +129,32 @@ def test_a_format_that_cannot_hold_the_stems_leaves_no_files(tmp_path):
     with pytest.raises(FormatUnsupported):
         write_stems(noise(3, 1000, 0), noise(3, 1000, 1)[None], tmp_path, SeparationOptions(format="mp3"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+def test_a_stem_takes_its_place_on_the_disk_once(format, tmp_path):
+    """The spool is deleted while files are written, in parts of `file_bytes`."""
+    mixture, stems, part = noise(2, 200_000, 0), torch.stack([noise(2, 200_000, seed) for seed in (1, 2, 3)]), 1 << 15
+    source = Source(RATE, 2, 200_000, lambda: mixture.split(7000, dim=1))
+    used: list[int] = []
+    with Spool(tmp_path, 3, 2, file_bytes=part) as spool:
+        for block in stems.split(3333, dim=-1):
+            for number, stem in enumerate(block):
+                spool.append(number, stem)
+        files, _ = write(
+            SpooledStems(source, spool, [None] * 3),
+            list("abc"),
+            tmp_path,
+            SeparationOptions(format=format),
+            lambda frames: used.append(sum(path.stat().st_size for path in tmp_path.iterdir())),
+        )
+        left = [path.name for path in tmp_path.iterdir() if path.suffix == ".f32"]
+        assert sorted(name[0] for name in left) == ["0", "1", "2"], "only the last part of each is left"
+    floats = stems[0].nbytes
+    written = sum(file.path.stat().st_size for file in files)
+    # A part may be larger by the last block that was appended, and a written block is not read yet.
+    assert max(used) <= max(3 * floats, written) + 3 * (part + 3333 * 8) + 4 * 7000 * 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.path.name for file in files)
 
 
 @pytest.mark.parametrize("names", [["residual"], ["Residual"], ["a", "A"], [""], ["../a"], [".."], ["a/b"], ["a" * 65]])

@@ -1,8 +1,10 @@
 """The run of a job: errors of the model or the machine end in its record or in a retry; the quota's correction."""
 
+import errno
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,51 @@ def test_a_temporary_error_is_retried_until_the_last_attempt(context: WorkerCont
     ended = context.jobs.get(job.id)
     assert ended.error is not None
     assert ended.error.code == "store_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EIO, "internal")]
+)
+def test_a_full_disk_is_the_error_of_the_last_attempt(context: WorkerContext, job: Job, number: int, code: str):
+    fail_with(context, OSError(number, "secret/path"))
+    assert context.jobs.claim(job.id, "e1") is not None
+    assert run(context, "e2", job) is None
+    ended = context.jobs.get(job.id)
+    assert ended.error is not None
+    assert (ended.error.code, "secret" in ended.error.detail) == (code, False)
+
+
+@pytest.mark.parametrize("job", [SEPARATION], indirect=True, ids=["separation"])
+def test_a_recording_that_turns_out_too_large_fails_the_job(context: WorkerContext, redis: Redis, job: Job):
+    """The header has no duration; a second of 16 kHz and one target take 192 kB with the stem."""
+    settings = context.settings.model_copy(update={"scratch_bytes": 150_000})
+    fail_with(context, RuntimeError("not reached"))
+    run(replace(context, settings=settings), "e1", job)
+    ended = context.jobs.get(job.id)
+    assert ended.error is not None and ended.error.code == "request_too_large"
+    assert ended.audio_seconds == 1.0
+
+
+@pytest.mark.parametrize("job", [SEPARATION], indirect=True, ids=["separation"])
+def test_the_quota_is_corrected_by_the_formula_that_charged_it(context: WorkerContext, redis: Redis, job: Job):
+    """Charged as 300 s for 8 targets; it lasts a second."""
+    targets = [{"name": f"t{number}", "label": "Dog"} for number in range(8)]
+    charged = job.model_copy(
+        update={
+            "id": new_id("sep"),
+            "charged_seconds": 600.0,
+            "request": job.request | {"targets": targets},
+            "targets": [TargetState(name=target["name"]) for target in targets],
+        }
+    )
+    charged = context.jobs.create(charged).job
+    day = int(redis.time()[0] // 86400)  # pyright: ignore[reportIndexIssue]
+    redis.hset(quota_key(job.owner), mapping={"day": day, "used": "1000.000"})
+    fail_with(context, StoreUnavailable("away"))
+    for execution in ("e1", "e2"):
+        run(context, execution, charged)
+    assert redis.hget(quota_key(job.owner), "used") == b"402.000"
+    assert context.jobs.get(charged.id).charged_seconds == 2.0
 
 
 def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext, job: Job):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
 from app.errors import Overloaded, RateLimited
+from app.redis_client import connect_async
 from app.settings import Settings
 
 
@@ -123,17 +124,18 @@ def test_bounds_hold_and_nothing_leaks_whatever_comes_and_goes(
 
 def test_metrics_tell_what_is_used_and_what_was_refused() -> None:
     async def run() -> dict[str, float]:
-        budgets = ProcessBudgets(Settings(media_slots=1, media_patience=0))
-        async with budgets.media.hold("a"):
+        settings = Settings(probe_slots=1, budget_patience=0)
+        budgets = ProcessBudgets(settings, connect_async(settings))  # Redis is not needed for the figures
+        async with budgets.probes.hold("a"):
             with pytest.raises(Overloaded):
-                async with budgets.media.hold("b"):
+                async with budgets.probes.hold("b"):
                     pass
             samples = [sample for metric in budgets.collect() for sample in metric.samples]
         return {" ".join((sample.name, *sample.labels.values())): sample.value for sample in samples}
 
     values = asyncio.run(run())
-    assert values["earmark_budget_limit media"] == 1
-    assert values["earmark_budget_used media"] == 1
-    assert values["earmark_budget_waiting media"] == 0
-    assert values["earmark_budget_refused_total media all"] == 1
-    assert values["earmark_budget_refused_total media key"] == 0
+    assert values["earmark_budget_limit probes"] == 1
+    assert values["earmark_budget_used probes"] == 1
+    assert values["earmark_budget_waiting probes"] == 0
+    assert values["earmark_budget_refused_total probes all"] == 1
+    assert values["earmark_budget_refused_total probes key"] == 0

@@ -17,6 +17,7 @@ from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.model_registry import workers_key
 from app.records.audio import AudioRepository, store_key
+from app.records.ids import new_id
 from app.records.orphans import OrphanLedger
 from app.settings import Settings
 from app.storage import Storage
@@ -233,11 +234,11 @@ def test_an_expired_upload_is_deleted_unless_a_job_needs_it(
 def test_items_that_cannot_be_removed_do_not_block_others(
     redis: Redis, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
 ):
-    """There is more than one batch, and its oldest items are unreadable records."""
+    """There is more than one batch, and its oldest items are records of a newer release."""
     past = time.time() - 100
-    unreadable = [f"sep_bad{number:03}" for number in range(BATCH_SIZE)]
-    for number, job_id in enumerate(unreadable):
-        redis.set(f"earmark:job:{job_id}", b'{"schema": "unknown"}')
+    newer = [new_id("sep") for _ in range(BATCH_SIZE)]
+    for number, job_id in enumerate(newer):
+        redis.set(f"earmark:job:{job_id}", b'{"schema_version": 1000}')
         redis.zadd("earmark:jobs:expiry", {job_id: past + number / 1000})
     store(storage, "jobs/orphan/1", tmp_path)
     orphans = {f"missing/{number}": past for number in range(BATCH_SIZE)} | {"jobs/orphan": past + 50}

@@ -404,15 +404,6 @@ def test_a_record_of_a_newer_release_is_not_changed(redis: Redis, jobs: JobRepos
     assert json.loads(redis.get(record_key(job.id)) or b"") == newer
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"schema_version": 1}'])
-def test_a_damaged_record_does_not_keep_others_from_being_requeued(redis: Redis, upload: str, damage: bytes) -> None:
-    jobs = JobRepository(redis, Settings(lost_after=0, ready_jobs=2))
-    damaged, whole = (jobs.create(new_job(upload)).job for _ in range(2))
-    redis.delete("rq:queue:" + queue_name(whole.model))
-    redis.set(record_key(damaged.id), damage)
-    assert [job.id for job in jobs.find_lost()] == [whole.id]
-
-
 def test_the_rq_entry_names_the_task_and_is_json(redis: Redis, jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")

