@@ -22,7 +22,7 @@ from app.metrics import Metrics
 from app.model_registry import ModelRegistry
 from app.outbound import OutboundClient
 from app.records.audio import AudioRepository
-from app.redis_client import connect, connect_async
+from app.redis_client import ServerClock, connect, connect_async, server_clock
 from app.settings import Settings
 from app.storage import Storage
 
@@ -33,6 +33,7 @@ class Dependencies:
 
     settings: Settings
     redis: Redis
+    clock: ServerClock
     async_redis: AsyncRedis  # the same server; for code on the event loop only
     poll_cache: PollCache
     storage: Storage
@@ -60,6 +61,7 @@ class Dependencies:
         return cls(
             settings=settings,
             redis=redis,
+            clock=server_clock(redis),
             async_redis=async_redis,
             poll_cache=PollCache(async_redis),
             storage=storage,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from redis import Redis
 
 from app.errors import ModelUnavailable
-from app.redis_client import execute_when_full
+from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
 log = logging.getLogger("earmark.models")
@@ -70,6 +70,7 @@ class ModelRegistry:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
+        self._clock = server_clock(redis)
         self._parsed: dict[bytes | str, ModelDescription] = {}
         self._cache: dict[str, tuple[float, ModelDescription]] = {}  # by name, with the time when it expires
 
@@ -85,7 +86,7 @@ class ModelRegistry:
 
         short: the worker only runs short jobs.
         """
-        now = self._now()
+        now = self._clock.now()
         with self._redis.pipeline() as pipe:
             pipe.zadd(workers_key(model), {worker: now})
             if short:
@@ -99,11 +100,11 @@ class ModelRegistry:
 
     def worker_count(self, model: str) -> int:
         """Return the number of live workers of the model."""
-        return self._redis.zcount(workers_key(model), self._now() - self._settings.heartbeat_timeout, "+inf")
+        return self._redis.zcount(workers_key(model), self._clock.now() - self._settings.heartbeat_timeout, "+inf")
 
     def delete_dead(self, model: str) -> int:
         """Remove workers without a heartbeat for ten times `heartbeat_timeout`; return how many."""
-        oldest = self._now() - 10 * self._settings.heartbeat_timeout
+        oldest = self._clock.now() - 10 * self._settings.heartbeat_timeout
         self._redis.zremrangebyscore(workers_key(model, short=True), 0, oldest)
         return self._redis.zremrangebyscore(workers_key(model), 0, oldest)
 
@@ -142,11 +143,6 @@ class ModelRegistry:
         if version and version != model.version:
             raise ModelUnavailable(f"Workers have {model.name}@{model.version}.")
         return model
-
-    def _now(self) -> float:
-        """Return the time of the Redis server, since clocks of workers may be wrong."""
-        seconds, microseconds = self._redis.time()
-        return seconds + microseconds / 1e6
 
     def _parse(self, name: str, text: bytes | str) -> ModelDescription:
         """Parse a description, each text once: descriptions are large (527 classes) and rarely change."""

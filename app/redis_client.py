@@ -1,4 +1,4 @@
-"""Connections to Redis, commands for a full server, and coalescing of script calls on the event loop.
+"""Connections to Redis, its clock, commands for a full server, and coalescing of script calls on the event loop.
 
 A server that has reached `maxmemory` refuses all commands that might take memory, and scripts when they call one unless
 they are declared with `allow-oom`. So declared are those that free memory or finish what was accepted before: a full
@@ -9,8 +9,12 @@ arrive during one round trip together in the next one, so that many polls stay c
 """
 
 import asyncio
+import logging
+import threading
+import time
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from redis import Redis
 from redis import asyncio as redis_asyncio
@@ -18,11 +22,13 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as RedisRetry
 
 from app.settings import Settings
+
+log = logging.getLogger("earmark.redis")
 
 _EXECUTE = """#!lua flags=allow-oom
 local replies, cursor = {}, 1
@@ -72,6 +78,57 @@ def execute_when_full(redis: Redis, pipe: Pipeline) -> list[Any]:
 def check_writes(redis: Redis) -> None:
     """Write a key. Raises redis-py's errors where the server is full, read-only or cannot write to its disk."""
     redis.set("earmark:written", 1, px=_WRITE_CHECK_MS)
+
+
+class ServerClock:
+    """The clock of the Redis server: times that one process writes and another compares, and those that clients get.
+
+    Clocks of machines may be wrong by minutes. A time is read from this process's monotonic clock, and its distance to
+    the server's is measured in the background every `refresh_seconds`, so that only the first `now` takes a round trip.
+    """
+
+    def __init__(self, redis: Redis, refresh_seconds: float = 10.0, slow_seconds: float = 1.0) -> None:
+        self._redis = redis
+        self._refresh_seconds = refresh_seconds
+        self._slow_seconds = slow_seconds  # a round trip that takes longer tells the time too vaguely
+        self._distance: float | None = None  # s by which the server's clock is ahead of the monotonic one
+        self._next_refresh = 0.0
+        self._refreshing = threading.Lock()
+
+    def now(self) -> float:
+        """Return seconds since 1970. Raises redis-py's errors if the server has never replied."""
+        distance = self._distance
+        if distance is None:
+            distance = self._measure()
+        elif time.monotonic() >= self._next_refresh and self._refreshing.acquire(blocking=False):
+            threading.Thread(target=self._refresh, name="earmark-clock", daemon=True).start()
+        return time.monotonic() + distance
+
+    def _refresh(self) -> None:
+        try:
+            self._measure()
+        except (RedisError, OSError) as error:
+            log.warning("the time of Redis is estimated: %s", error)
+        finally:
+            self._next_refresh = time.monotonic() + self._refresh_seconds
+            self._refreshing.release()
+
+    def _measure(self) -> float:
+        start = time.monotonic()
+        seconds, microseconds = self._redis.time()
+        end = time.monotonic()
+        if self._distance is None or end - start < self._slow_seconds:
+            self._distance = seconds + microseconds / 1e6 - (start + end) / 2
+            self._next_refresh = end + self._refresh_seconds
+        return self._distance
+
+
+_clocks: WeakValueDictionary[int, ServerClock] = WeakValueDictionary()  # by the id of a pool, which the clock holds
+
+
+def server_clock(redis: Redis) -> ServerClock:
+    """Return the clock of a client's server; all users of one connection pool share it."""
+    return _clocks.setdefault(id(redis.connection_pool), ServerClock(redis))
 
 
 class CoalescedScript:

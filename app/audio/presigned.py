@@ -5,7 +5,6 @@ therefore copies the bytes to the upload's own key, for which there is no signed
 measured, hashed and probed like any other upload.
 """
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -44,10 +43,10 @@ def presign(deps: Dependencies, body: PresignSent) -> tuple[PendingUpload, str, 
     if not deps.storage.can_sign:
         raise PresignUnavailable("The store is a folder of the server: POST the file to /v1/audio.")
     check_size(body.bytes, settings.upload_bytes)
-    now = time.time()
+    now = deps.clock.now()
     url_expires_at = now + settings.signed_url_seconds
     pending = PendingUpload(
-        id=new_id(AUDIO),
+        id=new_id(AUDIO, now),
         owner=deps.caller.key_id,
         filename=service.sanitize_filename(body.filename),
         bytes=body.bytes,

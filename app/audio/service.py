@@ -71,7 +71,8 @@ class Uploads:
             start = time.monotonic()
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
-        audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
+        settings = self._deps.settings
+        audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(self._deps.clock.now))
         key = store_key(audio_id)
         with self._deps.budgets.count_refusal("kept_uploads"):
             await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
@@ -81,7 +82,7 @@ class Uploads:
                 stored = await self._deps.storage.put_stream(key, copied, settings.upload_bytes)
                 async with self._deps.budgets.probes.hold(self._deps.caller.key_id):
                     info = await probe.probe(copy.path, settings)
-            now = time.time()
+            now = self._deps.clock.now()
             audio = Audio(
                 id=audio_id,
                 owner=self._deps.caller.key_id,

@@ -37,8 +37,8 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
     )
 
 
-def find_picture(job: Job) -> PictureRecord:
+def find_picture(deps: Dependencies, job: Job) -> PictureRecord:
     """Return the stored picture of a timeline. Raises `NotFound`, and `StemsExpired` after its retention time."""
     result = DETECTIONS.result_of(job, "picture")
-    require_unexpired(job, "picture")
+    require_unexpired(deps, job, "picture")
     return PictureRecord.model_validate(result["picture"])

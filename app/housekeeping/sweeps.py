@@ -30,7 +30,7 @@ from app.jobs.repository import JobRepository
 from app.model_registry import ModelRegistry
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
-from app.redis_client import connect, execute_when_full
+from app.redis_client import connect, execute_when_full, server_clock
 from app.settings import Settings
 from app.storage import Storage
 from app.supervisor import stop_on_signals
@@ -48,6 +48,7 @@ class Housekeeping:
 
     def __init__(self, redis: Redis, storage: Storage, settings: Settings) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._storage = storage
         self._settings = settings
         self._jobs = JobRepository(redis, settings)
@@ -151,7 +152,7 @@ class Housekeeping:
         kind = kind_of_id(job_id)
         prefix = None if kind is None else output_folder(kind.name, job_id)
         if prefix is not None:
-            self._orphans.add(None, prefix, time.time())
+            self._orphans.add(None, prefix, self._clock.now())
         self._jobs.expire(job_id)
         if prefix is not None:
             self._delete(prefix)

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +102,7 @@ class WebhookDelivery:
         self._deps = deps
         self._schedule = schedule
         self._outbox = WebhookOutbox(deps.redis)
+        self._clock = deps.clock
         self._timeout = deps.settings.webhook_timeout
         self._running: set[asyncio.Task[None]] = set()
         self._in_flight: Counter[tuple[str, str]] = Counter()  # attempts by limit group
@@ -129,12 +129,12 @@ class WebhookDelivery:
         """Start an attempt for each message that is due and within its limits; return how many were due."""
         free = CONCURRENCY - len(self._running)
         lease = 2 * self._timeout + _LEASE_MARGIN
-        ids = await asyncio.to_thread(self._outbox.take, time.time(), lease, free) if free else []
+        ids = await asyncio.to_thread(self._outbox.take, self._clock.now(), lease, free) if free else []
         if not self._running:
             self._postponed_groups.clear()  # including messages that other processes have delivered
         busy = [job_id for job_id in ids if self._is_busy(self._postponed_groups.get(job_id, []))]
-        await asyncio.to_thread(self._outbox.postpone, busy, time.time() + _BUSY_SECONDS)
-        for job_id in set(ids) - set(busy):
+        await asyncio.to_thread(self._outbox.postpone, busy, self._clock.now() + _BUSY_SECONDS)
+        for job_id in [job_id for job_id in ids if job_id not in busy]:
             task = asyncio.create_task(self._attempt(job_id))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
@@ -164,14 +164,14 @@ class WebhookDelivery:
             signed = None
         except StoreUnavailable as error:  # no failure of the receiver
             log.error("webhook of %s delayed: %s", job_id, error.detail)
-            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + self._schedule.backoff[0])
+            await asyncio.to_thread(self._outbox.postpone, [job_id], self._clock.now() + self._schedule.backoff[0])
             return
         if signed is None:
             await asyncio.to_thread(self._outbox.remove, [job_id])
             return
         if self._is_busy(signed.limit_groups):
             self._postponed_groups[job_id] = signed.limit_groups
-            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + _BUSY_SECONDS)
+            await asyncio.to_thread(self._outbox.postpone, [job_id], self._clock.now() + _BUSY_SECONDS)
             return
         self._postponed_groups.pop(job_id, None)
         self._in_flight.update(signed.limit_groups)
@@ -190,14 +190,15 @@ class WebhookDelivery:
             complete = await self._deps.large_fields_cache.load(job)
             return await asyncio.to_thread(self._sign, complete) if complete.wants_webhook else None
         except StoreUnavailable:
-            if time.time() <= (job.finished_at or 0.0) + self._schedule.give_up_after:
+            if self._clock.now() <= (job.finished_at or 0.0) + self._schedule.give_up_after:
                 raise
             webhook_deliveries.labels("given_up").inc()
             log.warning("webhook of %s dropped: the store does not return its content", job.id)
             return None
 
     def _sign(self, job: Job) -> Message | None:
-        signed = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
+        now = datetime.fromtimestamp(self._clock.now(), UTC)
+        signed = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), now)
         if signed is None:
             log.warning("webhook of %s dropped: there is no secret to sign it with any more", job.id)
         return signed
@@ -218,7 +219,7 @@ class WebhookDelivery:
             return
         failures = self._outbox.count_failure(job.id)
         backoff = self._schedule.backoff
-        retry_at = time.time() + backoff[min(failures, len(backoff)) - 1]
+        retry_at = self._clock.now() + backoff[min(failures, len(backoff)) - 1]
         given_up = retry_at > (job.finished_at or 0.0) + self._schedule.give_up_after
         if given_up:
             self._outbox.remove([job.id])

@@ -1,7 +1,6 @@
 """A kind of job as a REST resource: how its jobs are created, looked up, rendered, listed and deleted."""
 
 import hashlib
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic
@@ -57,10 +56,10 @@ class JobResource(Generic[Answer]):
         `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and `StoreUnavailable` where the request is too
         large for the job's record.
         """
-        now = time.time()
+        now = deps.clock.now()
         caller = deps.caller
         job = Job(
-            id=new_id(self.kind.prefix),
+            id=new_id(self.kind.prefix, now),
             kind=self.kind.name,
             owner=caller.key_id,
             weight=float(caller.priority),
@@ -108,8 +107,8 @@ class JobResource(Generic[Answer]):
 
         Raises `StoreUnavailable` and what `get` does.
         """
-        if not deps.url_signer.has_secret:
-            await run_in_threadpool(deps.url_signer.load_secret)
+        if not deps.url_signer.is_ready:
+            await run_in_threadpool(deps.url_signer.prepare)
 
         def render_complete(job: Job, position: int) -> tuple[bytes, str]:
             answer = self.render(deps, job, position)
@@ -180,9 +179,9 @@ class JobResource(Generic[Answer]):
             raise NotFound(f"There is no such {self.kind.name}.")
 
 
-def require_unexpired(job: Job, output: str) -> None:
+def require_unexpired(deps: Dependencies, job: Job, output: str) -> None:
     """Raise `StemsExpired` once the retention time of a job's output has passed, whether or not it was deleted yet."""
-    if job.expired or (job.expires_at is not None and job.expires_at <= time.time()):
+    if job.expired or (job.expires_at is not None and job.expires_at <= deps.clock.now()):
         raise StemsExpired(f"The retention time of the {output} has passed.")
 
 

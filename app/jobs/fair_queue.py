@@ -9,7 +9,6 @@ A step is added to a pipeline beside the other changes that belong to it, such a
 the pipeline in one script: no process can die between them. Every step also serves the jobs whose turn has come.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from app.jobs.lifecycle import Job
 from app.jobs.rq_queues import queue_name
 from app.model_registry import workers_key
 from app.records.ids import timestamp
+from app.redis_client import server_clock
 from app.settings import Settings
 
 Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `fair_queue.lua`), and the error if it fails
@@ -58,6 +58,7 @@ class FairQueue:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._settings = settings
         self._script = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
         self._keys: dict[str, tuple[str, ...]] = {}
@@ -152,7 +153,7 @@ class FairQueue:
             for short in (False, True):
                 pipe.lrange(Queue(queue_name(model, short=short), connection=self._redis).key, 0, -1)
             lists = pipe.execute()
-        now = time.time()
+        now = self._clock.now()
         return max((0.0, *(now - timestamp(job_id.decode()) for job_ids in lists for job_id in job_ids)))
 
     def models(self) -> list[str]:

@@ -13,7 +13,6 @@ makes a record refer to it; the whole prefix is in it from the end of the job, d
 
 import json
 import logging
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +22,7 @@ from app.errors import NotFound, StoreUnavailable
 from app.jobs.lifecycle import Job, StoredFields, TargetState, add_stored_fields
 from app.jobs.listing import record_key
 from app.records.orphans import OrphanLedger
+from app.redis_client import server_clock
 from app.settings import Settings
 from app.storage import Storage
 
@@ -46,6 +46,7 @@ class LargeFields:
 
     def __init__(self, redis: Redis, storage: Storage, settings: Settings) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._storage = storage
         self._settings = settings
         self._orphans = OrphanLedger(redis)
@@ -100,5 +101,5 @@ class LargeFields:
 
     def _store(self, job: Job, stored: StoredFields, seconds: float) -> None:
         """Write the fields, which the ledger of orphans lists until a record refers to them, or for some seconds."""
-        self._orphans.add(None, stored.key, time.time() + seconds)
+        self._orphans.add(None, stored.key, self._clock.now() + seconds)
         self._storage.put(stored.key, job.model_dump_json(include=set(stored.names)).encode())

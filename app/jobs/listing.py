@@ -3,7 +3,6 @@
 Each list is a sorted set with equal scores: Redis then sorts by the ids, which sort by their time of creation.
 """
 
-import time
 from typing import Any
 
 from redis import Redis
@@ -15,6 +14,7 @@ from app.jobs.kinds import Kind
 from app.jobs.lifecycle import Job, Status
 from app.records import ids
 from app.records.quarantine import Quarantine
+from app.redis_client import server_clock
 
 _OWNERS = "earmark:owners"  # all owners who ever created a job: at most as many as there are keys
 
@@ -29,6 +29,7 @@ class Listing:
 
     def __init__(self, redis: Redis, reads_per_page: int = 200) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._quarantine = Quarantine(redis)
         self._reads_per_page = reads_per_page
 
@@ -76,7 +77,7 @@ class Listing:
 
         Records of a kind that is kept may be that old and exist: those are checked one by one.
         """
-        oldest = ids.first_id(kind.prefix, time.time() - age)
+        oldest = ids.first_id(kind.prefix, self._clock.now() - age)
         owners: Any = self._redis.smembers(_OWNERS)
         keys = [self.key(owner.decode(), kind.name) for owner in owners]
         if not kind.kept:

@@ -23,7 +23,6 @@ All methods raise redis-py's errors when Redis does not answer.
 """
 
 import hashlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +45,7 @@ from app.records.audio import audio_key, users_key
 from app.records.orphans import OrphanLedger, postpone
 from app.records.quarantine import Quarantine
 from app.records.shared import OPEN_JOBS_KEY
-from app.redis_client import execute_when_full
+from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
 _EXPIRY = "earmark:jobs:expiry"
@@ -73,6 +72,7 @@ class JobRepository:
         self.listing = Listing(redis)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
+        self._clock = server_clock(redis)
 
     # Calls of the front end
 
@@ -110,7 +110,7 @@ class JobRepository:
 
         The job that it returns does not wait: its position in the fair queue is 0.
         """
-        job = self._change(job_id, lambda job: lifecycle.request_cancel(job, time.time()), "state")
+        job = self._change(job_id, lambda job: lifecycle.request_cancel(job, self._clock.now()), "state")
         if job is None:
             raise AlreadyFinished()
         return job
@@ -128,7 +128,7 @@ class JobRepository:
                 self.listing.remove(pipe, job.owner, job.kind, job.id)
                 pipe.delete(record_key(job.id))
                 events.delete(pipe, job)
-                due = time.time() + self._settings.execution_seconds
+                due = self._clock.now() + self._settings.execution_seconds
                 self._orphans.add(pipe, output_folder(job.kind, job.id), due)
                 if job.stored_fields:
                     self._orphans.remove(pipe, record_folder(job.id))  # due when the record would have been dropped
@@ -144,7 +144,7 @@ class JobRepository:
             self.listing.remove(pipe, owner, kind.name, job_id)
             pipe.delete(record_key(job_id), events_key(job_id))
             for folder in (output_folder(kind.name, job_id), record_folder(job_id)):
-                self._orphans.add(pipe, folder, time.time() + self._settings.execution_seconds)
+                self._orphans.add(pipe, folder, self._clock.now() + self._settings.execution_seconds)
             execute_when_full(self.redis, pipe)
         self.quarantine.remove(record_key(job_id))
 
@@ -167,13 +167,16 @@ class JobRepository:
 
         def register_output(pipe: Pipeline, job: Job) -> None:
             if job.execution == execution and not job.is_finished:
-                due = time.time() + self._settings.execution_seconds
+                due = self._clock.now() + self._settings.execution_seconds
                 self._orphans.add(pipe, self.output_prefix(job, execution), due)
 
         attempts = self._settings.job_attempts
         try:
             job = self._change(
-                job_id, lambda job: lifecycle.claim(job, execution, time.time(), attempts), "state", register_output
+                job_id,
+                lambda job: lifecycle.claim(job, execution, self._clock.now(), attempts),
+                "state",
+                register_output,
             )
         except NotFound:
             return None
@@ -190,13 +193,13 @@ class JobRepository:
     def report_progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
         """Report the progress (0 to 1). False: the job does not belong to this execution. Cheap to call often."""
         return self._change_own(
-            job_id, lambda job: lifecycle.report_progress(job, execution, ratio, stage, time.time()), "progress"
+            job_id, lambda job: lifecycle.report_progress(job, execution, ratio, stage, self._clock.now()), "progress"
         )
 
     def update_target(self, job_id: str, execution: str, state: TargetState) -> bool:
         """Publish the outcome of one target before the rest. False: the job does not belong to this execution."""
         return self._change_own(
-            job_id, lambda job: lifecycle.update_target(job, execution, state, time.time()), "target"
+            job_id, lambda job: lifecycle.update_target(job, execution, state, self._clock.now()), "target"
         )
 
     def record_duration(self, job_id: str, execution: str, seconds: float, charged_seconds: float) -> bool:
@@ -206,7 +209,7 @@ class JobRepository:
         """
         return self._change_own(
             job_id,
-            lambda job: lifecycle.record_duration(job, execution, seconds, charged_seconds, time.time()),
+            lambda job: lifecycle.record_duration(job, execution, seconds, charged_seconds, self._clock.now()),
             "progress",
         )
 
@@ -239,7 +242,7 @@ class JobRepository:
 
         return self._change_own(
             job_id,
-            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], time.time(), stored),
+            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], self._clock.now(), stored),
             "state",
             unregister_output,
         )
@@ -247,18 +250,20 @@ class JobRepository:
     def fail(self, job_id: str, execution: str, error: JobError, targets: list[TargetState] | None = None) -> bool:
         """End the job with an error that no retry would avoid. False: the job does not belong to this execution."""
         return self._change_own(
-            job_id, lambda job: lifecycle.fail(job, execution, error, time.time(), targets), "state"
+            job_id, lambda job: lifecycle.fail(job, execution, error, self._clock.now(), targets), "state"
         )
 
     def confirm_cancel(self, job_id: str, execution: str) -> bool:
         """Mark the job canceled: its work has stopped because `cancel` asked for it. False: this was not asked."""
-        return self._change_own(job_id, lambda job: lifecycle.confirm_cancel(job, execution, time.time()), "state")
+        return self._change_own(
+            job_id, lambda job: lifecycle.confirm_cancel(job, execution, self._clock.now()), "state"
+        )
 
     def release(self, job_id: str, execution: str) -> bool:
         """Let the unfinished job wait again because the worker shuts down. False: not this execution's job."""
         attempts = self._settings.job_attempts
         return self._change_own(
-            job_id, lambda job: lifecycle.requeue(job, time.time(), attempts, execution), "state", self._put_back
+            job_id, lambda job: lifecycle.requeue(job, self._clock.now(), attempts, execution), "state", self._put_back
         )
 
     # Calls of housekeeping
@@ -284,7 +289,7 @@ class JobRepository:
             except RecordUnreadable:
                 self.set_aside(job_id)
                 continue
-            if not job.is_finished and time.time() - job.changed_at >= self._settings.lost_after:
+            if not job.is_finished and self._clock.now() - job.changed_at >= self._settings.lost_after:
                 lost.append(job)
         return lost
 
@@ -297,7 +302,7 @@ class JobRepository:
         def step(job: Job) -> Job | None:
             if job.revision != lost.revision:  # a worker has it, or another housekeeping process was here
                 return None
-            return lifecycle.requeue(job, time.time(), self._settings.job_attempts)
+            return lifecycle.requeue(job, self._clock.now(), self._settings.job_attempts)
 
         def put(pipe: Pipeline, job: Job) -> None:
             if job.is_finished:
@@ -322,13 +327,13 @@ class JobRepository:
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of jobs whose output has passed its retention time, the oldest first."""
-        members: Any = self.redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
+        members: Any = self.redis.zrange(_EXPIRY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
 
     def expire(self, job_id: str) -> None:
         """Mark the output as expired; to be called before it is deleted. An unreadable record is set aside."""
         try:
-            self._change(job_id, lambda job: lifecycle.expire(job, time.time()), "state")
+            self._change(job_id, lambda job: lifecycle.expire(job, self._clock.now()), "state")
         except NotFound:
             pass
         except RecordUnreadable:
@@ -408,7 +413,7 @@ class JobRepository:
     def _expiry_time(self, job: Job) -> float | None:
         """Return when the output of a finished job expires; None: it is kept until it is deleted."""
         is_kept = KINDS[job.kind].kept and job.status == "succeeded"
-        return None if is_kept else time.time() + self._settings.stem_retention
+        return None if is_kept else self._clock.now() + self._settings.stem_retention
 
     def _write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> None:
         """Write the record, its event, and every index that follows from its state."""

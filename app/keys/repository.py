@@ -9,7 +9,6 @@ import builtins
 import hashlib
 import re
 import secrets
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +18,7 @@ from redis import Redis
 from app.errors import NotFound, RecordTooNew, RecordUnreadable
 from app.records import ids
 from app.records.quarantine import Quarantine, parse_record
+from app.redis_client import server_clock
 
 SCHEMA = 1
 KEYS_KEY = "earmark:keys"
@@ -57,11 +57,13 @@ class KeyRepository:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._quarantine = Quarantine(redis)
 
     def create(self, name: str, rate: int, audio_seconds: int, priority: int) -> tuple[Key, str]:
         """Create a key; return its record, and the key itself, which is not stored."""
-        key_id = ids.new_id(ids.KEY)
+        now = self._clock.now()
+        key_id = ids.new_id(ids.KEY, now)
         api_key = f"emk_{key_id.removeprefix(f'{ids.KEY}_')}_{secrets.token_urlsafe(32)}"
         key = Key(
             id=key_id,
@@ -71,7 +73,7 @@ class KeyRepository:
             audio_seconds=audio_seconds,
             priority=priority,
             webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
-            created_at=time.time(),
+            created_at=now,
         )
         self._redis.hset(KEYS_KEY, key.id, key.model_dump_json())
         return key, api_key

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +17,7 @@ from urllib.parse import unquote
 from redis import Redis
 
 from app.records import ids
+from app.redis_client import server_clock
 from app.settings import Settings
 
 _SECRET_KEY = "earmark:url-secret"  # noqa: S105 (the name of a Redis key)
@@ -30,11 +30,12 @@ Sign = Callable[[str], str]
 class UrlSigner:
     """Signs and verifies URLs; all processes of a deployment share one secret.
 
-    `clock` returns seconds since 1970.
+    `clock` returns seconds since 1970; by default, the Redis server's.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        self.clock = clock
+    def __init__(self, redis: Redis, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or server_clock(redis).now
+        self.is_ready = False  # whether signing needs no call to Redis
         self._redis = redis
         self._period = settings.url_seconds
         self._secret = settings.url_secret.get_secret_value().encode() if settings.url_secret else b""
@@ -44,14 +45,11 @@ class UrlSigner:
         """Time, in seconds since 1970, until which newly signed URLs stay the same."""
         return (self.clock() // self._period + 1) * self._period
 
-    def load_secret(self) -> None:
-        """Load the secret, so that signing needs no call to Redis. Raises redis-py's errors."""
+    def prepare(self) -> None:
+        """Load the secret and set the clock, so that signing needs no call to Redis. Raises redis-py's errors."""
         self._get_secret()
-
-    @property
-    def has_secret(self) -> bool:
-        """Whether the secret is loaded."""
-        return bool(self._secret)
+        self.clock()
+        self.is_ready = True
 
     def signer_for(self, owner: str) -> Sign:
         """Return a function that signs paths for this key; without an owner it returns them unchanged."""

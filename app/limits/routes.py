@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
@@ -57,7 +58,8 @@ class LimitsAnswer(BaseModel):
 @router.get("", responses=problems(503))
 async def limits(deps: InjectedDependencies) -> LimitsAnswer:
     """Get the limits on uploads and jobs, the rate limit and the quota, and what is left of both."""
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    now = datetime.fromtimestamp(await run_in_threadpool(deps.clock.now), UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     allowance = deps.caller.allowance
     if allowance is None:
         unlimited = Left(requests=None, audio_seconds_today=None)

@@ -1,7 +1,6 @@
 """Records of uploads in Redis, which workers read too; the bytes are in the store under `audio/ID`."""
 
 import math
-import time
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +11,7 @@ from app.errors import AudioInUse, NotFound, QuotaExceeded, RecordUnreadable
 from app.records.orphans import LEDGER_KEY, OrphanLedger, postpone
 from app.records.quarantine import Model, Quarantine, parse_record
 from app.records.shared import OPEN_JOBS_KEY
+from app.redis_client import server_clock
 from app.settings import Settings
 
 SCHEMA = 1
@@ -107,6 +107,7 @@ class AudioRepository:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
         self._quarantine = Quarantine(redis)
@@ -121,7 +122,7 @@ class AudioRepository:
         if owner:
             detail = "uploads are kept already: delete some, or wait until they expire."
             self._require_room(_ids_key(owner), self._settings.kept_uploads, detail)
-        self._orphans.add(None, store_key(audio_id), time.time() + 2 * self._settings.upload_timeout)
+        self._orphans.add(None, store_key(audio_id), self._clock.now() + 2 * self._settings.upload_timeout)
 
     def create(self, audio: Audio) -> None:
         """Write the record of a stored upload, which owns its bytes from then on."""
@@ -140,7 +141,7 @@ class AudioRepository:
 
     def register_waveform_write(self, audio: Audio) -> None:
         """Register a waveform before it is written; deleted when the upload expires, but not while it is written."""
-        self._orphans.add(None, waveform_key(audio.id), max(audio.expires_at, time.time() + _STORING_SECONDS))
+        self._orphans.add(None, waveform_key(audio.id), max(audio.expires_at, self._clock.now() + _STORING_SECONDS))
 
     def create_pending(self, pending: PendingUpload, address_expires_at: float) -> None:
         """Register a presigned upload; its bytes are deleted as orphans when its address is valid no more.
@@ -189,7 +190,7 @@ class AudioRepository:
         Raises `NotFound`, and `AudioInUse` while a waiting or running job uses it.
         """
         keys = [audio_key(audio_id), users_key(audio_id), OPEN_JOBS_KEY, _EXPIRY, LEDGER_KEY, _ids_key(owner)]
-        outcome = self._delete(keys=keys, args=[audio_id, store_key(audio_id), time.time()])
+        outcome = self._delete(keys=keys, args=[audio_id, store_key(audio_id), self._clock.now()])
         if outcome == b"missing":
             raise NotFound("There is no such audio.")
         if outcome == b"in use":
@@ -202,11 +203,11 @@ class AudioRepository:
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of expired uploads, the oldest first; some may still be in use."""
-        members: Any = self._redis.zrange(_EXPIRY, 0, time.time(), byscore=True, offset=0, num=limit)
+        members: Any = self._redis.zrange(_EXPIRY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
 
     def _require_room(self, ids_key: str, limit: int, detail: str) -> None:
-        now = time.time()
+        now = self._clock.now()
         with self._redis.pipeline() as pipe:
             pipe.zremrangebyscore(ids_key, 0, now)
             pipe.zcard(ids_key)

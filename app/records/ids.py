@@ -12,9 +12,13 @@ QUERY = "qry"
 KEY = "key"
 
 
-def new_id(prefix: str) -> str:
-    """Return a new id: `prefix_` and 26 characters that hold 48 bits of milliseconds and 80 random bits."""
-    return _format(prefix, (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80))
+def new_id(prefix: str, seconds: float | None = None) -> str:
+    """Return a new id: `prefix_` and 26 characters that hold 48 bits of milliseconds and 80 random bits.
+
+    seconds: when it is created, since 1970; by default, by this machine's clock.
+    """
+    milliseconds = int((time.time() if seconds is None else seconds) * 1000)
+    return _format(prefix, milliseconds << 80 | secrets.randbits(80))
 
 
 def _format(prefix: str, number: int) -> str:

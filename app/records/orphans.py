@@ -5,13 +5,12 @@ removes it in the transaction in which a record becomes its owner. Housekeeping 
 that time, so that a process may die at any moment and leave nothing behind.
 """
 
-import time
 from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
 
-from app.redis_client import execute_when_full
+from app.redis_client import execute_when_full, server_clock
 
 LEDGER_KEY = "earmark:leftovers"
 
@@ -19,7 +18,7 @@ LEDGER_KEY = "earmark:leftovers"
 def postpone(redis: Redis, index: str, name: str, seconds: float) -> None:
     """Let a member of an index by due time be due again after some seconds, unless it was removed."""
     with redis.pipeline() as pipe:
-        pipe.zadd(index, {name: time.time() + seconds}, xx=True)
+        pipe.zadd(index, {name: server_clock(redis).now() + seconds}, xx=True)
         execute_when_full(redis, pipe)
 
 
@@ -28,6 +27,7 @@ class OrphanLedger:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
 
     def add(self, pipe: Pipeline | None, prefix: str, due: float) -> None:
         """Add a prefix, within a transaction or at once; of two times for one prefix the later counts."""
@@ -48,5 +48,5 @@ class OrphanLedger:
 
     def due(self, limit: int) -> list[str]:
         """Return prefixes that are due: delete their objects, then call `remove`."""
-        members: Any = self._redis.zrange(LEDGER_KEY, 0, time.time(), byscore=True, offset=0, num=limit)
+        members: Any = self._redis.zrange(LEDGER_KEY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]

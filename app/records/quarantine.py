@@ -5,7 +5,6 @@ record that a newer release wrote (`RecordTooNew`) is not one of them: it is lef
 """
 
 import logging
-import time
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -13,7 +12,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from app.errors import RecordTooNew, RecordUnreadable
-from app.redis_client import execute_when_full
+from app.redis_client import execute_when_full, server_clock
 
 log = logging.getLogger("earmark.records")
 
@@ -55,6 +54,7 @@ class Quarantine:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._clock = server_clock(redis)
 
     def get(self, key: str) -> Any:
         """Return the value of a key; None without one. Raises `RecordUnreadable` if it is not a text."""
@@ -68,7 +68,7 @@ class Quarantine:
     def add(self, name: str) -> None:
         """Add a record, which is logged when it is found for the first time."""
         with self._redis.pipeline() as pipe:
-            pipe.zadd(_NAMES, {name: time.time()}, nx=True)
+            pipe.zadd(_NAMES, {name: self._clock.now()}, nx=True)
             (added,) = execute_when_full(self._redis, pipe)
         if added:
             log.error("the record %s cannot be read and is set aside", name)

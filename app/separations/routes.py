@@ -67,7 +67,7 @@ async def stem(
     filename: FileName = None,
 ) -> Response:
     """A stem: its bytes, with `Range`, or a redirect to the store where it signs URLs."""
-    record, default_name = service.find_stem(await service.SEPARATIONS.load(deps, job_id), name)
+    record, default_name = service.find_stem(deps, await service.SEPARATIONS.load(deps, job_id), name)
     is_attachment = download or filename is not None
     if deps.storage.can_sign and redirect and not is_attachment and request.method == "GET":
         url = await run_in_threadpool(deps.storage.signed_url, record.key, deps.settings.signed_url_seconds)

@@ -66,7 +66,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     )
 
 
-def find_stem(job: Job, name: str) -> tuple[StemRecord, str]:
+def find_stem(deps: Dependencies, job: Job, name: str) -> tuple[StemRecord, str]:
     """Return a published stem, by its name in any encoding of accents, and the name of its file.
 
     Raises `NotFound`, and `StemsExpired` after the stems' retention time.
@@ -74,7 +74,7 @@ def find_stem(job: Job, name: str) -> tuple[StemRecord, str]:
     wanted = unicodedata.normalize("NFC", name)
     for stem in _stems_of(job):
         if stem.name == wanted:
-            require_unexpired(job, "stems")
+            require_unexpired(deps, job, "stems")
             return stem, file_name(stem, _source_of(job))
     raise NotFound("There is no such stem.")
 
@@ -85,7 +85,7 @@ def stream_archive(deps: Dependencies, job: Job) -> tuple[AsyncIterator[bytes], 
     Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
     """
     stems = _stems_of(job)
-    require_unexpired(job, "stems")
+    require_unexpired(deps, job, "stems")
     for stem in stems:
         deps.storage.size(stem.key)
     source = _source_of(job)

@@ -132,14 +132,14 @@ class Deployment:
 
     # Programs
 
-    def start(self, *words: str) -> subprocess.Popen:
-        """Run `python -m WORDS` with the settings of this deployment."""
+    def start(self, *words: str, **environment: str) -> subprocess.Popen:
+        """Run `python -m WORDS` with the settings of this deployment, and further environment variables."""
         log = (self.folder / f"{words[0]}-{len(self.programs)}.log").open("wb")
         with log:
             program = subprocess.Popen(
                 [sys.executable, "-m", *words],
                 cwd=ROOT,
-                env={**os.environ, **self.settings.as_environment(), **ONE_THREAD},
+                env={**os.environ, **self.settings.as_environment(), **ONE_THREAD, **environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
