@@ -7,6 +7,7 @@ that the residual can be computed from the stems as written.
 
 from __future__ import annotations
 
+import os
 import struct
 from abc import ABC, abstractmethod
 from fractions import Fraction
@@ -235,7 +236,7 @@ class FlacWriter(AudioWriter):
     def __init__(self, path: Path, rate: int, channels: int, bit_depth: int) -> None:
         super().__init__(path, rate, channels)
         self.bit_depth = bit_depth
-        self._file = soundfile.SoundFile(path, "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+        self._file = soundfile.SoundFile(os.fsencode(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
 
     def close(self) -> None:
         self._file.close()
@@ -285,7 +286,7 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        self._file = soundfile.SoundFile(path, "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4)
+        self._file = soundfile.SoundFile(os.fsencode(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4)
 
     def close(self) -> None:
         if self._file.closed:

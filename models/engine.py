@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from models import checkpoints, detection, labels, query, stems
-from models.audio import Waveform, mono, resample
+from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, SpanOutside
+from models.errors import Cancelled, LabelUnknown
 from models.media import Limits, check_format, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.precision import Arithmetic, Precision
@@ -373,11 +373,7 @@ class _Plan:
 
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:
-    # Times typed by hand are rounded: accept a hundredth of a second beyond the end.
-    if not 0 <= start < end <= recording.duration + 0.01:
-        raise SpanOutside(
-            f"the span from {start:g} to {end:g} s is not inside the recording of {recording.duration:g} s"
-        )
+    require_inside(start, end, recording.duration)
     return recording.span(start, end)
 
 

@@ -92,6 +92,7 @@ LINES = {
     "a.aifc": f"{STEREO} -c:a pcm_mulaw -f aiff",
     # Channels
     "surround.m4a": f"{SURROUND} -c:a aac",
+    "surround.aiff": f"{SURROUND} -c:a pcm_s16be",
     "surround.opus": f"{SURROUND} -c:a libopus -mapping_family 1",
     "surround-vorbis.mka": f"{SURROUND} -c:a libvorbis",
     "3.0.ogg": f"{SURROUND} -af pan=3.0|c0=c0|c1=c1|c2=c2 -c:a libvorbis",
@@ -247,6 +248,16 @@ def amr_narrow(folder: Folder, muxer: str) -> bytes:
     return path.read_bytes()
 
 
+def _crash(folder: Folder) -> bytes:
+    """An AIFF of 7.1 channels with a CHAN chunk, on which FFmpeg frees twice."""
+    content = folder.read("surround.aiff")
+    place = content.index(b"SSND")
+    labels = b"".join(struct.pack(">IIfff", label, 0, 0, 0, 0) for label in (1, 2, 3, 4, 33, 34, 5, 6))
+    chunk = b"CHAN" + struct.pack(">IIII", 12 + len(labels), 0, 0, 8) + labels
+    size = struct.pack(">I", len(content) - 8 + len(chunk))
+    return content[:4] + size + content[8:place] + chunk + content[place:]
+
+
 def _patch(name: str, old: bytes, new: bytes) -> Callable[[Folder], bytes]:
     return lambda folder: folder.read(name).replace(old, new)
 
@@ -259,6 +270,7 @@ def _wrong_total(folder: Folder) -> bytes:
 
 
 MAKERS: dict[str, Callable[[Folder], bytes]] = {
+    "crash.aiff": _crash,
     "chain.ogg": _join("link0.ogg", "link1.ogg", "link2.ogg"),
     "changing.ogg": _join("link0.ogg", "other-kind.ogg"),
     "chain.opus": _join("link0.opus", "link1.opus"),

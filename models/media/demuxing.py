@@ -1,7 +1,7 @@
 """Untrusted media files, decoded to frames on the file's own clock. Needs PyAV alone.
 
-This module stands twice, in `app.media` and in `models.media`, which may not import each other: a test requires that
-both texts are the same. It belongs into a child process, since demuxers and decoders have had vulnerabilities.
+This module stands twice, as `app.media` and `models.media` may not import each other: a test requires that both texts
+are the same. It belongs into a child process, since demuxers and decoders have had vulnerabilities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
 from av.stream import Discard
 
-from .opening import (
+from models.media.opening import (
     choose_track,
     is_soundless,
     list_tracks,

@@ -1,7 +1,7 @@
 """Media files that are accepted, and the names of those that are not.
 
-This module stands twice, in `app.media` and in `models.media`, which may not import each other: a test requires that
-both texts are the same. `docker/README.md` shows the lists.
+This module stands twice, as `app.media` and `models.media` may not import each other: a test requires that both texts
+are the same. `docker/README.md` shows the lists.
 """
 
 from __future__ import annotations

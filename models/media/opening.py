@@ -1,7 +1,7 @@
 """Opening of untrusted media files: container, tracks and the decoder of one. Needs PyAV alone.
 
-This module stands twice, in `app.media` and in `models.media`, which may not import each other: a test requires that
-both texts are the same. It belongs into a child process, since demuxers and decoders have had vulnerabilities.
+This module stands twice, as `app.media` and `models.media` may not import each other: a test requires that both texts
+are the same. It belongs into a child process, since demuxers and decoders have had vulnerabilities.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .input_formats import CODECS, CONTENT_TYPES, accepted, is_foreign_to_tags, refusal, short_mpeg_format, tag_bytes
+from models.media.input_formats import (
+    CODECS,
+    CONTENT_TYPES,
+    accepted,
+    is_foreign_to_tags,
+    refusal,
+    short_mpeg_format,
+    tag_bytes,
+)
 
 _MOST_TAGS = 8
 _TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it

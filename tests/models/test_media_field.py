@@ -1,7 +1,6 @@
 """Files as phones, recorders, editors and damage make them, each against FFmpeg's own decode."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import soundfile
 
 from models.media import AudioTooLong, AudioUndecodable, Limits, MediaInfo, decode_in_child, open_audio
-from tests import ffmpeg_files, media_files
+from tests import media_files
 from tests.ffmpeg_files import RATE, SYNC, Folder, truth
 from tests.media_files import Samples, lag, noise
 
@@ -241,23 +240,11 @@ def test_what_is_refused_is_named(field: Folder, name: str, words: str) -> None:
 # The child process
 
 
-def crash(path: Path) -> None:
-    """Write an AIFF of 7.1 channels with a CHAN chunk, on which FFmpeg frees twice."""
-    ffmpeg_files.run(f"-i surround.wav -c:a pcm_s16be {path}", path.parent)
-    content = path.read_bytes()
-    place = content.index(b"SSND")
-    chunk = b"CHAN" + (12 + 8 * 20).to_bytes(4, "big") + bytes(8) + (8).to_bytes(4, "big")
-    chunk += b"".join(label.to_bytes(4, "big") + bytes(16) for label in (1, 2, 3, 4, 33, 34, 5, 6))
-    size = int.from_bytes(content[4:8], "big") + len(chunk)
-    path.write_bytes(content[:4] + size.to_bytes(4, "big") + content[8:place] + chunk + content[place:])
-
-
 def test_a_file_in_a_child_is_decoded_or_a_typed_error(field: Folder, tmp_path: Path) -> None:
     info = decode_in_child(field.make("surround.opus"), tmp_path / "out.wav", Limits())
     assert (info.channels, info.frames) == (8, RATE)
-    crash(field.path / "crash.aiff")
     with pytest.raises(AudioUndecodable):
-        decode_in_child(field.path / "crash.aiff", tmp_path / "none.wav", Limits())
+        decode_in_child(field.make("crash.aiff"), tmp_path / "none.wav", Limits())
     assert not (tmp_path / "none.wav").exists()
     with pytest.raises(AudioTooLong):
         decode_in_child(field.make("surround.opus"), tmp_path / "none.wav", Limits(seconds=0.5))
@@ -270,7 +257,3 @@ def test_a_name_in_another_alphabet_is_no_obstacle(field: Folder, tmp_path: Path
     path.write_bytes(field.read("stereo.wav"))
     assert read(path)[0].shape == (2, RATE)
     assert decode_in_child(path, tmp_path / "out.wav", Limits()).frames == RATE
-
-
-def test_ffmpeg_is_there() -> None:
-    assert subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True).stdout
