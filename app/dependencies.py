@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from app.budgets.process_budgets import ProcessBudgets
 from app.jobs.event_feed import EventFeed
 from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
@@ -37,6 +38,7 @@ class Dependencies:
     event_feed: EventFeed
     audio: AudioRepository
     model_registry: ModelRegistry
+    budgets: ProcessBudgets
     metrics: Metrics
     outbound: OutboundClient
     quotas: Quotas
@@ -48,6 +50,7 @@ class Dependencies:
         """Build the services; nothing connects to Redis yet."""
         redis, async_redis = connect(settings), connect_async(settings)
         jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
+        budgets = ProcessBudgets(settings)
         return cls(
             settings=settings,
             redis=redis,
@@ -58,7 +61,8 @@ class Dependencies:
             event_feed=EventFeed(settings),
             audio=AudioRepository(redis, settings),
             model_registry=model_registry,
-            metrics=Metrics(QueueMetrics(jobs, model_registry)),
+            budgets=budgets,
+            metrics=Metrics(QueueMetrics(jobs, model_registry), budgets),
             outbound=OutboundClient(settings),
             quotas=Quotas(redis),
             url_signer=UrlSigner(redis, settings),

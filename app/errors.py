@@ -33,6 +33,7 @@ EarmarkError                    internal                  500
     QueueUnavailable            queue_unavailable         503
     StoreUnavailable            store_unavailable         503
     ModelUnavailable            model_unavailable         503
+    Overloaded                  overloaded                503   a budget of the process is used up
   RecordTooNew                  internal                  500   written by a newer release
   ClientGone                    client_gone               499   the client has closed the connection
 
@@ -321,6 +322,13 @@ class ModelUnavailable(Unavailable):
     code = "model_unavailable"
     title = "No worker has announced this model"
     retry_after = 30
+
+
+class Overloaded(Unavailable):
+    """The clients of this process together have used up one of its budgets (`app/budgets`)."""
+
+    code = "overloaded"
+    title = "The server is overloaded"
 
 
 class RecordTooNew(EarmarkError):

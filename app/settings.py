@@ -5,13 +5,14 @@ program that starts others (`python -m app --embedded`) passes its settings on w
 """
 
 import base64
+import math
 import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import typer
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -134,7 +135,12 @@ class Settings(BaseSettings):
     upload_rate: float = Field(
         default=1024.0,
         ge=0,
-        description="minimum average rate of a request body after `upload_idle`, in bytes per second",
+        description="minimum rate of a request body, in bytes per second, during each `upload_idle` seconds of waiting",
+    )
+    busy_upload_rate: float = Field(
+        default=16384.0,
+        ge=0,
+        description="minimum rate of an upload, in bytes per second, while others find no room for theirs",
     )
     awaited_uploads: int = Field(
         default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
@@ -153,6 +159,37 @@ class Settings(BaseSettings):
         default=2000,
         ge=1,
         description="maximum number of events in a detection; those with the highest scores are kept",
+    )
+
+    # Budgets of one API process
+    key_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of each budget of an API process that the requests of one API key may use; without keys it "
+        "does not apply",
+    )
+    upload_slots: int = Field(
+        default=32,
+        ge=1,
+        description="uploads in flight; with S3, each holds up to 25 MiB in memory",
+    )
+    upload_room: int = Field(
+        default=8192 * MIB,
+        ge=1,
+        validate_default=True,
+        description="bytes of the uploads in flight, and of the copies of files whose waveform is computed; a key's "
+        "share must hold a file of EARMARK_UPLOAD_BYTES",
+    )
+    fetch_slots: int = Field(default=16, ge=1, description="fetches of URLs at once")
+    probe_slots: int = Field(default=4, ge=1, description="uploads whose headers are read at once, by a process each")
+    waveform_slots: int = Field(
+        default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
+    )
+    budget_patience: float = Field(
+        default=30.0,
+        ge=0,
+        description="seconds that a request waits for an upload, a fetch, a probe or a waveform before it is refused",
     )
 
     # Outbound requests to URLs that clients send: recordings, webhooks
@@ -220,6 +257,14 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
     longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
     poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
+
+    @field_validator("upload_room")
+    @classmethod
+    def _holds_a_file(cls, value: int, fields: ValidationInfo) -> int:
+        share, largest = fields.data.get("key_share", 1.0), fields.data.get("upload_bytes", 0)
+        if math.floor(value * share) < largest:
+            raise ValueError(f"a key's share of it, {share:g}, must hold an upload of EARMARK_UPLOAD_BYTES: {largest}")
+        return value
 
     @field_validator("store_endpoint", "store_public_endpoint")
     @classmethod

@@ -30,7 +30,8 @@ log = logging.getLogger("earmark.storage")
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _PART_BYTES = 5 * 1024 * 1024  # the smallest part that S3 accepts
 _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
-_CONCURRENT_PARTS = 4  # an upload holds at most so many parts in memory
+_CONCURRENT_PARTS = 4  # that are sent at once
+MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * _PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 
 

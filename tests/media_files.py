@@ -49,6 +49,21 @@ def write_packets(path: Path, sound: Samples, rate: int, muxer: str, codec: str,
         _send(container, stream, sound, rate, layout)
 
 
+def write_undecodable_packets(path: Path, count: int, then: Samples | None = None) -> None:
+    """Write AAC in Matroska: `count` packets that cannot be decoded, 18 bytes each, then those of `then` at 48 kHz."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = cast(Any, container.add_stream("aac", rate=48000))
+        stream.codec_context.layout, stream.codec_context.format = "stereo", "fltp"
+        stream.codec_context.open()
+        for number in range(count):
+            packet = av.Packet(bytes(12))
+            packet.stream, packet.time_base = stream, Fraction(1, 48000)
+            packet.pts = packet.dts = number * 1024
+            container.mux(packet)
+        if then is not None:
+            _send(container, stream, then, 48000, "stereo", count * 1024)
+
+
 def write_video(path: Path, sound: Samples | None, rate: int = 48000) -> None:
     """Write a second of MPEG-4 video in mp4, with an AAC track unless `sound` is None."""
     with av.open(str(path), "w", format="mp4") as container:
@@ -68,14 +83,14 @@ def write_video(path: Path, sound: Samples | None, rate: int = 48000) -> None:
             _send(container, track, sound, rate, "stereo")
 
 
-def _send(container: Any, stream: Any, sound: Samples, rate: int, layout: str) -> None:
+def _send(container: Any, stream: Any, sound: Samples, rate: int, layout: str, first: int = 0) -> None:
     size = stream.codec_context.frame_size or 1024
     kind = stream.codec_context.format.name
     for start in range(0, sound.shape[1], size):
         block = sound[:, start : start + size]
         planes = block if kind.endswith("p") else block.T.reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes), format=kind, layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        frame.sample_rate, frame.pts, frame.time_base = rate, first + start, Fraction(1, rate)
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
 

@@ -16,7 +16,10 @@ OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web"},
-    {"logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded", "settings_table"},
+    {
+        *("budgets", "logs", "storage", "outbound", "media", "redis_client", "model_registry", "records", "embedded"),
+        "settings_table",
+    },
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},

@@ -1,11 +1,12 @@
 """Local copies of uploads, for child processes that read them."""
 
+import errno
 import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from io import RawIOBase
 from pathlib import Path
-from typing import IO
 
 from starlette.concurrency import run_in_threadpool
 
@@ -14,27 +15,38 @@ from app.storage import Storage
 
 log = logging.getLogger("earmark.audio")
 
+# Errors of the system that pass: disk space, quota, open files, processes, memory.
+_SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+
 
 class LocalCopy:
     """A path at which a child process can read an upload: the store's own file, or a temporary copy of it.
 
-    The copy is an unnamed file, which the system deletes when this process ends, however it ends.
+    The copy is an unnamed file in the folder for temporary files (TMPDIR), which the system deletes when this process
+    ends, however it ends. That folder belongs on a disk: a tmpfs is charged to the memory of the container.
 
     store_path: the object as a file of this machine, if the store is a folder (`Storage.local_path`).
+
+    Raises `StoreUnavailable` if disk space, processes or open files run out while it is open.
     """
 
     def __init__(self, store_path: Path | None) -> None:
         self._store_path = store_path
-        self._copy: IO[bytes] | None = None
+        self._copy: RawIOBase | None = None
 
     def __enter__(self) -> "LocalCopy":
         if self._store_path is None:
-            self._copy = tempfile.TemporaryFile()
+            try:
+                self._copy = tempfile.TemporaryFile(buffering=0)  # a child process reads it
+            except OSError as error:
+                raise _translate(error) from error
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._copy is not None:
             self._copy.close()
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+            raise _translate(error) from error
 
     @property
     def path(self) -> Path:
@@ -58,10 +70,12 @@ class LocalCopy:
             yield chunk
 
 
-def _write(copy: IO[bytes], chunk: bytes) -> None:
-    try:
-        copy.write(chunk)
-        copy.flush()  # a child process reads it
-    except OSError as error:
-        log.error("cannot write the local copy of an upload: %s", error)
-        raise StoreUnavailable("The server has no disk space for the upload at the moment.") from error
+def _write(copy: RawIOBase, chunk: bytes) -> None:
+    remaining = memoryview(chunk)
+    while remaining:
+        remaining = remaining[copy.write(remaining) or 0 :]
+
+
+def _translate(error: OSError) -> StoreUnavailable:
+    log.error("cannot keep the local copy of an upload, or cannot read it: %s", error)
+    return StoreUnavailable("The server has no room for the upload at the moment.")

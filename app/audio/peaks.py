@@ -3,7 +3,6 @@
 import logging
 from collections.abc import AsyncIterator
 
-import anyio
 from starlette.concurrency import run_in_threadpool
 
 from app.audio import service
@@ -17,18 +16,17 @@ from app.records.audio import Audio, store_key, waveform_key
 
 log = logging.getLogger("earmark.audio")
 
-_COMPUTATIONS = anyio.CapacityLimiter(2)  # each decodes a whole recording in its own process
 _DIGITS = 5
 
 
 async def peaks(deps: Dependencies, audio: Audio, points: int) -> PeaksAnswer:
     """Return an upload's peaks in at most `points` points.
 
-    Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`.
+    Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`, `RateLimited`, `Overloaded`.
     """
     full = await _load(deps, audio)
     if full is None:
-        async with _COMPUTATIONS:
+        async with deps.budgets.waveforms.hold(deps.caller.key_id):
             # Another request may have computed it while this one waited.
             full = await _load(deps, audio) or await _compute(deps, audio)
     channels = await run_in_threadpool(_reduce, full, points)
@@ -61,9 +59,11 @@ async def _load(deps: Dependencies, audio: Audio) -> Waveform | None:
 
 
 async def _compute(deps: Dependencies, audio: Audio) -> Waveform:
-    with LocalCopy(deps.storage.local_path(store_key(audio.id))) as copy:
-        await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
-        full = await waveform.compute(copy.path, deps.settings)
+    path = deps.storage.local_path(store_key(audio.id))
+    async with deps.budgets.upload_room.hold(deps.caller.key_id, 0 if path else audio.bytes):
+        with LocalCopy(path) as copy:
+            await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
+            full = await waveform.compute(copy.path, deps.settings)
     content = full.to_bytes()
     await run_in_threadpool(deps.audio.register_waveform_write, audio)
     await deps.storage.put_stream(waveform_key(audio.id), _single_chunk(content), len(content))

@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import PureWindowsPath
-from weakref import WeakValueDictionary
 
 import anyio
 from anyio.to_thread import run_sync
@@ -14,10 +14,11 @@ from starlette.concurrency import run_in_threadpool
 
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
+from app.budgets.budget import Hold
 from app.dependencies import Dependencies
 from app.errors import AudioInUse, NotFound, StoreUnavailable
+from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
-from app.keys.callers import Caller
 from app.media import probe
 from app.records.audio import Audio, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id
@@ -26,10 +27,6 @@ from app.storage import check_size
 log = logging.getLogger("earmark.audio")
 
 _MAX_FILENAME = 255  # characters
-_PROBES = anyio.CapacityLimiter(4)  # each is a process
-_FETCHES = anyio.CapacityLimiter(16)  # so that slow sites delay only other fetches
-_FETCHES_PER_KEY = 4  # so that the slow sites of one API key delay mostly that key's fetches
-_fetches_by_key: WeakValueDictionary[str, anyio.CapacityLimiter] = WeakValueDictionary()
 
 
 class Uploads:
@@ -40,19 +37,40 @@ class Uploads:
         self.created: list[Audio] = []
 
     async def fetch(self, url: str) -> Audio:
-        """Fetch a URL and receive the response. Raises `UrlRefused` and what `receive` does."""
-        settings = self._deps.settings
-        key_fetches = _key_fetches(self._deps.caller)
-        async with key_fetches, _FETCHES, self._deps.outbound.fetch(url, settings.fetch_timeout) as response:
+        """Fetch a URL and receive the response. Raises `UrlRefused` and what `receive` raises."""
+        deps, settings = self._deps, self._deps.settings
+        async with (
+            deps.budgets.fetches.hold(deps.caller.key_id),
+            deps.outbound.fetch(url, settings.fetch_timeout) as response,
+        ):
             check_size(response.length or 0, settings.upload_bytes)
             return await self.receive(Part("url", response.url.path, response.chunks))
 
     async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
         """Stream one file to the store, probe it and create its record, with a new id unless one is given.
 
-        Raises `UploadTooLarge`, `StoreUnavailable`, and what the probe and the part's chunks raise; then the store
-        holds nothing of the file.
+        Raises `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe and the part's
+        chunks raise; then the store holds nothing of the file.
         """
+        budgets, key_id = self._deps.budgets, self._deps.caller.key_id
+        async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, 0) as room:
+            return await self._receive(replace(part, chunks=self._occupy(room, part.chunks)), audio_id)
+
+    async def _occupy(self, room: Hold, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Pass chunks through, and hold room for them; give it back if they arrive slowly while room is scarce."""
+        settings, budgets, key_id = self._deps.settings, self._deps.budgets, self._deps.caller.key_id
+        arrival = ArrivalRate(settings.upload_idle)
+        start = time.monotonic()
+        async for chunk in chunks:
+            if arrival.add(len(chunk), time.monotonic() - start) < settings.busy_upload_rate:
+                for budget in (budgets.uploads, budgets.upload_room):
+                    if budget.is_scarce(key_id):
+                        raise budget.take_back()
+            room.grow(len(chunk))
+            yield chunk
+            start = time.monotonic()
+
+    async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         audio_id, settings = audio_id or new_id(AUDIO), self._deps.settings
         key = store_key(audio_id)
         await run_in_threadpool(self._deps.audio.register_write, audio_id)
@@ -60,7 +78,7 @@ class Uploads:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)
                 stored = await self._deps.storage.put_stream(key, copied, settings.upload_bytes)
-                async with _PROBES:
+                async with self._deps.budgets.probes.hold(self._deps.caller.key_id):
                     info = await probe.probe(copy.path, settings)
             now = time.time()
             audio = Audio(
@@ -110,12 +128,6 @@ def find(deps: Dependencies, audio_id: str) -> Audio:
     if not is_id(audio_id, AUDIO):
         raise NotFound("There is no such audio.")
     return deps.caller.require_owned(deps.audio.get(audio_id), "audio")
-
-
-def _key_fetches(caller: Caller) -> anyio.CapacityLimiter:
-    """Return the limiter of an API key's fetches; without authentication it is as wide as that of all fetches."""
-    limit = _FETCHES_PER_KEY if caller.key_id else _FETCHES.total_tokens
-    return _fetches_by_key.setdefault(caller.key_id, anyio.CapacityLimiter(limit))
 
 
 def to_answer(deps: Dependencies, audio: Audio) -> AudioAnswer:

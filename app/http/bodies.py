@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
@@ -17,20 +18,42 @@ from app.settings import Settings
 Result = TypeVar("Result")
 
 
+class ArrivalRate:
+    """Rate at which bytes arrive, in windows of so many seconds of waiting, so that a fast start excuses no stall."""
+
+    def __init__(self, window: float) -> None:
+        self._window = window
+        self._waiting = 0.0
+        self._size = 0
+
+    def add(self, size: int, waiting: float) -> float:
+        """Add bytes, and the seconds of waiting for them.
+
+        Return the rate of the window that ends here, in bytes per second, or infinity while one continues.
+        """
+        self._size += size
+        self._waiting += waiting
+        if self._waiting <= self._window:
+            return math.inf
+        rate = self._size / self._waiting
+        self._size, self._waiting = 0, 0.0
+        return rate
+
+
 async def chunks(
     request: Request, settings: Settings, limit: int, seconds: float | None = None
 ) -> AsyncIterator[bytes]:
     """Return the chunks of the body as they arrive.
 
     Raises `UploadTooLarge` when more than `limit` bytes are announced or received; `UploadTimeout` when nothing arrives
-    for `upload_idle` seconds, when the average rate is below `upload_rate` after that much waiting, or when the body
-    takes longer than `seconds` (default: `upload_timeout`); `ClientGone` when the client disconnects.
+    for `upload_idle` seconds, when the rate is below `upload_rate` during so much waiting, or when the body takes
+    longer than `seconds` (default: `upload_timeout`); `ClientGone` when the client disconnects.
     """
     content_length = request.headers.get("content-length", "")
     if content_length.isascii() and content_length.isdigit() and int(content_length[:19]) > limit:
         raise UploadTooLarge(limit, "The body")
     deadline = time.monotonic() + (settings.upload_timeout if seconds is None else seconds)
-    waiting = 0.0  # seconds spent on the client, without the time that the caller takes for a chunk
+    arrival = ArrivalRate(settings.upload_idle)  # without the time that the caller takes for a chunk
     size = 0
     stream = request.stream()
     while True:
@@ -45,8 +68,7 @@ async def chunks(
         if chunk is None:
             return
         size += len(chunk)
-        waiting += time.monotonic() - start
-        if waiting > settings.upload_idle and size < settings.upload_rate * waiting:
+        if arrival.add(len(chunk), time.monotonic() - start) < settings.upload_rate:
             raise UploadTimeout("The body arrived too slowly.")
         if size > limit:
             raise UploadTooLarge(limit, "The body")

@@ -1,8 +1,8 @@
 """Waveform of a recording: decodes a whole upload to the minimum and maximum sample (peaks) of each bin and channel.
 
-A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SAMPLES` in the sandbox,
-which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the number of bins
-reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
+A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SECONDS SAMPLES` in the
+sandbox, which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the number
+of bins reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
-from app.media.probe import decode_frames, open_audio
+from app.media.probe import MEMORY_BYTES, decode_frames, open_audio
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
 _SANDBOX_LIMITS = SandboxLimits(
-    seconds=120, cpu_seconds=120, memory_bytes=1 << 30, file_bytes=0, output_bytes=16 * MAX_BINS * 64
+    seconds=120, cpu_seconds=120, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64
 )
 
 
@@ -84,9 +84,8 @@ async def compute(path: Path, settings: Settings, limits: SandboxLimits = _SANDB
 
     Raises AudioUndecodable, also if decoding takes too long, and AudioTooLong.
     """
-    longest = settings.recording_seconds * settings.highest_rate * settings.channels
-    max_samples = min(settings.recording_samples, longest)
-    command = python_command("app.media.waveform", str(path.absolute()), str(int(max_samples)))
+    bounds = (str(settings.recording_seconds), str(int(settings.recording_samples)))
+    command = python_command("app.media.waveform", str(path.absolute()), *bounds)
     outcome = await run_async(command, limits)
     if outcome.status == "timed_out":
         raise AudioUndecodable("The recording takes too long to decode.")
@@ -145,30 +144,33 @@ class WaveformBuilder:
         self._blocks_per_bin *= 2
 
 
-def read(path: Path, max_samples: int) -> Waveform:
+def read(path: Path, max_seconds: float, max_samples: int) -> Waveform:
     """Return the waveform of a recording, decoded in this process: to be called in the sandbox.
 
-    Raises ValueError with a sentence for the client, also if the recording has more than `max_samples` samples, of all
-    channels together.
+    Raises ValueError with a sentence for the client, also as soon as the recording turns out to be longer than
+    `max_seconds`, or to have more than `max_samples` samples, of all channels together.
     """
     with open_audio(path) as (container, stream, _):
         graph: Any = None
         builder: WaveformBuilder | None = None
         kind: tuple[int, int, str] | None = None
+        longest = samples = 0  # per channel
         for frame in decode_frames(container, stream):
             rate, channels = frame.sample_rate, frame.layout.nb_channels
             if builder is None:
                 kind = (rate, channels, frame.format.name)
+                longest = min(int(max_seconds * rate), max_samples // channels)
                 length = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
-                block_size = max(1, min(length, max_samples) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
+                block_size = max(1, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
                 builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
             if kind != (rate, channels, frame.format.name):
                 raise ValueError("The recording changes its sample rate, channels or sample format.")
+            samples += frame.samples
+            if samples > longest:
+                raise ValueError(_TOO_LONG)
             frame.pts = None
             graph.push(frame)
             _pull(graph, builder)
-            if builder.samples * channels > max_samples:
-                raise ValueError(_TOO_LONG)
         if builder is None:
             raise ValueError("The file holds no audio that can be decoded.")
         graph.push(None)
@@ -225,11 +227,12 @@ def _to_little_endian(levels: array[float]) -> array[float]:
 
 def main(arguments: list[str]) -> int:
     """Write a waveform's bytes to stdout (exit status 0) or {"refused": detail} (exit status 1)."""
-    if len(arguments) != 2:
-        sys.stderr.write("usage: python -m app.media.waveform PATH SAMPLES\n")
+    if len(arguments) != 3:
+        sys.stderr.write("usage: python -m app.media.waveform PATH SECONDS SAMPLES\n")
         return 2
+    path, seconds, samples = Path(arguments[0]).absolute(), float(arguments[1]), int(arguments[2])
     try:
-        answer, code = read(Path(arguments[0]).absolute(), int(arguments[1])).to_bytes(), 0
+        answer, code = read(path, seconds, samples).to_bytes(), 0
     except (ValueError, OSError, MemoryError) as error:
         detail = str(error) if type(error) is ValueError else "The file cannot be read."
         answer, code = json.dumps({"refused": detail}).encode(), 1

@@ -10,6 +10,14 @@ from tests.end_to_end.deployment import ROOT
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
 README = ROOT / "docker" / "README.md"
 COLUMNS = {
+    "capacity": (
+        "what one key does",
+        "what another key asks for",
+        "before, median",
+        "longest",
+        "meanwhile, median",
+        "longest",
+    ),
     "faults": ("what happens", "what it costs", "measured"),
     "outages": ("what happens", "what it costs", "measured"),
     "many": ("jobs, workers", "killed", "of the jobs", "time"),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from array import array
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from app.settings import Settings
 from tests import media_files
 from tests.app.audio.test_audio import assert_nothing_left
 from tests.app.conftest import Service, problem, wav
+from tests.app.media.test_probe import children_cpu_seconds
 
 
 def compute(path: Path, settings: Settings | None = None) -> Waveform:
@@ -105,10 +107,27 @@ def test_a_file_that_is_no_audio_is_refused(tmp_path: Path) -> None:
         compute(tmp_path / "text")
 
 
-def test_a_recording_of_hidden_length_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    media_files.write_flac_silence(tmp_path / "a.flac", 90, hide_length=True)
+@pytest.mark.parametrize(
+    "settings", [Settings(recording_samples=8000 * 2 * 60), Settings(recording_seconds=60)], ids=["samples", "seconds"]
+)
+def test_a_recording_of_hidden_length_is_decoded_up_to_the_limit(tmp_path: Path, settings: Settings) -> None:
+    media_files.write_flac_silence(tmp_path / "a.flac", 60, rate=8000, hide_length=True)
+    assert compute(tmp_path / "a.flac", settings).samples == 60 * 8000
+    media_files.write_flac_silence(tmp_path / "b.flac", 61, rate=8000, hide_length=True)
     with pytest.raises(AudioTooLong):
-        compute(tmp_path / "a.flac", Settings(recording_samples=44100 * 2 * 60))
+        compute(tmp_path / "b.flac", settings)
+
+
+def test_a_recording_without_an_end_costs_no_more_than_one_of_the_longest_duration(tmp_path: Path) -> None:
+    """Measured as CPU time of the child: twenty times the limit takes about as long as the limit itself."""
+    seconds = {}
+    for name, duration in (("legal", 60), ("endless", 1200)):
+        media_files.write_flac_silence(tmp_path / name, duration, rate=8000, hide_length=True)
+        start = children_cpu_seconds()
+        with suppress(AudioTooLong):
+            compute(tmp_path / name, Settings(recording_seconds=60))
+        seconds[name] = children_cpu_seconds() - start
+    assert seconds["endless"] < 2 * seconds["legal"]
 
 
 def test_a_recording_that_takes_too_long_to_decode_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ def test_no_file_is_refused_for_an_estimated_duration(tmp_path: Path) -> None:
     assert probe(tmp_path / "upload", Settings(recording_seconds=0.5)).duration is not None
 
 
+def test_packets_that_cannot_be_decoded_end_the_probe(tmp_path: Path) -> None:
+    """13 MiB of them would take ten seconds; a recording may begin with a few."""
+    media_files.write_undecodable_packets(tmp_path / "upload", 2 * media_probe.MAX_FRAMELESS_PACKETS)
+    with pytest.raises(AudioUndecodable, match="too much of it in a row"):
+        probe(tmp_path / "upload")
+    media_files.write_undecodable_packets(tmp_path / "upload", media_probe.MAX_FRAMELESS_PACKETS // 2, noise(9600))
+    assert probe(tmp_path / "upload").codec == "aac"
+
+
 @pytest.mark.soak
 def test_damaged_headers_raise_typed_errors(tmp_path: Path) -> None:
     """Seeded byte flips in the headers of several formats."""

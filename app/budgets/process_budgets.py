@@ -1,0 +1,46 @@
+"""The budgets of one front-end process, and their metrics."""
+
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.budgets.budget import Budget
+from app.settings import Settings
+
+
+class ProcessBudgets(Collector):
+    """All budgets of one front-end process, and their metrics."""
+
+    def __init__(self, settings: Settings) -> None:
+        share = settings.key_share
+        patience = settings.budget_patience
+        self.uploads = Budget("uploads", "uploads in flight", settings.upload_slots, share, patience)
+        # No patience: an upload that waited for more room would meanwhile keep the room it has.
+        self.upload_room = Budget("upload_room", "bytes of uploads in flight", settings.upload_room, share)
+        self.fetches = Budget("fetches", "fetches of URLs", settings.fetch_slots, share, patience)
+        self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
+        self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
+
+    def all(self) -> Iterable[Budget]:
+        """Return every budget."""
+        return [value for value in vars(self).values() if isinstance(value, Budget)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is used of each budget, what waits for it, and what was refused."""
+        limit = GaugeMetricFamily("earmark_budget_limit", "Total of a budget of this process", labels=["budget"])
+        used = GaugeMetricFamily("earmark_budget_used", "Amount of a budget that requests hold", labels=["budget"])
+        waiting = GaugeMetricFamily("earmark_budget_waiting", "Requests that wait for a budget", labels=["budget"])
+        refused = CounterMetricFamily(
+            "earmark_budget_refused",
+            "Requests refused because a budget was used up; scope: key (its share), all, or slow (uploads cut off)",
+            labels=["budget", "scope"],
+        )
+        for budget in self.all():
+            limit.add_metric([budget.name], budget.total)
+            used.add_metric([budget.name], budget.used)
+            waiting.add_metric([budget.name], budget.waiting)
+            for scope in ("key", "all", "slow"):
+                refused.add_metric([budget.name, scope], budget.refused[scope])
+        return [limit, used, waiting, refused]

@@ -1,0 +1,94 @@
+"""Sizes in compose, Kubernetes, the proxies and the README follow from the default settings."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from app.media.probe import MEMORY_BYTES
+from app.settings import Settings
+from app.storage import MEMORY_OF_UPLOAD
+from tests.conftest import REPOSITORY
+from tests.docker.test_files import DOCKER, manifests
+from tests.end_to_end.test_capacity import LIMIT
+
+MIB = 1 << 20
+API = 256 * MIB  # of memory, without uploads: 90 MiB at rest
+CHILD = 64 * MIB  # of memory of a process that reads a sound file: 40 MiB
+SLACK = 16 * MIB  # of a body beyond its file, at most
+UNITS = {"": 1, "m": MIB, "g": 1 << 30, "k": 1 << 10, "Mi": MIB, "Gi": 1 << 30, "Ki": 1 << 10}
+SETTINGS = Settings.model_construct()
+
+
+def size(text: str) -> int:
+    """Return bytes of `520m`, `2g`, `9Gi`."""
+    number, unit = re.fullmatch(r"(\d+)([A-Za-z]*)", text).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]
+
+
+@pytest.fixture(scope="module")
+def compose_api() -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["api"]
+
+
+@pytest.fixture(scope="module")
+def pod() -> dict[str, Any]:
+    [api] = [one for _, one in manifests() if one["kind"] == "Deployment" and one["metadata"]["name"] == "api"]
+    return api["spec"]["template"]["spec"]
+
+
+def temporary_folder() -> str:
+    """Return the folder for temporary files in the image."""
+    found = re.search(r"\bTMPDIR=(\S+)", (DOCKER / "Dockerfile.api").read_text())
+    assert found
+    return found[1]
+
+
+def body_sizes() -> list[int]:
+    """Return what nginx in compose and ingress-nginx accept."""
+    nginx = re.search(r"client_max_body_size (\w+);", (DOCKER / "nginx.conf").read_text())
+    [ingress] = [one for _, one in manifests() if one["kind"] == "Ingress"]
+    assert nginx
+    return [size(nginx[1]), size(ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"])]
+
+
+def test_proxies_accept_the_largest_file_and_little_more() -> None:
+    for accepted in body_sizes():
+        assert SETTINGS.upload_bytes + SETTINGS.body_bytes < accepted <= SETTINGS.upload_bytes + SLACK
+
+
+def test_the_readmes_tell_what_the_proxies_accept() -> None:
+    told = [
+        int(number) * MIB
+        for path in (REPOSITORY / "README.md", DOCKER / "README.md")
+        for number in re.findall(r"(\d+) MB(?:;| each at the proxy| also `docker/nginx.conf`)", path.read_text())
+    ]
+    assert len(told) >= 3 and set(told) == set(body_sizes())
+
+
+def test_uploads_in_flight_fit_on_a_disk_and_are_not_in_memory(
+    compose_api: dict[str, Any], pod: dict[str, Any]
+) -> None:
+    folder = temporary_folder()
+    assert folder in compose_api["volumes"]
+    assert not any(folder in mount for mount in compose_api["tmpfs"])
+    [container] = pod["containers"]
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+    [uploads] = [volumes[mount["name"]] for mount in container["volumeMounts"] if mount["mountPath"] == folder]
+    assert "medium" not in uploads
+    assert size(uploads["sizeLimit"]) > SETTINGS.upload_room
+    total = sum(size(volume["sizeLimit"]) for volume in volumes.values())
+    assert size(container["resources"]["limits"]["ephemeral-storage"]) > total
+
+
+def test_memory_holds_all_uploads_and_the_worst_of_one_key(compose_api: dict[str, Any], pod: dict[str, Any]) -> None:
+    """All budgets used with ordinary files, and one key's share of them with files that use all that a child may."""
+    children = (SETTINGS.probe_slots, SETTINGS.waveform_slots)
+    ordinary = SETTINGS.upload_slots * MEMORY_OF_UPLOAD + sum(children) * CHILD
+    share = SETTINGS.key_share
+    worst = int(SETTINGS.upload_slots * share) * MEMORY_OF_UPLOAD + sum(int(n * share) * MEMORY_BYTES for n in children)
+    [tmpfs] = compose_api["tmpfs"]
+    in_memory = size(re.findall(r"size=(\w+)", tmpfs)[0])
+    for limit in (compose_api["mem_limit"], pod["containers"][0]["resources"]["limits"]["memory"]):
+        assert size(limit) == LIMIT > API + in_memory + max(ordinary, worst)

@@ -1,0 +1,215 @@
+"""One key uses all that its budgets allow: the API keeps its memory, and another key its time.
+
+`make soak` runs the attacks at full length and writes what another key notices of them into docker/README.md.
+"""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.keys.repository import KeyRepository
+from app.storage import MEMORY_OF_UPLOAD
+from tests import media_files
+from tests.app.audio.test_audio import FORM
+from tests.app.conftest import wav
+from tests.conftest import S3Server
+from tests.end_to_end.figures import SOAK, Figures
+from tests.end_to_end.topology import Topology, topology
+from tests.ports import free_ports
+
+MIB = 1 << 20
+UPLOADS = 5  # at once, of one key
+LARGE = (500 if SOAK else 48) * MIB
+LIMIT = 2048 * MIB  # of the API's memory in docker-compose.yml (tests/docker/test_resources.py)
+SPARE = 64 * MIB
+CONNECTIONS = 24 if SOAK else 6
+SECONDS = 30.0 if SOAK else 2.0  # that an attack lasts
+FEW = 10 if SOAK else 3  # requests of the other key before an attack
+HOURS = 52 if SOAK else 1  # of a recording without an end
+SETTINGS = {} if SOAK else {"budget_patience": 3.0, "recording_seconds": 1200.0}
+MOST = 10  # times as long as before: a key that shares its slots with the attack waits 100 times as long and more
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800 if SOAK else 300)]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server) -> Iterator[Topology]:
+    """An API on S3, whose folder for temporary files is on a disk, as in docker-compose.yml."""
+    folder = tmp_path_factory.mktemp("capacity")
+    with pytest.MonkeyPatch.context() as patched, topology(folder, seaweed.settings, **SETTINGS) as running:
+        patched.setenv("TMPDIR", str(folder))
+        running.start_apis(*free_ports(1))
+        yield running
+
+
+@pytest.fixture
+def client(deployment: Topology) -> Iterator[Callable[[], httpx.Client]]:
+    """Return a function that creates a key, without limits, and returns a client of it."""
+    with contextlib.ExitStack() as clients:
+        [port] = deployment.apis
+
+        def create() -> httpx.Client:
+            _, key = KeyRepository(deployment.redis).create("capacity", 0, 0, 1)
+            headers = {"Authorization": f"Bearer {key}"}
+            limits = httpx.Limits(max_connections=None)
+            return clients.enter_context(
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=120, limits=limits)
+            )
+
+        yield create
+
+
+def upload(client: httpx.Client, content: bytes) -> httpx.Response:
+    return client.post("/v1/audio", files={"file": ("a.wav", content)})
+
+
+# Memory
+
+
+@contextlib.contextmanager
+def memory_limit(process: psutil.Process, limit: int) -> Iterator[None]:
+    """Limit the memory of a process, its children and their page cache, as a container does, if this machine can."""
+    group = Path(f"/sys/fs/cgroup/memory/earmark-{process.pid}")
+    try:
+        group.mkdir()
+    except OSError:
+        yield
+        return
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    (group / "cgroup.procs").write_text(str(process.pid))
+    try:
+        yield
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (group.parent / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+def silence(size: int) -> Iterator[bytes]:
+    """Yield a form with a WAV file of about `size` bytes."""
+    yield b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    yield media_files.wav_bytes(b"", 2, 48000, 16, said=size)
+    for _ in range(size // MIB):
+        yield bytes(MIB)
+    yield b"\r\n--XX--\r\n"
+
+
+def test_large_uploads_need_no_memory(deployment: Topology, client: Callable[[], httpx.Client]) -> None:
+    [api] = [psutil.Process(program.pid) for program in deployment.apis.values()]
+    key, finished = client(), threading.Event()
+    assert upload(key, wav()).status_code == 201
+    before = peak = api.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not finished.wait(0.05):
+            peak = max(peak, api.memory_info().rss)
+
+    def send(_: int) -> httpx.Response:
+        return key.post("/v1/audio", content=silence(LARGE), headers=FORM)
+
+    with memory_limit(api, LIMIT), ThreadPoolExecutor(UPLOADS + 1) as threads:
+        watching = threads.submit(watch)
+        try:
+            answers = list(threads.map(send, range(UPLOADS)))
+        finally:
+            finished.set()
+        watching.result()
+    assert [answer.status_code for answer in answers] == [201] * UPLOADS, deployment.read_logs()[-2000:]
+    print(f"{UPLOADS} uploads of {LARGE / MIB:.0f} MiB: {before / MIB:.0f} MiB before, {peak / MIB:.0f} at most")
+    assert peak - before < UPLOADS * MEMORY_OF_UPLOAD + SPARE < UPLOADS * LARGE
+    for answer in answers:
+        assert key.delete(answer.headers["location"]).status_code == 204
+
+
+# Time
+
+
+@contextlib.contextmanager
+def repeat(send: Callable[[int], httpx.Response]) -> Iterator[Counter[int]]:
+    """Repeat a request on each of `CONNECTIONS` connections while the block runs; yield the statuses of the answers."""
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def run(number: int) -> None:
+        while not stop.is_set():
+            statuses[send(number).status_code] += 1
+
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        running = [threads.submit(run, number) for number in range(CONNECTIONS)]
+        try:
+            yield statuses
+        finally:
+            stop.set()
+        for each in running:
+            each.result()
+
+
+def measure(request: Callable[[], object], until: Callable[[int], bool]) -> list[float]:
+    """Send requests one after the other until a condition on their number holds; return the seconds of each."""
+    seconds = []
+    while not until(len(seconds)):
+        start = time.monotonic()
+        request()
+        seconds.append(time.monotonic() - start)
+    return seconds
+
+
+def compare(
+    figures: Figures, what: str, noticed: str, request: Callable[[], object], attack: Callable[[int], httpx.Response]
+) -> Counter[int]:
+    """Measure another key's request before and during an attack, and add the row; return the attack's statuses."""
+    before = measure(request, lambda count: count >= FEW)
+    with repeat(attack) as statuses:
+        time.sleep(1)
+        end = time.monotonic() + SECONDS
+        during = measure(request, lambda count: count >= FEW and time.monotonic() > end)
+    middle = [statistics.median(times) for times in (before, during)]
+    figures.add("capacity", what, noticed, *(f"{x:.2f} s" for x in (middle[0], max(before), middle[1], max(during))))
+    assert middle[1] < MOST * middle[0]
+    return statuses
+
+
+def test_files_that_cannot_be_decoded_do_not_delay_the_uploads_of_others(
+    client: Callable[[], httpx.Client], tmp_path: Path, figures: Figures
+) -> None:
+    media_files.write_undecodable_packets(tmp_path / "a.mka", 750_000 if SOAK else 75_000)
+    content = (tmp_path / "a.mka").read_bytes()
+    greedy, other = client(), client()
+    statuses = compare(
+        figures,
+        f"{CONNECTIONS} connections upload {len(content) / MIB:.1f} MiB of Matroska, no packet of which can be decoded",
+        "upload of 2 s",
+        lambda: upload(other, wav(2.0)).raise_for_status(),
+        lambda _: upload(greedy, content),
+    )
+    assert set(statuses) <= {422, 429}
+
+
+def test_recordings_without_an_end_do_not_delay_the_peaks_of_others(
+    client: Callable[[], httpx.Client], tmp_path: Path, figures: Figures
+) -> None:
+    media_files.write_flac_silence(tmp_path / "a.flac", HOURS * 3600, rate=8000, hide_length=True)
+    greedy, other = client(), client()
+    endless = [upload(greedy, (tmp_path / "a.flac").read_bytes()).json()["id"] for _ in range(6)]
+
+    def draw(client: httpx.Client, audio_id: str) -> httpx.Response:
+        return client.get(f"/v1/audio/{audio_id}/peaks")
+
+    statuses = compare(
+        figures,
+        f"{CONNECTIONS} connections ask for the peaks of FLACs of {HOURS} h without a length",
+        "upload of 10 s and its peaks",
+        lambda: draw(other, upload(other, wav(10.0)).json()["id"]).raise_for_status(),
+        lambda number: draw(greedy, endless[number % len(endless)]),
+    )
+    assert set(statuses) <= {422, 429}
