@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
@@ -170,6 +170,11 @@ class AudioWriter(ABC):
             self.path.unlink(missing_ok=True)
 
 
+def _native(path: Path) -> Any:
+    """Return a file's name for libsndfile, which takes bytes in any encoding."""
+    return os.fsencode(path)
+
+
 def _integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
     # In float32 scaling by a power of two and rounding are both exact, and 24-bit integers fit its mantissa.
     full = np.float32(2.0 ** (bit_depth - 1))
@@ -236,7 +241,7 @@ class FlacWriter(AudioWriter):
     def __init__(self, path: Path, rate: int, channels: int, bit_depth: int) -> None:
         super().__init__(path, rate, channels)
         self.bit_depth = bit_depth
-        self._file = soundfile.SoundFile(os.fsencode(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+        self._file = soundfile.SoundFile(_native(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
 
     def close(self) -> None:
         self._file.close()
@@ -286,7 +291,9 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        self._file = soundfile.SoundFile(os.fsencode(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4)
+        self._file = soundfile.SoundFile(
+            _native(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4
+        )
 
     def close(self) -> None:
         if self._file.closed:

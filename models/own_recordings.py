@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -37,7 +38,8 @@ class OwnRecording:
         return self._read(round(start * self.info.rate), round(end * self.info.rate))
 
     def _read(self, start: int, stop: int | None) -> Waveform:
-        samples, rate = soundfile.read(os.fsencode(self.path), start=start, stop=stop, dtype="float32", always_2d=True)
+        name: Any = os.fsencode(self.path)  # libsndfile takes names in any encoding, as bytes
+        samples, rate = soundfile.read(name, start=start, stop=stop, dtype="float32", always_2d=True)
         return Waveform(torch.from_numpy(samples.T).contiguous(), rate)
 
 

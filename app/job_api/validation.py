@@ -11,7 +11,7 @@ from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid
 from app.http.problems import field_error
 from app.job_api.schemas import AudioReference
 from app.labels import matching
-from app.media.probe import GUESSED_DURATION
+from app.media.input_formats import EXACT_DURATION
 from app.model_registry import ClassDescription, ModelDescription
 from app.records.audio import Audio
 from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
@@ -35,7 +35,7 @@ def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Au
 
 def exact_duration(recording: Audio) -> float | None:
     """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
-    return None if recording.container in GUESSED_DURATION else recording.duration
+    return recording.duration if recording.container in EXACT_DURATION else None
 
 
 def recording_record(recording: Audio) -> RecordingRecord:

@@ -16,9 +16,11 @@ from av.audio.frame import AudioFrame
 from av.audio.plane import AudioPlane
 from av.audio.resampler import AudioResampler
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Discard
 
 from models.media.opening import (
+    Refused,
     choose_track,
     is_soundless,
     list_tracks,
@@ -39,6 +41,9 @@ _LONGEST_JUMP = 10.0
 # Containers whose headers tell how long a recording was before it was cut.
 _TELL_LENGTH = ("w64", "flac", "mov", "matroska", "aiff", "caf", "au", "wv", "tta", "dsf")
 _HIGHEST_DSD_RATE = 192_000  # Hz to which DSD is converted, which is decoded at 352.8 kHz and more
+# Packets in a row that give no frame, after which a file is given up: they cost 10 microseconds each, and so long a
+# damage (20 s of AAC) leaves no recording. Sound begins in the first few packets.
+MAX_FRAMELESS_PACKETS = 1000
 _MOST_PLACES = 5  # that a warning lists
 _SILENT_SAMPLES = 8192  # of one frame
 
@@ -208,6 +213,7 @@ class MediaFile:
 
     def _decode(self) -> Iterator[AudioFrame]:
         packets = self._demuxer.demux(self._stream)
+        frameless = 0
         while True:
             try:
                 packet = next(packets)
@@ -219,16 +225,24 @@ class MediaFile:
                 # A truncated file ends here.
                 self._lose()
                 return
-            try:
-                yield from self._decoder.decode(packet if packet.size else None)
-            except FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
-                if self._kind is None:
-                    require_clear(self._demuxer, self._stream, packet)
-                # An mp3 that was appended begins with a tag and a table.
-                if not is_soundless(bytes(packet)):
-                    self._lose()
+            frames = self._decode_packet(packet)
+            yield from frames
+            frameless = 0 if frames else frameless + 1
+            if frameless > MAX_FRAMELESS_PACKETS:
+                raise Refused("The file is damaged: too much of it in a row cannot be decoded.")
+
+    def _decode_packet(self, packet: Packet) -> list[AudioFrame]:
+        try:
+            return self._decoder.decode(packet if packet.size else None)
+        except FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            if self._kind is None:
+                require_clear(self._demuxer, self._stream, packet)
+            # An mp3 that was appended begins with a tag and a table.
+            if not is_soundless(bytes(packet)):
+                self._lose()
+            return []
 
     def _lose(self) -> None:
         self.damaged += 1
