@@ -38,6 +38,7 @@ class _Separation:
 
     def run(self) -> Outcome:
         mixture = self._execution.decode_recording(self._request.mixture)
+        self._warnings += mixture.warnings
         self._execution.enter(DETECTING, "detecting")
         queries = self._queries(mixture)
         self._execution.enter(SEPARATING, "separating")

@@ -33,18 +33,39 @@ def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Au
         raise NotFound("There is no such audio.", [field_error("There is no such audio.", *pointer)]) from error
 
 
+def choose_track(recording: Audio, track: int | None, *pointer: str | int) -> Audio:
+    """Return the upload with the properties of one of its tracks. Raises `RequestInvalid` for a track that it lacks, or
+    that cannot be read."""
+    if track is None or not recording.tracks:
+        return recording
+    chosen = next((one for one in recording.tracks if one.track == track), None)
+    if chosen is None or not chosen.readable:
+        readable = ", ".join(str(one.track) for one in recording.tracks if one.readable)
+        reason = "There is no such track" if chosen is None else f"Track {track} ({chosen.codec}) cannot be read"
+        detail = f"{reason}; readable: {readable}."
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
+    return recording.model_copy(
+        update={
+            "codec": chosen.codec,
+            "sample_rate": chosen.sample_rate or recording.sample_rate,
+            "channels": chosen.channels or recording.channels,
+        }
+    )
+
+
 def exact_duration(recording: Audio) -> float | None:
     """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
     return recording.duration if recording.container in EXACT_DURATION else None
 
 
-def recording_record(recording: Audio) -> RecordingRecord:
-    """Return what a job's record holds of the recording that it processes."""
+def recording_record(recording: Audio, track: int | None = None) -> RecordingRecord:
+    """Return what a job's record holds of the recording, or the track of it, that it processes."""
     return RecordingRecord(
         audio_id=recording.id,
         duration=recording.duration,
         sample_rate=recording.sample_rate,
         channels=recording.channels,
+        track=track,
     )
 
 
@@ -60,16 +81,18 @@ def find_examples(deps: Dependencies, references: Sequence[AudioReference], *poi
     examples = []
     for index, reference in enumerate(references):
         field = (*pointer, index, "audio_id")
-        examples.append(find_recording(deps, reference.audio_id, *field))
-        _require_short(examples[-1], deps.settings, *field)
-    if len({reference.audio_id for reference in references}) != len(references):
+        example = find_recording(deps, reference.audio_id, *field)
+        examples.append(choose_track(example, reference.track, *pointer, index, "track"))
+        if reference.track is None:
+            _require_short(example, deps.settings, *field)
+    if len({(reference.audio_id, reference.track) for reference in references}) != len(references):
         raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
     return examples
 
 
-def example_records(examples: Sequence[Audio]) -> list[ExampleRecord]:
+def example_records(references: Sequence[AudioReference]) -> list[ExampleRecord]:
     """Return what a job's record holds of examples."""
-    return [ExampleRecord(audio_id=example.id) for example in examples]
+    return [ExampleRecord(audio_id=reference.audio_id, track=reference.track) for reference in references]
 
 
 def find_class(description: ModelDescription, label: str, *pointer: str | int) -> ClassDescription:

@@ -170,6 +170,15 @@ def open_decoder(path: Path, container: InputContainer, stream: AudioStream) -> 
     return decoder, stretch
 
 
+def tagged_seconds(stream: AudioStream) -> float | None:
+    """Return the end of a Matroska track by its tag, which muxers write as hours:minutes:seconds, or None."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").strip("\0 ").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
 def wav_seconds(path: Path, seconds: float | None) -> float | None:
     """Return the duration that a WAV's data chunk tells, where FFmpeg has found `seconds` of it; None if it tells
     none."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
+from app.media.input_formats import EXACT_DURATION
 from app.media.probe import MEMORY_BYTES
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BINS = 16384  # a recording with enough samples has at least half as many
 _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples per bin, channels
+_LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: smaller bins are costly
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
@@ -162,7 +164,8 @@ def read(path: Path, max_seconds: float, max_samples: int) -> Waveform:
                 rate, channels = frame.sample_rate, frame.layout.nb_channels
                 longest = min(int(max_seconds * rate), max_samples // channels)
                 length = int(media.duration * rate) if media.duration else 0
-                block_size = max(1, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
+                least = 1 if media.container in EXACT_DURATION else _LEAST_BIN_SIZE
+                block_size = max(least, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
                 builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
             samples += frame.samples
             if samples > longest:

@@ -21,18 +21,23 @@ class ModelRecord(BaseModel):
 
 
 class RecordingRecord(BaseModel):
-    """A recording: its upload, and the result of the probe or (in a job's result) of the decoder. Seconds, hertz."""
+    """A recording: its upload, and the result of the probe or (in a job's result) of the decoder. Seconds, hertz.
+
+    `track`: the audio track, from 1; None: the first that can be read.
+    """
 
     audio_id: str
     duration: float | None
     sample_rate: int
     channels: int
+    track: int | None = None
 
 
 class ExampleRecord(BaseModel):
     """An upload that sounds like the target; its bytes are under `app.records.audio.store_key(audio_id)`."""
 
     audio_id: str
+    track: int | None = None
 
 
 class EmbeddingRecord(BaseModel):

@@ -27,6 +27,7 @@ from models.media.opening import (
     open_container,
     open_decoder,
     require_clear,
+    tagged_seconds,
     wav_seconds,
     xing_seconds,
 )
@@ -144,6 +145,8 @@ class MediaFile:
         end = None
         if stream.duration is not None and stream.time_base is not None:
             end = float(stream.duration * stream.time_base) * stretch + self._delay
+        elif self.container == "matroska":
+            end = tagged_seconds(stream)
         likely = end if end is not None else whole / 1e6 if whole is not None else None
         if self.container == "mp3":
             sure = xing_seconds(path, self.sample_rate)
