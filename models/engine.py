@@ -389,7 +389,7 @@ def _in_file(path: Path, limits: Limits | None) -> Source:
     with open_audio(path, limits) as reader:
         known = reader.info
     frames = known.frames or (round(known.duration * reader.rate) if known.duration else None)
-    return Source(reader.rate, reader.channels, frames, blocks)
+    return Source(reader.rate, reader.channels, frames, blocks, known.mask)
 
 
 def _reporter(progress: Progress | None) -> Progress:

@@ -100,6 +100,10 @@ LINES = {
     "5.1.ogg": f"{SURROUND} -af pan=5.1|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5 -c:a libvorbis",
     "6.1.ogg": f"{SURROUND} -af pan=6.1|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5|c6=c6 -c:a libvorbis",
     "7.1.ogg": f"{SURROUND} -c:a libvorbis",
+    "quad.wav": f"{SURROUND} -af pan=quad|c0=c0|c1=c1|c2=c2|c3=c3 -c:a pcm_s16le",
+    "5.1.wav": f"{SURROUND} -af pan=5.1|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5 -c:a pcm_s16le",
+    "5.1(side).wav": f"{SURROUND} -af pan=5.1(side)|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5 -c:a pcm_s16le",
+    "7.1.wav": f"{SURROUND} -af pan=7.1|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5|c6=c6|c7=c7 -c:a pcm_s16le",
     # Parts of chains
     "link0.ogg": f"{STEREO} -c:a libvorbis -serial_offset 1",
     "link1.ogg": "-i mono.wav -ac 2 -t 0.5 -c:a libvorbis -serial_offset 2",

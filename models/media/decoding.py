@@ -29,7 +29,7 @@ def decode(path: str | Path, target: str | Path, limits: Limits | None = None, t
     """
     with (
         open_audio(path, limits, track) as reader,
-        WavWriter(Path(target), reader.rate, reader.channels, 32) as writer,
+        WavWriter(Path(target), reader.rate, reader.channels, 32, reader.info.mask) as writer,
     ):
         for block in reader:
             writer.write(block)

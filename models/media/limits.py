@@ -49,7 +49,8 @@ class MediaInfo:
     """Properties of a file, or of one track of it.
 
     `frames` (samples a channel) and `duration` (s) are None until known; `damaged` counts packets that could not be
-    decoded; `warnings` are sentences about what is missing from the decoded recording, or was changed.
+    decoded; `mask`: the channels' speakers, as WAVE_FORMAT_EXTENSIBLE has them, 0 if unknown; `warnings`
+    are sentences about what is missing from the decoded recording, or was changed.
     """
 
     container: str
@@ -59,4 +60,5 @@ class MediaInfo:
     frames: int | None = None
     duration: float | None = None
     damaged: int = 0
+    mask: int = 0
     warnings: tuple[str, ...] = ()

@@ -29,6 +29,11 @@ _HIGHEST_SAMPLE = np.float32(1e12)
 # An encoder pads one or two packets; if a stream is this much longer than its header says, the header is wrong.
 _PADDING_PACKETS = 4
 _TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+# The bits of WAVE_FORMAT_EXTENSIBLE's mask, by FFmpeg's names.
+_SPEAKERS = {
+    **{"FL": 0x1, "FR": 0x2, "FC": 0x4, "LFE": 0x8, "BL": 0x10, "BR": 0x20, "FLC": 0x40, "FRC": 0x80, "BC": 0x100},
+    **{"SL": 0x200, "SR": 0x400},
+}
 _NO_AUDIO = "the file holds no audio that can be decoded"
 
 
@@ -73,7 +78,7 @@ class AudioReader:
             self._vorbis = _open_vorbis(path)
         if self._vorbis is not None:
             self._frames: Iterator[Block] = self._vorbis.blocks()
-            self.rate, self.channels = self._vorbis.rate, self._vorbis.channels
+            self.rate, self.channels, self._mask = self._vorbis.rate, self._vorbis.channels, self._vorbis.mask
         else:
             self._frames = self._decode_frames()
         first = next(self._frames, None)
@@ -81,7 +86,7 @@ class AudioReader:
             raise AudioUndecodable(_NO_AUDIO)
         self._first = first
         whole = media.duration
-        self.info = MediaInfo(media.container, media.codec, self.rate, self.channels, None, whole)
+        self.info = MediaInfo(media.container, media.codec, self.rate, self.channels, None, whole, mask=self._mask)
         # Only decoding tells how long a recording is whose header may be wrong.
         self._limits.check(self.rate, self.channels, whole if media.container in EXACT_DURATION else None)
         # FFmpeg removes the padding at the end itself, except for mp4's edit list.
@@ -132,6 +137,7 @@ class AudioReader:
         for frame in self._media.frames():
             if is_first:
                 self.rate, self.channels, is_first = frame.sample_rate, frame.layout.nb_channels, False
+                self._mask = sum(_SPEAKERS.get(channel.name, 0) for channel in frame.layout.channels)
                 self._limits.check(self.rate, self.channels, None)
             yield _as_floats(frame)
 

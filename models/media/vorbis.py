@@ -27,6 +27,8 @@ _WAV_ORDER = {
     7: (0, 2, 1, 6, 5, 3, 4),
     8: (0, 2, 1, 7, 5, 6, 3, 4),
 }
+# The speakers of 3.0, 4.0, 5.0, 5.1, 6.1 and 7.1.
+_MASKS = {3: 0x7, 4: 0x33, 5: 0x37, 6: 0x3F, 7: 0x70F, 8: 0x63F}
 _LAYOUTS = ("", "mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 
 
@@ -42,6 +44,7 @@ class VorbisFile:
             self._links = _find_links(self._file)
             with self._open(0) as first:
                 self.rate, self.channels = first.samplerate, first.channels
+                self.mask = _MASKS.get(self.channels, 0)
         except BaseException:
             self._file.close()
             raise

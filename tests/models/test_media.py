@@ -456,6 +456,7 @@ def test_the_program_says_in_one_line_what_it_did(tmp_path: Path) -> None:
         "frames": 44100,
         "duration": 1.0,
         "damaged": 0,
+        "mask": 3,
         "warnings": [],
     }
     assert soundfile.info(tmp_path / "out").subtype == "FLOAT"

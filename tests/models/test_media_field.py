@@ -1,13 +1,23 @@
 """Files as phones, recorders, editors and damage make them, each against FFmpeg's own decode."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from models.media import AudioTooLong, AudioUndecodable, Limits, MediaInfo, decode_in_child, open_audio
+from models.media import (
+    AudioTooLong,
+    AudioUndecodable,
+    Limits,
+    MediaInfo,
+    decode,
+    decode_in_child,
+    open_audio,
+    open_writer,
+)
 from tests import media_files
 from tests.ffmpeg_files import RATE, SYNC, Folder, truth
 from tests.media_files import Samples, lag, noise
@@ -65,6 +75,27 @@ def test_dsd_is_converted_to_a_rate_within_the_limits(field: Folder) -> None:
     # FFmpeg's versions differ in how they begin to resample.
     np.testing.assert_allclose(sound[:, 20:], expected[:, 20:], atol=1e-4)
     assert lag(np.repeat(noise(9000)[0], 4), sound[0]) in range(-8, 9)
+
+
+@pytest.mark.parametrize("layout", ["quad", "5.1", "5.1(side)", "7.1"])
+@pytest.mark.parametrize(("format", "depth"), [("wav", 16), ("wav", 32), ("flac", 24)])
+def test_speakers_are_kept(field: Folder, tmp_path: Path, layout: str, format: str, depth: int) -> None:
+    source = field.make(f"{layout}.wav")
+    decoded = decode(source, tmp_path / "decoded.wav")
+    with (
+        open_audio(tmp_path / "decoded.wav") as reader,
+        open_writer(tmp_path / "stem", format, RATE, reader.channels, depth, reader.info.mask) as writer,
+    ):
+        for block in reader:
+            writer.write(block)
+    assert decoded.mask == reader.info.mask != 0
+    assert layout_of(tmp_path / "stem") == layout_of(tmp_path / "decoded.wav") == layout_of(source) == layout
+    np.testing.assert_array_equal(read(tmp_path / "stem")[0], read(source)[0])
+
+
+def layout_of(path: Path) -> str:
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=channel_layout", "-of", "csv=p=0", path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 # Chains and changes
