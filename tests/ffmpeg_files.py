@@ -90,6 +90,21 @@ LINES = {
     "a.mp2": f"{STEREO} -c:a mp2",
     "mp2.mkv": f"{STEREO} -c:a mp2",
     "a.aifc": f"{STEREO} -c:a pcm_mulaw -f aiff",
+    # Codecs that are left
+    "a.w64": f"{STEREO} -c:a pcm_s24le",
+    "ima.mov": f"{STEREO} -c:a adpcm_ima_qt",
+    "ima.wav": f"{STEREO} -c:a adpcm_ima_wav",
+    "ms.wav": f"{STEREO} -c:a adpcm_ms",
+    "gsm.wav": "-i mono.wav -ar 8000 -c:a libgsm_ms",
+    "alaw.wav": f"{STEREO} -c:a pcm_alaw",
+    "u8.wav": f"{STEREO} -c:a pcm_u8",
+    "s32le.wav": f"{STEREO} -c:a pcm_s32le",
+    "f32le.wav": f"{STEREO} -c:a pcm_f32le",
+    "f64le.wav": f"{STEREO} -c:a pcm_f64le",
+    "s8.caf": f"{STEREO} -c:a pcm_s8",
+    "s32be.aiff": f"{STEREO} -c:a pcm_s32be",
+    "f32be.aiff": f"{STEREO} -c:a pcm_f32be",
+    "f64be.aiff": f"{STEREO} -c:a pcm_f64be",
     # Channels
     "surround.m4a": f"{SURROUND} -c:a aac",
     "surround.aiff": f"{SURROUND} -c:a pcm_s16be",
@@ -219,19 +234,21 @@ def amr_wide(frames: int) -> bytes:
     return b"#!AMR-WB\n" + b"".join(b"\x14" + chance.bytes(31) + b"\0" for _ in range(frames))
 
 
-def dsf(samples: Samples) -> bytes:
-    """Return DSD64 of samples (channels, n) at 44.1 kHz, by a delta-sigma modulator of first order."""
+def dsf(samples: Samples, bits_per_sample: int = 1) -> bytes:
+    """Return DSD64 of samples (channels, n) at 44.1 kHz, by a delta-sigma modulator of first order.
+
+    bits_per_sample: 1 with the first bit lowest in a byte, 8 with the first one highest.
+    """
     channels, block = len(samples), 4096
     fine = np.repeat(samples, 64, axis=1)
     fine = np.pad(fine, ((0, 0), (0, -fine.shape[1] % (8 * block))))
     # The sum of the bits follows the sum of the samples.
     steps = np.floor(np.cumsum((fine + 1) / 2, axis=1, dtype=np.float64))
     bits = np.diff(steps, axis=1, prepend=0).astype(np.uint8)
-    packed = np.packbits(bits, axis=1, bitorder="little").reshape(channels, -1, block)
-    content = packed.transpose(1, 0, 2).tobytes()
-    layout = struct.pack(
-        "<4sQIIIIIIQII", b"fmt ", 52, 1, 0, channels, channels, 2822400, 1, samples.shape[1] * 64, block, 0
-    )
+    packed = np.packbits(bits, axis=1, bitorder="little" if bits_per_sample == 1 else "big")
+    content = packed.reshape(channels, -1, block).transpose(1, 0, 2).tobytes()
+    kind = (1, 0, channels, channels, 2822400, bits_per_sample)
+    layout = struct.pack("<4sQIIIIIIQII", b"fmt ", 52, *kind, samples.shape[1] * 64, block, 0)
     body = layout + b"data" + struct.pack("<Q", 12 + len(content)) + content
     return b"DSD " + struct.pack("<QQQ", 28, 28 + len(body), 0) + body
 
@@ -305,6 +322,7 @@ MAKERS: dict[str, Callable[[Folder], bytes]] = {
     "narrow.amr": lambda folder: amr_narrow(folder, "amr"),
     "narrow.3gp": lambda folder: amr_narrow(folder, "3gp"),
     "a.dsf": lambda folder: dsf(noise(9000) * np.float32(0.5)),
+    "msb.dsf": lambda folder: dsf(noise(9000) * np.float32(0.5), 8),
     "midi": lambda folder: b"MThd\0\0\0\6\0\0\0\1\0\x60MTrk\0\0\0\4\0\xff\x2f\0",
     "pdf": lambda folder: b"%PDF-1.7\n" + bytes(3000),
     "html": lambda folder: b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>Not found</body></html>",

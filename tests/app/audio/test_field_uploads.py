@@ -1,11 +1,13 @@
 """Uploads as phones, recorders, editors and damage make them: the probe and the waveform agree with the decoder."""
 
+import asyncio
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app.media import probe, waveform
+from app.settings import Settings
 from models.media import open_audio
 from tests.app.conftest import Service, problem
 from tests.ffmpeg_files import Folder
@@ -68,6 +70,11 @@ def test_refused_files_are_named(folder_service: Service, field: Folder) -> None
 def test_a_file_that_crashes_ffmpeg_is_refused(folder_service: Service, field: Folder) -> None:
     upload = folder_service.client.post("/v1/audio", files={"file": ("a.aiff", field.read("crash.aiff"))})
     problem(upload, 422, "audio_undecodable")
+
+
+@pytest.mark.parametrize("name", ["stereo.mp3", "stereo.m4a", "link0.opus", "stereo.flac"])
+def test_headers_that_say_exactly_the_limit_pass(field: Folder, name: str) -> None:
+    assert asyncio.run(probe.probe(field.make(name), Settings(recording_seconds=1))).duration
 
 
 # Tracks

@@ -2,14 +2,17 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import resource
 from pathlib import Path
 
 import pytest
+from av.codec import Codec
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable, EarmarkError
 from app.media import probe as media_probe
 from app.media.demuxing import MAX_FRAMELESS_PACKETS
+from app.media.input_formats import CODECS, CONTENT_TYPES
 from app.media.probe import MediaInfo
 from app.settings import Settings
 from tests import media_files
@@ -26,6 +29,16 @@ def test_front_end_and_worker_open_files_by_the_same_code(module: str) -> None:
     ours = (REPOSITORY / "app" / "media" / f"{module}.py").read_text()
     theirs = (REPOSITORY / "models" / "media" / f"{module}.py").read_text()
     assert ours == theirs.replace("from models.media.", "from app.media.")
+
+
+def test_the_manual_lists_what_is_accepted() -> None:
+    manual = (REPOSITORY / "docker" / "README.md").read_text()
+    section = manual.partition("## Accepted recordings")[2].partition("\n* ")[0]
+    table, _, codecs = section.partition("Codecs, by the names")
+    names = [name for row in table.split("\n| `")[1:] for name in re.findall(r"`([^`]*)`", "`" + row.split("|")[0])]
+    assert sorted(names) == sorted(CONTENT_TYPES)
+    accepted = {Codec(name, "r").canonical_name for name in CODECS}
+    assert set(re.findall(r"`([a-z0-9_]+)`", codecs.partition(": ")[2])) == accepted
 
 
 @pytest.mark.parametrize(
