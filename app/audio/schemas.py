@@ -88,8 +88,8 @@ class PeaksAnswer(BaseModel):
 class AudioAnswer(BaseModel):
     """An upload. Duration in seconds (null if the file's headers do not tell it), sample rate in hertz.
 
-    `tracks`: its audio tracks; codec, duration, sample rate and channels are those of the first that is readable, which
-    is used where a request names none.
+    `tracks`: its audio tracks (not in records of earlier releases); codec, duration, sample rate and channels are those
+    of the first that is readable, which is used where a request names none.
     """
 
     id: str
@@ -103,7 +103,7 @@ class AudioAnswer(BaseModel):
     duration: float | None
     sample_rate: int
     channels: int
-    tracks: list[TrackRecord]
+    tracks: Annotated[list[TrackRecord], Field(exclude_if=lambda tracks: not tracks)] = []
     created_at: datetime
     expires_at: datetime
     url: str

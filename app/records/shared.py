@@ -4,8 +4,14 @@ import sys
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+# None, the first that can be read, is left out of documents.
+Track = Annotated[
+    int | None, Field(exclude_if=lambda track: track is None, description="the audio track that was chosen, from 1")
+]
 
 
 class ModelRecord(BaseModel):
@@ -21,23 +27,20 @@ class ModelRecord(BaseModel):
 
 
 class RecordingRecord(BaseModel):
-    """A recording: its upload, and the result of the probe or (in a job's result) of the decoder. Seconds, hertz.
-
-    `track`: the audio track, from 1; None: the first that can be read.
-    """
+    """A recording: its upload, and the result of the probe or (in a job's result) of the decoder. Seconds, hertz."""
 
     audio_id: str
     duration: float | None
     sample_rate: int
     channels: int
-    track: int | None = None
+    track: Track = None
 
 
 class ExampleRecord(BaseModel):
     """An upload that sounds like the target; its bytes are under `app.records.audio.store_key(audio_id)`."""
 
     audio_id: str
-    track: int | None = None
+    track: Track = None
 
 
 class EmbeddingRecord(BaseModel):
