@@ -37,8 +37,6 @@ app.command()(bench.bench)
 # Advice that the error itself cannot give, by its code.
 _NEXT = {
     "checkpoint_invalid": "give --weights a model's name or a folder made by convert, or --separator the authors' file",
-    "audio_undecodable": "wav, flac, mp3, ogg, opus, m4a, aiff and webm can be read",
-    "audio_too_long": "cut it, or use a shorter example",
     "query_model_mismatch": "make the query again with embed and the same --weights",
     "corpus_invalid": "python -m models corpus --help lists the formats",
     "label_unknown": "give --query an example of the sound, or ask in your own words with --text",

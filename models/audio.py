@@ -10,10 +10,14 @@ import soxr
 import torch
 from torch import Tensor
 
+from models.errors import SpanOutside
+
 # Channels in anti-phase cancel in their mean. From this loss on (a power ratio of 6 dB) the loudest channel is used
 # instead of the mean.
 CANCELLATION = 10 ** (-6 / 10)
 
+# Seconds: times typed by hand are rounded.
+_SPAN_SLACK = 0.01
 # soxr's high quality: linear phase, 20 bits, pass band to 0.91 of the lower Nyquist frequency.
 _QUALITY = "HQ"
 
@@ -50,6 +54,12 @@ class Waveform:
         """The part between `start` and `end` in seconds; what lies outside the recording is cut off."""
         first = max(round(start * self.rate), 0)
         return Waveform(self.samples[:, first : max(round(end * self.rate), first)], self.rate)
+
+
+def require_inside(start: float, end: float, duration: float) -> None:
+    """Require that a span, in seconds, is inside a recording of `duration`. Raises SpanOutside."""
+    if not 0 <= start < end <= duration + _SPAN_SLACK:
+        raise SpanOutside(f"the span from {start:g} to {end:g} s is not inside the recording of {duration:g} s")
 
 
 def mono(samples: Tensor) -> Tensor:

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -18,16 +18,14 @@ from models import checkpoints, labels
 from models.audio import Waveform
 from models.detection import THRESHOLD, TOP
 from models.engine import Engine
-from models.errors import MediaError
 from models.matching import slug
-from models.media import FORMATS, Limits, open_audio
+from models.media import ANY_LENGTH, FORMATS
 from models.options import DEFAULT_OPTIONS, SeparationOptions
+from models.own_recordings import OwnRecording, open_recording, printable
 from models.plots import draw_detection
 from models.precision import Precision
 from models.query import Query
 from models.stems import check_names
-
-EXAMPLE_LIMITS = Limits(seconds=600)  # examples are read into memory
 
 progress_console = Console(stderr=True)
 console = Console()
@@ -51,6 +49,9 @@ SeparatorFile = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto: bfloat16 where it is fast; exact: float32.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Track = Annotated[
+    int | None, typer.Option("--track", min=1, help="Audio track, from 1. Default: the first that can be read.")
+]
 Span = Annotated[list[str] | None, typer.Option("--span", help="A part in seconds, START-END; repeatable.")]
 
 
@@ -72,6 +73,7 @@ def separate(
         str | None, typer.Option(help="What the examples are, in your own words: name and examples are averaged.")
     ] = None,
     span: Span = None,
+    track: Track = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems, here.")
     ] = None,
@@ -109,29 +111,27 @@ def separate(
         bit_depth=bit_depth,
         residual=residual,
     )
+    spans = [_seconds(text) for text in span or []]
+    folder = output or Path(f"{mixture.stem}-stems")
     engine = _engine(weights, detector, separator, device, precision)
-    spans = [_seconds(part) for part in span or []]
-    queries = _queries(engine, mixture, query or [], query_text, label or [], text or [], spans)
-    with _bar("separating") as advance:
-        done = engine.separate_file(
-            mixture,
-            queries,
-            output or Path(f"{mixture.stem}-stems"),
-            options,
-            progress=advance,
-        )
+    classes = [(labels.find(name).slug, engine.label(name)) for name in label or []]
+    classes += [(slug(words), _text_query(engine, words)) for words in text or []]
+    with _recording(mixture, track, near=folder) as recording:
+        queries = _queries(engine, recording, query or [], query_text, spans, classes)
+        with _bar("separating") as advance:
+            done = engine.separate_file(recording.path, queries, folder, options, progress=advance, limits=ANY_LENGTH)
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
-        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id})
+        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": recording.warnings})
         return
     table = Table("stem", "presence", "peak", "loudness", "file")
     for stem in done.stems:
         table.add_row(
-            stem.name,
+            _shown(stem.name),
             f"{done.presence[stem.name]:.2f}" if stem.name in done.presence else "",
             f"{stem.peak:.3f}",
             f"{stem.loudness:.1f} LUFS" if stem.loudness is not None else "silent",
-            str(stem.path),
+            _shown(stem.path),
         )
     console.print(table)
     if done.gain != 1:
@@ -144,6 +144,7 @@ def detect(
     threshold: Annotated[
         float, typer.Option(help="Probability that an event must reach; it ends below half of it.", min=0.001, max=1)
     ] = THRESHOLD,
+    track: Track = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the timeline, such as out.png.", dir_okay=False)] = None,
     weights: Weights = "base",
     detector: DetectorFile = None,
@@ -154,10 +155,10 @@ def detect(
 ) -> None:
     """Detect the sounds in a recording: tags, and events with their start and end."""
     engine = _engine(weights, detector, separator, device, precision)
-    with progress_console.status("detecting"):
-        found = engine.detect_file(recording, top, threshold)
+    with _recording(recording, track) as decoded, progress_console.status("detecting"):
+        found = engine.detect_file(decoded.path, top, threshold, limits=ANY_LENGTH)
     if plot is not None:
-        draw_detection(found, plot, recording.name)
+        draw_detection(found, plot, printable(recording.name))
     if as_json:
         _print_json(
             {
@@ -165,6 +166,7 @@ def detect(
                 "tags": [asdict(tag) for tag in found.tags],
                 "events": [asdict(event) for event in found.events],
                 "model": engine.model_id,
+                "warnings": decoded.warnings,
             }
         )
         return
@@ -181,6 +183,7 @@ def embed(
     examples: Annotated[list[Path], typer.Argument(help="Examples of one sound.", exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="File for the query.", dir_okay=False)],
     span: Span = None,
+    track: Track = None,
     weights: Weights = "base",
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
@@ -192,14 +195,14 @@ def embed(
     if spans and len(examples) != 1:
         raise typer.BadParameter("--span selects parts of one example: give one file")
     engine = _engine(weights, detector, separator, device, "exact")
-    made = engine.embed([_read(path) for path in examples], spans or None)
+    made = engine.embed([_read(path, track) for path in examples], spans or None)
     made.save(output)
     if as_json:
         _print_json({key: value for key, value in vars(made).items() if key != "vector"} | {"path": str(output)})
         return
-    console.print(f"{output}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
+    console.print(f"{_shown(output)}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
     for warning in made.warnings:
-        console.print(f"[yellow]{warning}")
+        console.print(f"[yellow]{escape(warning)}")
 
 
 def convert(
@@ -211,7 +214,7 @@ def convert(
     """Convert the authors' files to a folder for --weights, without pickles."""
     with progress_console.status("converting"):
         checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
-    console.print(f"{output}: use it with --weights {output}")
+    console.print(f"{_shown(output)}: use it with --weights {_shown(output)}")
 
 
 def _engine(weights: str, detector: Path | None, separator: Path | None, device: str, precision: str) -> Engine:
@@ -225,12 +228,11 @@ def _engine(weights: str, detector: Path | None, separator: Path | None, device:
 
 def _queries(
     engine: Engine,
-    mixture: Path,
+    mixture: OwnRecording,
     files: list[Path],
     query_text: str | None,
-    names: list[str],
-    texts: list[str],
     spans: list[tuple[float, float]],
+    classes: list[tuple[str, Query]],
 ) -> dict[str, Query]:
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]
@@ -241,12 +243,11 @@ def _queries(
         heard = engine.embed([_read(path) for path in examples])
         made.append(("target", heard if query_text is None else heard.with_label(_text_query(engine, query_text))))
     if spans:
-        made.append(("span", engine.embed([_read(mixture, Limits())], spans, from_mixture=True)))
-    made += [(labels.find(name).slug, engine.label(name)) for name in names]
-    made += [(slug(text), _text_query(engine, text)) for text in texts]
+        made.append(("span", engine.embed([mixture.span(*span) for span in spans], from_mixture=True)))
+    made += classes
     for _, query in made:
         for warning in query.warnings:
-            progress_console.print(f"[yellow]{warning}")
+            progress_console.print(f"[yellow]{escape(warning)}")
     check_names([name for name, _ in made])
     return dict(made)
 
@@ -258,14 +259,24 @@ def _text_query(engine: Engine, text: str) -> Query:
     return engine.label_mean(matched)
 
 
-def _read(path: Path, limits: Limits = EXAMPLE_LIMITS) -> Waveform:
-    try:
-        with open_audio(path, limits) as reader:
-            blocks = [torch.from_numpy(block) for block in reader]
-            return Waveform(torch.cat(blocks, dim=1), reader.rate)
-    except MediaError as error:
-        error.detail = f"{path.name}: {error.detail}"
-        raise
+@contextmanager
+def _recording(path: Path, track: int | None = None, near: Path | None = None) -> Iterator[OwnRecording]:
+    with ExitStack() as stack:
+        with progress_console.status("decoding"):
+            recording = stack.enter_context(open_recording(path, track, near))
+        for warning in recording.warnings:
+            progress_console.print(f"[yellow]{_shown(path.name)}: {escape(warning)}")
+        yield recording
+
+
+def _read(path: Path, track: int | None = None) -> Waveform:
+    with _recording(path, track) as recording:
+        return recording.read()
+
+
+def _shown(name: str | Path) -> str:
+    """Return a file's name for rich, which takes brackets for markup."""
+    return escape(printable(name))
 
 
 def _seconds(text: str) -> tuple[float, float]:

@@ -8,6 +8,7 @@ that the residual can be computed from the stems as written.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
@@ -36,6 +37,10 @@ _VORBIS_BLOCK = 4096
 _PROBE_BYTES = 1 << 20  # more than a full disk may still have
 # RIFF counts bytes in 32 bits.
 _RIFF_BYTES = 2**32 - 1
+_FLAC_HEADER_BYTES = 4096
+# WAVE_FORMAT_EXTENSIBLE, and what follows the format's tag in its GUIDs.
+_EXTENSIBLE = 0xFFFE
+_SUBFORMAT = bytes.fromhex("000000001000800000aa00389b71")
 
 
 class Format(NamedTuple):
@@ -94,16 +99,22 @@ def check_format(format: str, rate: int, channels: int, bit_depth: int | None = 
     return rate
 
 
-def open_writer(path: str | Path, format: str, rate: int, channels: int, bit_depth: int | None = None) -> AudioWriter:
-    """Open a file in `format` for writing blocks; see AudioWriter. Raises FormatUnsupported as `check_format` does."""
+def open_writer(
+    path: str | Path, format: str, rate: int, channels: int, bit_depth: int | None = None, mask: int = 0
+) -> AudioWriter:
+    """Open a file in `format` for writing blocks; see AudioWriter. Raises FormatUnsupported as `check_format` does.
+
+    mask: the channels' speakers as WAVE_FORMAT_EXTENSIBLE has them, 0 if unknown; wav and flac keep it of more
+    than two channels.
+    """
     file_rate = check_format(format, rate, channels, bit_depth)
     depth = bit_depth or FORMATS[format].default_bit_depth
     path = Path(path)
     match format:
         case "wav":
-            return WavWriter(path, rate, channels, depth or 32)
+            return WavWriter(path, rate, channels, depth or 32, mask)
         case "flac":
-            return FlacWriter(path, rate, channels, depth or 24)
+            return FlacWriter(path, rate, channels, depth or 24, mask)
         case "ogg":
             return VorbisWriter(path, rate, channels, file_rate)
         case _:
@@ -173,6 +184,11 @@ class AudioWriter(ABC):
             self.path.unlink(missing_ok=True)
 
 
+def _native(path: Path) -> Any:
+    """Return a file's name for libsndfile, which takes bytes in any encoding."""
+    return os.fsencode(path)
+
+
 def _integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
     # In float32 scaling by a power of two and rounding are both exact, and 24-bit integers fit its mantissa.
     full = np.float32(2.0 ** (bit_depth - 1))
@@ -182,9 +198,12 @@ def _integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
 class WavWriter(AudioWriter):
     """RIFF WAVE of 16- or 24-bit integers or 32-bit floats; RF64 (EBU Tech 3306) once it outgrows `riff_bytes`."""
 
-    def __init__(self, path: Path, rate: int, channels: int, bit_depth: int, riff_bytes: int = _RIFF_BYTES) -> None:
+    def __init__(
+        self, path: Path, rate: int, channels: int, bit_depth: int, mask: int = 0, riff_bytes: int = _RIFF_BYTES
+    ) -> None:
         super().__init__(path, rate, channels)
         self.bit_depth = bit_depth
+        self._mask = mask if channels > 2 else 0
         self._riff_bytes = riff_bytes
         self._bytes = 0
         self._file: BinaryIO = path.open("wb")
@@ -219,7 +238,12 @@ class WavWriter(AudioWriter):
         depth = self.bit_depth or 32
         frame = self.channels * depth // 8
         tag = 3 if depth == 32 else 1
-        layout = struct.pack("<HHIIHH", tag, self.channels, self.rate, self.rate * frame, frame, depth)
+        layout = struct.pack("<HIIHH", self.channels, self.rate, self.rate * frame, frame, depth)
+        if self._mask:
+            guid = struct.pack("<H", tag) + _SUBFORMAT
+            layout = struct.pack("<H", _EXTENSIBLE) + layout + struct.pack("<HHI", 22, depth, self._mask) + guid
+        else:
+            layout = struct.pack("<H", tag) + layout
         chunks = b"fmt " + struct.pack("<I", len(layout)) + layout
         # "WAVE", the 36 bytes kept for ds64, these chunks, the fact chunk and the data chunk's own header.
         whole = 4 + 36 + len(chunks) + 12 + 8 + self._bytes + self._bytes % 2
@@ -246,16 +270,29 @@ def _system_errors(path: Path) -> Iterator[None]:
 
 
 class FlacWriter(AudioWriter):
-    """FLAC of 16 or 24 bits."""
+    """FLAC of 16 or 24 bits. A mask of more than two channels becomes the comment that FFmpeg and the reference encoder
+    know: 5.1 may have its surround speakers at the sides or at the back."""
 
-    def __init__(self, path: Path, rate: int, channels: int, bit_depth: int) -> None:
+    def __init__(self, path: Path, rate: int, channels: int, bit_depth: int, mask: int = 0) -> None:
         super().__init__(path, rate, channels)
         self.bit_depth = bit_depth
-        self._file = soundfile.SoundFile(path, "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+        self._comment = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask if mask and channels > 2 else b""
+        self._file = soundfile.SoundFile(_native(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+        # libsndfile writes no comments of other names: this one is renamed in the finished file.
+        self._placeholder = b"title=".ljust(len(self._comment), b".")
+        if self._comment:
+            self._file.title = self._placeholder.removeprefix(b"title=").decode()
 
     def close(self) -> None:
+        if self._file.closed:
+            return
         with _system_errors(self.path):
             self._file.close()
+        if self._comment:
+            with self.path.open("r+b") as file:
+                place = file.read(_FLAC_HEADER_BYTES).index(self._placeholder)
+                file.seek(place)
+                file.write(self._comment)
 
     def _append(self, block: Block) -> None:
         with _system_errors(self.path):
@@ -303,7 +340,9 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        self._file = soundfile.SoundFile(path, "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4)
+        self._file = soundfile.SoundFile(
+            _native(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4
+        )
 
     def close(self) -> None:
         if self._file.closed:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from models import checkpoints, detection, labels, matching, query, stems
-from models.audio import Waveform, mono, resample
+from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, SpanOutside, TextRefused, TextUnknown
+from models.errors import Cancelled, LabelUnknown, TextRefused, TextUnknown
 from models.labels import KnownClass
 from models.media import Limits, check_format, open_audio
 from models.options import DEFAULT_OPTIONS, SeparationOptions
@@ -412,11 +412,7 @@ class _Plan:
 
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:
-    # Times typed by hand are rounded: accept a hundredth of a second beyond the end.
-    if not 0 <= start < end <= recording.duration + 0.01:
-        raise SpanOutside(
-            f"the span from {start:g} to {end:g} s is not inside the recording of {recording.duration:g} s"
-        )
+    require_inside(start, end, recording.duration)
     return recording.span(start, end)
 
 
@@ -432,7 +428,7 @@ def _in_file(path: Path, limits: Limits | None) -> Source:
     with open_audio(path, limits) as reader:
         known = reader.info
     frames = known.frames or (round(known.duration * reader.rate) if known.duration else None)
-    return Source(reader.rate, reader.channels, frames, blocks)
+    return Source(reader.rate, reader.channels, frames, blocks, known.mask)
 
 
 def _reporter(progress: Progress | None) -> Progress:

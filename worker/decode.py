@@ -3,9 +3,7 @@ one."""
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import logging
 import os
 import shutil
@@ -15,8 +13,9 @@ from pathlib import Path
 
 from app.errors import DiskFull
 from app.media import sandbox
-from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
+from models.errors import AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, MediaInfo
+from models.media.decoding import FAILED, arguments, read_report
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +24,6 @@ MEMORY_BYTES = 1 << 30
 HEADER_BYTES = 4096
 # Two hours of stereo decode in a minute; a slow codec on a slow machine still passes.
 SECONDS = 600
-
-_ERRORS: dict[str, type[MediaError]] = {error.code: error for error in (AudioUndecodable, AudioTooLong, AudioTooWide)}
 
 
 class DecodeTimedOut(MediaError):
@@ -40,12 +37,14 @@ def decode(
     target: Path,
     limits: Limits | None = None,
     *,
+    track: int | None = None,
     sandbox_limits: sandbox.SandboxLimits | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> MediaInfo:
-    """Decode the media file `source` to `target`, a WAV of 32-bit floats at its own rate and channels.
+    """Decode a track of the media file `source` to `target`, a WAV of 32-bit floats at its own rate and channels.
 
-    Return its description with the exact number of frames. limits: of the audio; sandbox_limits: of the child process,
+    Return its description with the exact number of frames. limits: of the audio; track: counted from 1, by default
+    the first that can be read; sandbox_limits: of the child process,
     by default those that fit `limits`. `cancelled` is called 20 times a second; the child is killed when it is true.
     Raises AudioUndecodable (also when the decoder crashes), AudioTooLong, AudioTooWide, DecodeTimedOut, Cancelled, all
     without a target left behind; OSError for an error of this machine: no source, a full disk.
@@ -56,8 +55,7 @@ def decode(
     private = Path(tempfile.mkdtemp(prefix="decode-", dir=target.parent))
     try:
         decoded = private / "decoded.wav"
-        arguments = ("decode", str(source), str(decoded), "--limits", json.dumps(dataclasses.asdict(limits)))
-        program = sandbox.python_command("models.media", *arguments)
+        program = sandbox.python_command("models.media", *arguments(source, decoded, limits, track))
         outcome = sandbox.run(program, sandbox_limits, folder=private, cancelled=cancelled)
         info = _media_info(outcome, sandbox_limits)
         decoded.replace(target)
@@ -82,20 +80,17 @@ def _media_info(outcome: sandbox.Outcome, limits: sandbox.SandboxLimits) -> Medi
         raise Cancelled("decoding was cancelled")
     if outcome.status == "timed_out":
         raise DecodeTimedOut(f"decoding took longer than {limits.seconds:g} s")
-    if outcome.status == "crashed" and outcome.signal is not None:
-        raise AudioUndecodable(f"the decoder crashed on this file ({outcome.signal.name})")
     if outcome.status == "flooded":
-        raise AudioUndecodable("the decoder failed on this file")
+        raise AudioUndecodable(FAILED)
     if outcome.returncode == 2:
         # This machine or a defect is the cause, not the file.
         message = outcome.errors.decode(errors="replace").strip()[-500:]
         number = next((each for each in DiskFull.errnos if message.endswith(os.strerror(each))), errno.EIO)
         raise OSError(number, f"the decoder failed: {message}")
+    returncode = -outcome.signal if outcome.signal is not None else outcome.returncode or 0
     try:
-        report = json.loads(outcome.output)
-        if "ok" in report:
-            return MediaInfo(**report["ok"])
-        raise _ERRORS.get(report["error"]["code"], AudioUndecodable)(report["error"]["detail"])
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning("the decoder reported no result: %s", outcome.errors.decode(errors="replace").strip()[-2000:])
-        raise AudioUndecodable("the decoder failed on this file") from error
+        return read_report(returncode, outcome.output, outcome.errors)
+    except AudioUndecodable as error:
+        if error.detail == FAILED:
+            logger.warning("the decoder has no result: %s", outcome.errors.decode(errors="replace").strip()[-2000:])
+        raise

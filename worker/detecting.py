@@ -42,7 +42,7 @@ def detect(execution: JobExecution) -> Outcome:
         model=execution.model,
         metrics=execution.timer.metrics(STAGE_METRICS, detection.duration),
     )
-    return Outcome(result, warnings=warnings)
+    return Outcome(result, warnings=[*recording.warnings, *warnings])
 
 
 def _limit_events(detection: Detection, limit: int) -> tuple[Detection, list[str]]:

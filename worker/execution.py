@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,11 @@ class Recording:
     def duration(self) -> float:
         """Seconds."""
         return self.info.duration or 0.0
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about what is missing from the decoded recording, or was changed in it."""
+        return list(self.info.warnings)
 
     def record(self, duration: float) -> RecordingRecord:
         """Return the record for the job's result, with what decoding has shown instead of what headers say."""
@@ -124,7 +129,7 @@ class JobExecution:
         """
         self.enter(0.0, "decoding")
         path = self.folder / "recording.wav"
-        info = self._fetch_and_decode(recording.audio_id, path, self.recording_limits)
+        info = self._fetch_and_decode(recording, path, self.recording_limits)
         decoded = Recording(recording, path, info)
         self.correct_charge(decoded, targets)
         return decoded
@@ -142,8 +147,15 @@ class JobExecution:
             self._charged_seconds = charged
 
     def embed_examples(self, examples: Sequence[ExampleRecord]) -> Query:
-        """Return one query from uploads that hold examples of a sound."""
-        return self.context.engine.embed([self._example(example.audio_id) for example in examples])
+        """Return one query from uploads that hold examples of a sound; its warnings tell what is missing from them."""
+        warnings: list[str] = []
+        waveforms = []
+        for number, example in enumerate(examples, 1):
+            waveform, info = self._example(example)
+            waveforms.append(waveform)
+            warnings += [f"Example {number}: {sentence}" for sentence in info.warnings]
+        query = self.context.engine.embed(waveforms)
+        return replace(query, warnings=[*warnings, *query.warnings])
 
     def store(self, path: Path, name: str | None = None) -> tuple[str, StoredObject]:
         """Move a file into the store under this execution's prefix, as `name` or its own; return its key and digest."""
@@ -163,20 +175,20 @@ class JobExecution:
             samples=min(settings.recording_samples, settings.scratch_bytes // 4),
         )
 
-    def _example(self, audio_id: str) -> Waveform:
+    def _example(self, example: ExampleRecord) -> tuple[Waveform, MediaInfo]:
         self.control.check()
         path = self.folder / "example.wav"
-        self._fetch_and_decode(audio_id, path, self._limits(self.context.settings.example_seconds))
+        info = self._fetch_and_decode(example, path, self._limits(self.context.settings.example_seconds))
         try:
-            return read_mono(path)
+            return read_mono(path), info
         finally:
             path.unlink()
 
-    def _fetch_and_decode(self, audio_id: str, target: Path, limits: Limits) -> MediaInfo:
+    def _fetch_and_decode(self, recording: RecordingRecord | ExampleRecord, target: Path, limits: Limits) -> MediaInfo:
         upload = target.with_suffix(".upload")
-        self._retry_store(lambda: self.context.storage.download(store_key(audio_id), upload))
+        self._retry_store(lambda: self.context.storage.download(store_key(recording.audio_id), upload))
         try:
-            return decode(upload, target, limits, cancelled=self.control.is_cancelled)
+            return decode(upload, target, limits, track=recording.track, cancelled=self.control.is_cancelled)
         finally:
             upload.unlink(missing_ok=True)
 

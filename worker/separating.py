@@ -42,6 +42,7 @@ class _Separation:
         targets = len(self._request.targets) if auto is None else auto.max_targets
         mixture = self._execution.decode_recording(self._request.mixture, targets)
         self._require_room(mixture, targets)
+        self._warnings += mixture.warnings
         self._execution.enter(DETECTING, "detecting")
         queries = self._queries(mixture)
         self._execution.enter(SEPARATING, "separating")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from app.http.validation import RequestModel
 from app.keys.signed_urls import Sign
 from app.outbound import LONGEST_URL
-from app.records.audio import Audio, PendingUpload
+from app.records.audio import Audio, PendingUpload, TrackRecord
 
 
 class UrlSent(RequestModel):
@@ -86,7 +86,11 @@ class PeaksAnswer(BaseModel):
 
 
 class AudioAnswer(BaseModel):
-    """An upload. Duration in seconds (null if the file's headers do not tell it), sample rate in hertz."""
+    """An upload. Duration in seconds (null if the file's headers do not tell it), sample rate in hertz.
+
+    `tracks`: its audio tracks (not in records of earlier releases); codec, duration, sample rate and channels are those
+    of the first that is readable, which is used where a request names none.
+    """
 
     id: str
     status: Literal["ready"] = "ready"
@@ -99,6 +103,7 @@ class AudioAnswer(BaseModel):
     duration: float | None
     sample_rate: int
     channels: int
+    tracks: Annotated[list[TrackRecord], Field(exclude_if=lambda tracks: not tracks)] = []
     created_at: datetime
     expires_at: datetime
     url: str

@@ -20,7 +20,7 @@ from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
 from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
 from app.media import probe
-from app.records.audio import Audio, store_key, waveform_key
+from app.records.audio import Audio, TrackRecord, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id
 from app.storage import check_size
 
@@ -95,6 +95,7 @@ class Uploads:
                 duration=info.duration,
                 sample_rate=info.sample_rate,
                 channels=info.channels,
+                tracks=[TrackRecord.model_validate(track) for track in info.tracks],
                 created_at=now,
                 expires_at=now + settings.upload_retention,
             )

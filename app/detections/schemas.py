@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.job_api.schemas import AudioId, JobAnswer, JobOptions, result_metrics
+from app.job_api.schemas import AudioId, JobAnswer, JobOptions, Track, result_metrics
 from app.jobs.lifecycle import Job
 from app.keys.signed_urls import Sign
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, TagRecord
@@ -21,6 +21,7 @@ class DetectionOptions(JobOptions):
 
     threshold: Annotated[float, Field(ge=0.01, le=1, allow_inf_nan=False)] = 0.2
     top: Annotated[int, Field(ge=1, le=_CLASSES)] = 10
+    track: Track | None = None
 
 
 class DetectionCreate(DetectionOptions):

@@ -20,8 +20,9 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
     """
     model = deps.model_registry.resolve(body.model)
     audio = validation.find_recording(deps, body.audio_id, "audio_id")
+    audio = validation.choose_track(audio, body.track, "track")
     request = DetectionRequest(
-        audio=validation.recording_record(audio),
+        audio=validation.recording_record(audio, body.track),
         model=validation.model_record(model),
         threshold=body.threshold,
         top=body.top,

@@ -21,10 +21,14 @@ Metadata = Annotated[
 ]
 
 
+Track = Annotated[int, Field(ge=1, le=1000, description="audio track, from 1; default: the first that can be read")]
+
+
 class AudioReference(RequestModel):
-    """An upload."""
+    """An upload, or one track of it."""
 
     audio_id: AudioId
+    track: Track | None = None
 
 
 Ending = Literal["succeeded", "failed", "canceled"]

@@ -13,7 +13,7 @@ from app.job_api.schemas import AudioReference
 from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.labels import matching
 from app.labels.service import vocabulary
-from app.media.probe import GUESSED_DURATION
+from app.media.input_formats import EXACT_DURATION
 from app.model_registry import ClassDescription, ModelDescription
 from app.records.audio import Audio
 from app.records.shared import ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
@@ -35,9 +35,29 @@ def find_recording(deps: Dependencies, audio_id: str, *pointer: str | int) -> Au
         raise NotFound("There is no such audio.", [field_error("There is no such audio.", *pointer)]) from error
 
 
+def choose_track(recording: Audio, track: int | None, *pointer: str | int) -> Audio:
+    """Return the upload with the properties of one of its tracks. Raises `RequestInvalid` for a track that it lacks, or
+    that cannot be read."""
+    if track is None or not recording.tracks:
+        return recording
+    chosen = next((one for one in recording.tracks if one.track == track), None)
+    if chosen is None or not chosen.readable:
+        readable = ", ".join(str(one.track) for one in recording.tracks if one.readable)
+        reason = "There is no such track" if chosen is None else f"Track {track} ({chosen.codec}) cannot be read"
+        detail = f"{reason}; readable: {readable}."
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
+    return recording.model_copy(
+        update={
+            "codec": chosen.codec,
+            "sample_rate": chosen.sample_rate or recording.sample_rate,
+            "channels": chosen.channels or recording.channels,
+        }
+    )
+
+
 def exact_duration(recording: Audio) -> float | None:
     """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
-    return None if recording.container in GUESSED_DURATION else recording.duration
+    return recording.duration if recording.container in EXACT_DURATION else None
 
 
 def expected_seconds(duration: float | None) -> float:
@@ -45,13 +65,14 @@ def expected_seconds(duration: float | None) -> float:
     return UNKNOWN_SECONDS if duration is None else duration
 
 
-def recording_record(recording: Audio) -> RecordingRecord:
-    """Return what a job's record holds of the recording that it processes."""
+def recording_record(recording: Audio, track: int | None = None) -> RecordingRecord:
+    """Return what a job's record holds of the recording, or the track of it, that it processes."""
     return RecordingRecord(
         audio_id=recording.id,
         duration=recording.duration,
         sample_rate=recording.sample_rate,
         channels=recording.channels,
+        track=track,
     )
 
 
@@ -67,16 +88,18 @@ def find_examples(deps: Dependencies, references: Sequence[AudioReference], *poi
     examples = []
     for index, reference in enumerate(references):
         field = (*pointer, index, "audio_id")
-        examples.append(find_recording(deps, reference.audio_id, *field))
-        _require_short(examples[-1], deps.settings, *field)
-    if len({reference.audio_id for reference in references}) != len(references):
+        example = find_recording(deps, reference.audio_id, *field)
+        examples.append(choose_track(example, reference.track, *pointer, index, "track"))
+        if reference.track is None:
+            _require_short(example, deps.settings, *field)
+    if len({(reference.audio_id, reference.track) for reference in references}) != len(references):
         raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
     return examples
 
 
-def example_records(examples: Sequence[Audio]) -> list[ExampleRecord]:
+def example_records(references: Sequence[AudioReference]) -> list[ExampleRecord]:
     """Return what a job's record holds of examples."""
-    return [ExampleRecord(audio_id=example.id) for example in examples]
+    return [ExampleRecord(audio_id=reference.audio_id, track=reference.track) for reference in references]
 
 
 def find_class(description: ModelDescription, label: str, *pointer: str | int) -> ClassDescription:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioUndecodable
-from app.media.probe import MEMORY_BYTES, decode_frames, open_audio
+from app.media.input_formats import EXACT_DURATION
+from app.media.probe import MEMORY_BYTES
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BINS = 16384  # a recording with enough samples has at least half as many
 _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples per bin, channels
+_LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: smaller bins are costly
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
 # Two hours of stereo take ten seconds; a slow codec on a slow machine still passes.
@@ -147,32 +149,32 @@ class WaveformBuilder:
 def read(path: Path, max_seconds: float, max_samples: int) -> Waveform:
     """Return the waveform of a recording, decoded in this process: to be called in the sandbox.
 
-    Raises ValueError with a sentence for the client, also as soon as the recording turns out to be longer than
+    Raises Refused with a sentence for the client, also as soon as the recording turns out to be longer than
     `max_seconds`, or to have more than `max_samples` samples, of all channels together.
     """
-    with open_audio(path) as (container, stream, _):
+    from app.media.demuxing import MediaFile  # the front end itself loads no decoder
+    from app.media.opening import Refused
+
+    with MediaFile(path) as media:
         graph: Any = None
         builder: WaveformBuilder | None = None
-        kind: tuple[int, int, str] | None = None
         longest = samples = 0  # per channel
-        for frame in decode_frames(container, stream):
-            rate, channels = frame.sample_rate, frame.layout.nb_channels
+        for frame in media.frames():
             if builder is None:
-                kind = (rate, channels, frame.format.name)
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
                 longest = min(int(max_seconds * rate), max_samples // channels)
-                length = stream.duration and stream.time_base and int(stream.duration * stream.time_base * rate)
-                block_size = max(1, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
+                length = int(media.duration * rate) if media.duration else 0
+                least = 1 if media.container in EXACT_DURATION else _LEAST_BIN_SIZE
+                block_size = max(least, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
                 builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
-            if kind != (rate, channels, frame.format.name):
-                raise ValueError("The recording changes its sample rate, channels or sample format.")
             samples += frame.samples
             if samples > longest:
-                raise ValueError(_TOO_LONG)
+                raise Refused(_TOO_LONG)
             frame.pts = None
             graph.push(frame)
             _pull(graph, builder)
         if builder is None:
-            raise ValueError("The file holds no audio that can be decoded.")
+            raise Refused("The file holds no audio that can be decoded.")
         graph.push(None)
         _pull(graph, builder)
     return builder.build()
@@ -230,11 +232,13 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 3:
         sys.stderr.write("usage: python -m app.media.waveform PATH SECONDS SAMPLES\n")
         return 2
+    from app.media.opening import Refused
+
     path, seconds, samples = Path(arguments[0]).absolute(), float(arguments[1]), int(arguments[2])
     try:
         answer, code = read(path, seconds, samples).to_bytes(), 0
     except (ValueError, OSError, MemoryError) as error:
-        detail = str(error) if type(error) is ValueError else "The file cannot be read."
+        detail = str(error) if isinstance(error, Refused) else "The file cannot be read."
         answer, code = json.dumps({"refused": detail}).encode(), 1
     sys.stdout.buffer.write(answer)
     return code

@@ -26,7 +26,7 @@ def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
     model = deps.model_registry.resolve(body.model)
     examples = validation.find_examples(deps, body.examples, "examples")
     request = QueryRequest(
-        name=body.name, examples=validation.example_records(examples), model=validation.model_record(model)
+        name=body.name, examples=validation.example_records(body.examples), model=validation.model_record(model)
     )
     durations = [example.duration for example in examples if example.duration is not None]
     seconds = sum(durations) if len(durations) == len(examples) else None

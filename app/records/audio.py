@@ -32,6 +32,18 @@ return 'deleted'
 _STORING_SECONDS = 600.0  # after so long a waveform is stored, or its writer is dead
 
 
+class TrackRecord(BaseModel):
+    """An audio track of an upload, by its header: `track` is its number, from 1; hertz and channels may be 0."""
+
+    track: int
+    codec: str
+    sample_rate: int
+    channels: int
+    language: str | None = None
+    title: str | None = None
+    readable: bool
+
+
 class Audio(BaseModel):
     """One upload: size and digest of its bytes, and the result of the probe. Times are seconds since 1970."""
 
@@ -49,6 +61,7 @@ class Audio(BaseModel):
     duration: float | None  # seconds; None where the headers do not say
     sample_rate: int  # hertz
     channels: int
+    tracks: list[TrackRecord] = []  # none in records of earlier releases
     created_at: float
     expires_at: float
 

@@ -4,8 +4,14 @@ import sys
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+# None, the first that can be read, is left out of documents.
+Track = Annotated[
+    int | None, Field(exclude_if=lambda track: track is None, description="the audio track that was chosen, from 1")
+]
 
 OPEN_JOBS_KEY = "earmark:jobs:open"  # ids of the jobs that wait or run
 
@@ -29,12 +35,14 @@ class RecordingRecord(BaseModel):
     duration: float | None
     sample_rate: int
     channels: int
+    track: Track = None
 
 
 class ExampleRecord(BaseModel):
     """An upload that sounds like the target; its bytes are under `app.records.audio.store_key(audio_id)`."""
 
     audio_id: str
+    track: Track = None
 
 
 class MatchedClass(BaseModel):

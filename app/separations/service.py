@@ -35,6 +35,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     auto = None if body.auto is None else validation.auto_record(body.auto, deps.settings)
     model = deps.model_registry.resolve(body.model)
     mixture = job_validation.find_recording(deps, body.mixture.audio_id, "mixture", "audio_id")
+    mixture = job_validation.choose_track(mixture, body.mixture.track, "mixture", "track")
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
@@ -47,7 +48,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     )
     size.require_room(deps.settings)
     request = SeparationRequest(
-        mixture=job_validation.recording_record(mixture),
+        mixture=job_validation.recording_record(mixture, body.mixture.track),
         model=job_validation.model_record(model),
         targets=targets,
         auto=auto,

@@ -32,8 +32,8 @@ def build_target(
     if target.spans is not None:
         record.spans = validation.span_records(target.spans, mixture, deps.settings, *pointer, "spans")
     elif target.examples is not None:
-        examples = job_validation.find_examples(deps, target.examples, *pointer, "examples")
-        record.examples = job_validation.example_records(examples)
+        job_validation.find_examples(deps, target.examples, *pointer, "examples")
+        record.examples = job_validation.example_records(target.examples)
     elif target.query_id is not None:
         record.embedding = queries.find_embedding(deps, target.query_id, model, *pointer, "query_id")
     elif target.embedding is not None:
@@ -56,8 +56,8 @@ def _add_negative(
     deps: Dependencies, model: ModelDescription, target: Target, record: TargetRecord, *pointer: str | int
 ) -> None:
     if target.not_examples is not None:
-        examples = job_validation.find_examples(deps, target.not_examples, *pointer, "not_examples")
-        record.not_examples = job_validation.example_records(examples)
+        job_validation.find_examples(deps, target.not_examples, *pointer, "not_examples")
+        record.not_examples = job_validation.example_records(target.not_examples)
     if target.not_label is not None:
         record.not_label = job_validation.find_class(model, target.not_label, *pointer, "not_label").label
         if record.not_label == record.label:

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
 from app.housekeeping.webhook_delivery import CONCURRENCY, CONCURRENCY_PER
-from app.media import probe, waveform
+from app.media import demuxing, probe, waveform
 from app.settings import MIB, Settings
 
 BUDGET_USED_UP = "EarmarkBudgetUsedUp"
@@ -102,7 +102,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
         SharedThing(
             what="packets in a row without sound, in such a file",
             share="as in all",
-            total=_number(probe.MAX_FRAMELESS_PACKETS),
+            total=_number(demuxing.MAX_FRAMELESS_PACKETS),
             settings=(),
             metric="earmark_http_request_duration_seconds",
             alert=BUDGET_USED_UP,

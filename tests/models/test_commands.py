@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from typer.testing import CliRunner
 
 from models import checkpoints
 from models.__main__ import app, main
+from models.media import Limits
 from models.networks import htsat, unet
+from models.own_recordings import open_recording
 from models.query import PAPER_RULES
 from tests.models.bands import tone
 
@@ -126,13 +130,13 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),
         (("separate", "mixture.flac", "--query", "silence.wav"), 1, "silent"),
         (("separate", "mixture.flac", "--query", "notes.txt"), 1, "notes.txt: "),
-        (("separate", "notes.txt", "--label", "Dog"), 1, "can be read"),
+        (("separate", "notes.txt", "--label", "Dog"), 1, "notes.txt: This is not a media file"),
         (("separate", "mixture.flac", "--label", "Dog", "--format", "aiff"), 1, "known are wav"),
         (("separate", "mixture.flac", "--label", "Dog", "--bit-depth", "20"), 1, "bit depth"),
         (("separate", "mixture.flac", "--label", "Dog", "--window", "1"), 1, "too short"),
         (("separate", "mixture.flac", "--label", "Dog", "--device", "cuda:63"), 1, "auto or cpu"),
         (("separate", "mixture.flac", "--label", "Dog", "--precision", "half"), 2, "neither auto nor exact"),
-        (("detect", "notes.txt"), 1, "can be read"),
+        (("detect", "notes.txt"), 1, "notes.txt: This is not a media file"),
         (("embed", "example1.wav", "example2.wav", "-o", "q.safetensors", "--span", "0-1"), 2, "one file"),
         (("embed", "silence.wav", "-o", "q.safetensors"), 1, "silent"),
     ],
@@ -174,3 +178,46 @@ def test_help_names_every_command():
     said = run("--help")
     for command in ("separate", "detect", "embed", "convert", "train", "evaluate", "bench"):
         assert command in said
+
+
+# Real files
+
+
+def test_commands_decode_in_a_child_and_print_what_is_missing(folder, weights, field):
+    options = ("--label", "Dog", "-o", "out", "--weights", weights)
+    answer = json.loads(run("separate", str(field.make("gap.webm")), *options, "--json"))
+    assert "no sound from" in answer["warnings"][0]
+    assert answer["duration"] == pytest.approx(8, abs=0.01)
+    answer = json.loads(run("detect", str(field.make("cut.mp3")), "--weights", weights, "--json"))
+    assert "are missing" in answer["warnings"][0]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_that_crashes_the_decoder_is_one_line(folder, weights, capsys, field):
+    code, said = fails(capsys, "detect", str(field.make("crash.aiff")), "--weights", weights)
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("error: crash.aiff: ")
+
+
+def test_names_may_be_in_any_encoding_and_hold_brackets(folder, weights, field):
+    name = os.fsdecode(b"Bj\xf6rk [live] (1).flac")
+    Path(name).write_bytes(Path("mixture.flac").read_bytes())
+    said = run("separate", name, "--query", name, "--span", "0-2", "--weights", weights)
+    assert "[live]" in "".join(said.split())
+    assert (folder / os.fsdecode(b"Bj\xf6rk [live] (1)-stems") / "target.flac").is_file()
+    assert run("detect", name, "--plot", "out.png", "--weights", weights)
+
+
+def test_a_track_is_chosen(folder, weights, field):
+    options = ("--label", "Dog", "-o", "out", "--weights", weights, "--json")
+    assert json.loads(run("separate", str(field.make("obs.mkv")), *options))["channels"] == 1
+    assert json.loads(run("separate", str(field.make("obs.mkv")), "--track", "2", *options))["channels"] == 2
+
+
+def test_recordings_may_be_longer_than_a_service_allows(folder, weights):
+    second = np.zeros((8000, 1), np.int16)
+    with soundfile.SoundFile("long.flac", "w", 8000, 1, "PCM_16", format="FLAC") as file:
+        for _ in range(int(Limits().seconds) + 2):
+            file.write(second)
+    with open_recording(Path("long.flac")) as recording:
+        assert recording.info.duration == 7202

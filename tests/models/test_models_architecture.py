@@ -6,10 +6,11 @@ from pathlib import Path
 import models
 
 ROWS = (
-    {"errors", "audio", "loudness", "spectrum", "wiener", "plda", "presence"},
+    {"errors"},
+    {"audio", "loudness", "spectrum", "wiener", "plda", "presence"},
     {"encoding", "labels", "matching", "networks", "precision", "profiles", "query"},
     {"media", "authors", "detection", "detector_runner", "options"},
-    {"auto_targets", "checkpoints", "corpus", "plots", "separation"},
+    {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"stems"},
     {"engine", "runs", "validation"},
     {"bench", "commands"},

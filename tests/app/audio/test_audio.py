@@ -41,6 +41,17 @@ def test_an_upload_is_stored_and_probed(service: Service) -> None:
         "duration": 1.5,
         "sample_rate": 22050,
         "channels": 2,
+        "tracks": [
+            {
+                "track": 1,
+                "codec": "pcm_s16le",
+                "sample_rate": 22050,
+                "channels": 2,
+                "language": None,
+                "title": None,
+                "readable": True,
+            }
+        ],
         "created_at": audio["created_at"],
         "expires_at": audio["expires_at"],
         "url": f"/v1/audio/{audio['id']}/content",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import media_files
+from tests.ffmpeg_files import Folder
 from tests.media_files import noise, wav_bytes
 
 EXTREMES = (0, 1, 0x7F, 0x7FFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFF0000, 1024, 65535, 44100)
@@ -63,6 +64,12 @@ def write_originals(folder: Path) -> Originals:
     ):
         media_files.write_packets(folder / name, noise(9000), 48000, muxer, codec)
         names.append(name)
+    field = Folder(folder)
+    for name in (
+        *("alac.caf", "wma2.wma", "aac.ts", "mp2.mpg", "mp3.avi", "aac.flv", "pcm.au", "a.ac3", "a.eac3", "a.wv"),
+        *("a.tta", "a.mp1", "narrow.amr", "narrow.3gp", "wide.amr", "a.dsf", "chain.opus", "gap.webm", "obs.mkv"),
+    ):
+        names.append(field.make(name).name)
     media_files.write_flac_silence(folder / "silence.flac", 600, hide_length=True)
     return Originals([(folder / name).read_bytes() for name in names], (folder / "silence.flac").read_bytes())
 

@@ -2,16 +2,21 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import resource
 from pathlib import Path
 
 import pytest
+from av.codec import Codec
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable, EarmarkError
 from app.media import probe as media_probe
+from app.media.demuxing import MAX_FRAMELESS_PACKETS
+from app.media.input_formats import CODECS, CONTENT_TYPES
 from app.media.probe import MediaInfo
 from app.settings import Settings
 from tests import media_files
+from tests.conftest import REPOSITORY
 from tests.media_files import noise, wav_bytes
 
 
@@ -19,10 +24,21 @@ def probe(path: Path, settings: Settings | None = None) -> MediaInfo:
     return asyncio.run(media_probe.probe(path, settings or Settings()))
 
 
-def test_front_end_and_worker_accept_the_same_containers_and_codecs() -> None:
-    models_media = pytest.importorskip("models.media")
-    assert tuple(media_probe.CONTENT_TYPES) == models_media.CONTAINERS
-    assert media_probe.CODECS == models_media.CODECS
+@pytest.mark.parametrize("module", ["input_formats", "opening", "demuxing"])
+def test_front_end_and_worker_open_files_by_the_same_code(module: str) -> None:
+    ours = (REPOSITORY / "app" / "media" / f"{module}.py").read_text()
+    theirs = (REPOSITORY / "models" / "media" / f"{module}.py").read_text()
+    assert ours == theirs.replace("from models.media.", "from app.media.")
+
+
+def test_the_manual_lists_what_is_accepted() -> None:
+    manual = (REPOSITORY / "docker" / "README.md").read_text()
+    section = manual.partition("## Accepted recordings")[2].partition("\n* ")[0]
+    table, _, codecs = section.partition("Codecs, by the names")
+    names = [name for row in table.split("\n| `")[1:] for name in re.findall(r"`([^`]*)`", "`" + row.split("|")[0])]
+    assert sorted(names) == sorted(CONTENT_TYPES)
+    accepted = {Codec(name, "r").canonical_name for name in CODECS}
+    assert set(re.findall(r"`([a-z0-9_]+)`", codecs.partition(": ")[2])) == accepted
 
 
 @pytest.mark.parametrize(
@@ -42,7 +58,7 @@ def test_properties_are_read_from_the_bytes(
     media_files.write_sound(tmp_path / name, noise(44100), 44100, subtype)
     upload = (tmp_path / name).rename(tmp_path / "upload")
     info = probe(upload)
-    assert info == MediaInfo(container, codec, 44100, 2, info.duration)
+    assert info == MediaInfo(container, codec, 44100, 2, info.duration, info.tracks)
     assert info.duration == pytest.approx(1.0, abs=1e-3)
     assert info.content_type == content_type
 
@@ -61,7 +77,7 @@ def test_properties_of_compressed_files_are_read_from_the_bytes(
 ) -> None:
     media_files.write_packets(tmp_path / "upload", noise(48000), 48000, muxer, encoder)
     info = probe(tmp_path / "upload")
-    assert info == MediaInfo(container, codec, 48000, 2, info.duration)
+    assert info == MediaInfo(container, codec, 48000, 2, info.duration, info.tracks)
     assert info.duration == pytest.approx(1.0, abs=0.05)
     assert info.content_type == content_type
 
@@ -115,10 +131,10 @@ def test_no_file_is_refused_for_an_estimated_duration(tmp_path: Path) -> None:
 
 def test_packets_that_cannot_be_decoded_end_the_probe(tmp_path: Path) -> None:
     """13 MiB of them would take ten seconds; a recording may begin with a few."""
-    media_files.write_undecodable_packets(tmp_path / "upload", 2 * media_probe.MAX_FRAMELESS_PACKETS)
+    media_files.write_undecodable_packets(tmp_path / "upload", 2 * MAX_FRAMELESS_PACKETS)
     with pytest.raises(AudioUndecodable, match="too much of it in a row"):
         probe(tmp_path / "upload")
-    media_files.write_undecodable_packets(tmp_path / "upload", media_probe.MAX_FRAMELESS_PACKETS // 2, noise(9600))
+    media_files.write_undecodable_packets(tmp_path / "upload", MAX_FRAMELESS_PACKETS // 2, noise(9600))
     assert probe(tmp_path / "upload").codec == "aac"
 
 

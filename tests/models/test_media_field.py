@@ -1,0 +1,317 @@
+"""Files as phones, recorders, editors and damage make them, each against FFmpeg's own decode."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from av.codec import Codec
+
+from models.media import (
+    AudioTooLong,
+    AudioUndecodable,
+    Limits,
+    MediaInfo,
+    decode,
+    decode_in_child,
+    open_audio,
+    open_writer,
+)
+from models.media.demuxing import MediaFile
+from models.media.input_formats import CODECS, CONTENT_TYPES
+from tests import media_files
+from tests.ffmpeg_files import RATE, SYNC, Folder, truth
+from tests.media_files import Samples, lag, noise
+
+
+def read(path: Path, limits: Limits | None = None, track: int | None = None) -> tuple[Samples, MediaInfo]:
+    with open_audio(path, limits, track) as reader:
+        sound = np.concatenate(list(reader), axis=1)
+    return sound, reader.info
+
+
+CONTAINERS = (
+    *("alac.caf", "pcm.caf", "wma1.wma", "wma2.wma", "aac.ts", "mp2.ts", "mp2.mpg", "ac3.vob", "mp3.avi", "pcm.avi"),
+    *("aac.flv", "mp3.flv", "pcm.au", "mulaw.au", "a.ac3", "a.eac3", "a.wv", "float.wv", "a.tta", "a.mp1", "a.mp2"),
+    *("mp2.mkv", "a.aifc", "wide.amr", "narrow.amr", "narrow.3gp", "20-in-24.wav"),
+    # Channels
+    *("surround.m4a", "surround.opus", "surround-vorbis.mka"),
+    *("3.0.ogg", "5.0.ogg", "5.1.ogg", "6.1.ogg", "7.1.ogg"),
+    # Codecs that are left
+    *("a.w64", "ima.mov", "ima.wav", "ms.wav", "gsm.wav", "alaw.wav", "u8.wav", "s32le.wav", "f32le.wav", "f64le.wav"),
+    *("s8.caf", "s32be.aiff", "f32be.aiff", "f64be.aiff", "stereo.aac", "stereo.mp3"),
+    # Tags before what FFmpeg expects them before
+    *("tag.flac", "tag.mp3", "tag.aac"),
+)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_files_are_decoded_as_ffmpeg_decodes_them(field: Folder, name: str) -> None:
+    sound, info = read(field.make(name))
+    expected = truth(field.make(name), len(sound))
+    # FFmpeg leaves the padding that only mp4's edit list tells.
+    padding = 1200 if info.container == "mov" else 0
+    assert 0 <= expected.shape[1] - sound.shape[1] <= padding
+    # FFmpeg's versions differ in how exactly they multiply steps of IMA.
+    np.testing.assert_allclose(sound, expected[:, : sound.shape[1]], atol=2e-3 if name == "ima.wav" else 1e-4)
+    assert np.abs(sound).max() > 0.01
+    assert info.warnings == ()
+
+
+def test_what_has_no_file_here_is_not_accepted(field: Folder) -> None:
+    found = [probe_track(field.make(name)) for name in (*CONTAINERS, "link0.opus", "a.dsf", "msb.dsf")]
+    assert {container for container, _ in found} == set(CONTENT_TYPES)
+    assert {codec for _, codec in found} == {Codec(name, "r").canonical_name for name in CODECS}
+
+
+def probe_track(path: Path) -> tuple[str, str]:
+    with MediaFile(path) as media:
+        return media.container, media.codec
+
+
+@pytest.mark.parametrize("name", ["tag.wav", "tag.aiff", "tag.m4a", "tag.ac3"])
+def test_what_follows_a_tag_is_decoded(field: Folder, name: str) -> None:
+    plain = {"wav": "stereo.wav", "aiff": "stereo.aiff", "m4a": "stereo.m4a", "ac3": "a.ac3"}[name.split(".")[1]]
+    np.testing.assert_array_equal(read(field.make(name))[0], read(field.make(plain))[0])
+
+
+@pytest.mark.parametrize("name", ["rifx.wav", "24-in-32.wav"])
+def test_unusual_wavs_are_decoded_as_libsndfile_decodes_them(field: Folder, name: str) -> None:
+    expected, _ = soundfile.read(field.make(name), dtype="float32")
+    sound, info = read(field.make(name))
+    np.testing.assert_array_equal(sound, expected.T)
+    assert np.abs(sound - noise(9000)).max() < 1e-4
+    assert info.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["a.dsf", "msb.dsf"])
+def test_dsd_is_converted_to_a_rate_within_the_limits(field: Folder, name: str) -> None:
+    sound, info = read(field.make(name))
+    expected = truth(field.make(name), 2, options="-ar 176400")
+    assert (info.rate, sound.shape) == (176400, expected.shape)
+    # FFmpeg's versions differ in how they begin to resample.
+    np.testing.assert_allclose(sound[:, 20:], expected[:, 20:], atol=1e-4)
+    assert lag(np.repeat(noise(9000)[0], 4), sound[0]) in range(-8, 9)
+
+
+@pytest.mark.parametrize("layout", ["quad", "5.1", "5.1(side)", "7.1"])
+@pytest.mark.parametrize(("format", "depth"), [("wav", 16), ("wav", 32), ("flac", 24)])
+def test_speakers_are_kept(field: Folder, tmp_path: Path, layout: str, format: str, depth: int) -> None:
+    source = field.make(f"{layout}.wav")
+    decoded = decode(source, tmp_path / "decoded.wav")
+    with (
+        open_audio(tmp_path / "decoded.wav") as reader,
+        open_writer(tmp_path / "stem", format, RATE, reader.channels, depth, reader.info.mask) as writer,
+    ):
+        for block in reader:
+            writer.write(block)
+    assert decoded.mask == reader.info.mask != 0
+    assert layout_of(tmp_path / "stem") == layout_of(tmp_path / "decoded.wav") == layout_of(source) == layout
+    np.testing.assert_array_equal(read(tmp_path / "stem")[0], read(source)[0])
+
+
+def layout_of(path: Path) -> str:
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=channel_layout", "-of", "csv=p=0", path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# Chains and changes
+
+
+def test_all_links_of_a_vorbis_chain_are_decoded(field: Folder) -> None:
+    sound, info = read(field.make("chain.ogg"))
+    links = [read(field.make(f"link{number}.ogg"))[0] for number in range(3)]
+    assert [link.shape[1] for link in links] == [RATE, RATE // 2, RATE * 3 // 10]
+    np.testing.assert_array_equal(sound, np.concatenate(links, axis=1))
+    assert info.warnings == ()
+
+
+def test_links_of_another_rate_are_converted(field: Folder) -> None:
+    sound, info = read(field.make("changing.ogg"))
+    assert sound.shape == (2, RATE * 3 // 2)
+    assert lag(noise(RATE, 1)[0], sound[0, RATE:]) == 0
+    assert "From 1.0 s on" in info.warnings[0]
+
+
+def test_all_links_of_an_opus_chain_are_decoded(field: Folder) -> None:
+    sound, info = read(field.make("chain.opus"))
+    links = [read(field.make(f"link{number}.opus"))[0] for number in range(2)]
+    np.testing.assert_allclose(sound, np.concatenate(links, axis=1), atol=1e-4)
+    assert info.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["to-mono.mp3", "to-mono.aac", "to-slow.aac"])
+def test_a_stream_that_changes_goes_on_as_it_began(field: Folder, name: str) -> None:
+    sound, info = read(field.make(name))
+    expected = truth(field.make(name), 2)
+    assert (info.rate, sound.shape) == (RATE, expected.shape)
+    np.testing.assert_allclose(sound, expected, atol=1e-4)
+    assert len(info.warnings) == 1
+    assert "from 1.0 s on" in info.warnings[0]
+
+
+def test_an_mp3_of_another_rate_goes_on_at_the_first(field: Folder) -> None:
+    """FFmpeg's program takes the rate of what it has read last."""
+    sound, info = read(field.make("to-slow.mp3"))
+    parts = [lag(noise(RATE)[0], sound[0, start:]) for start in (0, RATE, 2 * RATE)]
+    assert info.rate == RATE
+    assert parts[0] == 0
+    assert 3.0 < info.duration < 3.15 if info.duration else False
+    assert "44100 Hz" in info.warnings[0]
+
+
+# The file's own clock
+
+
+@pytest.mark.parametrize("end", ["webm", "mkv", "mp4"])
+def test_gaps_are_silent(field: Folder, end: str) -> None:
+    sound, info = read(field.make(f"gap.{end}"))
+    whole, _ = read(field.make(f"long.{end}"))
+    expected = truth(field.make(f"gap.{end}"), 2, SYNC)
+    assert abs(sound.shape[1] - expected.shape[1]) < 0.01 * RATE
+    assert abs(sound.shape[1] - whole.shape[1]) < 0.001 * RATE
+    assert not sound[:, round(2.1 * RATE) : round(4.9 * RATE)].any()
+    for part in (slice(0, 2 * RATE - 3000), slice(6 * RATE, 7 * RATE)):
+        assert abs(lag(whole[0, part], sound[0, part])) <= 48
+    assert len(info.warnings) == 1
+    assert "no sound from" in info.warnings[0]
+    assert "s in all" in info.warnings[0]
+
+
+@pytest.mark.parametrize("end", ["mkv", "mp4"])
+def test_sound_that_starts_after_the_picture_is_preceded_by_silence(field: Folder, end: str) -> None:
+    sound, info = read(field.make(f"late.{end}"))
+    expected = truth(field.make(f"late.{end}"), 2, SYNC)
+    assert 0 <= expected.shape[1] - sound.shape[1] <= 1200
+    np.testing.assert_allclose(sound, expected[:, : sound.shape[1]], atol=1e-4)
+    assert not sound[:, : round(1.9 * RATE)].any()
+    assert "no sound from 0.00 to 1.98 s" in info.warnings[0]
+
+
+def test_silence_in_gaps_counts_against_the_limits(field: Folder) -> None:
+    with pytest.raises(AudioTooLong):
+        read(field.make("gap.webm"), Limits(seconds=6))
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", ["cut.mp3", "cut.flac", "cut.m4a", "cut.wav", "cut.webm"])
+def test_warnings_tell_how_much_was_cut(field: Folder, name: str) -> None:
+    sound, info = read(field.make(name))
+    expected = truth(field.make(name), 2)
+    np.testing.assert_allclose(sound, expected, atol=1e-4)
+    seconds = sound.shape[1] / RATE
+    assert 5 < seconds < 6
+    assert f"ends after {seconds:.1f} s, and by its header it lasts 8.0 s: {8 - seconds:.1f} s are" in info.warnings[-1]
+
+
+@pytest.mark.parametrize("name", ["damaged.webm", "damaged.mp4"])
+def test_damage_is_silent_where_there_is_a_clock(field: Folder, name: str) -> None:
+    sound, info = read(field.make(name))
+    whole, _ = read(field.make(f"long.{name.split('.')[1]}"))
+    assert abs(sound.shape[1] - whole.shape[1]) < 0.001 * RATE
+    assert lag(whole[0, 6 * RATE :], sound[0, 6 * RATE :]) in range(-48, 49)
+    assert "no sound from" in info.warnings[0]
+
+
+def test_damage_shifts_times_where_there_is_no_clock(field: Folder) -> None:
+    _, info = read(field.make("damaged.mp3"))
+    assert "could not be decoded, at 4.0 s. What follows is early" in info.warnings[0]
+    assert "are missing" in info.warnings[1]
+
+
+def test_undamaged_files_have_no_warnings(field: Folder) -> None:
+    for name in ("long.webm", "long.mkv", "long.mp4", "long.mp3", "long.flac", "wrong-total.flac"):
+        assert read(field.make(name))[1].warnings == ()
+
+
+@pytest.mark.parametrize("name", ["stereo.mp3", "stereo.m4a", "link0.opus", "link0.ogg", "stereo.flac", "stereo.wav"])
+def test_recordings_exactly_as_long_as_the_limit_pass(field: Folder, name: str) -> None:
+    """Headers count the padding, which decoding leaves out."""
+    assert read(field.make(name), Limits(seconds=1))[1].frames == RATE
+    with pytest.raises(AudioTooLong):
+        read(field.make(name), Limits(seconds=1 - 1 / RATE))
+
+
+@pytest.mark.parametrize("value", [1e18, -3e30])
+def test_samples_far_beyond_full_scale_are_refused(tmp_path: Path, value: float) -> None:
+    samples = np.zeros(9000, np.float32)
+    samples[5000] = value
+    (tmp_path / "a.wav").write_bytes(media_files.wav_bytes(samples.tobytes(), 1, 8000, 32, tag=3))
+    with pytest.raises(AudioUndecodable, match="times full scale"):
+        read(tmp_path / "a.wav")
+
+
+# Tracks
+
+
+@pytest.mark.parametrize(("name", "codec"), [("dts-ac3.mkv", "ac3"), ("truehd-aac.mkv", "aac")])
+def test_the_first_track_that_can_be_read_is_read(field: Folder, name: str, codec: str) -> None:
+    sound, info = read(field.make(name))
+    assert info.codec == codec
+    np.testing.assert_allclose(sound, truth(field.make(name), 2, options="-map 0:a:1"), atol=1e-4)
+    with pytest.raises(AudioUndecodable, match="Track 1 has the codec"):
+        read(field.make(name), track=1)
+
+
+def test_a_track_is_chosen_by_its_number(field: Folder) -> None:
+    path = field.make("obs.mkv")
+    for number, channels in ((None, 1), (1, 1), (2, 2), (4, 1)):
+        sound, _ = read(path, track=number)
+        options = f"-map 0:a:{(number or 1) - 1}"
+        np.testing.assert_allclose(sound, truth(path, channels, options=options), atol=1e-4)
+    with pytest.raises(AudioUndecodable, match="no track 5: the file has 4"):
+        read(path, track=5)
+
+
+# What is refused
+
+
+REFUSED = {
+    "midi": "MIDI file: it has notes, not sound",
+    "pdf": "PDF",
+    "html": "web page",
+    "zip": "archive",
+    "tagged-zip": "archive",
+    "picture": "picture",
+    "playlist": "playlist",
+    "silent-video.mkv": "video without sound",
+    "encrypted.mp4": "encrypted",
+    "drm.m4p": "encrypted",
+    "no-moov.m4a": "cut off",
+    "dts.mkv": "codec dts is not accepted",
+    "text": "not a media file",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), REFUSED.items())
+def test_what_is_refused_is_named(field: Folder, name: str, words: str) -> None:
+    with pytest.raises(AudioUndecodable, match=words) as raised:
+        read(field.make(name))
+    if name not in ("encrypted.mp4", "drm.m4p", "no-moov.m4a"):
+        assert "Accepted are WAV" in raised.value.detail
+
+
+# The child process
+
+
+def test_a_file_in_a_child_is_decoded_or_a_typed_error(field: Folder, tmp_path: Path) -> None:
+    info = decode_in_child(field.make("surround.opus"), tmp_path / "out.wav", Limits())
+    assert (info.channels, info.frames) == (8, RATE)
+    with pytest.raises(AudioUndecodable):
+        decode_in_child(field.make("crash.aiff"), tmp_path / "none.wav", Limits())
+    assert not (tmp_path / "none.wav").exists()
+    with pytest.raises(AudioTooLong):
+        decode_in_child(field.make("surround.opus"), tmp_path / "none.wav", Limits(seconds=0.5))
+    with pytest.raises(OSError, match="No such file"):
+        decode_in_child(tmp_path / "nothing", tmp_path / "none.wav", Limits())
+
+
+def test_a_name_in_another_alphabet_is_no_obstacle(field: Folder, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"Bj\xf6rk [live] (1).wav")
+    path.write_bytes(field.read("stereo.wav"))
+    assert read(path)[0].shape == (2, RATE)
+    assert decode_in_child(path, tmp_path / "out.wav", Limits()).frames == RATE
