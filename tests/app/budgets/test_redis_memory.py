@@ -37,8 +37,10 @@ def _service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def mine(_service: Service, redis: Redis) -> Service:
-    """A front end with small budgets, and a key."""
-    return empty(_service).with_key()
+    """A front end with small budgets, and a key; it knows that the server has room."""
+    service = empty(_service).with_key()
+    eventually(lambda: service.client.post("/v1/separations", json={}).status_code == 422, 10)
+    return service
 
 
 def bytes_of_responses(redis: Redis) -> int:
@@ -163,7 +165,7 @@ def test_new_records_are_refused_before_the_server_is_full(mine: Service, redis:
 def test_clients_cannot_fill_the_server(mine: Service, redis: Redis) -> None:
     limit, metadata = 24 * MIB, {str(number): "é" * 512 for number in range(6)}  # more would be stored
     memory: Any = redis.info("memory")
-    redis.set("filler", b"x" * (int(0.79 * limit) - memory["used_memory"]))
+    redis.setrange("filler", int(0.79 * limit) - memory["used_memory"], "x")  # no buffer of a client grows
     redis.config_set("maxmemory", limit)
     client, answer = mine, httpx.Response(0)
     try:
