@@ -9,6 +9,8 @@ from redis.asyncio import Redis as AsyncRedis
 
 from app.budgets.process_budgets import ProcessBudgets
 from app.jobs.event_feed import EventFeed
+from app.jobs.large_fields import LargeFields
+from app.jobs.large_fields_cache import LargeFieldsCache
 from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
 from app.jobs.repository import JobRepository
@@ -35,6 +37,8 @@ class Dependencies:
     poll_cache: PollCache
     storage: Storage
     jobs: JobRepository
+    large_fields: LargeFields
+    large_fields_cache: LargeFieldsCache  # for code on the event loop only
     event_feed: EventFeed
     audio: AudioRepository
     model_registry: ModelRegistry
@@ -51,13 +55,17 @@ class Dependencies:
         redis, async_redis = connect(settings), connect_async(settings)
         jobs, model_registry = JobRepository(redis, settings), ModelRegistry(redis, settings)
         budgets = ProcessBudgets(settings)
+        storage = Storage.open(settings)
+        large_fields = LargeFields(redis, storage, settings)
         return cls(
             settings=settings,
             redis=redis,
             async_redis=async_redis,
             poll_cache=PollCache(async_redis),
-            storage=Storage.open(settings),
+            storage=storage,
             jobs=jobs,
+            large_fields=large_fields,
+            large_fields_cache=LargeFieldsCache(large_fields, storage, settings),
             event_feed=EventFeed(settings),
             audio=AudioRepository(redis, settings),
             model_registry=model_registry,

@@ -322,6 +322,11 @@ class Settings(BaseSettings):
             return self.store
         return str((Path(self.store) if self.store else self.home / "store").absolute())
 
+    @property
+    def execution_seconds(self) -> float:
+        """After so many seconds an execution of a job is dead for certain: its worker's timeout has killed it."""
+        return 2 * self.job_timeout + 600
+
     def as_environment(self) -> dict[str, str]:
         """Return the settings that were set explicitly, as environment variables for a program that this one starts."""
         variables = {}

@@ -146,6 +146,16 @@ class Storage:
             )
         return StoredObject(size, digest.hexdigest())
 
+    def put(self, key: str, content: bytes) -> None:
+        """Write a small object."""
+        with _translate_errors("put", key):
+            obstore.put(self._store, _check_key(key), content)
+
+    def get(self, key: str) -> bytes:
+        """Return the content of a small object, for callers outside of an event loop; see `read`."""
+        with _translate_errors("get", key):
+            return bytes(obstore.get(self._store, _check_key(key)).bytes())
+
     def download(self, key: str, path: Path) -> int:
         """Read an object into a local file, block by block; return its size. The file is deleted on failure."""
         size = 0

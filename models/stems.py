@@ -4,7 +4,8 @@ Stems are spooled to disk as float32 until the whole recording is separated, sin
 decided once for all of it. The residual is computed last, from the stems as written.
 """
 
-import re
+import hashlib
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from models.separation import Source, never
 
 RESIDUAL = "residual"
 
-_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}")
+_MAX_NAME = 64  # characters
+_MAX_FILE_NAME = 255  # bytes, of most file systems
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,38 @@ class StemFile:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError unless each name is a valid file name, none is reserved, and no two differ only in case."""
+    """Raise ValueError unless each name can be a file's, none is reserved, and no two differ only in case or encoding.
+
+    `app.separations.names` has the same rule for requests.
+    """
     for name in names:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a valid name: use up to 64 letters, digits, spaces, '_', '.' and '-'")
-        if name.lower() == RESIDUAL:
+        if not _is_valid(name):
+            raise ValueError(
+                f"{name!r} is not a valid name: use 1 to {_MAX_NAME} printable characters, without slashes and without "
+                "spaces at the ends, and not . or .."
+            )
+        if _fold(name) == RESIDUAL:
             raise ValueError(f"the name {name!r} is reserved")
-    if len({name.lower() for name in names}) < len(names):
+    if len({_fold(name) for name in names}) < len(names):
         raise ValueError("two targets have the same name")
+
+
+def file_name(name: str, extension: str) -> str:
+    """Return the name of a stem's file: NAME.EXTENSION, with a digest in place of its end if it is too long."""
+    complete = f"{name}.{extension}"
+    if len(complete.encode()) <= _MAX_FILE_NAME:
+        return complete
+    end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}.{extension}"
+    return name.encode()[: _MAX_FILE_NAME - len(end)].decode(errors="ignore") + end
+
+
+def _is_valid(name: str) -> bool:
+    is_text = 1 <= len(name) <= _MAX_NAME and name.isprintable() and name == name.strip()
+    return is_text and not {"/", "\\"} & set(name) and name not in (".", "..")
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class Spool:
@@ -141,7 +167,7 @@ def write(
     peaks = np.zeros(len(names))
     try:
         for name in names:
-            path = folder / f"{name}.{extension}"
+            path = folder / file_name(name, extension)
             writers.append(
                 open_writer(path, options.format, source.rate, source.channels, options.bit_depth, source.mask)
             )

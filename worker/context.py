@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.jobs.large_fields import LargeFields
 from app.jobs.repository import JobRepository
 from app.keys.quotas import Quotas
 from app.settings import Settings
@@ -30,6 +31,11 @@ class WorkerContext:
     scratch: Scratch
     signals: Signals
     settings: Settings
+
+    @property
+    def large_fields(self) -> LargeFields:
+        """The large fields of records, which are in the store."""
+        return LargeFields(self.jobs.redis, self.storage, self.settings)
 
 
 class ExecutionControl:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import soundfile
 import torch
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.errors import StoreUnavailable
 from app.jobs.fair_queue import UNKNOWN_SECONDS
-from app.jobs.lifecycle import Job, JobError, TargetState
+from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.records.audio import store_key
 from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
 from app.storage import StoredObject
@@ -100,6 +100,15 @@ class JobExecution:
     def recording_limits(self) -> Limits:
         """The limits of a job's recording."""
         return self._limits(self.context.settings.recording_seconds)
+
+    def load_request(self) -> None:
+        """Complete the job with what its record refers to. Raises `StoreUnavailable`."""
+        self.job = self._retry_store(lambda: self.context.large_fields.load(self.job))
+
+    def store_outcome(self, outcome: Outcome, result: dict[str, Any]) -> StoredFields | None:
+        """Store an outcome that is too large for the job's record; see `LargeFields`. Raises `StoreUnavailable`."""
+        arguments = (self.job, self.id, outcome.targets, result, outcome.warnings)
+        return self._retry_store(lambda: self.context.large_fields.store_outcome(*arguments))
 
     def enter(self, ratio: float, stage: str) -> None:
         """Begin or continue a stage, with the job's progress `ratio` from 0 to 1."""

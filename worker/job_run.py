@@ -14,7 +14,7 @@ from rq import Retry
 
 from app import logs
 from app.errors import AlreadyFinished, EarmarkError, NotFound, Unavailable
-from app.jobs.lifecycle import JobError
+from app.jobs.lifecycle import JobError, StoredFields
 from models.errors import Cancelled, ModelsError
 from worker.context import WorkerContext
 from worker.execution import JobExecution, NoTargetLeft, Outcome
@@ -70,23 +70,27 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
 def _work_and_publish(work: Work, execution: JobExecution) -> None:
     """Do the work and publish its outcome; outputs that are not published are removed."""
     context, job, start = execution.context, execution.job, time.monotonic()
-    is_published = False
+    is_published, stored = False, None
     try:
+        execution.load_request()
         with context.scratch.job() as execution.folder:
             outcome = work(execution)
         result = outcome.result.model_dump()
-        is_published = context.jobs.publish(job.id, execution.id, outcome.targets, result, outcome.warnings)
+        stored = execution.store_outcome(outcome, result)
+        is_published = context.jobs.publish(job.id, execution.id, outcome.targets, result, outcome.warnings, stored)
     finally:
         if not is_published:
-            _remove_outputs(execution)
+            _remove_outputs(execution, stored)
     logger.info("%s: %s in %.1f s", job.id, "done" if is_published else "dropped", time.monotonic() - start)
 
 
-def _remove_outputs(execution: JobExecution) -> None:
-    """Remove outputs now if the store answers; otherwise housekeeping does, by the ledger that `claim` wrote to."""
+def _remove_outputs(execution: JobExecution, stored: StoredFields | None) -> None:
+    """Remove outputs now if the store answers; otherwise housekeeping does, by the ledger of orphaned objects."""
     context, job = execution.context, execution.job
     try:
         context.storage.delete_prefix(context.jobs.output_prefix(job, execution.id))
+        if stored is not None:
+            context.storage.delete(stored.key)
     except (Unavailable, NotFound) as error:
         logger.warning("%s: outputs left to housekeeping: %s", job.id, error)
 

@@ -50,7 +50,7 @@ add_job_routes(router, service.DETECTIONS)
 )
 async def timeline(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
     """The timeline as a picture: the likeliest classes over time, with their events."""
-    picture = await run_in_threadpool(service.find_picture, deps, job_id)
+    picture = service.find_picture(await service.DETECTIONS.load(deps, job_id))
     return await object_response(
         request, deps.storage, picture.key, size=picture.bytes, sha256=picture.sha256, content_type="image/png"
     )

@@ -5,8 +5,9 @@ from app.detections.schemas import DetectionAnswer, DetectionCreate
 from app.job_api import validation
 from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import DETECTION
+from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
-from app.records.detections import DetectionRequest, DetectionResult, PictureRecord
+from app.records.detections import DetectionRequest, PictureRecord
 
 DETECTIONS = JobResource(DETECTION, DetectionAnswer, DetectionCreate, {"audio_id": "$response.body#/id"})
 
@@ -28,9 +29,8 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
     return DETECTIONS.create(deps, body, request, model, [audio.id], audio_seconds=audio.duration)
 
 
-def find_picture(deps: Dependencies, job_id: str) -> PictureRecord:
+def find_picture(job: Job) -> PictureRecord:
     """Return the stored picture of a timeline. Raises `NotFound`, and `StemsExpired` after its retention time."""
-    job = DETECTIONS.get(deps, job_id)
     result = DETECTIONS.result_of(job, "picture")
     require_unexpired(job, "picture")
-    return DetectionResult.model_validate(result).picture
+    return PictureRecord.model_validate(result["picture"])

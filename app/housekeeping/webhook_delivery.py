@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, UrlRefused
+from app.errors import EarmarkError, NotFound, StoreUnavailable, UrlRefused
 from app.job_api.resource import JobResource
 from app.job_api.webhooks import signing_secret
 from app.jobs.lifecycle import Job
@@ -151,7 +151,19 @@ class WebhookDelivery:
             log.exception("webhook of %s", job_id)
 
     async def _deliver(self, job_id: str) -> None:
-        signed = await asyncio.to_thread(self._read_message, job_id)
+        try:
+            job = await asyncio.to_thread(self._deps.jobs.get, job_id)
+            signed = await self._message_of(job)
+        except NotFound:
+            log.info("webhook of %s dropped: the job was deleted", job_id)
+            signed = None
+        except ValueError:
+            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
+            signed = None
+        except StoreUnavailable as error:  # no failure of the receiver
+            log.error("webhook of %s delayed: %s", job_id, error.detail)
+            await asyncio.to_thread(self._outbox.postpone, [job_id], time.time() + self._schedule.backoff[0])
+            return
         if signed is None:
             await asyncio.to_thread(self._outbox.remove, [job_id])
             return
@@ -167,18 +179,22 @@ class WebhookDelivery:
             self._in_flight -= Counter(signed.limit_groups)  # subtraction drops groups at zero
         await asyncio.to_thread(self._record_outcome, signed, outcome)
 
-    def _read_message(self, job_id: str) -> Message | None:
+    async def _message_of(self, job: Job) -> Message | None:
+        """Return the message of a job; None if there is none to send. Raises `NotFound` and `StoreUnavailable`."""
         try:
-            job = self._deps.jobs.get(job_id)
-        except NotFound:
-            log.info("webhook of %s dropped: the job was deleted", job_id)
+            complete = await self._deps.large_fields_cache.load(job)
+            return await asyncio.to_thread(self._sign, complete) if complete.wants_webhook else None
+        except StoreUnavailable:
+            if time.time() <= (job.finished_at or 0.0) + self._schedule.give_up_after:
+                raise
+            webhook_deliveries.labels("given_up").inc()
+            log.warning("webhook of %s dropped: the store does not return its content", job.id)
             return None
-        except ValueError:
-            log.exception("webhook of %s dropped: the record of the job cannot be read", job_id)
-            return None
+
+    def _sign(self, job: Job) -> Message | None:
         signed = message(self._deps, job, _RESOURCES[job.kind].to_answer(self._deps, job), datetime.now(UTC))
         if signed is None:
-            log.warning("webhook of %s dropped: there is no secret to sign it with any more", job_id)
+            log.warning("webhook of %s dropped: there is no secret to sign it with any more", job.id)
         return signed
 
     async def _post(self, signed: Message) -> int | str:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from fastapi import Request
 
-from app.errors import RequestInvalid
+from app.errors import AudioUndecodable, EarmarkError, RequestInvalid, UploadTooLarge
 from app.http import multipart
 from app.http.multipart import Part, unexpected_part
 from app.http.problems import field_error
@@ -24,6 +24,7 @@ from app.http.validation import Model, validate
 from app.settings import Settings
 
 Value = TypeVar("Value")
+_CLIENT_ERRORS = (AudioUndecodable.status, UploadTooLarge.status)
 
 
 @dataclass
@@ -41,6 +42,10 @@ class FormField(Generic[Value]):
     def value(self) -> Value | None:
         """The first value; None if the form has no such part."""
         return self.values[0] if self.values else None
+
+    def pointer(self) -> tuple[str | int, ...]:
+        """Return the JSON pointer of the next value."""
+        return (self.name, len(self.values)) if self.limit > 1 else (self.name,)
 
     def accepts(self, part: Part) -> bool:
         """Whether this part belongs to the field, and the limit allows one more."""
@@ -78,8 +83,9 @@ async def read_form(
 ) -> None:
     """Read the form of a request into the values of its fields.
 
-    Raises what `refuse` returns for a part that no field accepts, `RequestInvalid` for a missing required field, and
-    what `multipart.parts` and the readers of the fields raise.
+    An error of a field's value points at the field, and at the value's number where a form may have several. Raises
+    what `refuse` returns for a part that no field accepts, `RequestInvalid` for a missing required field, and what
+    `multipart.parts` and the readers of the fields raise.
     """
     files = sum(each.limit for each in fields if each.is_file)
     async with aclosing(multipart.parts(request, settings, files)) as form:
@@ -87,7 +93,12 @@ async def read_form(
             accepting = next((each for each in fields if each.accepts(part)), None)
             if accepting is None:
                 raise refuse(part)
-            accepting.values.append(await accepting.read(part))
+            try:
+                accepting.values.append(await accepting.read(part))
+            except EarmarkError as error:
+                if not error.errors and error.status in _CLIENT_ERRORS:
+                    error.errors = [field_error(error.detail, *accepting.pointer())]
+                raise
     for each in fields:
         if each.is_required and not each.values:
             raise RequestInvalid(f"The form has no {each.name}.", [field_error("Field required.", each.name)])

@@ -36,6 +36,11 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
+def attachment(filename: str) -> str:
+    """Return the `Content-Disposition` of a download under this name (RFC 6266)."""
+    return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+
+
 async def object_response(
     request: Request,
     storage: Storage,
@@ -53,7 +58,7 @@ async def object_response(
     etag = f'"{sha256}"'
     headers = {"Accept-Ranges": "bytes", "ETag": etag, "Cache-Control": "private, no-cache"}
     if filename is not None:
-        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+        headers["Content-Disposition"] = attachment(filename)
     if matches_etag(request, etag):
         return Response(status_code=304, headers=headers)
     header = request.headers.get("range") if request.headers.get("if-range", etag) == etag else None

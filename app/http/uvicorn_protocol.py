@@ -7,10 +7,25 @@ answered is read for a short time, so that the client sees the response, before 
 """
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+
+class _ResponseTransport:
+    """The transport as a response sees it: closing it while a body arrives is left to the protocol.
+
+    A socket that is closed with unread bytes resets the connection, and its client may lose the response.
+    """
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.close = close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -24,6 +39,7 @@ class HttpProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _head_size = 0  # bytes received of the current head
     _is_body_pending = False
+    _is_half_closed = False  # the response is sent, and nothing follows it
     _active: RequestResponseCycle | None = None  # `cycle` is the latest request, which may wait in the pipeline
 
     def connection_made(self, transport: Any) -> None:
@@ -52,12 +68,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
+        cycle.transport = cast(asyncio.Transport, _ResponseTransport(self.transport, self._close_after_body))
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         self._is_body_pending = False
         self._cancel_deadline()
         super().on_message_complete()
+        if self._is_half_closed:
+            self._close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -71,6 +90,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > self.head_bytes:
                 self._close()
+
+    def _close_after_body(self) -> None:
+        if not self._is_body_pending or self.transport.is_closing():
+            self._close()
+        elif self.transport.can_write_eof():
+            self._is_half_closed = True
+            self.transport.write_eof()
 
     def _start_head_deadline(self) -> None:
         if self._deadline is None:

@@ -2,9 +2,10 @@
 
 One stream for every kind of job: `state`, `progress` and `target` events. The id of an event is the record's revision,
 its data is the job as a poll would have returned it. All events are replayed, or those after `Last-Event-ID`; the
-stream closes after the last one.
+stream closes after the last one. While the store does not return the large fields of an event, the stream waits.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import Request, Response
@@ -14,12 +15,13 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app.dependencies import Dependencies
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
 
 HEARTBEAT_SECONDS = 15.0  # between comments while there is no event; proxies close what is silent for a minute
+_STORE_RETRY_SECONDS = 1.0  # between two attempts while the store does not answer
 _RETRY_MS = 1000  # after which browsers reconnect
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -35,7 +37,10 @@ Render = Callable[[Dependencies, Job], BaseModel]
 
 
 def stream_events(request: Request, deps: Dependencies, job: Job, render: Render) -> Response:
-    """Return the response to a request for a job's events; `render` makes the representation that polls return."""
+    """Return the response to a request for a job's events; `render` makes the representation that polls return.
+
+    job: complete, as the request found it.
+    """
     after = _last_event_id(request, job)
     if job.is_finished and after == job.revision:
         return Response(status_code=204)
@@ -53,9 +58,9 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
     replay = RecordReplay(job)
     finished = False
 
-    def format_entries(entries: list[EventEntry]) -> bytes:
+    def replay_entries(entries: list[EventEntry]) -> list[tuple[EventEntry, Job]]:
         nonlocal finished
-        chunks = []
+        replayed = []
         for entry in entries:
             if entry.type == DELETED:
                 finished = True
@@ -63,18 +68,41 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
             record = replay.apply(entry)
             finished = record.is_finished
             if entry.revision > after:
-                data = render(deps, record).model_dump_json()
-                chunks.append(format_sse_event(data_str=data, event=entry.type, id=str(entry.revision)))
+                replayed.append((entry, record))
+        return replayed
+
+    def format_events(replayed: list[tuple[EventEntry, Job]]) -> bytes:
+        chunks = []
+        for entry, record in replayed:
+            data = render(deps, record).model_dump_json()
+            chunks.append(format_sse_event(data_str=data, event=entry.type, id=str(entry.revision)))
         return b"".join(chunks)
+
+    async def format_entries(entries: list[EventEntry]) -> AsyncIterator[bytes]:
+        replayed = await run_in_threadpool(replay_entries, entries)
+        while replayed and not deps.event_feed.ended:
+            try:
+                complete = [(entry, await deps.large_fields_cache.load(record)) for entry, record in replayed]
+            except StoreUnavailable:
+                yield KEEPALIVE_COMMENT
+                await asyncio.sleep(_STORE_RETRY_SECONDS)
+            except NotFound:  # deleted meanwhile; a further entry says so
+                return
+            else:
+                yield await run_in_threadpool(format_events, complete)
+                return
 
     with deps.event_feed.subscribe(job.id) as subscription:
         entries = await run_in_threadpool(events.read_all, deps.redis, job.id)
         subscription.start(entries[-1].revision if entries else job.revision)
-        yield format_sse_event(retry=_RETRY_MS) + await run_in_threadpool(format_entries, entries)
+        yield format_sse_event(retry=_RETRY_MS)
+        async for chunk in format_entries(entries):
+            yield chunk
         while not finished and not deps.event_feed.ended:
             entries = await subscription.next(HEARTBEAT_SECONDS)
             if entries:
-                yield await run_in_threadpool(format_entries, entries)
+                async for chunk in format_entries(entries):
+                    yield chunk
             elif not deps.event_feed.ended:
                 yield KEEPALIVE_COMMENT
                 finished = await run_in_threadpool(_has_finished, deps, job)

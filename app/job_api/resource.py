@@ -11,11 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from app.dependencies import Dependencies
-from app.errors import NotFound, RequestInvalid, StemsExpired
+from app.errors import EarmarkError, NotFound, RequestInvalid, StemsExpired
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
 from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.jobs.kinds import Kind, output_folder
+from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, Status, TargetState
 from app.jobs.poll_cache import PollResponse
 from app.jobs.repository import QueuedJob
@@ -51,7 +52,8 @@ class JobResource(Generic[Answer]):
         """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
         audio_seconds: of the recordings that it processes; None where their headers do not tell. All or nothing: raises
-        `UrlRefused` and `RequestInvalid` (webhook), `QuotaExceeded`, `QueueFull`, and `NotFound` if an upload is gone.
+        `UrlRefused` and `RequestInvalid` (webhook), `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and
+        `StoreUnavailable` where the request is too large for the job's record.
         """
         now = time.time()
         caller = deps.caller
@@ -73,23 +75,44 @@ class JobResource(Generic[Answer]):
         )
         charged_seconds = UNKNOWN_SECONDS if audio_seconds is None else audio_seconds
         with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
-            queued = deps.jobs.create(job)
+            job = deps.large_fields.store_request(job)
+            try:
+                queued = deps.jobs.create(job)
+            except EarmarkError:
+                deps.large_fields.discard_request(job)
+                raise
         deps.metrics.created.labels(job.kind, job.model).inc()
         return queued
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
-        """Return the caller's job. Raises `NotFound` for a malformed id and for another key's job too."""
+        """Return the caller's job as its record has it, without large fields.
+
+        Raises `NotFound` for a malformed id and for another key's job too.
+        """
         self.require_id(job_id)
         return deps.caller.require_owned(deps.jobs.get(job_id), "job")
 
+    async def load(self, deps: Dependencies, job_id: str) -> Job:
+        """Return the caller's complete job. Raises `NotFound` and `StoreUnavailable`."""
+        return await deps.large_fields_cache.load(await run_in_threadpool(self.get, deps, job_id))
+
     async def poll(self, deps: Dependencies, caller: Caller, scope: Scope, job_id: str) -> PollResponse:
-        """Return the rendered response to a poll of the caller's job, without a thread. Raises `NotFound`."""
+        """Return the rendered response to a poll of the caller's job, without a thread unless it is large.
+
+        Raises `NotFound` and `StoreUnavailable`.
+        """
         if not deps.url_signer.has_secret:
             await run_in_threadpool(deps.url_signer.load_secret)
 
-        def render(job: Job, position: int) -> tuple[bytes, str]:
+        def render_complete(job: Job, position: int) -> tuple[bytes, str]:
             answer = self.render(deps, job, position)
             return answer.model_dump_json().encode(), _etag(answer)
+
+        async def render(job: Job, position: int) -> tuple[bytes, str]:
+            if not job.is_partial:
+                return render_complete(job, position)
+            caller.require_owned(job, "job")  # others must not learn whether the store answers
+            return await run_in_threadpool(render_complete, await deps.large_fields_cache.load(job), position)
 
         response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
         caller.require_owned(response.job, "job")
@@ -97,23 +120,24 @@ class JobResource(Generic[Answer]):
 
     def page(
         self, deps: Dependencies, status: Status | None, limit: int, cursor: str | None
-    ) -> tuple[list[Answer], str | None]:
+    ) -> tuple[list[Job], str | None]:
         """Return a page of the caller's jobs, the newest first, and the cursor of the next page (None: there is none).
 
-        Raises `RequestInvalid` for a malformed cursor.
+        Large fields are not loaded. Raises `RequestInvalid` for a malformed cursor.
         """
         if cursor is not None and not is_id(cursor, self.kind.prefix):
             raise RequestInvalid("The cursor is not one that a page returned.")
-        jobs, next_cursor = deps.jobs.listing.page(deps.caller.key_id, self.kind.name, limit, cursor, status)
-        return [self.to_answer(deps, job) for job in jobs], next_cursor
+        return deps.jobs.listing.page(deps.caller.key_id, self.kind.name, limit, cursor, status)
 
     def delete(self, deps: Dependencies, job_id: str) -> None:
         """Delete a job, in whatever state, and its stored output."""
         job = deps.jobs.delete(self.get(deps, job_id).id)
         deps.storage.delete_prefix(output_folder(job.kind, job.id))
+        if job.stored_fields:
+            deps.storage.delete_prefix(record_folder(job.id))
 
     def to_answer(self, deps: Dependencies, job: Job) -> Answer:
-        """Return the job's representation for clients."""
+        """Return a complete job's representation for clients."""
         return self.render(deps, job, deps.jobs.fair_queue.position(job))
 
     def render(self, deps: Dependencies, job: Job, position: int) -> Answer:

@@ -1,5 +1,7 @@
 """Routes that jobs of every kind have: list, get (poll and long poll), events, cancel, delete; and the 202 response."""
 
+import asyncio
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -8,12 +10,13 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from app.dependencies import Dependencies, InjectedDependencies
+from app.errors import NotFound
 from app.http.conditional import matches_etag
 from app.http.openapi import problems
 from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
-from app.jobs.lifecycle import TERMINAL, Status
+from app.jobs.lifecycle import TERMINAL, Job, Status
 from app.jobs.poll_cache import PollResponse, parse_poll
 from app.jobs.repository import QueuedJob
 from app.keys import callers
@@ -58,14 +61,14 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
     """Add the routes to the router of a kind of job."""
     name = resource.kind.name
 
-    def newest(
+    async def newest(
         deps: InjectedDependencies,
         status: Annotated[Status | None, Query(description="only jobs in this state")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, Query(max_length=64, description="`next_cursor` of the previous page")] = None,
-    ) -> Page[Answer]:
-        answers, next_cursor = resource.page(deps, status, limit, cursor)
-        return Page[resource.answer](data=answers, next_cursor=next_cursor, has_more=next_cursor is not None)
+    ) -> Response:
+        jobs, next_cursor = await run_in_threadpool(resource.page, deps, status, limit, cursor)
+        return Response(await _render_page(deps, resource, jobs, next_cursor), media_type="application/json")
 
     async def get(
         job_id: str,
@@ -77,11 +80,14 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         return await _get(resource, deps, deps.caller, request)
 
     async def events(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
-        job = await run_in_threadpool(resource.get, deps, job_id)
+        job = await resource.load(deps, job_id)
         return event_stream.stream_events(request, deps, job, resource.to_answer)
 
-    def cancel(job_id: str, response: Response, deps: InjectedDependencies) -> Answer:
-        answer = resource.to_answer(deps, deps.jobs.cancel(resource.get(deps, job_id).id))
+    async def cancel(job_id: str, response: Response, deps: InjectedDependencies) -> Answer:
+        job = await resource.load(deps, job_id)  # before it is canceled: it fails where the store does not answer
+        canceled = await run_in_threadpool(deps.jobs.cancel, job.id)
+        canceled = await deps.large_fields_cache.load(canceled)
+        answer = await run_in_threadpool(resource.to_answer, deps, canceled)
         response.headers.update(_retry_after(deps, answer.status))
         return answer
 
@@ -134,6 +140,21 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         summary=f"Delete a {name}",
         description="With all its output; a job that has not finished is canceled.",
     )
+
+
+async def _render_page(deps: Dependencies, resource: JobResource[Any], jobs: list[Job], next_cursor: str | None) -> str:
+    """Return a page as JSON. It is made of text, since a hundred large results take ten times as much as objects."""
+
+    async def render(job: Job) -> str | None:
+        try:
+            complete = await deps.large_fields_cache.load(job)
+        except NotFound:  # deleted meanwhile
+            return None
+        return await run_in_threadpool(lambda: resource.to_answer(deps, complete).model_dump_json())
+
+    answers = [answer for answer in await asyncio.gather(*map(render, jobs)) if answer is not None]
+    cursor, has_more = json.dumps(next_cursor), json.dumps(next_cursor is not None)
+    return f'{{"data":[{",".join(answers)}],"next_cursor":{cursor},"has_more":{has_more}}}'
 
 
 async def _get(resource: JobResource[Any], deps: Dependencies, caller: Caller, request: Request) -> Response:

@@ -76,7 +76,12 @@ class JobAnswer(BaseModel):
 
     @classmethod
     def from_job(cls, job: Job, position: int, sign: Sign) -> Self:
-        """Return the representation of a record at this position in the queue; `sign` makes URLs that need no key."""
+        """Return the representation of a record at this position in the queue; `sign` makes URLs that need no key.
+
+        Raises RuntimeError for a record whose large fields are not loaded: they would seem empty.
+        """
+        if job.is_partial:
+            raise RuntimeError(f"the large fields of {job.id} are not loaded")
         url = f"/v1/{KINDS[job.kind].folder}/{job.id}"
         return cls(
             id=job.id,

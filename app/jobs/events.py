@@ -1,7 +1,8 @@
 """Events of a record: its Redis stream has one entry per revision, written in the transaction of the change.
 
 Entry ids are `1-0`, `2-0`, ...; fields are `type` (`state`, `progress`, `target`) and `job`, JSON of what changed: the
-progress alone, or the whole record without its request and its webhook. `RecordReplay` restores the records.
+progress alone, the changed targets alone, or the whole record without its request and its webhook, and after its expiry
+without its result; large fields are referred to, as in the record. `RecordReplay` restores the records.
 """
 
 import json
@@ -12,10 +13,11 @@ from redis import Redis
 from redis.client import Pipeline
 
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Job, Progress
+from app.jobs.lifecycle import Job, Progress, TargetState
 
 DELETED = "deleted"  # the last entry of a deleted record; it is not sent to clients
 _PRIVATE_FIELDS = {"request", "webhook"}
+_CHANGED_FIELDS = {"progress": {"progress"}, "target": {"targets", "changed_at"}}  # by event; others: all
 _DELETED_SECONDS = 60  # how long the last entry is kept for subscribers
 
 
@@ -38,9 +40,12 @@ class EventEntry:
         return cls(int(number.partition(b"-")[0]), fields[b"type"].decode(), fields.get(b"job", b""))
 
 
-def append(pipe: Pipeline, job: Job, event: str) -> None:
-    """Write the entry of the record's revision, within a transaction."""
-    document = job.model_dump_json(include={"progress"} if event == "progress" else None, exclude=_PRIVATE_FIELDS)
+def append(pipe: Pipeline, job: Job, event: str, before: Job | None) -> None:
+    """Write the entry of the record's revision, within a transaction. before: the record before the change."""
+    if event == "target" and before is not None:
+        job = job.model_copy(update={"targets": [state for state in job.targets if state not in before.targets]})
+    unchanged = _PRIVATE_FIELDS | {"result"} if job.expired else _PRIVATE_FIELDS
+    document = job.document(include=_CHANGED_FIELDS.get(event), exclude=unchanged)
     pipe.xadd(events_key(job.id), {"type": event, "job": document}, id=f"{job.revision}-0")
 
 
@@ -70,6 +75,11 @@ class RecordReplay:
         if entry.type == "progress":
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}
             self._job = self._job.model_copy(update=update)
+        elif entry.type == "target" and "id" not in changed:  # earlier releases wrote the whole record
+            states = {fields["name"]: TargetState.model_validate(fields) for fields in changed["targets"]}
+            targets = [states.get(target.name, target) for target in self._job.targets]
+            update = {"targets": targets, "changed_at": changed["changed_at"], "revision": entry.revision}
+            self._job = self._job.model_copy(update=update)
         else:
-            self._job = lifecycle.from_fields(changed | {"request": self._job.request})
+            self._job = lifecycle.from_fields({"result": self._job.result} | changed | {"request": self._job.request})
         return self._job

@@ -43,6 +43,16 @@ def _key_prefix(model: str) -> str:
     return f"earmark:line:{model}"
 
 
+def _heads_key(model: str, short: bool = False) -> str:
+    """Return the key of the first jobs of all owners."""
+    return f"{_key_prefix(model)}:{'short' if short else 'long'} heads"
+
+
+def _previous_keys(model: str) -> tuple[str, str]:
+    """Return the keys under which the previous release keeps the jobs that are on no ready list."""
+    return _key_prefix(model), f"{_key_prefix(model)}:short"
+
+
 class FairQueue:
     """The fair queues of one deployment, one per model."""
 
@@ -112,7 +122,9 @@ class FairQueue:
     def position(self, job: Job) -> int:
         """Return its place among all waiting jobs, those on ready lists included: 1 is next, 0 does not wait.
 
-        A later job of an owner with a smaller share may get a place ahead of it, and short jobs may overtake it.
+        A later job of an owner with a smaller share may get a place ahead of it, and short jobs may overtake it. After
+        a cancellation the positions of its owner's later jobs are upper bounds, until further steps have
+        brought them up to date, 16 in each.
         """
         if job.status != "queued":
             return 0
@@ -130,9 +142,14 @@ class FairQueue:
 
     def oldest_age(self, model: str) -> float:
         """Return the seconds since the oldest waiting job was created, by its id; 0 where none waits."""
-        job_ids: Any = self._redis.zrange(waiting_key(model), 0, -1)
+        with self._redis.pipeline(transaction=False) as pipe:  # of an owner's waiting jobs the first is the oldest
+            pipe.zrange(_heads_key(model), 0, -1)
+            pipe.zrange(_heads_key(model, short=True), 0, -1)
+            for short in (False, True):
+                pipe.lrange(Queue(queue_name(model, short=short), connection=self._redis).key, 0, -1)
+            lists = pipe.execute()
         now = time.time()
-        return max((0.0, *(now - timestamp(job_id.decode()) for job_id in job_ids)))
+        return max((0.0, *(now - timestamp(job_id.decode()) for job_ids in lists for job_id in job_ids)))
 
     def models(self) -> list[str]:
         """Return the models that have or had jobs."""
@@ -141,8 +158,9 @@ class FairQueue:
 
     def request_ids(self, pipe: Pipeline, model: str) -> None:
         """Add commands that return the ids of the waiting jobs, those on ready lists excluded."""
-        pipe.zrange(_key_prefix(model), 0, -1)
-        pipe.zrange(f"{_key_prefix(model)}:short", 0, -1)
+        pipe.smembers(f"{_key_prefix(model)}:unserved")
+        for key in _previous_keys(model):
+            pipe.zrange(key, 0, -1)
 
     def _cost(self, job: Job) -> tuple[Any, ...]:
         seconds = UNKNOWN_SECONDS if job.audio_seconds is None else max(job.audio_seconds, _MINIMUM_SECONDS)
@@ -155,8 +173,9 @@ class FairQueue:
             queue = Queue(queue_name(model, short=short), connection=self._redis)
             ready += [queue.key, queue.intermediate_queue_key, StartedJobRegistry(queue=queue).key]
         return (
-            *(waiting_key(model), prefix, f"{prefix}:short", f"{prefix}:jobs", f"{prefix}:finish", f"{prefix}:load"),
-            *(f"{prefix}:clock", _MODELS_KEY, Queue.redis_queues_keys),
+            *(waiting_key(model), _heads_key(model), _heads_key(model, short=True), f"{prefix}:unserved"),
+            *(f"{prefix}:jobs", f"{prefix}:finish", f"{prefix}:load", f"{prefix}:clock"),
+            *(f"{prefix}:entries", f"{prefix}:outdated", *_previous_keys(model), _MODELS_KEY, Queue.redis_queues_keys),
             *(workers_key(model), workers_key(model, short=True)),
             *ready,
         )

@@ -14,15 +14,17 @@ whose step finished the job may repeat it, which changes nothing: the reply to t
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import RecordTooNew
 
-SCHEMA = 1  # incremented when a release cannot read its predecessor's records; then UPGRADES gets an entry
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # version -> the upgrade to the next one
+SCHEMA = 2  # the newest version that this release reads
+STORED_SCHEMA = 2  # of a record with stored fields, which earlier releases would take for empty
+# Version -> the upgrade to the next one; without an entry, records of that version are read as they are.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
@@ -62,12 +64,22 @@ class Webhook(BaseModel):
     events: list[Status]
 
 
+class StoredFields(BaseModel):
+    """Fields of a record that are too large for Redis: one JSON object in the store, under `key`."""
+
+    key: str
+    names: list[str]
+
+
 class Job(BaseModel):
-    """The record of a job. Times are seconds since 1970; `request` and `result` are defined by its kind."""
+    """The record of a job. Times are seconds since 1970; `request` and `result` are defined by its kind.
+
+    A record with `stored_fields` is read from Redis without them (`is_partial`); `LargeFields.load` completes it.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
-    schema_version: int = SCHEMA
+    schema_version: int = 1  # the lowest that can express the record
     id: str
     kind: str
     owner: str = ""  # id of the API key that made it; empty where keys are switched off
@@ -95,6 +107,22 @@ class Job(BaseModel):
     finished_at: float | None = None
     cancel_requested_at: float | None = None
     expires_at: float | None  # None: kept until it is deleted
+    stored_fields: list[StoredFields] = Field(default=[], exclude_if=lambda value: not value)
+    is_partial: bool = Field(default=False, exclude=True)  # its stored fields are not loaded
+
+    def document(self, include: set[str] | None = None, exclude: Iterable[str] = ()) -> str:
+        """Return the JSON for Redis: all fields, or those to `include`, without stored ones and those to `exclude`."""
+        return self.model_dump_json(include=include, exclude={*exclude, *self.stored_names})
+
+    @property
+    def stored_names(self) -> list[str]:
+        """The names of the fields that are in the store."""
+        return [name for stored in self.stored_fields for name in stored.names]
+
+    @property
+    def wants_webhook(self) -> bool:
+        """Whether its webhook is to be told of its status."""
+        return self.webhook is not None and self.status in self.webhook.events
 
     @property
     def is_finished(self) -> bool:
@@ -117,10 +145,12 @@ def from_fields(fields: Any) -> Job:
         raise ValueError("the record is not a JSON object with a schema version")
     if version > SCHEMA:
         raise RecordTooNew(f"The record has schema {version}; this release reads up to {SCHEMA}.")
-    while version < SCHEMA:
-        fields = UPGRADES[version](fields)
-        version += 1
-    return Job.model_validate(fields | {"schema_version": SCHEMA})
+    for step in range(version, SCHEMA):
+        if step in UPGRADES:
+            fields = UPGRADES[step](fields) | {"schema_version": step + 1}
+    if fields.get("stored_fields"):
+        fields = {"request": {}, "audio_ids": [], "is_partial": True} | fields
+    return Job.model_validate(fields)
 
 
 def claim(job: Job, execution: str, now: float, attempts: int) -> Job | None:
@@ -171,13 +201,28 @@ def record_duration(job: Job, execution: str, seconds: float, now: float) -> Job
 
 
 def publish(
-    job: Job, execution: str, targets: list[TargetState], result: dict[str, Any], warnings: list[str], now: float
+    job: Job,
+    execution: str,
+    targets: list[TargetState],
+    result: dict[str, Any],
+    warnings: list[str],
+    now: float,
+    stored: StoredFields | None = None,
 ) -> Job | None:
-    """Finish the job with its stored output, which becomes visible in this one step."""
+    """Finish the job with its stored output, which becomes visible in this one step.
+
+    stored: where targets, result and warnings are, if they are too large for the record.
+    """
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "succeeded")
     update = {"targets": targets, "result": result, "warnings": warnings, "progress": Progress(ratio=1.0, stage="done")}
-    return _finish(job, "succeeded", now, update)
+    finished = _finish(job, "succeeded", now, update)
+    return finished if stored is None else add_stored_fields(finished, stored)
+
+
+def add_stored_fields(job: Job, stored: StoredFields) -> Job:
+    """Return the record with a reference to fields in the store, which stay out of Redis."""
+    return job.model_copy(update={"stored_fields": [*job.stored_fields, stored], "schema_version": STORED_SCHEMA})
 
 
 def fail(job: Job, execution: str, error: JobError, now: float, targets: list[TargetState] | None = None) -> Job | None:

@@ -6,7 +6,7 @@ and the period of signed addresses; while these stay the same it is neither pars
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ _POLL = re.compile("|".join(f"/v1/{kind.folder}/({ids.pattern(kind.prefix)[1:-1]
 _POLLED = "earmark.polled"
 _PREFETCHED = "earmark.prefetched"
 
-Render = Callable[[Job, int], tuple[bytes, str]]  # from a record and its position to the response's body and ETag
+# From a record, whose large fields are not loaded, and its position to the response's body and ETag.
+Render = Callable[[Job, int], Awaitable[tuple[bytes, str]]]
 
 
 def parse_poll(scope: Scope) -> tuple[Kind, str] | None:
@@ -42,7 +43,7 @@ def parse_poll(scope: Scope) -> tuple[Kind, str] | None:
 
 @dataclass(frozen=True)
 class PollResponse:
-    """A record and the response rendered from it, valid until `until` (seconds since 1970)."""
+    """A record, without its large fields, and the response, valid until `until` (seconds since 1970)."""
 
     document: bytes
     position: int
@@ -51,14 +52,19 @@ class PollResponse:
     body: bytes
     etag: str
 
+    @property
+    def bytes(self) -> int:
+        """The size of the record and the response."""
+        return len(self.document) + len(self.body)
+
 
 class PollCache:
     """The responses of one process; for use from its event loop only.
 
-    max_bytes: of cached records; the responses take several times as much. The least recently polled are dropped first.
+    max_bytes: of cached records and responses. The least recently polled are dropped first.
     """
 
-    def __init__(self, redis: Redis, max_bytes: int = 8 << 20) -> None:
+    def __init__(self, redis: Redis, max_bytes: int = 16 << 20) -> None:
         self._script = CoalescedScript(redis, Path(__file__).with_suffix(".lua"))
         self._responses: OrderedDict[str, PollResponse] = OrderedDict()  # the least recently polled first
         self._max_bytes = max_bytes
@@ -78,7 +84,9 @@ class PollCache:
         scope[_PREFETCHED] = (keys, reply)
 
     async def get(self, scope: Scope, job_id: str, until: float, render: Render) -> PollResponse:
-        """Return the current record and its response. Raises `NotFound`, `RecordTooNew`, and redis-py's errors.
+        """Return the current record and its response.
+
+        Raises `NotFound`, `RecordTooNew`, redis-py's errors, and what `render` raises.
 
         until: when signed addresses change next.
         """
@@ -96,7 +104,7 @@ class PollCache:
         if cached is not None and (cached.document, cached.position, cached.until) == (document, position, until):
             self._responses.move_to_end(job_id)
             return cached
-        response = PollResponse(document, position, until, job, *render(job, position))
+        response = PollResponse(document, position, until, job, *await render(job, position))
         self._add(response)
         return response
 
@@ -111,10 +119,10 @@ class PollCache:
     def _add(self, response: PollResponse) -> None:
         self._drop(response.job.id)
         self._responses[response.job.id] = response
-        self._bytes += len(response.document)
+        self._bytes += response.bytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._responses)))
 
     def _drop(self, job_id: str) -> None:
         if (response := self._responses.pop(job_id, None)) is not None:
-            self._bytes -= len(response.document)
+            self._bytes -= response.bytes

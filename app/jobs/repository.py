@@ -12,6 +12,7 @@ The life of a job (its steps are in `lifecycle.py`):
    canceled, deleted, or claimed by another execution. Output is stored under `output_prefix`
    (`separations/ID/EXECUTION`); `claim` adds that prefix to the ledger of orphaned objects, so that housekeeping
    deletes it unless it is published.
+   Large outcomes are stored before (`large_fields.py`), since records are to stay small.
 4. One of `publish`, `fail`, `confirm_cancel` (after a request to cancel) and `release` (the worker shuts down: the job
    waits again, and the attempt does not count). False: the job belongs to another execution; delete what was stored.
 5. `expired_ids()` and `expire(id)` after the retention time of its output; Redis drops the record itself
@@ -38,7 +39,8 @@ from app.jobs import events, lifecycle, metrics
 from app.jobs.events import events_key
 from app.jobs.fair_queue import Condition, FairQueue
 from app.jobs.kinds import KINDS, output_folder
-from app.jobs.lifecycle import Job, JobError, TargetState
+from app.jobs.large_fields import record_folder
+from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.jobs.listing import Listing, record_key
 from app.jobs.rq_queues import RqQueues
 from app.jobs.webhook_outbox import WebhookOutbox
@@ -50,6 +52,7 @@ log = logging.getLogger("earmark.jobs")
 
 _OPEN = "earmark:jobs:open"
 _EXPIRY = "earmark:jobs:expiry"
+_DROP_MARGIN = 3600.0  # s after Redis drops a record until its large fields are deleted: clocks differ
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class JobRepository:
         ]
         with self.redis.pipeline() as pipe:
             self._write(pipe, job, "state")
+            if job.audio_ids and "audio_ids" in job.stored_names:
+                pipe.sadd(_audio_ids_key(job.id), *job.audio_ids)
+            for stored in job.stored_fields:
+                self._orphans.remove(pipe, stored.key)
             self.listing.add(pipe, job)
             self.rq_queues.write_entry(pipe, job)
             self.fair_queue.enter(pipe, job)
@@ -120,7 +127,11 @@ class JobRepository:
                 self.listing.remove(pipe, job)
                 pipe.delete(record_key(job.id))
                 events.delete(pipe, job)
-                self._orphans.add(pipe, output_folder(job.kind, job.id), time.time() + self._execution_seconds)
+                due = time.time() + self._settings.execution_seconds
+                self._orphans.add(pipe, output_folder(job.kind, job.id), due)
+                if job.stored_fields:
+                    self._orphans.remove(pipe, record_folder(job.id))  # due when the record would have been dropped
+                    self._orphans.add(pipe, record_folder(job.id), due)
                 if self.fair_queue.commit(job.model, pipe, [_is_unchanged(job, document)]) is not None:
                     return job
 
@@ -131,7 +142,8 @@ class JobRepository:
 
         def register_output(pipe: Pipeline, job: Job) -> None:
             if job.execution == execution and not job.is_finished:
-                self._orphans.add(pipe, self.output_prefix(job, execution), time.time() + self._execution_seconds)
+                due = time.time() + self._settings.execution_seconds
+                self._orphans.add(pipe, self.output_prefix(job, execution), due)
 
         attempts = self._settings.job_attempts
         try:
@@ -180,15 +192,21 @@ class JobRepository:
         targets: list[TargetState],
         result: dict[str, Any],
         warnings: list[str] | None = None,
+        stored: StoredFields | None = None,
     ) -> bool:
-        """Publish the stored output, in one step. False: the job is not this execution's; delete what was stored."""
+        """Publish the stored output, in one step. False: the job is not this execution's; delete what was stored.
+
+        stored: where `LargeFields.store_outcome` has put the other arguments.
+        """
 
         def unregister_output(pipe: Pipeline, job: Job) -> None:
             self._orphans.remove(pipe, self.output_prefix(job, execution))
+            if stored is not None:
+                self._orphans.remove(pipe, stored.key)
 
         return self._change_own(
             job_id,
-            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], time.time()),
+            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], time.time(), stored),
             "state",
             unregister_output,
         )
@@ -289,11 +307,6 @@ class JobRepository:
         """Return the number of jobs that wait or run, of all models."""
         return self.redis.scard(_OPEN)
 
-    @property
-    def _execution_seconds(self) -> float:
-        """After so many seconds an execution is dead for certain: its worker's timeout has killed it."""
-        return 2 * self._settings.job_timeout + 600
-
     def _put_back(self, pipe: Pipeline, job: Job) -> None:
         if not job.is_finished:
             self.fair_queue.put_back(pipe, job)
@@ -332,7 +345,7 @@ class JobRepository:
                 changed.expires_at = self._expiry_time(changed)
             changed.revision = job.revision + 1
             with self.redis.pipeline() as pipe:
-                self._write(pipe, changed, event)
+                self._write(pipe, changed, event, job)
                 if changed.is_finished and not job.is_finished:
                     WebhookOutbox.put(pipe, changed)
                 if also is not None:
@@ -352,17 +365,19 @@ class JobRepository:
         is_kept = KINDS[job.kind].kept and job.status == "succeeded"
         return None if is_kept else time.time() + self._settings.stem_retention
 
-    def _write(self, pipe: Pipeline, job: Job, event: str) -> None:
+    def _write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> None:
         """Write the record, its event, and every index that follows from its state."""
         until = None
         if job.is_finished and job.expires_at is not None:
             until = int(job.expires_at + self._settings.record_retention)
-        pipe.set(record_key(job.id), job.model_dump_json(), exat=until)
-        events.append(pipe, job, event)
+        pipe.set(record_key(job.id), job.document(), exat=until)
+        events.append(pipe, job, event, before)
         if job.is_finished:
             self._leave_indices(pipe, job)
             if until is not None:
                 pipe.expireat(events_key(job.id), until)
+                if job.stored_fields:
+                    self._orphans.add(pipe, record_folder(job.id), until + _DROP_MARGIN)
             if job.expires_at is not None and not job.expired:
                 pipe.zadd(_EXPIRY, {job.id: job.expires_at})
             return
@@ -375,8 +390,18 @@ class JobRepository:
     def _leave_indices(self, pipe: Pipeline, job: Job) -> None:
         pipe.srem(_OPEN, job.id)
         self.fair_queue.leave(pipe, job, finished=True)
-        for audio_id in job.audio_ids:
+        audio_ids = job.audio_ids
+        if "audio_ids" in job.stored_names:
+            members: Any = self.redis.smembers(_audio_ids_key(job.id))
+            audio_ids = [member.decode() for member in members]
+            pipe.delete(_audio_ids_key(job.id))
+        for audio_id in audio_ids:
             pipe.srem(users_key(audio_id), job.id)
+
+
+def _audio_ids_key(job_id: str) -> str:
+    """Return the Redis key of the uploads that an unfinished job uses, if its record refers to the store for them."""
+    return f"{record_key(job_id)}:audio"
 
 
 def _is_unchanged(job: Job, document: bytes) -> Condition:

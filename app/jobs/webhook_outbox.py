@@ -30,8 +30,11 @@ class WebhookOutbox:
 
     @staticmethod
     def put(pipe: Pipeline, job: Job) -> None:
-        """Add a job if its webhook wants its terminal state; within the transaction that finishes it."""
-        if job.webhook is not None and job.status in job.webhook.events:
+        """Add a job if its webhook wants its terminal state; within the transaction that finishes it.
+
+        A webhook that is in the store may turn out not to want it on delivery.
+        """
+        if job.wants_webhook or "webhook" in job.stored_names:
             pipe.zadd(_DUE, {job.id: job.finished_at or job.changed_at})
 
     def take(self, now: float, lease: float, limit: int) -> list[str]:

@@ -36,10 +36,11 @@ def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
 def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:
     """Return the embedding of the caller's saved query, to be copied into the job that uses it.
 
-    Raises `NotFound`, `QueryNotReady`, and `QueryModelMismatch` if another model than `model` made it.
+    Raises `NotFound`, `QueryNotReady`, `QueryModelMismatch` if another model than `model` made it, and
+    `StoreUnavailable` if it is large.
     """
     try:
-        job = QUERIES.get(deps, query_id)
+        job = deps.large_fields.load(QUERIES.get(deps, query_id))
     except NotFound as error:
         raise NotFound("There is no such query.", [field_error("There is no such query.", *pointer)]) from error
     if job.status != "succeeded" or job.result is None:

@@ -1,4 +1,4 @@
-"""Ledger of orphaned objects: prefixes of the store that no record owns, or none yet.
+"""Ledger of orphaned objects: prefixes of the store that no record owns, none yet, or none from some time on.
 
 A process that is about to write under a prefix adds it first, with the time after which the write has surely ended, and
 removes it in the transaction in which a record becomes its owner. Housekeeping deletes what is still in the ledger at

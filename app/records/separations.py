@@ -1,11 +1,14 @@
 """The validated request and the published result in a separation's record. Workers use these too."""
 
+import re
 from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from app.records.shared import EmbeddingRecord, ExampleRecord, ModelRecord, RecordingRecord
+
+_MAX_FILE_NAME = 255  # bytes
 
 Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
 
@@ -59,6 +62,7 @@ class SeparationRequest(BaseModel):
     targets: list[TargetRecord] = []
     auto: AutoRecord | None = None
     output: OutputRecord
+    source: str | None = None  # the name of the mixture's file, after which outputs are named
 
 
 class StemRecord(BaseModel):
@@ -73,9 +77,30 @@ class StemRecord(BaseModel):
     loudness: float | None
 
 
-def file_name(stem: StemRecord) -> str:
-    """Return the file name under which a stem is downloaded."""
-    return f"{stem.name}{PurePosixPath(stem.key).suffix}"
+def file_name(stem: StemRecord, source: str | None) -> str:
+    """Return the file name under which a stem of a recording is downloaded, such as `street-dog.flac`.
+
+    `source`: the name of the recording's file, if it is known.
+    """
+    suffix = PurePosixPath(stem.key).suffix
+    name = _replace_separators(stem.name)
+    room = _MAX_FILE_NAME - len(f"-{suffix}".encode())
+    prefix = f"{_cut(source_name(source), room - len(name.encode()))}-" if source else ""
+    return f"{prefix if prefix != '-' else ''}{_cut(name, room)}{suffix}"
+
+
+def source_name(source: str) -> str:
+    """Return the name of a recording's file without its suffix."""
+    return _replace_separators(PurePosixPath(source).stem)
+
+
+def _replace_separators(name: str) -> str:
+    """Replace what Windows does not allow in a file name."""
+    return re.sub(r'[<>:"|?*\\/]', "_", name)
+
+
+def _cut(name: str, size: int) -> str:
+    return name.encode()[: max(0, size)].decode(errors="ignore")
 
 
 class SeparationResult(BaseModel):

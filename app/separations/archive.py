@@ -31,15 +31,19 @@ class _Sink:
         return block
 
 
-async def stream(storage: Storage, stems: list[StemRecord], modified_at: float) -> AsyncIterator[bytes]:
-    """Yield the zip, a block of a stem at a time; `modified_at`, seconds since 1970, is every entry's date in UTC.
+async def stream(
+    storage: Storage, stems: list[StemRecord], source: str | None, modified_at: float
+) -> AsyncIterator[bytes]:
+    """Yield the zip, a block of a stem at a time.
+
+    `source`: the name of the recording's file. `modified_at`, seconds since 1970, is every entry's date in UTC.
 
     Raises `NotFound` and `StoreUnavailable` if a stem cannot be read.
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
         for stem in stems:
-            entry = zipfile.ZipInfo(file_name(stem), time.gmtime(modified_at)[:6])
+            entry = zipfile.ZipInfo(file_name(stem, source), time.gmtime(modified_at)[:6])
             entry.file_size = stem.bytes  # above 2 GiB the entry needs wider fields (ZIP64) from its first byte
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w") as file:

@@ -9,14 +9,17 @@ from starlette.concurrency import run_in_threadpool
 from app.audio.service import receive_uploads
 from app.dependencies import InjectedDependencies
 from app.http.openapi import FILE, json_or_form, problems
-from app.http.ranges import object_response
+from app.http.ranges import attachment, object_response
 from app.job_api.routes import accepted_response, add_job_routes
-from app.records.separations import file_name
 from app.separations import forms, service
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 
 router = APIRouter(prefix="/v1/separations", tags=["separations"])
 
+FileName = Annotated[
+    str | None,
+    Query(min_length=1, max_length=255, pattern=r"^[^/\\\x00-\x1f\x7f]+$", description="name of the downloaded file"),
+]
 _BODY = json_or_form(
     SeparationCreate,
     {
@@ -59,11 +62,13 @@ async def stem(
     request: Request,
     deps: InjectedDependencies,
     redirect: Annotated[bool, Query(description="0: the bytes from this server, not a redirect to the store")] = True,
-    download: Annotated[bool, Query(description="1: as an attachment with a file name")] = False,
+    download: Annotated[bool, Query(description="1: as an attachment, named after the recording and the stem")] = False,
+    filename: FileName = None,
 ) -> Response:
     """A stem: its bytes, with `Range`, or a redirect to the store where it signs URLs."""
-    record = await run_in_threadpool(service.find_stem, deps, job_id, name)
-    if deps.storage.can_sign and redirect and not download and request.method == "GET":
+    record, default_name = service.find_stem(await service.SEPARATIONS.load(deps, job_id), name)
+    is_attachment = download or filename is not None
+    if deps.storage.can_sign and redirect and not is_attachment and request.method == "GET":
         url = await run_in_threadpool(deps.storage.signed_url, record.key, deps.settings.signed_url_seconds)
         return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
     return await object_response(
@@ -73,7 +78,7 @@ async def stem(
         size=record.bytes,
         sha256=record.sha256,
         content_type=record.content_type,
-        filename=file_name(record) if download else None,
+        filename=(filename or default_name) if is_attachment else None,
     )
 
 
@@ -82,11 +87,9 @@ async def stem(
     response_class=StreamingResponse,
     responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
 )
-def archive(job_id: str, deps: InjectedDependencies) -> StreamingResponse:
+async def archive(job_id: str, deps: InjectedDependencies, filename: FileName = None) -> StreamingResponse:
     """All stems in one zip, not compressed."""
-    content = service.stream_archive(deps, job_id)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{job_id}.zip"',
-        "Cache-Control": "private, no-cache",
-    }
+    job = await service.SEPARATIONS.load(deps, job_id)
+    content, default_name = await run_in_threadpool(service.stream_archive, deps, job)
+    headers = {"Content-Disposition": attachment(filename or default_name), "Cache-Control": "private, no-cache"}
     return StreamingResponse(content, headers=headers, media_type="application/zip")

@@ -1,8 +1,9 @@
 """Schemas of separations: requests and responses."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.http.validation import RequestModel
@@ -13,12 +14,27 @@ from app.model_registry import ModelName
 from app.records import ids
 from app.records.separations import Format, SeparationRequest, SeparationResult
 from app.records.shared import RecordingRecord
+from app.separations import names
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$"
 _MAX_NUMBER = 1e6  # of an embedding: far beyond any network's, and far from overflow
 _MAX_ITEMS = 1024  # targets, spans or examples: far beyond any setting; a longer list is not validated item by item
 _MAX_EMBEDDING_SIZE = 65536  # far beyond any network's
 _QUERY_FIELDS = ("examples", "label", "spans", "query_id", "embedding")
+_NAME_DESCRIPTION = "printable text without slashes; distinct from those of other targets, whatever the case of letters"
+
+
+def _normalize_name(name: str) -> str:
+    try:
+        return names.normalize(name)
+    except ValueError as error:
+        raise PydanticCustomError("name_invalid", "{reason}", {"reason": str(error)}) from error
+
+
+Name = Annotated[
+    str,
+    AfterValidator(_normalize_name),
+    Field(json_schema_extra={"minLength": 1, "maxLength": names.MAX_NAME, "description": _NAME_DESCRIPTION}),
+]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
@@ -44,7 +60,7 @@ class Target(RequestModel):
     `not_label`: a negative query, a similar sound that the target is not.
     """
 
-    name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
+    name: Name | None = None
     examples: Annotated[list[AudioReference], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
     label: Label | None = None
     spans: Annotated[list[SpanSent], Field(min_length=1, max_length=_MAX_ITEMS)] | None = None
@@ -145,6 +161,6 @@ class SeparationAnswer(JobAnswer):
 
 def _stems(result: SeparationResult, url: str, sign: Sign) -> list[StemAnswer]:
     return [
-        StemAnswer(url=sign(f"{url}/stems/{stem.name.replace(' ', '%20')}"), **stem.model_dump(exclude={"key"}))
+        StemAnswer(url=sign(f"{url}/stems/{quote(stem.name, safe='')}"), **stem.model_dump(exclude={"key"}))
         for stem in result.stems
     ]

@@ -1,5 +1,6 @@
 """Separations: validation of a request, creation of its job, lookup of its stems."""
 
+import unicodedata
 from collections.abc import AsyncIterator
 
 from app.dependencies import Dependencies
@@ -9,7 +10,7 @@ from app.job_api.resource import JobResource, require_unexpired
 from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job, TargetState
 from app.jobs.repository import QueuedJob
-from app.records.separations import SeparationRequest, SeparationResult, StemRecord
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, upload_ids
@@ -43,6 +44,7 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
         targets=targets,
         auto=auto,
         output=output,
+        source=mixture.filename,
     )
     return SEPARATIONS.create(
         deps,
@@ -55,27 +57,35 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     )
 
 
-def find_stem(deps: Dependencies, job_id: str, name: str) -> StemRecord:
-    """Return a published stem. Raises `NotFound`, and `StemsExpired` after the stems' retention time."""
-    job = SEPARATIONS.get(deps, job_id)
+def find_stem(job: Job, name: str) -> tuple[StemRecord, str]:
+    """Return a published stem, by its name in any encoding of accents, and the name of its file.
+
+    Raises `NotFound`, and `StemsExpired` after the stems' retention time.
+    """
+    wanted = unicodedata.normalize("NFC", name)
     for stem in _stems_of(job):
-        if stem.name == name:
+        if stem.name == wanted:
             require_unexpired(job, "stems")
-            return stem
+            return stem, file_name(stem, _source_of(job))
     raise NotFound("There is no such stem.")
 
 
-def stream_archive(deps: Dependencies, job_id: str) -> AsyncIterator[bytes]:
-    """Return all published stems as the blocks of a zip.
+def stream_archive(deps: Dependencies, job: Job) -> tuple[AsyncIterator[bytes], str]:
+    """Return all published stems as the blocks of a zip, and the name of its file.
 
     Raises `NotFound`, `StemsExpired`, `StoreUnavailable` before the first block.
     """
-    job = SEPARATIONS.get(deps, job_id)
     stems = _stems_of(job)
     require_unexpired(job, "stems")
     for stem in stems:
         deps.storage.size(stem.key)
-    return archive.stream(deps.storage, stems, job.finished_at or job.created_at)
+    source = _source_of(job)
+    name = f"{source_name(source) if source else job.id}.zip"
+    return archive.stream(deps.storage, stems, source, job.finished_at or job.created_at), name
+
+
+def _source_of(job: Job) -> str | None:
+    return SeparationRequest.model_validate(job.request).source
 
 
 def _stems_of(job: Job) -> list[StemRecord]:

@@ -8,6 +8,7 @@ from app.http.problems import field_error
 from app.job_api.validation import HEADER_SLACK, exact_duration
 from app.records.audio import Audio
 from app.records.separations import AutoRecord, OutputRecord, Span
+from app.separations.names import fold
 from app.separations.schemas import Auto, Output, SpanSent
 from app.settings import Settings
 
@@ -31,16 +32,17 @@ def auto_record(auto: Auto, settings: Settings) -> AutoRecord:
 
 
 def require_distinct_names(names: list[str]) -> None:
-    """Require that names differ, also in lower case, and that none is reserved."""
+    """Require that names differ, whatever the case of their letters, and that none is reserved."""
     seen: set[str] = set()
     for index, name in enumerate(names):
-        if name.casefold() == RESIDUAL:
+        folded = fold(name)
+        if folded == RESIDUAL:
             detail = "The name residual is reserved for what remains of the mixture."
             raise NameReserved(detail, [field_error(detail, "targets", index, "name")])
-        if name.casefold() in seen:
+        if folded in seen:
             detail = f"Two targets are named {name}."
             raise RequestInvalid(detail, [field_error(detail, "targets", index, "name")])
-        seen.add(name.casefold())
+        seen.add(folded)
 
 
 def span_records(spans: list[SpanSent], mixture: Audio, settings: Settings, *pointer: str | int) -> list[Span]:

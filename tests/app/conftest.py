@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -56,7 +57,7 @@ MODEL = {
 }
 
 
-PREFIXES = ("audio", "incoming", "outlines", *(kind.folder for kind in KINDS.values()))  # of the store
+PREFIXES = ("audio", "incoming", "outlines", "records", *(kind.folder for kind in KINDS.values()))  # of the store
 
 
 @dataclass
@@ -142,13 +143,14 @@ class Service:
 
     def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
         """Claim a job of any kind, store objects under its prefix as execution `e`, publish, as a worker does."""
-        jobs = self.deps.jobs
+        jobs, large_fields = self.deps.jobs, self.deps.large_fields
         job = jobs.claim(job_id, "e")
         assert job is not None
         for name, content in (stored or {}).items():
             (self.folder / "output").write_bytes(content)
             self.deps.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
-        assert jobs.publish(job_id, "e", [], result.model_dump())
+        in_store = large_fields.store_outcome(job, "e", [], result.model_dump(), [])
+        assert jobs.publish(job_id, "e", [], result.model_dump(), stored=in_store)
         return jobs.get(job_id)
 
     def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1") -> str:
@@ -301,7 +303,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert document["status"] == status and document["code"] == code
     assert document["type"] == f"urn:earmark:problem:{code}"
     assert document["title"] and document["detail"]
-    assert document["instance"] == answer.request.url.path
+    assert unquote(document["instance"]) == answer.request.url.path
     assert document["request_id"] == answer.headers["x-request-id"]
     for secret in ("Traceback", "/work", "/tmp", "site-packages", "kept-by-nobody", "earmark-tests"):
         assert secret not in answer.text

@@ -130,7 +130,7 @@ def test_a_format_that_cannot_hold_the_stems_leaves_no_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [["residual"], ["Residual"], ["a", "A"], [""], ["../a"], [".a"], ["a/b"], ["a" * 65]])
+@pytest.mark.parametrize("names", [["residual"], ["Residual"], ["a", "A"], [""], ["../a"], [".."], ["a/b"], ["a" * 65]])
 def test_names_that_could_not_be_files_are_refused(names):
     with pytest.raises(ValueError, match=r"name|reserved"):
         check_names(names)

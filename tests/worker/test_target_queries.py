@@ -14,9 +14,12 @@ import torch
 from redis import Redis
 
 from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind
+from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, TargetState
+from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository
 from app.keys.quotas import Quotas
+from app.metrics import PROCESS
 from app.records.audio import store_key
 from app.records.detections import DetectionResult
 from app.records.ids import new_id
@@ -26,6 +29,7 @@ from app.settings import Settings
 from app.storage import Storage
 from models.audio import Waveform, mono
 from models.engine import Engine
+from tests.app.large_jobs import large_metadata
 from tests.conftest import REPOSITORY
 from worker.context import WorkerContext
 from worker.rq_worker import Signals
@@ -66,9 +70,9 @@ class JobRunner:
         self._redis.set(f"earmark:audio:{audio_id}", "{}")
         return audio_id
 
-    def run(self, kind: Kind, request: dict[str, Any]) -> Job:
-        """Create a job of this kind, run it, and return its record."""
-        now = time.time()
+    def run(self, kind: Kind, request: dict[str, Any], **fields: Any) -> Job:
+        """Create a job of this kind, run it, and return its complete record."""
+        now, large_fields = time.time(), self.context.large_fields
         job = Job(
             id=new_id(kind.prefix),
             kind=kind.name,
@@ -79,10 +83,11 @@ class JobRunner:
             created_at=now,
             changed_at=now,
             expires_at=now + 3600,
+            **fields,
         )
-        self.context.jobs.create(job)
+        self.context.jobs.create(large_fields.store_request(job))
         assert TASKS[kind.task](self.context, "e", job.id) is None
-        return self.context.jobs.get(job.id)
+        return large_fields.load(self.context.jobs.get(job.id))
 
     def separate(self, mixture: str | np.ndarray, *targets: dict[str, Any], **fields: Any) -> Job:
         recording = {"audio_id": self.upload(mixture), "duration": None, "sample_rate": 1, "channels": 1}
@@ -196,6 +201,20 @@ def test_without_automatic_targets_the_residual_is_the_mixture(runner: JobRunner
     assert [stem.name for stem in result.stems] == ["residual"][: int(residual)]
     if residual:
         assert np.abs(runner.stem(job, "residual")[:, 0] - np.round(quiet * 2**15) / 2**15).max() < 1e-6
+
+
+def test_large_requests_and_results_are_in_the_store(runner: JobRunner, redis: Redis) -> None:
+    recording = {"audio_id": runner.upload("mixture"), "duration": None, "sample_rate": 1, "channels": 1}
+    labels, metadata = {"kind": "detection", "model": "base"}, large_metadata(16)
+    before = PROCESS.get_sample_value("earmark_audio_seconds_total", labels) or 0.0
+    job = runner.run(DETECTION, {"audio": recording, "threshold": 0.2, "top": 527}, metadata=metadata)
+    assert job.status == "succeeded" and job.metadata == metadata
+    assert len(DetectionResult.model_validate(job.result).tags) == 527
+    assert redis.strlen(record_key(job.id)) < 2000
+    stored = [f"{record_folder(job.id)}/{name}.json" for name in ("e", "request")]
+    assert sorted(runner.context.storage.keys("records")) == stored
+    after = PROCESS.get_sample_value("earmark_audio_seconds_total", labels) or 0.0
+    assert after - before == pytest.approx(5.97, abs=0.01)
 
 
 def test_a_detection_has_tags_events_and_a_picture(runner: JobRunner, tmp_path: Path) -> None:

@@ -23,9 +23,12 @@ from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from models.engine import Engine
+from tests.app.large_jobs import detection_result
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
+from worker import job_run
 from worker.context import WorkerContext
+from worker.execution import JobExecution, Outcome
 from worker.job_run import RETRY
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
@@ -57,7 +60,8 @@ def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerCont
     scratch = Scratch(tmp_path / "scratch")
     yield WorkerContext(engine, JobRepository(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
-    assert [key for kind in KINDS.values() for key in storage.keys(kind.folder)] == []
+    folders = ["records", *(kind.folder for kind in KINDS.values())]
+    assert [key for folder in folders for key in storage.keys(folder)] == []
     scratch.close()
 
 
@@ -128,6 +132,14 @@ def test_an_internal_error_fails_the_job_without_its_details(
     assert ended.error is not None
     assert ended.error.code == code
     assert "secret" not in ended.error.detail
+
+
+def test_a_large_outcome_that_cannot_be_published_is_removed(context: WorkerContext, job: Job):
+    def work(execution: JobExecution) -> Outcome:
+        context.jobs.delete(execution.job.id)
+        return Outcome(detection_result("aud_x", events=2000))
+
+    assert job_run.run(work, context, "e1", job.id) is None  # and the fixture finds nothing in the store
 
 
 def test_a_temporary_error_is_retried_until_the_last_attempt(context: WorkerContext, job: Job):

@@ -28,6 +28,7 @@ from app.separations.schemas import SeparationCreate
 from app.separations.service import SEPARATIONS
 from app.settings import Settings
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve
+from tests.app.large_jobs import detection_result, large_metadata
 from tests.app.receivers import Received, Receiver, receiver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
@@ -103,6 +104,47 @@ def test_a_webhook_has_the_same_job_as_a_poll(front_end: Service, port: int) -> 
     polled = front_end.client.get(job["url"]).json()
     assert body == {"type": "separation.succeeded", "timestamp": polled["finished_at"], "data": polled}
     assert got.path == "/hook?order=17" and got.headers["Content-Type"] == "application/json"
+
+
+def test_a_large_result_is_delivered_whole_once_the_store_returns_it(front_end: Service, port: int) -> None:
+    audio_id, job_folder = front_end.recording()["id"], front_end.folder / "store" / "records"
+    with receiver(port=port) as served:
+        body = {"audio_id": audio_id, "webhook": {"url": served.url}}
+        job = front_end.client.post("/v1/detections", json=body).json()
+        assert front_end.publish(job["id"], detection_result(audio_id, events=2000)).is_partial
+        job_folder.rename(away := front_end.folder / "away")
+        with delivery(front_end):
+            time.sleep(0.5)  # enough for some attempts
+            assert served.requests == [] and outbox(front_end).pending_count() == 1
+            away.rename(job_folder)
+            (got,) = wait_for_delivery(front_end, served)
+    polled = front_end.client.get(job["url"])
+    assert verify(got)["data"] == polled.json() and len(polled.json()["events"]) == 2000
+    assert polled.content in got.body, "the same bytes"
+
+
+def test_the_webhook_of_a_large_request_is_sent_for_the_requested_events_only(front_end: Service, port: int) -> None:
+    audio_id, metadata = front_end.recording()["id"], large_metadata(16, "m")
+    with receiver(port=port) as served, delivery(front_end):
+        for events in (["failed", "canceled"], ["succeeded"]):
+            body = {"audio_id": audio_id, "metadata": metadata, "webhook": {"url": served.url, "events": events}}
+            job = front_end.client.post("/v1/detections", json=body).json()
+            assert front_end.deps.jobs.get(job["id"]).webhook is None, "it is in the store"
+            front_end.publish(job["id"], detection_result(audio_id, events=1, tags=1))
+        (got,) = wait_for_delivery(front_end, served)
+    assert (verify(got)["data"]["id"], verify(got)["data"]["metadata"]) == (job["id"], metadata)
+
+
+def test_a_result_that_the_store_has_lost_is_given_up_after_a_day(front_end: Service, port: int) -> None:
+    audio_id = front_end.recording()["id"]
+    with receiver(port=port) as served:
+        body = {"audio_id": audio_id, "webhook": {"url": served.url}}
+        job = front_end.client.post("/v1/detections", json=body).json()
+        front_end.publish(job["id"], detection_result(audio_id, events=2000))
+        front_end.deps.storage.delete_prefix("records")
+        with delivery(front_end, replace(QUICK, give_up_after=0.0)):
+            eventually(lambda: not outbox(front_end).pending_count(), 5)
+    assert served.requests == []
 
 
 def test_webhooks_are_sent_for_the_requested_events_only(front_end: Service, port: int) -> None:

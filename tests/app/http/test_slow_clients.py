@@ -143,3 +143,18 @@ def test_slow_bodies_close_the_connection_and_leave_nothing(strict_service: Serv
         assert seconds_open < 6
     eventually(lambda: not strict_service.orphans(), 5)
     assert_nothing_left(strict_service)
+
+
+def test_a_client_that_sends_on_receives_the_refusal_of_its_body(strict_service: Service) -> None:
+    """The body does not fit into the buffers of sockets: the response is there before all of it is sent."""
+    size = 24 << 20
+    assert size > strict_service.deps.settings.upload_bytes
+    head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {FORM['Content-Type']}\r\n"
+    with socket.create_connection(strict_service.address, timeout=20) as client:
+        client.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        for _ in range(size >> 20):
+            client.sendall(bytes(1 << 20))
+        answer = b""
+        while chunk := client.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 413 ") and answer.endswith(b"}")

@@ -20,7 +20,7 @@ def test_the_least_recently_polled_responses_are_dropped(redis: Redis, jobs: Job
     record_bytes = max(redis.strlen(record_key(job_id)) for job_id in (first, second, third))
     rendered: list[tuple[str, int]] = []
 
-    def render(job: Job, position: int) -> tuple[bytes, str]:
+    async def render(job: Job, position: int) -> tuple[bytes, str]:
         rendered.append((job.id, position))
         return b"", ""
 

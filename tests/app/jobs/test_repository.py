@@ -72,7 +72,8 @@ def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, jo
     entries = read_events(redis, job)
     assert [name for name, _, _ in entries] == [f"{number}-0".encode() for number in range(1, 6)]
     assert [kind for _, kind, _ in entries] == ["state", "state", "progress", "target", "state"]
-    assert [fields.get("status") for _, _, fields in entries] == ["queued", "running", None, "running", "succeeded"]
+    assert [fields.get("status") for _, _, fields in entries] == ["queued", "running", None, None, "succeeded"]
+    assert [target["name"] for target in entries[3][2]["targets"]] == [DONE[0].name]
     assert all("request" not in fields for _, _, fields in entries)
 
 

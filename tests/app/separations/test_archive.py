@@ -13,11 +13,11 @@ def test_all_stems_in_one_zip(service: Service) -> None:
     service.finish(job["id"], stems)
     answer = service.client.get(job["archive_url"])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
-    assert answer.headers["content-disposition"] == f'attachment; filename="{job["id"]}.zip"'
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''street.zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None
         assert {entry.filename: archive.read(entry) for entry in archive.infolist()} == {
-            f"{name}.flac": content for name, content in stems.items()
+            f"street-{name}.flac": content for name, content in stems.items()
         }
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
     assert service.client.get(job["archive_url"]).content == answer.content

@@ -112,3 +112,20 @@ def test_automatic_targets_in_one_form(folder_service: Service) -> None:
     assert answer.status_code == 202, answer.text
     request = SeparationRequest.model_validate(folder_service.deps.jobs.get(answer.json()["id"]).request)
     assert request.auto is not None and request.auto.threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("files", "pointer"),
+    [
+        ([("mixture", b"no audio"), ("query", None)], "/mixture"),
+        ([("mixture", None), ("query", b"no audio")], "/query/0"),
+        ([("mixture", None), ("query", None), ("query", b"")], "/query/1"),
+    ],
+)
+def test_an_error_names_the_file_that_is_bad(
+    folder_service: Service, files: list[tuple[str, bytes | None]], pointer: str
+) -> None:
+    sent = [(name, ("a.wav", wav() if content is None else content)) for name, content in files]
+    answer = folder_service.client.post("/v1/separations", files=sent)
+    document = problem(answer, 422, "audio_undecodable")
+    assert document["errors"] == [{"pointer": pointer, "detail": document["detail"]}]

@@ -1,0 +1,98 @@
+"""Names of targets, of stems' addresses and of their files."""
+
+import unicodedata
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.records.separations import StemRecord, file_name
+from app.separations import names
+from models.stems import check_names
+from models.stems import file_name as file_of_stem
+from tests.app.conftest import Service, problem
+
+VALID = ["dog", "é", "鳥", "Vocals (left)", ".hidden", "a b.c", "50 % & more", "x" * 64, "鳥" * 64, "🐦" * 64, "#1?"]
+INVALID = ["", " ", "a ", "a/b", "a\\b", ".", "..", "x" * 65, "a\nb", "a\x00", "\u202egod", "a\u200b"]
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_printable_text_is_a_name_for_requests_and_for_commands(name: str) -> None:
+    assert names.normalize(name) == name
+    check_names([name])
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_what_could_not_be_a_file_is_refused_by_both(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        names.normalize(name)
+    with pytest.raises(ValueError, match="name"):
+        check_names([name])
+
+
+@given(st.text(max_size=70))
+def test_requests_and_commands_have_the_same_rule(name: str) -> None:
+    name = unicodedata.normalize("NFC", name)
+
+    def is_accepted(check: object) -> bool:
+        try:
+            check(name)  # pyright: ignore[reportCallIssue]
+        except ValueError:
+            return False
+        return True
+
+    if names.fold(name) != "residual":
+        assert is_accepted(names.normalize) == is_accepted(lambda text: check_names([text]))
+
+
+@given(st.lists(st.sampled_from(VALID), min_size=1, max_size=3), st.text(max_size=300))
+def test_file_names_fit_into_255_bytes(parts: list[str], source: str) -> None:
+    name = names.normalize(" ".join(parts)[:64].strip())
+    stem = StemRecord(name=name, key="x/0.flac", content_type="audio/flac", bytes=1, sha256="", peak=0, loudness=None)
+    for file in (file_name(stem, source or None), file_of_stem(name, "flac")):
+        assert len(file.encode()) <= 255 and file.endswith(".flac") and "/" not in file
+
+
+def test_long_names_that_differ_at_their_end_have_different_files() -> None:
+    assert len({file_of_stem("🐦" * 63 + end, "flac") for end in "鳥語"}) == 2
+
+
+@pytest.mark.parametrize("other", ["DOG", "dog", "Dog"])
+def test_names_differ_whatever_their_case(service: Service, other: str) -> None:
+    mixture = {"audio_id": service.recording()["id"]}
+    targets = [{"name": name, "label": "Dog"} for name in ("dog", other)]
+    answer = service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets})
+    assert problem(answer, 422, "request_invalid")["errors"][0]["pointer"] == "/targets/1/name"
+
+
+def test_accents_are_normalized_and_distinct_in_any_encoding(service: Service) -> None:
+    job = service.separate(targets=[{"name": "cafe\u0301", "label": "Dog"}])
+    assert job["targets"][0]["name"] == "café"
+    targets = [{"name": "CAFÉ", "label": "Dog"}, {"name": "cafe\u0301", "label": "Siren"}]
+    mixture = {"audio_id": service.recording()["id"]}
+    problem(
+        service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets}), 422, "request_invalid"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in VALID if len(name.encode()) < 240], ids=ascii)
+def test_a_stem_is_found_by_its_address_and_named_after_its_recording(service: Service, name: str) -> None:
+    job = service.separate(targets=[{"name": name, "label": "Dog"}])
+    service.finish(job["id"], {name: b"0123456789"})
+    (stem,) = service.client.get(job["url"]).json()["stems"]
+    assert stem["name"] == name and quote(name, safe="") in stem["url"]
+    separator = "&" if "?" in stem["url"] else "?"
+    answer = service.client.get(f"{stem['url']}{separator}download=1")
+    assert answer.content == b"0123456789"
+    disposition = answer.headers["content-disposition"]
+    assert disposition.startswith("attachment; filename*=UTF-8''street-") and disposition.endswith(".flac")
+    answer = service.client.get(f"{stem['url']}{separator}filename=d%C3%B6g.flac")
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''d%C3%B6g.flac"
+    problem(service.client.get(f"{stem['url']}{separator}filename=..%2Fx"), 422, "request_invalid")
+
+
+def test_file_names_hold_nothing_that_windows_refuses() -> None:
+    stem = StemRecord(name='a:b"c', key="x/0.wav", content_type="audio/wav", bytes=1, sha256="", peak=0, loudness=None)
+    assert file_name(stem, "str<eet>.mp3") == "str_eet_-a_b_c.wav"
+    assert file_name(stem, None) == "a_b_c.wav"
