@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     queue_audio_seconds: float = Field(
         default=1_000_000.0,
         gt=0,
-        description="audio seconds of the waiting jobs of one model, above which new jobs are rejected",
+        description="charged audio seconds of the waiting jobs of one model, above which new jobs are rejected",
     )
     queue_share: float = Field(
         default=0.5,
@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     short_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="audio seconds up to which a job counts as short, for workers started with --short",
+        description="audio seconds, as charged to the quota, up to which a job counts as short, for workers started "
+        "with --short",
     )
 
     # Observability

@@ -68,7 +68,7 @@ class PresenceTracker:
         self._estimates = QuerySimilarity(embed_profiles, runner.rate, rule, query_profiles, shared=False)
         self._mixture_energy = 0.0
         self._levels = [Levels(runner.rate, 1) for _ in queries]
-        self._waiting: list[Tensor] = []  # mono blocks of one time, until all queries have theirs
+        self._monos = torch.empty(len(queries), 0)  # of one time, until all queries have theirs
 
     def add_mixture(self, block: Tensor) -> None:
         """Add the next block of the mixture."""
@@ -81,10 +81,12 @@ class PresenceTracker:
         Of a block only the mean of its channels is held.
         """
         self._levels[query].add(block[None])
-        self._waiting.append(mono(block))
-        if len(self._waiting) == len(self._levels):
-            self._estimates.add(torch.stack(self._waiting))
-            self._waiting.clear()
+        # One tensor for all: small ones allocated between large ones would keep the heap from shrinking.
+        if self._monos.shape[1] != block.shape[1]:
+            self._monos = torch.empty(len(self._levels), block.shape[1])
+        self._monos[query] = mono(block)
+        if query == len(self._levels) - 1:
+            self._estimates.add(self._monos)
 
     def decide(self, gated: bool) -> Sequence[Decision]:
         """Return one decision for each query, after all blocks. gated: whether stems may be attenuated."""

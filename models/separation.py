@@ -129,22 +129,25 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
 class CrossFade:
     """Joins the cores (C, core) of one query's windows, in order, with cross-fades."""
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, channels: int) -> None:
         self._windows = windows
         position = (torch.arange(windows.overlap, dtype=torch.float64) + 0.5) / max(windows.overlap, 1)
         # Both windows estimate the same sound, so amplitudes, not powers, must add up to one.
         self._rise = torch.sin(position * math.pi / 2).square().float()
-        self._tail: Tensor | None = None
+        # One tensor for all windows: small ones allocated between large ones would keep the heap from shrinking.
+        self._tail = torch.empty(channels, windows.overlap)
+        self._has_tail = False
 
     def add(self, kept: Tensor, last: bool) -> Tensor:
         """Add the next core, and return the samples that no later window changes."""
         overlap, stride = self._windows.overlap, self._windows.stride
-        if self._tail is not None and overlap:
+        if self._has_tail and overlap:
             faded = kept[..., :overlap] * self._rise + self._tail
             kept = torch.cat([faded, kept[..., overlap:]], dim=-1)
         if last:
             return kept
-        self._tail = kept[..., stride:] * (1 - self._rise)
+        torch.mul(kept[..., stride:], 1 - self._rise, out=self._tail)
+        self._has_tail = True
         return kept[..., :stride]
 
 
@@ -253,7 +256,7 @@ def estimates(
     The lengths of one query's add up to the mixture's. `windowed(count)` is called after each batch with the windows
     done so far, `cancelled()` before each. Raises Cancelled.
     """
-    fades = [CrossFade(windows) for _ in range(masking.queries)]
+    fades = [CrossFade(windows, channels) for _ in range(masking.queries)]
     done = 0
     for group in _group(cut(blocks, channels, windows, rate), masking.windows):
         if cancelled():

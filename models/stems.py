@@ -27,10 +27,10 @@ from models.separation import Source, never
 
 RESIDUAL = "residual"
 
-_MAX_NAME = 64  # characters
-_MAX_FILE_NAME = 255  # bytes, of most file systems
 # The last reading of the spool deletes it in files of this size: as much of each stem may be on the disk twice.
 _SPOOL_FILE_BYTES = 2 << 20
+_MAX_NAME = 64  # characters
+_MAX_FILE_NAME = 255  # bytes, of most file systems
 
 
 @dataclass(frozen=True)
@@ -241,10 +241,9 @@ def write(
             written(frames)
         for writer in writers:
             writer.close()
-    except BaseException:
+    except BaseException as error:
         for writer in writers:
-            writer.__exit__(None, None, None)
-            writer.path.unlink(missing_ok=True)
+            writer.__exit__(type(error), error, error.__traceback__)
         raise
     files = [
         StemFile(name, writer.path, content_type(options.format), float(peak), meter.loudness())

@@ -43,6 +43,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
 def redis(valkey: ValkeyServer) -> Iterator[Redis]:
     """Return a client of the server, which is emptied before each test."""
     with Redis(port=valkey.port) as client:
+        client.config_set("maxmemory", 0)  # whatever a test that failed has left
         client.flushall()
         yield client
 

@@ -74,7 +74,8 @@ class Uploads:
         settings = self._deps.settings
         audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(self._deps.clock.now))
         key = store_key(audio_id)
-        await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
+        with self._deps.budgets.count_refusal("kept_uploads"):
+            await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
         try:
             with LocalCopy(self._deps.storage.local_path(key)) as copy:
                 copied = copy.copy_chunks(part.chunks)

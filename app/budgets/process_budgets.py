@@ -1,6 +1,8 @@
 """The budgets of one front-end process, and their metrics."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -9,6 +11,7 @@ from redis.asyncio import Redis
 
 from app.budgets.budget import Budget
 from app.budgets.redis_memory import RedisMemory
+from app.errors import RateLimited
 from app.settings import Settings
 
 
@@ -28,11 +31,22 @@ class ProcessBudgets(Collector):
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)
-        self.idempotency_refused = 0  # requests of keys that have used up `idempotency_bytes`, which Redis counts
+        self._refused_by_redis: dict[str, int] = {"idempotency": 0, "kept_jobs": 0, "kept_uploads": 0}
+        self._lock = threading.Lock()
 
     def all(self) -> Iterable[Budget | RedisMemory]:
         """Return every budget."""
         return [value for value in vars(self).values() if isinstance(value, Budget | RedisMemory)]
+
+    @contextmanager
+    def count_refusal(self, name: str) -> Iterator[None]:
+        """Count if the block refuses a key that has used up its share of a budget that is kept in Redis."""
+        try:
+            yield
+        except RateLimited:
+            with self._lock:
+                self._refused_by_redis[name] += 1
+            raise
 
     def collect(self) -> Iterable[Metric]:
         """Return what is used of each budget, what waits for it, and what was refused."""
@@ -50,5 +64,6 @@ class ProcessBudgets(Collector):
             waiting.add_metric([budget.name], budget.waiting)
             for scope in ("key", "all", "slow"):
                 refused.add_metric([budget.name, scope], budget.refused[scope])
-        refused.add_metric(["idempotency", "key"], self.idempotency_refused)
+        for name, count in self._refused_by_redis.items():
+            refused.add_metric([name, "key"], count)
         return [limit, used, waiting, refused]

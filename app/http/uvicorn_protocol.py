@@ -94,10 +94,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
-        cycle.transport = cast(asyncio.Transport, _ResponseTransport(self.transport, self._close_after_body))
         scope: Any = cycle.scope  # annotated as one without keys of others
         if not self._is_within_budget and scope["path"] not in HEALTH_PATHS:
             scope[_REFUSAL] = self.budget.refuse("", 1)
+        cycle.transport = cast(asyncio.Transport, _ResponseTransport(self.transport, self._close_after_body))
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:

@@ -25,7 +25,6 @@ from app.errors import (
     IdempotencyMismatch,
     Overloaded,
     QueueUnavailable,
-    RateLimited,
     RequestInvalid,
     UploadTooLarge,
 )
@@ -98,10 +97,8 @@ class IdempotencyMiddleware:
             raise RequestInvalid("An Idempotency-Key has 1 to 255 printable ASCII characters.")
         try:
             await self._require_room(key_id, key)
-            outcome = await run_sync(self._repository.claim, key_id, key)
-        except RateLimited:
-            self._budgets.idempotency_refused += 1
-            raise
+            with self._budgets.count_refusal("idempotency"):
+                outcome = await run_sync(self._repository.claim, key_id, key)
         except RedisError as error:
             log.error("%s %s: queue: %s", request.method, request.url.path, error)
             raise QueueUnavailable() from error

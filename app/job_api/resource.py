@@ -75,7 +75,8 @@ class JobResource(Generic[Answer]):
             changed_at=now,
             expires_at=now + deps.settings.stem_retention,
         )
-        with deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds):
+        charge = deps.quotas.charge(caller.key_id, caller.allowance, charged_seconds)
+        with charge, deps.budgets.count_refusal("kept_jobs"):
             job = deps.large_fields.store_request(job)
             try:
                 queued = deps.jobs.create(job)

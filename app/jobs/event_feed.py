@@ -106,16 +106,20 @@ class EventFeed:
 
     async def _read(self) -> None:
         """Distribute entries for as long as there are subscriptions."""
-        async with connect_async(self._settings) as redis:
-            while self._last_revisions and not self.ended:
-                try:
-                    await self._read_once(redis)
-                except (RedisError, OSError) as error:
-                    log.error("Redis does not answer: %s", error)
-                    await asyncio.sleep(_RETRY_SECONDS)
-                except Exception:  # a defect must not stop the feed for all subscribers
-                    log.exception("an entry was not distributed")
-                    await asyncio.sleep(_RETRY_SECONDS)
+        while self._last_revisions and not self.ended:  # again: a job may be followed while the connection is closed
+            async with connect_async(self._settings) as redis:
+                await self._read_from(redis)
+
+    async def _read_from(self, redis: Redis) -> None:
+        while self._last_revisions and not self.ended:
+            try:
+                await self._read_once(redis)
+            except (RedisError, OSError) as error:
+                log.error("Redis does not answer: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # a defect must not stop the feed for all subscribers
+                log.exception("an entry was not distributed")
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self, redis: Redis) -> None:
         jobs = {events_key(job_id).encode(): job_id for job_id in self._last_revisions}

@@ -88,7 +88,8 @@ class Job(BaseModel):
     audio_ids: list[str]  # uploads that must be kept until the job has finished
     weight: float = 1.0  # in the fair queue: its share beside other owners' jobs
     audio_seconds: float | None = None  # of its recording: by the header, and once decoded, in truth
-    charged_seconds: float | None = None  # to its owner's quota; None in records of earlier releases
+    # Charged to its owner's quota; None, and not in the record, where an earlier release charged the duration alone.
+    charged_seconds: float | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None

@@ -52,9 +52,9 @@ GUESSED_DURATION = ("mp3", "aac")
 # damage (20 s of AAC) leaves no recording. Sound begins in the first few packets.
 MAX_FRAMELESS_PACKETS = 1000
 # Reading headers takes 0.1 s, most of it the start of the process, and a tenth of a second more for the largest index
-# of two hours; the clock allows for a machine with other work.
+# of two hours; the clock allows for a machine with other work. A probe yields to the server that answers all requests.
 MEMORY_BYTES = 256 << 20  # address space, of which Python and FFmpeg's libraries take half
-SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0)
+SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0, niceness=5)
 
 
 @dataclass(frozen=True)

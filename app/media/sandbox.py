@@ -38,7 +38,8 @@ for name, (soft, hard) in limits.items():
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != parent:
     sys.exit(1)
-os.execv(sys.argv[3], sys.argv[3:])
+os.nice(int(sys.argv[3]))
+os.execv(sys.argv[4], sys.argv[4:])
 """
 
 
@@ -47,7 +48,7 @@ class SandboxLimits:
     """Resource limits of a child.
 
     `seconds` of wall-clock time, `cpu_seconds`, `memory_bytes` of address space, `file_bytes` of any file that it
-    writes, `output_bytes` on stdout and stderr together, and `open_files`.
+    writes, `output_bytes` on stdout and stderr together, and `open_files`. `niceness` is added to ours.
     """
 
     seconds: float
@@ -56,6 +57,7 @@ class SandboxLimits:
     file_bytes: int
     output_bytes: int = 65536
     open_files: int = 64
+    niceness: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ def run(
             return run(command, limits, folder=Path(private), cancelled=cancelled)
     start = time.monotonic()
     process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
-        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), json.dumps(_resources(limits)), *command],
+        [
+            *(sys.executable, "-I", "-S", "-c", _LAUNCHER),
+            *(str(os.getpid()), json.dumps(_resources(limits)), str(limits.niceness), *command),
+        ],
         cwd=folder,
         env=_environment(folder),
         stdin=subprocess.DEVNULL,

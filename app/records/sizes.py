@@ -11,7 +11,7 @@ from app.records.separations import OutputRecord
 from app.settings import Settings
 
 _FLOAT = 4  # bytes of a sample on the worker's disk
-# A worker's disk holds a few megabytes of each stem twice while it writes files.
+# While a worker writes files, its disk holds so much of each stem twice, and a second more.
 _TWICE = 2 << 20
 _BIT_DEPTHS = {"wav": 32, "flac": 24}  # defaults
 # Lossy encoders are set to 12 kB a second and channel; Vorbis takes up to twice that for noise.
@@ -37,8 +37,9 @@ class SeparationSize:
     def scratch_bytes(self) -> int:
         """Disk space that the worker needs at most: the decoded recording, and each stem once, as it was separated or
         as its file, whichever is larger."""
-        recording = _FLOAT * self.rate * self.channels * self.seconds
-        return round(recording + max(self.targets * recording, self.stored_bytes) + self.targets * _TWICE)
+        second = _FLOAT * self.rate * self.channels
+        recording = second * self.seconds
+        return round(recording + max(self.targets * recording, self.stored_bytes) + self.targets * (_TWICE + second))
 
     @property
     def stored_bytes(self) -> int:

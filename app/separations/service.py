@@ -38,11 +38,13 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
-    seconds, target_count = (
+    size = SeparationSize(
+        mixture.sample_rate,
+        mixture.channels,
         job_validation.expected_seconds(mixture.duration),
-        auto.max_targets if auto else len(targets),
+        len(targets) if auto is None else auto.max_targets,
+        output,
     )
-    size = SeparationSize(mixture.sample_rate, mixture.channels, seconds, target_count, output)
     size.require_room(deps.settings)
     request = SeparationRequest(
         mixture=job_validation.recording_record(mixture),

@@ -59,8 +59,8 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             share=_number(settings.kept_jobs),
             total="the memory of the Redis server",
             settings=("kept_jobs", "record_retention"),
-            metric="earmark_redis_memory_used_bytes",
-            alert="EarmarkRedisMemory",
+            metric='earmark_budget_refused_total{budget="kept_jobs"}',
+            alert=CLIENTS_REFUSED,
             answer="429 `quota_exceeded`",
         ),
         SharedThing(
@@ -68,8 +68,8 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             share=_number(settings.kept_uploads),
             total="the memory of the Redis server",
             settings=("kept_uploads", "upload_retention"),
-            metric="earmark_redis_memory_used_bytes",
-            alert="EarmarkRedisMemory",
+            metric='earmark_budget_refused_total{budget="kept_uploads"}',
+            alert=CLIENTS_REFUSED,
             answer="429 `quota_exceeded`",
         ),
         SharedThing(

@@ -79,14 +79,14 @@ def test_a_pause_of_valkey_only_delays_a_job(deployment: Deployment, figures: Fi
 
 def test_a_full_valkey_only_delays_jobs(deployment: Deployment, figures: Figures):
     """It refuses every command that might take memory: the running job is published, the others wait for room."""
-    running = deployment.submit(deployment.upload(seconds=LONG if SOAK else 20.0), DOG)
+    running = deployment.submit(deployment.upload(seconds=LONG if SOAK else 10.0), DOG)
     waiting = [deployment.submit(deployment.upload(), DOG) for _ in range(2)]
     deployment.wait_running(running, ratio=0.0)
     started = time.monotonic()
     with memory_in_use(deployment.redis, FULL):
         deployment.wait(running)
         assert assert_done_once(deployment, running).attempts == 1
-        time.sleep(max(0.0, (60.0 if SOAK else 3.0) - (time.monotonic() - started)))
+        time.sleep(max(0.0, (60.0 if SOAK else 1.0) - (time.monotonic() - started)))
         assert [deployment.jobs.get(job.id).status for job in waiting] == ["queued"] * 2
         full = time.monotonic() - started
     started = time.monotonic()

@@ -67,6 +67,7 @@ def deployment(folder: Path) -> Iterator[tuple[Topology, str, str]]:
         return Settings(store=str(folder / "store"), **settings)
 
     limits = {"queue_jobs": 10_000_000, "queue_audio_seconds": 1e12, "log_level": "warning"}
+    limits |= {"upload_slots": 64, "key_share": 1.0, "budget_patience": 300.0}  # one key sends all uploads
     with topology(folder, store, **limits) as running:
         api, bare = free_ports(2)
         running.start_apis(api)

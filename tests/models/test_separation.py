@@ -75,7 +75,7 @@ def test_windows_of_any_layout_put_the_recording_together_again(size, context, o
     pieces = list(cut(mixture.split(block, dim=1), 1, windows, 1600))
     assert len(pieces) == windows.count(frames)
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    fade = CrossFade(windows)
+    fade = CrossFade(windows, 1)
     kept = [piece.samples[:, windows.context :][:, : piece.core] for piece in pieces]
     joined = torch.cat([fade.add(part, piece.last) for part, piece in zip(kept, pieces, strict=True)], dim=-1)
     assert joined.shape == mixture.shape

@@ -1,6 +1,8 @@
+import errno
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -182,3 +184,20 @@ def test_damaged_files_are_decoded_or_raise_a_typed_error(tmp_path: Path, folder
             except (AudioUndecodable, AudioTooLong, AudioTooWide):
                 pass
             assert not list(folder.iterdir())
+
+
+def test_a_full_disk_is_an_error_of_the_machine(tmp_path: Path):
+    """A file system of 1 MiB; 25 s of silence decode to 3 MB."""
+    soundfile.write(tmp_path / "silence.flac", np.zeros((400_000, 2)), 16000)
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        with pytest.raises(OSError, match="No space left") as raised:
+            decode(tmp_path / "silence.flac", small / "decoded.wav")
+        assert raised.value.errno == errno.ENOSPC
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

@@ -35,7 +35,7 @@ def test_a_worker_starts_once_the_server_has_room(
 ) -> None:
     calls = []
     queue.enqueue("task", job_id="sep_1")
-    fill(1.0)
+    fill(0.3)
     make_worker(valkey, {"task": lambda _execution: calls.append(1)}).work(burst=True)
     assert calls == [1]
 
@@ -48,7 +48,7 @@ def test_a_worker_takes_the_next_job_once_the_server_has_room(
     def task(_execution: str, job_id: str) -> None:
         calls.append(job_id)
         if job_id == "sep_1":
-            fill(1.0)  # still while this job ends
+            fill(0.3)  # still while this job ends
 
     for job_id in ("sep_1", "sep_2"):
         queue.enqueue("task", job_id, job_id=job_id)
@@ -63,11 +63,11 @@ def test_the_heartbeat_of_a_running_job_needs_no_room(
     alive = []
 
     def task(execution: str, job_id: str) -> None:
-        fill(2.5)
-        time.sleep(2.3)
+        fill(1.7)
+        time.sleep(1.5)
         key = Execution(id=execution, job_id=job_id, connection=redis).key
         alive.append(redis.exists(key))
-        time.sleep(0.4)
+        time.sleep(0.3)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
     make_worker(valkey, {"task": task}, heartbeat_timeout=1).work(burst=True)
@@ -86,7 +86,7 @@ def test_a_worker_waits_for_an_absent_server(tmp_path: Path) -> None:
     port = servers[0].port
 
     def restart() -> None:
-        time.sleep(1.0)
+        time.sleep(0.3)
         servers.append(start(port))
 
     restarter = threading.Thread(target=restart)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
-from app.errors import Overloaded, RateLimited
+from app.errors import EarmarkError, Overloaded, RateLimited
 from app.redis_client import connect_async
 from app.settings import Settings
 
@@ -85,6 +85,28 @@ def test_who_waits_too_long_is_refused() -> None:
                 async with budget.hold("b"):
                     pass
         assert (budget.used, budget.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_what_a_key_holds_is_needed_by_others_once_one_of_them_found_no_room() -> None:
+    async def run() -> None:
+        budget = Budget("slots", "slots", total=4, share=0.5)
+
+        async def is_refused(key_id: str) -> None:
+            with pytest.raises(EarmarkError):
+                async with budget.hold(key_id):
+                    pass
+
+        async with budget.hold("a"), budget.hold("a"), budget.hold("b"):
+            assert not budget.is_scarce("a")
+            await is_refused("a")
+            assert budget.is_scarce("a") and not budget.is_scarce("b")
+            async with budget.hold("c"):
+                await is_refused("b")
+            assert budget.is_scarce("b")
+        assert isinstance(budget.take_back(), Overloaded)
+        assert budget.refused == {"key": 1, "all": 1, "slow": 1}
 
     asyncio.run(run())
 

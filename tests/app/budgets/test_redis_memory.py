@@ -37,8 +37,10 @@ def _service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def mine(_service: Service, redis: Redis) -> Service:
-    """A front end with small budgets, and a key."""
-    return empty(_service).with_key()
+    """A front end with small budgets, and a key; it knows that the server has room."""
+    service = empty(_service).with_key()
+    eventually(lambda: service.client.post("/v1/separations", json={}).status_code == 422, 10)
+    return service
 
 
 def bytes_of_responses(redis: Redis) -> int:
@@ -110,6 +112,7 @@ def test_a_key_keeps_so_many_jobs_and_no_more(mine: Service) -> None:
     request = {"mixture": {"audio_id": mine.recording()["id"]}, "targets": [{"label": "Dog"}]}
     answer = mine.client.post("/v1/separations", json=request)
     assert "delete some" in problem(answer, 429, "quota_exceeded")["detail"]
+    assert gauges(mine)['earmark_budget_refused_total{budget="kept_jobs",scope="key"}'] >= 1
     mine.with_key().separate()
     assert mine.client.delete(jobs[0]["url"].partition("?")[0]).status_code == 204
     assert mine.client.post("/v1/separations", json=request).status_code == 202
@@ -120,6 +123,7 @@ def test_a_key_keeps_so_many_uploads_and_no_more(mine: Service) -> None:
     answer = mine.client.post("/v1/audio", files={"file": ("a.wav", wav())})
     problem(answer, 429, "quota_exceeded")
     assert 0 < int(answer.headers["retry-after"]) <= 86400
+    assert gauges(mine)['earmark_budget_refused_total{budget="kept_uploads",scope="key"}'] >= 1
     mine.with_key().upload()
     assert mine.client.delete(f"/v1/audio/{uploads[0]['id']}").status_code == 204
     assert mine.client.post("/v1/audio", files={"file": ("a.wav", wav())}).status_code == 201
@@ -156,6 +160,28 @@ def test_new_records_are_refused_before_the_server_is_full(mine: Service, redis:
         assert found["earmark_redis_memory_used_bytes"] > 0.8 * found["earmark_redis_memory_limit_bytes"] > 0
         assert found['earmark_budget_refused_total{budget="redis_memory",scope="all"}'] >= 6
     eventually(lambda: mine.client.post("/v1/separations", json=request).status_code == 202, 10)
+
+
+def test_clients_cannot_fill_the_server(mine: Service, redis: Redis) -> None:
+    limit, metadata = 24 * MIB, {str(number): "é" * 512 for number in range(6)}  # more would be stored
+    memory: Any = redis.info("memory")
+    redis.setrange("filler", int(0.79 * limit) - memory["used_memory"], "x")  # no buffer of a client grows
+    redis.config_set("maxmemory", limit)
+    client, answer = mine, httpx.Response(0)
+    try:
+        for number in range(60):
+            client = client if number % 3 else mine.with_key()
+            body = {"mixture": {"audio_id": client.recording()["id"]}, "targets": [{"label": "Dog"}]}
+            answer = client.client.post("/v1/separations", json=body | {"metadata": metadata})
+            if answer.status_code != 202:
+                break
+            time.sleep(0.1)
+        problem(answer, 503, "overloaded")
+        memory = redis.info("memory")
+        assert 0.8 * limit < memory["used_memory"] < 0.9 * limit, "room is left"
+    finally:
+        redis.config_set("maxmemory", 0)
+        time.sleep(1.1)  # the reading of the memory is a second old
 
 
 # A full server

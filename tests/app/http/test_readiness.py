@@ -38,7 +38,10 @@ def checks() -> float:
     """Return how many checks of a store have ended."""
     count = PROCESS.get_sample_value
     outcomes = ("ok", "failed")
-    return sum(count("earmark_store_call_duration_seconds_count", {"operation": "check", "outcome": one}) or 0 for one in outcomes)
+    return sum(
+        count("earmark_store_call_duration_seconds_count", {"operation": "check", "outcome": one}) or 0
+        for one in outcomes
+    )
 
 
 def test_many_probes_share_one_check_whose_outcome_is_kept(seaweed: S3Server) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
+from app.errors import RateLimited
 from app.idempotency.fingerprints import Fingerprint
 from app.idempotency.repository import Claim, IdempotencyRepository, StoredResponse
 from app.settings import Settings
@@ -258,6 +259,33 @@ def test_a_renewed_claim_does_not_expire(redis: Redis) -> None:
     assert repository.claim("", "k") == new_response()
     claim.renew()
     assert repository.claim("", "k") == new_response()
+
+
+def test_a_large_refusal_is_not_stored_and_an_acceptance_is(redis: Redis) -> None:
+    repository = IdempotencyRepository(redis, Settings(idempotency_refusal_bytes=1000))
+    refusal = new_response("x" * 1000).model_copy(update={"status": 422})
+    for _ in range(2):
+        claim = repository.claim("", "large")
+        assert isinstance(claim, Claim), "computed again"
+        claim.store(refusal)
+    small = refusal.model_copy(update={"body": "x"})
+    for key, response in (("small", small), ("accepted", new_response("x" * 1000))):
+        claim = repository.claim("", key)
+        assert isinstance(claim, Claim)
+        claim.store(response)
+        assert repository.claim("", key) == response
+
+
+def test_a_key_without_room_gets_no_claim_until_bytes_expire_and_another_does(redis: Redis) -> None:
+    repository = IdempotencyRepository(redis, Settings(idempotency_bytes=1000, idempotency_seconds=1.0))
+    claim = repository.claim("key", "a")
+    assert isinstance(claim, Claim)
+    claim.store(new_response("x" * 1000))
+    with pytest.raises(RateLimited) as raised:
+        repository.claim("key", "b")
+    assert 0 < (raised.value.retry_after or 0) <= 25
+    other = repository.claim("other", "b")
+    assert isinstance(other, Claim)
 
 
 @pytest.fixture

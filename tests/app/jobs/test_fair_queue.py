@@ -318,13 +318,14 @@ def test_one_key_may_fill_its_share_of_the_queue_and_all_keys_the_whole(redis: R
     jobs.create(job_of("key_c"))
 
 
-def test_a_job_costs_what_it_is_charged_and_is_short_by_its_recording(redis: Redis):
+def test_a_job_costs_what_it_is_charged_and_is_short_by_that(redis: Redis):
+    """A short recording of many targets would keep the workers for short jobs busy for long."""
     jobs = JobRepository(redis, settings_of(short_seconds=10.0))
     many = job_of("key_a", 10.0).model_copy(update={"charged_seconds": 160.0})
     jobs.create(many)
     assert jobs.fair_queue.waiting_seconds("base") == 160.0
     cost: Any = redis.hget("earmark:line:base:jobs", many.id)
-    assert cost.decode().split()[2] == "1"
+    assert cost.decode().split()[2] == "0"
 
 
 def test_without_keys_jobs_may_fill_the_queue(redis: Redis):

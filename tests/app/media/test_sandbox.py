@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,12 @@ HUNG = "import time; time.sleep(60)"
 
 def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
+
+
+def test_the_child_yields_to_other_processes() -> None:
+    ours = os.nice(0)
+    outcome = run(script("import os; print(os.nice(0))"), replace(GENEROUS, niceness=3))
+    assert int(outcome.output) == min(ours + 3, 19)
 
 
 def test_a_program_that_succeeds() -> None:

@@ -1,0 +1,47 @@
+"""The event feed: one connection, which is opened while somebody follows a job."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from app.jobs import event_feed
+from app.jobs.event_feed import EventFeed
+from app.jobs.events import events_key
+from app.redis_client import connect_async
+from app.settings import Settings
+
+
+def test_a_job_that_is_followed_while_the_connection_is_closed_is_read(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = redis.connection_pool.connection_kwargs["port"]
+    settings = Settings(redis_url=f"redis://127.0.0.1:{port}/0")
+
+    async def run() -> None:
+        opened, closing = asyncio.Event(), asyncio.Event()
+
+        @asynccontextmanager
+        async def connect_and_close_slowly(settings: Settings) -> AsyncIterator[AsyncRedis]:
+            async with connect_async(settings) as connection:
+                opened.set()
+                yield connection
+            closing.set()
+            await asyncio.sleep(0.1)
+
+        monkeypatch.setattr(event_feed, "connect_async", connect_and_close_slowly)
+        feed = EventFeed(settings)
+        with feed.subscribe("first") as subscription:
+            subscription.start(0)
+            await asyncio.wait_for(opened.wait(), 20)
+        await asyncio.wait_for(closing.wait(), 20)
+        with feed.subscribe("second") as subscription:
+            subscription.start(0)
+            redis.xadd(events_key("second"), {"type": "state", "job": "{}"}, id="1-0")
+            assert [entry.revision for entry in await subscription.next(20)] == [1]
+        await feed.close()
+
+    asyncio.run(run())
