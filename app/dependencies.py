@@ -24,7 +24,7 @@ from app.outbound import OutboundClient
 from app.records.audio import AudioRepository
 from app.redis_client import ServerClock, connect, connect_async, server_clock
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, StorageProbe
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Dependencies:
     async_redis: AsyncRedis  # the same server; for code on the event loop only
     poll_cache: PollCache
     storage: Storage
+    storage_probe: StorageProbe  # for code on the event loop only
     jobs: JobRepository
     large_fields: LargeFields
     large_fields_cache: LargeFieldsCache  # for code on the event loop only
@@ -65,6 +66,7 @@ class Dependencies:
             async_redis=async_redis,
             poll_cache=PollCache(async_redis),
             storage=storage,
+            storage_probe=StorageProbe(storage),
             jobs=jobs,
             large_fields=large_fields,
             large_fields_cache=LargeFieldsCache(large_fields, storage, settings),

@@ -5,6 +5,7 @@ whose source fails, leaves nothing under its key. Media types and file names are
 store's error messages are logged and not sent to clients.
 """
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -18,6 +19,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import obstore
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
@@ -248,6 +251,47 @@ class Storage:
                 except FileNotFoundError:  # finished, or deleted by another process
                     continue
         return deleted
+
+
+class StorageProbe:
+    """Whether the store responds, as its last check showed; for code on one event loop.
+
+    One check runs at a time, in a thread of its own, and may take as long as the store lets it: only a check that fails
+    says that the store is away. A slow store is not, nor one whose first check is still running.
+
+    wait_seconds: the longest that a call waits for the running check. keep_seconds: how long an outcome is kept.
+    """
+
+    def __init__(self, storage: Storage, wait_seconds: float = 1.5, keep_seconds: float = 3.0) -> None:
+        self._storage = storage
+        self._wait_seconds = wait_seconds
+        self._keep_seconds = keep_seconds
+        self._thread = CapacityLimiter(1)
+        self._running: asyncio.Task[None] | None = None
+        self._error: StoreUnavailable | None = None
+        self._kept_until = 0.0
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` if the last finished check failed."""
+        if self._running is None and time.monotonic() >= self._kept_until:
+            self._running = asyncio.create_task(self._run())
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=self._wait_seconds)
+        if self._error is not None:
+            raise StoreUnavailable(self._error.detail)
+
+    async def _run(self) -> None:
+        try:
+            await run_sync(self._storage.check, limiter=self._thread, abandon_on_cancel=True)
+            self._error = None
+        except StoreUnavailable as error:
+            self._error = error
+        except Exception:
+            log.exception("the store cannot be checked")
+            self._error = StoreUnavailable()
+        finally:
+            self._kept_until = time.monotonic() + self._keep_seconds
+            self._running = None
 
 
 def _prune(folder: Path) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from tests.ports import free_ports
@@ -16,6 +17,7 @@ class Relay:
         """target: URL of the server."""
         self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 80)
         self._port = free_ports(1)[0]
+        self.pause = 0.0  # s before a request is forwarded
         self.url = f"http://127.0.0.1:{self._port}"
         self._listener: socket.socket | None = None
         self._connections: list[socket.socket] = []
@@ -46,13 +48,14 @@ class Relay:
             self._connections += [client, server]
             back = threading.Thread(target=_forward, args=(server, client), daemon=True)
             back.start()
-            _forward(client, server)
+            _forward(client, server, lambda: self.pause)
             back.join()
 
 
-def _forward(source: socket.socket, sink: socket.socket) -> None:
+def _forward(source: socket.socket, sink: socket.socket, pause: Callable[[], float] = lambda: 0.0) -> None:
     with contextlib.suppress(OSError):
         while block := source.recv(65536):
+            time.sleep(pause())
             sink.sendall(block)
     for each in (source, sink):
         with contextlib.suppress(OSError):

@@ -19,6 +19,7 @@ COLUMNS = {
         "longest",
     ),
     "faults": ("what happens", "what it costs", "measured"),
+    "clocks": ("clock of the worker", "clock of housekeeping", "its job waits again"),
     "outages": ("what happens", "what it costs", "measured"),
     "many": ("jobs, workers", "killed", "of the jobs", "time"),
     "worst-day": ("the other key's", "times", "p50 before", "during", "p99 before", "during", "ratios"),

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.settings import Settings
-from tests.app.conftest import MODEL, Service, problem, serve, wav
+from tests.app.conftest import MODEL, Service, eventually, problem, serve, wav
 
 
 @pytest.mark.parametrize("request_id", ["abc", "0af7651916cd43dd8448eb211c80319c", "a/b:c-d_e.f+g=h@i", "x" * 128])
@@ -110,6 +110,7 @@ def test_without_the_store_requests_fail(folder_service: Service, tmp_path: Path
         update={"store": "s3://earmark", "store_endpoint": "http://127.0.0.1:9", "store_timeout": 0.5}
     )
     for service in serve(settings, tmp_path):
+        eventually(lambda service=service: service.client.get("/readyz").status_code == 503, 20)
         problem(service.client.get("/readyz"), 503, "store_unavailable")
         answer = service.client.post("/v1/audio", files={"file": ("a.wav", wav())})
         problem(answer, 503, "store_unavailable")

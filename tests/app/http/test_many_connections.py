@@ -123,7 +123,10 @@ def test_event_streams_and_long_polls_of_one_key_leave_room(crowded_service: Ser
 
     asyncio.run(run())
     assert_given_back(crowded_service)
-    assert many.deps.budgets.streams.refused["key"] >= count - share
+    budgets = many.deps.budgets
+    assert budgets.streams.refused["key"] > 0
+    # Many at the same moment are more requests in progress than a key may have, too.
+    assert budgets.streams.refused["key"] + budgets.requests.refused["key"] >= count - share
 
 
 def test_requests_without_end_of_one_key_leave_room(crowded_service: Service) -> None:
@@ -145,11 +148,13 @@ def test_requests_without_end_of_one_key_leave_room(crowded_service: Service) ->
 
 def test_beyond_the_limit_of_connections_the_process_is_alive_and_ready(crowded_service: Service) -> None:
     """The connections send nothing, so that no key is known."""
-    service = crowded_service.with_key()
-    budget = service.deps.budgets.connections
+    budget = crowded_service.deps.budgets.connections
+    for client in crowded_service.clients:
+        client.close()  # else one of their idle connections may end meanwhile, and leave room
+    eventually(lambda: not budget.used, 10)
 
     async def run() -> None:
-        async with connections(service, BOUNDS["connections"] + 5, b""):
+        async with connections(crowded_service, BOUNDS["connections"] + 5, b""):
             await asyncio.to_thread(eventually, lambda: budget.used == budget.total, 30)
             surplus = crowded_service.with_key()  # its client has no connection yet
             for path in ("/livez", "/readyz"):
@@ -161,7 +166,7 @@ def test_beyond_the_limit_of_connections_the_process_is_alive_and_ready(crowded_
             problem(page, 503, "overloaded")
 
     asyncio.run(run())
-    eventually(lambda: budget.used < 20, 10)
+    eventually(lambda: not budget.used, 10)
     assert crowded_service.with_key().client.get("/v1/models").status_code == 200
     assert budget.refused["all"] == 2
 

@@ -1,0 +1,67 @@
+"""Readiness beside a store that is slow or away."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.errors import StoreUnavailable
+from app.metrics import PROCESS
+from app.storage import Storage, StorageProbe
+from tests.app.conftest import LIMITS, eventually, problem, serve
+from tests.app.relay import relay
+from tests.conftest import S3Server
+
+
+def test_a_store_that_takes_seconds_to_respond_makes_no_api_unready(
+    seaweed: S3Server, valkey: Any, tmp_path: Path
+) -> None:
+    with relay(seaweed.endpoint) as slow:
+        options = {**LIMITS, "store_timeout": 30.0}
+        settings = seaweed.settings("readiness", home=tmp_path, redis_url=valkey.connection_url, **options)
+        for service in serve(settings.model_copy(update={"store_endpoint": slow.url}), tmp_path):
+            slow.pause = 10.0
+            start = time.monotonic()
+            assert service.client.get("/readyz").status_code == 200
+            assert time.monotonic() - start < slow.pause / 2, "it does not wait for the store"
+            slow.close()  # the check of the store fails
+            eventually(lambda service=service: service.client.get("/readyz").status_code == 503, 30)
+            problem(service.client.get("/readyz"), 503, "store_unavailable")
+            slow.pause = 0.0
+            slow.open()
+            eventually(lambda service=service: service.client.get("/readyz").status_code == 200, 30)
+
+
+def checks() -> float:
+    """Return how many checks of a store have ended."""
+    count = PROCESS.get_sample_value
+    outcomes = ("ok", "failed")
+    return sum(
+        count("earmark_store_call_duration_seconds_count", {"operation": "check", "outcome": one}) or 0
+        for one in outcomes
+    )
+
+
+def test_many_probes_share_one_check_whose_outcome_is_kept(seaweed: S3Server) -> None:
+    async def run() -> None:
+        with relay(seaweed.endpoint) as slow:
+            settings = seaweed.settings("readiness").model_copy(update={"store_endpoint": slow.url})
+            probe = StorageProbe(Storage.open(settings), wait_seconds=0.1, keep_seconds=0.2)
+            slow.pause = 0.5
+            before = checks()
+            await asyncio.gather(*(probe.check() for _ in range(50)))
+            assert checks() == before, "nobody waits for it"
+            while checks() == before:
+                await asyncio.sleep(0.01)
+            for _ in range(50):
+                await probe.check()
+            slow.close()
+            with pytest.raises(StoreUnavailable):
+                while True:
+                    await asyncio.sleep(0.05)
+                    await probe.check()
+            assert checks() - before <= 4
+
+    asyncio.run(asyncio.wait_for(run(), 60))
