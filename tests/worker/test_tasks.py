@@ -22,15 +22,17 @@ from app.jobs.repository import JobRepository
 from app.keys.quotas import Quotas, quota_key
 from app.records.audio import store_key
 from app.records.ids import new_id
+from app.records.shared import RecordingRecord
 from app.settings import Settings
 from app.storage import Storage
 from models.engine import Engine
+from models.media import MediaInfo
 from tests.app.large_jobs import detection_result
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
 from worker import job_run
 from worker.context import WorkerContext
-from worker.execution import JobExecution, Outcome
+from worker.execution import JobExecution, Outcome, Recording
 from worker.job_run import RETRY
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
@@ -197,6 +199,22 @@ def test_the_quota_is_corrected_by_the_formula_that_charged_it(context: WorkerCo
         run(context, execution, charged)
     assert redis.hget(quota_key(job.owner), "used") == b"402.000"
     assert context.jobs.get(charged.id).charged_seconds == 2.0
+
+
+@pytest.mark.parametrize("job", [SEPARATION], indirect=True, ids=["separation"])
+def test_targets_that_are_not_found_are_charged_back(context: WorkerContext, redis: Redis, job: Job):
+    """Decoded, a minute of 4 channels for up to 8 targets is charged 240 s; with the 2 that are found it is 120."""
+    day = int(redis.time()[0] // 86400)  # pyright: ignore[reportIndexIssue]
+    redis.hset(quota_key(job.owner), mapping={"day": day, "used": "300.000"})
+    claimed = context.jobs.claim(job.id, "e1")
+    assert claimed is not None
+    execution = JobExecution(context, claimed, "e1")
+    info = MediaInfo("wav", "pcm_f32le", 48000, 4, 60 * 48000, 60.0)
+    recording = Recording(RecordingRecord.model_validate(job.request["mixture"]), Path("unused.wav"), info)
+    for targets, used in ((8, b"240.000"), (8, b"240.000"), (2, b"120.000"), (0, b"120.000")):
+        execution.correct_charge(recording, targets)
+        assert redis.hget(quota_key(job.owner), "used") == used
+    assert context.jobs.get(job.id).charged_seconds == 120.0
 
 
 def test_a_broken_device_ends_the_worker_and_not_the_job(context: WorkerContext, job: Job):
