@@ -142,7 +142,11 @@ LINES = {
     "long.mp4": "-i long.wav -c:a aac -movflags +faststart",
     "long.mp3": "-i long.wav -c:a libmp3lame",
     "long.flac": "-i long.wav -c:a flac",
-    **{f"late.{end}": "-i picture.mp4 -itsoffset 2 -i stereo.m4a -map 0:v -map 1:a -c copy" for end in ("mkv", "mp4")},
+    **{
+        f"late.{end}": "-i picture.mp4 -itsoffset 2 -i stereo.m4a -map 0:v -map 1:a -c copy"
+        for end in ("mkv", "mp4", "ts")
+    },
+    "live.webm": "-i gap.webm -c copy -live 1",
     # Several tracks
     "dts-ac3.mkv": "-i mono.wav -i stereo.wav -map 0 -map 1 -c:a:0 dca -strict -2 -ac:a:0 2 -c:a:1 ac3",
     "truehd-aac.mkv": "-i mono.wav -i stereo.wav -map 0 -map 1 -c:a:0 truehd -ac:a:0 2 -strict -2 -c:a:1 aac",

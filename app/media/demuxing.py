@@ -35,7 +35,7 @@ from app.media.opening import (
 GAP = 0.05  # seconds by which time stamps may differ from the samples so far; more is a gap
 LENGTH_SLACK = 0.1  # seconds by which a header's duration may be wrong: padding, a packet
 # Containers whose time stamps are a clock, or number the samples; in others FFmpeg counts what it has read.
-_CLOCKS = ("mov", "matroska", "asf", "flv", "mpegts", "mpeg", "avi", "ogg", "flac")
+_CLOCKS = ("mov", "matroska", "asf", "flv", "mpegts", "mpeg", "ogg", "flac")
 # Their clocks may jump between parts that belong together; FFmpeg takes that for a jump of more than 10 s.
 _JUMPING_CLOCKS = ("mpegts", "mpeg", "ogg")
 _LONGEST_JUMP = 10.0

@@ -150,7 +150,7 @@ def _open_vorbis(path: Path) -> VorbisFile | None:
 
 
 def _require_sound(block: Block, seconds: float) -> None:
-    highest = np.abs(block).max(initial=0)
+    highest = max(block.max(initial=0), -block.min(initial=0))
     if not np.isfinite(highest):
         raise AudioUndecodable(f"samples that are not finite before {seconds:.1f} s")
     if highest > _HIGHEST_SAMPLE:

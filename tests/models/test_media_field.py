@@ -190,6 +190,21 @@ def test_sound_that_starts_after_the_picture_is_preceded_by_silence(field: Folde
     assert "no sound from 0.00 to 1.98 s" in info.warnings[0]
 
 
+def test_a_transport_stream_begins_with_its_first_picture(field: Folder) -> None:
+    """Its clock begins anywhere; FFmpeg's program begins with the first stream that it decodes."""
+    sound, info = read(field.make("late.ts"))
+    expected, _ = read(field.make("late.mkv"))
+    assert abs(lag(expected[0], sound[0])) < 0.05 * RATE
+    assert not sound[:, : round(1.9 * RATE)].any()
+    assert "no sound from 0.00" in info.warnings[0]
+
+
+def test_gaps_are_silent_in_recordings_without_a_length(field: Folder) -> None:
+    sound, info = read(field.make("live.webm"))
+    np.testing.assert_array_equal(sound, read(field.make("gap.webm"))[0])
+    assert len(info.warnings) == 1
+
+
 def test_silence_in_gaps_counts_against_the_limits(field: Folder) -> None:
     with pytest.raises(AudioTooLong):
         read(field.make("gap.webm"), Limits(seconds=6))
