@@ -96,7 +96,8 @@ async def read_form(
             try:
                 accepting.values.append(await accepting.read(part))
             except EarmarkError as error:
-                if not error.errors and error.status in _CLIENT_ERRORS:
+                is_of_form = type(error) is RequestInvalid  # malformed, wherever it was noticed
+                if not error.errors and not is_of_form and error.status in _CLIENT_ERRORS:
                     error.errors = [field_error(error.detail, *accepting.pointer())]
                 raise
     for each in fields:
