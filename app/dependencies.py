@@ -19,7 +19,7 @@ from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas
 from app.keys.signed_urls import UrlSigner
 from app.metrics import Metrics
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.outbound import OutboundClient
 from app.records.audio import AudioRepository
 from app.redis_client import ServerClock, connect, connect_async, server_clock

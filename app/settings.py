@@ -62,6 +62,11 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$",
         description="default model of a request, and the model that a worker loads",
     )
+    model_descriptions: Path | None = Field(
+        default=None,
+        description="folder of descriptions of further models (NAME.json, made by `python -m models describe`), whose "
+        "jobs are accepted before a worker has announced them; that of `base` is built in",
+    )
     worker_processes: int = Field(
         default=1,
         ge=1,

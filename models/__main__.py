@@ -1,4 +1,4 @@
-"""python -m models: separate, detect, embed, convert; corpus, train, ship, name-classes; evaluate, ablate, bench."""
+"""python -m models: separate, detect, embed, convert, describe; corpus, train, ship, name-classes; evaluate ..."""
 
 import sys
 
@@ -24,6 +24,7 @@ app.command()(commands.separate)
 app.command()(commands.detect)
 app.command()(commands.embed)
 app.command()(commands.convert)
+app.command()(commands.describe)
 app.command()(training.ship)
 app.command("name-classes")(training.name_classes)
 app.add_typer(training.app, name="train")

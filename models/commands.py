@@ -217,6 +217,20 @@ def convert(
     console.print(f"{_shown(output)}: use it with --weights {_shown(output)}")
 
 
+def describe(
+    weights: Weights = "base",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A JSON file. Default: printed.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Describe a model: its version and classes. An API that has the description takes jobs before any worker lives."""
+    description = _engine(weights, None, None, "cpu", "auto").describe()
+    if output is None:
+        _print_json(description)
+    else:
+        output.write_text(json.dumps(description, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
 def _engine(weights: str, detector: Path | None, separator: Path | None, device: str, precision: str) -> Engine:
     if precision not in ("auto", "exact"):
         raise typer.BadParameter(f"{precision!r} is neither auto nor exact", param_hint="--precision")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from app.labels import matching as front_end
-from app.model_registry import ClassDescription
+from app.model_registry.registry import ClassDescription
 from models import labels
 from models import matching as command_line
 from models.labels import KnownClass

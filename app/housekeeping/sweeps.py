@@ -27,7 +27,7 @@ from app.housekeeping.webhook_delivery import deliver_in_background
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
 from app.redis_client import connect, execute_when_full, server_clock

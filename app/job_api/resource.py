@@ -20,7 +20,7 @@ from app.jobs.listing import record_key
 from app.jobs.poll_cache import PollResponse
 from app.jobs.repository import QueuedJob
 from app.keys.callers import Caller
-from app.model_registry import ModelDescription
+from app.model_registry.registry import ModelDescription
 from app.records.ids import is_id, new_id
 
 

@@ -9,7 +9,7 @@ from app.http.validation import RequestModel
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, JobError, Progress, Status
 from app.keys.signed_urls import Sign
-from app.model_registry import ModelName
+from app.model_registry.registry import ModelName
 from app.outbound import LONGEST_URL
 from app.records import ids
 from app.records.shared import ModelRecord

@@ -14,7 +14,7 @@ from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.labels import matching
 from app.labels.service import vocabulary
 from app.media.input_formats import EXACT_DURATION
-from app.model_registry import ClassDescription, ModelDescription
+from app.model_registry.registry import ClassDescription, ModelDescription
 from app.records.audio import Audio
 from app.records.shared import ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
 from app.settings import Settings

@@ -22,7 +22,7 @@ from rq.registry import StartedJobRegistry
 from app.errors import EarmarkError, QueueFull
 from app.jobs.lifecycle import Job
 from app.jobs.rq_queues import queue_name
-from app.model_registry import workers_key
+from app.model_registry.registry import workers_key
 from app.records.ids import timestamp
 from app.redis_client import server_clock
 from app.settings import Settings

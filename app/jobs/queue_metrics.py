@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from app.budgets.redis_memory import MemoryReading
 from app.jobs.repository import JobRepository
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.redis_client import check_writes
 
 

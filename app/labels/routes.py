@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 from app.labels.service import vocabulary
-from app.model_registry import ModelName, Source
+from app.model_registry.registry import ModelName, Source
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 

@@ -1,7 +1,7 @@
 """Lookup of classes: the vocabulary of each model, prepared once."""
 
 from app.labels.matching import Vocabulary
-from app.model_registry import ClassDescription, ModelDescription
+from app.model_registry.registry import ClassDescription, ModelDescription
 
 _MOST_VOCABULARIES = 16
 

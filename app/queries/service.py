@@ -7,7 +7,7 @@ from app.job_api import validation
 from app.job_api.resource import JobResource
 from app.jobs.kinds import QUERY
 from app.jobs.repository import QueuedJob
-from app.model_registry import ModelDescription
+from app.model_registry.registry import ModelDescription
 from app.queries.schemas import QueryAnswer, QueryCreate
 from app.records.queries import QueryRequest
 from app.records.shared import EmbeddingRecord

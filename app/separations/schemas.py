@@ -10,7 +10,7 @@ from app.http.validation import RequestModel
 from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, result_metrics
 from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
-from app.model_registry import ModelName
+from app.model_registry.registry import ModelName
 from app.records import ids
 from app.records.separations import Format, SeparationRequest, SeparationResult
 from app.records.shared import RecordingRecord

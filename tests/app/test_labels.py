@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from app.labels import matching
-from app.model_registry import ClassDescription
+from app.model_registry.registry import ClassDescription
 from models import labels as audioset
 
 

@@ -31,7 +31,7 @@ from app.jobs.repository import JobRepository
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.keys.callers import Caller
 from app.keys.repository import KeyRepository
-from app.model_registry import ModelRegistry, workers_key
+from app.model_registry.registry import ModelRegistry, workers_key
 from app.records.audio import AudioRepository, PendingUpload
 from app.records.detections import DetectionRequest, DetectionResult
 from app.records.orphans import OrphanLedger

@@ -20,7 +20,7 @@ from app.jobs import metrics as job_metrics
 from app.jobs.repository import JobRepository
 from app.main import create_app
 from app.metrics import PROCESS
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from app.tables.shared_things import shared_things
 from tests.app.conftest import MODEL

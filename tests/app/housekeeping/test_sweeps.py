@@ -15,7 +15,7 @@ from app.errors import NotFound, StoreUnavailable
 from app.housekeeping.sweeps import BATCH_SIZE, Housekeeping
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
-from app.model_registry import workers_key
+from app.model_registry.registry import workers_key
 from app.records.audio import AudioRepository, store_key
 from app.records.ids import new_id
 from app.records.orphans import OrphanLedger

@@ -17,7 +17,7 @@ from rq.registry import StartedJobRegistry
 from app.errors import QueueFull
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
-from app.model_registry import workers_key
+from app.model_registry.registry import workers_key
 from app.settings import Settings
 from tests.app.records import new_job
 

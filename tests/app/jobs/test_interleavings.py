@@ -27,7 +27,7 @@ from app.housekeeping.sweeps import Housekeeping
 from app.jobs.events import read_all
 from app.jobs.lifecycle import Job, JobError
 from app.jobs.repository import JobRepository
-from app.model_registry import workers_key
+from app.model_registry.registry import workers_key
 from app.records.audio import AudioRepository, users_key
 from app.settings import Settings
 from app.storage import Storage

@@ -1,7 +1,8 @@
 """Registry of models: workers announce a model at start, with its embedding size and classes, and send heartbeats.
 
-The description of a model outlives its workers, so that jobs can wait for new ones; the last announcement counts. A
-worker is alive while its last heartbeat is younger than `heartbeat_timeout`.
+The description of a model outlives its workers, so that jobs can wait for new ones; the last announcement counts. The
+models that a deployment is configured for are known before any worker announces them (`descriptions.py`). A worker is
+alive while its last heartbeat is younger than `heartbeat_timeout`.
 
 A description is what `models.engine.Engine.describe()` returns:
 {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from redis import Redis
 
 from app.errors import ModelUnavailable
+from app.model_registry.descriptions import ConfiguredModels
 from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
@@ -73,6 +75,7 @@ class ModelRegistry:
         self._clock = server_clock(redis)
         self._parsed: dict[bytes | str, ModelDescription] = {}
         self._cache: dict[str, tuple[float, ModelDescription]] = {}  # by name, with the time when it expires
+        self._configured = ConfiguredModels(settings)
 
     def announce(self, description: dict, worker: str, short: bool = False) -> None:
         """Register a model and a worker that has loaded it. `worker` is the worker's name, new for every start."""
@@ -109,24 +112,25 @@ class ModelRegistry:
         return self._redis.zremrangebyscore(workers_key(model), 0, oldest)
 
     def models(self) -> list[ModelDescription]:
-        """Return all models that were ever announced, sorted by name; unreadable descriptions are left out."""
-        models = []
+        """Return all models that are configured or were ever announced, by name; without unreadable descriptions."""
         descriptions: Any = self._redis.hgetall(_MODELS)
-        for name, text in descriptions.items():
+        texts = self._configured.texts() | {name.decode(): text for name, text in descriptions.items()}
+        models = []
+        for name, text in sorted(texts.items()):
             with suppress(ModelUnavailable):
-                models.append(self._parse(name.decode(), text))
-        return sorted(models, key=lambda model: model.name)
+                models.append(self._parse(name, text))
+        return models
 
     def model(self, name: str) -> ModelDescription:
         """Return a model, at most a second old.
 
-        Raises `ModelUnavailable` if no worker ever announced it, or its description is unreadable: the next heartbeat
-        of a worker announces it again.
+        Raises `ModelUnavailable` if it is not configured and no worker ever announced it, or if its description is
+        unreadable: the next heartbeat of a worker announces it again.
         """
         expires_at, model = self._cache.get(name, (0.0, None))
         if model is not None and time.monotonic() < expires_at:
             return model
-        text = self._redis.hget(_MODELS, name)
+        text = self._redis.hget(_MODELS, name) or self._configured.texts().get(name)
         if text is None:
             raise ModelUnavailable(f"No worker has announced the model {name} yet.")
         model = self._parse(name, text)

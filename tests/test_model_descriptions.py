@@ -1,0 +1,46 @@
+"""The description of `base` that the front end ships is what its workers announce."""
+
+import json
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from app.errors import ModelUnavailable
+from app.model_registry import descriptions
+from app.model_registry.registry import ModelRegistry
+from app.settings import Settings
+from models.engine import Engine
+
+BUILT_IN = Path(descriptions.__file__).with_name("base.json")
+
+
+def test_the_description_of_base_is_what_workers_announce() -> None:
+    announced = json.loads(json.dumps(Engine.load("base").describe()))
+    assert json.loads(BUILT_IN.read_text()) == announced, (
+        "run python -m models describe -o app/model_registry/base.json"
+    )
+
+
+def test_the_default_model_is_known_before_it_is_announced(redis: Redis) -> None:
+    registry = ModelRegistry(redis, Settings())
+    assert registry.resolve(None).name == "base" and registry.worker_count("base") == 0
+    assert [model.name for model in registry.models()] == ["base"]
+    with pytest.raises(ModelUnavailable):
+        registry.resolve("base@of-tomorrow")
+    announced = json.loads(BUILT_IN.read_text()) | {"version": "of-tomorrow"}
+    registry.announce(announced, "worker")
+    assert registry.resolve(None).version == "of-tomorrow"
+    assert [model.version for model in registry.models()] == ["of-tomorrow"]
+
+
+def test_further_models_are_known_from_a_folder(redis: Redis, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps(json.loads(BUILT_IN.read_text()) | {"name": "mine"}))
+    registry = ModelRegistry(redis, Settings(model="mine", model_descriptions=tmp_path))
+    assert registry.resolve(None).name == "mine"
+    assert [model.name for model in registry.models()] == ["mine"], "base is not served here"
+
+
+def test_a_model_without_a_description_waits_for_its_announcement(redis: Redis) -> None:
+    with pytest.raises(ModelUnavailable):
+        ModelRegistry(redis, Settings(model="other")).resolve(None)
