@@ -19,7 +19,7 @@ from app.jobs.lifecycle import JobError
 from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import queue_name
 from app.keys.quotas import Quotas
-from app.model_registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry
 from app.redis_client import connect
 from app.settings import Settings
 from app.storage import Storage
