@@ -25,11 +25,13 @@ EarmarkError                    internal                  500
   MediaTypeUnsupported          media_type_unsupported    415
   RangeNotSatisfiable           range_not_satisfiable     416
   AlreadyFinished               already_over              409
+  NotRetryable                  not_retryable             409
   AudioInUse                    audio_in_use              409
   PresignUnavailable            presign_unavailable       409
   UploadMissing                 upload_missing            409
   QueryNotReady                 query_not_ready           409
   StemsExpired                  stems_expired             410
+  UploadsExpired                uploads_expired           410
   Unavailable                   internal                  503   with Retry-After
     QueueFull                   queue_full                503
     QueueUnavailable            queue_unavailable         503
@@ -266,6 +268,14 @@ class AlreadyFinished(EarmarkError):
     title = "The job is already finished"
 
 
+class NotRetryable(EarmarkError):
+    """The job has not failed and was not canceled."""
+
+    code = "not_retryable"
+    status = 409
+    title = "The job cannot be retried"
+
+
 class AudioInUse(EarmarkError):
     """A queued or running job needs the audio."""
 
@@ -304,6 +314,14 @@ class StemsExpired(EarmarkError):
     code = "stems_expired"
     status = 410
     title = "The stems have expired"
+
+
+class UploadsExpired(EarmarkError):
+    """An upload that the job needs has expired or was deleted."""
+
+    code = "uploads_expired"
+    status = 410
+    title = "The uploads have expired"
 
 
 class Unavailable(EarmarkError):

@@ -74,7 +74,18 @@ class Settings(BaseSettings):
         description="worker processes that one `python -m worker` starts; several may share a GPU",
     )
     worker_threads: int = Field(default=0, ge=0, description="CPU threads of one worker; 0: its share of the cores")
-    job_timeout: float = Field(default=1800.0, gt=0, description="seconds that one execution of a job may take")
+    job_timeout: float = Field(
+        default=1800.0,
+        gt=0,
+        description="seconds that one execution of a job may take, beside EARMARK_JOB_TIMEOUT_FACTOR",
+    )
+    # For a second of mono and one target `base` takes 0.02 s on two cores, `paper` 0.24 s (README, Figures).
+    job_timeout_factor: float = Field(
+        default=1.0,
+        ge=0,
+        description="further seconds that it may take for each second of its recording; one whose header does not tell "
+        "its length counts as the longest that is allowed",
+    )
     job_attempts: int = Field(
         default=5, ge=1, le=100, description="executions of a job that may die before the job fails as `worker_lost`"
     )
@@ -132,11 +143,13 @@ class Settings(BaseSettings):
     )
 
     # Limits
-    upload_bytes: int = Field(default=512 * MIB, ge=1, description="maximum size of an uploaded file, in bytes")
+    # A WAV of 24 bits with as many samples as a recording may have takes 6.0e9 bytes; the next whole GiB.
+    upload_bytes: int = Field(default=6 * 1024 * MIB, ge=1, description="maximum size of an uploaded file, in bytes")
     body_bytes: int = Field(
         default=MIB, ge=1024, description="maximum size of a JSON body, and of one form field, in bytes"
     )
-    upload_timeout: float = Field(default=HOUR, gt=0, description="seconds that one upload may take")
+    # The largest file at 7 Mbit/s.
+    upload_timeout: float = Field(default=2 * HOUR, gt=0, description="seconds that one upload may take")
     upload_idle: float = Field(default=30.0, gt=0, description="seconds that a request body may pause")
     upload_rate: float = Field(
         default=1024.0,
@@ -151,22 +164,24 @@ class Settings(BaseSettings):
     awaited_uploads: int = Field(
         default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
     )
-    recording_seconds: float = Field(default=2 * HOUR, gt=0, description="maximum duration of a recording, in seconds")
+    recording_seconds: float = Field(default=6 * HOUR, gt=0, description="maximum duration of a recording, in seconds")
     example_seconds: float = Field(default=60.0, gt=0, description="maximum duration of an example, in seconds")
     channels: int = Field(default=8, ge=1, description="maximum number of channels")
     lowest_rate: int = Field(default=8000, ge=1, description="minimum sampling rate, in hertz")
     highest_rate: int = Field(default=192000, ge=1, description="maximum sampling rate, in hertz")
+    # Six hours of stereo at 46 kHz: at 44.1 kHz a whole one fits.
     recording_samples: float = Field(
-        default=1.5e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
+        default=2e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
     )
     targets: int = Field(default=16, ge=1, description="maximum number of targets of one separation")
+    # The largest recording with four targets and a residual as FLAC: 40.0e9 bytes of scratch, 30.3e9 of the store.
     scratch_bytes: int = Field(
-        default=24 * 1024 * MIB,
+        default=38 * 1024 * MIB,
         ge=MIB,
         description="maximum scratch that a job may need on its worker's disk (see Size of a separation), in bytes",
     )
     stored_bytes: int = Field(
-        default=24 * 1024 * MIB,
+        default=38 * 1024 * MIB,
         ge=MIB,
         description="maximum size of a separation's files in the store (see Size of a separation), in bytes",
     )
@@ -224,7 +239,7 @@ class Settings(BaseSettings):
         description="uploads in flight; with S3, each holds up to 25 MiB in memory",
     )
     upload_room: int = Field(
-        default=8192 * MIB,
+        default=16 * 1024 * MIB,
         ge=1,
         validate_default=True,
         description="bytes of the uploads in flight, and of the copies of files whose waveform is computed; a key's "
@@ -250,7 +265,13 @@ class Settings(BaseSettings):
     outside_networks: str = Field(
         default="", description="private networks that may be requested, separated by commas (10.1.0.0/16,fd00:1::/64)"
     )
-    fetch_timeout: float = Field(default=120.0, gt=0, description="seconds that fetching one recording may take")
+    # The largest file at 10 MB/s.
+    fetch_timeout: float = Field(
+        default=600.0,
+        gt=0,
+        description="seconds that fetching one recording may take, from a URL, or from the store when a presigned "
+        "upload is completed",
+    )
 
     # Authentication
     auth: Literal["on", "off"] = Field(default="on", description="API keys: on, or off (default with --embedded)")
@@ -392,8 +413,15 @@ class Settings(BaseSettings):
 
     @property
     def execution_seconds(self) -> float:
-        """After so many seconds an execution of a job is dead for certain: its worker's timeout has killed it."""
-        return 2 * self.job_timeout + 600
+        """After so many seconds an execution of any job is dead for certain: its worker's timeout has killed it."""
+        return 2 * self.execution_timeout(None) + 600
+
+    def execution_timeout(self, audio_seconds: float | None) -> float:
+        """Return the seconds that one execution of a job may take, by the length of its recording as far as it is
+        known."""
+        longest = self.recording_seconds
+        seconds = longest if audio_seconds is None else min(audio_seconds, longest)
+        return self.job_timeout + self.job_timeout_factor * seconds
 
     def as_environment(self) -> dict[str, str]:
         """Return the settings that were set explicitly, as environment variables for a program that this one starts."""

@@ -75,7 +75,8 @@ def separate(
     span: Span = None,
     track: Track = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the stems. Default: NAME-stems, here.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the stems, NAME-TARGET.FORMAT. Default: NAME-stems, here."),
     ] = None,
     residual: Annotated[bool, typer.Option("--residual", help="Also write the mixture without the targets.")] = False,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = DEFAULT_OPTIONS.format,
@@ -119,7 +120,15 @@ def separate(
     with _recording(mixture, track, near=folder) as recording:
         queries = _queries(engine, recording, query or [], query_text, spans, classes)
         with _bar("separating") as advance:
-            done = engine.separate_file(recording.path, queries, folder, options, progress=advance, limits=ANY_LENGTH)
+            done = engine.separate_file(
+                recording.path,
+                queries,
+                folder,
+                options,
+                progress=advance,
+                limits=ANY_LENGTH,
+                source_name=mixture.stem,
+            )
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
         _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": recording.warnings})

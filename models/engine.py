@@ -297,11 +297,13 @@ class Engine:
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = never,
         limits: Limits | None = None,
+        source_name: str = "",
     ) -> SeparatedFiles:
         """Separate a file block by block: create `folder`, write NAME.FORMAT for each query and residual.FORMAT.
 
-        limits: of the input. Stems are kept as float32 in a temporary folder inside `folder` until they are encoded.
-        A failure leaves no files. Raises what `separate` raises, and subclasses of MediaError for the file or format.
+        source_name: a name to begin the files' with, SOURCE-NAME.FORMAT. limits: of the input. Stems are kept as
+        float32 in a temporary folder inside `folder` until they are encoded. A failure leaves no files. Raises what
+        `separate` raises, and subclasses of MediaError for the file or format.
         """
         source = _in_file(Path(path), limits)
         check_format(options.format, source.rate, source.channels, options.bit_depth)
@@ -325,6 +327,7 @@ class Engine:
                     folder,
                     options,
                     lambda done: report(done / frames, "encoding"),
+                    source_name,
                 )
         except BaseException:
             if not existed:

@@ -31,10 +31,15 @@ def draw_detection(found: Detection, path: Path, title: str = "") -> None:
     image = axes.imshow(
         curves, aspect="auto", origin="lower", extent=extent, vmin=0, vmax=1, cmap="Blues", interpolation="nearest"
     )
-    for event in found.events:
-        if event.mid in rows:
-            row = rows[event.mid]
-            axes.plot([event.start, event.end], [row + 0.4] * 2, color="tab:red", linewidth=2, solid_capstyle="butt")
+    drawn = [event for event in found.events if event.mid in rows]
+    # One collection: hours of sound have ten thousands of events, and a line of its own for each takes gigabytes.
+    axes.hlines(
+        [rows[event.mid] + 0.4 for event in drawn],
+        [event.start for event in drawn],
+        [event.end for event in drawn],
+        color="tab:red",
+        linewidth=2,
+    )
     axes.set_yticks(range(len(rows)), [tag.label for tag in reversed(found.tags)])
     axes.set_xlim(0, found.duration)
     axes.set_xlabel("seconds")

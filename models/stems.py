@@ -6,6 +6,7 @@ is deleted, so that a stem takes its place on the disk once.
 """
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,16 @@ def check_names(names: Sequence[str]) -> None:
         raise ValueError("two targets have the same name")
 
 
-def file_name(name: str, extension: str) -> str:
-    """Return the name of a stem's file: NAME.EXTENSION, with a digest in place of its end if it is too long."""
+def file_name(name: str, extension: str, source: str = "") -> str:
+    """Return the name of a stem's file: NAME.EXTENSION, with a digest in place of its end if it is too long.
+
+    source: the name of the recording that comes before it, SOURCE-NAME.EXTENSION, as far as there is room for it.
+    """
+    if source:
+        own = file_name(name, extension)
+        while source and len(os.fsencode(f"{source}-{own}")) > _MAX_FILE_NAME:
+            source = source[:-1]
+        return f"{source}-{own}" if source else own
     complete = f"{name}.{extension}"
     if len(complete.encode()) <= _MAX_FILE_NAME:
         return complete
@@ -210,11 +219,12 @@ def write(
     folder: Path,
     options: SeparationOptions,
     written: Callable[[int], None],
+    source_name: str = "",
 ) -> tuple[list[StemFile], float]:
     """Write NAME.FORMAT for each stem, and residual.FORMAT; return the files and their common gain.
 
-    `written(frames)` is called after each block. A failure leaves none of the files. Raises Cancelled,
-    FormatUnsupported.
+    `written(frames)` is called after each block. source_name: see `file_name`. A failure leaves none of the files.
+    Raises Cancelled, FormatUnsupported.
     """
     names = [*names, RESIDUAL] if options.residual else list(names)
     extension = FORMATS[options.format].extension
@@ -224,7 +234,7 @@ def write(
     peaks = np.zeros(len(names))
     try:
         for name in names:
-            path = folder / file_name(name, extension)
+            path = folder / file_name(name, extension, source_name)
             writers.append(
                 open_writer(path, options.format, source.rate, source.channels, options.bit_depth, source.mask)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -22,8 +23,10 @@ logger = logging.getLogger(__name__)
 # FFmpeg's libraries and numpy take a third of this; a decoder works block by block.
 MEMORY_BYTES = 1 << 30
 HEADER_BYTES = 4096
-# Two hours of stereo decode in a minute; a slow codec on a slow machine still passes.
-SECONDS = 600
+# Time to start, and a part of the longest recording's length: stereo decodes 120 times as fast as it sounds; a slow
+# codec on a slow machine still passes.
+START_SECONDS = 120
+SECONDS_PER_SECOND = 1 / 12
 
 
 class DecodeTimedOut(MediaError):
@@ -66,9 +69,10 @@ def decode(
 
 def fitting_sandbox(limits: Limits) -> sandbox.SandboxLimits:
     """Return limits of the child process a little above those of the decoder, whose errors are more precise."""
+    seconds = math.ceil(START_SECONDS + SECONDS_PER_SECOND * limits.seconds)
     return sandbox.SandboxLimits(
-        seconds=SECONDS,
-        cpu_seconds=SECONDS + 1,
+        seconds=seconds,
+        cpu_seconds=seconds + 1,
         memory_bytes=MEMORY_BYTES,
         file_bytes=int(limits.samples) * 4 + HEADER_BYTES,
     )

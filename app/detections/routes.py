@@ -39,7 +39,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
         return await run_in_threadpool(accepted_response, deps, service.DETECTIONS, job)
 
 
-add_job_routes(router, service.DETECTIONS)
+add_job_routes(router, service.DETECTIONS, service.create_again)
 
 
 @router.head("/{job_id}/timeline.png", include_in_schema=False)

@@ -3,7 +3,7 @@
 from app.dependencies import Dependencies
 from app.detections.schemas import DetectionAnswer, DetectionCreate
 from app.job_api import validation
-from app.job_api.resource import JobResource, require_unexpired
+from app.job_api.resource import JobResource, options_of, request_of, require_unexpired
 from app.jobs.kinds import DETECTION
 from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
@@ -36,6 +36,19 @@ def create(deps: Dependencies, body: DetectionCreate) -> QueuedJob:
         audio_seconds=audio.duration,
         charged_seconds=charged_seconds(validation.expected_seconds(audio.duration), audio.channels),
     )
+
+
+def create_again(deps: Dependencies, job: Job) -> QueuedJob:
+    """Create a job with the request of another one, which is complete. Raises `RecordUnreadable`, and as `create`."""
+    request = request_of(job, DetectionRequest)
+    body = DetectionCreate(
+        audio_id=request.audio.audio_id,
+        track=request.audio.track,
+        threshold=request.threshold,
+        top=request.top,
+        **dict(options_of(job)),
+    )
+    return create(deps, body)
 
 
 def find_picture(deps: Dependencies, job: Job) -> PictureRecord:

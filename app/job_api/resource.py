@@ -1,16 +1,24 @@
 """A kind of job as a REST resource: how its jobs are created, looked up, rendered, listed and deleted."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Scope
 
 from app.dependencies import Dependencies
-from app.errors import EarmarkError, NotFound, RecordUnreadable, RequestInvalid, StemsExpired
+from app.errors import (
+    EarmarkError,
+    NotFound,
+    NotRetryable,
+    RecordUnreadable,
+    RequestInvalid,
+    StemsExpired,
+    UploadsExpired,
+)
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
 from app.jobs.kinds import Kind, output_folder
@@ -22,6 +30,8 @@ from app.jobs.repository import QueuedJob
 from app.keys.callers import Caller
 from app.model_registry.registry import ModelDescription
 from app.records.ids import is_id, new_id
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,22 @@ class JobResource(Generic[Answer]):
                 raise
         deps.metrics.created.labels(job.kind, job.model).inc()
         return queued
+
+    def retry(
+        self, deps: Dependencies, job_id: str, create_again: Callable[[Dependencies, Job], QueuedJob]
+    ) -> QueuedJob:
+        """Create a new job with the request of one that failed or was canceled; `create_again` calls `create`.
+
+        Raises `NotRetryable`, `UploadsExpired` if an upload is gone, `NotFound` (the job), `RecordUnreadable`,
+        `StoreUnavailable`, and the other errors of `create_again`.
+        """
+        job = deps.large_fields.load(self.get(deps, job_id))
+        if job.status not in ("failed", "canceled"):
+            raise NotRetryable(f"The {self.kind.name} is {job.status}; only a failed or canceled one can be retried.")
+        try:
+            return create_again(deps, job)
+        except NotFound as error:  # also of an upload that is deleted while the job is created
+            raise UploadsExpired(f"An upload of the {self.kind.name} is gone: create a new one.") from error
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's job as its record has it, without large fields.
@@ -177,6 +203,20 @@ class JobResource(Generic[Answer]):
         """Raise `NotFound` for what is not an id of this kind."""
         if not is_id(job_id, self.kind.prefix):
             raise NotFound(f"There is no such {self.kind.name}.")
+
+
+def options_of(job: Job) -> JobOptions:
+    """Return the options with which a job was created; its model by name, whatever the version is now."""
+    webhook = None if job.webhook is None else job.webhook.model_dump()
+    return JobOptions.model_validate({"model": job.model, "webhook": webhook, "metadata": job.metadata})
+
+
+def request_of(job: Job, schema: type[Record]) -> Record:
+    """Return the request in a complete job's record. Raises `RecordUnreadable`."""
+    try:
+        return schema.model_validate(job.request)
+    except ValueError as error:
+        raise RecordUnreadable() from error
 
 
 def require_unexpired(deps: Dependencies, job: Job, output: str) -> None:

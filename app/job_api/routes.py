@@ -1,7 +1,8 @@
-"""Routes that jobs of every kind have: list, get (poll and long poll), events, cancel, delete; and the 202 response."""
+"""Routes of jobs of every kind: list, get (poll, long poll), events, cancel, retry, delete; and the 202 response."""
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -58,8 +59,10 @@ def accepted_response(deps: Dependencies, resource: JobResource[Any], queued: Qu
     return Response(answer.model_dump_json(), 202, media_type="application/json", headers=headers)
 
 
-def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
-    """Add the routes to the router of a kind of job."""
+def add_job_routes(
+    router: APIRouter, resource: JobResource[Answer], create_again: Callable[[Dependencies, Job], QueuedJob]
+) -> None:
+    """Add the routes to the router of a kind of job; `create_again` is for `JobResource.retry`."""
     name = resource.kind.name
 
     async def newest(
@@ -91,6 +94,11 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         answer = await run_in_threadpool(resource.to_answer, deps, canceled)
         response.headers.update(_retry_after(deps, answer.status))
         return answer
+
+    async def retry(job_id: str, deps: InjectedDependencies) -> Response:
+        await deps.budgets.redis_memory.require_room()
+        queued = await run_in_threadpool(resource.retry, deps, job_id, create_again)
+        return await run_in_threadpool(accepted_response, deps, resource, queued)
 
     def delete(job_id: str, deps: InjectedDependencies) -> None:
         resource.delete(deps, job_id)
@@ -131,6 +139,17 @@ def add_job_routes(router: APIRouter, resource: JobResource[Answer]) -> None:
         summary=f"Cancel a {name}",
         description="A waiting job is canceled at once, a running one is asked to stop; repeating the call is "
         "harmless, 409 once the job has finished.",
+    )
+    router.add_api_route(
+        "/{job_id}/retry",
+        retry,
+        methods=["POST"],
+        status_code=202,
+        response_model=resource.answer,
+        responses=problems(404, 409, 410, 413, 422, 503),
+        summary=f"Retry a {name}",
+        description=f"Creates a new {name} with the request, the metadata and the webhook of one that failed or was "
+        "canceled, for the model as it is now. 409 in other states, 410 when its uploads are gone.",
     )
     router.add_api_route(
         "/{job_id}",

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Histogram
 from app.jobs.lifecycle import Job
 from app.metrics import PROCESS
 
-_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 
 _finished = Counter(
     "earmark_jobs_finished_total",

@@ -32,9 +32,9 @@ _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples pe
 _LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: smaller bins are costly
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _TOO_LONG = "too long"
-# Two hours of stereo take ten seconds; a slow codec on a slow machine still passes. It yields to the server and probes.
+# Six hours of stereo take half a minute; a slow codec on a slow machine passes. It yields to the server and to probes.
 SANDBOX_LIMITS = SandboxLimits(
-    seconds=120, cpu_seconds=120, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64, niceness=10
+    seconds=360, cpu_seconds=360, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64, niceness=10
 )
 
 

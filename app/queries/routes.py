@@ -44,7 +44,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
         return await run_in_threadpool(accepted_response, deps, service.QUERIES, job)
 
 
-add_job_routes(router, service.QUERIES)
+add_job_routes(router, service.QUERIES, service.create_again)
 
 
 async def _read(request: Request, settings: Settings, uploads: Uploads) -> QueryCreate:

@@ -4,8 +4,10 @@ from app.dependencies import Dependencies
 from app.errors import NotFound, QueryModelMismatch, QueryNotReady
 from app.http.problems import field_error
 from app.job_api import validation
-from app.job_api.resource import JobResource
+from app.job_api.resource import JobResource, options_of, request_of
+from app.job_api.schemas import AudioReference
 from app.jobs.kinds import QUERY
+from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.model_registry.registry import ModelDescription
 from app.queries.schemas import QueryAnswer, QueryCreate
@@ -39,6 +41,13 @@ def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
         audio_seconds=seconds,
         charged_seconds=validation.expected_seconds(seconds),
     )
+
+
+def create_again(deps: Dependencies, job: Job) -> QueuedJob:
+    """Create a job with the request of another one, which is complete. Raises `RecordUnreadable`, and as `create`."""
+    request = request_of(job, QueryRequest)
+    examples = [AudioReference(audio_id=example.audio_id, track=example.track) for example in request.examples]
+    return create(deps, QueryCreate(name=request.name, examples=examples, **dict(options_of(job))))
 
 
 def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:

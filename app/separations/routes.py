@@ -48,7 +48,7 @@ async def create(request: Request, deps: InjectedDependencies) -> Response:
         return await run_in_threadpool(accepted_response, deps, service.SEPARATIONS, job)
 
 
-add_job_routes(router, service.SEPARATIONS)
+add_job_routes(router, service.SEPARATIONS, service.create_again)
 
 
 @router.head("/{job_id}/stems/{name}", include_in_schema=False)

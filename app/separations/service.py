@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 from app.dependencies import Dependencies
 from app.errors import NotFound
 from app.job_api import validation as job_validation
-from app.job_api.resource import JobResource, require_unexpired
+from app.job_api.resource import JobResource, options_of, request_of, require_unexpired
+from app.job_api.schemas import JobOptions
 from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
+from app.model_registry import ModelDescription
+from app.records.audio import Audio
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
 from app.records.sizes import SeparationSize
 from app.separations import archive, validation
 from app.separations.schemas import SeparationAnswer, SeparationCreate
-from app.separations.targets import build_target, initial_state, upload_ids
+from app.separations.targets import build_target, initial_state, require_usable, upload_ids
 
 SEPARATIONS = JobResource(
     SEPARATION,
@@ -39,14 +42,6 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     output = validation.output_record(body.output, mixture)
     targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
-    size = SeparationSize(
-        mixture.sample_rate,
-        mixture.channels,
-        job_validation.expected_seconds(mixture.duration),
-        len(targets) if auto is None else auto.max_targets,
-        output,
-    )
-    size.require_room(deps.settings)
     request = SeparationRequest(
         mixture=job_validation.recording_record(mixture, body.mixture.track),
         model=job_validation.model_record(model),
@@ -55,15 +50,49 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
         output=output,
         source=mixture.filename,
     )
+    return _create(deps, body, request, model, mixture)
+
+
+def create_again(deps: Dependencies, job: Job) -> QueuedJob:
+    """Create a job with the request of another one, which is complete; its targets must fit the model as it is now.
+
+    Raises `RecordUnreadable`, `QueryModelMismatch`, and as `create`.
+    """
+    request = request_of(job, SeparationRequest)
+    validation.require_target_count(len(request.targets), deps.settings, "targets")
+    model = deps.model_registry.resolve(job.model)
+    track = request.mixture.track
+    mixture = job_validation.find_recording(deps, request.mixture.audio_id, "mixture", "audio_id")
+    mixture = job_validation.choose_track(mixture, track, "mixture", "track")
+    for index, target in enumerate(request.targets):
+        require_usable(model, target, index)
+    renewed = {
+        "mixture": job_validation.recording_record(mixture, track),
+        "model": job_validation.model_record(model),
+    }
+    return _create(deps, options_of(job), request.model_copy(update=renewed), model, mixture)
+
+
+def _create(
+    deps: Dependencies, options: JobOptions, request: SeparationRequest, model: ModelDescription, mixture: Audio
+) -> QueuedJob:
+    size = SeparationSize(
+        mixture.sample_rate,
+        mixture.channels,
+        job_validation.expected_seconds(mixture.duration),
+        len(request.targets) if request.auto is None else request.auto.max_targets,
+        request.output,
+    )
+    size.require_room(deps.settings)
     return SEPARATIONS.create(
         deps,
-        body,
+        options,
         request,
         model,
-        [mixture.id, *(audio_id for target in targets for audio_id in upload_ids(target))],
+        [mixture.id, *(audio_id for target in request.targets for audio_id in upload_ids(target))],
         audio_seconds=mixture.duration,
         charged_seconds=size.charged_seconds,
-        targets=[initial_state(target) for target in targets],
+        targets=[initial_state(target) for target in request.targets],
     )
 
 

@@ -42,6 +42,22 @@ def build_target(
     return record
 
 
+def require_usable(model: ModelDescription, record: TargetRecord, index: int) -> None:
+    """Require that a model can separate a target that was built for it, or for another version of it.
+
+    Raises `QueryModelMismatch` and `LabelUnknown`.
+    """
+    pointer = ("targets", index)
+    if record.embedding is not None:
+        _require_model(model, record.embedding.model.id, *pointer, "embedding")
+    for matched in record.matched:
+        job_validation.find_class(model, matched.label, *pointer, "text")
+    if record.label is not None:
+        job_validation.find_class(model, record.label, *pointer, "label")
+    if record.not_label is not None:
+        job_validation.find_class(model, record.not_label, *pointer, "not_label")
+
+
 def upload_ids(record: TargetRecord) -> list[str]:
     """Return the uploads that the worker needs for a target."""
     return [example.audio_id for example in (*record.examples, *record.not_examples)]
@@ -69,9 +85,8 @@ def _embedding_record(
     model: ModelDescription, vector: list[float], made_by: str | None, *pointer: str | int
 ) -> EmbeddingRecord:
     record = job_validation.model_record(model)
-    if made_by not in (record.name, record.id):
-        detail = f"The embedding belongs to the model {made_by}; this separation uses {record.id}."
-        raise QueryModelMismatch(detail, [field_error(detail, *pointer, "model")])
+    if made_by != record.name:
+        _require_model(model, made_by, *pointer, "model")
     if len(vector) != model.embedding_size:
         detail = f"An embedding of {record.id} has {model.embedding_size} numbers; this one has {len(vector)}."
         raise RequestInvalid(detail, [field_error(detail, *pointer, "embedding")])
@@ -80,3 +95,10 @@ def _embedding_record(
         detail = "An embedding must not be all zeros."
         raise RequestInvalid(detail, [field_error(detail, *pointer, "embedding")])
     return EmbeddingRecord(vector=packed, model=record)
+
+
+def _require_model(model: ModelDescription, made_by: str | None, *pointer: str | int) -> None:
+    required = job_validation.model_record(model).id
+    if made_by != required:
+        detail = f"The embedding belongs to the model {made_by}; this separation uses {required}."
+        raise QueryModelMismatch(detail, [field_error(detail, *pointer)])

@@ -156,8 +156,9 @@ def shared_things(settings: Settings) -> list[SharedThing]:
         SharedThing(
             what="workers' time",
             share="in proportion to `keys create --priority`",
-            total=f"one job a worker process, {_number(settings.job_timeout)} s each",
-            settings=("ready_jobs", "short_seconds", "job_timeout", "job_attempts"),
+            total=f"one job a worker process, {_number(settings.execution_timeout(0))} s each and "
+            f"{settings.job_timeout_factor:g} s for a second of its recording",
+            settings=("ready_jobs", "short_seconds", "job_timeout", "job_timeout_factor", "job_attempts"),
             metric="earmark_job_waiting_duration_seconds",
             alert="EarmarkJobsWaitLong",
             answer="202; the job waits for its turn",

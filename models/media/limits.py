@@ -15,11 +15,11 @@ _HEADER_SLACK = 0.25
 class Limits:
     """Limits on recordings: seconds, channels, Hz, and samples over all channels."""
 
-    seconds: float = 7200
+    seconds: float = 21600
     channels: int = 8
     lowest_rate: int = 8000
     highest_rate: int = 192000
-    samples: float = 1.5e9
+    samples: float = 2e9
 
     def check(self, rate: int, channels: int, seconds: float | None) -> None:
         """Raise AudioTooWide, AudioUndecodable (for the rate) or AudioTooLong.

@@ -79,6 +79,7 @@ def upgrade(redis: Redis, tmp_path: Path) -> Upgrade:
         pipe.execute()
     port = redis.connection_pool.connection_kwargs["port"]
     chosen: dict[str, Any] = {**LIMITS, "auth": "on", "url_seconds": CENTURY, "record_retention": CENTURY}
+    chosen["example_seconds"] = 60.0  # its uploads last 20 s
     settings = Settings(home=tmp_path, redis_url=f"redis://127.0.0.1:{port}/0", lost_after=0.0, **chosen)
     return Upgrade(data, redis, settings, JobRepository(redis, settings))
 
@@ -260,3 +261,15 @@ def test_a_webhooks_message_is_delivered(upgrade: Upgrade, service: Service) -> 
     assert made is not None and made.url == "https://hooks.example.com/earmark"
     outbox.remove([job.id])
     assert outbox.pending_count() == 0
+
+
+@pytest.mark.parametrize("state", ["failed", "canceled"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_jobs_are_retried(upgrade: Upgrade, service: Service, kind: str, state: str) -> None:
+    job_id = upgrade.job_id(kind, state)
+    answer = service.client.post(f"/v1/{KINDS[kind].folder}/{job_id}/retry")
+    assert answer.status_code == 202, answer.text
+    before, after = upgrade.jobs.get(job_id), upgrade.jobs.get(answer.json()["id"])
+    request = REQUESTS[kind].model_validate(after.request)
+    assert request == REQUESTS[kind].model_validate(before.request)
+    assert (after.metadata, after.webhook, after.audio_ids) == (before.metadata, before.webhook, before.audio_ids)

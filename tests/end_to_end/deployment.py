@@ -124,7 +124,8 @@ class Deployment:
     def job_timeout(self, seconds: float) -> Iterator[None]:
         """Give jobs that are enqueued inside the context another timeout."""
         jobs = self.jobs
-        self.jobs = JobRepository(self.redis, self.settings.model_copy(update={"job_timeout": seconds}))
+        update = {"job_timeout": seconds, "job_timeout_factor": 0.0}
+        self.jobs = JobRepository(self.redis, self.settings.model_copy(update=update))
         try:
             yield
         finally:

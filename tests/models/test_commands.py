@@ -71,7 +71,7 @@ def test_separate_writes_stems_that_add_up(folder, weights):
 def test_separate_prints_a_table_and_leaves_the_residual_out(folder, weights):
     said = run("separate", "mixture.flac", "--label", "Dog", "--format", "wav", "--weights", weights, "--joint")
     assert "dog" in said
-    assert [path.name for path in (folder / "mixture-stems").iterdir()] == ["dog.wav"]
+    assert [path.name for path in (folder / "mixture-stems").iterdir()] == ["mixture-dog.wav"]
 
 
 def test_separate_takes_words_with_and_without_examples(folder, weights):
@@ -80,8 +80,8 @@ def test_separate_takes_words_with_and_without_examples(folder, weights):
     assert [stem["name"] for stem in answer["stems"]] == ["target", "my-dog", "sirens-a"]
     run("separate", "mixture.flac", "--label", "Dog", "--query", "example1.wav", "-o", "plain", "--weights", weights)
     by_name, by_text, heard, both = (
-        soundfile.read(folder / path)[0]
-        for path in ("plain/dog.flac", "out/my-dog.flac", "plain/target.flac", "out/target.flac")
+        soundfile.read(folder / place / f"mixture-{name}.flac")[0]
+        for place, name in (("plain", "dog"), ("out", "my-dog"), ("plain", "target"), ("out", "target"))
     )
     assert np.array_equal(by_name, by_text) and not np.array_equal(heard, both)
 
@@ -95,7 +95,7 @@ def test_embed_makes_a_query_that_separate_takes(folder, weights):
     with safe_open("mine.safetensors", "pt") as file:
         assert file.metadata()["model"] == "small@1"
     run("separate", "mixture.flac", "--query", "mine.safetensors", "-o", "out", "--weights", weights)
-    assert (folder / "out" / "mine.flac").is_file()
+    assert (folder / "out" / "mixture-mine.flac").is_file()
     assert "coherence" in run("embed", "mixture.flac", "--span", "0-2", "-o", "span.safetensors", "--weights", weights)
 
 
@@ -204,7 +204,8 @@ def test_names_may_be_in_any_encoding_and_hold_brackets(folder, weights, field):
     Path(name).write_bytes(Path("mixture.flac").read_bytes())
     said = run("separate", name, "--query", name, "--span", "0-2", "--weights", weights)
     assert "[live]" in "".join(said.split())
-    assert (folder / os.fsdecode(b"Bj\xf6rk [live] (1)-stems") / "target.flac").is_file()
+    stem = Path(name).stem
+    assert (folder / f"{stem}-stems" / f"{stem}-target.flac").is_file()
     assert run("detect", name, "--plot", "out.png", "--weights", weights)
 
 
@@ -215,9 +216,10 @@ def test_a_track_is_chosen(folder, weights, field):
 
 
 def test_recordings_may_be_longer_than_a_service_allows(folder, weights):
-    second = np.zeros((8000, 1), np.int16)
+    minute = np.zeros((60 * 8000, 1), np.int16)
+    minutes = int(Limits().seconds / 60) + 1
     with soundfile.SoundFile("long.flac", "w", 8000, 1, "PCM_16", format="FLAC") as file:
-        for _ in range(int(Limits().seconds) + 2):
-            file.write(second)
+        for _ in range(minutes):
+            file.write(minute)
     with open_recording(Path("long.flac")) as recording:
-        assert recording.info.duration == 7202
+        assert recording.info.duration == 60 * minutes

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import soundfile
 
+from app.settings import Settings
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, open_audio
 from tests import media_files
@@ -84,6 +85,15 @@ def test_memory_does_not_grow_with_duration(tmp_path: Path, folder: Path) -> Non
     small = replace(fitting_sandbox(Limits()), memory_bytes=320 << 20)
     media_files.write_flac_silence(tmp_path / "upload", 600)
     assert decode(tmp_path / "upload", folder / "mixture.wav", sandbox_limits=small).frames == 600 * 44100
+
+
+def test_the_longest_recording_may_be_decoded_for_half_an_hour_and_an_example_for_two_minutes() -> None:
+    """Both pass in much less; a child ends before the job that it belongs to."""
+    settings = Settings()
+    for seconds, expected in ((settings.recording_seconds, 1920), (settings.example_seconds, 125)):
+        sandbox = fitting_sandbox(Limits(seconds=seconds))
+        assert (sandbox.seconds, sandbox.cpu_seconds) == (expected, expected + 1)
+        assert sandbox.seconds < settings.execution_timeout(seconds)
 
 
 def _decoder_process() -> psutil.Process | None:

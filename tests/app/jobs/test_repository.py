@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq.job import Job as Entry
+from rq.serializers import JSONSerializer
 
 from app.errors import AlreadyFinished, AudioInUse, NotFound, QueueFull, RecordTooNew
 from app.jobs.events import events_key
@@ -408,3 +410,17 @@ def test_the_rq_entry_names_the_task_and_is_json(redis: Redis, jobs: JobReposito
     jobs.create(job)
     entry: Any = redis.hgetall(f"rq:job:{job.id}")
     assert json.loads(zlib.decompress(entry[b"data"])) == [TASK_NAMES[job.kind], None, [job.id], {}]
+
+
+@pytest.mark.parametrize(
+    ("audio_seconds", "timeout"), [(0.0, 100), (60.0, 220), (21600.0, 43300), (1e9, 43300), (None, 43300)]
+)
+def test_the_timeout_of_an_execution_grows_with_its_recording(
+    redis: Redis, upload: str, audio_seconds: float | None, timeout: int
+) -> None:
+    """A header may be wrong, and may not tell: no recording is longer than is allowed."""
+    settings = Settings(job_timeout=100.0, job_timeout_factor=2.0)
+    created = new_job(upload).model_copy(update={"audio_seconds": audio_seconds})
+    JobRepository(redis, settings).create(created)
+    assert Entry.fetch(created.id, connection=redis, serializer=JSONSerializer).timeout == timeout
+    assert settings.execution_seconds > timeout

@@ -1,5 +1,6 @@
 """Names of targets, of stems' addresses and of their files."""
 
+import os
 import unicodedata
 from urllib.parse import quote
 
@@ -29,6 +30,16 @@ def test_what_could_not_be_a_file_is_refused_by_both(name: str) -> None:
         names.normalize(name)
     with pytest.raises(ValueError, match="name"):
         check_names([name])
+
+
+@pytest.mark.parametrize("source", ["street", "", "s" * 300, "鳥" * 100, "a.b", os.fsdecode(b"Bj\xf6rk")])
+@pytest.mark.parametrize("name", ["dog", "🐦" * 64])
+def test_commands_name_files_after_the_recording_as_far_as_there_is_room(source: str, name: str) -> None:
+    own = file_of_stem(name, "flac")
+    complete = file_of_stem(name, "flac", source)
+    before = complete.removesuffix(own).removesuffix("-")
+    assert complete.endswith(own) and source.startswith(before) and len(os.fsencode(complete)) <= 255
+    assert before == source or len(os.fsencode(f"{source[: len(before) + 1]}-{own}")) > 255
 
 
 @given(st.text(max_size=70))

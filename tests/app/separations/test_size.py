@@ -88,6 +88,9 @@ def test_a_header_without_a_duration_counts_as_five_minutes(service: Service) ->
         (1, 8, 16, {"format": "flac"}, False),
         (1, 8, 16, {"format": "wav"}, False),
         (2, 2, 16, {"format": "mp3"}, False),
+        (2e9 / (2 * 48000 * 3600), 2, 4, {}, True),  # the largest recording
+        (2e9 / (2 * 48000 * 3600), 2, 5, {}, False),
+        (2e9 / (2 * 48000 * 3600), 2, 1, {"format": "wav"}, True),
     ],
 )
 def test_what_fits_by_default(hours: float, channels: int, targets: int, output: dict[str, Any], fits: bool) -> None:
