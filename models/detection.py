@@ -24,6 +24,7 @@ from models.networks import Detector
 TOP = 10
 THRESHOLD = 0.2  # of a class's probability, where an event must reach
 RELEASE = 0.5  # times the threshold, where an event ends
+_MINIMUM_ROWS = 1024  # that a timeline has room for from the beginning
 _SMOOTHING_SECONDS = 0.5  # median filter; not smaller than one row
 
 
@@ -81,7 +82,8 @@ class Timeline:
         self._margin_rows = (self._rows - self._stride_rows) // 2
         self._waiting = torch.zeros(0)
         self._start_row = 0  # the row at which the window that begins `_waiting` begins
-        self._kept: list[Tensor] = []
+        # One tensor that doubles: small ones kept between the large ones of windows would keep the heap from shrinking.
+        self._kept = torch.empty(0, 0)
         self._count = 0
 
     def add(self, block: Tensor) -> None:
@@ -101,7 +103,7 @@ class Timeline:
         rows = max(1, math.ceil(samples / self._frame))
         window = F.pad(self._waiting, (0, self._size - len(self._waiting)))
         self._keep(self._rows_of(window)[: rows - self._start_row])
-        return torch.cat(self._kept)
+        return self._kept[: self._count].clone()
 
     def _rows_of(self, window: Tensor) -> Tensor:
         # Keep one row of each that the network repeats: with all repeats, two hours would be 1.5 GB.
@@ -112,8 +114,13 @@ class Timeline:
 
     def _keep(self, rows: Tensor) -> None:
         """Keep the rows of the window at `_start_row` that earlier windows have not kept."""
-        new = rows[self._count - self._start_row :].clone()
-        self._kept.append(new)
+        new = rows[self._count - self._start_row :]
+        if self._count + len(new) > len(self._kept):
+            larger = new.new_empty(max(_MINIMUM_ROWS, 2 * (self._count + len(new))), new.shape[1])
+            if self._count:
+                larger[: self._count] = self._kept[: self._count]
+            self._kept = larger
+        self._kept[self._count : self._count + len(new)] = new
         self._count += len(new)
 
 
