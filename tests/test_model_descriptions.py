@@ -7,8 +7,7 @@ import pytest
 from redis import Redis
 
 from app.errors import ModelUnavailable
-from app.model_registry import descriptions
-from app.model_registry.registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry, descriptions
 from app.settings import Settings
 from models.engine import Engine
 

@@ -11,7 +11,7 @@ from app.job_api.schemas import JobOptions
 from app.jobs.kinds import SEPARATION
 from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
-from app.model_registry import ModelDescription
+from app.model_registry.registry import ModelDescription
 from app.records.audio import Audio
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
 from app.records.sizes import SeparationSize
