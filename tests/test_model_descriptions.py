@@ -7,11 +7,12 @@ import pytest
 from redis import Redis
 
 from app.errors import ModelUnavailable
-from app.model_registry.registry import ModelRegistry, descriptions
+from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from models.engine import Engine
+from tests.conftest import REPOSITORY
 
-BUILT_IN = Path(descriptions.__file__).with_name("base.json")
+BUILT_IN = REPOSITORY / "app" / "model_registry" / "base.json"
 
 
 def test_the_description_of_base_is_what_workers_announce() -> None:

@@ -66,7 +66,7 @@ def test_errors_are_shown_as_sentences(folder_service: Service) -> None:
         assert alert.inner_text() == "Choose a recording first."
         recording = page.get_by_label("choose a file")
         recording.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"})
-        page.get_by_text("The file is not a media file").and_(alert).wait_for()
+        page.get_by_text("This is not a media file").and_(alert).wait_for()
         recording.set_input_files(SOUND)
         page.get_by_text("street.wav: pcm_s16le, 16000 Hz, 1 ch, 1.0 s").wait_for()
         assert alert.is_hidden()
