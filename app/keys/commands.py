@@ -68,7 +68,7 @@ def _open_keys(embedded: bool) -> Iterator[KeyRepository]:
     from app.embedded import EmbeddedError, queue_settings
 
     try:
-        settings = Settings()
+        settings = Settings.load_or_exit()
         with connect(queue_settings(settings) if embedded else settings) as redis:
             yield KeyRepository(redis)
     except (EmbeddedError, NotFound) as error:

@@ -247,6 +247,11 @@ def test_a_queue_that_does_not_answer_is_reported_in_a_sentence(
     assert code == 1 and "does not answer" in output and "hush" not in output
 
 
+def test_an_invalid_setting_is_a_sentence_for_every_command() -> None:
+    result = CliRunner().invoke(cli, ["keys", "list"], env={"EARMARK_AUTH": "maybe"})
+    assert result.exit_code == 2 and "EARMARK_AUTH" in result.output
+
+
 @pytest.mark.parametrize(
     ("host", "settings", "refused"),
     [
