@@ -167,11 +167,11 @@ def test_a_separation_in_one_request(service: Service):
 
 
 def bad_uploads(folder: Path) -> dict[str, bytes]:
-    write_flac_silence(folder / "bomb.flac", 7300, rate=8000)
+    write_flac_silence(folder / "bomb.flac", 21700, rate=8000)
     return not_media() | {
         "one-hertz.wav": wav_bytes(bytes(400), 1, 1, 16),
         "channels.wav": wav_bytes(bytes(2048 * 8), 1024, 44100, 16),
-        "two hours of silence.flac": (folder / "bomb.flac").read_bytes(),
+        "six hours of silence.flac": (folder / "bomb.flac").read_bytes(),
         "../../etc/passwd": b"root:x:0:0",
     }
 
