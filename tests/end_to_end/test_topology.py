@@ -171,5 +171,5 @@ def test_the_proxy_limits_the_connections_of_an_address(deployment: Topology, cl
 def test_the_proxy_rejects_a_body_over_the_limit(deployment: Topology) -> None:
     with socket.create_connection(("127.0.0.1", deployment.proxy_port)) as sender:
         sender.settimeout(5)
-        sender.sendall(f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Length: {600 << 20}\r\n\r\n".encode())
+        sender.sendall(f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Length: {7 << 30}\r\n\r\n".encode())
         assert sender.recv(1024).startswith(b"HTTP/1.1 413 ")
