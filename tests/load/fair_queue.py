@@ -1,4 +1,4 @@
-"""`python -m tests.load.fair_queue`: calls on a fair queue of 100,000 waiting jobs, on a Valkey of its own.
+"""`python -m tests.load.fair_queue`: calls on a fair queue of many waiting jobs, on a Valkey of its own.
 
 `enter` and `cancel` are whole calls of the job repository, with record, event and RQ entry. The table is printed, or
 written with `--into docker/README.md`.
@@ -83,11 +83,14 @@ def rows(redis: Redis, keys: int, jobs_per_key: int) -> Iterator[tuple[str, ...]
     yield queue, "serve", *measure(server, [partial(serve, jobs)] * SAMPLES)
 
 
-def main(into: Annotated[Path | None, typer.Option(help="document with the marks of the table")] = None) -> None:
+def main(
+    waiting: Annotated[int, typer.Option(help="jobs that wait, in thousands")] = 100,
+    into: Annotated[Path | None, typer.Option(help="document with the marks of the table")] = None,
+) -> None:
     """Measure, and print the table or write it into a document."""
     table = ["| waiting | call | the server's CPU time | median | 99th percentile |", "| --- | --- | --- | --- | --- |"]
     with ValkeyServer() as server, Redis(port=server.port) as redis:
-        for keys, jobs_per_key in ((1000, 100), (1, 100_000)):
+        for keys, jobs_per_key in ((1000, waiting), (1, 1000 * waiting)):
             table += [f"| {' | '.join(row)} |" for row in rows(redis, keys, jobs_per_key)]
     text = "\n".join((*table, "", f"{platform.machine()}, Python {platform.python_version()}."))
     if into is None:
