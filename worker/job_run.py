@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import torch
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq import Retry
 
 from app import logs
@@ -68,18 +68,27 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
 
 
 def _work_and_publish(work: Work, execution: JobExecution) -> None:
-    """Do the work and publish its outcome; outputs that are not published are removed."""
+    """Do the work and publish its outcome; outputs that are surely not published are removed.
+
+    Where the reply to `publish` is lost, the record may refer to them: they stay, and housekeeping removes them by the
+    ledger of orphaned objects if it does not.
+    """
     context, job, start = execution.context, execution.job, time.monotonic()
-    is_published, stored = False, None
+    is_published, is_unknown, stored = False, False, None
     try:
         execution.load_request()
         with context.scratch.job() as execution.folder:
             outcome = work(execution)
         result = outcome.result.model_dump()
         stored = execution.store_outcome(outcome, result)
+        is_unknown = True
         is_published = context.jobs.publish(job.id, execution.id, outcome.targets, result, outcome.warnings, stored)
+        is_unknown = False
+    except ResponseError:  # the server has refused the change
+        is_unknown = False
+        raise
     finally:
-        if not is_published:
+        if not is_published and not is_unknown:
             _remove_outputs(execution, stored)
     logger.info("%s: %s in %.1f s", job.id, "done" if is_published else "dropped", time.monotonic() - start)
 

@@ -12,6 +12,8 @@ import pytest
 import soundfile
 import torch
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq import Retry
 
 from app.errors import StoreUnavailable
@@ -28,6 +30,7 @@ from app.storage import Storage
 from models.engine import Engine
 from models.media import MediaInfo
 from tests.app.large_jobs import detection_result
+from tests.app.records import new_job
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
 from worker import job_run
@@ -48,6 +51,18 @@ class FailingEngine(Engine):
         raise self.error
 
     detect_file = embed = separate_file
+
+
+class LossyJobRepository(JobRepository):
+    """A repository whose `publish` raises `error`, after the change if `is_applied`."""
+
+    error: RedisError
+    is_applied: bool
+
+    def publish(self, *arguments: Any, **options: Any) -> bool:
+        if self.is_applied:
+            super().publish(*arguments, **options)
+        raise self.error
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +265,32 @@ def test_the_quota_is_charged_once_for_the_decoded_duration(
     assert context.jobs.get(job.id).audio_seconds == 1.0
     charged = redis.hget(quota_key(job.owner), "used")
     assert (charged.decode() if isinstance(charged, bytes) else charged) == left
+
+
+@pytest.mark.parametrize(
+    ("error", "is_applied"),
+    [(RedisConnectionError(), True), (RedisConnectionError(), False), (OutOfMemoryError(), False)],
+)
+def test_outputs_stay_where_the_reply_to_their_publication_is_lost(
+    context: WorkerContext, redis: Redis, tmp_path: Path, error: RedisError, is_applied: bool
+) -> None:
+    lossy = LossyJobRepository(redis, context.settings)
+    lossy.error, lossy.is_applied = error, is_applied
+    job = lossy.create(new_job()).job
+    (tmp_path / "stem").write_bytes(b"abc")
+    prefix = lossy.output_prefix(job, "e")
+
+    def work(execution: JobExecution) -> Outcome:
+        key, _ = execution.store(tmp_path / "stem", "0.flac")
+        assert key.startswith(prefix)
+        return Outcome(RecordingRecord(audio_id="aud_1", duration=1.0, sample_rate=16000, channels=1), [], [])
+
+    with pytest.raises(RedisError):
+        job_run.run(work, replace(context, jobs=lossy), "e", job.id)
+    is_known = isinstance(error, OutOfMemoryError)
+    assert bool(context.storage.keys(prefix)) is not is_known
+    assert lossy.get(job.id).is_finished is is_applied
+    assert (redis.zscore("earmark:leftovers", prefix) is None) is is_applied, (
+        "housekeeping removes what is not published"
+    )
+    context.storage.delete_prefix(prefix)
