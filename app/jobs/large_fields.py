@@ -18,7 +18,7 @@ from typing import Any
 
 from redis import Redis
 
-from app.errors import NotFound, StoreUnavailable
+from app.errors import NotFound, RecordUnreadable, StoreUnavailable
 from app.jobs.lifecycle import Job, StoredFields, TargetState, add_stored_fields
 from app.jobs.listing import record_key
 from app.records.orphans import OrphanLedger
@@ -88,9 +88,15 @@ class LargeFields:
 
     @staticmethod
     def fill(job: Job, contents: list[bytes]) -> Job:
-        """Return the complete job from the contents of its objects, in the order of its stored fields."""
-        fields = {name: value for content in contents for name, value in json.loads(content).items()}
-        return Job.model_validate({**dict(job), **fields, "is_partial": False})
+        """Return the complete job from the contents of its objects, in the order of its stored fields.
+
+        Raises `RecordUnreadable` if they are damaged.
+        """
+        try:
+            fields = {name: value for content in contents for name, value in json.loads(content).items()}
+            return Job.model_validate({**dict(job), **fields, "is_partial": False})
+        except (ValueError, AttributeError, RecursionError) as error:  # not JSON, not an object, or nested
+            raise RecordUnreadable() from error
 
     def explain_missing(self, job: Job) -> NotFound | StoreUnavailable:
         """Return the error to raise where the store has not got a job's large fields."""

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from app.errors import NotFound, StoreUnavailable
+from app.errors import NotFound, RecordUnreadable, StoreUnavailable
 from app.housekeeping.sweeps import Housekeeping
 from app.jobs.events import RecordReplay, events_key, read_all
 from app.jobs.large_fields import LargeFields, record_folder
@@ -111,6 +111,14 @@ def test_records_and_events_are_small_and_complete(
 @pytest.mark.parametrize("examples", [0, 40])
 def test_the_largest_separations_are_small_in_redis(deployment: Deployment, examples: int, fails: bool) -> None:
     check(deployment, large_separation(deployment.redis, 16, examples, 2048, 16), 0, fails)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"targets": 7}', b"\xff", b"[" * 100_000])
+def test_damaged_large_fields_are_told(deployment: Deployment, content: bytes) -> None:
+    job = deployment.create(large_separation(deployment.redis, 16, 40, 2048, 16))
+    deployment.storage.put(job.stored_fields[0].key, content)
+    with pytest.raises(RecordUnreadable):
+        deployment.load(job.id)
 
 
 @pytest.mark.parametrize("seconds", [600.0, 7200.0])
