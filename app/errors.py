@@ -184,10 +184,10 @@ class RateLimited(EarmarkError):
 
 
 class QuotaExceeded(RateLimited):
-    """The caller's remaining audio seconds of today are not enough."""
+    """A quota of the caller is used up: audio seconds of today, or what is kept for it."""
 
     code = "quota_exceeded"
-    title = "The daily quota is used up"
+    title = "A quota is used up"
 
 
 class IdempotencyInProgress(EarmarkError):
