@@ -353,8 +353,7 @@ class EarmarkWorker(SimpleWorker):
                 return self._wait_for_redis(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
             except StopRequested:
                 raise
-            except REFUSALS as error:
-                self.refusal = error
+            except REFUSALS:
                 raise
             except Exception:
                 logger.exception("an entry of the queue cannot be read")
@@ -366,7 +365,12 @@ class EarmarkWorker(SimpleWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         with _tolerate_redis_errors():
-            super().heartbeat(timeout, pipeline)
+            try:
+                super().heartbeat(timeout, pipeline)
+            except REFUSALS as error:
+                # RQ waits for ever for a connection that is refused, and sends heartbeats meanwhile.
+                self.refusal = error
+                raise StopRequested from error
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
         with _tolerate_redis_errors():
@@ -381,7 +385,16 @@ class EarmarkWorker(SimpleWorker):
             super().register_death()
 
     def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:
-        return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
+        try:
+            return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
+        except REFUSALS as error:
+            self.refusal = error
+            raise
+
+    def teardown(self) -> None:
+        """Sign off, unless Redis would refuse that too."""
+        if self.refusal is None:
+            super().teardown()
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:
         """Pass RQ's stop command on to the running task: there is no work horse to kill."""

