@@ -1,7 +1,7 @@
 """The commands of `python -m models` that use a model: separate, detect, embed, convert."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -118,7 +118,8 @@ def separate(
     classes = [(labels.find(name).slug, engine.label(name)) for name in label or []]
     classes += [(slug(words), _text_query(engine, words)) for words in text or []]
     with _recording(mixture, track, near=folder) as recording:
-        queries = _queries(engine, recording, query or [], query_text, spans, classes)
+        warnings = recording.warnings
+        queries = _queries(engine, recording, query or [], query_text, spans, classes, warnings)
         with _bar("separating") as advance:
             done = engine.separate_file(
                 recording.path,
@@ -131,7 +132,7 @@ def separate(
             )
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
-        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": recording.warnings})
+        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": warnings})
         return
     table = Table("stem", "presence", "peak", "loudness", "file")
     for stem in done.stems:
@@ -204,10 +205,12 @@ def embed(
     if spans and len(examples) != 1:
         raise typer.BadParameter("--span selects parts of one example: give one file")
     engine = _engine(weights, detector, separator, device, "exact")
-    made = engine.embed([_read(path, track) for path in examples], spans or None)
+    warnings: list[str] = []
+    made = engine.embed([part for path in examples for part in _read(path, warnings, track, spans)])
     made.save(output)
     if as_json:
-        _print_json({key: value for key, value in vars(made).items() if key != "vector"} | {"path": str(output)})
+        answer = {key: value for key, value in vars(made).items() if key != "vector"}
+        _print_json(answer | {"warnings": [*warnings, *made.warnings], "path": str(output)})
         return
     console.print(f"{_shown(output)}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
     for warning in made.warnings:
@@ -256,20 +259,23 @@ def _queries(
     query_text: str | None,
     spans: list[tuple[float, float]],
     classes: list[tuple[str, Query]],
+    warnings: list[str],
 ) -> dict[str, Query]:
+    """Return the targets' queries by name, and add their warnings, and those of the examples, to `warnings`."""
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]
     made: list[tuple[str, Query]] = [(path.stem, Query.load(path, engine.model_id)) for path in saved]
     if query_text is not None and not examples:
         raise typer.BadParameter("--query-text says what the recordings of --query are: give one")
     if examples:
-        heard = engine.embed([_read(path) for path in examples])
+        heard = engine.embed([part for path in examples for part in _read(path, warnings)])
         made.append(("target", heard if query_text is None else heard.with_label(_text_query(engine, query_text))))
     if spans:
         made.append(("span", engine.embed([mixture.span(*span) for span in spans], from_mixture=True)))
     made += classes
     for _, query in made:
         for warning in query.warnings:
+            warnings.append(warning)
             progress_console.print(f"[yellow]{escape(warning)}")
     check_names([name for name, _ in made])
     return dict(made)
@@ -292,9 +298,13 @@ def _recording(path: Path, track: int | None = None, near: Path | None = None) -
         yield recording
 
 
-def _read(path: Path, track: int | None = None) -> Waveform:
+def _read(
+    path: Path, warnings: list[str], track: int | None = None, spans: Sequence[tuple[float, float]] = ()
+) -> list[Waveform]:
+    """Return the examples in a file, its spans or all of it, and add its warnings to `warnings`."""
     with _recording(path, track) as recording:
-        return recording.read()
+        warnings += [f"{printable(path.name)}: {warning}" for warning in recording.warnings]
+        return [recording.span(*span) for span in spans] or [recording.read()]
 
 
 def _shown(name: str | Path) -> str:

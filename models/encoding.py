@@ -12,7 +12,7 @@ import os
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -104,10 +104,12 @@ def open_writer(
 ) -> AudioWriter:
     """Open a file in `format` for writing blocks; see AudioWriter. Raises FormatUnsupported as `check_format` does.
 
-    mask: the channels' speakers as WAVE_FORMAT_EXTENSIBLE has them, 0 if unknown; wav and flac keep it of more
-    than two channels.
+    mask: the channels' speakers as WAVE_FORMAT_EXTENSIBLE has them, a bit for each channel; 0 if unknown; wav and flac
+    keep it of more than two channels. Raises ValueError for a mask of another number of channels.
     """
     file_rate = check_format(format, rate, channels, bit_depth)
+    if mask and mask.bit_count() != channels:
+        raise ValueError(f"the mask {mask:#x} names {mask.bit_count()} speakers, and there are {channels} channels")
     depth = bit_depth or FORMATS[format].default_bit_depth
     path = Path(path)
     match format:
@@ -184,6 +186,15 @@ class AudioWriter(ABC):
             self.path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _beginning(path: Path) -> Iterator[ExitStack]:
+    """Close what the stack holds, and delete the file, if a writer cannot begin."""
+    with ExitStack() as opened:
+        opened.callback(path.unlink, missing_ok=True)
+        yield opened
+        opened.pop_all()
+
+
 def _native(path: Path) -> Any:
     """Return a file's name for libsndfile, which takes bytes in any encoding."""
     return os.fsencode(path)
@@ -206,8 +217,10 @@ class WavWriter(AudioWriter):
         self._mask = mask if channels > 2 else 0
         self._riff_bytes = riff_bytes
         self._bytes = 0
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(self._header())
+        with _beginning(path) as opened:
+            self._file: BinaryIO = path.open("wb")
+            opened.callback(self._file.close)
+            self._file.write(self._header())
 
     def quantise(self, block: Block) -> Block:
         return block if self.bit_depth == 32 else super().quantise(block)
@@ -277,11 +290,13 @@ class FlacWriter(AudioWriter):
         super().__init__(path, rate, channels)
         self.bit_depth = bit_depth
         self._comment = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask if mask and channels > 2 else b""
-        self._file = soundfile.SoundFile(_native(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
         # libsndfile writes no comments of other names: this one is renamed in the finished file.
         self._placeholder = b"title=".ljust(len(self._comment), b".")
-        if self._comment:
-            self._file.title = self._placeholder.removeprefix(b"title=").decode()
+        with _beginning(path) as opened, _system_errors(path):
+            self._file = soundfile.SoundFile(_native(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
+            opened.callback(self._file.close)
+            if self._comment:
+                self._file.title = self._placeholder.removeprefix(b"title=").decode()
 
     def close(self) -> None:
         if self._file.closed:
@@ -340,9 +355,10 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        self._file = soundfile.SoundFile(
-            _native(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4
-        )
+        with _beginning(path), _system_errors(path):
+            self._file = soundfile.SoundFile(
+                _native(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4
+            )
 
     def close(self) -> None:
         if self._file.closed:
@@ -386,13 +402,15 @@ class PacketWriter(ResamplingWriter):
             options["movie_timescale"] = str(file_rate)
         self._layout = "mono" if channels == 1 else "stereo"
         self._samples = packets.samples
-        self._container = av.open(f"file:{path.absolute()}", "w", format=packets.muxer, container_options=options)
-        self._stream = cast(AudioStream, self._container.add_stream(packets.codec, rate=file_rate))
-        codec = cast(AudioCodecContext, self._stream.codec_context)
-        codec.layout, codec.format = AudioLayout(self._layout), AudioFormat(packets.samples)
-        # 96 kbit/s a channel, less at low rates, which need less (and MPEG 2.5 allows no more).
-        codec.bit_rate = channels * min(96_000, 4 * file_rate)
-        codec.open()
+        with _beginning(path) as opened:
+            self._container = av.open(f"file:{path.absolute()}", "w", format=packets.muxer, container_options=options)
+            opened.callback(self._container.close)
+            self._stream = cast(AudioStream, self._container.add_stream(packets.codec, rate=file_rate))
+            codec = cast(AudioCodecContext, self._stream.codec_context)
+            codec.layout, codec.format = AudioLayout(self._layout), AudioFormat(packets.samples)
+            # 96 kbit/s a channel, less at low rates, which need less (and MPEG 2.5 allows no more).
+            codec.bit_rate = channels * min(96_000, 4 * file_rate)
+            codec.open()
         self._frame = codec.frame_size or 1024
         self._pending = np.zeros((channels, 0), np.float32)
         self._sent = 0

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -316,7 +317,7 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with (
-                tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as waiting,
+                tempfile.TemporaryDirectory(prefix=".spool-", dir=folder, ignore_cleanup_errors=True) as waiting,
                 Spool(Path(waiting), len(queries), source.channels) as spool,
             ):
                 decisions, frames = self._separate(source, plan, spool.append, report, cancelled)
@@ -331,7 +332,8 @@ class Engine:
                 )
         except BaseException:
             if not existed:
-                folder.rmdir()
+                with suppress(OSError):  # what is left in it must not hide the error
+                    folder.rmdir()
             raise
         presence = {name: decision.presence for name, decision in zip(queries, decisions, strict=True)}
         return SeparatedFiles(files, presence, gain, source.rate, source.channels, frames, frames / source.rate)

@@ -1,7 +1,9 @@
 """Recordings that a command is given: decoded in a child process, since a file may crash FFmpeg, and of any length."""
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,10 @@ import soundfile
 import torch
 
 from models.audio import Waveform, require_inside
-from models.errors import MediaError
+from models.errors import AudioTooLong, MediaError
 from models.media import ANY_LENGTH, MediaInfo, decode_in_child
+
+LONGEST_EXAMPLE = 600.0  # seconds of an example, which is held in memory; few of them make the best query
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class OwnRecording:
         return list(self.info.warnings)
 
     def read(self) -> Waveform:
-        """Return the whole recording."""
+        """Return the whole recording as an example. Raises AudioTooLong."""
+        _require_short(self.info.duration or 0.0, "an example")
         return self._read(0, None)
 
     def span(self, start: float, end: float) -> Waveform:
-        """Return a part, in seconds. Raises SpanOutside."""
+        """Return a part, in seconds, as an example. Raises SpanOutside, AudioTooLong."""
         require_inside(start, end, self.info.duration or 0.0)
+        _require_short(end - start, "a span")
         return self._read(round(start * self.info.rate), round(end * self.info.rate))
 
     def _read(self, start: int, stop: int | None) -> Waveform:
@@ -45,12 +51,18 @@ class OwnRecording:
 
 @contextmanager
 def open_recording(path: Path, track: int | None = None, near: Path | None = None) -> Iterator[OwnRecording]:
-    """Decode a file into a temporary folder, by default the system's, else beside `near`, which need not exist.
+    """Decode a file into a temporary folder, by default in the system's, else in `near`, or in the nearest folder above
+    it that exists: on the same disk. The folder is removed however the context ends, by SIGTERM or SIGHUP too.
 
     Raises MediaError, whose detail begins with the file's name; OSError for an error of this machine.
     """
-    folder = None if near is None else next(parent for parent in near.absolute().parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".decoded-", dir=folder) as private:
+    place = None if near is None else near.absolute()
+    folder = None if place is None else next(each for each in (place, *place.parents) if each.is_dir())
+    with (
+        _end_by_exception(signal.SIGTERM, signal.SIGHUP),
+        # What is left in the folder must not hide the error.
+        tempfile.TemporaryDirectory(prefix=".decoded-", dir=folder, ignore_cleanup_errors=True) as private,
+    ):
         decoded = Path(private) / "recording.wav"
         try:
             info = decode_in_child(path, decoded, ANY_LENGTH, track)
@@ -58,6 +70,29 @@ def open_recording(path: Path, track: int | None = None, near: Path | None = Non
             error.detail = f"{printable(path.name)}: {error.detail}"
             raise
         yield OwnRecording(decoded, info)
+
+
+def _require_short(seconds: float, what: str) -> None:
+    if seconds > LONGEST_EXAMPLE:
+        raise AudioTooLong(f"{what} may last {LONGEST_EXAMPLE:g} s, not {seconds:.1f} s: choose a part with --span")
+
+
+@contextmanager
+def _end_by_exception(*signals: signal.Signals) -> Iterator[None]:
+    """Raise SystemExit at signals that would end the process without cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def printable(name: str | Path) -> str:

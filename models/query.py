@@ -73,11 +73,15 @@ class Query:
     warnings: list[str] = field(default_factory=list)
 
     def without(self, other: "Query") -> "Query":
-        """Return this query with its component along `other` removed, a negative query. Raises QueryModelMismatch."""
+        """Return this query with its component along `other` removed, a negative query, and the warnings of both.
+
+        Raises QueryModelMismatch.
+        """
         require_model(other, self.model)
         direction = F.normalize(other.vector, dim=0)
         remainder = self.vector - (self.vector @ direction) * direction
-        return replace(self, vector=remainder)
+        warnings = [*self.warnings, *(f"Negative query: {warning}" for warning in other.warnings)]
+        return replace(self, vector=remainder, warnings=warnings)
 
     @staticmethod
     def mean(parts: Sequence[tuple["Query", float]]) -> "Query":

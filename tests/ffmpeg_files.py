@@ -66,6 +66,7 @@ class Folder:
 
 # By ffmpeg
 STEREO, SURROUND = "-i stereo.wav", "-i surround.wav"
+SIX = "pan=5.1(side)|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4|c5=c5"
 LINES = {
     # Phones, recorders and editors
     "alac.caf": f"{STEREO} -c:a alac",
@@ -109,6 +110,7 @@ LINES = {
     "surround.m4a": f"{SURROUND} -c:a aac",
     "surround.aiff": f"{SURROUND} -c:a pcm_s16be",
     "surround.opus": f"{SURROUND} -c:a libopus -mapping_family 1",
+    **{f"5.1.{end}": f"{SURROUND} -af {SIX} -c:a pcm_s16be" for end in ("caf", "mov", "aiff")},
     "surround-vorbis.mka": f"{SURROUND} -c:a libvorbis",
     "3.0.ogg": f"{SURROUND} -af pan=3.0|c0=c0|c1=c1|c2=c2 -c:a libvorbis",
     "5.0.ogg": f"{SURROUND} -af pan=5.0|c0=c0|c1=c1|c2=c2|c3=c3|c4=c4 -c:a libvorbis",
@@ -283,6 +285,20 @@ def _crash(folder: Folder) -> bytes:
     return content[:4] + size + content[8:place] + chunk + content[place:]
 
 
+def _own_order(end: str) -> Callable[[Folder], bytes]:
+    """5.1 whose `chan` chunk says left, right, surrounds, centre, LFE (MPEG 5.1 B), which is nobody else's order."""
+
+    def make(folder: Folder) -> bytes:
+        content = bytearray(folder.read(f"5.1.{end}"))
+        # In MOV the version and flags come first; in CAF the size has 64 bits.
+        name, skipped = {"caf": (b"chan", 12), "mov": (b"chan", 8), "aiff": (b"CHAN", 8)}[end]
+        place = content.rindex(name) + skipped
+        content[place : place + 8] = struct.pack(">II", 122 << 16 | 6, 0)
+        return bytes(content)
+
+    return make
+
+
 def _patch(name: str, old: bytes, new: bytes) -> Callable[[Folder], bytes]:
     return lambda folder: folder.read(name).replace(old, new)
 
@@ -296,6 +312,7 @@ def _wrong_total(folder: Folder) -> bytes:
 
 MAKERS: dict[str, Callable[[Folder], bytes]] = {
     "crash.aiff": _crash,
+    **{f"own-order.{end}": _own_order(end) for end in ("caf", "mov", "aiff")},
     "chain.ogg": _join("link0.ogg", "link1.ogg", "link2.ogg"),
     "changing.ogg": _join("link0.ogg", "other-kind.ogg"),
     "chain.opus": _join("link0.opus", "link1.opus"),

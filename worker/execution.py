@@ -18,6 +18,7 @@ from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
 from app.records.sizes import charged_seconds
 from app.storage import StoredObject
 from models.audio import Waveform, mono
+from models.errors import SilentQuery
 from models.media import Limits, MediaInfo
 from models.query import Query
 from worker.context import ExecutionControl, WorkerContext
@@ -42,12 +43,14 @@ class Outcome:
 
 
 class NoTargetLeft(Exception):
-    """Every target of a job has failed; `error` is the first one's."""
+    """Every target of a job has failed; `error` is the first one's, `warnings` are the job's so far, such as what is
+    missing from its recording."""
 
-    def __init__(self, targets: list[TargetState], error: JobError) -> None:
+    def __init__(self, targets: list[TargetState], error: JobError, warnings: list[str]) -> None:
         super().__init__(error.detail)
         self.targets = targets
         self.error = error
+        self.warnings = warnings
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,20 @@ class JobExecution:
             self._charged_seconds = charged
 
     def embed_examples(self, examples: Sequence[ExampleRecord]) -> Query:
-        """Return one query from uploads that hold examples of a sound; its warnings tell what is missing from them."""
+        """Return one query from uploads that hold examples of a sound; its warnings tell what is missing from them.
+
+        Raises SilentQuery, whose message ends with these warnings.
+        """
         warnings: list[str] = []
         waveforms = []
         for number, example in enumerate(examples, 1):
             waveform, info = self._example(example)
             waveforms.append(waveform)
             warnings += [f"Example {number}: {sentence}" for sentence in info.warnings]
-        query = self.context.engine.embed(waveforms)
+        try:
+            query = self.context.engine.embed(waveforms)
+        except SilentQuery as error:
+            raise SilentQuery(" ".join([str(error), *warnings])) from error
         return replace(query, warnings=[*warnings, *query.warnings])
 
     def store(self, path: Path, name: str | None = None) -> tuple[str, StoredObject]:

@@ -52,7 +52,7 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
     except Cancelled:
         return _stop_or_hand_over(execution)
     except NoTargetLeft as error:
-        context.jobs.fail(job_id, execution_id, error.error, error.targets)
+        context.jobs.fail(job_id, execution_id, error.error, error.targets, error.warnings)
         logger.info("%s: no target left: %s", job_id, error.error.detail)
     except RedisError:
         raise  # RQ and housekeeping recover from a failure of Redis

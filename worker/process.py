@@ -8,8 +8,8 @@ import time
 import torch
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -28,7 +28,7 @@ from models.errors import ModelsError
 from models.precision import Precision
 from worker import metrics
 from worker.context import WorkerContext
-from worker.rq_worker import EarmarkWorker, Signals, wait_for_redis
+from worker.rq_worker import REFUSALS, EarmarkWorker, Signals, wait_for_redis
 from worker.scratch import Scratch
 from worker.tasks import TASKS
 
@@ -74,8 +74,8 @@ def work(
             worker = wait_for_redis(_make_rq_worker, context, description["name"], short, redis, hand_over_after)
             wait_for_redis(registry.announce, description, worker.name, short)
             wait_for_redis(context.jobs.fair_queue.fill, description["name"])
-        except AuthenticationError as error:
-            raise WorkerUnusable(f"Redis refuses the password: {error}") from error
+        except REFUSALS as error:
+            raise _refused(error) from error
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
         heartbeat = _WorkerHeartbeat(registry, description, worker.name, short, settings.heartbeat_seconds)
         _take_jobs(worker, heartbeat, burst)
@@ -89,8 +89,14 @@ def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool
         worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     finally:
         heartbeat.stop()
+    if worker.refusal is not None:
+        raise _refused(worker.refusal)
     if not burst and not worker.is_stopping:  # RQ logs an error and returns normally
         raise WorkerLost("RQ has stopped; its messages above say why")
+
+
+def _refused(error: RedisError) -> WorkerUnusable:
+    return WorkerUnusable(f"Redis refuses the password or the account in EARMARK_REDIS_URL: {error}")
 
 
 def _serve_metrics(engine: Engine, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from rq import Retry, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.executions import Execution
@@ -44,6 +44,8 @@ WORKER_TTL = 30  # s; an idle worker blocks on its queue for 15 s less
 # job, by how many in a row have met the problem.
 TROUBLE_PAUSES = (2.0, 4.0, 8.0, 15.0)
 REDIS_PAUSES = (0.5, 1.0, 2.0, 4.0)  # s between tries while Redis does not execute a command; the last one repeats
+# Errors of Redis that waiting does not mend: the password, and what the account may do.
+REFUSALS = (AuthenticationError, NoPermissionError)
 BAD_ENTRY_PAUSE = 1.0  # s after an entry of the queue that RQ cannot read; housekeeping replaces it
 
 Task = Callable[..., Retry | None]
@@ -55,12 +57,12 @@ def wait_for_redis(
 ) -> Reply:
     """Return what a call returns once Redis executes it: an absent server may start, a full one gets room.
 
-    Raises StopRequested as soon as `is_stopping()`, and AuthenticationError, which waiting does not mend.
+    Raises StopRequested as soon as `is_stopping()`, and REFUSALS.
     """
     for seconds in itertools.chain(REDIS_PAUSES, itertools.repeat(REDIS_PAUSES[-1])):
         try:
             return call(*arguments)
-        except AuthenticationError:
+        except REFUSALS:
             raise
         except RedisError as error:
             logger.warning("Redis does not execute a command, next try in %g s: %s", seconds, error)
@@ -215,6 +217,7 @@ class EarmarkWorker(SimpleWorker):
         self.on_idle = on_idle
         self.overrun_grace = overrun_grace
         self.is_stopping = False
+        self.refusal: RedisError | None = None  # of Redis, because of which the loop has ended
         self.trouble_count = 0  # jobs in a row that ended in trouble
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
@@ -244,6 +247,7 @@ class EarmarkWorker(SimpleWorker):
         self.signals.clear()
         with _tolerate_redis_errors():
             self._run_job(job, queue)
+        with _tolerate_redis_errors():  # whatever became of the job
             self.on_idle()
         self.set_state(WorkerStatus.IDLE)
         self._pause_in_trouble()
@@ -342,11 +346,14 @@ class EarmarkWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Take the next job; entries that RQ cannot read are left to housekeeping."""
+        """Take the next job; entries that RQ cannot read are left to housekeeping. Raises REFUSALS, which end the
+        loop."""
         while True:
             try:
                 return self._wait_for_redis(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
             except StopRequested:
+                raise
+            except REFUSALS:
                 raise
             except Exception:
                 logger.exception("an entry of the queue cannot be read")
@@ -358,7 +365,12 @@ class EarmarkWorker(SimpleWorker):
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         with _tolerate_redis_errors():
-            super().heartbeat(timeout, pipeline)
+            try:
+                super().heartbeat(timeout, pipeline)
+            except REFUSALS as error:
+                # RQ waits for ever for a connection that is refused, and sends heartbeats meanwhile.
+                self.refusal = error
+                raise StopRequested from error
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
         with _tolerate_redis_errors():
@@ -373,7 +385,16 @@ class EarmarkWorker(SimpleWorker):
             super().register_death()
 
     def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:
-        return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
+        try:
+            return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
+        except REFUSALS as error:
+            self.refusal = error
+            raise
+
+    def teardown(self) -> None:
+        """Sign off, unless Redis would refuse that too."""
+        if self.refusal is None:
+            super().teardown()
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:
         """Pass RQ's stop command on to the running task: there is no work horse to kill."""

@@ -104,7 +104,8 @@ class _Separation:
                 self._set_running(target.name, query)
         if not queries:
             states = list(self._states.values())
-            raise NoTargetLeft(states, next(state.error for state in states if state.error is not None))
+            error = next(state.error for state in states if state.error is not None)
+            raise NoTargetLeft(states, error, self._warnings)
         return queries
 
     def _set_running(self, name: str, query: Query) -> None:

@@ -1,4 +1,7 @@
-"""Peaks of uploads: a waveform is computed once, kept in the store, and reduced to any number of points."""
+"""Peaks of uploads: a waveform is computed once, kept in the store, and reduced to any number of points.
+
+Only the waveform of the track that is read by default is kept.
+"""
 
 import logging
 from collections.abc import AsyncIterator
@@ -19,16 +22,21 @@ log = logging.getLogger("earmark.audio")
 _DIGITS = 5
 
 
-async def peaks(deps: Dependencies, audio: Audio, points: int) -> PeaksAnswer:
-    """Return an upload's peaks in at most `points` points.
+async def peaks(deps: Dependencies, audio: Audio, points: int, track: int | None = None) -> PeaksAnswer:
+    """Return the peaks of an upload, or of a track of it that can be read, in at most `points` points.
 
     Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`, `RateLimited`, `Overloaded`.
     """
-    full = await _load(deps, audio)
+    if track == next((one.track for one in audio.tracks if one.readable), None):
+        track = None
+    full = await _load(deps, audio) if track is None else None
     if full is None:
         async with deps.budgets.waveforms.hold(deps.caller.key_id):
-            # Another request may have computed it while this one waited.
-            full = await _load(deps, audio) or await _compute(deps, audio)
+            if track is not None:
+                full = await _decode(deps, audio, track)
+            else:
+                # Another request may have computed it while this one waited.
+                full = await _load(deps, audio) or await _compute(deps, audio)
     channels = await run_in_threadpool(_reduce, full, points)
     return PeaksAnswer(
         points=len(channels[0].minimum),
@@ -58,12 +66,16 @@ async def _load(deps: Dependencies, audio: Audio) -> Waveform | None:
         return None
 
 
-async def _compute(deps: Dependencies, audio: Audio) -> Waveform:
+async def _decode(deps: Dependencies, audio: Audio, track: int | None = None) -> Waveform:
     path = deps.storage.local_path(store_key(audio.id))
     async with deps.budgets.upload_room.hold(deps.caller.key_id, 0 if path else audio.bytes):
         with LocalCopy(path) as copy:
             await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
-            full = await waveform.compute(copy.path, deps.settings)
+            return await waveform.compute(copy.path, deps.settings, track=track)
+
+
+async def _compute(deps: Dependencies, audio: Audio) -> Waveform:
+    full = await _decode(deps, audio)
     content = full.to_bytes()
     await run_in_threadpool(deps.audio.register_waveform_write, audio)
     await deps.storage.put_stream(waveform_key(audio.id), _single_chunk(content), len(content))

@@ -103,8 +103,11 @@ async def get_peaks(
     response: Response,
     deps: InjectedDependencies,
     points: Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")] = 2000,
+    track: Annotated[
+        int | None, Query(ge=1, le=1000, description="audio track, from 1; default: the first that can be read")
+    ] = None,
 ) -> PeaksAnswer:
     """Get the waveform's peaks: the minimum and maximum sample of each channel at each point."""
-    answer = await peaks.peaks(deps, await service.find_async(deps, audio_id), points)
+    answer = await peaks.peaks(deps, await service.find_async(deps, audio_id), points, track)
     response.headers["Cache-Control"] = "private, max-age=3600"  # the bytes of an upload never change
     return answer

@@ -243,11 +243,19 @@ def add_stored_fields(job: Job, stored: StoredFields) -> Job:
     return job.model_copy(update={"stored_fields": [*job.stored_fields, stored], "schema_version": STORED_SCHEMA})
 
 
-def fail(job: Job, execution: str, error: JobError, now: float, targets: list[TargetState] | None = None) -> Job | None:
+def fail(
+    job: Job,
+    execution: str,
+    error: JobError,
+    now: float,
+    targets: list[TargetState] | None = None,
+    warnings: list[str] | None = None,
+) -> Job | None:
     """Finish the job with an error that no retry would avoid."""
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "failed")
-    return _finish(job, "failed", now, {"error": error, "targets": targets or _finish_targets(job, "failed")})
+    update = {"error": error, "targets": targets or _finish_targets(job, "failed"), "warnings": warnings or []}
+    return _finish(job, "failed", now, update)
 
 
 def give_up(job: Job, now: float) -> Job | None:

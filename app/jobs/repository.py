@@ -247,10 +247,17 @@ class JobRepository:
             unregister_output,
         )
 
-    def fail(self, job_id: str, execution: str, error: JobError, targets: list[TargetState] | None = None) -> bool:
+    def fail(
+        self,
+        job_id: str,
+        execution: str,
+        error: JobError,
+        targets: list[TargetState] | None = None,
+        warnings: list[str] | None = None,
+    ) -> bool:
         """End the job with an error that no retry would avoid. False: the job does not belong to this execution."""
         return self._change_own(
-            job_id, lambda job: lifecycle.fail(job, execution, error, self._clock.now(), targets), "state"
+            job_id, lambda job: lifecycle.fail(job, execution, error, self._clock.now(), targets, warnings), "state"
         )
 
     def confirm_cancel(self, job_id: str, execution: str) -> bool:

@@ -6,7 +6,7 @@ are the same. It belongs into a child process, since demuxers and decoders have 
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from app.media.headers import skip_tags, wav_is_extensible
 from app.media.input_formats import (
     CODECS,
     CONTENT_TYPES,
@@ -27,13 +28,15 @@ from app.media.input_formats import (
     is_foreign_to_tags,
     refusal,
     short_mpeg_format,
-    tag_bytes,
 )
 
-_MOST_TAGS = 8
-_TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it
-_UNKNOWN_BYTES = 0x7FFF0000  # and more: the length of a stream, which its recorder did not know
-_EXTENSIBLE = 0xFFFE  # WAVE_FORMAT_EXTENSIBLE
+_MOST_LISTED = 8  # channels, in a sentence
+# FFmpeg's channels, by their bits in its native order.
+_NATIVE_ORDER = (
+    *("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC"),
+    *("TBR", "DL", "DR", "WL", "WR", "SDL", "SDR", "LFE2", "TSL", "TSR", "BFC", "BFL", "BFR", "SSL", "SSR", "TTL"),
+    "TTR",
+)
 
 
 class Refused(ValueError):
@@ -43,7 +46,8 @@ class Refused(ValueError):
 @dataclass(frozen=True)
 class Track:
     """An audio track. `number` counts a file's audio tracks from 1; `codec`: the name of the format, not of the
-    decoder; `is_readable`: it is accepted. By the header: `sample_rate` in hertz and `channels` may be wrong, or 0."""
+    decoder; `refusal`: a sentence why it is not accepted, or None. By the header: `sample_rate` in hertz and `channels`
+    may be wrong, or 0."""
 
     number: int
     codec: str
@@ -51,7 +55,12 @@ class Track:
     channels: int
     language: str | None
     title: str | None
-    is_readable: bool
+    refusal: str | None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is accepted."""
+        return self.refusal is None
 
 
 def open_container(path: Path) -> InputContainer:
@@ -59,14 +68,9 @@ def open_container(path: Path) -> InputContainer:
     if path.stat().st_size == 0:
         raise Refused("The file is empty.")
     with path.open("rb") as file:
-        start = content = file.read(64)
-        offset = 0
-        for _ in range(_MOST_TAGS):
-            if not tag_bytes(content):
-                break
-            offset += tag_bytes(content)
-            file.seek(offset)
-            content = file.read(64)
+        offset, content = skip_tags(file)
+        file.seek(0)
+        start = file.read(64)
     # What follows a tag decides; FFmpeg takes it for MPEG audio.
     sentence = refusal(content)
     if sentence is not None:
@@ -109,12 +113,12 @@ def choose_track(container: InputContainer, tracks: list[Track], number: int | N
     if number is None:
         readable = next((track for track in tracks if track.is_readable), None)
         if readable is None:
-            raise Refused(f"The codec {tracks[0].codec} is not accepted. {accepted()}")
+            raise Refused(str(tracks[0].refusal))
         return readable
     if not 1 <= number <= len(tracks):
         raise Refused(f"There is no track {number}: the file has {len(tracks)}.")
     if not tracks[number - 1].is_readable:
-        raise Refused(f"Track {number} has the codec {tracks[number - 1].codec}, which is not accepted.")
+        raise Refused(f"Track {number} cannot be read. {tracks[number - 1].refusal}")
     return tracks[number - 1]
 
 
@@ -131,15 +135,46 @@ def require_clear(container: InputContainer, stream: AudioStream, packet: Packet
 
 def _describe(number: int, stream: AudioStream) -> Track:
     codec: AudioCodecContext | None = stream.codec_context
+    name = codec.codec.canonical_name if codec is not None else "unknown"
+    channels = _channel_names(codec) if codec is not None else []
+    sentence = None
+    if codec is None or codec.name not in (*CODECS, "pcm_f24le"):
+        sentence = f"The codec {name} is not accepted. {accepted()}"
+    elif _is_custom(channels):
+        sentence = (
+            f"The recording's channels are in an order that is not accepted ({', '.join(channels[:_MOST_LISTED])}): "
+            "export it as WAV or FLAC."
+        )
     return Track(
         number=number,
-        codec=codec.codec.canonical_name if codec is not None else "unknown",
+        codec=name,
         sample_rate=codec.sample_rate if codec is not None else 0,
-        channels=codec.channels if codec is not None else 0,
+        channels=len(channels),
         language=stream.metadata.get("language") if stream.metadata.get("language") != "und" else None,
         title=stream.metadata.get("title"),
-        is_readable=codec is not None and codec.name in (*CODECS, "pcm_f24le"),
+        refusal=sentence,
     )
+
+
+def _channel_names(codec: AudioCodecContext) -> list[str]:
+    """Return FFmpeg's names of a stream's channels.
+
+    PyAV's layout shares the list of channels in an order of their own (CAF, MOV and AIFF may have one) with the codec,
+    and both free it, which ends the process: such a layout must be read once only, and never be freed.
+    """
+    layout = codec.layout
+    names = [channel.name for channel in layout.channels]
+    if _is_custom(names):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    return names
+
+
+def _is_custom(channels: list[str]) -> bool:
+    """Whether channels are neither in FFmpeg's native order, nor unknown or ambisonic."""
+    if all(name == "NONE" or name.startswith("AMBI") for name in channels):
+        return False
+    places = [_NATIVE_ORDER.index(name) if name in _NATIVE_ORDER else -1 for name in channels]
+    return -1 in places or sorted(set(places)) != places
 
 
 def open_decoder(path: Path, container: InputContainer, stream: AudioStream) -> tuple[AudioCodecContext, float]:
@@ -152,9 +187,9 @@ def open_decoder(path: Path, container: InputContainer, stream: AudioStream) -> 
     name, stretch = codec.name, 1.0
     if container.format.name == "wav":
         with path.open("rb") as file:
-            head = file.read(4096)
+            _, head = skip_tags(file)
         if name == "pcm_f24le":
-            if head[head.find(b"fmt ") + 8 :][:2] != struct.pack("<H", _EXTENSIBLE):
+            if not wav_is_extensible(path):
                 raise Refused(f"The codec {name} is not accepted. {accepted()}")
             name, stretch = "pcm_s32le", 0.75
         if head[:4] == b"RIFX" and name.startswith("pcm_") and name.endswith("le"):
@@ -168,50 +203,3 @@ def open_decoder(path: Path, container: InputContainer, stream: AudioStream) -> 
         decoder = av.CodecContext.create(name, "r")
     decoder.thread_count = 1
     return decoder, stretch
-
-
-def tagged_seconds(stream: AudioStream) -> float | None:
-    """Return the end of a Matroska track by its tag, which muxers write as hours:minutes:seconds, or None."""
-    try:
-        hours, minutes, seconds = stream.metadata.get("DURATION", "").strip("\0 ").split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return None
-
-
-def wav_seconds(path: Path, seconds: float | None) -> float | None:
-    """Return the duration that a WAV's data chunk tells, where FFmpeg has found `seconds` of it; None if it tells
-    none."""
-    with path.open("rb") as file:
-        head = file.read(4096)
-    place = head.find(b"data")
-    if seconds is None or place < 0 or len(head) < place + 8:
-        return None
-    said = int.from_bytes(head[place + 4 : place + 8], "big" if head[:4] == b"RIFX" else "little")
-    there = path.stat().st_size - place - 8
-    # Recorders write the largest number that they can until they know.
-    return seconds * said / there if there < said < _UNKNOWN_BYTES and there > 0 else None
-
-
-def is_soundless(content: bytes) -> bool:
-    """Whether a packet is a tag, or the table that begins an mp3."""
-    return content.startswith((b"ID3", b"TAG")) or b"Xing" in content[:64] or b"Info" in content[:64]
-
-
-def xing_seconds(path: Path, rate: int) -> float | None:
-    """Return the duration that the first frame of an mp3 of this sample rate tells (the Xing or Info tag), without the
-    encoder's delay and padding, or None: FFmpeg forgets it where the file's size is another."""
-    with path.open("rb") as file:
-        file.seek(tag_bytes(file.read(64)))
-        head = file.read(1024)
-    place = max(head.find(b"Xing"), head.find(b"Info"))
-    if place < 0 or len(head) < place + _TOLD_BY_TAG or not rate:
-        return None
-    flags, frames = struct.unpack_from(">II", head, place + 4)
-    if not flags & 1:
-        return None
-    samples = frames * (1152 if rate >= 32000 else 576)
-    if flags & 15 == 15:
-        both = int.from_bytes(head[place + 141 : place + 144], "big")
-        samples -= (both >> 12) + (both & 0xFFF)
-    return samples / rate

@@ -1,8 +1,8 @@
 """Waveform of a recording: decodes a whole upload to the minimum and maximum sample (peaks) of each bin and channel.
 
-A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SECONDS SAMPLES` in the
-sandbox, which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the number
-of bins reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
+A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SECONDS SAMPLES [TRACK]` in
+the sandbox, which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the
+number of bins reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
 """
 
 from __future__ import annotations
@@ -81,13 +81,17 @@ class Waveform:
             yield [min(minima[a:b]) for a, b in spans], [max(maxima[a:b]) for a, b in spans]
 
 
-async def compute(path: Path, settings: Settings, limits: SandboxLimits = SANDBOX_LIMITS) -> Waveform:
+async def compute(
+    path: Path, settings: Settings, limits: SandboxLimits = SANDBOX_LIMITS, track: int | None = None
+) -> Waveform:
     """Return the waveform of the recording at `path`, decoded in the sandbox within `limits`.
 
+    track: counted from 1, by default the first that can be read.
     Raises AudioUndecodable, also if decoding takes too long, and AudioTooLong.
     """
     bounds = (str(settings.recording_seconds), str(int(settings.recording_samples)))
-    command = python_command("app.media.waveform", str(path.absolute()), *bounds)
+    chosen = [] if track is None else [str(track)]
+    command = python_command("app.media.waveform", str(path.absolute()), *bounds, *chosen)
     outcome = await run_async(command, limits)
     if outcome.status == "timed_out":
         raise AudioUndecodable("The recording takes too long to decode.")
@@ -146,8 +150,8 @@ class WaveformBuilder:
         self._blocks_per_bin *= 2
 
 
-def read(path: Path, max_seconds: float, max_samples: int) -> Waveform:
-    """Return the waveform of a recording, decoded in this process: to be called in the sandbox.
+def read(path: Path, max_seconds: float, max_samples: int, track: int | None = None) -> Waveform:
+    """Return the waveform of a recording, or of a track of it, decoded in this process: to be called in the sandbox.
 
     Raises Refused with a sentence for the client, also as soon as the recording turns out to be longer than
     `max_seconds`, or to have more than `max_samples` samples, of all channels together.
@@ -155,7 +159,7 @@ def read(path: Path, max_seconds: float, max_samples: int) -> Waveform:
     from app.media.demuxing import MediaFile  # the front end itself loads no decoder
     from app.media.opening import Refused
 
-    with MediaFile(path) as media:
+    with MediaFile(path, track) as media:
         graph: Any = None
         builder: WaveformBuilder | None = None
         longest = samples = 0  # per channel
@@ -229,14 +233,15 @@ def _to_little_endian(levels: array[float]) -> array[float]:
 
 def main(arguments: list[str]) -> int:
     """Write a waveform's bytes to stdout (exit status 0) or {"refused": detail} (exit status 1)."""
-    if len(arguments) != 3:
-        sys.stderr.write("usage: python -m app.media.waveform PATH SECONDS SAMPLES\n")
+    if len(arguments) not in (3, 4):
+        sys.stderr.write("usage: python -m app.media.waveform PATH SECONDS SAMPLES [TRACK]\n")
         return 2
     from app.media.opening import Refused
 
     path, seconds, samples = Path(arguments[0]).absolute(), float(arguments[1]), int(arguments[2])
+    track = int(arguments[3]) if len(arguments) == 4 else None
     try:
-        answer, code = read(path, seconds, samples).to_bytes(), 0
+        answer, code = read(path, seconds, samples, track).to_bytes(), 0
     except (ValueError, OSError, MemoryError) as error:
         detail = str(error) if isinstance(error, Refused) else "The file cannot be read."
         answer, code = json.dumps({"refused": detail}).encode(), 1

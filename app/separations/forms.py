@@ -1,5 +1,5 @@
-"""Bodies of separations: JSON, or a form with `mixture`, `query` (files), `label` and `text` (both repeatable), and
-`options` (JSON)."""
+"""Bodies of separations: JSON, or a form with `mixture`, `query` (files), `label` and `text` (both repeatable), `track`
+(of the mixture), and `options` (JSON)."""
 
 from fastapi import Request
 
@@ -16,6 +16,7 @@ from app.settings import Settings
 
 TARGET = "target"  # the name of the target that the `query` files of a form are examples of
 _TEXT_BYTES = 1024  # of one label or text
+_NUMBER_BYTES = 8  # of a track
 
 
 async def read(request: Request, settings: Settings, uploads: Uploads) -> SeparationCreate:
@@ -29,11 +30,14 @@ async def read(request: Request, settings: Settings, uploads: Uploads) -> Separa
     queries = file_field("query", uploads.receive, limit=settings.examples)
     labels = text_field("label", _TEXT_BYTES, limit=settings.targets)
     texts = text_field("text", _TEXT_BYTES, limit=settings.targets)
+    track = text_field("track", _NUMBER_BYTES)
     options = json_field("options", Options, settings.body_bytes)
-    await read_form(request, settings, mixture, queries, labels, texts, options, refuse=_refuse)
+    await read_form(request, settings, mixture, queries, labels, texts, track, options, refuse=_refuse)
     query_ids = [query.id for query in queries.values]
     names = [{"label": label} for label in labels.values] + [{"text": text} for text in texts.values]
-    return _separation(mixture.values[0].id, query_ids, names, options.value or Options())
+    number = int(track.value) if track.value and track.value.isdecimal() else track.value
+    recording = validate(AudioReference, {"audio_id": mixture.values[0].id, "track": number})
+    return _separation(recording, query_ids, names, options.value or Options())
 
 
 def _refuse(part: Part) -> RequestInvalid:
@@ -42,7 +46,9 @@ def _refuse(part: Part) -> RequestInvalid:
     return unexpected_part(part)
 
 
-def _separation(mixture: str, queries: list[str], names: list[dict[str, str]], options: Options) -> SeparationCreate:
+def _separation(
+    mixture: AudioReference, queries: list[str], names: list[dict[str, str]], options: Options
+) -> SeparationCreate:
     targets: list[Target] = []
     if queries:
         targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
@@ -54,4 +60,4 @@ def _separation(mixture: str, queries: list[str], names: list[dict[str, str]], o
             "Give either targets or auto, not both.", [field_error("Not with query, label or text.", "options", "auto")]
         )
     fields = {field: getattr(options, field) for field in Options.model_fields}
-    return SeparationCreate(mixture=AudioReference(audio_id=mixture), targets=targets or None, **fields)
+    return SeparationCreate(mixture=mixture, targets=targets or None, **fields)

@@ -27,6 +27,12 @@ _BODY = json_or_form(
         "query": {"type": "array", "items": FILE, "description": "examples of one target"},
         "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
         "text": {"type": "array", "items": {"type": "string"}, "description": "a target each, in words of your own"},
+        "track": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 1000,
+            "description": "audio track of the mixture, from 1",
+        },
         "options": {"type": "string", "description": "JSON: the other fields of a JSON body"},
     },
     ["mixture"],

@@ -19,18 +19,8 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard
 
-from models.media.opening import (
-    Refused,
-    choose_track,
-    is_soundless,
-    list_tracks,
-    open_container,
-    open_decoder,
-    require_clear,
-    tagged_seconds,
-    wav_seconds,
-    xing_seconds,
-)
+from models.media.headers import is_soundless, tagged_seconds, wav_seconds, xing_seconds
+from models.media.opening import Refused, choose_track, list_tracks, open_container, open_decoder, require_clear
 
 GAP = 0.05  # seconds by which time stamps may differ from the samples so far; more is a gap
 LENGTH_SLACK = 0.1  # seconds by which a header's duration may be wrong: padding, a packet
@@ -39,6 +29,7 @@ _CLOCKS = ("mov", "matroska", "asf", "flv", "mpegts", "mpeg", "ogg", "flac")
 # Their clocks may jump between parts that belong together; FFmpeg takes that for a jump of more than 10 s.
 _JUMPING_CLOCKS = ("mpegts", "mpeg", "ogg")
 _LONGEST_JUMP = 10.0
+_LONGEST_GAP = 3600.0  # seconds that are filled, where no header tells that the recording lasts so long
 # Containers whose headers tell how long a recording was before it was cut.
 _TELL_LENGTH = ("w64", "flac", "mov", "matroska", "aiff", "caf", "au", "wv", "tta", "dsf")
 _HIGHEST_DSD_RATE = 192_000  # Hz to which DSD is converted, which is decoded at 352.8 kHz and more
@@ -87,7 +78,8 @@ class _Places:
 class MediaFile:
     """A media file and one of its audio tracks, by default the first that can be read. A context manager.
 
-    container, codec: FFmpeg's names. tracks: all audio tracks; track: the one that is read. duration: the track's end
+    container, codec: FFmpeg's names. tracks: all audio tracks; track: the one that is read; is_alone: the file holds
+    nothing but it. duration: the track's end
     in seconds on the file's clock by its headers, or None; length: the same where they tell it for sure. damaged:
     packets so far that could not be decoded. Raises Refused, and OSError for a file that cannot be read.
     """
@@ -96,16 +88,19 @@ class MediaFile:
         self.damaged = 0
         self._changes = _Places()
         self._gaps = _Places()
+        self._closed = _Places()
         self._losses = _Places()
         self._kind: _Kind | None = None
         self._samples = 0
         self._origin: float | None = None
+        self._inserted = 0.0
         self._demuxer = open_container(path)
         try:
             self.container = self._demuxer.format.name.split(",")[0]
             self.tracks = list_tracks(self._demuxer)
             self.track = choose_track(self._demuxer, self.tracks, track)
             self._stream = self._demuxer.streams.audio[self.track.number - 1]
+            self.is_alone = len(self._demuxer.streams) == 1
             require_clear(self._demuxer, self._stream)
             for other in self._demuxer.streams:
                 if other is not self._stream:
@@ -154,7 +149,7 @@ class MediaFile:
             sure = wav_seconds(path, likely)
         else:
             # A whole file may be longer than its sound.
-            is_sure = self.container in _TELL_LENGTH and (end is not None or len(self._demuxer.streams) == 1)
+            is_sure = self.container in _TELL_LENGTH and (end is not None or self.is_alone)
             sure = likely if is_sure else None
         return likely if likely and likely > 0 else None, sure if sure and sure > 0 else None
 
@@ -264,10 +259,20 @@ class MediaFile:
         if abs(gap) <= GAP:
             return 0
         is_jump = gap > _LONGEST_JUMP and self.container in _JUMPING_CLOCKS
-        is_beyond_end = self.duration is not None and self._seconds + gap > self.duration + _LONGEST_JUMP
-        if gap < 0 or is_jump or is_beyond_end:
-            self._origin += gap
+        if self.duration is not None and self._samples:
+            is_unlikely = self._seconds + gap > self.duration + _LONGEST_JUMP
+        else:
+            is_unlikely = gap > _LONGEST_GAP
+        if gap < 0 and -gap <= self._inserted + GAP:
+            # Late time stamps, which made silence, are early again: what follows catches up with that silence.
             return 0
+        if gap < 0 or is_jump or is_unlikely:
+            if is_unlikely:
+                self._closed.add(f"at {self._seconds:.1f} s of {gap:.1f} s")
+            self._origin += gap
+            self._inserted = 0.0
+            return 0
+        self._inserted += gap
         self._gaps.add(f"{self._seconds:.2f} to {self._seconds + gap:.2f} s", gap)
         return round((stamp - self._origin) * self._kind.rate) - self._samples
 
@@ -294,6 +299,11 @@ class MediaFile:
         if self._gaps.count:
             sentences.append(
                 f"There is no sound from {self._gaps}, {self._gaps.seconds:.2f} s in all: silence stands there."
+            )
+        if self._closed.count:
+            sentences.append(
+                f"Time stamps jump {self._closed}, further than the recording lasts by its header, or by more than "
+                f"{_LONGEST_GAP:g} s: no silence stands there, and what follows is early."
             )
         if self._losses.count:
             # Where time stamps are a clock, what is missing is a gap.

@@ -32,7 +32,8 @@ _TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "fl
 # The bits of WAVE_FORMAT_EXTENSIBLE's mask, by FFmpeg's names.
 _SPEAKERS = {
     **{"FL": 0x1, "FR": 0x2, "FC": 0x4, "LFE": 0x8, "BL": 0x10, "BR": 0x20, "FLC": 0x40, "FRC": 0x80, "BC": 0x100},
-    **{"SL": 0x200, "SR": 0x400},
+    **{"SL": 0x200, "SR": 0x400, "TC": 0x800, "TFL": 0x1000, "TFC": 0x2000, "TFR": 0x4000, "TBL": 0x8000},
+    **{"TBC": 0x10000, "TBR": 0x20000},
 }
 _NO_AUDIO = "the file holds no audio that can be decoded"
 
@@ -74,7 +75,8 @@ class AudioReader:
         media = self._media
         if media.channels > self._limits.channels:
             self._limits.check(self._limits.lowest_rate, media.channels, None)
-        if media.container == "ogg" and media.codec == "vorbis" and len(media.tracks) == 1:
+        # Beside a picture, sound may begin later, which libsndfile does not see.
+        if media.container == "ogg" and media.codec == "vorbis" and media.is_alone:
             self._vorbis = _open_vorbis(path)
         if self._vorbis is not None:
             self._frames: Iterator[Block] = self._vorbis.blocks()
@@ -137,9 +139,15 @@ class AudioReader:
         for frame in self._media.frames():
             if is_first:
                 self.rate, self.channels, is_first = frame.sample_rate, frame.layout.nb_channels, False
-                self._mask = sum(_SPEAKERS.get(channel.name, 0) for channel in frame.layout.channels)
+                self._mask = _speaker_mask([channel.name for channel in frame.layout.channels])
                 self._limits.check(self.rate, self.channels, None)
             yield _as_floats(frame)
+
+
+def _speaker_mask(channels: list[str]) -> int:
+    """Return the mask of channels by FFmpeg's names; 0 unless it names each one's speaker."""
+    mask = sum({_SPEAKERS.get(name, 0) for name in channels})
+    return mask if mask.bit_count() == len(channels) else 0
 
 
 def _open_vorbis(path: Path) -> VorbisFile | None:

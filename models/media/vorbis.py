@@ -63,6 +63,12 @@ class VorbisFile:
                 self._warn(f"Part {index + 1} of the file, from {passed / self.rate:.1f} s on, cannot be decoded.")
                 continue
             with file:
+                if index and max(file.channels, self.channels) >= len(_LAYOUTS) and not self._is_alike(file):
+                    self._warn(
+                        f"Part {index + 1} of the file, from {passed / self.rate:.1f} s on, is left out: its "
+                        f"{file.channels} channels cannot be converted to {self.channels}."
+                    )
+                    continue
                 begin, read = passed, 0
                 convert = self._converter(file, passed)
                 try:
@@ -91,11 +97,14 @@ class VorbisFile:
         link: Any = _Link(self._file, *self._links[index])
         return soundfile.SoundFile(link)
 
+    def _is_alike(self, file: soundfile.SoundFile) -> bool:
+        return (file.samplerate, file.channels) == (self.rate, self.channels)
+
     def _converter(self, file: soundfile.SoundFile, passed: int) -> Callable[[Block | None], Block]:
         """Return a function of a block, and of None at the end, that gives the file's channels and rate."""
         order = list(_WAV_ORDER.get(file.channels, range(file.channels)))
         nothing = np.zeros((self.channels, 0), np.float32)
-        if (file.samplerate, file.channels) == (self.rate, self.channels):
+        if self._is_alike(file):
             return lambda block: nothing if block is None else block[order]
         rate, layout = file.samplerate, _LAYOUTS[file.channels]
         self.warnings.append(

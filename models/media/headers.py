@@ -1,0 +1,131 @@
+"""What the headers of untrusted files tell of their length and format, where FFmpeg forgets or misreads it.
+
+This module stands twice, as `app.media` and `models.media` may not import each other: a test requires that both texts
+are the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from av.audio.stream import AudioStream
+
+from models.media.input_formats import tag_bytes
+
+_MOST_TAGS = 8
+_MOST_CHUNKS = 256  # of a RIFF file, before its sound
+_UNKNOWN_BYTES = 0x7FFF0000  # and more: the length of a stream, which its recorder did not know
+_TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it
+_EXTENSIBLE = struct.pack("<H", 0xFFFE)  # WAVE_FORMAT_EXTENSIBLE
+
+
+def skip_tags(file: BinaryIO) -> tuple[int, bytes]:
+    """Return where a file's content begins after its ID3v2 tags, and the first 64 bytes of it."""
+    offset, content = 0, file.read(64)
+    for _ in range(_MOST_TAGS):
+        size = tag_bytes(content)
+        if not size:
+            break
+        offset += size
+        file.seek(offset)
+        content = file.read(64)
+    return offset, content
+
+
+# RIFF WAVE
+
+
+def wav_is_extensible(path: Path) -> bool:
+    """Whether a WAV's format is WAVE_FORMAT_EXTENSIBLE."""
+    with path.open("rb") as file:
+        for name, place, _ in _riff_chunks(file):
+            if name == b"fmt ":
+                file.seek(place)
+                return file.read(2) == _EXTENSIBLE
+    return False
+
+
+def wav_seconds(path: Path, seconds: float | None) -> float | None:
+    """Return the duration that a WAV's data chunk tells, where FFmpeg has found `seconds` of it; None if it tells
+    none."""
+    with path.open("rb") as file:
+        there, long_size = path.stat().st_size, None
+        for name, place, said in _riff_chunks(file):
+            if name == b"ds64":
+                file.seek(place + 8)
+                long_size = int.from_bytes(file.read(8), "little")
+            if name != b"data":
+                continue
+            size = long_size if said == 0xFFFFFFFF and long_size is not None else said
+            there -= place
+            # Recorders write the largest number that they can until they know.
+            is_known = size < _UNKNOWN_BYTES or size == long_size
+            return seconds * size / there if seconds is not None and is_known and 0 < there < size else None
+    return None
+
+
+def _riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk of a RIFF file, where its content begins, and the size that it tells."""
+    place, start = skip_tags(file)
+    order = "big" if start[:4] == b"RIFX" else "little"
+    place += 12
+    for _ in range(_MOST_CHUNKS):
+        file.seek(place)
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        size = int.from_bytes(header[4:], order)
+        yield header[:4], place + 8, size
+        place += 8 + size + size % 2
+
+
+# MPEG audio
+
+
+def is_soundless(content: bytes) -> bool:
+    """Whether a packet is a tag, or the table that begins an mp3."""
+    return content.startswith((b"ID3", b"TAG")) or _table_place(content) is not None
+
+
+def xing_seconds(path: Path, rate: int) -> float | None:
+    """Return the duration that the first frame of an mp3 of this sample rate tells (the Xing or Info tag), without the
+    encoder's delay and padding, or None: FFmpeg forgets it where the file's size is another."""
+    with path.open("rb") as file:
+        offset, _ = skip_tags(file)
+        file.seek(offset)
+        head = file.read(1024)
+    place = _table_place(head)
+    if place is None or len(head) < place + _TOLD_BY_TAG or not rate:
+        return None
+    flags, frames = struct.unpack_from(">II", head, place + 4)
+    if not flags & 1:
+        return None
+    samples = frames * (1152 if rate >= 32000 else 576)
+    if flags & 15 == 15:
+        both = int.from_bytes(head[place + 141 : place + 144], "big")
+        samples -= (both >> 12) + (both & 0xFFF)
+    return samples / rate
+
+
+def _table_place(frame: bytes) -> int | None:
+    """Return where the Xing or Info tag stands in a frame of MPEG layer III, after its side information; or None."""
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
+        return None
+    is_first_version, is_mono = frame[1] & 0x18 == 0x18, frame[3] >> 6 == 3
+    place = 4 + {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[is_first_version, is_mono]
+    return place if frame[place : place + 4] in (b"Xing", b"Info") else None
+
+
+# Matroska
+
+
+def tagged_seconds(stream: AudioStream) -> float | None:
+    """Return the end of a Matroska track by its tag, which muxers write as hours:minutes:seconds, or None."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").strip("\0 ").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
