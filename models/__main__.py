@@ -4,9 +4,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from models import threads
 from models.errors import MediaError, ModelsError
@@ -47,7 +46,7 @@ COMMANDS = {
 }
 
 
-class LazyCommand(click.Command):
+class LazyCommand(TyperCommand):
     """A command, or a group of them, whose module is imported when it runs or shows its own help."""
 
     def __init__(self, name: str, place: str, sentence: str) -> None:
@@ -72,10 +71,10 @@ class LazyCommand(click.Command):
 class LazyGroup(TyperGroup):
     """The group of COMMANDS."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return LazyCommand(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
 
