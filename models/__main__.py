@@ -1,38 +1,93 @@
 """python -m models: separate, detect, embed, convert, describe; corpus, train, ship, name-classes; evaluate ..."""
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from models import bench, commands
-from models.corpus import commands as corpus
+from models import threads
 from models.errors import MediaError, ModelsError
-from models.experiments import ablations, class_names
-from models.experiments.zero_shot_command import evaluate_app
-from models.training import commands as training
 
 _INTERRUPTED = 130
+_STYLE: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+# The module that has a command, its name there, and the first sentence of its help. Modules are imported when their
+# command runs, since torch takes a second and what training needs two more.
+COMMANDS = {
+    "separate": (
+        "models.commands:separate",
+        "Separate sounds from recordings by example, by class, by words, or by spans of the recording.",
+    ),
+    "detect": ("models.commands:detect", "Detect the sounds in recordings: tags, and events with their start and end."),
+    "embed": ("models.commands:embed", "Make a query from examples of a sound and save it for separate --query."),
+    "convert": ("models.commands:convert", "Convert the authors' files to a folder for --weights, without pickles."),
+    "describe": ("models.commands:describe", "Describe a model: its version and classes."),
+    "ship": (
+        "models.training.commands:ship",
+        "Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest.",
+    ),
+    "name-classes": (
+        "models.training.commands:name_classes",
+        "Make the queries of a model's classes anew, from the clips of a corpus; its networks and all else stay.",
+    ),
+    "train": ("models.training.commands:app", "Train a detector, and a separator with it as query encoder."),
+    "corpus": (
+        "models.corpus.commands:app",
+        "Labelled audio: WebDataset shards, CSV files with audio (AudioSet's segments, or columns path,labels), "
+        "packed HDF5, MUSDB18.",
+    ),
+    "evaluate": ("models.experiments.commands:evaluate_app", "Evaluate a model."),
+    "ablate": (
+        "models.experiments.ablations:ablate",
+        "Train a small separator for each line of ablations.csv, for the same time, and compare them.",
+    ),
+    "bench": ("models.bench:bench", "Measure time and peak memory, each case in its own process."),
+}
+
+
+class LazyCommand(TyperCommand):
+    """A command, or a group of them, whose module is imported when it runs or shows its own help."""
+
+    def __init__(self, name: str, place: str, sentence: str) -> None:
+        super().__init__(name, help=sentence, short_help=sentence)
+        self._place = place
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self.load().make_context(info_name, args, parent=parent, **extra)
+
+    def load(self) -> Any:
+        """Import and return the command itself."""
+        module, _, name = self._place.partition(":")
+        found = getattr(import_module(module), name)
+        around = typer.Typer(**_STYLE)
+        if isinstance(found, typer.Typer):
+            around.add_typer(found, name=self.name)
+            return typer.main.get_group(around).commands[self.name or ""]
+        around.command(self.name)(found)
+        return typer.main.get_command(around)
+
+
+class LazyGroup(TyperGroup):
+    """The group of COMMANDS."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return LazyCommand(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
 
 app = typer.Typer(
+    cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="Takes a recording and an example of a sound, and gives back that sound alone.",
+    **_STYLE,
 )
-app.command()(commands.separate)
-app.command()(commands.detect)
-app.command()(commands.embed)
-app.command()(commands.convert)
-app.command()(commands.describe)
-app.command()(training.ship)
-app.command("name-classes")(training.name_classes)
-app.add_typer(training.app, name="train")
-app.add_typer(corpus.app, name="corpus")
-evaluate_app.command("names")(class_names.evaluate_names)
-app.add_typer(evaluate_app, name="evaluate")
-app.command()(ablations.ablate)
-app.command()(bench.bench)
+
+
+@app.callback()
+def models() -> None:
+    """Take a recording and an example of a sound, and give back that sound alone."""
 
 
 # Advice that the error itself cannot give, by its code.
@@ -63,4 +118,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    threads.prepare()
     sys.exit(main())

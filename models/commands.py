@@ -1,37 +1,45 @@
-"""The commands of `python -m models` that use a model: separate, detect, embed, convert."""
+"""The commands of `python -m models` that use a model: separate, detect, embed, convert.
+
+What takes long to import, torch above all, is imported by what uses it, so that --help is there at once.
+"""
+
+from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from models import checkpoints, labels
-from models.audio import Waveform
-from models.detection import THRESHOLD, TOP
-from models.engine import Engine
-from models.matching import slug
-from models.media import ANY_LENGTH, FORMATS
-from models.options import DEFAULT_OPTIONS, SeparationOptions
-from models.own_recordings import OwnRecording, open_recording, printable
-from models.plots import draw_detection
-from models.precision import Precision
-from models.query import Query
-from models.stems import check_names
+from models import labels
+from models.formats import FORMATS
+from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
+
+if TYPE_CHECKING:
+    from models.audio import Waveform
+    from models.engine import Engine
+    from models.many.inputs import Input
+    from models.many.journal import Journal
+    from models.own_recordings import OwnRecording
+    from models.precision import Precision
+    from models.query import Query
 
 progress_console = Console(stderr=True)
 console = Console()
 
-Recording = Annotated[
-    Path, typer.Argument(help="A recording in any format that FFmpeg reads.", exists=True, dir_okay=False)
+Recordings = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECORDING", help="Recordings in any format that FFmpeg reads: files, folders, or quoted globs."
+    ),
 ]
 Weights = Annotated[str, typer.Option(help="A shipped model's name, or a folder made by convert.")]
 DetectorFile = Annotated[
@@ -56,7 +64,7 @@ Span = Annotated[list[str] | None, typer.Option("--span", help="A part in second
 
 
 def separate(
-    mixture: Recording,
+    mixtures: Recordings,
     query: Annotated[
         list[Path] | None,
         typer.Option(
@@ -76,7 +84,12 @@ def separate(
     track: Track = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the stems, NAME-TARGET.FORMAT. Default: NAME-stems, here."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the stems, NAME-TARGET.FORMAT. Default: NAME-stems, here; of several recordings, stems.",
+            file_okay=False,
+        ),
     ] = None,
     residual: Annotated[bool, typer.Option("--residual", help="Also write the mixture without the targets.")] = False,
     format: Annotated[str, typer.Option(help=f"One of {', '.join(FORMATS)}.")] = DEFAULT_OPTIONS.format,
@@ -95,11 +108,18 @@ def separate(
     precision: PrecisionOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate sounds from a recording by example, by class, by words, or by spans of the recording.
+    """Separate sounds from recordings by example, by class, by words, or by spans of the recording.
 
     All examples together are one target, named target; all spans one, named span; each saved query, each class and each
     text is a target of its own.
+
+    Of several recordings, stems keep the tree of a folder or glob, a table and separations.csv in the output folder
+    tell what was done, recordings that are done already are skipped, and the exit status is 1 if any has failed.
     """
+    from models.many.inputs import is_one
+    from models.matching import slug
+    from models.media import ANY_LENGTH
+
     if not (query or label or text or span):
         raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS or --span START-END")
     options = SeparationOptions(
@@ -113,10 +133,23 @@ def separate(
         residual=residual,
     )
     spans = [_seconds(text) for text in span or []]
-    folder = output or Path(f"{mixture.stem}-stems")
+    several = not is_one(mixtures)
+    inputs = _inputs(mixtures, output or Path("stems")) if several else []
+    if several and spans:
+        raise typer.BadParameter("--span selects parts of one recording: give one file")
     engine = _engine(weights, detector, separator, device, precision)
     classes = [(labels.find(name).slug, engine.label(name)) for name in label or []]
     classes += [(slug(words), _text_query(engine, words)) for words in text or []]
+    if several:
+        from models.many.separating import separate_all
+
+        queries = _queries(engine, None, query or [], query_text, spans, classes, [])
+        with _bar("separating") as advance:
+            journal = separate_all(engine, inputs, queries, output or Path("stems"), options, track, advance)
+        _print_journal(journal, as_json)
+        return
+    mixture = Path(mixtures[0])
+    folder = output or Path(f"{mixture.stem}-stems")
     with _recording(mixture, track, near=folder) as recording:
         warnings = recording.warnings
         queries = _queries(engine, recording, query or [], query_text, spans, classes, warnings)
@@ -145,11 +178,20 @@ def separate(
         )
     console.print(table)
     if done.gain != 1:
-        console.print(f"All stems are {-20 * np.log10(done.gain):.1f} dB quieter, so that nothing clips.")
+        console.print(f"All stems are {-20 * math.log10(done.gain):.1f} dB quieter, so that nothing clips.")
 
 
 def detect(
-    recording: Recording,
+    recordings: Recordings,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for NAME.json of each recording; needed for several, by default detections.",
+            file_okay=False,
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="How many classes to list.", min=1, max=labels.CLASSES)] = TOP,
     threshold: Annotated[
         float, typer.Option(help="Probability that an event must reach; it ends below half of it.", min=0.001, max=1)
@@ -163,11 +205,33 @@ def detect(
     precision: PrecisionOption = "auto",
     as_json: Json = False,
 ) -> None:
-    """Detect the sounds in a recording: tags, and events with their start and end."""
+    """Detect the sounds in recordings: tags, and events with their start and end.
+
+    Several recordings are written to files, with a table and detections.csv, as separate does.
+    """
+    from models.many.inputs import is_one
+    from models.media import ANY_LENGTH
+    from models.own_recordings import printable
+
+    if output is not None or not is_one(recordings):
+        from models.many.detecting import detect_all
+
+        if plot is not None:
+            raise typer.BadParameter("draws one recording: give one file, and no --output", param_hint="--plot")
+        folder = output or Path("detections")
+        inputs = _inputs(recordings, folder)
+        engine = _engine(weights, detector, separator, device, precision)
+        with _bar("detecting") as advance:
+            journal = detect_all(engine, inputs, folder, top, threshold, track, advance)
+        _print_journal(journal, as_json)
+        return
+    recording = Path(recordings[0])
     engine = _engine(weights, detector, separator, device, precision)
     with _recording(recording, track) as decoded, progress_console.status("detecting"):
         found = engine.detect_file(decoded.path, top, threshold, limits=ANY_LENGTH)
     if plot is not None:
+        from models.plots import draw_detection
+
         draw_detection(found, plot, printable(recording.name))
     if as_json:
         _print_json(
@@ -224,6 +288,8 @@ def convert(
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
 ) -> None:
     """Convert the authors' files to a folder for --weights, without pickles."""
+    from models import checkpoints
+
     with progress_console.status("converting"):
         checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
     console.print(f"{_shown(output)}: use it with --weights {_shown(output)}")
@@ -243,7 +309,35 @@ def describe(
         output.write_text(json.dumps(description, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
+def _inputs(arguments: list[str], output: Path) -> list[Input]:
+    from models.many.inputs import NothingFound, find
+
+    try:
+        return find(arguments, output)
+    except NothingFound as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _print_journal(journal: Journal, as_json: bool) -> None:
+    """Print what was done with many recordings, and exit with 1 if any has failed."""
+    if as_json:
+        typer.echo(json.dumps(journal.rows, indent=2))
+    else:
+        table = Table(Column("recording", overflow="fold"), "status", *journal.shown)
+        for row in journal.rows:
+            table.add_row(*(_shown(row.get(column, "")) for column in ("recording", "status", *journal.shown)))
+        console.print(table)
+        for row in journal.rows:
+            if row["error"]:
+                progress_console.print(f"[red]{_shown(row['error'])}", soft_wrap=True)
+        console.print(f"{journal.summary}: {_shown(journal.path)}")
+    if journal.failed:
+        raise typer.Exit(1)
+
+
 def _engine(weights: str, detector: Path | None, separator: Path | None, device: str, precision: str) -> Engine:
+    from models.engine import Engine
+
     if precision not in ("auto", "exact"):
         raise typer.BadParameter(f"{precision!r} is neither auto nor exact", param_hint="--precision")
     chosen: Precision = "exact" if precision == "exact" else "auto"
@@ -254,7 +348,7 @@ def _engine(weights: str, detector: Path | None, separator: Path | None, device:
 
 def _queries(
     engine: Engine,
-    mixture: OwnRecording,
+    mixture: OwnRecording | None,
     files: list[Path],
     query_text: str | None,
     spans: list[tuple[float, float]],
@@ -262,6 +356,9 @@ def _queries(
     warnings: list[str],
 ) -> dict[str, Query]:
     """Return the targets' queries by name, and add their warnings, and those of the examples, to `warnings`."""
+    from models.query import Query
+    from models.stems import check_names
+
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]
     made: list[tuple[str, Query]] = [(path.stem, Query.load(path, engine.model_id)) for path in saved]
@@ -270,7 +367,7 @@ def _queries(
     if examples:
         heard = engine.embed([part for path in examples for part in _read(path, warnings)])
         made.append(("target", heard if query_text is None else heard.with_label(_text_query(engine, query_text))))
-    if spans:
+    if spans and mixture is not None:
         made.append(("span", engine.embed([mixture.span(*span) for span in spans], from_mixture=True)))
     made += classes
     for _, query in made:
@@ -290,6 +387,8 @@ def _text_query(engine: Engine, text: str) -> Query:
 
 @contextmanager
 def _recording(path: Path, track: int | None = None, near: Path | None = None) -> Iterator[OwnRecording]:
+    from models.own_recordings import open_recording
+
     with ExitStack() as stack:
         with progress_console.status("decoding"):
             recording = stack.enter_context(open_recording(path, track, near))
@@ -302,6 +401,8 @@ def _read(
     path: Path, warnings: list[str], track: int | None = None, spans: Sequence[tuple[float, float]] = ()
 ) -> list[Waveform]:
     """Return the examples in a file, its spans or all of it, and add its warnings to `warnings`."""
+    from models.own_recordings import printable
+
     with _recording(path, track) as recording:
         warnings += [f"{printable(path.name)}: {warning}" for warning in recording.warnings]
         return [recording.span(*span) for span in spans] or [recording.read()]
@@ -309,6 +410,8 @@ def _read(
 
 def _shown(name: str | Path) -> str:
     """Return a file's name for rich, which takes brackets for markup."""
+    from models.own_recordings import printable
+
     return escape(printable(name))
 
 

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from models import labels
 from models.errors import Cancelled
 from models.networks import Detector
+from models.options import THRESHOLD, TOP
 
-TOP = 10
-THRESHOLD = 0.2  # of a class's probability, where an event must reach
 RELEASE = 0.5  # times the threshold, where an event ends
 _MINIMUM_ROWS = 1024  # that a timeline has room for from the beginning
 _SMOOTHING_SECONDS = 0.5  # median filter; not smaller than one row
@@ -138,7 +136,8 @@ def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int
 def smooth(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
     """Apply a median filter of half a second: it removes shorter peaks and keeps edges in place."""
     width = max(1, round(_SMOOTHING_SECONDS / frame_seconds)) // 2 * 2 + 1
-    return median_filter(curve, width, mode="nearest")
+    padded = np.pad(curve, width // 2, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1).astype(curve.dtype)
 
 
 def timeline(

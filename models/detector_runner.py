@@ -90,8 +90,9 @@ class PresenceTracker:
 
     def decide(self, gated: bool) -> Sequence[Decision]:
         """Return one decision for each query, after all blocks. gated: whether stems may be attenuated."""
-        self._mixture.finish()
-        self._estimates.finish()
+        return decide_together([self], gated)[0]
+
+    def _decide(self, gated: bool) -> Sequence[Decision]:
         decisions = []
         for number, levels in enumerate(self._levels):
             energies = levels.steps()[0]
@@ -101,3 +102,9 @@ class PresenceTracker:
             gate = Gate(energies, self._rule.gain_db(presence)) if gated else None
             decisions.append(Decision(presence, gate if gate is not None and gate.is_active else None))
         return decisions
+
+
+def decide_together(trackers: Sequence[PresenceTracker], gated: bool) -> list[Sequence[Decision]]:
+    """Return the decisions of several recordings of one runner, whose last windows share batches."""
+    QuerySimilarity.finish_together([part for each in trackers for part in (each._mixture, each._estimates)])
+    return [each._decide(gated) for each in trackers]

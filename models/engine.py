@@ -1,8 +1,8 @@
 """The engine: the public interface of the models. Makes queries, detections and stems of recordings."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,23 +15,24 @@ from models import checkpoints, detection, labels, matching, query, stems
 from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, TextRefused, TextUnknown
+from models.errors import Cancelled, LabelUnknown, ModelsError, TextRefused, TextUnknown
 from models.labels import KnownClass
-from models.media import Limits, check_format, open_audio
-from models.options import DEFAULT_OPTIONS, SeparationOptions
+from models.media import Limits, check_format
+from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
-from models.stems import Spool, SpooledStems, StemFile, apply_gates
+from models.short_recordings import RecordingFile, ShortRecording, read_short, run_in_batches, separate_short
+from models.sources import in_file, in_memory
+from models.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
 Progress = Callable[[float, str], None]
 
-_BLOCK = 65536
 # The approximate share of a separation's time that each stage takes, as start and end.
 _STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
 # Memory for the masks of one batch. More is no faster on a CPU; on a GPU this fills the device.
@@ -60,6 +61,13 @@ class SeparatedFiles:
     channels: int
     frames: int
     duration: float
+
+    @classmethod
+    def of(
+        cls, source: Source, done: "_Separated", names: Sequence[str], files: list[StemFile], gain: float
+    ) -> "SeparatedFiles":
+        presence = {name: decision.presence for name, decision in zip(names, done.decisions, strict=True)}
+        return cls(files, presence, gain, source.rate, source.channels, done.frames, done.frames / source.rate)
 
 
 class Engine:
@@ -215,8 +223,8 @@ class Engine:
     def detect(
         self,
         recording: Waveform,
-        top: int = detection.TOP,
-        threshold: float = detection.THRESHOLD,
+        top: int = TOP,
+        threshold: float = THRESHOLD,
         cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
     ) -> Detection:
@@ -225,19 +233,20 @@ class Engine:
         top: the number of tags. threshold: the probability that an event must reach; it ends below half of that.
         progress(ratio, "detecting").
         """
-        return self._detect(_in_memory(recording), top, threshold, cancelled, progress)
+        return self._detect(in_memory(recording), top, threshold, cancelled, progress)
 
     def detect_file(
         self,
         path: str | Path,
-        top: int = detection.TOP,
-        threshold: float = detection.THRESHOLD,
+        top: int = TOP,
+        threshold: float = THRESHOLD,
         cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
         limits: Limits | None = None,
     ) -> Detection:
         """Detect the sounds in a file, block by block. Raises subclasses of MediaError too."""
-        return self._detect(_in_file(Path(path), limits), top, threshold, cancelled, progress)
+        with in_file(Path(path), limits) as source:
+            return self._detect(source, top, threshold, cancelled, progress)
 
     def _detect(
         self, source: Source, top: int, threshold: float, cancelled: Callable[[], bool], progress: Progress | None
@@ -271,13 +280,13 @@ class Engine:
 
         progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names.
         """
-        source = _in_memory(recording)
+        source = in_memory(recording)
         report = _reporter(progress)
         plan = self._plan(queries, options)
         blocks: list[list[Tensor]] = [[] for _ in queries]
-        decisions, _ = self._separate(
+        decisions = self._separate(
             source, plan, lambda target, block: blocks[target].append(block), report, cancelled
-        )
+        ).decisions
         joined = [torch.cat(of_query, dim=1) for of_query in blocks]
         found = torch.stack(joined) if joined else torch.zeros(0, *recording.samples.shape)
         found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
@@ -306,39 +315,69 @@ class Engine:
         float32 in a temporary folder inside `folder` until they are encoded. A failure leaves no files. Raises what
         `separate` raises, and subclasses of MediaError for the file or format.
         """
-        source = _in_file(Path(path), limits)
-        check_format(options.format, source.rate, source.channels, options.bit_depth)
-        if not queries and not options.residual:
-            raise ValueError("no queries and no residual: there is nothing to write")
-        report = _reporter(progress)
-        plan = self._plan(queries, options)
-        folder = Path(folder)
-        existed = folder.is_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with (
-                tempfile.TemporaryDirectory(prefix=".spool-", dir=folder, ignore_cleanup_errors=True) as waiting,
-                Spool(Path(waiting), len(queries), source.channels) as spool,
-            ):
-                decisions, frames = self._separate(source, plan, spool.append, report, cancelled)
-                gates = [decision.gate for decision in decisions]
+        with in_file(Path(path), limits) as source:
+            check_format(options.format, source.rate, source.channels, options.bit_depth)
+            if not queries and not options.residual:
+                raise ValueError("no queries and no residual: there is nothing to write")
+            report = _reporter(progress)
+            plan = self._plan(queries, options)
+            with _folder(Path(folder)) as place, Spool(place, len(queries), source.channels) as spool:
+                done = self._separate(source, plan, spool.append, report, cancelled)
+                gates = [decision.gate for decision in done.decisions]
                 files, gain = stems.write(
-                    SpooledStems(source, spool, gates, cancelled),
+                    SpooledStems(source, spool, gates, cancelled, done.peak),
                     list(queries),
-                    folder,
+                    Path(folder),
                     options,
-                    lambda done: report(done / frames, "encoding"),
+                    lambda written: report(written / done.frames, "encoding"),
                     source_name,
                 )
-        except BaseException:
-            if not existed:
-                with suppress(OSError):  # what is left in it must not hide the error
-                    folder.rmdir()
-            raise
-        presence = {name: decision.presence for name, decision in zip(queries, decisions, strict=True)}
-        return SeparatedFiles(files, presence, gain, source.rate, source.channels, frames, frames / source.rate)
+        return SeparatedFiles.of(source, done, list(queries), files, gain)
 
-    def _plan(self, queries: Mapping[str, Query], options: SeparationOptions) -> "_Plan":
+    def separate_files(
+        self,
+        recordings: Iterable[RecordingFile],
+        queries: Mapping[str, Query],
+        options: SeparationOptions = DEFAULT_OPTIONS,
+        *,
+        limits: Limits | None = None,
+    ) -> Iterator[tuple[RecordingFile, SeparatedFiles | ModelsError | OSError | ValueError]]:
+        """Separate many files; yield each with what `separate_file` returns or raises, not in order.
+
+        Recordings that fit a window share batches, which are written while the next one is computed.
+        """
+        self._plan(queries, options)  # raises what concerns all of them
+
+        def separate(short: Sequence[ShortRecording]) -> list[tuple[Tensor, Sequence[Decision]]]:
+            plan = self._plan(queries, options, short[0].window.samples.shape[1])
+            return separate_short(short, plan.masking, windows, self.rate, lambda: self._tracker(plan), plan.gates)
+
+        def read(one: RecordingFile) -> ShortRecording | None:
+            with in_file(one.path, limits) as source:
+                check_format(options.format, source.rate, source.channels, options.bit_depth)
+                return read_short(one, source, windows, self.rate) if queries else None
+
+        def write(short: ShortRecording, found: Tensor, decisions: Sequence[Decision]) -> SeparatedFiles:
+            gates = [decision.gate for decision in decisions]
+            spooled = SpooledStems(in_memory(short.recording, short.mask), HeldStems(found), gates, peak=short.peak)
+            short.file.folder.mkdir(parents=True, exist_ok=True)
+            place, name = short.file.folder, short.file.source_name
+            files, gain = stems.write(spooled, list(queries), place, options, lambda written: None, name)
+            done = _Separated(decisions, short.recording.frames, short.peak)
+            return SeparatedFiles.of(spooled.source, done, list(queries), files, gain)
+
+        def separate_long(one: RecordingFile) -> SeparatedFiles:
+            return self.separate_file(
+                one.path, queries, one.folder, options, limits=limits, source_name=one.source_name
+            )
+
+        windows = Windows.of(self._separator, options)
+        yield from run_in_batches(
+            recordings, read, separate, write, separate_long, lambda size: self._plan(queries, options, size).at_once
+        )
+
+    def _plan(self, queries: Mapping[str, Query], options: SeparationOptions, window: int | None = None) -> "_Plan":
+        """window: samples of the windows that are to be masked, by default the options'."""
         stems.check_names(list(queries))
         for one in queries.values():
             require_model(one, self.model_id)
@@ -352,7 +391,7 @@ class Engine:
         masking = Masking(
             self._separator,
             conditions,
-            batch=options.batch or self._masks_at_once(windows),
+            batch=options.batch or self._masks_at_once(window or windows.size),
             joint=options.joint,
             exhaustive=options.exhaustive,
             autocast=self._arithmetic.masks,
@@ -360,8 +399,8 @@ class Engine:
         )
         return _Plan(vectors, windows, masking, gates)
 
-    def _masks_at_once(self, windows: Windows) -> int:
-        needed = self._separator.mask_bytes * windows.size / self.rate
+    def _masks_at_once(self, window: int) -> int:
+        needed = self._separator.mask_bytes * window / self.rate
         return min(max(int(_MASKING_BYTES.get(self._arithmetic.device.type, 0) / needed), 1), _MOST_MASKS)
 
     def _separate(
@@ -371,38 +410,42 @@ class Engine:
         keep: Callable[[int, Tensor], None],
         report: Progress,
         cancelled: Callable[[], bool],
-    ) -> tuple[Sequence[Decision], int]:
-        """Separate, pass the query and samples (C, n) of stems' blocks to `keep`, and return the decisions and the
-        mixture's length."""
-        tracker = PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
-        read = 0
+    ) -> "_Separated":
+        """Separate, and pass the query and samples (C, n) of stems' blocks to `keep`."""
+        read, peak = 0, 0.0
 
         def count_blocks() -> Iterator[Tensor]:
-            nonlocal read
+            nonlocal read, peak
             for block in source.blocks():
                 if cancelled():
                     raise Cancelled("the separation was cancelled")
                 read += block.shape[1]
-                report(read / source.frames if source.frames else 0.0, "detecting")
+                peak = max(peak, block.abs().max().item())
                 yield block
 
-        for block in at_rate(replace(source, blocks=count_blocks), self.rate):
-            if plan.masking:
-                tracker.add_mixture(block)
+        report(0.0, "detecting")
+        counted = replace(source, blocks=count_blocks)
         if plan.masking is None:
-            return [], read
-        total = plan.windows.count(round(read * self.rate / source.rate))
+            for _ in counted.blocks():
+                pass
+            return _Separated([], read, peak)
+        total = plan.windows.count(round(source.frames * self.rate / source.rate)) if source.frames else None
+        tracker = self._tracker(plan)
         for target, block in separated_blocks(
-            source,
+            counted,
             plan.masking,
             plan.windows,
             self.rate,
+            hear=tracker.add_mixture,
             observe=tracker.add_estimate,
-            windowed=lambda done: report(done / total, "separating"),
+            windowed=lambda done: report(done / total if total else 0.0, "separating"),
             cancelled=cancelled,
         ):
             keep(target, block)
-        return tracker.decide(plan.gates), read
+        return _Separated(tracker.decide(plan.gates), read, peak)
+
+    def _tracker(self, plan: "_Plan") -> PresenceTracker:
+        return PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
 
 
 @dataclass(frozen=True)
@@ -415,25 +458,39 @@ class _Plan:
     masking: Masking | None
     gates: bool
 
+    @property
+    def at_once(self) -> int:
+        """Number of windows in a batch."""
+        return self.masking.windows if self.masking is not None else 1
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """Make a folder with a temporary one inside; a failure leaves neither."""
+    existed = path.is_dir()
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".spool-", dir=path, ignore_cleanup_errors=True) as waiting:
+            yield Path(waiting)
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # what is left in it must not hide the error
+                path.rmdir()
+        raise
+
+
+@dataclass(frozen=True)
+class _Separated:
+    """The decisions of a separation, and the mixture's length in samples and highest amplitude."""
+
+    decisions: Sequence[Decision]
+    frames: int
+    peak: float
+
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:
     require_inside(start, end, recording.duration)
     return recording.span(start, end)
-
-
-def _in_memory(recording: Waveform) -> Source:
-    return Source(recording.rate, recording.channels, recording.frames, lambda: recording.samples.split(_BLOCK, dim=1))
-
-
-def _in_file(path: Path, limits: Limits | None) -> Source:
-    def blocks() -> Iterator[Tensor]:
-        with open_audio(path, limits) as reader:
-            yield from (torch.from_numpy(block) for block in reader)
-
-    with open_audio(path, limits) as reader:
-        known = reader.info
-    frames = known.frames or (round(known.duration * reader.rate) if known.duration else None)
-    return Source(reader.rate, reader.channels, frames, blocks, known.mask)
 
 
 def _reporter(progress: Progress | None) -> Progress:

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
-from models.encoding import check_bit_depth
+from models.formats import check_bit_depth
+
+# Of a detection: classes that are listed, and the probability that an event must reach.
+TOP = 10
+THRESHOLD = 0.2
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class SeparationOptions:
         few recordings hold nothing but their targets.
     gate: attenuate stems of targets that are not in the recording. On: a separator leaks a little of everything.
     batch: how many masks are computed at once. None: as many as fit the device (`Engine`), which is fastest.
-    format: a name of `models.encoding.FORMATS`. flac: lossless, and half the size of wav.
+    format: a name of `models.formats.FORMATS`. flac: lossless, and half the size of wav.
     bit_depth: 16, 24 or 32, where the format has it. None: the format's default.
     residual: also write what the targets leave of the mixture.
 

@@ -6,7 +6,7 @@ attenuation, so that a wrong decision stays audible and the gain does not fluctu
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,19 +126,17 @@ class QuerySimilarity:
         """Add the next samples (recordings, n)."""
         self._waiting = torch.cat([self._waiting, block], dim=1)
         while self._waiting.shape[1] >= self._batch:
-            self._compare(self._waiting[:, : self._batch])
+            self._compare_together([(self, self._waiting[:, : self._batch])])
             self._waiting = self._waiting[:, self._batch :].clone()
 
     def finish(self) -> None:
         """Process the rest; a partial window is padded."""
-        left = self._waiting.shape[1] % self._size
-        # A partial window counts if it is half a window, or the whole recording.
-        if left * 2 >= self._size or (left and left == self._waiting.shape[1] and not self._energies):
-            self._waiting = F.pad(self._waiting, (0, self._size - left))
-        whole = self._waiting.shape[1] // self._size * self._size
-        if whole:
-            self._compare(self._waiting[:, :whole])
-        self._waiting = self._waiting[:, :0]
+        self.finish_together([self])
+
+    @staticmethod
+    def finish_together(similarities: Sequence["QuerySimilarity"]) -> None:
+        """Call `finish` of all, with their windows in common batches. All have the same `embed`."""
+        QuerySimilarity._compare_together([(each, each._take_rest()) for each in similarities])
 
     def similarities(self, query: int) -> Tensor:
         """Return the cosines (W,) of the query and every window that is not silent."""
@@ -148,20 +146,41 @@ class QuerySimilarity:
         audible = (energies > self._size * _QUIETEST**2) & (energies >= energies.max() * 10 ** (-_HEARD_RANGE_DB / 10))
         return torch.tensor(self._cosines)[audible, query]
 
-    def _compare(self, block: Tensor) -> None:
+    def _take_rest(self) -> Tensor:
+        left = self._waiting.shape[1] % self._size
+        # A partial window counts if it is half a window, or the whole recording.
+        if left * 2 >= self._size or (left and left == self._waiting.shape[1] and not self._energies):
+            self._waiting = F.pad(self._waiting, (0, self._size - left))
+        whole = self._waiting.shape[1] // self._size * self._size
+        rest, self._waiting = self._waiting[:, :whole], self._waiting[:, :0]
+        return rest
+
+    @staticmethod
+    def _compare_together(blocks: Sequence[tuple["QuerySimilarity", Tensor]]) -> None:
         """Embed whole windows (recordings, windows * size) and compare them with the queries."""
+        prepared = [(each, *each._windows(block)) for each, block in blocks if block.shape[1]]
+        # The embedding of silence is meaningless, and costs as much.
+        audible = [windows[sounding] for _, windows, sounding, _ in prepared]
+        if not prepared:
+            return
+        batches = torch.cat(audible).split(_AT_ONCE_WINDOWS)
+        embedded = [prepared[0][0]._embed(batch).cpu().float() for batch in batches if len(batch)]
+        parts = torch.cat(embedded).split([len(part) for part in audible]) if embedded else [None] * len(prepared)
+        for (each, _, sounding, energies), part in zip(prepared, parts, strict=True):
+            embeddings = torch.zeros(*sounding.shape, each._queries.shape[1])
+            if part is not None:
+                embeddings[sounding] = part
+            each._energies += energies.T.tolist()
+            each._cosines += F.cosine_similarity(embeddings, each._queries[:, None], dim=2).T.tolist()
+
+    def _windows(self, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a block's windows at their level, which of them are not silent, and their energies."""
         windows = block.unflatten(1, (-1, self._size))
         energies = windows.square().sum(dim=2)
         rms = (energies / self._size).sqrt()
         if self._level is not None:
             windows = windows * (self._level / rms.clamp_min(_QUIETEST))[..., None]
-        sounding = rms > _QUIETEST
-        embeddings = torch.zeros(*rms.shape, self._queries.shape[1])
-        if sounding.any():  # the embedding of silence is meaningless, and costs as much
-            batches = windows[sounding].split(_AT_ONCE_WINDOWS)
-            embeddings[sounding] = torch.cat([self._embed(batch).cpu().float() for batch in batches])
-        self._energies += energies.T.tolist()
-        self._cosines += F.cosine_similarity(embeddings, self._queries[:, None], dim=2).T.tolist()
+        return windows, rms > _QUIETEST, energies
 
 
 class Levels:
@@ -210,7 +229,11 @@ class Gate:
 
     def gains(self, start: int, count: int, rate: int) -> Tensor:
         """Return the linear gains (count,) of the samples from `start` at `rate`, interpolated in dB between steps."""
-        position = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) / (rate * _STEP_SECONDS) - 0.5
+        step = rate * _STEP_SECONDS
+        touched = self._decibels[max(int(start / step - 1), 0) : int((start + count) / step) + 2]
+        if len(touched) and bool((touched == touched[0]).all()):  # as most are
+            return torch.full((count,), (touched[0].float() * (math.log(10) / 20)).exp().item())
+        position = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) / step - 0.5
         position = position.clamp(0, len(self._decibels) - 1)
         before = position.floor().long()
         after = (before + 1).clamp_max(len(self._decibels) - 1)

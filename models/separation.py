@@ -277,6 +277,7 @@ def stems(
     windows: Windows,
     rate: int,
     *,
+    hear: Callable[[Tensor], None] = lambda mixture: None,
     observe: Callable[[int, Tensor], None] = lambda query, estimate: None,
     windowed: Callable[[int], None] = lambda count: None,
     cancelled: Callable[[], bool] = never,
@@ -284,8 +285,9 @@ def stems(
     """A source -> blocks (query, (C, n)) of its stems at the source's own rate, each stem aligned with it and exactly
     as long.
 
-    Blocks come window by window, in a window query by query. `observe(query, estimate (C, n))` is called with every
-    estimate at the separator's `rate`. Raises Cancelled.
+    Blocks come window by window, in a window query by query. `hear(mixture (C, n))` is called with every block of the
+    mixture at the separator's `rate`, before the estimates of it, and `observe(query, estimate (C, n))` with every
+    estimate. Raises Cancelled.
     """
     read = 0
 
@@ -295,11 +297,15 @@ def stems(
             read += block.shape[1]
             yield block
 
-    mixture = at_rate(replace(source, blocks=count_blocks), rate)
+    def heard_blocks() -> Iterator[Tensor]:
+        for block in at_rate(replace(source, blocks=count_blocks), rate):
+            hear(block)
+            yield block
+
     resamplers = [Resampler(rate, source.rate, source.channels) for _ in range(masking.queries)]
     given = [0] * masking.queries
     for query, estimate, last in estimates(
-        masking, mixture, source.channels, windows, rate, windowed=windowed, cancelled=cancelled
+        masking, heard_blocks(), source.channels, windows, rate, windowed=windowed, cancelled=cancelled
     ):
         observe(query, estimate)
         edges = [*range(0, estimate.shape[1], round(_PIECE_SECONDS * rate)), estimate.shape[1]]

@@ -6,9 +6,11 @@ is deleted, so that a stem takes its place on the disk once.
 """
 
 import hashlib
+import math
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import Cancelled
+from models.formats import FORMATS, content_type
 from models.loudness import LoudnessMeter
-from models.media import FORMATS, AudioWriter, content_type, open_writer
+from models.media import AudioWriter, open_writer
 from models.options import SeparationOptions
 from models.presence import Gate
 from models.separation import Source, never
@@ -98,9 +101,12 @@ class Spool:
     def __init__(self, folder: Path, stems: int, channels: int, file_bytes: int = _SPOOL_FILE_BYTES) -> None:
         self._rows = [_Row(folder, f"{number}-", file_bytes) for number in range(stems)]
         self._channels = channels
+        self.peaks = [0.0] * stems  # highest amplitudes
 
     def append(self, stem: int, block: Tensor) -> None:
         """Append a block (C, n) to a stem."""
+        if block.numel():
+            self.peaks[stem] = max(self.peaks[stem], block.abs().max().item())
         self._rows[stem].write(np.ascontiguousarray(block.numpy().T))
 
     def rewind(self, for_the_last_time: bool = False) -> None:
@@ -123,6 +129,24 @@ class Spool:
     ) -> None:
         for row in self._rows:
             row.close()
+
+
+class HeldStems:
+    """Stems (Q, C, n) in memory, with the interface of `Spool`."""
+
+    def __init__(self, samples: Tensor) -> None:
+        self._samples = samples
+        self._next = 0
+        self.peaks = samples.abs().amax(dim=(1, 2)).tolist() if samples.numel() else [0.0] * len(samples)
+
+    def rewind(self, for_the_last_time: bool = False) -> None:
+        """Make the next `read` start at the beginning."""
+        self._next = 0
+
+    def read(self, count: int) -> Tensor:
+        """Return the next `count` samples, (Q, C, count)."""
+        self._next += count
+        return self._samples[:, :, self._next - count : self._next]
 
 
 class _Row:
@@ -191,12 +215,14 @@ def apply_gates(stems: Tensor, gates: Sequence[Gate | None], start: int, rate: i
 
 @dataclass(frozen=True)
 class SpooledStems:
-    """The input of `write`: the mixture, its stems in a spool, and their gates (None: unchanged)."""
+    """The input of `write`: the mixture, its stems in a spool, and their gates (None: unchanged). peak: the mixture's
+    highest amplitude, if it is known."""
 
     source: Source
-    spool: Spool
+    spool: Spool | HeldStems
     gates: Sequence[Gate | None]
     cancelled: Callable[[], bool] = never
+    peak: float = math.inf
 
     def blocks(self, for_the_last_time: bool = False) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Yield blocks of the mixture (C, n) and the gated stems (Q, C, n). Raises Cancelled.
@@ -240,19 +266,30 @@ def write(
             )
         gain = 1.0 if writers[0].bit_depth == 32 else _gain(separated, options, writers[0])
         frames = 0
-        for mixture, stems in separated.blocks(for_the_last_time=True):
-            total = mixture.astype(np.float64) * gain
-            for number, writer in enumerate(writers):
-                block = stems[number] * np.float32(gain) if number < len(stems) else _round(total, writer.bit_depth)
-                quantised = writer.quantise(block)
-                total -= quantised
-                writer.write(quantised)
-                meters[number].add(quantised)
-                peaks[number] = max(peaks[number], np.abs(quantised).max(initial=0))
-            frames += mixture.shape[1]
-            written(frames)
-        for writer in writers:
-            writer.close()
+
+        def encode(number: int, quantised: NDArray[np.float32]) -> None:
+            writers[number].write(quantised)
+            meters[number].add(quantised)
+            peaks[number] = max(peaks[number], np.abs(quantised).max(initial=0))
+
+        # Encoders and meters of several stems run side by side, and beside the preparation of the next block.
+        with ThreadPoolExecutor(min(torch.get_num_threads(), len(names))) as threads:
+            encoding: list[Future[None]] = []
+            for mixture, stems in separated.blocks(for_the_last_time=True):
+                total = mixture.astype(np.float64) * gain
+                quantised = []
+                for number, writer in enumerate(writers):
+                    block = stems[number] * np.float32(gain) if number < len(stems) else _round(total, writer.bit_depth)
+                    quantised.append(writer.quantise(block))
+                    total -= quantised[-1]
+                for each in encoding:
+                    each.result()
+                encoding = [threads.submit(encode, *block) for block in enumerate(quantised)]
+                frames += mixture.shape[1]
+                written(frames)
+            for each in encoding:
+                each.result()
+            list(threads.map(lambda writer: writer.close(), writers))
     except BaseException as error:
         for writer in writers:
             writer.__exit__(type(error), error, error.__traceback__)
@@ -276,6 +313,9 @@ def _gain(separated: SpooledStems, options: SeparationOptions, writer: AudioWrit
     """Return 1 if nothing clips, else the gain that avoids clipping, in a format that clips at full scale."""
     step = 2.0 ** (1 - writer.bit_depth) if writer.bit_depth else 0.0
     rounding = step * len(separated.gates) / 2  # of the stems together, which the residual absorbs
+    # Gates only attenuate, so that neither a stem nor the residual is louder than all peaks together.
+    if separated.peak + sum(separated.spool.peaks) < 1 - 2 * step - rounding:
+        return 1.0
     clips, excess = False, 1.0
     for mixture, stems in separated.blocks():
         loudest: list[NDArray[np.floating]] = [stems]

@@ -29,7 +29,7 @@ APP_ROWS = (
     {"resources"},
     {"main", "housekeeping"},
     {"tables"},
-    {"__main__", "demo"},
+    {"__main__", "command", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.
 WORKER_ROWS = (

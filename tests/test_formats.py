@@ -12,8 +12,9 @@ from app.records.audio import Audio
 from app.records.separations import Format, OutputRecord
 from app.separations import validation
 from app.separations.schemas import Output
-from models.encoding import FORMATS, check_format
+from models.encoding import check_format
 from models.errors import FormatUnsupported as EncoderRefuses
+from models.formats import FORMATS
 from models.options import SeparationOptions
 
 RATE = 44100

@@ -7,6 +7,7 @@ import typer
 
 from app import logs
 from app.settings import Settings
+from models.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -55,7 +56,8 @@ def main(
             raise typer.BadParameter("works with one process: --processes 1", param_hint="--burst")
         _start_several(settings, hand_over_after)
         return
-    # After the validation of settings: importing torch takes seconds.
+    prepare(settings.worker_threads)
+    # After the validation of settings, since importing torch takes seconds, and after `prepare`.
     from worker.process import WorkerLost, WorkerUnusable, work
 
     try:

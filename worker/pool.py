@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
+from models import threads
 
 EXIT_UNUSABLE = 2  # the exit status of a worker that cannot start, and so need not be restarted
 PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to hand its job over
@@ -40,11 +41,12 @@ def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> N
 
 
 def _program(settings: Settings, index: int, options: Sequence[str], hand_over_after: float) -> Program:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     port = settings.worker_metrics_port
-    threads = settings.worker_threads or max(1, cores // settings.worker_processes)
-    command = [sys.executable, "-m", "worker", *options, "--processes", "1", "--threads", str(threads)]
-    environment = {"EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0)}
+    command = [sys.executable, "-m", "worker", *options, "--processes", "1"]
+    environment = {
+        "EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0),
+        **threads.variables(os.environ, settings.worker_threads, settings.worker_processes),
+    }
     # A worker whose parent was killed still gives its job back.
     death_signal, stop_timeout = signal.SIGTERM, hand_over_after + PATIENCE
     return Program(f"worker {index}", command, environment, parent_death_signal=death_signal, stop_timeout=stop_timeout)

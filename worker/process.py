@@ -61,8 +61,6 @@ def work(
     short: take short jobs only.
     """
     start = time.monotonic()
-    if settings.worker_threads:
-        torch.set_num_threads(settings.worker_threads)
     engine = _load_engine(model, device, precision)
     description = engine.describe()
     redis = _connect_with_retries(settings)

@@ -20,13 +20,13 @@ from models.corpus.duplicates import Pair
 from models.corpus.formats import open_source, splits_of
 from models.corpus.measurements import CorpusMeasurements, Measurement, measure_corpus
 from models.corpus.packing import Settings, Tally, pack
-from models.corpus.parallel import cores
 from models.corpus.recordings import Fault, Recording, by_reason, summarise
 from models.encoding import check_format
 from models.errors import CorpusInvalid
+from models.threads import usable_cores
 
 FIRST = 10  # places shown of each sort
-WORKERS = cores()
+WORKERS = usable_cores()
 
 app = typer.Typer(
     no_args_is_help=True,

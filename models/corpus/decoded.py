@@ -12,9 +12,10 @@ import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.formats import fingerprint, open_source
-from models.corpus.parallel import cores, exclusive_lock, in_order
+from models.corpus.parallel import exclusive_lock, in_order
 from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
 from models.errors import CorpusInvalid
+from models.threads import usable_cores
 
 LAYOUT = 1  # version of the cache, part of its name: changes whenever clips are decoded or written differently
 REPORT = 1000  # recordings between two calls of `advance`
@@ -46,7 +47,7 @@ def load_source(
         # After waiting for another process, its result exists.
         with exclusive_lock(_beside(folder, "lock"), waits=True):
             if not folder.exists():
-                _decode_all(source, folder, advance, workers or cores())
+                _decode_all(source, folder, advance, workers or usable_cores())
     return open_folder(folder)
 
 

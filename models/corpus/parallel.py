@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
+from models import threads
 from models.errors import CorpusInvalid
 
 Given = TypeVar("Given")
@@ -24,11 +25,6 @@ Made = TypeVar("Made")
 AHEAD = 4
 # Fewer items than this are processed faster without starting processes.
 FEW = 64
-
-
-def cores() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: int) -> Generator[Made, None, None]:
@@ -71,7 +67,7 @@ def exclusive_lock(path: Path, waits: bool) -> Iterator[None]:
 
 def _begin_worker() -> None:
     # The workers share the processors already, so each uses one thread, whether torch is already imported or not.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= threads.ONE_THREAD
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group: ignore it here, since the parent ends its workers.

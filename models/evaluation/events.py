@@ -24,12 +24,13 @@ from torch import Tensor
 from models.commands import Device, Weights
 from models.corpus.decoded import load
 from models.corpus.relations import are_related
-from models.detection import THRESHOLD, timeline
+from models.detection import timeline
 from models.evaluation import group_bootstrap, json_report, soundscapes, strong_labels
 from models.evaluation.detector_under_test import DetectorAlone, DetectorUnderTest
 from models.evaluation.event_counts import MEASURES, Counts, count
 from models.evaluation.soundscapes import SCENES, SEED, KnownEvent, Scene
 from models.labels import ontology
+from models.options import THRESHOLD
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 

@@ -10,8 +10,9 @@ edit list; matroska and bare AAC do not). Of a damaged or truncated file, what c
 `MediaInfo.warnings` tell what is missing.
 """
 
-from models.encoding import FORMATS, AudioWriter, Format, WavWriter, check_format, content_type, open_writer
+from models.encoding import AudioWriter, WavWriter, check_format, open_writer
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, FormatUnsupported, MediaError
+from models.formats import FORMATS, Format, content_type
 from models.media.decoding import decode, decode_in_child
 from models.media.limits import ANY_LENGTH, Limits, MediaInfo
 from models.media.reader import AudioReader, open_audio

@@ -11,14 +11,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from models.encoding import WavWriter
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, MediaError
 from models.media.limits import Limits, MediaInfo
 from models.media.reader import open_audio
+from models.threads import ONE_THREAD
 
 _ERRORS: dict[str, type[MediaError]] = {error.code: error for error in (AudioUndecodable, AudioTooLong, AudioTooWide)}
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 FAILED = "the decoder failed on this file"
 
 
@@ -42,9 +44,13 @@ def decode_in_child(path: Path, target: Path, limits: Limits, track: int | None 
     Raises as `decode`: AudioUndecodable also for a crash; OSError for an error of this machine.
     """
     program = [sys.executable, "-m", "models.media", *arguments(path.absolute(), target.absolute(), limits, track)]
-    paths = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH")) if part)
+    paths = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH")) if part)
     done = subprocess.run(  # noqa: S603 - a list of words, no shell
-        program, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        program,
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     try:
         return read_report(done.returncode, done.stdout, done.stderr)
@@ -77,6 +83,21 @@ def read_report(returncode: int, output: bytes, errors: bytes) -> MediaInfo:
     raise error(detail)
 
 
+def report(source: Path, target: Path, limits: Limits, track: int | None) -> dict[str, Any]:
+    """Decode, and return {"ok": {...}} or {"error": {"code", "detail"}}. Raises OSError for an error of this
+    machine."""
+    try:
+        return {"ok": dataclasses.asdict(decode(source, target, limits, track))}
+    except MediaError as error:
+        return {"error": {"code": error.code, "detail": error.detail}}
+    except MemoryError:
+        return {"error": {"code": AudioUndecodable.code, "detail": "decoding needs more memory than allowed"}}
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return {"error": {"code": AudioTooLong.code, "detail": "the decoded recording is larger than allowed"}}
+
+
 def main(words: list[str] | None = None) -> int:
     """Run `python -m models.media decode IN OUT [--limits JSON] [--track N]`: print one line of JSON, {"ok": {...}} or
     {"error": {"code", "detail"}}, and return 0 or 1."""
@@ -92,17 +113,10 @@ def main(words: list[str] | None = None) -> int:
     except (TypeError, ValueError) as error:
         parser.error(f"--limits: {error}")
     try:
-        answer = {"ok": dataclasses.asdict(decode(given.source, given.target, limits, given.track))}
-    except MediaError as error:
-        answer = {"error": {"code": error.code, "detail": error.detail}}
-    except MemoryError:
-        answer = {"error": {"code": AudioUndecodable.code, "detail": "decoding needs more memory than allowed"}}
+        answer = report(given.source, given.target, limits, given.track)
     except OSError as error:
-        if error.errno == errno.EFBIG:
-            answer = {"error": {"code": AudioTooLong.code, "detail": "the decoded recording is larger than allowed"}}
-        else:
-            sys.stderr.write(f"python -m models.media: {error.strerror}\n")
-            return 2
+        sys.stderr.write(f"python -m models.media: {error.strerror}\n")
+        return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     sys.stdout.write(json.dumps(answer) + "\n")

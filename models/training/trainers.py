@@ -34,6 +34,7 @@ from models.runs.run_folder import (
     read_setup,
     separator_weights,
 )
+from models.threads import usable_cores
 from models.training import anchors, detector, paper
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.detector_validation import mean_average_precision
@@ -68,6 +69,7 @@ class Machine:
             strategy="ddp" if devices * nodes > 1 else "auto",
         )
         made.launch()
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores(devices)))
         return made
 
 

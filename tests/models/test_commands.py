@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from models import checkpoints
-from models.__main__ import app, main
+from models.__main__ import COMMANDS, LazyCommand, app, main
 from models.media import Limits
 from models.networks import htsat, unet
 from models.own_recordings import open_recording
 from models.query import PAPER_RULES
+from tests.conftest import REPOSITORY
 from tests.models.bands import tone
 
 DETECTOR = htsat.HyperParameters(
@@ -174,10 +177,27 @@ def test_ctrl_c_is_no_traceback_and_leaves_nothing(folder, weights, capsys, monk
     assert not (folder / "mixture-stems").exists()
 
 
-def test_help_names_every_command():
-    said = run("--help")
-    for command in ("separate", "detect", "embed", "convert", "train", "evaluate", "bench"):
-        assert command in said
+def test_help_names_every_command_in_its_own_words():
+    said = " ".join(run("--help").split())
+    for name, (place, sentence) in COMMANDS.items():
+        own = " ".join((LazyCommand(name, place, sentence).load().help or "").split())
+        assert name in said and sentence in said and own.startswith(sentence), name
+
+
+def test_help_loads_neither_torch_nor_what_else_takes_time():
+    """Torch alone takes a second."""
+    code = "import sys, models.__main__; models.__main__.main(sys.argv[1:]); print(*sys.modules)"
+    for arguments in ((), ("separate",), ("detect",), ("embed",)):
+        command = [sys.executable, "-c", code, *arguments, "--help"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+        assert not {"torch", "numpy", "scipy", "av", "matplotlib", "lightning"} & set(said.splitlines()[-1].split())
+
+
+def test_separate_and_detect_load_nothing_that_they_do_not_use():
+    """Each of these takes half a second or more."""
+    code = "import sys, models.engine; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert not {"scipy", "matplotlib", "lightning", "sympy", "pandas"} & set(said.stdout.split())
 
 
 # Real files

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from app.errors import DiskFull
-from models.encoding import FORMATS, open_writer
+from models.encoding import open_writer
+from models.formats import FORMATS
 from models.options import SeparationOptions
 from models.separation import Source
 from models.stems import Spool, SpooledStems, write

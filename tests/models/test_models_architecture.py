@@ -6,13 +6,14 @@ from pathlib import Path
 import models
 
 ROWS = (
-    {"errors"},
-    {"audio", "loudness", "spectrum", "wiener", "plda", "presence"},
-    {"encoding", "labels", "matching", "networks", "precision", "profiles", "query"},
-    {"media", "authors", "detection", "detector_runner", "options"},
+    {"errors", "threads"},
+    {"audio", "formats", "loudness", "spectrum", "wiener", "plda", "presence"},
+    {"encoding", "labels", "matching", "networks", "options", "precision", "profiles", "query"},
+    {"media", "authors", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
-    {"stems"},
+    {"short_recordings", "sources", "stems"},
     {"engine", "runs", "validation"},
+    {"many"},
     {"bench", "commands"},
     {"training", "evaluation"},  # neither imports the other
     {"experiments"},

@@ -1,0 +1,1 @@
+"""Many recordings in one command: `separate` and `detect` of files, folders and globs."""

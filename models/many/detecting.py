@@ -1,0 +1,81 @@
+"""Detection of the sounds in many recordings."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from models.detection import Detection
+from models.engine import Engine
+from models.errors import ModelsError
+from models.many.decoded import DecodedAhead
+from models.many.inputs import Input
+from models.many.journal import Journal
+from models.media import ANY_LENGTH
+
+
+def detect_all(
+    engine: Engine,
+    inputs: Sequence[Input],
+    output: Path,
+    top: int,
+    threshold: float,
+    track: int | None,
+    advance: Callable[[float, str], object],
+) -> Journal:
+    """Detect the sounds in recordings, write NAME.json of each below `output`, and return the journal,
+    `detections.csv` there.
+
+    advance(ratio, name of a recording) is called after each.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    shown = ["duration", "tag", "probability", "events"]
+    journal = Journal(output / "detections.csv", shown, [], inputs, [engine.model_id, top, threshold, track])
+
+    def report_path(key: str) -> Path:
+        return output / f"{key}.json"
+
+    with journal:
+        waiting = journal.waiting(lambda row: report_path(row["output"]).is_file())
+        with DecodedAhead(waiting, output, track).running() as decoded:
+            for done, (one, recording) in enumerate(decoded, len(inputs) - len(waiting) + 1):
+                if isinstance(recording, Exception):
+                    journal.add(one, recording)
+                else:
+                    try:
+                        found = engine.detect_file(recording.path, top, threshold, limits=ANY_LENGTH)
+                        warnings = recording.warnings
+                        _write(output / one.folder / f"{one.name}.json", found, engine.model_id, warnings)
+                    except (ModelsError, OSError, ValueError) as error:
+                        journal.add(one, error)
+                    else:
+                        journal.add(one, **_cells(found), warnings=" ".join(warnings))
+                    finally:
+                        decoded.release(recording)
+                advance(done / len(inputs), one.path.name)
+    return journal
+
+
+def describe(found: Detection, model: str, warnings: list[str]) -> dict[str, object]:
+    """Return a detection for JSON."""
+    return {
+        "duration": found.duration,
+        "tags": [asdict(tag) for tag in found.tags],
+        "events": [asdict(event) for event in found.events],
+        "model": model,
+        "warnings": warnings,
+    }
+
+
+def _write(path: Path, found: Detection, model: str, warnings: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(describe(found, model, warnings), indent=2) + "\n", encoding="utf-8")
+
+
+def _cells(found: Detection) -> dict[str, object]:
+    return {
+        "duration": f"{found.duration:.3f}",
+        "tag": found.tags[0].label,
+        "probability": f"{found.tags[0].probability:.3f}",
+        "events": len(found.events),
+    }
