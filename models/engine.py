@@ -1,8 +1,6 @@
 """The engine: the public interface of the models. Makes queries, detections and stems of recordings."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +21,7 @@ from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
+from models.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
 from models.short_recordings import RecordingFile, ShortRecording, read_short, run_in_batches, separate_short
@@ -31,10 +30,6 @@ from models.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
-Progress = Callable[[float, str], None]
-
-# The approximate share of a separation's time that each stage takes, as start and end.
-_STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
 # Memory for the masks of one batch. More is no faster on a CPU; on a GPU this fills the device.
 _MASKING_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
 _MOST_MASKS = 16
@@ -47,27 +42,6 @@ class Separation:
     stems: dict[str, Waveform]
     residual: Waveform
     presence: dict[str, float]
-
-
-@dataclass(frozen=True)
-class SeparatedFiles:
-    """Stems as files, the residual last and named "residual". gain: the factor on mixture and stems that avoids
-    clipping. frames, duration (s): of the mixture and of every stem."""
-
-    stems: list[StemFile]
-    presence: dict[str, float]
-    gain: float
-    rate: int
-    channels: int
-    frames: int
-    duration: float
-
-    @classmethod
-    def of(
-        cls, source: Source, done: "_Separated", names: Sequence[str], files: list[StemFile], gain: float
-    ) -> "SeparatedFiles":
-        presence = {name: decision.presence for name, decision in zip(names, done.decisions, strict=True)}
-        return cls(files, presence, gain, source.rate, source.channels, done.frames, done.frames / source.rate)
 
 
 class Engine:
@@ -281,7 +255,7 @@ class Engine:
         progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names.
         """
         source = in_memory(recording)
-        report = _reporter(progress)
+        report = reporter(progress)
         plan = self._plan(queries, options)
         blocks: list[list[Tensor]] = [[] for _ in queries]
         decisions = self._separate(
@@ -319,20 +293,20 @@ class Engine:
             check_format(options.format, source.rate, source.channels, options.bit_depth)
             if not queries and not options.residual:
                 raise ValueError("no queries and no residual: there is nothing to write")
-            report = _reporter(progress)
+            report = reporter(progress)
             plan = self._plan(queries, options)
-            with _folder(Path(folder)) as place, Spool(place, len(queries), source.channels) as spool:
+            with output_folder(Path(folder)) as place, Spool(place, len(queries), source.channels) as spool:
                 done = self._separate(source, plan, spool.append, report, cancelled)
                 gates = [decision.gate for decision in done.decisions]
-                files, gain = stems.write(
+                written = stems.write(
                     SpooledStems(source, spool, gates, cancelled, done.peak),
                     list(queries),
                     Path(folder),
                     options,
-                    lambda written: report(written / done.frames, "encoding"),
+                    lambda count: report(count / done.frames, "encoding"),
                     source_name,
                 )
-        return SeparatedFiles.of(source, done, list(queries), files, gain)
+        return SeparatedFiles.of(source, done, list(queries), written)
 
     def separate_files(
         self,
@@ -362,9 +336,10 @@ class Engine:
             spooled = SpooledStems(in_memory(short.recording, short.mask), HeldStems(found), gates, peak=short.peak)
             short.file.folder.mkdir(parents=True, exist_ok=True)
             place, name = short.file.folder, short.file.source_name
-            files, gain = stems.write(spooled, list(queries), place, options, lambda written: None, name)
-            done = _Separated(decisions, short.recording.frames, short.peak)
-            return SeparatedFiles.of(spooled.source, done, list(queries), files, gain)
+            written = stems.write(spooled, list(queries), place, options, lambda count: None, name)
+            computation = self._computation(options.batch or self._masks_at_once(short.window.samples.shape[1]))
+            done = Separated(decisions, short.recording.frames, short.peak, computation)
+            return SeparatedFiles.of(spooled.source, done, list(queries), written)
 
         def separate_long(one: RecordingFile) -> SeparatedFiles:
             return self.separate_file(
@@ -410,7 +385,7 @@ class Engine:
         keep: Callable[[int, Tensor], None],
         report: Progress,
         cancelled: Callable[[], bool],
-    ) -> "_Separated":
+    ) -> "Separated":
         """Separate, and pass the query and samples (C, n) of stems' blocks to `keep`."""
         read, peak = 0, 0.0
 
@@ -428,7 +403,7 @@ class Engine:
         if plan.masking is None:
             for _ in counted.blocks():
                 pass
-            return _Separated([], read, peak)
+            return Separated([], read, peak, self._computation(0))
         total = plan.windows.count(round(source.frames * self.rate / source.rate)) if source.frames else None
         tracker = self._tracker(plan)
         for target, block in separated_blocks(
@@ -442,7 +417,11 @@ class Engine:
             cancelled=cancelled,
         ):
             keep(target, block)
-        return _Separated(tracker.decide(plan.gates), read, peak)
+        return Separated(tracker.decide(plan.gates), read, peak, self._computation(plan.masking.batch))
+
+    def _computation(self, batch: int) -> dict[str, int]:
+        bits = 16 if self._arithmetic.bfloat16 else 32
+        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits}
 
     def _tracker(self, plan: "_Plan") -> PresenceTracker:
         return PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
@@ -464,44 +443,6 @@ class _Plan:
         return self.masking.windows if self.masking is not None else 1
 
 
-@contextmanager
-def _folder(path: Path) -> Iterator[Path]:
-    """Make a folder with a temporary one inside; a failure leaves neither."""
-    existed = path.is_dir()
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".spool-", dir=path, ignore_cleanup_errors=True) as waiting:
-            yield Path(waiting)
-    except BaseException:
-        if not existed:
-            with suppress(OSError):  # what is left in it must not hide the error
-                path.rmdir()
-        raise
-
-
-@dataclass(frozen=True)
-class _Separated:
-    """The decisions of a separation, and the mixture's length in samples and highest amplitude."""
-
-    decisions: Sequence[Decision]
-    frames: int
-    peak: float
-
-
 def _span(recording: Waveform, start: float, end: float) -> Waveform:
     require_inside(start, end, recording.duration)
     return recording.span(start, end)
-
-
-def _reporter(progress: Progress | None) -> Progress:
-    """Return a function that reports (share of a stage, stage) as a ratio of the whole, which never falls."""
-    reached = 0.0
-
-    def report(share: float, stage: str) -> None:
-        nonlocal reached
-        start, end = _STAGES[stage]
-        reached = max(reached, start + (end - start) * min(max(share, 0.0), 1.0))
-        if progress is not None:
-            progress(reached, stage)
-
-    return report

@@ -174,7 +174,7 @@ class Masking:
         self._separator = separator
         self._observe = observe
         self._conditions = conditions
-        self._batch = batch
+        self.batch = batch
         self._joint = joint
         self._exhaustive = exhaustive
         self._autocast = autocast
@@ -183,7 +183,7 @@ class Masking:
     @property
     def windows(self) -> int:
         """Number of windows to pass at once."""
-        return max(1, self._batch // self.queries)
+        return max(1, self.batch // self.queries)
 
     @torch.inference_mode()
     def __call__(self, mixtures: Tensor) -> Iterator[Tensor]:
@@ -212,7 +212,7 @@ class Masking:
         with self._autocast():
             encoded = self._separator.encode_mixture(magnitude)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
-        for window, query in (batch.T for batch in pairs.split(self._batch)):
+        for window, query in (batch.T for batch in pairs.split(self.batch)):
             if self._observe is not None:
                 self._observe(len(query))
             inputs = encoded if count == 1 else tuple(part[window] for part in encoded)

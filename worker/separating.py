@@ -56,7 +56,7 @@ class _Separation:
             stems=stems,
             gain=files.gain,
             model=self._execution.model,
-            metrics=self._execution.timer.metrics(STAGE_METRICS, files.duration),
+            metrics=self._execution.timer.metrics(STAGE_METRICS, files.duration) | files.computation,
         )
         return Outcome(result, list(self._states.values()), self._warnings)
 

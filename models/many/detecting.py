@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from models.detection import Detection
 from models.engine import Engine
@@ -72,7 +73,7 @@ def _write(path: Path, found: Detection, model: str, warnings: list[str]) -> Non
     path.write_text(json.dumps(describe(found, model, warnings), indent=2) + "\n", encoding="utf-8")
 
 
-def _cells(found: Detection) -> dict[str, object]:
+def _cells(found: Detection) -> dict[str, Any]:
     return {
         "duration": f"{found.duration:.3f}",
         "tag": found.tags[0].label,

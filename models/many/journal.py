@@ -62,7 +62,7 @@ class Journal:
                 left.append(one)
         return left
 
-    def add(self, one: Input, error: Exception | None = None, **cells: object) -> None:
+    def add(self, one: Input, error: Exception | None = None, **cells: Any) -> None:
         """Add the row of a recording, and write it."""
         row = {
             "recording": printable(one.path),
@@ -121,4 +121,4 @@ class Journal:
 
 
 def _key(one: Input) -> str:
-    return printable(one.folder / one.name)
+    return printable(Path(one.folder, one.name))

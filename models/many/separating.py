@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from models.engine import Engine, SeparatedFiles
 from models.many.decoded import DecodedAhead
@@ -67,7 +68,7 @@ def separate_all(
     return journal
 
 
-def _cells(made: SeparatedFiles, recording: OwnRecording, output: Path) -> dict[str, object]:
+def _cells(made: SeparatedFiles, recording: OwnRecording, output: Path) -> dict[str, Any]:
     return {
         "duration": f"{made.duration:.3f}",
         "gain": f"{made.gain:.4g}",

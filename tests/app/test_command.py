@@ -9,12 +9,12 @@ from app.command import COMMANDS, missing, program
 from tests.conftest import REPOSITORY
 
 
-def earmark(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
+def earmark(
+    *words: str, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     code = "import sys; sys.argv[0] = 'earmark'; from app.command import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "dumb", **options.pop("environment", {})}  # pyright: ignore
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, **options
-    )  # pyright: ignore
+    given = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "dumb", **(environment or {})}
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=given, cwd=cwd)
 
 
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:

@@ -70,7 +70,8 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
         assert (rate, len(read)) == (RATE, len(samples))
         total += read
     assert np.abs(total - np.round(samples * 2**15) / 2**15).max() < 1e-5
-    assert set(result.metrics) == {"decoding", "separating", "encoding", "real_time_factor"}
+    computation = {"threads", "batch", "bits"}
+    assert set(result.metrics) == {"decoding", "separating", "encoding", "real_time_factor", *computation}
     assert all(figure > 0 for figure in result.metrics.values())
 
 

@@ -1,0 +1,115 @@
+"""What is done to be fast changes nothing that can be heard: against `exact`, one at a time, in one pass."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.audio import Waveform
+from models.engine import Engine, SeparatedFiles
+from models.options import SeparationOptions
+from models.short_recordings import RecordingFile
+from models.validation.metrics import sdr, si_sdr
+from tests.models.test_base import RECORDINGS, recording
+
+WAV = SeparationOptions(format="wav", gate=False)
+
+
+@pytest.fixture(scope="module")
+def exact() -> Engine:
+    return Engine.load("base", device="cpu", precision="exact")
+
+
+@pytest.fixture(scope="module")
+def auto() -> Engine:
+    return Engine.load("base", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Clips of 1.4 s of a real mixture."""
+    folder = tmp_path_factory.mktemp("clips")
+    samples, rate = soundfile.read(RECORDINGS / "mixture.flac", dtype="float32", always_2d=True)
+    paths = []
+    for number in range(4):
+        paths.append(folder / f"{number}.wav")
+        start = round(number * 1.4 * rate)
+        soundfile.write(paths[-1], samples[start : start + round(1.4 * rate)], rate, "FLOAT")
+    return paths
+
+
+def separate_many(
+    engine: Engine, clips: list[Path], folder: Path, options: SeparationOptions = WAV
+) -> list[SeparatedFiles]:
+    files = [RecordingFile(path, folder, path.stem) for path in clips]
+    made = dict(engine.separate_files(files, {"bird": engine.label("Bird")}, options))
+    answers = [made[file] for file in files]
+    assert all(isinstance(answer, SeparatedFiles) for answer in answers)
+    return answers  # pyright: ignore[reportReturnType]
+
+
+def samples(files: list[SeparatedFiles]) -> list[torch.Tensor]:
+    return [torch.from_numpy(soundfile.read(made.stems[0].path, dtype="float32")[0].T.copy()) for made in files]
+
+
+def test_batches_of_short_recordings_are_close_to_exact_ones(
+    exact: Engine, auto: Engine, clips: list[Path], tmp_path: Path
+) -> None:
+    alone = [
+        exact.separate_file(path, {"bird": exact.label("Bird")}, tmp_path / f"one-{path.stem}", WAV) for path in clips
+    ]
+    one, many = (torch.cat(samples(files), dim=1) for files in (alone, separate_many(auto, clips, tmp_path / "many")))
+    target = recording("target").samples[:, : one.shape[1]]
+    assert sdr(many, one).min() > 30
+    assert (si_sdr(many, target).mean() - si_sdr(one, target).mean()).abs() <= 0.05
+    for one, many in zip(samples(alone), samples(separate_many(exact, clips, tmp_path / "exact")), strict=True):
+        assert (one - many).abs().max() < 1e-5
+
+
+def test_the_same_computation_gives_the_same_bytes(auto: Engine, clips: list[Path], tmp_path: Path) -> None:
+    options = SeparationOptions(format="flac")
+    first, again = (separate_many(auto, clips, tmp_path / name, options) for name in ("first", "again"))
+    assert [one.computation for one in first] == [one.computation for one in again]
+    assert set(first[0].computation) == {"threads", "batch", "bits"}
+    for one, other in zip(first, again, strict=True):
+        assert one.stems[0].path.read_bytes() == other.stems[0].path.read_bytes()
+
+
+@pytest.mark.parametrize(("precision", "ratio"), [("exact", 100), ("auto", 50)])
+def test_the_batch_does_not_matter(precision: str, ratio: float, exact: Engine, auto: Engine, tmp_path: Path) -> None:
+    """Beyond rounding: in float32 by 1e-5 at most."""
+    engine = exact if precision == "exact" else auto
+    queries = {name: engine.label(name) for name in ("Bird", "Siren", "Dog")}
+    mixture = recording("mixture")
+    one, more = (
+        engine.separate(mixture, queries, SeparationOptions(window=4, batch=batch)).stems["Bird"].samples
+        for batch in (1, 5)
+    )
+    assert sdr(more, one).min() > ratio
+    assert precision == "auto" or (more - one).abs().max() < 1e-5
+
+
+def test_the_difference_to_one_pass_has_nothing_at_the_seams_of_windows(exact: Engine) -> None:
+    """Steps of the difference at seams, compared with those elsewhere: a click would be one. Without context and
+    overlap it is."""
+    parts = [recording(name).samples.mean(dim=0) for name in ("mixture", "example", "target")]
+    mixture, rate = Waveform(torch.cat(parts * 2)[None], 44100), 44100
+    query = {"bird": exact.label("Bird")}
+
+    def separated(options: SeparationOptions) -> np.ndarray:
+        return exact.separate(mixture, query, options).stems["bird"].samples[0].numpy()
+
+    one_pass = separated(SeparationOptions(window=mixture.duration + 2, gate=False))
+
+    def steps_at_seams(context: float, overlap: float) -> float:
+        options = SeparationOptions(window=3, context=context, overlap=overlap, gate=False)
+        steps = np.abs(np.diff(separated(options) - one_pass))
+        stride = 3 - 2 * context - overlap
+        seams = np.arange(3 - 2 * context - overlap / 2, mixture.duration - 3, stride)
+        elsewhere = np.random.default_rng(0).uniform(3, mixture.duration - 3, 2000)
+        near = [np.mean([steps[int(at * rate) - 8 :][:16].max() for at in places]) for places in (seams, elsewhere)]
+        return near[0] / near[1]
+
+    assert steps_at_seams(0.5, 0.25) < 1.5 < 3 < steps_at_seams(0, 0)
