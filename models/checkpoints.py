@@ -57,6 +57,11 @@ class Bundle:
     predicted: frozenset[str] = frozenset()
 
     @property
+    def queries_of(self) -> list[str]:
+        """The earlier versions whose queries this one understands: their query encoder is the same."""
+        return self.config.get("queries_of", [])
+
+    @property
     def clip_embeddings(self) -> dict[str, Tensor]:
         """The class embeddings that are of clips: presence is fitted with these."""
         return {mid: vector for mid, vector in self.class_embeddings.items() if mid not in self.predicted}

@@ -361,7 +361,7 @@ def _queries(
 
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]
-    made: list[tuple[str, Query]] = [(path.stem, Query.load(path, engine.model_id)) for path in saved]
+    made: list[tuple[str, Query]] = [(path.stem, engine.accept(Query.load(path))) for path in saved]
     if query_text is not None and not examples:
         raise typer.BadParameter("--query-text says what the recordings of --query are: give one")
     if examples:

@@ -93,6 +93,14 @@ class Engine:
         """Sample rate of the networks in Hz."""
         return self._separator.rate
 
+    def accept(self, query: Query) -> Query:
+        """Return a query as one of this model. Raises QueryModelMismatch unless it was made by this version, or by an
+        earlier one with the same query encoder."""
+        if query.model in {f"{self._bundle.name}@{version}" for version in self._bundle.queries_of}:
+            return replace(query, model=self.model_id)
+        require_model(query, self.model_id)
+        return query
+
     def describe(self) -> dict[str, Any]:
         """Return the description that a worker announces: the model, and the classes that it detects or separates."""
         classes = self._classes()
@@ -103,6 +111,7 @@ class Engine:
             "labels": len(self._detected()),
             "askable_labels": sum(known.askable for known in classes),
             "sample_rate": self.rate,
+            "queries_of": list(self._bundle.queries_of),
             "classes": [
                 asdict(known) | {"path": list(known.path), "synonyms": list(known.synonyms)} for known in classes
             ],
@@ -355,7 +364,7 @@ class Engine:
         """window: samples of the windows that are to be masked, by default the options'."""
         stems.check_names(list(queries))
         for one in queries.values():
-            require_model(one, self.model_id)
+            self.accept(one)
         windows = Windows.of(self._separator, options)
         gates = options.gate and self._gates
         if not queries:

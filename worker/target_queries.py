@@ -11,7 +11,8 @@ from app.records.shared import EmbeddingRecord, MatchedClass, unpack_vector
 from models import auto_targets as detected
 from models import labels
 from models.errors import LabelUnknown, SilentQuery
-from models.query import Query, require_model
+from models.engine import Engine
+from models.query import Query
 from worker.execution import JobExecution, Recording, read_mono
 
 _LEAST_NORM = 0.05  # of the query's norm that must remain after the negative query is subtracted; less is noise
@@ -75,7 +76,7 @@ def _positive_query(execution: JobExecution, mixture: Recording, target: TargetR
     if target.spans:
         return _span_query(execution, mixture, target.spans)
     if target.embedding is not None:
-        return _embedding_query(target.embedding, execution.context.engine.model_id)
+        return _embedding_query(target.embedding, execution.context.engine)
     return execution.embed_examples(target.examples)
 
 
@@ -106,12 +107,11 @@ def _negative_query(execution: JobExecution, target: TargetRecord) -> Query | No
     return None
 
 
-def _embedding_query(embedding: EmbeddingRecord, model: str) -> Query:
+def _embedding_query(embedding: EmbeddingRecord, engine: Engine) -> Query:
     query = Query(
         torch.tensor(unpack_vector(embedding.vector)),
         embedding.model.id,
         coherence=1.0 if embedding.coherence is None else embedding.coherence,
         seconds_used=embedding.seconds_used or 0.0,
     )
-    require_model(query, model)  # the engine checks it too, but then the whole job would fail
-    return query
+    return engine.accept(query)  # the engine checks it later too, but then the whole job would fail

@@ -48,7 +48,8 @@ class ClassDescription(BaseModel):
 
 
 class ModelDescription(BaseModel):
-    """A model, as its workers describe it. `sample_rate` in hertz."""
+    """A model, as its workers describe it. `sample_rate` in hertz; `queries_of`: the earlier versions whose queries it
+    understands, since their query encoder is the same."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -58,7 +59,12 @@ class ModelDescription(BaseModel):
     labels: int
     askable_labels: int
     sample_rate: int
+    queries_of: list[str] = []
     classes: list[ClassDescription] = []
+
+    def understands(self, made_by: str | None) -> bool:
+        """Return whether a query that a model made, such as "base@3", can be used with this one."""
+        return made_by in {f"{self.name}@{version}" for version in (self.version, *self.queries_of)}
 
 
 def workers_key(model: str, short: bool = False) -> str:

@@ -64,8 +64,8 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
         detail = f"The saved query is {job.status}; it can be used once it has succeeded."
         raise QueryNotReady(detail, [field_error(detail, *pointer)])
     embedding = EmbeddingRecord.model_validate(job.result)
-    required = validation.model_record(model)
-    if embedding.model != required:
-        detail = f"The saved query belongs to the model {embedding.model.id}; this separation uses {required.id}."
+    if not model.understands(embedding.model.id):
+        used = validation.model_record(model).id
+        detail = f"The saved query belongs to the model {embedding.model.id}; this separation uses {used}. Save it again."
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
     return embedding

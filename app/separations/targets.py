@@ -98,7 +98,7 @@ def _embedding_record(
 
 
 def _require_model(model: ModelDescription, made_by: str | None, *pointer: str | int) -> None:
-    required = job_validation.model_record(model).id
-    if made_by != required:
-        detail = f"The embedding belongs to the model {made_by}; this separation uses {required}."
+    if not model.understands(made_by):
+        used = job_validation.model_record(model).id
+        detail = f"The embedding belongs to the model {made_by}; this separation uses {used}."
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])

@@ -39,6 +39,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
     made, clips, classes, log = assembly.assemble(run, name, version)
     if blend is not None:
         made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
+    made.config |= _understood(made)
     rules = QueryRules(**made.config["query"])
     rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
     if rows and made.config["preset"] != "paper":  # the paper's preset has no gate
@@ -80,6 +81,25 @@ def name_classes(weights: str, corpus: Path, ear: Path | None, cache: Path) -> B
         checkpoints.save(made, folder, half=True)
     class_queries.write(classes, folder / f"{prefix}classes.csv")
     return made
+
+
+def _understood(made: Bundle) -> dict[str, list[str]]:
+    """Return the entry of the config that lists the earlier versions whose queries a new one understands: those of the
+    shipped model of its name, if the query encoder is the same. The prior that corrects examples may differ a little,
+    being fitted to other clips."""
+    if made.name not in checkpoints.model_names():
+        return {}
+    before = checkpoints.load(made.name)
+    encoders = [model.detector.state_dict() for model in (before, made)]
+    same = made.config["query"] == before.config["query"] and encoders[0].keys() == encoders[1].keys()
+    if not same or not all(_equal(entry, encoders[1][name]) for name, entry in encoders[0].items()):
+        return {}
+    return {"queries_of": [*before.queries_of, before.version]}
+
+
+def _equal(shipped: Tensor, made: Tensor) -> bool:
+    """Return whether an entry was made of the other, in float16 where it is a matrix."""
+    return shipped.shape == made.shape and bool(torch.isclose(shipped.float(), made.float(), rtol=1e-3, atol=1e-4).all())
 
 
 def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:

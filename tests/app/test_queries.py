@@ -10,7 +10,7 @@ from app.jobs.lifecycle import JobError
 from app.records.queries import QueryRequest
 from app.records.separations import SeparationRequest
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
-from tests.app.conftest import VECTOR, Service, problem, wav
+from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
 OWN = ["name", "examples", "coherence", "seconds_used"]
 
@@ -132,6 +132,15 @@ def test_another_models_query_is_refused(folder_service: Service) -> None:
     answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets})
     told = problem(answer, 422, "query_model_mismatch")
     assert told["errors"][0]["pointer"] == "/targets/0/query_id" and "base@0" in told["detail"]
+
+
+def test_a_query_of_an_earlier_version_with_the_same_query_encoder_is_used(folder_service: Service) -> None:
+    query_id = folder_service.saved_query(version="0")
+    mixture = {"audio_id": folder_service.recording()["id"]}
+    folder_service.deps.model_registry.announce(MODEL | {"queries_of": ["0"]}, "worker-2")
+    targets = [{"name": "dog", "query_id": query_id}]
+    answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets})
+    assert answer.status_code == 202, answer.text
 
 
 def test_a_saved_query_outlives_every_retention(folder_service: Service) -> None:

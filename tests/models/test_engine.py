@@ -113,6 +113,18 @@ def test_a_query_of_another_model_is_refused():
         engine().separate(recording(1), {"it": Query(torch.ones(BANDS), "base@1")})
 
 
+def test_a_query_of_an_earlier_version_with_the_same_encoder_is_understood():
+    model = bundle()
+    model.config["queries_of"] = ["0"]
+    newer = Engine(model, device="cpu", precision="exact")
+    old = Query(torch.eye(BANDS)[0], "bands@0")
+    assert newer.accept(old).model == "bands@1"
+    stems = newer.separate(recording(1), {"it": old, "the same": ask(0)}).stems
+    assert torch.equal(stems["it"].samples, stems["the same"].samples)
+    with pytest.raises(QueryModelMismatch):
+        newer.accept(Query(torch.eye(BANDS)[0], "bands@00"))
+
+
 def test_the_description_is_what_a_worker_announces():
     described = engine().describe()
     assert {key: described[key] for key in described if key != "classes"} == {
@@ -122,6 +134,7 @@ def test_the_description_is_what_a_worker_announces():
         "labels": 527,
         "askable_labels": 3,
         "sample_rate": 32000,
+        "queries_of": [],
     }
     assert len(described["classes"]) == 527
     dog = next(entry for entry in described["classes"] if entry["slug"] == "dog")

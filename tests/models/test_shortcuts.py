@@ -110,6 +110,6 @@ def test_the_difference_to_one_pass_has_nothing_at_the_seams_of_windows(exact: E
         seams = np.arange(3 - 2 * context - overlap / 2, mixture.duration - 3, stride)
         elsewhere = np.random.default_rng(0).uniform(3, mixture.duration - 3, 2000)
         near = [np.mean([steps[int(at * rate) - 8 :][:16].max() for at in places]) for places in (seams, elsewhere)]
-        return near[0] / near[1]
+        return float(near[0] / near[1])
 
     assert steps_at_seams(0.5, 0.25) < 1.5 < 3 < steps_at_seams(0, 0)
