@@ -10,8 +10,8 @@ from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, unpack_vector
 from models import auto_targets as detected
 from models import labels
-from models.errors import LabelUnknown, SilentQuery
 from models.engine import Engine
+from models.errors import LabelUnknown, SilentQuery
 from models.query import Query
 from worker.execution import JobExecution, Recording, read_mono
 

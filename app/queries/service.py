@@ -66,6 +66,8 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
     embedding = EmbeddingRecord.model_validate(job.result)
     if not model.understands(embedding.model.id):
         used = validation.model_record(model).id
-        detail = f"The saved query belongs to the model {embedding.model.id}; this separation uses {used}. Save it again."
+        detail = (
+            f"The saved query belongs to the model {embedding.model.id}; this separation uses {used}. Save it again."
+        )
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
     return embedding

@@ -56,3 +56,7 @@ class Clips:
     def without(self, mids: frozenset[str]) -> "Clips":
         """Return the same array with the clips that are labelled with none of the classes."""
         return Clips(self.samples, [clip for clip in self.clips if not mids.intersection(clip.mids)])
+
+    def without_groups(self, groups: frozenset[str]) -> "Clips":
+        """Return the same array without the clips of some source groups."""
+        return Clips(self.samples, [clip for clip in self.clips if clip.group not in groups])

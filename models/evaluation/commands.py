@@ -21,6 +21,7 @@ from models.evaluation import (
     failures_report,
     mixture_figures,
     musdb,
+    practical,
     reporting_mixtures,
     tagging,
 )
@@ -39,6 +40,8 @@ app.command("events")(events.evaluate_events)
 app.command("worst")(failures_report.evaluate_worst)
 app.command("bands")(bands.evaluate_bands)
 app.command("draw-bands")(bands.draw_bands)
+app.command("practical")(practical.evaluate_practical)
+app.command("draw-practical")(practical.draw_practical)
 console = Console()
 progress_console = Console(stderr=True)
 

@@ -19,6 +19,7 @@ from models.checkpoints import load as load_model
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
 from models.corpus.relations import with_descendants
+from models.corpus.reserved import reserved_groups
 from models.labels import find, lookup
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.resunet import ResUNet
@@ -55,10 +56,9 @@ class Place:
         return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
 
     def clips(self, split: str) -> Clips:
-        """Return the split's clips without held-out classes."""
-        return load(self.corpus, split, self.cache, progress_console.print).without(
-            frozenset(self.held_out + self.separator_held_out)
-        )
+        """Return the split's clips without held-out classes, nor what is reserved for evaluation."""
+        clips = load(self.corpus, split, self.cache, progress_console.print)
+        return clips.without(frozenset(self.held_out + self.separator_held_out)).without_groups(reserved_groups())
 
     def embeddings(self, query_encoder: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
         """Return the queries of the training clips, cached."""
