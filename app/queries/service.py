@@ -66,8 +66,6 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
     embedding = EmbeddingRecord.model_validate(job.result)
     if not model.understands(embedding.model.id):
         used = validation.model_record(model).id
-        detail = (
-            f"The saved query belongs to the model {embedding.model.id}; this separation uses {used}. Save it again."
-        )
+        detail = f"The saved query belongs to the model {embedding.model.id}, not to {used}: save its examples again."
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
     return embedding

@@ -97,7 +97,7 @@ class PracticalSounds:
         score, second, *label = rest.split(" ", 2)
         parts = self._bands.parts(score, float(second))
         chosen = {"part": label, "all": list(parts), "rest": [name for name in parts if name not in label]}[kind]
-        return np.sum([parts[name] for name in chosen], axis=0, dtype=np.float32)
+        return np.stack([parts[name] for name in chosen]).sum(axis=0, dtype=np.float32)
 
     def example(self, row: PracticalRow) -> np.ndarray:
         """Return the whole example (n,) of a row."""

@@ -29,6 +29,12 @@ SILENT = 1e-4  # energy of a segment below which it counts as silent
 UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
 TRIES = 20  # draws of an unrelated clip before giving up
 ROOMS = 64
+# Sounds that last, with all below them: what people record speech in.
+LASTING = (
+    *("Wind", "Thunderstorm", "Water", "Fire", "Engine", "Vehicle", "Music", "Chatter", "Crowd", "Noise", "Mechanisms"),
+    *("Hubbub, speech noise, speech babble", "Applause", "Cheering", "Insect", "Mechanical fan", "Air conditioning"),
+)
+FIRST_WANTED = 0.75  # share of the first of several wanted classes
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class Recipe:
     unlabelled: share of sources that are unlabelled clips, if the corpus has any.
     band: share of mixtures that are three or four instruments playing at once.
     anchored: share of sources cut at their anchor rather than at a loud place.
+    wanted: classes of which the first source is in `wanted_share` of mixtures, with a semicolon between them; of
+        several, the first one in three quarters of these.
+    lasting: how many times as often as by `class_power` a class of LASTING sounds is interference.
     louder_of: number of random places, of which a clip longer than a segment is cut at the loudest.
     query_versions: number of cached versions of an example to draw from; the first is the unchanged clip.
     query_dropout: share of queries with a tenth of their values set to zero.
@@ -62,6 +71,9 @@ class Recipe:
     band: float = 0.0
     unlabelled: float = 0.3
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
+    wanted: str = ""
+    wanted_share: float = 0.0
+    lasting: float = 1.0
     louder_of: int = 2
     query_versions: int = VERSIONS
     query_dropout: float = 0.5
@@ -142,6 +154,9 @@ class Mixer:
             weights[place] = 0.0
             weights[place] = weights.sum() * recipe.unlabelled / (1 - recipe.unlabelled)
         self.shares = weights / weights.sum()
+        self.wanted = [self.classes.index(mid) for mid in self._known(recipe.wanted.split(";"))]
+        lasting = with_descendants(find(name).mid for name in LASTING)
+        self.foe_weights = weights * [recipe.lasting if mid in lasting else 1.0 for mid in self.classes]
         # Of each class, the classes that may interfere with it: all, and its siblings (places in `classes`).
         self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
         self.near_foes = {mid: self._shares(mid, siblings) for mid in self.classes}
@@ -255,7 +270,7 @@ class Mixer:
         recipe = self.recipe
         if recipe.band and random.random() < recipe.band and self.players:
             return self._band(random)
-        mid = self.classes[random.choice(len(self.classes), p=self.shares)]
+        mid = self.classes[self._first_class(random)]
         first = self._clip(mid, [], random)
         assert first is not None  # noqa: S101  there are no other sources yet
         chosen = [(first, mid)]
@@ -273,6 +288,17 @@ class Mixer:
             if clip is not None:
                 chosen.append((clip, other))
         return chosen
+
+    def _first_class(self, random: np.random.Generator) -> int:
+        """Choose the place of the first source's class."""
+        if not self.wanted or random.random() >= self.recipe.wanted_share:
+            return int(random.choice(len(self.classes), p=self.shares))
+        rest = self.wanted[1:]
+        return rest[random.integers(len(rest))] if rest and random.random() >= FIRST_WANTED else self.wanted[0]
+
+    def _known(self, names: list[str]) -> list[str]:
+        """Return the mids of the named classes that the clips have."""
+        return [mid for name in names if name and (mid := find(name).mid) in self.classes]
 
     def _band(self, random: np.random.Generator) -> list[tuple[int, str]]:
         """Choose three or four unrelated instruments, fewer if they are rare."""
@@ -315,7 +341,7 @@ class Mixer:
     def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
         """Return the places of the unrelated `wanted` classes, and the share of each; None if there are none."""
         places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not are_related(mid, other)]
-        return (places, self.shares[places] / self.shares[places].sum()) if places else None
+        return (places, self.foe_weights[places] / self.foe_weights[places].sum()) if places else None
 
     def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
         clip = self.clips.clips[index]

@@ -1,5 +1,7 @@
 """Training mixtures: their sources, queries and targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,19 @@ def test_queries_come_from_other_groups_on_request(clips: Clips) -> None:
     for _ in range(20):
         index = int(random.integers(len(clips.clips)))
         assert drawn.draw_query(index, clips.clips[index].mid, True, [], random)[index] == 0
+
+
+def test_wanted_classes_come_first_and_lasting_ones_interfere(clips: Clips) -> None:
+    recipe = Recipe(mixtures=40, seconds=1.0, third_source=0.0, single_source=0.0, hard_negative=0.0)
+
+    def classes(chosen: Recipe) -> list[frozenset[str]]:
+        drawn = Mixer(clips, small_corpus.embeddings(clips), chosen, STFT)
+        return drawn.classes_of(drawn.plan(0))
+
+    assert set(classes(replace(recipe, wanted="Dog", wanted_share=1.0, lasting=1e6))) == {
+        frozenset({mid("Dog"), mid("Wind")})
+    }
+    assert not all(mid("Dog") in mids for mids in classes(recipe))
 
 
 @pytest.mark.parametrize("held_out", ["Siren", "Dog", "Wind"])
