@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 import app.metrics
-from app.errors import ModelUnavailable, StoreUnavailable
+from app.errors import StoreUnavailable
 from app.jobs.lifecycle import JobError
 from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import queue_name
@@ -181,13 +181,11 @@ class _WorkerHeartbeat(threading.Thread):
                 logger.warning("Redis does not answer: %s", error)
 
     def _beat(self) -> None:
-        try:
-            self._registry.model(self._model)
-        except ModelUnavailable:
+        if self._registry.is_announced(self._model):
+            self._registry.heartbeat(self._model, self._worker, self._short)
+        else:
             logger.warning("Redis has lost its content; announcing %s again", self._model)
             self._registry.announce(self._description, self._worker, self._short)
-        else:
-            self._registry.heartbeat(self._model, self._worker, self._short)
 
     def stop(self) -> None:
         self._stopping.set()

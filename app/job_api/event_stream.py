@@ -6,6 +6,7 @@ stream closes after the last one. While the store does not return the large fiel
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -21,6 +22,8 @@ from app.errors import NotFound, RecordUnreadable, StoreUnavailable
 from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 15.0  # between comments while there is no event; proxies close what is silent for a minute
 _STORE_RETRY_SECONDS = 1.0  # between two attempts while the store does not answer
@@ -93,6 +96,7 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
         return b"".join(chunks)
 
     async def format_entries(entries: list[EventEntry]) -> AsyncIterator[bytes]:
+        nonlocal finished
         replayed = await run_in_threadpool(replay_entries, entries)
         while replayed and not deps.event_feed.ended:
             try:
@@ -101,6 +105,10 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
                 yield KEEPALIVE_COMMENT
                 await asyncio.sleep(_STORE_RETRY_SECONDS)
             except NotFound:  # deleted meanwhile; a further entry says so
+                return
+            except RecordUnreadable as error:  # the client's next poll answers with it
+                logger.error("the events of %s end: %s", job.id, error)
+                finished = True
                 return
             else:
                 yield await run_in_threadpool(format_events, complete)

@@ -90,6 +90,10 @@ class ModelRegistry:
         self._cache.pop(model.name, None)
         self.heartbeat(model.name, worker, short)
 
+    def is_announced(self, model: str) -> bool:
+        """Return whether a worker's announcement of a model is kept: the server may have lost it."""
+        return bool(self._redis.hexists(_MODELS, model))
+
     def heartbeat(self, model: str, worker: str, short: bool = False) -> None:
         """Record a worker's heartbeat. Workers call it every `heartbeat_seconds`, also while a job runs.
 

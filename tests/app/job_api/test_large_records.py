@@ -200,6 +200,22 @@ def test_an_open_stream_waits_for_the_store(relayed: tuple[Service, Relay]) -> N
         assert [line for line in lines if line.startswith("data:")] == []
 
 
+def test_a_stream_ends_where_large_fields_are_damaged(service: Service) -> None:
+    job = create_detection(service)
+    with service.client.stream("GET", job["events_url"]) as answer:
+        lines = answer.iter_lines()
+        assert '"queued"' in next(line for line in lines if line.startswith("data:"))
+        claimed = service.deps.jobs.claim(job["id"], "e")
+        assert claimed is not None and '"running"' in next(line for line in lines if line.startswith("data:"))
+        result = detection_result("aud_x", EVENTS).model_dump()
+        stored = service.deps.large_fields.store_outcome(claimed, "e", [], result, [])
+        assert stored is not None
+        service.deps.storage.put(stored.key, b"[damaged")
+        assert service.deps.jobs.publish(job["id"], "e", [], result, stored=stored)
+        assert [line for line in lines if line.startswith("data:")] == []
+    assert "DELETE works on it" in problem(service.client.get(job["url"]), 500, "internal")["detail"]
+
+
 def test_deletion_leaves_nothing(service: Service) -> None:
     job = create_detection(service, metadata={"a": "\u0001" * 500, "b": "\u0001" * 500, "c": "\u0001" * 500})
     assert finish_detection(service, job["id"]).is_partial
