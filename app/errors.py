@@ -29,6 +29,8 @@ EarmarkError                    internal                  500
   AudioInUse                    audio_in_use              409
   PresignUnavailable            presign_unavailable       409
   UploadMissing                 upload_missing            409
+  OffsetMismatch                offset_mismatch           409
+  TusVersionUnsupported         tus_version_unsupported   412   with Tus-Version
   QueryNotReady                 query_not_ready           409
   StemsExpired                  stems_expired             410
   UploadsExpired                uploads_expired           410
@@ -298,6 +300,23 @@ class UploadMissing(EarmarkError):
     code = "upload_missing"
     status = 409
     title = "The upload has not arrived"
+
+
+class OffsetMismatch(EarmarkError):
+    """A resumable upload does not go on at this offset; HEAD tells where it does."""
+
+    code = "offset_mismatch"
+    status = 409
+    title = "The upload goes on elsewhere"
+
+
+class TusVersionUnsupported(EarmarkError):
+    """The request needs `Tus-Resumable`, with the version of the protocol that this server has."""
+
+    code = "tus_version_unsupported"
+    status = 412
+    title = "This version of tus is not supported"
+    supported = "1.0.0"
 
 
 class QueryNotReady(EarmarkError):

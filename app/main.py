@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
+from app.audio.tus import router as tus
 from app.dependencies import Dependencies
 from app.health.routes import router as health
 from app.http import cors, docs, openapi, problems
@@ -58,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     resources = [served.resource for served in SERVED_KINDS]
     app.router.routes.extend(PollRoute(resource, deps) for resource in resources)
-    for router in (audio, *(served.router for served in SERVED_KINDS), labels, models, limits, health):
+    for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
     page.install(app)

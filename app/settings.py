@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         description="minimum rate of an upload, in bytes per second, while others find no room for theirs",
     )
     awaited_uploads: int = Field(
-        default=1000, ge=1, description="presigned uploads of one key that may be pending at once"
+        default=1000, ge=1, description="presigned and resumable uploads of one key that may be pending at once"
     )
     recording_seconds: float = Field(default=6 * HOUR, gt=0, description="maximum duration of a recording, in seconds")
     example_seconds: float = Field(default=60.0, gt=0, description="maximum duration of an example, in seconds")
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         default=600.0,
         gt=0,
         description="seconds that fetching one recording may take, from a URL, or from the store when a presigned "
-        "upload is completed",
+        "or resumable upload is completed",
     )
 
     # Authentication
@@ -324,7 +324,9 @@ class Settings(BaseSettings):
     )
 
     # Retention
-    upload_retention: float = Field(default=24 * HOUR, gt=0, description="seconds that an upload is kept")
+    upload_retention: float = Field(
+        default=24 * HOUR, gt=0, description="seconds that an upload is kept, and that a resumable one may take"
+    )
     stem_retention: float = Field(
         default=72 * HOUR, gt=0, description="seconds that stems are kept after their job has finished"
     )

@@ -31,10 +31,11 @@ from app.settings import Settings
 log = logging.getLogger("earmark.storage")
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
-_PART_BYTES = 5 * 1024 * 1024  # the smallest part that S3 accepts
+# The smallest part that S3 accepts. Unfinished resumable uploads have pieces of this size.
+PART_BYTES = 5 * 1024 * 1024
 _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
 _CONCURRENT_PARTS = 4  # that are sent at once
-MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * _PART_BYTES  # at most: the parts that are sent, and one that fills
+MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 
 
@@ -118,7 +119,7 @@ class Storage:
                     _check_key(key),
                     regroup(),
                     use_multipart=True,
-                    chunk_size=_PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
+                    chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
                     max_concurrency=_CONCURRENT_PARTS,
                 )
             except Exception as error:
@@ -135,7 +136,7 @@ class Storage:
         def blocks() -> Iterator[bytes]:
             nonlocal size
             with path.open("rb") as file:
-                while block := file.read(_PART_BYTES):
+                while block := file.read(PART_BYTES):
                     digest.update(block)
                     size += len(block)
                     yield block
@@ -146,7 +147,7 @@ class Storage:
                 _check_key(key),
                 blocks(),
                 use_multipart=True,
-                chunk_size=_PART_BYTES,
+                chunk_size=PART_BYTES,
                 max_concurrency=_CONCURRENT_PARTS,
             )
         return StoredObject(size, digest.hexdigest())
@@ -166,7 +167,7 @@ class Storage:
         size = 0
         try:
             with _translate_errors("get", key), path.open("wb") as file:
-                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=_PART_BYTES):
+                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=PART_BYTES):
                     size += file.write(block)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -178,6 +179,11 @@ class Storage:
         with _translate_errors("open", key):
             result = await obstore.get_async(self._store, _check_key(key), options={"range": (start, end)})
         return _stream(key, result)
+
+    async def write(self, key: str, content: bytes) -> None:
+        """Write an object of at most `PART_BYTES`, in one request."""
+        with _translate_errors("write", key):
+            await obstore.put_async(self._store, _check_key(key), content)
 
     async def read(self, key: str) -> bytes:
         """Return the content of a small object."""

@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.audio import peaks, presigned, service
+from app.audio import completion, peaks, presigned, service, tus
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.dependencies import InjectedDependencies
-from app.errors import RequestInvalid
+from app.errors import NotFound, RequestInvalid
 from app.http import bodies
 from app.http.forms import file_field, read_form
 from app.http.multipart import Part
@@ -25,11 +25,18 @@ router = APIRouter(prefix="/v1/audio", tags=["audio"])
 @router.post(
     "",
     status_code=201,
+    response_model=AudioAnswer,
     openapi_extra=json_or_form(UrlSent, {"file": FILE}, ["file"]),
     responses=problems(408, 413, 415, 422, 503),
 )
-async def upload(request: Request, response: Response, deps: InjectedDependencies) -> AudioAnswer:
-    """Upload a recording as the form field `file`, or by its URL; it is streamed to the store and probed."""
+async def upload(request: Request, response: Response, deps: InjectedDependencies) -> AudioAnswer | Response:
+    """Upload a recording as the form field `file`, or by its URL; it is streamed to the store and probed.
+
+    With the headers `Tus-Resumable: 1.0.0` and `Upload-Length`, and without a body, it creates a resumable upload
+    (tus.io), which PATCH requests to its `Location` continue, also after an interruption.
+    """
+    if tus.is_tus(request):
+        return await tus.create(request, deps)
     async with service.receive_uploads(deps) as uploads:
         if bodies.is_json(request):
             body = validate(UrlSent, await bodies.read_json(request, deps.settings))
@@ -78,8 +85,11 @@ def get(audio_id: str, deps: InjectedDependencies) -> AudioAnswer:
 
 @router.delete("/{audio_id}", status_code=204, responses=problems(404, 409, 503))
 def delete(audio_id: str, deps: InjectedDependencies) -> None:
-    """Delete an upload; 409 while an unfinished job needs it."""
-    service.delete(deps, audio_id)
+    """Delete an upload, also one that is not complete; 409 while an unfinished job needs it."""
+    try:
+        service.delete(deps, audio_id)
+    except NotFound:
+        completion.give_up(deps, audio_id)
 
 
 @router.head("/{audio_id}/content", include_in_schema=False)

@@ -52,23 +52,8 @@ class Uploads:
         Raises `QuotaExceeded`, `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe
         and the part's chunks raise; then the store holds nothing of the file.
         """
-        budgets, key_id = self._deps.budgets, self._deps.caller.key_id
-        async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, 0) as room:
-            return await self._receive(replace(part, chunks=self._occupy(room, part.chunks)), audio_id)
-
-    async def _occupy(self, room: Hold, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pass chunks through, and hold room for them; give it back if they arrive slowly while room is scarce."""
-        settings, budgets, key_id = self._deps.settings, self._deps.budgets, self._deps.caller.key_id
-        arrival = ArrivalRate(settings.upload_idle)
-        start = time.monotonic()
-        async for chunk in chunks:
-            if arrival.add(len(chunk), time.monotonic() - start) < settings.busy_upload_rate:
-                for budget in (budgets.uploads, budgets.upload_room):
-                    if budget.is_scarce(key_id):
-                        raise budget.take_back()
-            room.grow(len(chunk))
-            yield chunk
-            start = time.monotonic()
+        async with occupy(self._deps, part.chunks) as chunks:
+            return await self._receive(replace(part, chunks=chunks), audio_id)
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         settings = self._deps.settings
@@ -112,6 +97,32 @@ class Uploads:
         """Delete the uploads of this request, except those that a job needs."""
         for audio in self.created:
             _discard(self._deps, audio.id)
+
+
+@asynccontextmanager
+async def occupy(deps: Dependencies, chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Hold a slot of the uploads in flight, and room for the chunks, which are passed through.
+
+    Raises `RateLimited` and `Overloaded`, the chunks too.
+    """
+    budgets, key_id = deps.budgets, deps.caller.key_id
+    async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, 0) as room:
+        yield _occupy(deps, room, chunks)
+
+
+async def _occupy(deps: Dependencies, room: Hold, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass chunks through, and hold room for them; give it back if they arrive slowly while room is scarce."""
+    settings, budgets, key_id = deps.settings, deps.budgets, deps.caller.key_id
+    arrival = ArrivalRate(settings.upload_idle)
+    start = time.monotonic()
+    async for chunk in chunks:
+        if arrival.add(len(chunk), time.monotonic() - start) < settings.busy_upload_rate:
+            for budget in (budgets.uploads, budgets.upload_room):
+                if budget.is_scarce(key_id):
+                    raise budget.take_back()
+        room.grow(len(chunk))
+        yield chunk
+        start = time.monotonic()
 
 
 @asynccontextmanager

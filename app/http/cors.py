@@ -13,10 +13,13 @@ _REQUEST_HEADERS = (
     "Last-Event-ID",
     "Prefer",
     "Range",
+    *("Tus-Resumable", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
 )
 _RESPONSE_HEADERS = (
     *("Accept-Ranges", "Content-Disposition", "Content-Range", "ETag", "Idempotent-Replayed", "Location"),
     *("Preference-Applied", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-Id"),
+    *("Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version"),
+    *("Upload-Expires", "Upload-Length", "Upload-Metadata", "Upload-Offset"),
 )
 _PREFLIGHT_SECONDS = 600  # for which browsers cache the answer to a preflight request
 
@@ -30,7 +33,7 @@ def install(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(","),
-            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
             allow_headers=[*_REQUEST_HEADERS, "X-Request-Id"],
             expose_headers=_RESPONSE_HEADERS,
             max_age=_PREFLIGHT_SECONDS,

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
+from app.errors import TusVersionUnsupported
 from app.http import problems
 from app.http.uvicorn_protocol import get_refusal
 from app.metrics import Metrics
@@ -36,7 +37,8 @@ class ObservationMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client_id = Headers(scope=scope).get("x-request-id", "")
+        sent = Headers(scope=scope)
+        client_id = sent.get("x-request-id", "")
         request_id = client_id if _VALID_ID.fullmatch(client_id) else new_id("req")
         scope["earmark.request_id"] = request_id
         logs.request_id.set(request_id)
@@ -49,6 +51,8 @@ class ObservationMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                if "tus-resumable" in sent:  # the protocol wants it in every response, errors too
+                    headers["Tus-Resumable"] = TusVersionUnsupported.supported
             await send(message)
 
         start = time.perf_counter()

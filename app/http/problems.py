@@ -16,7 +16,14 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from app.errors import EarmarkError, FieldError, QueueUnavailable, RangeNotSatisfiable, RequestInvalid
+from app.errors import (
+    EarmarkError,
+    FieldError,
+    QueueUnavailable,
+    RangeNotSatisfiable,
+    RequestInvalid,
+    TusVersionUnsupported,
+)
 
 log = logging.getLogger("earmark.http")
 
@@ -72,6 +79,8 @@ def problem(
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
+    if isinstance(error, TusVersionUnsupported):
+        headers["Tus-Version"] = error.supported
     errors = errors or [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
     return _response(request, error.status, error.code, error.title, error.detail, errors, headers)
 

@@ -24,6 +24,8 @@ class Fingerprint:
         media_type = bodies.media_type(request)
         self._digest = hashlib.sha256()
         self._add(request.method, request.url.path, request.url.query, media_type)
+        if "upload-length" in request.headers:  # a resumable upload is described by its headers
+            self._add(*(request.headers.get(name, "") for name in ("upload-length", "upload-metadata")))
         self._is_body_complete = (
             "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
         )

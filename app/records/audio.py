@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from redis import Redis
 from redis.lock import Lock
 
-from app.errors import AudioInUse, NotFound, QuotaExceeded, RecordUnreadable
+from app.errors import AudioInUse, NotFound, OffsetMismatch, QuotaExceeded, RecordUnreadable
 from app.records.orphans import LEDGER_KEY, OrphanLedger, postpone
 from app.records.quarantine import Model, Quarantine, parse_record
 from app.records.shared import OPEN_JOBS_KEY
@@ -28,6 +28,13 @@ redis.call('ZREM', expiry, ARGV[1])
 redis.call('ZREM', ids, ARGV[1])
 redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
 return 'deleted'
+"""
+_ADVANCE = """
+local document = redis.call('GET', KEYS[1])
+if not document then return 'missing' end
+if cjson.decode(document).offset ~= tonumber(ARGV[1]) then return 'moved' end
+redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+return 'advanced'
 """
 _STORING_SECONDS = 600.0  # after so long a waveform is stored, or its writer is dead
 
@@ -77,7 +84,7 @@ def users_key(audio_id: str) -> str:
 
 
 def pending_key(audio_id: str) -> str:
-    """Return the Redis key of the record of a pending presigned upload."""
+    """Return the Redis key of the record of a pending upload."""
     return f"earmark:audio:{audio_id}:awaited"
 
 
@@ -100,12 +107,21 @@ def waveform_key(audio_id: str) -> str:
 
 
 def incoming_key(audio_id: str) -> str:
-    """Return the key to which a client writes a presigned upload, as long as its signed address is valid."""
+    """Return the key to which a client writes a presigned upload, as long as its signed address is valid; the pieces
+    of a resumable upload are below it."""
     return f"incoming/{audio_id}"
 
 
+def piece_key(audio_id: str, piece: str) -> str:
+    """Return the key of a piece of a resumable upload."""
+    return f"{incoming_key(audio_id)}/{piece}"
+
+
 class PendingUpload(BaseModel):
-    """A presigned upload that is not completed yet, as its client announced it."""
+    """A presigned or resumable upload that is not completed yet, as its client announced it.
+
+    A resumable upload has an offset: its bytes up to there are in the store, in `pieces` of equal size but the last.
+    """
 
     id: str
     owner: str = ""
@@ -113,6 +129,9 @@ class PendingUpload(BaseModel):
     bytes: int
     created_at: float
     expires_at: float  # it may be completed until then
+    offset: int | None = None
+    pieces: list[str] = []
+    metadata: str = ""  # `Upload-Metadata` as the client sent it
 
 
 class AudioRepository:
@@ -125,6 +144,7 @@ class AudioRepository:
         self._orphans = OrphanLedger(redis)
         self._quarantine = Quarantine(redis)
         self._delete = redis.register_script(_DELETE)
+        self._advance = redis.register_script(_ADVANCE)
 
     def register_write(self, audio_id: str, owner: str = "") -> None:
         """Register bytes before they are written; orphans unless `create` follows within the upload's time.
@@ -157,7 +177,7 @@ class AudioRepository:
         self._orphans.add(None, waveform_key(audio.id), max(audio.expires_at, self._clock.now() + _STORING_SECONDS))
 
     def create_pending(self, pending: PendingUpload, address_expires_at: float) -> None:
-        """Register a presigned upload; its bytes are deleted as orphans when its address is valid no more.
+        """Register a pending upload; its bytes are deleted as orphans when it and its address are valid no more.
 
         Raises `QuotaExceeded` while the owner has as many pending uploads as it may; concurrent calls may exceed that
         a little.
@@ -177,8 +197,19 @@ class AudioRepository:
         """Return a pending upload. Raises `NotFound` and `RecordUnreadable`."""
         return self._read(PendingUpload, pending_key(audio_id))
 
+    def advance_pending(self, offset: int, advanced: PendingUpload) -> None:
+        """Replace the record of a resumable upload by one with more pieces, if it still ends at `offset`.
+
+        Raises `NotFound`, and `OffsetMismatch` if another request has advanced it.
+        """
+        outcome = self._advance(keys=[pending_key(advanced.id)], args=[offset, advanced.model_dump_json()])
+        if outcome == b"missing":
+            raise NotFound("There is no such audio.")
+        if outcome == b"moved":
+            raise OffsetMismatch("Another request has continued this upload.")
+
     def delete_pending(self, audio_id: str, owner: str) -> None:
-        """Delete the record of a pending upload: it is completed, or was refused."""
+        """Delete the record of a pending upload: it is completed, or was refused or given up."""
         with self._redis.pipeline() as pipe:
             pipe.delete(pending_key(audio_id))
             pipe.zrem(_pending_ids_key(owner), audio_id)

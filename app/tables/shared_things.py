@@ -182,10 +182,10 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             answer="413 `request_too_large`",
         ),
         SharedThing(
-            what="pending presigned uploads",
+            what="pending presigned and resumable uploads",
             share=_number(settings.awaited_uploads),
             total="the sum of the keys' shares",
-            settings=("awaited_uploads",),
+            settings=("awaited_uploads", "upload_retention"),
             metric="earmark_http_requests_total",
             alert=CLIENTS_REFUSED,
             answer="429 `quota_exceeded`",

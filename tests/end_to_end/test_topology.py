@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from tusclient.client import TusClient
 
 from tests import programs
 from tests.conftest import S3Server
@@ -94,6 +95,18 @@ def test_jobs_through_the_proxy_survive_the_death_of_an_api(deployment: Topology
     assert job_lines and any(line.get("request_id") == REQUEST for line in job_lines), (
         "the request id of the header reaches the worker"
     )
+
+
+def test_a_resumable_upload_through_the_proxy(deployment: Topology, client: httpx.Client) -> None:
+    samples, content = recording()
+    upload = TusClient(f"{deployment.url}/v1/audio", {"Authorization": f"Bearer {deployment.key}"}).uploader(
+        file_stream=io.BytesIO(content), chunk_size=len(content) // 3, retries=30, retry_delay=1
+    )
+    upload.upload()
+    assert upload.url is not None and upload.url.startswith(deployment.url)
+    audio = client.get(upload.url).raise_for_status().json()
+    assert (audio["bytes"], audio["duration"]) == (len(content), len(samples) / RATE)
+    assert client.delete(upload.url).status_code == 204
 
 
 def test_the_store_requires_signatures(deployment: Topology, client: httpx.Client) -> None:

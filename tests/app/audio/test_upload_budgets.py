@@ -18,6 +18,7 @@ from redis import Redis
 from app.settings import Settings
 from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
 from tests.app.audio.test_presigned_uploads import complete, presign, put_file
+from tests.app.audio.test_resumable_uploads import create_upload, send_bytes
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.origins import Origin, ok, origin
 from tests.conftest import S3Server
@@ -124,6 +125,7 @@ def ways_to_upload(service: Service, site: Origin) -> dict[str, Callable[[], htt
         "form": partial(upload, service, wav()),
         "url": partial(fetch, service, site),
         "presigned": partial(complete, service, presigned),
+        "resumable": partial(send_bytes, service, create_upload(service), 0, wav()),
         "separation": partial(send_form, service, "/v1/separations", "mixture", label="Dog"),
         "detection": partial(send_form, service, "/v1/detections", "file"),
         "query": partial(send_form, service, "/v1/queries", "examples", name="mine"),

@@ -53,6 +53,7 @@ CHECKS = [
 ]
 STATEFUL = [*CHECKS, use_after_free, ensure_resource_availability]
 # Half of all files are recordings, so that the walk gets past the door.
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
 schemathesis.openapi.format("binary", st.one_of(st.just(wav(0.2)), st.binary(max_size=200)))
 
 

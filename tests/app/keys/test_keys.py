@@ -137,13 +137,15 @@ def test_no_operation_reveals_ids_of_another_key(keyed_service: Service) -> None
         return answer.status_code, answer.text.replace(requested, "ID").replace(answer.headers["x-request-id"], "R")
 
     calls = 0
+    resumption = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
     for path, methods in keyed_service.client.get("/openapi.json").json()["paths"].items():
         folder, _, rest = path.removeprefix("/v1/").partition("/{")
         for method in methods if rest else ():
             answers = []
             for requested in (ids[folder], new_id(ids[folder][:3])):
                 url = f"/v1/{folder}/{requested}{rest.partition('}')[2].replace('{name}', 'dog')}"
-                answers.append(comparable(yours.client.request(method.upper(), url), requested))
+                headers = resumption if method == "patch" else {}
+                answers.append(comparable(yours.client.request(method.upper(), url, headers=headers), requested))
             assert answers[0] == answers[1] and answers[0][0] == 404, path
             calls += 1
     assert calls >= 20
@@ -286,7 +288,9 @@ def test_a_public_address_without_authentication_is_refused(host: str, settings:
 
 def test_cross_origin_requests_are_refused_by_default(folder_service: Service) -> None:
     preflight_headers = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
-    assert folder_service.client.options("/v1/audio", headers=preflight_headers).status_code == 405
+    assert folder_service.client.options("/v1/separations", headers=preflight_headers).status_code == 405
+    tus = folder_service.client.options("/v1/audio", headers=preflight_headers)
+    assert not [name for name in tus.headers if name.startswith("access-control-")]
     answer = folder_service.client.get("/v1/models", headers={"Origin": "https://example.org"})
     assert "access-control-allow-origin" not in answer.headers
 
@@ -321,7 +325,17 @@ def test_pages_of_allowed_origins_may_send_and_read_the_headers_they_need(cors_s
                 readable = answer.headers["access-control-expose-headers"].lower()
                 for name in ("location", "retry-after", "etag", "ratelimit", "ratelimit-policy", "x-request-id"):
                     assert name in re.split(r",\s*", readable)
+                assert "upload-offset" in readable
             assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_pages_may_continue_their_uploads(cors_service: Service) -> None:
+    headers = "authorization,content-type,tus-resumable,upload-length,upload-metadata,upload-offset"
+    preflight_headers = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": headers}
+    preflight = cors_service.client.options(
+        f"/v1/audio/{new_id('aud')}", headers=preflight_headers | {"Origin": "https://example.org"}
+    )
+    assert preflight.status_code == 200, preflight.text
 
 
 @pytest.mark.parametrize("wrong", ["example.org", "https://example.org/", "https://a b", "https://*.example.org"])
