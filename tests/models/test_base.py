@@ -15,7 +15,9 @@ from models.audio import Waveform
 from models.checkpoints import SHIPPED
 from models.corpus.decoded import load
 from models.engine import Engine
+from models.errors import QueryModelMismatch
 from models.options import SeparationOptions
+from models.query import Query
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
 
@@ -82,7 +84,7 @@ def test_every_class_that_it_detects_is_askable_by_name(exact: Engine) -> None:
         "Cough",
         "Conversation",
     ):
-        assert exact.label(name).model == "base@3"
+        assert exact.label(name).model == "base@4"
 
 
 def test_its_card_lists_every_class_with_source_and_groups() -> None:
@@ -101,7 +103,7 @@ def test_a_version_is_a_separator() -> None:
     bundle = checkpoints.load("base")
     for name, entry in sorted(bundle.separator.state_dict().items()):
         digest.update(name.encode() + entry.contiguous().numpy().tobytes())
-    assert (bundle.version, digest.hexdigest()[:16]) == ("3", "60303427f3794419")
+    assert (bundle.version, digest.hexdigest()[:16]) == ("4", "92e6fb66b360b144")
 
 
 def test_a_predicted_class_takes_birds_from_a_guitar(exact: Engine) -> None:
@@ -163,3 +165,14 @@ def test_a_class_can_be_separated_by_name(auto: Engine) -> None:
 def test_the_timeline_has_the_events_of_the_recording(auto: Engine) -> None:
     tags = [tag.label for tag in auto.detect(recording("target"), top=5).tags]
     assert "Bird" in tags, tags
+
+
+def test_it_understands_the_queries_of_the_version_before(auto: Engine) -> None:
+    """The query encoder is the same: what base@3 embedded is used, unchanged, by this separator."""
+    mixture = recording("mixture")
+    saved = auto.embed([recording("example")])
+    earlier = Query(saved.vector, "base@3", saved.coherence, saved.seconds_used)
+    stems = auto.separate(mixture, {"now": saved, "before": earlier}, SeparationOptions(gate=False)).stems
+    assert torch.equal(stems["now"].samples, stems["before"].samples)
+    with pytest.raises(QueryModelMismatch):
+        auto.accept(Query(saved.vector, "base@1"))
