@@ -356,7 +356,7 @@ def _queries(
     warnings: list[str],
 ) -> dict[str, Query]:
     """Return the targets' queries by name, and add their warnings, and those of the examples, to `warnings`."""
-    from models.query import Query
+    from models.query import Query, surroundings
     from models.stems import check_names
 
     saved = [path for path in files if path.suffix == ".safetensors"]
@@ -368,7 +368,9 @@ def _queries(
         heard = engine.embed([part for path in examples for part in _read(path, warnings)])
         made.append(("target", heard if query_text is None else heard.with_label(_text_query(engine, query_text))))
     if spans and mixture is not None:
-        made.append(("span", engine.embed([mixture.span(*span) for span in spans], from_mixture=True)))
+        around = [mixture.span(*part) for part in surroundings(spans, mixture.info.duration or 0.0)]
+        parts = [mixture.span(*span) for span in spans]
+        made.append(("span", engine.embed(parts, from_mixture=True, surroundings=around)))
     made += classes
     for _, query in made:
         for warning in query.warnings:

@@ -13,7 +13,7 @@ from models import checkpoints, detection, labels, matching, query, stems
 from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, ModelsError, TextRefused, TextUnknown
+from models.errors import Cancelled, LabelUnknown, ModelsError, SilentQuery, TextRefused, TextUnknown
 from models.labels import KnownClass
 from models.media import Limits, check_format
 from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
@@ -150,12 +150,14 @@ class Engine:
         recordings: Sequence[Waveform],
         spans: Sequence[tuple[float, float]] | None = None,
         from_mixture: bool = False,
+        surroundings: Sequence[Waveform] = (),
     ) -> Query:
         """Make one query from examples of a sound, each at least 0.1 s long.
 
         spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
         the examples are parts of the very recording that is to be separated, so that the query needs no correction
-        towards its class (`models.plda`). Raises SilentQuery, SpanOutside.
+        towards its class (`models.plda`). surroundings: parts of that recording around the examples (see
+        `models.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, SpanOutside.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -163,10 +165,18 @@ class Engine:
             if len(recordings) != 1:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
-        examples = [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
-        return query.embed(
-            self._runner, examples, self._rules, self.model_id, None if from_mixture else self._bundle.prior
-        )
+        prior = None if from_mixture else self._bundle.prior
+        made = query.embed(self._runner, self._heard(recordings), self._rules, self.model_id, prior)
+        if not surroundings:
+            return made
+        try:
+            around = query.embed(self._runner, [torch.cat(self._heard(surroundings))], self._rules, self.model_id)
+        except SilentQuery:  # nothing to take off
+            return made
+        return made.apart_from(around)
+
+    def _heard(self, recordings: Sequence[Waveform]) -> list[Tensor]:
+        return [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
 
     def label(self, name: str) -> Query:
         """Return a class's query by its name, slug or mid. Raises LabelUnknown, whose `near` lists similar names."""

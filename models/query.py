@@ -7,6 +7,7 @@ the model: `QueryRules`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,10 @@ BATCH = 16  # windows that are embedded at once
 # Of a class's name beside examples of it: of 0.25, 0.5 and 0.75 the best for names that are predicted, and as good as
 # 0.75 for the others, on the half `choose` (the card has the table).
 LABEL_WEIGHT = 0.5
+# What is taken off a span's query for its surroundings: all of them up to the first cosine, nothing from the second on,
+# where they are the same sound. Measured on the practical list (the card has the table).
+APART = (0.8, 0.95)
+SURROUNDING_SECONDS = 5.0  # of the recording before and after a span
 
 
 class Embedder(Protocol):
@@ -83,6 +88,21 @@ class Query:
         warnings = [*self.warnings, *(f"Negative query: {warning}" for warning in other.warnings)]
         return replace(self, vector=remainder, warnings=warnings)
 
+    def apart_from(self, surroundings: "Query") -> "Query":
+        """Return the query of a span less what is also heard around it, so that the span may hold other sounds too.
+
+        The difference of signed square roots (`models.plda`), nothing below zero: of embeddings without negative
+        values, as the default model's; others stay. Surroundings that sound like the span take nothing away.
+        """
+        own, rest = root(self.vector), root(surroundings.vector)
+        if min(own.min(), rest.min()) < 0:
+            return self
+        all_of_it, none = APART
+        alike = F.cosine_similarity(own, rest, dim=0).item()
+        share = min(1.0, max(0.0, (none - alike) / (none - all_of_it)))
+        left = (own - share * rest).clamp(min=0)
+        return replace(self, vector=left.square()) if left.any() else self
+
     @staticmethod
     def mean(parts: Sequence[tuple["Query", float]]) -> "Query":
         """Return the weighted mean of queries of one model, in the domain of signed square roots (`models.plda`).
@@ -130,6 +150,20 @@ class Query:
         if model is not None:
             require_model(query, model)
         return query
+
+
+def surroundings(spans: Sequence[tuple[float, float]], duration: float) -> list[tuple[float, float]]:
+    """Return the parts of a recording, in seconds, around spans of it that are in none of them."""
+    wide = SURROUNDING_SECONDS
+    edges = {edge for start, end in spans for edge in (start - wide, start, end, end + wide)}
+    parts = pairwise(sorted({min(max(edge, 0.0), duration) for edge in edges}))
+    return [part for part in parts if part[1] - part[0] >= SHORTEST_SECONDS and _is_near(sum(part) / 2, spans)]
+
+
+def _is_near(second: float, spans: Sequence[tuple[float, float]]) -> bool:
+    """Return whether a second is around spans and in none of them."""
+    near = any(start - SURROUNDING_SECONDS <= second <= end + SURROUNDING_SECONDS for start, end in spans)
+    return near and not any(start <= second <= end for start, end in spans)
 
 
 def require_model(query: Query, model: str) -> None:

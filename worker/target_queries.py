@@ -12,7 +12,7 @@ from models import auto_targets as detected
 from models import labels
 from models.engine import Engine
 from models.errors import LabelUnknown, SilentQuery
-from models.query import Query
+from models.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
 
 _LEAST_NORM = 0.05  # of the query's norm that must remain after the negative query is subtracted; less is noise
@@ -96,7 +96,9 @@ def _span_query(execution: JobExecution, mixture: Recording, spans: list[Span]) 
         if span.end - span.start > longest:
             raise AudioTooLong(f"A span may last {longest:g} s.")
         parts.append(read_mono(mixture.path, round(span.start * rate), round(span.end * rate)))
-    return execution.context.engine.embed(parts, from_mixture=True)
+    around = surroundings([(span.start, span.end) for span in spans], duration)
+    rest = [read_mono(mixture.path, round(start * rate), round(end * rate)) for start, end in around]
+    return execution.context.engine.embed(parts, from_mixture=True, surroundings=rest)
 
 
 def _negative_query(execution: JobExecution, target: TargetRecord) -> Query | None:

@@ -27,6 +27,7 @@ from models.evaluation.practical_mixtures import PracticalRow, PracticalSounds
 from models.evaluation.rendering import FRAME, Mix, Sounds
 from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
+from models.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
 
 console, progress_console = Console(), Console(stderr=True)
@@ -84,7 +85,7 @@ def _figures(subject: ModelUnderTest, row: PracticalRow, mix: Mix, sounds: Pract
         "own": subject.embed(mix.target),
         "example": subject.query(sounds.example(row)),
         "label": subject.bundle.class_embeddings.get(find(row.label).mid, missing).float(),
-        "span": subject.embed(mix.mixture[clearest_span(mix)]),
+        "span": _of_span(subject, mix),
     }
     bound, before = subject.oracle(mixture, target), si_sdr(mixture, target)
     found = {
@@ -98,6 +99,14 @@ def _figures(subject: ModelUnderTest, row: PracticalRow, mix: Mix, sounds: Pract
         gained = improvements(estimate, mixture, target, rest)
         found |= {f"practical/{name}/{figure}": of for figure, of in gained.items()}
     return found
+
+
+def _of_span(subject: ModelUnderTest, mix: Mix) -> torch.Tensor:
+    """Return the query (D,) of the clearest span, apart from its surroundings as in the engine."""
+    span = clearest_span(mix)
+    around = np.concatenate([mix.mixture[: span.start], mix.mixture[span.stop :]])
+    own, rest = (Query(subject.embed(part), subject.model_id) for part in (mix.mixture[span], around))
+    return own.apart_from(rest).vector if rest.vector.isfinite().all() else own.vector
 
 
 class Report:

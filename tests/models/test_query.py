@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed
+from models.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, surroundings
 
 RATE = 32_000
 
@@ -123,3 +123,37 @@ def test_a_mean_of_nothing_without_weight_or_of_two_models_is_refused() -> None:
             Query.mean(parts)
     with pytest.raises(QueryModelMismatch):
         one.with_label(Query(torch.ones(3), "tests@2"))
+
+
+@pytest.mark.parametrize(
+    ("spans", "duration", "expected"),
+    [
+        ([(10, 12)], 60, [(5, 10), (12, 17)]),
+        ([(0, 2)], 3, [(2, 3)]),
+        ([(0, 3)], 3, []),
+        ([(2, 4), (7, 8)], 9, [(0, 2), (4, 7), (8, 9)]),
+        ([(5, 7), (6, 9)], 30, [(0, 5), (9, 14)]),
+        ([(1, 2), (50, 51)], 51.05, [(0, 1), (2, 7), (45, 50)]),
+    ],
+)
+def test_surroundings_of_spans(
+    spans: list[tuple[float, float]], duration: float, expected: list[tuple[float, float]]
+) -> None:
+    found = surroundings(spans, duration)
+    merged: list[tuple[float, float]] = []
+    for start, end in found:
+        assert not any(start < stop and begin < end for begin, stop in spans)
+        if merged and merged[-1][1] == start:
+            start = merged.pop()[0]
+        merged.append((start, end))
+    assert merged == expected
+
+
+def test_a_span_is_taken_apart_from_other_sounds_but_not_from_its_own() -> None:
+    sound, other = torch.tensor([4.0, 1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 4.0, 0.0])
+    span, around = Query(sound + other, "tests@1"), Query(other, "tests@1")
+    apart = span.apart_from(around).vector
+    assert apart[0] == 4 and apart[2] == 0 and apart[1] < 1
+    assert torch.equal(span.apart_from(Query(2 * (sound + other), "tests@1")).vector, span.vector)
+    signed = Query(-sound, "tests@1")
+    assert signed.apart_from(around) is signed
