@@ -382,7 +382,7 @@ class DiskFull(StoreUnavailable):
 
 
 class ModelUnavailable(Unavailable):
-    """No worker has announced this model."""
+    """No worker has this model, or this version of it, and the server is not configured for it."""
 
     code = "model_unavailable"
     title = "No worker has announced this model"

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
         description="folder of descriptions of further models (NAME.json, made by `python -m models describe`), whose "
         "jobs are accepted before a worker has announced them; that of `base` is built in",
     )
+    model_seconds: float = Field(
+        default=3600.0,
+        ge=0,
+        description="seconds for which jobs wait for a version of a model that no worker has any more, and that is not "
+        "configured: a rollout may bring it back; jobs that named it fail then",
+    )
     worker_processes: int = Field(
         default=1,
         ge=1,

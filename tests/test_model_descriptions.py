@@ -24,21 +24,22 @@ def test_the_description_of_base_is_what_workers_announce() -> None:
 
 def test_the_default_model_is_known_before_it_is_announced(redis: Redis) -> None:
     registry = ModelRegistry(redis, Settings())
-    assert registry.resolve(None).name == "base" and registry.worker_count("base") == 0
-    assert [model.name for model in registry.models()] == ["base"]
+    shipped = registry.resolve(None)
+    assert shipped.name == "base" and registry.worker_count(shipped.id) == 0
+    assert [model.id for model in registry.available()] == [shipped.id]
     with pytest.raises(ModelUnavailable):
         registry.resolve("base@of-tomorrow")
     announced = json.loads(BUILT_IN.read_text()) | {"version": "of-tomorrow"}
     registry.announce(announced, "worker")
     assert registry.resolve(None).version == "of-tomorrow"
-    assert [model.version for model in registry.models()] == ["of-tomorrow"]
+    assert [model.id for model in registry.available()] == [shipped.id, "base@of-tomorrow"]
 
 
 def test_further_models_are_known_from_a_folder(redis: Redis, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(json.loads(BUILT_IN.read_text()) | {"name": "mine"}))
     registry = ModelRegistry(redis, Settings(model="mine", model_descriptions=tmp_path))
     assert registry.resolve(None).name == "mine"
-    assert [model.name for model in registry.models()] == ["mine"], "base is not served here"
+    assert [model.name for model in registry.available()] == ["mine"], "base is not served here"
 
 
 def test_a_model_without_a_description_waits_for_its_announcement(redis: Redis) -> None:

@@ -38,7 +38,7 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
     Every failure of the job ends in its record. A job that is delivered twice, or to two workers at once, is published
     once: the record belongs to the execution that claimed it last. Raises RedisError.
     """
-    job = context.jobs.claim(job_id, execution_id)
+    job = context.jobs.claim(job_id, execution_id, context.engine.model_id)
     if job is None:
         logger.info("%s: nothing to do", job_id)
         return None

@@ -69,13 +69,13 @@ def work(
     try:
         _serve_metrics(engine, settings)
         try:
-            worker = wait_for_redis(_make_rq_worker, context, description["name"], short, redis, hand_over_after)
+            worker = wait_for_redis(_make_rq_worker, context, engine.model_id, short, redis, hand_over_after)
             wait_for_redis(registry.announce, description, worker.name, short)
-            wait_for_redis(context.jobs.fair_queue.fill, description["name"])
+            wait_for_redis(context.jobs.fair_queue.fill, engine.model_id)
         except REFUSALS as error:
             raise _refused(error) from error
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
-        heartbeat = _WorkerHeartbeat(registry, description, worker.name, short, settings.heartbeat_seconds)
+        heartbeat = _WorkerHeartbeat(registry, engine, worker.name, short, settings.heartbeat_seconds)
         _take_jobs(worker, heartbeat, burst)
     finally:
         context.scratch.close()
@@ -163,11 +163,11 @@ def _make_rq_worker(
 class _WorkerHeartbeat(threading.Thread):
     """Sends the worker's heartbeat to the model registry, and announces the model again if the server has lost it."""
 
-    def __init__(self, registry: ModelRegistry, description: dict, worker: str, short: bool, interval: float) -> None:
+    def __init__(self, registry: ModelRegistry, engine: Engine, worker: str, short: bool, interval: float) -> None:
         super().__init__(name="earmark-worker-heartbeat", daemon=True)
         self._registry = registry
-        self._description = description
-        self._model: str = description["name"]
+        self._description = engine.describe()
+        self._model = engine.model_id
         self._worker = worker
         self._short = short
         self._interval = interval

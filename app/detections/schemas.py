@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from app.job_api.schemas import AudioId, JobAnswer, JobOptions, Track, result_metrics
+from app.job_api.schemas import AudioId, JobAnswer, JobOptions, Track, result_metrics, waiting_for
 from app.jobs.lifecycle import Job
 from app.keys.signed_urls import Sign
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, TagRecord
@@ -56,6 +56,6 @@ class DetectionAnswer(JobAnswer):
             "top": request.top,
             "tags": result.tags if result is not None else [],
             "events": result.events if result is not None else [],
-            "model": result.model if result is not None else request.model,
+            "model": result.model if result is not None else waiting_for(job, request.model),
             "metrics": result_metrics(job, result.metrics if result is not None else None),
         }

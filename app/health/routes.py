@@ -52,9 +52,7 @@ async def ready(deps: InjectedDependencies) -> Ready:
 
 def _check(deps: Dependencies) -> Ready:
     check_writes(deps.redis)
-    return Ready(
-        workers={model.name: deps.model_registry.worker_count(model.name) for model in deps.model_registry.models()}
-    )
+    return Ready(workers=deps.model_registry.workers_by_name())
 
 
 @router.get("/metrics", response_class=Response, responses=problems(404))

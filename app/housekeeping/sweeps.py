@@ -27,7 +27,7 @@ from app.housekeeping.webhook_delivery import deliver_in_background
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
-from app.model_registry.registry import ModelRegistry
+from app.model_registry.registry import ModelRegistry, choose
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
 from app.redis_client import connect, execute_when_full, server_clock
@@ -39,6 +39,7 @@ log = logging.getLogger("earmark.housekeeping")
 
 EXPIRY_INTERVAL = 60.0  # s between removals of what has expired, which is not urgent
 BATCH_SIZE = 200  # items of each kind that one removal handles; if there are more, the next sweep continues
+MOVES = 1000  # jobs of one model that a sweep moves to another version; the next one continues
 POSTPONE_SECONDS = 300.0  # before another attempt at what could not be removed: an upload in use, an unreadable record
 _LOCK_KEY = "earmark:housekeeping"
 
@@ -69,6 +70,7 @@ class Housekeeping:
                 self._attempt(queue.name, partial(self._reap_intermediate, queue))
         for model in models:
             self._attempt(model, partial(self._jobs.fair_queue.fill, model))
+            self._attempt(model, partial(self._move_waiting, model))
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))
         # Last, because an unavailable store must not delay the recovery of jobs.
@@ -91,8 +93,7 @@ class Housekeeping:
             for name in names:
                 if not self._attempt(name, partial(remove, name)):
                     postpone(name, POSTPONE_SECONDS)  # otherwise it would block the head of its list
-        for model in self._registry.models():
-            self._registry.delete_dead(model.name)
+        self._registry.delete_dead()
         self._jobs.trim()
         self._jobs.quarantine.trim()
         unfinished = self._storage.sweep_unfinished(2 * self._settings.upload_timeout)
@@ -143,6 +144,36 @@ class Housekeeping:
         if lost.execution is not None:
             # If that execution is alive after all, it cannot publish, and deletes what it stores from now on itself.
             self._dead_outputs.append(JobRepository.output_prefix(lost, lost.execution))
+
+    def _move_waiting(self, model: str) -> None:
+        """Give the waiting jobs of a version without workers to the version that new jobs get, if it has some.
+
+        Those whose requests name the version stay, and fail once it is gone. The previous release named queues by the
+        model alone: their jobs move once its workers have ended.
+        """
+        if not self._jobs.fair_queue.waiting_count(model) or self._registry.worker_count(model):
+            return
+        default = choose(model.partition("@")[0], [found for found in self._registry.available() if found.workers])
+        is_gone = self._registry.is_gone(model)
+        if default is None and not is_gone:
+            return
+        moves = 0
+        for job_id in self._jobs.fair_queue.waiting_ids(model):
+            if default is not None and self._jobs.move(job_id, default.id) is not None:
+                log.info("job %s moves from %s to %s", job_id, model, default.id)
+                moves += 1
+                if moves == MOVES:
+                    return
+            elif is_gone:
+                self._give_up(job_id)
+
+    def _give_up(self, job_id: str) -> None:
+        """Fail a job whose model is gone, if it has waited for as long as jobs wait for one."""
+        with contextlib.suppress(NotFound, RecordUnreadable):
+            job = self._jobs.get(job_id)
+            if job.version_named and job.created_at < self._clock.now() - self._settings.model_seconds:
+                self._jobs.give_up_model(job_id)
+                log.warning("job %s fails: no worker has %s any more", job_id, job.model)
 
     # Expiry
 

@@ -73,7 +73,8 @@ class JobResource(Generic[Answer]):
             kind=self.kind.name,
             owner=caller.key_id,
             weight=float(caller.priority),
-            model=model.name,
+            model=model.id,
+            version_named="@" in (options.model or ""),
             request=request.model_dump(),
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
@@ -93,7 +94,7 @@ class JobResource(Generic[Answer]):
             except EarmarkError:
                 deps.large_fields.discard_request(job)
                 raise
-        deps.metrics.created.labels(job.kind, job.model).inc()
+        deps.metrics.created.labels(job.kind, job.model_name).inc()
         return queued
 
     def retry(
@@ -206,9 +207,10 @@ class JobResource(Generic[Answer]):
 
 
 def options_of(job: Job) -> JobOptions:
-    """Return the options with which a job was created; its model by name, whatever the version is now."""
+    """Return the options with which a job was created; its model by id only if the request named the version."""
     webhook = None if job.webhook is None else job.webhook.model_dump()
-    return JobOptions.model_validate({"model": job.model, "webhook": webhook, "metadata": job.metadata})
+    model = job.model if job.version_named else job.model_name
+    return JobOptions.model_validate({"model": model, "webhook": webhook, "metadata": job.metadata})
 
 
 def request_of(job: Job, schema: type[Record]) -> Record:

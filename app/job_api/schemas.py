@@ -118,6 +118,12 @@ class Page(BaseModel, Generic[Answer]):
     has_more: bool
 
 
+def waiting_for(job: Job, requested: ModelRecord) -> ModelRecord:
+    """Return the model that an unfinished job is for: another version than at its creation, if it was moved."""
+    name, _, version = job.model.partition("@")
+    return ModelRecord(name=name, version=version) if version else requested
+
+
 def result_metrics(job: Job, metrics: dict[str, float] | None) -> dict[str, float] | None:
     """Return a result's metrics with the seconds that its job waited; None while there is no result."""
     if metrics is None:

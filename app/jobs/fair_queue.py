@@ -54,7 +54,7 @@ def _previous_keys(model: str) -> tuple[str, str]:
 
 
 class FairQueue:
-    """The fair queues of one deployment, one per model."""
+    """The fair queues of one deployment, one per model: `model` is its id, or its name for jobs of earlier releases."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
@@ -139,6 +139,11 @@ class FairQueue:
     def waiting_count(self, model: str) -> int:
         """Return the number of waiting jobs, those on ready lists included."""
         return self._redis.zcard(waiting_key(model))
+
+    def waiting_ids(self, model: str) -> list[str]:
+        """Return the ids of the waiting jobs, those on ready lists included, in the order of their turns."""
+        ids: Any = self._redis.zrange(waiting_key(model), 0, -1)
+        return [job_id.decode() for job_id in ids]
 
     def waiting_seconds(self, model: str) -> float:
         """Return the seconds of audio of the waiting jobs."""

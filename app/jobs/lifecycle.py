@@ -5,7 +5,8 @@
        |                 |------confirm_cancel---> canceled
        |                 '------requeue----------> queued      (its worker died, or shuts down)
        |--cancel---> canceled
-       '--give_up--> failed                                    (its executions died too often)
+       |--move-----> queued                                    (for another version of its model)
+       '--give_up--> failed                                    (its executions died too often, or its model is gone)
 
 None means that the step is not allowed, and nothing changes. A running job belongs to the execution that claimed it
 last: steps of any other execution are refused, so that work that is delivered twice is published once. The execution
@@ -85,7 +86,9 @@ class Job(BaseModel):
     id: str
     kind: str
     owner: str = ""  # id of the API key that made it; empty where keys are switched off
-    model: str  # the queue, by the model's name
+    model: str  # the queue: the id of the model that does it, such as `base@3`; earlier releases wrote its name alone
+    # Whether the request named the version: then no other one may do it.
+    version_named: bool = Field(default=False, exclude_if=lambda named: not named)
     request: dict[str, Any]
     audio_ids: list[str]  # uploads that must be kept until the job has finished
     weight: float = 1.0  # in the fair queue: its share beside other owners' jobs
@@ -117,6 +120,11 @@ class Job(BaseModel):
     def document(self, include: set[str] | None = None, exclude: Iterable[str] = ()) -> str:
         """Return the JSON for Redis: all fields, or those to `include`, without stored ones and those to `exclude`."""
         return self.model_dump_json(include=include, exclude={*exclude, *self.stored_names})
+
+    @property
+    def model_name(self) -> str:
+        """The name of its model, without the version."""
+        return self.model.partition("@")[0]
 
     @property
     def stored_names(self) -> list[str]:
@@ -263,6 +271,21 @@ def give_up(job: Job, now: float) -> Job | None:
     if job.is_finished:
         return None
     error = JobError(code="worker_lost", detail=f"Given up after {job.attempts} executions that died.")
+    return _finish(job, "failed", now, {"error": error, "targets": _finish_targets(job, "failed")})
+
+
+def move(job: Job, model: str, now: float) -> Job | None:
+    """Let a waiting job be done by another version of its model."""
+    if job.status != "queued" or job.version_named or job.model == model:
+        return None
+    return job.model_copy(update={"model": model, "changed_at": now})
+
+
+def give_up_model(job: Job, now: float) -> Job | None:
+    """Finish a waiting job because the version that it names is gone."""
+    if job.status != "queued":
+        return None
+    error = JobError(code="model_unavailable", detail=f"No worker has {job.model} any more.")
     return _finish(job, "failed", now, {"error": error, "targets": _finish_targets(job, "failed")})
 
 

@@ -62,7 +62,7 @@ _audio_seconds = Counter(
 
 def count_change(before: Job, after: Job) -> None:
     """Count a step of a job's life cycle; to be called after it was written."""
-    labels = (after.kind, after.model)
+    labels = (after.kind, after.model_name)
     if after.status == "running" and after.execution != before.execution:
         if before.status == "running":
             _retried.labels(*labels, "failed").inc()
@@ -75,7 +75,7 @@ def count_change(before: Job, after: Job) -> None:
 
 
 def _count_end(job: Job) -> None:
-    labels = (job.kind, job.model)
+    labels = (job.kind, job.model_name)
     code = job.error.code if job.error else ""
     _finished.labels(*labels, job.status, code).inc()
     if code == "worker_lost":
@@ -91,8 +91,8 @@ def _observe_result(job: Job, result: dict[str, Any]) -> None:
     seconds_by_stage = dict(result.get("metrics") or {})
     factor = seconds_by_stage.pop("real_time_factor", None)
     if factor is not None:
-        _real_time_factor.labels(job.kind, job.model).observe(factor)
+        _real_time_factor.labels(job.kind, job.model_name).observe(factor)
     for stage, seconds in seconds_by_stage.items():
-        _stage_duration.labels(job.kind, job.model, stage).observe(seconds)
+        _stage_duration.labels(job.kind, job.model_name, stage).observe(seconds)
     recording = result.get("mixture") or result.get("audio") or {}
-    _audio_seconds.labels(job.kind, job.model).inc(recording.get("duration") or 0.0)
+    _audio_seconds.labels(job.kind, job.model_name).inc(recording.get("duration") or 0.0)

@@ -31,20 +31,26 @@ class QueueMetrics(Collector):
         used = GaugeMetricFamily("earmark_redis_memory_used_bytes", "Memory of the Redis server that is in use")
         limit = GaugeMetricFamily("earmark_redis_memory_limit_bytes", "maxmemory of the Redis server; 0: no limit")
         unreadable = GaugeMetricFamily("earmark_records_unreadable", "Damaged records that were set aside")
-        waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=["model"])
+        labels = ["model", "version"]  # an empty version: jobs, and workers, of the previous release
+        waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=labels)
         oldest = GaugeMetricFamily(
-            "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=["model"]
+            "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=labels
         )
-        running = GaugeMetricFamily("earmark_jobs_running", "Jobs that workers hold", labels=["model"])
-        workers = GaugeMetricFamily("earmark_workers", "Workers alive", labels=["model"])
+        running = GaugeMetricFamily("earmark_jobs_running", "Jobs that workers hold", labels=labels)
+        workers = GaugeMetricFamily("earmark_workers", "Workers alive", labels=labels)
         unfinished = GaugeMetricFamily("earmark_jobs_unfinished", "Jobs that wait or run")
         fair_queue, rq_queues = self._jobs.fair_queue, self._jobs.rq_queues
         try:
-            for model in self._models.models():
-                waiting.add_metric([model.name], fair_queue.waiting_count(model.name))
-                oldest.add_metric([model.name], fair_queue.oldest_age(model.name))
-                running.add_metric([model.name], rq_queues.running_count(model.name))
-                workers.add_metric([model.name], self._models.worker_count(model.name))
+            counts = {model.id: model.workers for model in self._models.available()}
+            for model in sorted({*counts, *fair_queue.models()}):
+                waiting_count, running_count = fair_queue.waiting_count(model), rq_queues.running_count(model)
+                if model not in counts and not waiting_count and not running_count:
+                    continue  # a version of the past
+                name, _, version = model.partition("@")
+                waiting.add_metric([name, version], waiting_count)
+                oldest.add_metric([name, version], fair_queue.oldest_age(model))
+                running.add_metric([name, version], running_count)
+                workers.add_metric([name, version], counts.get(model) or self._models.worker_count(model))
             unfinished.add_metric([], self._jobs.unfinished_count())
             unreadable.add_metric([], self._jobs.quarantine.count())
             info: Any = self._jobs.redis.info("memory")

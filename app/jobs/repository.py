@@ -162,8 +162,14 @@ class JobRepository:
 
     # Calls of workers
 
-    def claim(self, job_id: str, execution: str) -> Job | None:
-        """Take the job for an execution. None: nothing is to do (finished, canceled, given up, deleted)."""
+    def claim(self, job_id: str, execution: str, model: str | None = None) -> Job | None:
+        """Take the job for an execution. None: nothing is to do (finished, canceled, given up, deleted, or moved to
+        another version than `model`, which the worker has)."""
+
+        def step(job: Job) -> Job | None:
+            if model is not None and job.model not in (model, job.model_name):
+                return None
+            return lifecycle.claim(job, execution, self._clock.now(), attempts)
 
         def register_output(pipe: Pipeline, job: Job) -> None:
             if job.execution == execution and not job.is_finished:
@@ -174,7 +180,7 @@ class JobRepository:
         try:
             job = self._change(
                 job_id,
-                lambda job: lifecycle.claim(job, execution, self._clock.now(), attempts),
+                step,
                 "state",
                 register_output,
             )
@@ -321,6 +327,42 @@ class JobRepository:
         try:
             return self._change(lost.id, step, "state", put)
         except (NotFound, RecordUnreadable):  # the next `find_lost` sets it aside
+            return None
+
+    def move(self, job_id: str, model: str) -> Job | None:
+        """Let a waiting job be done by another version of its model, at the end of its owner's jobs there.
+
+        None: it does not wait, or its request names the version. If this process dies between the two queues,
+        `find_lost` finds the job.
+        """
+        moved = self._change_waiting(
+            job_id,
+            lambda job: lifecycle.move(job, model, self._clock.now()),
+            lambda pipe, job: self.fair_queue.leave(pipe, job, finished=True),
+        )
+        if moved is not None:
+            with self.redis.pipeline() as pipe:
+                self.rq_queues.write_entry(pipe, moved)
+                self.fair_queue.enter(pipe, moved)
+                self.fair_queue.commit(model, pipe, [_is_unchanged(moved, moved.document().encode())])
+        return moved
+
+    def give_up_model(self, job_id: str) -> Job | None:
+        """Fail a waiting job whose model is gone. None: it does not wait."""
+        return self._change_waiting(job_id, lambda job: lifecycle.give_up_model(job, self._clock.now()))
+
+    def _change_waiting(
+        self,
+        job_id: str,
+        step: Callable[[Job], Job | None],
+        also: Callable[[Pipeline, Job], None] | None = None,
+    ) -> Job | None:
+        try:
+            return self._change(job_id, step, "state", also)
+        except NotFound:
+            return None
+        except RecordUnreadable:
+            self.set_aside(job_id)
             return None
 
     def discard_entry(self, job_id: str) -> None:

@@ -1,7 +1,8 @@
 """RQ queues: two per model, with the JSON serializer and one entry per job, named by the job's id.
 
-`earmark:MODEL` is for workers that take any job, `earmark:MODEL:short` for workers that take short jobs only. They are
-the ready lists of the fair queue (`fair_queue.py`) and hold few jobs. RQ's state of a job is a hint; its record is the
+`earmark:MODEL` is for workers that take any job, `earmark:MODEL:short` for workers that take short jobs only; MODEL is
+the model's id, such as `base@3`, or its name alone for jobs that an earlier release has queued. They are the
+ready lists of the fair queue (`fair_queue.py`) and hold few jobs. RQ's state of a job is a hint; its record is the
 truth, so that entries may be written, deleted and lost at any time.
 """
 

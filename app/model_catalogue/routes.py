@@ -1,10 +1,11 @@
-"""`/v1/models`: the models that workers have announced."""
+"""`/v1/models`: the models that take jobs, each version of its own."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
+from app.model_registry.registry import choose
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -23,21 +24,23 @@ class ModelAnswer(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """All models that were ever announced."""
+    """The versions that living workers have, and those that the server is configured for."""
 
     data: list[ModelAnswer]
 
 
 @router.get("", responses=problems(503))
 def models(deps: InjectedDependencies) -> ModelsAnswer:
-    """List the models and the number of their workers."""
+    """List the models, each version of its own, and the number of their workers."""
+    models = deps.model_registry.models()
+    default = choose(deps.settings.model, [model for model, _ in models])
     return ModelsAnswer(
         data=[
             ModelAnswer(
-                **model.model_dump(include=set(ModelAnswer.model_fields)),
-                default=model.name == deps.settings.model,
-                workers=deps.model_registry.worker_count(model.name),
+                **description.model_dump(include=set(ModelAnswer.model_fields)),
+                default=model == default,
+                workers=model.workers,
             )
-            for model in deps.model_registry.models()
+            for model, description in models
         ]
     )

@@ -1,7 +1,8 @@
 """Descriptions of the models that a deployment is configured for: its jobs may wait before any worker lives.
 
 The description of `base` is a file beside this module, made from its weights by `python -m models describe`; those of
-other models are in the folder `EARMARK_MODEL_DESCRIPTIONS`. What a worker announces takes precedence.
+other models, or of another version of `base`, are in the folder `EARMARK_MODEL_DESCRIPTIONS`. What a worker announces
+takes precedence.
 """
 
 from functools import cache
@@ -21,7 +22,7 @@ class ConfiguredModels:
             self._files |= {path.stem: path for path in settings.model_descriptions.glob("*.json")}
 
     def texts(self) -> dict[str, str]:
-        """Return the descriptions, JSON as workers announce it, by the models' names. Raises OSError."""
+        """Return the descriptions, JSON as workers announce it, by the names of the files. Raises OSError."""
         return {name: _read(path) for name, path in self._files.items()}
 
 

@@ -1,8 +1,13 @@
-"""Registry of models: workers announce a model at start, with its embedding size and classes, and send heartbeats.
+"""The models of a deployment: workers announce theirs at their start, with its classes, and send heartbeats.
 
-The description of a model outlives its workers, so that jobs can wait for new ones; the last announcement counts. The
-models that a deployment is configured for are known before any worker announces them (`descriptions.py`). A worker is
-alive while its last heartbeat is younger than `heartbeat_timeout`.
+A model is a name and a version, together its id, such as `base@3`; workers of several versions may live side by side,
+as they do during a rolling upgrade. A worker is alive while its last heartbeat is younger than `heartbeat_timeout`.
+
+Of the versions of a name those are available that living workers have, and the one that the deployment is configured
+for (`descriptions.py`). Where no worker of the name lives, so is the one that a worker had last, for `model_seconds`:
+its workers may be restarting. A request that names no version gets the first of these that there is: the configured
+version, if a living worker has it; the version that most living workers have, and of several the greatest; the version
+that a worker had last; the configured version.
 
 A description is what `models.engine.Engine.describe()` returns:
 {"name", "version", "embedding_size", "labels", "askable_labels", "sample_rate",
@@ -10,8 +15,12 @@ A description is what `models.engine.Engine.describe()` returns:
 """
 
 import logging
+import re
 import time
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
@@ -24,7 +33,8 @@ from app.settings import Settings
 
 log = logging.getLogger("earmark.models")
 
-_MODELS = "earmark:models"
+_MODELS = "earmark:models"  # descriptions by the models' ids; by their names as the previous release announced them
+_SEEN = "earmark:models:seen"  # ids by the last heartbeat of any of their workers
 _CACHE_SECONDS = 1.0  # of a description, which is large, and which every new job needs
 
 # A model as requests name it: `base`, or `base@1` for one version of it.
@@ -62,13 +72,43 @@ class ModelDescription(BaseModel):
     queries_of: list[str] = []
     classes: list[ClassDescription] = []
 
+    @property
+    def id(self) -> str:
+        """Name and version, such as `base@1`."""
+        return f"{self.name}@{self.version}"
+
     def understands(self, made_by: str | None) -> bool:
         """Return whether a query that a model made, such as "base@3", can be used with this one."""
         return made_by in {f"{self.name}@{version}" for version in (self.version, *self.queries_of)}
 
 
+@dataclass(frozen=True)
+class AvailableModel:
+    """A version of a model that takes jobs, with its living workers."""
+
+    id: str
+    workers: int = 0
+    seen: float = 0.0  # when a worker had it last
+    is_configured: bool = False
+    is_preferred: bool = False  # the configured version of its name, if there are several
+
+    @property
+    def name(self) -> str:
+        """The model's name, without its version."""
+        return self.id.partition("@")[0]
+
+    @property
+    def version_key(self) -> list[tuple[int, str]]:
+        """A key that sorts versions as people read them: 2 before 10."""
+        parts = re.split(r"(\d+)", self.id.partition("@")[2])
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
 def workers_key(model: str, short: bool = False) -> str:
-    """Return the Redis key of a model's workers by last heartbeat; with `short`, of those that only run short jobs."""
+    """Return the Redis key of a model's workers by last heartbeat; with `short`, of those that only run short jobs.
+
+    model: its id, here and in all that follows; or its name, for the workers of the previous release.
+    """
     return f"earmark:workers:{model}:short" if short else f"earmark:workers:{model}"
 
 
@@ -80,15 +120,18 @@ class ModelRegistry:
         self._settings = settings
         self._clock = server_clock(redis)
         self._parsed: dict[bytes | str, ModelDescription] = {}
-        self._cache: dict[str, tuple[float, ModelDescription]] = {}  # by name, with the time when it expires
+        self._cache: dict[str, tuple[float, ModelDescription]] = {}  # by id, with the time when it expires
+        self._available: tuple[float, list[AvailableModel]] = (0.0, [])  # with the time when it expires
         self._configured = ConfiguredModels(settings)
+
+    # Calls of workers and housekeeping
 
     def announce(self, description: dict, worker: str, short: bool = False) -> None:
         """Register a model and a worker that has loaded it. `worker` is the worker's name, new for every start."""
         model = ModelDescription.model_validate(description)
-        self._redis.hset(_MODELS, model.name, model.model_dump_json())
-        self._cache.pop(model.name, None)
-        self.heartbeat(model.name, worker, short)
+        self._redis.hset(_MODELS, model.id, model.model_dump_json())
+        self._cache.pop(model.id, None)
+        self.heartbeat(model.id, worker, short)
 
     def is_announced(self, model: str) -> bool:
         """Return whether a worker's announcement of a model is kept: the server may have lost it."""
@@ -102,61 +145,154 @@ class ModelRegistry:
         now = self._clock.now()
         with self._redis.pipeline() as pipe:
             pipe.zadd(workers_key(model), {worker: now})
+            pipe.zadd(_SEEN, {model: now})
             if short:
                 pipe.zadd(workers_key(model, short=True), {worker: now})
             execute_when_full(self._redis, pipe)
+        self._forget_available()
 
     def leave(self, model: str, worker: str) -> None:
         """Remove a worker that shuts down."""
         self._redis.zrem(workers_key(model), worker)
         self._redis.zrem(workers_key(model, short=True), worker)
+        self._forget_available()
 
     def worker_count(self, model: str) -> int:
-        """Return the number of live workers of the model."""
+        """Return the number of living workers of a model."""
         return self._redis.zcount(workers_key(model), self._clock.now() - self._settings.heartbeat_timeout, "+inf")
 
-    def delete_dead(self, model: str) -> int:
-        """Remove workers without a heartbeat for ten times `heartbeat_timeout`; return how many."""
-        oldest = self._clock.now() - 10 * self._settings.heartbeat_timeout
-        self._redis.zremrangebyscore(workers_key(model, short=True), 0, oldest)
-        return self._redis.zremrangebyscore(workers_key(model), 0, oldest)
+    def is_gone(self, model: str) -> bool:
+        """Return whether no job should wait for a model: it is not configured, and no worker had it for
+        `model_seconds`."""
+        if model in {description.id for description in self._configured_models().values()}:
+            return False
+        seen: Any = self._redis.zscore(_SEEN, model)
+        return not self.worker_count(model) and (seen or 0.0) < self._clock.now() - self._settings.model_seconds
 
-    def models(self) -> list[ModelDescription]:
-        """Return all models that are configured or were ever announced, by name; without unreadable descriptions."""
-        descriptions: Any = self._redis.hgetall(_MODELS)
-        texts = self._configured.texts() | {name.decode(): text for name, text in descriptions.items()}
+    def delete_dead(self) -> None:
+        """Remove workers without a heartbeat for ten times `heartbeat_timeout`, and descriptions of models that are
+        gone."""
+        oldest = self._clock.now() - 10 * self._settings.heartbeat_timeout
+        fields = self._announced()
+        names = {field.partition("@")[0] for field in fields if "@" in field}
+        for field in fields:
+            for short in (False, True):
+                self._redis.zremrangebyscore(workers_key(field, short), 0, oldest)
+            # The announcement of the previous release counts until a worker of this one has announced the name.
+            if self.is_gone(field) if "@" in field else field in names and not self.worker_count(field):
+                self._redis.hdel(_MODELS, field)
+                self._redis.zrem(_SEEN, field)
+
+    # Calls of the front end
+
+    def available(self) -> list[AvailableModel]:
+        """Return the models that take jobs, by name and version, as they are now."""
+        configured = self._configured_models()
+        seen_by_id: dict[str, float] = {description.id: 0.0 for description in configured.values()}
+        with self._redis.pipeline(transaction=False) as pipe:
+            for field in (fields := self._announced()):
+                pipe.zscore(_SEEN, field)
+            for field, seen in zip(fields, pipe.execute(), strict=True):
+                if "@" in field:
+                    seen_by_id[field] = seen or 0.0
+                elif (previous := self._previous(field)) is not None:
+                    seen_by_id.setdefault(previous.id, float("inf"))
+            ids = list(seen_by_id)
+            since = self._clock.now() - self._settings.heartbeat_timeout
+            for model in ids:
+                pipe.zcount(workers_key(model), since, "+inf")
+            counts = pipe.execute()
+        known = [
+            self._known(model, workers, seen_by_id[model], configured)
+            for model, workers in zip(ids, counts, strict=True)
+        ]
+        found = [model for model in known if model.workers or model.is_configured]
+        for name in {model.name for model in known} - {model.name for model in known if model.workers}:
+            last = max((model for model in known if model.name == name), key=lambda model: model.seen)
+            if last not in found and last.seen >= self._clock.now() - self._settings.model_seconds:
+                found.append(last)
+        found.sort(key=lambda model: (model.name, model.version_key))
+        self._available = (time.monotonic() + _CACHE_SECONDS, found)
+        return found
+
+    def workers_by_name(self) -> dict[str, int]:
+        """Return the numbers of living workers of the models that take jobs, of all versions, by name."""
+        workers: Counter[str] = Counter()
+        for model in self.available():
+            workers[model.name] += model.workers
+        return dict(workers)
+
+    def models(self) -> list[tuple[AvailableModel, ModelDescription]]:
+        """Return the models that take jobs with their descriptions; without those whose descriptions are unreadable."""
         models = []
-        for name, text in sorted(texts.items()):
+        for found in self.available():
             with suppress(ModelUnavailable):
-                models.append(self._parse(name, text))
+                models.append((found, self.model(found.id)))
         return models
 
-    def model(self, name: str) -> ModelDescription:
-        """Return a model, at most a second old.
+    def model(self, model: str) -> ModelDescription:
+        """Return the description of a model, at most a second old.
 
         Raises `ModelUnavailable` if it is not configured and no worker ever announced it, or if its description is
-        unreadable: the next heartbeat of a worker announces it again.
+        unreadable: the next start of a worker announces it again.
         """
-        expires_at, model = self._cache.get(name, (0.0, None))
-        if model is not None and time.monotonic() < expires_at:
-            return model
-        text = self._redis.hget(_MODELS, name) or self._configured.texts().get(name)
-        if text is None:
-            raise ModelUnavailable(f"No worker has announced the model {name} yet.")
-        model = self._parse(name, text)
-        self._cache[name] = (time.monotonic() + _CACHE_SECONDS, model)
-        return model
+        expires_at, description = self._cache.get(model, (0.0, None))
+        if description is not None and time.monotonic() < expires_at:
+            return description
+        text = self._redis.hget(_MODELS, model)
+        description = self._parse(model, text) if text is not None else self._find_unannounced(model)
+        self._cache[model] = (time.monotonic() + _CACHE_SECONDS, description)
+        return description
 
     def resolve(self, name: str | None) -> ModelDescription:
-        """Return the model that a request names (see `ModelName`), the server's own if it names none.
+        """Return the model that does the jobs of a request that names this one (see `ModelName`), or none.
 
-        Raises `ModelUnavailable`: no worker has announced the model, or workers have another version of it.
+        Raises `ModelUnavailable`, with what is available.
         """
-        name, _, version = (name or self._settings.model).partition("@")
-        model = self.model(name)
-        if version and version != model.version:
-            raise ModelUnavailable(f"Workers have {model.name}@{model.version}.")
-        return model
+        name = name or self._settings.model
+        expires_at, known = self._available
+        chosen = choose(name, known) if time.monotonic() < expires_at else None
+        if chosen is None:
+            known = self.available()
+            chosen = choose(name, known)
+        if chosen is None:
+            others = ", ".join(model.id for model in known) or "none"
+            raise ModelUnavailable(f"No worker has the model {name}; available: {others}.")
+        return self.model(chosen.id)
+
+    def _announced(self) -> list[str]:
+        fields: Any = self._redis.hkeys(_MODELS)
+        return sorted(field.decode() for field in fields)
+
+    def _configured_models(self) -> dict[str, ModelDescription]:
+        """Return the configured models by the names of their files; without unreadable ones."""
+        configured = {}
+        for name, text in self._configured.texts().items():
+            with suppress(ModelUnavailable):
+                configured[name] = self._parse(name, text)
+        return configured
+
+    @staticmethod
+    def _known(model: str, workers: int, seen: float, configured: dict[str, ModelDescription]) -> AvailableModel:
+        files = [name for name, description in configured.items() if description.id == model]
+        return AvailableModel(model, workers, seen, bool(files), model.partition("@")[0] in files)
+
+    def _previous(self, name: str) -> ModelDescription | None:
+        """Return what a worker of the previous release announced by a model's name, if it can be read."""
+        text = self._redis.hget(_MODELS, name)
+        with suppress(ModelUnavailable):
+            return None if text is None else self._parse(name, text)
+        return None
+
+    def _find_unannounced(self, model: str) -> ModelDescription:
+        """Return the description of a model that only the configuration or the previous release has."""
+        for description in (self._previous(model.partition("@")[0]), *self._configured_models().values()):
+            if description is not None and description.id == model:
+                return description
+        raise ModelUnavailable(f"No worker has announced the model {model}.")
+
+    def _forget_available(self) -> None:
+        self._available = (0.0, [])
 
     def _parse(self, name: str, text: bytes | str) -> ModelDescription:
         """Parse a description, each text once: descriptions are large (527 classes) and rarely change."""
@@ -169,3 +305,12 @@ class ModelRegistry:
                 log.error("the description of the model %s cannot be read: %s", name, error)
                 raise ModelUnavailable(f"The description of the model {name} cannot be read.") from error
         return self._parsed[text]
+
+
+def choose(name: str, available: Iterable[AvailableModel]) -> AvailableModel | None:
+    """Return the model that a name means, by the order in this module's docstring; None if there is none."""
+    models = [model for model in available if name in (model.id, model.name)]
+    living = [model for model in models if model.workers]
+    if living:
+        return max(living, key=lambda model: (model.is_preferred, model.workers, model.version_key))
+    return max(models, key=lambda model: (model.seen, model.is_preferred, model.version_key), default=None)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from app.job_api.schemas import AudioReference, JobAnswer, JobOptions
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, waiting_for
 from app.jobs.lifecycle import Job
 from app.keys.signed_urls import Sign
 from app.records.queries import QueryRequest
@@ -41,5 +41,5 @@ class QueryAnswer(JobAnswer):
             "examples": len(request.examples),
             "coherence": result.coherence if result is not None else None,
             "seconds_used": result.seconds_used if result is not None else None,
-            "model": result.model if result is not None else request.model,
+            "model": result.model if result is not None else waiting_for(job, request.model),
         }

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_
 from pydantic_core import PydanticCustomError
 
 from app.http.validation import RequestModel
-from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, result_metrics
+from app.job_api.schemas import AudioReference, JobAnswer, JobOptions, result_metrics, waiting_for
 from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
 from app.model_registry.registry import ModelName
@@ -161,7 +161,7 @@ class SeparationAnswer(JobAnswer):
             "targets": job.targets,
             "stems": [] if result is None or job.expired else _stems(result, url, sign),
             "gain": result.gain if result is not None else 1.0,
-            "model": result.model if result is not None else request.model,
+            "model": result.model if result is not None else waiting_for(job, request.model),
             "metrics": result_metrics(job, result.metrics if result is not None else None),
         }
 

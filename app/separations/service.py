@@ -60,7 +60,7 @@ def create_again(deps: Dependencies, job: Job) -> QueuedJob:
     """
     request = request_of(job, SeparationRequest)
     validation.require_target_count(len(request.targets), deps.settings, "targets")
-    model = deps.model_registry.resolve(job.model)
+    model = deps.model_registry.resolve(options_of(job).model)
     track = request.mixture.track
     mixture = job_validation.find_recording(deps, request.mixture.audio_id, "mixture", "audio_id")
     mixture = job_validation.choose_track(mixture, track, "mixture", "track")

@@ -229,7 +229,7 @@ def test_sweeps_go_on_and_remove_the_output_of_damaged_records(
     redis.delete(queue.key)
     redis.zadd(queue.started_job_registry.key, {"garbage": time.time(), "a:b:c": time.time()})
     sweep(folder_service)
-    assert queue.job_ids == [whole.id]
+    assert jobs.rq_queues.queue("base@1").job_ids == [whole.id], "from a queue of the previous release to its workers"
     assert folder_service.deps.storage.keys(f"separations/{done.id}") == []
     assert folder_service.deps.storage.keys(store_key(expired)) == []
     with pytest.raises(NotFound):
@@ -268,12 +268,12 @@ def test_damaged_keys_are_left_out_counted_and_revoked(keyed_service: Service, r
 def test_a_damaged_model_is_left_out_until_a_worker_announces_it_again(folder_service: Service, redis: Redis) -> None:
     registry = folder_service.deps.model_registry
     registry.announce(MODEL | {"name": "other"}, "worker-2")
-    redis.hset("earmark:models", "base", '{"name": "base"}')
+    redis.hset("earmark:models", "base@1", '{"name": "base"}')
     eventually(lambda: folder_service.client.get("/v1/labels").status_code == 503, 5)  # a description is cached
-    assert [model["name"] for model in folder_service.client.get("/v1/models").json()["data"]] == ["other"]
-    assert folder_service.client.get("/readyz").json()["workers"] == {"other": 1}
+    models = folder_service.client.get("/v1/models").json()["data"]
+    assert [(model["name"], model["version"]) for model in models] == [("base", "3"), ("other", "1")]
     registry.announce(MODEL, "worker-1")
-    assert len(folder_service.client.get("/v1/models").json()["data"]) == 2
+    assert len(folder_service.client.get("/v1/models").json()["data"]) == 3
 
 
 def test_a_damaged_response_is_told_and_nothing_is_created_twice(folder_service: Service, redis: Redis) -> None:

@@ -163,7 +163,8 @@ class Deployment:
         return programs
 
     def _is_registered(self, program: subprocess.Popen) -> bool:
-        names: Any = self.redis.zrange("earmark:workers:base", 0, -1)
+        keys: Any = self.redis.keys("earmark:workers:*")
+        names: list[Any] = [name for key in keys for name in self.redis.zrange(key, 0, -1)]
         return any(name.decode().split(".")[1] == str(program.pid) for name in names)
 
     def start_housekeeping(self) -> subprocess.Popen:
@@ -270,7 +271,7 @@ class Deployment:
         job = Job(
             id=new_id(kind.prefix),
             kind=kind.name,
-            model="base",
+            model="base@small",
             request=request | {"model": {"name": "base", "version": "small"}},
             audio_ids=list(dict.fromkeys(audio_ids)),
             targets=targets or [],

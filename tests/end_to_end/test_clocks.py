@@ -46,7 +46,7 @@ def test_no_clock_of_a_machine_delays_or_hastens_anything(
         deployment = deploy(**INTERVALS, **addresses)
         redis, jobs, ledger = deployment.redis, deployment.jobs, OrphanLedger(deployment.redis)
         workers = {skew: start_skewed(deployment, skew, "tests.skew.holding_worker") for skew in SKEWS}
-        eventually(lambda: redis.zcard("earmark:workers:base") == len(SKEWS))
+        eventually(lambda: redis.zcard("earmark:workers:base@small") == len(SKEWS))
 
         # Jobs that end one after another: their messages are due at once, and in this order.
         ended = []

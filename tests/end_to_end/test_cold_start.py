@@ -24,7 +24,9 @@ def test_a_job_waits_for_the_first_worker(tmp_path: Path) -> None:
                     return False
 
             def gauge(name: str) -> float:
-                (value,) = re.findall(rf'^{name}{{model="base"}} (\S+)$', client.get("/metrics").text, re.MULTILINE)
+                (value,) = re.findall(
+                    rf'^{name}{{model="base",version="\S+"}} (\S+)$', client.get("/metrics").text, re.MULTILINE
+                )
                 return float(value)
 
             eventually(responds)

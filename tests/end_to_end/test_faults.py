@@ -184,7 +184,7 @@ def test_sigterm_hands_a_job_over_or_lets_it_finish(pair: Deployment, figures: F
     assert patient.wait(TIMEOUT) == 0
     done = assert_done_once(pair, job)
     assert (done.attempts, done.execution) == (1, first.execution)
-    assert pair.registry.worker_count("base") == 0
+    assert pair.registry.workers_by_name().get("base", 0) == 0
     assert pair.temporary_files() == []
 
 

@@ -134,4 +134,4 @@ def test_a_decoder_that_hangs_fails_only_its_job(deployment: Deployment, figures
 
 def test_a_worker_registers_again_after_a_loss_of_all_data(deployment: Deployment):
     deployment.redis.flushall()
-    eventually(lambda: deployment.registry.models() and deployment.registry.worker_count("base") == 1)
+    eventually(lambda: deployment.registry.models() and deployment.registry.workers_by_name().get("base", 0) == 1)

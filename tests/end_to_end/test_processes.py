@@ -26,7 +26,7 @@ def test_workers_die_independently_and_stop_together(deploy: Callable[..., Deplo
     deployment = deploy(worker_metrics_port=port)
     words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
     program = deployment.start(*words, "--processes", "2")
-    eventually(lambda: deployment.registry.worker_count("base") == 2)
+    eventually(lambda: deployment.registry.workers_by_name().get("base", 0) == 2)
     pages = [httpx.get(f"http://127.0.0.1:{port + index}/metrics").text for index in range(2)]
     assert all("earmark_batch_size" in page for page in pages)
 
@@ -38,14 +38,14 @@ def test_workers_die_independently_and_stop_together(deploy: Callable[..., Deplo
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: deployment.jobs.get(long.id).attempts == 2)
     assert other.is_running(), "the death of one worker does not affect the other"
-    eventually(lambda: len(workers(program)) == 2 and deployment.registry.worker_count("base") == 2)
+    eventually(lambda: len(workers(program)) == 2 and deployment.registry.workers_by_name().get("base", 0) == 2)
 
     deployment.jobs.cancel(long.id)
     jobs = [deployment.submit(long.audio_ids[0], [{"name": "dog", "label": "Dog"}]) for _ in range(2)]
     for job in jobs:
         deployment.wait_running(job, ratio=0.0)
     deployment.stop(program)
-    assert deployment.registry.worker_count("base") == 0
+    assert deployment.registry.workers_by_name().get("base", 0) == 0
     assert [deployment.jobs.get(job.id).status for job in jobs] == ["queued", "queued"], "handed over"
 
 

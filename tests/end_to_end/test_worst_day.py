@@ -173,7 +173,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server, smal
             worker = running.python("worker", "worker", "--model", str(small_model), "--device", "cpu", *more)
             os.setpriority(os.PRIO_PROCESS, worker.pid, 10)  # workers have machines of their own
         running.start_apis(port)
-        eventually(lambda: running.registry.worker_count("base") == (2 if SOAK else 1))
+        eventually(lambda: running.registry.workers_by_name().get("base", 0) == (2 if SOAK else 1))
         yield running
         print(running.read_logs()[-30_000:])  # shown if the test fails
 

@@ -105,7 +105,7 @@ class Topology:
         for port in metrics_ports:
             self.workers.append(self.python(*words, worker_metrics_port=port))
             self.metrics_ports[self.workers[-1]] = port
-        eventually(lambda: self._are_alive() and self.registry.worker_count("base") >= len(self.workers))
+        eventually(lambda: self._are_alive() and self.registry.workers_by_name().get("base", 0) >= len(self.workers))
 
     def stop_workers(self) -> None:
         """Stop all workers regularly."""

@@ -94,7 +94,7 @@ def register_model(running: Topology) -> None:
     classes = [{"label": "Dog", "mid": "/m/0bt9lr", "slug": "dog", "path": ["Dog"], "askable": True}]
     figures = {"embedding_size": 8, "labels": 1, "askable_labels": 1, "sample_rate": 32000}
     running.registry.announce({"name": "base", "version": "1", **figures, "classes": classes}, "worker")
-    running.registry.leave("base", "worker")
+    running.registry.leave("base@1", "worker")
 
 
 def polls_and_jobs(table: Table, running: Topology, api: str, bare: str, seconds: int) -> None:
@@ -291,7 +291,7 @@ def sharing(table: Table, running: Topology, api: str, model: str, jobs: int) ->
             program = running.spawn(
                 "workers", [sys.executable, *words], {**os.environ, **running.settings.as_environment()}
             )
-            eventually(lambda processes=processes: running.registry.worker_count("base") == processes)
+            eventually(lambda processes=processes: running.registry.workers_by_name().get("base", 0) == processes)
             started = time.monotonic()
             urls = [client.post("/v1/separations", json=body).raise_for_status().json()["url"] for _ in range(jobs)]
             for url in urls:

@@ -33,7 +33,7 @@ def main() -> None:
             time.sleep(0.2)
 
     worker = EarmarkWorker(
-        queue_name("base"),
+        queue_name("base@small"),
         connection=redis,
         tasks=dict.fromkeys(TASK_NAMES.values(), task),
         signals=Signals(),
@@ -41,13 +41,13 @@ def main() -> None:
         heartbeat_timeout=settings.heartbeat_timeout,
         hand_over_after=20.0,
         on_overrun=lambda _job, _execution: None,
-        on_idle=lambda: jobs.fair_queue.fill("base"),
+        on_idle=lambda: jobs.fair_queue.fill("base@small"),
     )
 
     def beat() -> None:
         while True:
-            registry.heartbeat("base", worker.name)
-            jobs.fair_queue.fill("base")
+            registry.heartbeat("base@small", worker.name)
+            jobs.fair_queue.fill("base@small")
             time.sleep(settings.heartbeat_seconds)
 
     threading.Thread(target=beat, daemon=True).start()

@@ -242,10 +242,10 @@ def test_workers_finish_their_jobs_when_the_server_is_full(mine: Service, redis:
             assert jobs.claim(job.id, "e") is not None
             assert jobs.report_progress(job.id, "e", 0.5, "separating")
             assert end(job.id)
-            mine.deps.model_registry.heartbeat("base", "worker-1")
+            mine.deps.model_registry.heartbeat("base@1", "worker-1")
         assert [jobs.get(job.id).status for job in created] == ["succeeded", "failed", "queued"]
         assert jobs.fair_queue.waiting_count("base") == 1
-        assert mine.deps.model_registry.worker_count("base") == 1
+        assert mine.deps.model_registry.worker_count("base@1") == 1
 
 
 def test_housekeeping_goes_on_when_the_server_is_full(

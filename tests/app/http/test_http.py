@@ -79,7 +79,7 @@ def test_health(service: Service) -> None:
     assert service.client.get("/livez").json() == {"status": "alive"}
     readiness = service.client.get("/readyz").json()
     assert readiness == {"status": "ready", "queue": "ok", "store": "ok", "workers": {"base": 1}}
-    service.deps.model_registry.leave("base", "worker-1")
+    service.deps.model_registry.leave("base@1", "worker-1")
     answer = service.client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (200, {"base": 0})
 
@@ -123,19 +123,20 @@ def test_metrics(folder_service: Service) -> None:
     text = folder_service.client.get("/metrics").text
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert names and all(name.startswith("earmark_") for name in names)
-    assert 'earmark_jobs_waiting{model="base"} 1.0' in text
-    assert 'earmark_workers{model="base"} 1.0' in text
+    assert 'earmark_jobs_waiting{model="base",version="1"} 1.0' in text
+    assert 'earmark_workers{model="base",version="1"} 1.0' in text
     assert 'route="/v1/audio/{audio_id}",status="404"' in text and 'audio/x"' not in text
 
 
 def test_models_and_their_workers(folder_service: Service) -> None:
     registry = folder_service.deps.model_registry
-    registry.heartbeat("base", "worker-2")
+    registry.heartbeat("base@1", "worker-2")
     registry.announce({**MODEL, "name": "paper", "version": "3"}, "worker-3")
-    registry.leave("paper", "worker-3")
+    registry.leave("paper@3", "worker-3")
     models = folder_service.client.get("/v1/models").json()["data"]
     assert [(model["name"], model["version"], model["default"], model["workers"]) for model in models] == [
         ("base", "1", True, 2),
+        ("base", "3", False, 0),
         ("paper", "3", False, 0),
     ]
     assert set(models[0]) == {

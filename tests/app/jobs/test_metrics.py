@@ -146,14 +146,18 @@ def test_calls_of_the_store_are_counted_by_outcome(tmp_path: Path) -> None:
 def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> None:
     separation = folder_service.separate()
     jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
-    eventually(lambda: jobs.fair_queue.oldest_age("base") > 0.05, 5)
+    eventually(lambda: jobs.fair_queue.oldest_age("base@1") > 0.05, 5)
     text = folder_service.client.get("/metrics").text
-    oldest = next(line for line in text.splitlines() if line.startswith("earmark_jobs_oldest_waiting_seconds{"))
+    oldest = next(
+        line
+        for line in text.splitlines()
+        if line.startswith('earmark_jobs_oldest_waiting_seconds{model="base",version="1"}')
+    )
     assert 0.05 <= float(oldest.split()[-1]) < 60
-    assert 'earmark_jobs_running{model="base"} 0.0' in text
+    assert 'earmark_jobs_running{model="base",version="1"} 0.0' in text
     jobs.cancel(separation["id"])
-    assert jobs.fair_queue.oldest_age("base") == 0
-    assert registry.models()[0].name == MODEL["name"]
+    assert jobs.fair_queue.oldest_age("base@1") == 0
+    assert registry.models()[0][1].name == MODEL["name"]
 
 
 def test_ids_hold_their_time_of_creation() -> None:

@@ -278,7 +278,7 @@ def test_unknown_models_are_unavailable(folder_service: Service) -> None:
         )
         problem(answer, 503, "model_unavailable")
     assert folder_service.separate(model="base@1")["model"] == {"name": "base", "version": "1"}
-    folder_service.deps.model_registry.leave("base", "worker-1")
+    folder_service.deps.model_registry.leave("base@1", "worker-1")
     assert folder_service.separate()["status"] == "queued"
 
 
