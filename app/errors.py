@@ -385,7 +385,7 @@ class ModelUnavailable(Unavailable):
     """No worker has this model, or this version of it, and the server is not configured for it."""
 
     code = "model_unavailable"
-    title = "No worker has announced this model"
+    title = "The model is not available"
     retry_after = 30
 
 

@@ -152,9 +152,9 @@ class Deployment:
         """Start a worker and wait until it is registered."""
         return self.start_workers(1, *options)[0]
 
-    def start_workers(self, count: int, *options: str) -> list[subprocess.Popen]:
+    def start_workers(self, count: int, *options: str, model: Path | None = None) -> list[subprocess.Popen]:
         """Start workers and wait until they are registered."""
-        words = ("worker", "--model", str(self.model), "--device", "cpu", *options)
+        words = ("worker", "--model", str(model or self.model), "--device", "cpu", *options)
         programs = [self.start(*words) for _ in range(count)]
         self.workers += programs
         for program in programs:

@@ -21,6 +21,7 @@ COLUMNS = {
     "faults": ("what happens", "what it costs", "measured"),
     "clocks": ("clock of the worker", "clock of housekeeping", "its job waits again"),
     "outages": ("what happens", "what it costs", "measured"),
+    "versions": ("phase", "workers", "jobs that name", "jobs", "done by"),
     "many": ("jobs, workers", "killed", "of the jobs", "time"),
     "worst-day": ("the other key's", "times", "p50 before", "during", "p99 before", "during", "ratios"),
     "attacks": ("the attack", "answers"),

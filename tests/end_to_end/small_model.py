@@ -18,9 +18,10 @@ EMBEDDING_SIZE = 1024  # YAMNet's
 DOG = "/m/0bt9lr"
 
 
-def save_small_model(folder: Path) -> None:
-    """Save the bundle, with one class that can be separated by name."""
+def save_small_model(folder: Path, version: str = "small") -> None:
+    """Save the bundle as this version of `base`, with one class that can be separated by name."""
     torch.manual_seed(0)
     detector, separator = build_base(CONFIG)
     dog = torch.randn(EMBEDDING_SIZE)
-    save(Bundle("base", "small", detector.eval(), separator.eval(), CONFIG, {DOG: dog}), folder)
+    config = CONFIG | {"version": version}
+    save(Bundle("base", version, detector.eval(), separator.eval(), config, {DOG: dog}), folder)
