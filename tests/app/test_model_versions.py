@@ -17,9 +17,11 @@ from app.settings import Settings
 from app.storage import Storage
 from tests.app.conftest import MODEL, Service, problem
 from tests.app.records import new_job
+from tests.conftest import REPOSITORY
 
 NEXT = {**MODEL, "version": "next"}
 SEEN = "earmark:models:seen"
+SHIPPED = json.loads((REPOSITORY / "app" / "model_registry" / "base.json").read_text())["version"]
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_a_job_is_for_the_version_that_its_request_means(folder_service: Service
     assert unnamed["model"] == {"name": "base", "version": "next"}
     body = {"audio_id": folder_service.recording()["id"], "model": "base@1"}
     refusal = problem(folder_service.client.post("/v1/detections", json=body), 503, "model_unavailable")
-    assert "base@3, base@next" in refusal["detail"]
+    assert f"base@{SHIPPED}, base@next" in refusal["detail"]
     registry.announce(MODEL, "worker-1")
     registry.leave("base@next", "worker-2")
     assert jobs.move(unnamed["id"], "base@1") is not None and jobs.move(ids["base@next"], "base@1") is None
