@@ -168,7 +168,7 @@ def test_the_timeline_has_the_events_of_the_recording(auto: Engine) -> None:
 
 
 def test_it_understands_the_queries_of_the_version_before(auto: Engine) -> None:
-    """The query encoder is the same: what base@3 embedded is used, unchanged, by this separator."""
+    """A query that says base@3 is used as it is. That both encoders agree is compared by `ship`, not here."""
     mixture = recording("mixture")
     saved = auto.embed([recording("example")])
     earlier = Query(saved.vector, "base@3", saved.coherence, saved.seconds_used)
