@@ -18,12 +18,10 @@ The life of a job (its steps are in `lifecycle.py`):
 5. `expired_ids()` and `expire(id)` after the retention time of its output; Redis drops the record itself
    `record_retention` later. A saved query that succeeded stays until it is deleted.
 
-Every change is a compare-and-set (`FairQueue.commit`) that also appends an event to the record's stream (`events.py`).
+Every change is a compare-and-set (`job_records.py`) that also appends an event to the record's stream (`events.py`).
 All methods raise redis-py's errors when Redis does not answer.
 """
 
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,24 +30,22 @@ from redis.client import Pipeline
 
 from app import logs
 from app.errors import AlreadyFinished, NotFound, QuotaExceeded, RecordTooNew, RecordUnreadable
-from app.jobs import events, lifecycle, metrics
+from app.jobs import events, lifecycle
 from app.jobs.events import events_key
 from app.jobs.fair_queue import Condition, FairQueue
+from app.jobs.job_records import EXPIRY_KEY, Also, JobRecords, Step, audio_ids_key, is_unchanged
 from app.jobs.kinds import KINDS, Kind, kind_of_id, output_folder
 from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.jobs.listing import Listing, record_key
 from app.jobs.rq_queues import RqQueues
-from app.jobs.webhook_outbox import WebhookOutbox
-from app.records.audio import audio_key, users_key
+from app.records.audio import audio_key
 from app.records.orphans import OrphanLedger, postpone
 from app.records.quarantine import Quarantine
 from app.records.shared import OPEN_JOBS_KEY
 from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
-_EXPIRY = "earmark:jobs:expiry"
-_DROP_MARGIN = 3600.0  # s after Redis drops a record until its large fields are deleted: clocks differ
 _KEPT_RETRY_AFTER = 3600  # s; records expire after weeks, and jobs may be deleted at any time
 
 
@@ -73,6 +69,7 @@ class JobRepository:
         self._settings = settings
         self._orphans = OrphanLedger(redis)
         self._clock = server_clock(redis)
+        self._records = JobRecords(redis, settings, self.fair_queue, self.quarantine)
 
     # Calls of the front end
 
@@ -88,9 +85,9 @@ class JobRepository:
             (("present", audio_key(audio_id)), NotFound(f"There is no audio {audio_id}.")) for audio_id in job.audio_ids
         ]
         with self.redis.pipeline() as pipe:
-            self._write(pipe, job, "state")
+            self._records.write(pipe, job, "state")
             if job.audio_ids and "audio_ids" in job.stored_names:
-                pipe.sadd(_audio_ids_key(job.id), *job.audio_ids)
+                pipe.sadd(audio_ids_key(job.id), *job.audio_ids)
             for stored in job.stored_fields:
                 self._orphans.remove(pipe, stored.key)
             self.listing.add(pipe, job)
@@ -103,14 +100,14 @@ class JobRepository:
 
     def get(self, job_id: str) -> Job:
         """Return the record. Raises `NotFound`, `RecordTooNew` if a newer release wrote it, and `RecordUnreadable`."""
-        return self._read(job_id)[1]
+        return self._records.read(job_id)[1]
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a waiting job, or ask a running one to stop. Raises `AlreadyFinished`, `NotFound`.
 
         The job that it returns does not wait: its position in the fair queue is 0.
         """
-        job = self._change(job_id, lambda job: lifecycle.request_cancel(job, self._clock.now()), "state")
+        job = self._records.change(job_id, lambda job: lifecycle.request_cancel(job, self._clock.now()), "state")
         if job is None:
             raise AlreadyFinished()
         return job
@@ -121,10 +118,10 @@ class JobRepository:
         The caller deletes what the job stored; if it dies before, housekeeping does, by the ledger of orphaned objects.
         """
         while True:
-            document, job = self._read(job_id)
+            document, job = self._records.read(job_id)
             with self.redis.pipeline() as pipe:
-                self._leave_indices(pipe, job)
-                pipe.zrem(_EXPIRY, job.id)
+                self._records.leave_indices(pipe, job)
+                pipe.zrem(EXPIRY_KEY, job.id)
                 self.listing.remove(pipe, job.owner, job.kind, job.id)
                 pipe.delete(record_key(job.id))
                 events.delete(pipe, job)
@@ -133,14 +130,14 @@ class JobRepository:
                 if job.stored_fields:
                     self._orphans.remove(pipe, record_folder(job.id))  # due when the record would have been dropped
                     self._orphans.add(pipe, record_folder(job.id), due)
-                if self.fair_queue.commit(job.model, pipe, [_is_unchanged(job, document)]) is not None:
+                if self.fair_queue.commit(job.model, pipe, [is_unchanged(job, document)]) is not None:
                     return job
 
     def delete_unreadable(self, kind: Kind, job_id: str, owner: str) -> None:
         """Delete an unreadable record, which does not tell its model: it leaves the queues of all; see `delete`."""
         self.set_aside(job_id)
         with self.redis.pipeline() as pipe:
-            pipe.zrem(_EXPIRY, job_id)
+            pipe.zrem(EXPIRY_KEY, job_id)
             self.listing.remove(pipe, owner, kind.name, job_id)
             pipe.delete(record_key(job_id), events_key(job_id))
             for folder in (output_folder(kind.name, job_id), record_folder(job_id)):
@@ -178,7 +175,7 @@ class JobRepository:
 
         attempts = self._settings.job_attempts
         try:
-            job = self._change(
+            job = self._records.change(
                 job_id,
                 step,
                 "state",
@@ -198,13 +195,13 @@ class JobRepository:
 
     def report_progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
         """Report the progress (0 to 1). False: the job does not belong to this execution. Cheap to call often."""
-        return self._change_own(
+        return self._records.change_own(
             job_id, lambda job: lifecycle.report_progress(job, execution, ratio, stage, self._clock.now()), "progress"
         )
 
     def update_target(self, job_id: str, execution: str, state: TargetState) -> bool:
         """Publish the outcome of one target before the rest. False: the job does not belong to this execution."""
-        return self._change_own(
+        return self._records.change_own(
             job_id, lambda job: lifecycle.update_target(job, execution, state, self._clock.now()), "target"
         )
 
@@ -213,7 +210,7 @@ class JobRepository:
 
         False: the job does not belong to this execution.
         """
-        return self._change_own(
+        return self._records.change_own(
             job_id,
             lambda job: lifecycle.record_duration(job, execution, seconds, charged_seconds, self._clock.now()),
             "progress",
@@ -246,7 +243,7 @@ class JobRepository:
             if stored is not None:
                 self._orphans.remove(pipe, stored.key)
 
-        return self._change_own(
+        return self._records.change_own(
             job_id,
             lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], self._clock.now(), stored),
             "state",
@@ -262,20 +259,20 @@ class JobRepository:
         warnings: list[str] | None = None,
     ) -> bool:
         """End the job with an error that no retry would avoid. False: the job does not belong to this execution."""
-        return self._change_own(
+        return self._records.change_own(
             job_id, lambda job: lifecycle.fail(job, execution, error, self._clock.now(), targets, warnings), "state"
         )
 
     def confirm_cancel(self, job_id: str, execution: str) -> bool:
         """Mark the job canceled: its work has stopped because `cancel` asked for it. False: this was not asked."""
-        return self._change_own(
+        return self._records.change_own(
             job_id, lambda job: lifecycle.confirm_cancel(job, execution, self._clock.now()), "state"
         )
 
     def release(self, job_id: str, execution: str) -> bool:
         """Let the unfinished job wait again because the worker shuts down. False: not this execution's job."""
         attempts = self._settings.job_attempts
-        return self._change_own(
+        return self._records.change_own(
             job_id, lambda job: lifecycle.requeue(job, self._clock.now(), attempts, execution), "state", self._put_back
         )
 
@@ -325,7 +322,7 @@ class JobRepository:
                 self._put_back(pipe, job)
 
         try:
-            return self._change(lost.id, step, "state", put)
+            return self._records.change(lost.id, step, "state", put)
         except (NotFound, RecordUnreadable):  # the next `find_lost` sets it aside
             return None
 
@@ -344,26 +341,12 @@ class JobRepository:
             with self.redis.pipeline() as pipe:
                 self.rq_queues.write_entry(pipe, moved)
                 self.fair_queue.enter(pipe, moved)
-                self.fair_queue.commit(model, pipe, [_is_unchanged(moved, moved.document().encode())])
+                self.fair_queue.commit(model, pipe, [is_unchanged(moved, moved.document().encode())])
         return moved
 
     def give_up_model(self, job_id: str) -> Job | None:
         """Fail a waiting job whose model is gone. None: it does not wait."""
         return self._change_waiting(job_id, lambda job: lifecycle.give_up_model(job, self._clock.now()))
-
-    def _change_waiting(
-        self,
-        job_id: str,
-        step: Callable[[Job], Job | None],
-        also: Callable[[Pipeline, Job], None] | None = None,
-    ) -> Job | None:
-        try:
-            return self._change(job_id, step, "state", also)
-        except NotFound:
-            return None
-        except RecordUnreadable:
-            self.set_aside(job_id)
-            return None
 
     def discard_entry(self, job_id: str) -> None:
         """Delete the RQ entry of a finished job whose execution died; an unfinished job needs it again."""
@@ -372,22 +355,22 @@ class JobRepository:
 
     def postpone_expiry(self, job_id: str, seconds: float) -> None:
         """Let an expired job be due again after some seconds."""
-        postpone(self.redis, _EXPIRY, job_id, seconds)
+        postpone(self.redis, EXPIRY_KEY, job_id, seconds)
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of jobs whose output has passed its retention time, the oldest first."""
-        members: Any = self.redis.zrange(_EXPIRY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
+        members: Any = self.redis.zrange(EXPIRY_KEY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
 
     def expire(self, job_id: str) -> None:
         """Mark the output as expired; to be called before it is deleted. An unreadable record is set aside."""
         try:
-            self._change(job_id, lambda job: lifecycle.expire(job, self._clock.now()), "state")
+            self._records.change(job_id, lambda job: lifecycle.expire(job, self._clock.now()), "state")
         except NotFound:
             pass
         except RecordUnreadable:
             self.set_aside(job_id)
-        self.redis.zrem(_EXPIRY, job_id)
+        self.redis.zrem(EXPIRY_KEY, job_id)
 
     def trim(self) -> int:
         """Remove list entries whose records Redis has dropped. Returns how many."""
@@ -410,98 +393,16 @@ class JobRepository:
         if not job.is_finished:
             self.fair_queue.put_back(pipe, job)
 
-    # Compare-and-set
-
-    def _change_own(
+    def _change_waiting(
         self,
         job_id: str,
-        step: Callable[[Job], Job | None],
-        event: str,
-        also: Callable[[Pipeline, Job], None] | None = None,
-    ) -> bool:
-        try:
-            return self._change(job_id, step, event, also) is not None
-        except (NotFound, RecordUnreadable):
-            return False
-
-    def _change(
-        self,
-        job_id: str,
-        step: Callable[[Job], Job | None],
-        event: str,
-        also: Callable[[Pipeline, Job], None] | None = None,
+        step: Step,
+        also: Also | None = None,
     ) -> Job | None:
-        """Apply a step of the life cycle; retry on the new record if it changed meanwhile. None: the step is refused.
-
-        also: adds commands that belong to the change to its transaction.
-        """
-        while True:
-            document, job = self._read(job_id)
-            changed = step(job)
-            if changed is None or changed == job:
-                return changed
-            if changed.is_finished and not job.is_finished:
-                changed.expires_at = self._expiry_time(changed)
-            changed.revision = job.revision + 1
-            with self.redis.pipeline() as pipe:
-                self._write(pipe, changed, event, job)
-                if changed.is_finished and not job.is_finished:
-                    WebhookOutbox.put(pipe, changed)
-                if also is not None:
-                    also(pipe, changed)
-                if self.fair_queue.commit(job.model, pipe, [_is_unchanged(job, document)]) is not None:
-                    metrics.count_change(job, changed)
-                    return changed
-
-    def _read(self, job_id: str) -> tuple[bytes, Job]:
-        document: Any = self.quarantine.get(record_key(job_id))
-        if document is None:
-            raise NotFound("There is no such job.")
-        return document, lifecycle.parse(document)
-
-    def _expiry_time(self, job: Job) -> float | None:
-        """Return when the output of a finished job expires; None: it is kept until it is deleted."""
-        is_kept = KINDS[job.kind].kept and job.status == "succeeded"
-        return None if is_kept else self._clock.now() + self._settings.stem_retention
-
-    def _write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> None:
-        """Write the record, its event, and every index that follows from its state."""
-        until = None
-        if job.is_finished and job.expires_at is not None:
-            until = int(job.expires_at + self._settings.record_retention)
-        pipe.set(record_key(job.id), job.document(), exat=until)
-        events.append(pipe, job, event, before)
-        if job.is_finished:
-            self._leave_indices(pipe, job)
-            if until is not None:
-                pipe.expireat(events_key(job.id), until)
-                if job.stored_fields:
-                    self._orphans.add(pipe, record_folder(job.id), until + _DROP_MARGIN)
-            if job.expires_at is not None and not job.expired:
-                pipe.zadd(_EXPIRY, {job.id: job.expires_at})
-            return
-        pipe.sadd(OPEN_JOBS_KEY, job.id)
-        for audio_id in job.audio_ids:
-            pipe.sadd(users_key(audio_id), job.id)
-        if job.status == "running" and event == "state":
-            self.fair_queue.leave(pipe, job, finished=False)
-
-    def _leave_indices(self, pipe: Pipeline, job: Job) -> None:
-        pipe.srem(OPEN_JOBS_KEY, job.id)
-        self.fair_queue.leave(pipe, job, finished=True)
-        audio_ids = job.audio_ids
-        if "audio_ids" in job.stored_names:
-            members: Any = self.redis.smembers(_audio_ids_key(job.id))
-            audio_ids = [member.decode() for member in members]
-            pipe.delete(_audio_ids_key(job.id))
-        for audio_id in audio_ids:
-            pipe.srem(users_key(audio_id), job.id)
-
-
-def _audio_ids_key(job_id: str) -> str:
-    """Return the Redis key of the uploads that an unfinished job uses, if its record refers to the store for them."""
-    return f"{record_key(job_id)}:audio"
-
-
-def _is_unchanged(job: Job, document: bytes) -> Condition:
-    return (("unchanged", record_key(job.id), hashlib.sha1(document, usedforsecurity=False).hexdigest()), None)
+        try:
+            return self._records.change(job_id, step, "state", also)
+        except NotFound:
+            return None
+        except RecordUnreadable:
+            self.set_aside(job_id)
+            return None
