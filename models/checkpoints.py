@@ -57,6 +57,11 @@ class Bundle:
     predicted: frozenset[str] = frozenset()
 
     @property
+    def model_id(self) -> str:
+        """Name and version, such as "base@1"."""
+        return f"{self.name}@{self.version}"
+
+    @property
     def queries_of(self) -> list[str]:
         """The earlier versions whose queries this one understands: their query encoder is the same."""
         return self.config.get("queries_of", [])

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import checkpoints, detection, labels, matching, query, stems
+from models import checkpoints, detection, query, stems
 from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, LabelUnknown, ModelsError, SilentQuery, TextRefused, TextUnknown
-from models.labels import KnownClass
+from models.errors import Cancelled, ModelsError, SilentQuery
 from models.media import Limits, check_format
+from models.named_queries import NamedQueries
 from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
@@ -59,6 +58,7 @@ class Engine:
             self._separator.fold()
         self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
+        self._named = NamedQueries(bundle)
         self._profiles = Profiles(bundle.prior, bundle.clip_embeddings)
         self._gates = bundle.presence is not None
         # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
@@ -82,7 +82,7 @@ class Engine:
     @property
     def model_id(self) -> str:
         """Name and version, such as "base@1"; queries of other models are refused."""
-        return f"{self._bundle.name}@{self._bundle.version}"
+        return self._bundle.model_id
 
     @property
     def device(self) -> str:
@@ -103,12 +103,12 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """Return the description that a worker announces: the model, and the classes that it detects or separates."""
-        classes = self._classes()
+        classes = self._named.classes()
         return {
             "name": self._bundle.name,
             "version": self._bundle.version,
             "embedding_size": self._detector.embedding_size,
-            "labels": len(self._detected()),
+            "labels": len(self._named.detected),
             "askable_labels": sum(known.askable for known in classes),
             "sample_rate": self.rate,
             "queries_of": list(self._bundle.queries_of),
@@ -116,32 +116,6 @@ class Engine:
                 asdict(known) | {"path": list(known.path), "synonyms": list(known.synonyms)} for known in classes
             ],
         }
-
-    def _detected(self) -> set[int]:
-        return set(getattr(self._detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
-
-    def _classes(self) -> list[KnownClass]:
-        detected, askable = self._detected(), self._bundle.class_embeddings
-        return [
-            KnownClass(
-                label=label.name,
-                mid=label.mid,
-                slug=label.slug,
-                path=label.path,
-                askable=label.mid in askable,
-                source=self._source(label.mid),
-                synonyms=label.synonyms,
-                description=label.description,
-            )
-            for label in labels.ontology().values()
-            if label.index in detected or label.mid in askable
-        ]
-
-    def _source(self, mid: str) -> str | None:
-        """Return where a class's embedding comes from, "clips" or "predicted", or None if there is none."""
-        if mid not in self._bundle.class_embeddings:
-            return None
-        return "predicted" if mid in self._bundle.predicted else "clips"
 
     # Queries
 
@@ -180,36 +154,16 @@ class Engine:
 
     def label(self, name: str) -> Query:
         """Return a class's query by its name, slug or mid. Raises LabelUnknown, whose `near` lists similar names."""
-        embeddings = self._bundle.class_embeddings
-        askable = [label for label in labels.ontology().values() if label.mid in embeddings]
-        if not askable:
-            raise LabelUnknown(f"{self.model_id} has no embeddings of classes: give it an example of the sound instead")
-        label = labels.find(name)
-        if label.mid not in embeddings:
-            kin = [other for other in askable if set(other.path[1:]) & set(label.path[1:])]
-            near = [other.name for other in sorted(kin, key=lambda other: -len(set(other.path) & set(label.path)))][:5]
-            hint = f" Near it: {', '.join(near)}." if near else ""
-            raise LabelUnknown(f"{self.model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
-        return Query(embeddings[label.mid].clone(), self.model_id)
+        return self._named.query(name)
 
     def label_mean(self, weights: Mapping[str, float]) -> Query:
         """Return the weighted mean of classes' queries, by their names. Raises LabelUnknown."""
-        queries = [(self.label(name), weight) for name, weight in weights.items()]
-        return queries[0][0] if len(queries) == 1 else Query.mean(queries)
+        return self._named.mean(weights)
 
     def match_text(self, text: str) -> dict[str, float]:
         """Return the classes that a text such as "a dog barking" means, for `label_mean`: names with weights that add
         up to 1, the heaviest first. Raises TextRefused, TextUnknown."""
-        try:
-            return {match.label: weight for match, weight in self._vocabulary.resolve(text)}
-        except matching.TextUnknown as error:
-            raise TextUnknown(str(error).rstrip(".")) from error
-        except matching.TextRefused as error:
-            raise TextRefused(str(error).rstrip(".")) from error
-
-    @cached_property
-    def _vocabulary(self) -> matching.Vocabulary[KnownClass]:
-        return matching.Vocabulary(self._classes())
+        return self._named.match(text)
 
     # Detection
 

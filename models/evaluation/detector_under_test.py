@@ -49,7 +49,7 @@ class DetectorUnderTest:
         if detector is not None:
             return cls(detector.name, load_authors(detector)[0], device)
         bundle = checkpoints.load(weights)
-        return cls(f"{bundle.name}@{bundle.version}", bundle.detector, device)
+        return cls(bundle.model_id, bundle.detector, device)
 
     @torch.inference_mode()
     def clipwise(self, waveform: np.ndarray, rate: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class ModelUnderTest:
     @property
     def model_id(self) -> str:
         """Name and version, such as "base@1"."""
-        return f"{self.bundle.name}@{self.bundle.version}"
+        return self.bundle.model_id
 
     @property
     def query_size(self) -> int:

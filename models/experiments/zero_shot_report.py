@@ -19,7 +19,7 @@ class Report:
     """One model's figures, and optionally another's on the same rows."""
 
     def __init__(self, bundle: Bundle, measured: PairFigures) -> None:
-        self.model, self.measured, self.result = _identity(bundle), measured, summarise(measured)
+        self.model, self.measured, self.result = bundle.model_id, measured, summarise(measured)
         self._held_out = sorted(classes_never_seen(bundle.config))
         self._from = "every stage" if bundle.config.get("held_out") else "the separator"
         self.other: str | None = None
@@ -31,7 +31,7 @@ class Report:
         """Add another model's figures. Raises ValueError if they are of other rows."""
         if measured.rows != self.measured.rows:
             raise ValueError("the two models were measured on different mixtures: their rows do not pair")
-        self.other, self.other_measured, self.other_result = _identity(bundle), measured, summarise(measured)
+        self.other, self.other_measured, self.other_result = bundle.model_id, measured, summarise(measured)
         bootstrap = TwoLevel(measured.labels, measured.groups)
         ours, theirs = drop_incomplete(self.measured.values), drop_incomplete(measured.values)
         self.differences = {name: bootstrap.difference(ours[name], theirs[name]) for name in ours}
@@ -89,10 +89,6 @@ class Report:
             beside = {"model": self.other, "means": self.other_result.means, "classes": self.other_result.classes}
             whole |= {"beside": plain(beside), "difference": plain(self.differences)}
         return whole
-
-
-def _identity(bundle: Bundle) -> str:
-    return f"{bundle.name}@{bundle.version}"
 
 
 def draw_gaps(report: Report, path: Path) -> None:

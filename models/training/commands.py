@@ -182,9 +182,7 @@ def name_classes(
     """Make the queries of a model's classes anew, from the clips of a corpus; its networks and all else stay."""
     made = shipping.name_classes(weights, corpus, ear, cache)
     of_clips = len(made.clip_embeddings)
-    progress_console.print(
-        f"{made.name}@{made.version}: {of_clips} classes by clips, {len(made.predicted)} by prediction"
-    )
+    progress_console.print(f"{made.model_id}: {of_clips} classes by clips, {len(made.predicted)} by prediction")
 
 
 def _schedule(

@@ -12,7 +12,7 @@ ROWS = (
     {"media", "authors", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"short_recordings", "sources", "stems"},
-    {"separated_files"},
+    {"named_queries", "separated_files"},
     {"engine", "runs", "validation"},
     {"many"},
     {"bench", "commands"},

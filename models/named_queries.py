@@ -1,0 +1,78 @@
+"""The classes that a model detects, and the queries of those that can be asked for by name or by a text."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+
+from models import labels, matching
+from models.checkpoints import Bundle
+from models.errors import LabelUnknown, TextRefused, TextUnknown
+from models.labels import KnownClass
+from models.query import Query
+
+
+class NamedQueries:
+    """The classes of one model, with their queries."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._model_id, self._embeddings, self._predicted = bundle.model_id, bundle.class_embeddings, bundle.predicted
+        # Indices of the classes that the detector knows.
+        self.detected: set[int] = set(getattr(bundle.detector, "class_indices", torch.arange(labels.CLASSES)).tolist())
+
+    def classes(self) -> list[KnownClass]:
+        """Return the classes that the model detects or separates, in the ontology's order."""
+        return [
+            KnownClass(
+                label=label.name,
+                mid=label.mid,
+                slug=label.slug,
+                path=label.path,
+                askable=label.mid in self._embeddings,
+                source=self._source(label.mid),
+                synonyms=label.synonyms,
+                description=label.description,
+            )
+            for label in labels.ontology().values()
+            if label.index in self.detected or label.mid in self._embeddings
+        ]
+
+    def query(self, name: str) -> Query:
+        """Return a class's query by its name, slug or mid. Raises LabelUnknown, whose `near` lists similar names."""
+        askable = [label for label in labels.ontology().values() if label.mid in self._embeddings]
+        if not askable:
+            raise LabelUnknown(
+                f"{self._model_id} has no embeddings of classes: give it an example of the sound instead"
+            )
+        label = labels.find(name)
+        if label.mid not in self._embeddings:
+            kin = [other for other in askable if set(other.path[1:]) & set(label.path[1:])]
+            near = [other.name for other in sorted(kin, key=lambda other: -len(set(other.path) & set(label.path)))][:5]
+            hint = f" Near it: {', '.join(near)}." if near else ""
+            raise LabelUnknown(f"{self._model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
+        return Query(self._embeddings[label.mid].clone(), self._model_id)
+
+    def mean(self, weights: Mapping[str, float]) -> Query:
+        """Return the weighted mean of classes' queries, by their names. Raises LabelUnknown."""
+        queries = [(self.query(name), weight) for name, weight in weights.items()]
+        return queries[0][0] if len(queries) == 1 else Query.mean(queries)
+
+    def match(self, text: str) -> dict[str, float]:
+        """Return the classes that a text such as "a dog barking" means: names with weights that add up to 1, the
+        heaviest first. Raises TextRefused, TextUnknown."""
+        try:
+            return {match.label: weight for match, weight in self._vocabulary.resolve(text)}
+        except matching.TextUnknown as error:
+            raise TextUnknown(str(error).rstrip(".")) from error
+        except matching.TextRefused as error:
+            raise TextRefused(str(error).rstrip(".")) from error
+
+    @cached_property
+    def _vocabulary(self) -> matching.Vocabulary[KnownClass]:
+        return matching.Vocabulary(self.classes())
+
+    def _source(self, mid: str) -> str | None:
+        """Return where a class's embedding comes from, "clips" or "predicted", or None if there is none."""
+        if mid not in self._embeddings:
+            return None
+        return "predicted" if mid in self._predicted else "clips"
