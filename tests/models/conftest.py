@@ -1,4 +1,4 @@
-"""Session fixtures: the paper's two files, filled with known numbers."""
+"""Session fixtures: the shipped model in both precisions; the paper's two files, filled with known numbers."""
 
 import importlib.util
 import shutil
@@ -10,10 +10,22 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from models.engine import Engine
+
 
 class AuthorsFiles(NamedTuple):
     detector: Path
     separator: Path
+
+
+@pytest.fixture(scope="session")
+def exact() -> Engine:
+    return Engine.load("base", device="cpu", precision="exact")
+
+
+@pytest.fixture(scope="session")
+def auto() -> Engine:
+    return Engine.load("base", device="cpu")
 
 
 @pytest.fixture(scope="session")

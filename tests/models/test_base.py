@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import soundfile
 import torch
 
 from models import checkpoints
@@ -20,20 +19,10 @@ from models.options import SeparationOptions
 from models.query import Query
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
+from tests.models.demo_recordings import recording
 
-RECORDINGS = Path(__file__).resolve().parents[2] / "app" / "demo" / "recordings"
 RATE = 32_000
 SOME = range(0, 300, 10)  # of the validation mixtures: enough for a floor, and quick
-
-
-@pytest.fixture(scope="module")
-def exact() -> Engine:
-    return Engine.load("base", device="cpu", precision="exact")
-
-
-@pytest.fixture(scope="module")
-def auto() -> Engine:
-    return Engine.load("base", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +30,6 @@ def rows(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[mixture
     clips = load(shared / "corpus", "valid", tmp_path_factory.mktemp("cache"))
     listed = mixtures.read()
     return list(mixtures.render([listed[at] for at in SOME], clips))
-
-
-def recording(name: str) -> Waveform:
-    samples, rate = soundfile.read(RECORDINGS / f"{name}.flac", dtype="float32", always_2d=True)
-    return Waveform(torch.from_numpy(samples.T.copy()), rate)
 
 
 def test_its_files_are_what_they_say_and_small_enough() -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from redis import Redis
 
 from app.jobs.events import events_key
 from app.jobs.large_fields import record_folder
-from app.jobs.lifecycle import Job
+from app.jobs.lifecycle import Job, StoredFields
 from app.jobs.listing import record_key
 from app.metrics import PROCESS
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
@@ -180,8 +181,12 @@ def test_a_store_that_is_down_is_an_error_until_it_is_back(relayed: tuple[Servic
     assert service.client.post(f"{waiting['url']}/cancel").json()["metadata"] == large_metadata(16)
 
 
-def test_an_open_stream_waits_for_the_store(relayed: tuple[Service, Relay]) -> None:
-    service, store = relayed
+@contextmanager
+def followed_detection(
+    service: Service,
+) -> Iterator[tuple[dict[str, Any], Iterator[str], dict[str, Any], StoredFields]]:
+    """A detection that runs, the lines of its open stream of events, and its large result, which is stored but not
+    published."""
     job = create_detection(service)
     with service.client.stream("GET", job["events_url"]) as answer:
         lines = answer.iter_lines()
@@ -190,6 +195,13 @@ def test_an_open_stream_waits_for_the_store(relayed: tuple[Service, Relay]) -> N
         assert claimed is not None and '"running"' in next(line for line in lines if line.startswith("data:"))
         result = detection_result("aud_x", EVENTS).model_dump()
         stored = service.deps.large_fields.store_outcome(claimed, "e", [], result, [])
+        assert stored is not None
+        yield job, lines, result, stored
+
+
+def test_an_open_stream_waits_for_the_store(relayed: tuple[Service, Relay]) -> None:
+    service, store = relayed
+    with followed_detection(service) as (job, lines, result, stored):
         store.close()
         assert service.deps.jobs.publish(job["id"], "e", [], result, stored=stored)
         waiting = next(line for line in lines if line and not line.startswith("id:"))
@@ -201,15 +213,7 @@ def test_an_open_stream_waits_for_the_store(relayed: tuple[Service, Relay]) -> N
 
 
 def test_a_stream_ends_where_large_fields_are_damaged(service: Service) -> None:
-    job = create_detection(service)
-    with service.client.stream("GET", job["events_url"]) as answer:
-        lines = answer.iter_lines()
-        assert '"queued"' in next(line for line in lines if line.startswith("data:"))
-        claimed = service.deps.jobs.claim(job["id"], "e")
-        assert claimed is not None and '"running"' in next(line for line in lines if line.startswith("data:"))
-        result = detection_result("aud_x", EVENTS).model_dump()
-        stored = service.deps.large_fields.store_outcome(claimed, "e", [], result, [])
-        assert stored is not None
+    with followed_detection(service) as (job, lines, result, stored):
         service.deps.storage.put(stored.key, b"[damaged")
         assert service.deps.jobs.publish(job["id"], "e", [], result, stored=stored)
         assert [line for line in lines if line.startswith("data:")] == []
