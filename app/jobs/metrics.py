@@ -9,6 +9,7 @@ from prometheus_client import Counter, Histogram
 
 from app.jobs.lifecycle import Job
 from app.metrics import PROCESS
+from app.records.separations import COMPUTATION
 
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600)
 
@@ -88,7 +89,7 @@ def _count_end(job: Job) -> None:
 
 def _observe_result(job: Job, result: dict[str, Any]) -> None:
     """Observe the metrics in a result, if its kind has any."""
-    seconds_by_stage = dict(result.get("metrics") or {})
+    seconds_by_stage = {name: of for name, of in (result.get("metrics") or {}).items() if name not in COMPUTATION}
     factor = seconds_by_stage.pop("real_time_factor", None)
     if factor is not None:
         _real_time_factor.labels(job.kind, job.model_name).observe(factor)

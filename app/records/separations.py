@@ -106,9 +106,13 @@ def _cut(name: str, size: int) -> str:
     return name.encode()[: max(0, size)].decode(errors="ignore")
 
 
+# Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16.
+COMPUTATION = ("threads", "batch", "bits")
+
+
 class SeparationResult(BaseModel):
-    """`Job.result` of a separation. `metrics` in seconds: decoding, separating, encoding; real_time_factor; and what
-    the samples depend on to the last bit: threads, batch (masks at once), bits (16: bfloat16)."""
+    """`Job.result` of a separation. `metrics` in seconds: decoding, separating, encoding; real_time_factor; and
+    COMPUTATION."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -23,7 +23,14 @@ from tests.ports import free_ports
 
 RESULT = {
     "mixture": {"duration": 12.5},
-    "metrics": {"decoding": 0.5, "separating": 2.0, "encoding": 0.25, "real_time_factor": 0.22},
+    "metrics": {
+        "decoding": 0.5,
+        "separating": 2.0,
+        "encoding": 0.25,
+        "real_time_factor": 0.22,
+        "threads": 2,
+        "batch": 9,
+    },
 }
 
 
@@ -114,6 +121,13 @@ def test_the_steps_of_a_job_are_counted(
     }
     for reason in {"failed", "lost", "handed_over"} - retried:
         assert value("earmark_jobs_retried_total", kind="separation", model=model, reason=reason) == 0
+    stages = {
+        sample.labels["stage"]
+        for family in PROCESS.collect()
+        for sample in family.samples
+        if sample.labels.get("model") == model and "stage" in sample.labels
+    }
+    assert stages in (set(), {"decoding", "separating", "encoding"}), "what a result was computed with is no stage"
     finished = [
         sample.value
         for family in PROCESS.collect()
