@@ -134,8 +134,8 @@ class ModelRegistry:
         self.heartbeat(model.id, worker, short)
 
     def is_announced(self, model: str) -> bool:
-        """Return whether a worker's announcement of a model is kept: the server may have lost it."""
-        return bool(self._redis.hexists(_MODELS, model))
+        """Return whether a worker's announcement of a model is kept, and can be read: the server may have lost it."""
+        return self._description(model) is not None
 
     def heartbeat(self, model: str, worker: str, short: bool = False) -> None:
         """Record a worker's heartbeat. Workers call it every `heartbeat_seconds`, also while a job runs.
@@ -195,7 +195,7 @@ class ModelRegistry:
             for field, seen in zip(fields, pipe.execute(), strict=True):
                 if "@" in field:
                     seen_by_id[field] = seen or 0.0
-                elif (previous := self._previous(field)) is not None:
+                elif (previous := self._description(field)) is not None:
                     seen_by_id.setdefault(previous.id, float("inf"))
             ids = list(seen_by_id)
             since = self._clock.now() - self._settings.heartbeat_timeout
@@ -234,7 +234,7 @@ class ModelRegistry:
         """Return the description of a model, at most a second old.
 
         Raises `ModelUnavailable` if it is not configured and no worker ever announced it, or if its description is
-        unreadable: the next start of a worker announces it again.
+        unreadable: the next heartbeat of a worker announces it again.
         """
         expires_at, description = self._cache.get(model, (0.0, None))
         if description is not None and time.monotonic() < expires_at:
@@ -277,16 +277,16 @@ class ModelRegistry:
         files = [name for name, description in configured.items() if description.id == model]
         return AvailableModel(model, workers, seen, bool(files), model.partition("@")[0] in files)
 
-    def _previous(self, name: str) -> ModelDescription | None:
-        """Return what a worker of the previous release announced by a model's name, if it can be read."""
-        text = self._redis.hget(_MODELS, name)
+    def _description(self, model: str) -> ModelDescription | None:
+        """Return what a worker has announced, if it can be read; one of the previous release did by the name alone."""
+        text = self._redis.hget(_MODELS, model)
         with suppress(ModelUnavailable):
-            return None if text is None else self._parse(name, text)
+            return None if text is None else self._parse(model, text)
         return None
 
     def _find_unannounced(self, model: str) -> ModelDescription:
         """Return the description of a model that only the configuration or the previous release has."""
-        for description in (self._previous(model.partition("@")[0]), *self._configured_models().values()):
+        for description in (self._description(model.partition("@")[0]), *self._configured_models().values()):
             if description is not None and description.id == model:
                 return description
         raise ModelUnavailable(f"No worker has announced the model {model}.")

@@ -94,6 +94,16 @@ def test_a_version_that_only_a_dead_worker_had_is_gone(redis: Redis, settings: S
     assert registry.resolve("mine@2").id == "mine@2", "configured: its jobs wait for a worker"
 
 
+def test_a_lost_or_damaged_announcement_is_told(redis: Redis, registry: ModelRegistry) -> None:
+    """Then a worker's heartbeat announces the model again, also one that is configured."""
+    announce(registry, "2", "a")
+    assert registry.is_announced("mine@2")
+    redis.hset("earmark:models", "mine@2", '{"name": "mine"}')
+    assert not registry.is_announced("mine@2")
+    redis.flushall()
+    assert not registry.is_announced("mine@2") and registry.model("mine@2").version == "2"
+
+
 def test_the_last_version_of_a_name_outlives_its_workers_for_a_while(redis: Redis, settings: Settings) -> None:
     registry = ModelRegistry(redis, settings)
     registry.announce({**MODEL, "name": "other"}, "worker")
