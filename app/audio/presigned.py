@@ -5,6 +5,8 @@ therefore copies the bytes to the upload's own key, for which there is no signed
 measured, hashed and probed like any other upload.
 """
 
+from collections.abc import AsyncIterator
+
 from starlette.concurrency import run_in_threadpool
 
 from app.audio import completion, service
@@ -59,6 +61,11 @@ async def complete(deps: Dependencies, audio_id: str) -> Audio:
         check_size(size, settings.upload_bytes)
         if size != pending.bytes:
             raise RequestInvalid(f"{pending.bytes} bytes were announced, but the file has {size}.")
-        return await completion.receive_stored(deps, pending, await deps.storage.open_range(key, 0, size))
+        return await completion.receive_stored(deps, pending, _read(deps, key, size))
 
     return await completion.complete(deps, audio_id, receive)
+
+
+async def _read(deps: Dependencies, key: str, size: int) -> AsyncIterator[bytes]:
+    async for chunk in await deps.storage.open_range(key, 0, size):  # opened within the time for reading
+        yield chunk

@@ -100,5 +100,5 @@ def _embedding_record(
 def _require_model(model: ModelDescription, made_by: str | None, *pointer: str | int) -> None:
     if not model.understands(made_by):
         used = job_validation.model_record(model).id
-        detail = f"The embedding belongs to the model {made_by}; this separation uses {used}."
+        detail = f"The embedding belongs to the model {made_by}, not to {used}: make it again, or name that model."
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
