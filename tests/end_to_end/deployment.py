@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 from redis import Redis
@@ -146,6 +147,19 @@ class Deployment:
                 start_new_session=True,
             )
         self.programs.append(program)
+        return program
+
+    def start_api(self, port: int) -> subprocess.Popen:
+        """Start a front end and wait until it is ready."""
+        program = self.start("app", EARMARK_PORT=str(port))
+
+        def is_ready() -> bool:
+            assert program.poll() is None, self.logs()
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).is_success
+            return False
+
+        eventually(is_ready)
         return program
 
     def start_worker(self, *options: str) -> subprocess.Popen:

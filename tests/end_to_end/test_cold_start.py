@@ -14,14 +14,8 @@ def test_a_job_waits_for_the_first_worker(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path / "deployment", Path("base"), {"auth": "off"})
     try:
         (port,) = free_ports(1)
-        deployment.start("app", EARMARK_PORT=str(port))
+        deployment.start_api(port)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-
-            def responds() -> bool:
-                try:
-                    return client.get("/readyz").status_code == 200
-                except httpx.TransportError:
-                    return False
 
             def gauge(name: str) -> float:
                 (value,) = re.findall(
@@ -29,7 +23,6 @@ def test_a_job_waits_for_the_first_worker(tmp_path: Path) -> None:
                 )
                 return float(value)
 
-            eventually(responds)
             assert (gauge("earmark_jobs_waiting"), gauge("earmark_jobs_running"), gauge("earmark_workers")) == (0, 0, 0)
             (model,) = client.get("/v1/models").json()["data"]
             assert (model["name"], model["workers"], model["default"]) == ("base", 0, True)

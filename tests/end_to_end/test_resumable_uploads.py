@@ -3,7 +3,6 @@
 import hashlib
 import io
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,25 +50,11 @@ def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deplo
     print(deployment.logs())  # shown if the test fails
 
 
-def start_api(deployment: Deployment, port: int) -> subprocess.Popen:
-    program = deployment.start("app", EARMARK_PORT=str(port))
-
-    def responds() -> bool:
-        assert program.poll() is None, deployment.logs()
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
-        except httpx.TransportError:
-            return False
-
-    eventually(responds)
-    return program
-
-
 def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> None:
     content = wav(240.0, 44100)  # 21 MB
     port, other_port = free_ports(2)
     url = f"http://127.0.0.1:{port}/v1/audio"
-    api = start_api(deployment, port)
+    api = deployment.start_api(port)
 
     # Killed between two requests: the client repeats by itself what had no answer.
     file = PausedFile(content, 2 * CHUNK)
@@ -87,7 +72,7 @@ def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> N
     assert file.is_reached.wait(120)
     deployment.kill(api)
     file.may_go_on.set()
-    api = start_api(deployment, port)
+    api = deployment.start_api(port)
     sender.join(120)
     assert not failures and not sender.is_alive() and upload.offset == 3 * CHUNK and upload.url is not None
 
@@ -105,7 +90,7 @@ def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> N
         deployment.kill(api)
 
     # Another API goes on, whether or not the first one ever comes back.
-    start_api(deployment, other_port)
+    deployment.start_api(other_port)
     rest = TusClient("unused").uploader(file_stream=io.BytesIO(content), url=f"http://127.0.0.1:{other_port}{path}")
     assert rest.offset == 3 * PART_BYTES
     rest.upload()

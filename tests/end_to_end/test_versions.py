@@ -82,11 +82,10 @@ def test_a_rolling_upgrade_and_a_rollback_under_load(
 ) -> None:
     deployment = deploy(auth="off")
     (port,) = free_ports(1)
-    deployment.start("app", EARMARK_PORT=str(port))
+    deployment.start_api(port)
     deployment.start_housekeeping()
     (old,) = deployment.start_workers(1)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-        eventually(lambda: is_ready(http))
         client = Client(deployment, http)
         refusal = client.post(NEW)
         assert (refusal.status_code, refusal.json()["code"]) == (503, "model_unavailable")
@@ -130,10 +129,3 @@ def named_jobs(client: Client, model: str) -> list[tuple[str, str | None]]:
 
 def text_of(done: Counter[str]) -> str:
     return ", ".join(f"{count} by {model}" for model, count in sorted(done.items()))
-
-
-def is_ready(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
