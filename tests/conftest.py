@@ -42,7 +42,8 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     """Run one server for the whole session, with the append-only file of a deployment."""
     folder = tmp_path_factory.mktemp("valkey")
-    with ValkeyServer(data_dir=folder, appendonly="yes", appendfsync="everysec") as server:
+    (port,) = free_ports(1)
+    with ValkeyServer(port=port, data_dir=folder, appendonly="yes", appendfsync="everysec") as server:
         yield server
 
 

@@ -14,7 +14,8 @@ def free_ports(count: int) -> list[int]:
     """Return ports that are free on the loopback address.
 
     Each is returned once, and to one test process: a server may bind it seconds later, or again after its death, while
-    other test processes look for ports too.
+    other test processes look for ports too. Every server gets its port from here: two that find the same one for
+    themselves would be taken for one another, and a test empties the queue of another.
     """
     return [next(_PORTS) for _ in range(count)]
 

@@ -27,6 +27,7 @@ from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from tests.end_to_end.recordings import RATE, flac, noise
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 # Short intervals, so that deaths are detected within seconds; the limit of 30 s is tested with the defaults.
@@ -59,7 +60,8 @@ class Deployment:
         self.folder = folder
         self.model = model
         folder.mkdir()
-        self.server = self._start_valkey(None)
+        (port,) = free_ports(1)
+        self.server = self._start_valkey(port)
         self.settings = Settings(
             **{"home": folder, "redis_url": f"redis://127.0.0.1:{self.server.port}/0", **FAST, **settings}
         )
@@ -71,7 +73,7 @@ class Deployment:
         self.workers: list[subprocess.Popen] = []  # a subset of `programs`
         self.webhook: Webhook | None = None  # for new jobs
 
-    def _start_valkey(self, port: int | None) -> ValkeyServer:
+    def _start_valkey(self, port: int) -> ValkeyServer:
         server = ValkeyServer(port=port, data_dir=self.folder / "valkey", persist=True, appendonly="yes")
         server.start()
         return server

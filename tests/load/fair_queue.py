@@ -21,6 +21,7 @@ from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.settings import Settings
 from tests.app.records import new_job
+from tests.ports import free_ports
 
 BEGIN, END = "<!-- fair queue: begin -->", "<!-- fair queue: end -->"
 SAMPLES = 300  # of each call
@@ -89,7 +90,8 @@ def main(
 ) -> None:
     """Measure, and print the table or write it into a document."""
     table = ["| waiting | call | the server's CPU time | median | 99th percentile |", "| --- | --- | --- | --- | --- |"]
-    with ValkeyServer() as server, Redis(port=server.port) as redis:
+    (port,) = free_ports(1)
+    with ValkeyServer(port=port) as server, Redis(port=server.port) as redis:
         for keys, jobs_per_key in ((1000, waiting), (1, 1000 * waiting)):
             table += [f"| {' | '.join(row)} |" for row in rows(redis, keys, jobs_per_key)]
     text = "\n".join((*table, "", f"{platform.machine()}, Python {platform.python_version()}."))
