@@ -42,7 +42,10 @@ COMMANDS = {
         "models.experiments.ablations:ablate",
         "Train a small separator for each line of ablations.csv, for the same time, and compare them.",
     ),
-    "bench": ("models.bench:bench", "Measure time and peak memory, each case in its own process."),
+    "bench": (
+        "models.bench.commands:bench",
+        "Measure speed and peak memory, beside the machine's limits and other ways.",
+    ),
 }
 
 

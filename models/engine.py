@@ -29,8 +29,9 @@ from models.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
-# Memory for the masks of one batch. More is no faster on a CPU; on a GPU this fills the device.
+# Memory for the masks of one batch: more is no faster on a CPU, and on a GPU this fills the device.
 _MASKING_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
+_MOST_OF_FREE = 0.5  # of a GPU's free memory: other processes may share it, and networks need more than masks
 _MOST_MASKS = 16
 
 
@@ -349,7 +350,10 @@ class Engine:
 
     def _masks_at_once(self, window: int) -> int:
         needed = self._separator.mask_bytes * window / self.rate
-        return min(max(int(_MASKING_BYTES.get(self._arithmetic.device.type, 0) / needed), 1), _MOST_MASKS)
+        memory: float = _MASKING_BYTES.get(self._arithmetic.device.type, 0)
+        if self._arithmetic.device.type == "cuda":
+            memory = min(memory, _MOST_OF_FREE * torch.cuda.mem_get_info(self._arithmetic.device)[0])
+        return min(max(int(memory / needed), 1), _MOST_MASKS)
 
     def _separate(
         self,

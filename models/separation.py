@@ -7,6 +7,7 @@ has context on both sides that is computed and discarded, since estimates are wr
 Letters: Q queries, C channels, n samples of a block, N windows, W samples of a window, T frames, F bins.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,8 @@ from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
 from models.options import SeparationOptions
+
+logger = logging.getLogger(__name__)
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
@@ -156,7 +159,7 @@ class CrossFade:
 class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
-    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. joint: refine all
+    conditions: (Q, K), from the separator's `condition`. batch: most masks computed at once. joint: refine all
     estimates together, with a residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
@@ -207,18 +210,37 @@ class Masking:
                 done += 1
 
     def _masks(self, magnitude: Tensor) -> Iterator[Tensor]:
-        """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
+        """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches.
+
+        Batches for which the device has no memory are halved, also for the windows that follow.
+        """
         count, frames, _ = magnitude.shape
         with self._autocast():
             encoded = self._separator.encode_mixture(magnitude)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
-        for window, query in (batch.T for batch in pairs.split(self.batch)):
+        while len(pairs):
+            window, query = pairs[: self.batch].T
+            inputs = encoded if count == 1 else tuple(part[window] for part in encoded)
+            mask = self._predict(inputs, self._conditions[query])
+            if mask is None:
+                self.batch = max(1, len(query) // 2)
+                logger.warning("out of memory: computing %d masks at once from here on", self.batch)
+                torch.accelerator.memory.empty_cache()  # its free blocks have the sizes of the larger batch
+                continue
             if self._observe is not None:
                 self._observe(len(query))
-            inputs = encoded if count == 1 else tuple(part[window] for part in encoded)
-            with self._autocast():
-                mask = self._separator.predict(*inputs, self._conditions[query])
             yield mask[:, :frames].float()
+            pairs = pairs[len(query) :]
+
+    def _predict(self, inputs: tuple[Tensor, ...], conditions: Tensor) -> Tensor | None:
+        """Return the masks of a batch; None if there is no memory for it, but may be for a smaller one."""
+        try:
+            with self._autocast():
+                return self._separator.predict(*inputs, conditions)
+        except torch.OutOfMemoryError:
+            if len(conditions) == 1:
+                raise
+            return None
 
 
 def never() -> bool:

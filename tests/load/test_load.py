@@ -30,6 +30,8 @@ def test_the_table_is_written(tmp_path: Path, small_model: Path) -> None:
         "new jobs a second",
         "3 uploads of 4 MiB",
         "memory meanwhile",
+        "a worker's start",
+        "its first job",
         "a job of 10 s",
         "4 worker processes",
     ):

@@ -131,6 +131,34 @@ def test_masks_are_computed_in_full_batches_over_windows_and_queries():
     assert separator.windows_encoded == 4, "each window is encoded once for both queries"
 
 
+def test_batches_are_halved_until_they_fit_the_memory():
+    class Small(BandSeparator):
+        def predict(self, image: Tensor, condition: Tensor) -> Tensor:
+            if len(condition) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().predict(image, condition)
+
+    mixture, queries, windows = noise(2, 5 * RATE), torch.eye(BANDS)[:2], in_seconds(1, 0.1, 0.1)
+    small, large = Small(), BandSeparator()
+    halved = Masking(cast(Separator, small), queries, batch=16)
+    found, expected = (
+        [estimate for _, estimate, _ in estimates(masking, mixture.split(5000, dim=1), 2, windows, RATE)]
+        for masking in (halved, Masking(cast(Separator, large), queries, batch=1))
+    )
+    assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(found, expected, strict=True))
+    assert halved.batch == 3 and max(small.masked) == 3
+
+
+def test_a_single_mask_that_does_not_fit_is_an_error():
+    class Full(BandSeparator):
+        def predict(self, image: Tensor, condition: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        separator = cast(Separator, Full())
+        list(estimates(Masking(separator, ALL, batch=8), [noise(1, RATE)], 1, in_seconds(1, 0, 0), RATE))
+
+
 def test_channels_in_anti_phase_are_separated_as_well_as_one():
     alone = tone(1, RATE, RATE) + tone(2, RATE, RATE)
     query = torch.tensor([[0.0, 1.0, 0.0, 0.0]])

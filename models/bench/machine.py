@@ -1,0 +1,47 @@
+"""The limits of this machine: what no program on it can exceed."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_SIZE = 2048  # of square matrices: as large as the layers of large networks, and larger than the caches
+_COPIED_BYTES = 1 << 28
+_REPEATS = 5  # the fastest counts: other programs only slow a measurement down
+
+
+def measure() -> dict:
+    """Return processor, cores, matrix products in float32 and bfloat16 (GFLOP/s) and copied memory (GB/s, read and
+    written bytes each counted once)."""
+    matrix = torch.rand(_SIZE, _SIZE)
+    block = torch.zeros(_COPIED_BYTES, dtype=torch.uint8)
+    target = torch.empty_like(block)
+    operations = 2 * _SIZE**3
+    half = matrix.bfloat16()
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "float32_gflops": operations / _fastest(lambda: matrix @ matrix) / 1e9,
+        "bfloat16_gflops": operations / _fastest(lambda: half @ half) / 1e9,
+        "copy_gb_per_second": 2 * _COPIED_BYTES / _fastest(lambda: target.copy_(block)) / 1e9,
+    }
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

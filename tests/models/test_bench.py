@@ -1,0 +1,58 @@
+"""`python -m models bench`: its sections, and what surrounds a measured program."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from models.bench import separations, surroundings
+from models.bench.commands import bench
+
+APP = typer.Typer()
+APP.command()(bench)
+
+
+def test_the_machine_is_measured_as_json_and_as_a_file(tmp_path: Path) -> None:
+    done = CliRunner().invoke(APP, ["machine", "--json", "-o", str(tmp_path / "speed.json")])
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.output)
+    assert results == json.loads((tmp_path / "speed.json").read_text())
+    (row,) = results["machine"]
+    assert all(row[name] > 0 for name in ("threads", "float32_gflops", "bfloat16_gflops", "copy_gb_per_second"))
+
+
+def test_an_unknown_section_is_refused_with_those_that_there_are() -> None:
+    done = CliRunner().invoke(APP, ["speed"])
+    assert done.exit_code == 2
+    assert "separations" in done.output
+
+
+def test_separations_are_compared_with_the_exact_one() -> None:
+    rows = list(separations.measure_all(["base"], [2.0], 1, "cpu"))
+    assert [row["way"] for row in rows] == ["exact", "engine", "networks"]
+    assert all(row["took"] > 0 and row["peak_mib"] > 100 for row in rows)
+    exact, engine, networks = rows
+    assert exact["snr"] is None
+    assert engine["snr"] >= 30
+    assert networks["snr"] > 10
+
+
+def test_a_quota_holds() -> None:
+    program = (
+        "import time; end = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\nprint(time.process_time())"
+    )
+    try:
+        with surroundings.quota(0.2) as prefix:
+            done = subprocess.run([*prefix, sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    except surroundings.QuotaUnavailable as unavailable:
+        pytest.skip(str(unavailable))
+    assert float(done.stdout) < 0.6
+
+
+def test_busy_processes_end_with_the_measurement() -> None:
+    with surroundings.busy(1):
+        pass
