@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,12 +103,14 @@ def test_images_are_built_in_stages_and_run_unprivileged(name: str) -> None:
 
 
 def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
+    of_proxy = set(compose["services"]["proxy"]["environment"])
+    assert of_proxy == set(re.findall("EARMARK_[A-Z_]+", (DOCKER / "proxy.sh").read_text()))
     named = {
         name
         for service in compose["services"].values()
         for name in service.get("environment") or {}
         if name.startswith("EARMARK_")
-    }
+    } - of_proxy
     for path in [*DOCKER.glob("Dockerfile.*"), DOCKER / "kubernetes" / "settings.yaml"]:
         named |= set(re.findall(r"^\s*(?:ENV )?(EARMARK_[A-Z_]+)[=:]", path.read_text(), re.MULTILINE))
     assert named - {f"EARMARK_{name.upper()}" for name in Settings.model_fields} == set()
@@ -195,12 +197,22 @@ def test_the_limits_of_redis_agree_and_one_key_leaves_room_for_others(compose: d
 # The proxy, Prometheus, Grafana
 
 
-def test_nginx_accepts_its_configuration(program: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trusted", "accepted"), [("", True), ("192.0.2.1,2001:db8::/32", True), ("192.0.2.0/40", False)]
+)
+def test_nginx_accepts_its_configuration(
+    program: Callable[[str], Path], tmp_path: Path, trusted: str, accepted: bool
+) -> None:
     nginx = program("nginx")
-    shutil.copy(DOCKER / "nginx.conf", tmp_path)
+    for name in ("nginx.conf", "proxy.sh"):
+        (tmp_path / name).write_text((DOCKER / name).read_text().replace("/tmp/", f"{tmp_path}/"))
     upstreams = "upstream earmark_api { server 127.0.0.1:1; }\nupstream earmark_store { server 127.0.0.1:2; }\n"
     (tmp_path / "upstreams.conf").write_text(upstreams)
-    assert "test is successful" in run(nginx, "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
+    environment = {"PATH": f"{nginx.parent}:{os.environ['PATH']}", "EARMARK_TRUSTED_PROXIES": trusted}
+    command = ["sh", tmp_path / "proxy.sh", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert ("test is successful" in done.stderr) == (done.returncode == 0) == accepted, done.stderr
+    assert accepted or trusted in done.stderr
     compose = (DOCKER / "nginx.upstreams.conf").read_text()
     assert re.findall(r"upstream (\w+)", compose) == re.findall(r"upstream (\w+)", upstreams)
 

@@ -24,7 +24,7 @@ from tests.end_to_end.deployment import ONE_THREAD, eventually
 from tests.ports import free_ports
 
 PASSWORD = "open-sesame"  # of Valkey
-NGINX = "docker/nginx.conf"
+DOCKER = REPOSITORY / "docker"
 
 
 class Topology:
@@ -74,7 +74,7 @@ class Topology:
     def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """Start a program that writes its output into a log file."""
         log = self.folder / f"{name}-{len(self.logs)}.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # nginx opens it once more
             program = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
@@ -118,25 +118,30 @@ class Topology:
         assert all(program.poll() is None for program in self.workers), self.read_logs()
         return True
 
-    def start_proxy(self) -> None:
-        """Start nginx with the configuration of the deployment; only ports and paths differ."""
+    def start_proxy(self, trusted: str = "") -> None:
+        """Start nginx with the files of the deployment; only ports and paths differ.
+
+        trusted: addresses of the proxies in front of it.
+        """
         nginx = programs.find("nginx")
         assert nginx is not None
         folder = self.folder / "nginx"
         folder.mkdir()
-        text = (REPOSITORY / NGINX).read_text()
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};").replace("/tmp/", f"{folder}/")
-        (folder / "nginx.conf").write_text(text.replace("worker_processes auto", "worker_processes 1"))
+        for name in ("nginx.conf", "proxy.sh"):
+            text = (DOCKER / name).read_text().replace("/tmp/", f"{folder}/")
+            text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};")
+            (folder / name).write_text(text.replace("worker_processes auto", "worker_processes 1"))
         apis = "".join(f"  server 127.0.0.1:{port} max_fails=1 fail_timeout=5s;\n" for port in self.apis)
         store = re.sub("^https?://", "", self.settings.store_endpoint or "127.0.0.1:9")
         (folder / "upstreams.conf").write_text(
             f"upstream earmark_api {{\n  least_conn;\n{apis}  keepalive 64;\n}}\n"
             f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
         )
-        proxy = self.spawn(
-            "proxy", [str(nginx), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
-        )
-        eventually(lambda: self.responds(proxy, f"{self.url}/livez"))
+        command = ["sh", str(folder / "proxy.sh"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+        path = os.pathsep.join([str(nginx.parent), os.environ["PATH"]])
+        environment = {"PATH": path, "EARMARK_TRUSTED_PROXIES": trusted}
+        self.proxy = self.spawn("proxy", [*command, "-g", "daemon off;"], environment)
+        eventually(lambda: self.responds(self.proxy, f"{self.url}/livez"))
 
     def responds(self, program: subprocess.Popen, url: str) -> bool:
         """Return whether a running program responds with success at a URL."""
