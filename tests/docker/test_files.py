@@ -234,6 +234,30 @@ def test_each_alert_fires_in_one_case_and_not_in_another(program: Callable[[str]
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == rules, "and does not fire in another"
 
 
+# As a Prometheus labels the samples of annotated pods, and of pods that an operator's PodMonitor selects.
+SCRAPES = {
+    "annotated pods": 'job="kubernetes-pods", namespace="earmark", pod="{pod}", app="earmark", node="n1"',
+    "PodMonitor": 'job="earmark/api", namespace="earmark", pod="{pod}", container="api", endpoint="metrics"',
+}
+
+
+@pytest.mark.parametrize("scrape", SCRAPES)
+def test_alerts_do_not_depend_on_the_labels_of_a_scrape(
+    program: Callable[[str], Path], tmp_path: Path, scrape: str
+) -> None:
+    """The same cases, with the labels of Kubernetes on each sample: none fires for want of a label of compose."""
+    document = yaml.load((DOCKER / "alerts.test.yml").read_text(), yaml.BaseLoader)  # `0x10` is no number
+    for test in document["tests"]:
+        for series in test["input_series"]:
+            name, _, labels = series["series"].removesuffix("}").partition("{")
+            instance = re.search(r'instance="(\w+)"', labels)
+            pod = SCRAPES[scrape].format(pod=f"pod-{instance[1] if instance else 0}")
+            series["series"] = f"{name}{{{labels}, {pod}}}" if labels else f"{name}{{{pod}}}"
+    (tmp_path / "alerts.yml").write_text((DOCKER / "alerts.yml").read_text())
+    (tmp_path / "alerts.test.yml").write_text(yaml.safe_dump(document))
+    run(program("promtool"), "test", "rules", "alerts.test.yml", cwd=tmp_path)
+
+
 def fake_nvml() -> SimpleNamespace:
     """Return a substitute for pynvml, for machines without a GPU."""
     return SimpleNamespace(

@@ -117,7 +117,7 @@ def exchange(port: int, request: bytes) -> httpx.Response:
             assert chunk, received
         head, _, body = received.partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
-        headers = httpx.Headers([tuple(line.split(": ", 1)) for line in lines])
+        headers = httpx.Headers([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
         while len(body) < int(headers["content-length"]):
             body += connection.recv(65536)
     return httpx.Response(int(status.split()[1]), headers=headers, content=body)
