@@ -10,6 +10,7 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.docker.test_files import manifests
 
+POLICIES: list[dict[str, Any]] = [one["spec"] for _, one in manifests() if one["kind"] == "NetworkPolicy"]
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 BRIDGE = "com.docker.network.bridge.enable_ip_masquerade"
 # Which containers of compose have a network in common, besides those of programs and their backends.
@@ -46,6 +47,7 @@ def test_only_programs_that_request_urls_of_clients_have_a_way_out() -> None:
         if any(leads_out(network) for network in service["networks"])
     }
     assert out == {"api", "housekeeping"}
+    assert {name for name, service in COMPOSE["services"].items() if service.get("dns") != ["127.0.0.1"]} == out
 
 
 def test_containers_share_networks_only_with_those_they_talk_to() -> None:
@@ -63,10 +65,6 @@ def test_ports_are_published_where_docker_can() -> None:
 
 
 # Kubernetes
-
-
-def policies() -> list[dict[str, Any]]:
-    return [one["spec"] for _, one in manifests() if one["kind"] == "NetworkPolicy"]
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -104,7 +102,7 @@ def may(
     """Return whether the pods of an app may connect to a peer (`egress`), or a peer to them (`ingress`)."""
     applied = [
         policy
-        for policy in policies()
+        for policy in POLICIES
         if selects(policy["podSelector"], {"app": app}) and direction.capitalize() in policy["policyTypes"]
     ]
     rules = [rule for policy in applied for rule in policy.get(direction, [])]
