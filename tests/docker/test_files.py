@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,8 +22,10 @@ from app.metrics import PROCESS
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from app.tables.shared_things import shared_things
+from tests import programs
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY
+from tests.end_to_end.topology import write_proxy
 from worker.metrics import GpuMetrics
 
 DOCKER = REPOSITORY / "docker"
@@ -203,16 +204,13 @@ def test_the_limits_of_redis_agree_and_one_key_leaves_room_for_others(compose: d
 def test_nginx_accepts_its_configuration(
     program: Callable[[str], Path], tmp_path: Path, trusted: str, accepted: bool
 ) -> None:
-    nginx = program("nginx")
-    for name in ("nginx.conf", "proxy.sh"):
-        (tmp_path / name).write_text((DOCKER / name).read_text().replace("/tmp/", f"{tmp_path}/"))
-    upstreams = "upstream earmark_api { server 127.0.0.1:1; }\nupstream earmark_store { server 127.0.0.1:2; }\n"
-    (tmp_path / "upstreams.conf").write_text(upstreams)
-    environment = {"PATH": f"{nginx.parent}:{os.environ['PATH']}", "EARMARK_TRUSTED_PROXIES": trusted}
-    command = ["sh", tmp_path / "proxy.sh", "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    program("nginx")
+    command = write_proxy(tmp_path / "nginx", 8080, ["127.0.0.1:1"], "127.0.0.1:2")
+    environment = programs.environment() | {"EARMARK_TRUSTED_PROXIES": trusted}
+    done = subprocess.run([*command, "-t"], env=environment, capture_output=True, text=True, timeout=20)
     assert ("test is successful" in done.stderr) == (done.returncode == 0) == accepted, done.stderr
     assert accepted or trusted in done.stderr
+    upstreams = (tmp_path / "nginx" / "upstreams.conf").read_text()
     compose = (DOCKER / "nginx.upstreams.conf").read_text()
     assert re.findall(r"upstream (\w+)", compose) == re.findall(r"upstream (\w+)", upstreams)
 

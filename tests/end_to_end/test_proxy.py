@@ -18,7 +18,7 @@ from tests.browser import opened
 from tests.conftest import S3Server
 from tests.end_to_end.deployment import FAST, eventually
 from tests.end_to_end.recordings import noise
-from tests.end_to_end.topology import Topology, topology
+from tests.end_to_end.topology import Topology, topology, write_proxy
 from tests.ports import free_ports
 
 CONNECTIONS = 128  # of an address
@@ -198,6 +198,8 @@ def test_every_layer_refuses_with_a_problem(
         ("GET /livez HTTP/1.1", 400),  # without a host
         ("GET /livez\x01 HTTP/1.1\r\nHost: x", 400),
         ("G=T /livez HTTP/1.1\r\nHost: x", 400),
+        ("GET /livez HTTP/2.0\r\nHost: x", 505),
+        ("POST /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip", 501),
         (f"GET /{'a' * 20_000} HTTP/1.1\r\nHost: x", 414),
         (f"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: {'a' * 20_000}", 431),
     ],
@@ -214,6 +216,25 @@ def test_the_api_itself_refuses_what_is_not_http_with_a_problem(deployment: Topo
 def test_objects_that_are_gone_are_problems(deployment: Topology) -> None:
     url = Storage.open(deployment.settings).signed_url("audio/none", 60)
     assert_problem(httpx.get(url), 404, "not_found")
+
+
+def test_ranges_that_an_object_does_not_have_are_problems(deployment: Topology) -> None:
+    storage = Storage.open(deployment.settings)
+    storage.put("audio/short", b"fLaC")
+    url = storage.signed_url("audio/short", 60)
+    assert httpx.get(url, headers={"Range": "bytes=1-2"}).content == b"La"
+    assert_problem(httpx.get(url, headers={"Range": "bytes=7-9"}), 416, "range_not_satisfiable")
+
+
+def test_an_api_and_a_store_that_are_away_are_problems(deployment: Topology) -> None:
+    port, closed = free_ports(2)
+    away = f"127.0.0.1:{closed}"
+    command = write_proxy(deployment.folder / "nginx-alone", port, [away], away)
+    program = deployment.spawn("proxy-alone", command, programs.environment())
+    url = f"http://127.0.0.1:{port}"
+    eventually(lambda: deployment.responds(program, f"{url}/metrics", 404))
+    assert_problem(httpx.get(f"{url}/v1/models"), 502, "unavailable")
+    assert_problem(httpx.get(f"{url}/earmark/audio/a"), 502, "store_unavailable")
 
 
 # Pages

@@ -119,35 +119,19 @@ class Topology:
         return True
 
     def start_proxy(self, trusted: str = "") -> None:
-        """Start nginx with the files of the deployment; only ports and paths differ.
-
-        trusted: addresses of the proxies in front of it.
-        """
-        nginx = programs.find("nginx")
-        assert nginx is not None
-        folder = self.folder / "nginx"
-        folder.mkdir()
-        for name in ("nginx.conf", "proxy.sh"):
-            text = (DOCKER / name).read_text().replace("/tmp/", f"{folder}/")
-            text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};")
-            (folder / name).write_text(text.replace("worker_processes auto", "worker_processes 1"))
-        apis = "".join(f"  server 127.0.0.1:{port} max_fails=1 fail_timeout=5s;\n" for port in self.apis)
+        """Start the proxy. trusted: addresses of the proxies in front of it."""
         store = re.sub("^https?://", "", self.settings.store_endpoint or "127.0.0.1:9")
-        (folder / "upstreams.conf").write_text(
-            f"upstream earmark_api {{\n  least_conn;\n{apis}  keepalive 64;\n}}\n"
-            f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
+        command = write_proxy(
+            self.folder / "nginx", self.proxy_port, [f"127.0.0.1:{port}" for port in self.apis], store
         )
-        command = ["sh", str(folder / "proxy.sh"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
-        path = os.pathsep.join([str(nginx.parent), os.environ["PATH"]])
-        environment = {"PATH": path, "EARMARK_TRUSTED_PROXIES": trusted}
-        self.proxy = self.spawn("proxy", [*command, "-g", "daemon off;"], environment)
+        self.proxy = self.spawn("proxy", command, programs.environment() | {"EARMARK_TRUSTED_PROXIES": trusted})
         eventually(lambda: self.responds(self.proxy, f"{self.url}/livez"))
 
-    def responds(self, program: subprocess.Popen, url: str) -> bool:
-        """Return whether a running program responds with success at a URL."""
+    def responds(self, program: subprocess.Popen, url: str, status: int = 200) -> bool:
+        """Return whether a running program responds with a status at a URL."""
         assert program.poll() is None, self.logs[program].read_text()
         try:
-            return httpx.get(url, timeout=5).is_success
+            return httpx.get(url, timeout=5).status_code == status
         except httpx.TransportError:
             return False
 
@@ -167,6 +151,22 @@ class Topology:
                 program.kill()
                 program.wait()
         self.redis.close()
+
+
+def write_proxy(folder: Path, port: int, apis: list[str], store: str) -> list[str]:
+    """Write the files of the deployment's proxy, of which only ports and paths differ; return the command for it."""
+    folder.mkdir()
+    for name in ("nginx.conf", "proxy.sh"):
+        text = (DOCKER / name).read_text().replace("/tmp/", f"{folder}/")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};")
+        (folder / name).write_text(text.replace("worker_processes auto", "worker_processes 1"))
+    servers = "".join(f"  server {address} max_fails=1 fail_timeout=5s;\n" for address in apis)
+    (folder / "upstreams.conf").write_text(
+        f"upstream earmark_api {{\n  least_conn;\n{servers}  keepalive 64;\n}}\n"
+        f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
+    )
+    start = ["sh", str(folder / "proxy.sh"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return [*start, "-g", "daemon off;"]
 
 
 @contextlib.contextmanager
