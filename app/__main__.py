@@ -66,12 +66,11 @@ def serve(
 @cli.command()
 def housekeeping() -> None:
     """Requeue lost jobs, remove what has expired and deliver webhooks, until stopped."""
-    from app import logs, metrics
+    from app import logs
     from app.housekeeping.sweeps import run
 
     settings = Settings.load_or_exit()
     logs.configure(settings)
-    metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host)
     run(settings)
 
 
@@ -165,6 +164,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             http=Protocol,
             ws="none",
             server_header=False,
+            forwarded_allow_ips=settings.proxy_networks.split(","),
             log_config=None,  # `logs.configure` has set it up
             log_level=settings.log_level,
             access_log=False,  # it would log URLs with their tokens; ObservationMiddleware logs requests

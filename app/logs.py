@@ -65,15 +65,21 @@ def _json_formatter() -> logging.Formatter:
         "%(levelname)s %(name)s %(message)s",
         timestamp="time",
         rename_fields={"levelname": "level", "name": "logger"},
-        reserved_attrs=[*RESERVED_ATTRS, "ids", "color_message"],
+        reserved_attrs=[*RESERVED_ATTRS, "ids", "fields", "color_message"],
     )
 
 
 def _add_ids(record: logging.LogRecord) -> bool:
-    """Add the ids to a log record; plain text shows only those that the message does not contain."""
+    """Add the ids, and the `fields` that the caller gave, to a log record.
+
+    Plain text shows only those that the message does not contain.
+    """
     variables = (("request_id", request_id), ("job_id", job_id))
-    ids = {name: value for name, variable in variables if (value := variable.get())}
-    record.__dict__.update(ids)
-    missing = [f"{name}={value}" for name, value in ids.items() if value not in record.getMessage()]
+    fields = dict(getattr(record, "fields", {}))
+    fields |= {name: value for name, variable in variables if (value := variable.get())}
+    record.__dict__.update(fields)
+    message = record.getMessage()
+    shown = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in fields.items()}
+    missing = [f"{name}={_sanitize(value)}" for name, value in shown.items() if value not in message]
     record.ids = f" [{' '.join(missing)}]" if missing else ""
     return True

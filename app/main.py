@@ -80,6 +80,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         AuthenticationMiddleware,
         authenticator=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings),
+        metrics=deps.metrics,
+        wrong_keys=settings.wrong_keys,
     )
     cors.install(app, settings)
     app.add_middleware(ObservationMiddleware, metrics=deps.metrics)

@@ -290,6 +290,12 @@ class Settings(BaseSettings):
     open_audio_seconds: int = Field(
         default=0, ge=0, description="without API keys, audio seconds per day of all clients together; 0: no limit"
     )
+    wrong_keys: int = Field(
+        default=60,
+        ge=0,
+        description="wrong keys and signed URLs that one address may send each API process in a minute before it gets "
+        "429; valid keys from there are not affected; 0: no limit",
+    )
     url_secret: SecretStr | None = Field(
         default=None,
         description="secret that signs the URLs in responses; none: a secret generated once and kept in Redis",
@@ -339,10 +345,19 @@ class Settings(BaseSettings):
     record_retention: float = Field(
         default=30 * 24 * HOUR, gt=0, description="seconds that a record is kept after its stems"
     )
+    # A quarter and some days: a whole one can be billed after its end. A key takes some 200 bytes of Redis a day.
+    usage_retention: float = Field(
+        default=100 * 24 * HOUR, ge=24 * HOUR, description="seconds that a day of a key's usage is kept"
+    )
 
     # Server
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
+    proxy_networks: str = Field(
+        default="127.0.0.0/8,::1/128",
+        description="networks of the proxies before the API, separated by commas, whose `X-Forwarded-For` tells the "
+        "addresses of clients",
+    )
     longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
     poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
 
@@ -370,7 +385,7 @@ class Settings(BaseSettings):
             HttpUrl(value)
         return value.rstrip("/") if value else None
 
-    @field_validator("outside_networks")
+    @field_validator("outside_networks", "proxy_networks")
     @classmethod
     def _are_networks(cls, value: str) -> str:
         for text in value.split(",") if value else ():

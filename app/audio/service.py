@@ -17,6 +17,7 @@ from app.audio.schemas import AudioAnswer
 from app.budgets.budget import Hold
 from app.dependencies import Dependencies
 from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
+from app.http import access_log
 from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
 from app.media import probe
@@ -90,6 +91,7 @@ class Uploads:
                 await run_sync(_discard, self._deps, audio_id)
             raise
         self.created.append(audio)
+        access_log.note_created(audio.id)
         self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 

@@ -22,11 +22,14 @@ from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from app import metrics
 from app.errors import AudioInUse, EarmarkError, NotFound, RecordUnreadable, StoreUnavailable
+from app.housekeeping.health import Health
 from app.housekeeping.webhook_delivery import deliver_in_background
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
+from app.jobs.rounds import HousekeepingMetrics, Rounds
 from app.model_registry.registry import ModelRegistry, choose
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
@@ -47,7 +50,7 @@ _LOCK_KEY = "earmark:housekeeping"
 class Housekeeping:
     """Recovery and expiry of one deployment. `sweep` does everything that is due; each step is idempotent."""
 
-    def __init__(self, redis: Redis, storage: Storage, settings: Settings) -> None:
+    def __init__(self, redis: Redis, storage: Storage, settings: Settings, health: Health | None = None) -> None:
         self._redis = redis
         self._clock = server_clock(redis)
         self._storage = storage
@@ -56,6 +59,7 @@ class Housekeeping:
         self._audio = AudioRepository(redis, settings)
         self._orphans = OrphanLedger(redis)
         self._registry = ModelRegistry(redis, settings)
+        self._health = health or Health()
         self._dead_outputs: list[str] = []  # prefixes of dead executions; the orphan ledger has them too
         self._intermediate_since: dict[tuple[str, str], float] = {}  # first seen, by queue name and job id
         self._next_removal = 0.0
@@ -79,7 +83,9 @@ class Housekeeping:
             self._dead_outputs.pop()
         if time.monotonic() >= self._next_removal:
             self._next_removal = time.monotonic() + EXPIRY_INTERVAL
-            if self.remove_expired():
+            with self._health.attempt("removal"):
+                has_more = self.remove_expired()
+            if has_more:
                 self._next_removal = 0.0
 
     def remove_expired(self) -> bool:
@@ -228,17 +234,24 @@ def run(settings: Settings) -> None:
     """Sweep and deliver webhooks until SIGINT or SIGTERM; outages of Redis and the store are logged and survived."""
     stopping = stop_on_signals()
     redis = connect(settings)
+    health = Health()
+    registry = metrics.combine(HousekeepingMetrics(redis))
+    metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host, registry, health.report)
     # Held between sweeps, so that the process keeps its observations; the lock of a dead process expires.
     lock = SweepLock(redis, _LOCK_KEY, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
+    rounds = Rounds(redis)
     log.info("sweeping every %g s", settings.sweep_seconds)
     with deliver_in_background(settings, stopping):
         while not stopping.is_set():
             try:
-                if _acquire(lock, token):
-                    housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings)
-                    housekeeping.sweep()
+                with health.attempt("round"):
+                    if holds_lock := _acquire(lock, token):
+                        housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings, health)
+                        housekeeping.sweep()
+                if holds_lock and health.is_good:
+                    rounds.record()
             except (RedisError, EarmarkError) as error:
                 log.error("the sweep failed: %s", error)
             except Exception:  # a defect in one step must not end the process
