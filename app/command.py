@@ -28,7 +28,7 @@ COMMANDS = {
     "serve": Command(("app",), "Serve the API; --embedded: the whole service."),
     "worker": Command(("worker",), "Run jobs of the queue.", ("worker",)),
     "housekeeping": Command(("app", "housekeeping"), "Requeue lost jobs, expire what is old."),
-    "keys": Command(("app", "keys"), "Create, list and revoke API keys."),
+    "keys": Command(("app", "keys"), "Create, list, revoke, export and import API keys; show their usage."),
     "separate": Command(("models", "separate"), "Separate sounds from recordings.", ("worker",)),
     "detect": Command(("models", "detect"), "Detect the sounds in recordings.", ("worker",)),
     "embed": Command(("models", "embed"), "Make a query from examples of a sound.", ("worker",)),

@@ -22,7 +22,7 @@ APP_ROWS = (
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},
-    {"audio", "labels", "limits", "model_catalogue", "health"},
+    {"audio", "labels", "limits", "usage", "model_catalogue", "health"},
     {"job_api"},
     {"detections", "queries"},
     {"separations"},

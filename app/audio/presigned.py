@@ -39,7 +39,7 @@ def presign(deps: Dependencies, body: PresignSent) -> tuple[PendingUpload, str, 
         expires_at=url_expires_at + settings.upload_timeout,
     )
     deps.audio.create_pending(pending, url_expires_at)
-    access_log.note_created(pending.id)
+    access_log.note_made(pending.id)
     url = deps.storage.signed_url(incoming_key(pending.id), settings.signed_url_seconds, "PUT")
     return pending, url, url_expires_at
 

@@ -43,7 +43,7 @@ def create(deps: Dependencies, size: int, filename: str | None, metadata: str) -
         metadata=metadata,
     )
     deps.audio.create_pending(pending, now)
-    access_log.note_created(pending.id)
+    access_log.note_made(pending.id)
     return pending
 
 

@@ -91,7 +91,7 @@ class Uploads:
                 await run_sync(_discard, self._deps, audio_id)
             raise
         self.created.append(audio)
-        access_log.note_created(audio.id)
+        access_log.note_made(audio.id)
         self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 

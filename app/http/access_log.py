@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 log = logging.getLogger("earmark.access")
 
-_MOST_CREATED = 64  # ids on one line: a form may carry dozens of examples
+_MOST_MADE = 64  # ids on one line: a form may carry dozens of examples
 _MAX_ADDRESS = 64  # characters: a proxy may pass on what is no address
 
 
@@ -24,7 +24,7 @@ class AccessEntry:
     client: str  # address
     key_id: str = ""
     refused_key: str = ""  # id in a key, or in a signed URL, that was refused
-    created: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
     bytes_in: int = 0
     bytes_out: int = 0
 
@@ -53,7 +53,7 @@ class AccessEntry:
         fields |= {"client": self.client, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out}
         fields |= {"key": self.key_id} if self.key_id else {}
         fields |= {"refused_key": self.refused_key} if self.refused_key else {}
-        fields |= {"created": self.created} if self.created else {}
+        fields |= {"made": self.made} if self.made else {}
         log.info("%s %s %d", method, quote(scope["path"]), status, extra={"fields": fields})
 
 
@@ -85,7 +85,7 @@ def note_refused_key(key_id: str) -> None:
         entry.refused_key = key_id
 
 
-def note_created(some_id: str) -> None:
+def note_made(some_id: str) -> None:
     """Note the id of an upload or a job that the request has made."""
-    if (entry := _entry.get()) is not None and len(entry.created) < _MOST_CREATED:
-        entry.created.append(some_id)
+    if (entry := _entry.get()) is not None and len(entry.made) < _MOST_MADE:
+        entry.made.append(some_id)

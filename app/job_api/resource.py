@@ -95,7 +95,7 @@ class JobResource(Generic[Answer]):
             except EarmarkError:
                 deps.large_fields.discard_request(job)
                 raise
-        access_log.note_created(job.id)
+        access_log.note_made(job.id)
         deps.metrics.created.labels(job.kind, job.model_name).inc()
         return queued
 

@@ -11,10 +11,12 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
+from app.errors import RequestInvalid
 from app.redis_client import server_clock
 from app.settings import Settings
 
 DAY = 86400
+DEFAULT_DAYS = 30
 _FIRST = date(1970, 1, 1)
 
 
@@ -46,14 +48,17 @@ class Usage:
         self._clock = server_clock(redis)
         self._retention = int(settings.usage_retention)
 
-    @property
-    def longest(self) -> int:
-        """Days that are kept."""
-        return max(1, self._retention // DAY)
+    def period(self, first: date | None, last: date | None) -> tuple[date, date]:
+        """Return the days to read: by default the `DEFAULT_DAYS` up to the last one, which is today by default.
 
-    def today(self) -> date:
-        """Return the day by the server's clock."""
-        return _FIRST + timedelta(days=self._clock.now() // DAY)
+        Raises `RequestInvalid` if the first is after the last, or if they are more than are kept.
+        """
+        longest = max(1, self._retention // DAY)
+        last = last or _FIRST + timedelta(days=self._clock.now() // DAY)
+        first = first or date.fromordinal(max(1, last.toordinal() - min(DEFAULT_DAYS, longest) + 1))
+        if not 0 <= (last - first).days < longest:
+            raise RequestInvalid(f"`from` must not be after `to`, nor more than {longest - 1} days before it.")
+        return first, last
 
     def add_stored(self, pipe: Pipeline, owner: str, stored_bytes: int) -> None:
         """Count bytes that were stored for an owner, within a transaction."""
