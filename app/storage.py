@@ -37,6 +37,7 @@ _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
 _CONCURRENT_PARTS = 4  # that are sent at once
 MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
+_PAGE = 1000  # objects of one page of a listing
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ class StoredObject:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An object in a listing: its key and its size in bytes."""
+
+    key: str
+    bytes: int
 
 
 def check_size(size: int, limit: int) -> None:
@@ -200,6 +209,16 @@ class Storage:
         """Return all keys below a prefix (`separations/ID`), in no particular order."""
         with _translate_errors("list", prefix):
             return [entry["path"] for page in obstore.list(self._store, _check_key(prefix)) for entry in page]
+
+    def pages(self, prefix: str) -> Iterator[list[StoredEntry]]:
+        """Return all objects below a prefix, page by page, in no particular order; each page is a call of its own."""
+        listing = obstore.list(self._store, _check_key(prefix), chunk_size=_PAGE)
+        while True:
+            with _translate_errors("list", prefix):
+                page = next(listing, None)
+            if page is None:
+                return
+            yield [StoredEntry(entry["path"], entry["size"]) for entry in page]
 
     def delete(self, key: str) -> None:
         """Delete an object; a missing one is not an error."""

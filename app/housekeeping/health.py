@@ -10,7 +10,8 @@ from app.errors import EarmarkError
 
 
 class Health:
-    """The failures of one process, by part: `round` (all of a round) and `removal` (of what has expired).
+    """The failures of one process, by part: `round` (all of a round), `removal` (of what has expired), and
+    `reconciliation` (of the store).
 
     Written by the thread that works and read by those that answer `/livez`.
     """

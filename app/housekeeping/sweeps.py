@@ -25,6 +25,7 @@ from rq.serializers import JSONSerializer
 from app import metrics
 from app.errors import AudioInUse, EarmarkError, NotFound, RecordUnreadable, StoreUnavailable
 from app.housekeeping.health import Health
+from app.housekeeping.reconciliation import SlowSweep
 from app.housekeeping.webhook_delivery import deliver_in_background
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
@@ -41,6 +42,7 @@ from app.supervisor import stop_on_signals
 log = logging.getLogger("earmark.housekeeping")
 
 EXPIRY_INTERVAL = 60.0  # s between removals of what has expired, which is not urgent
+RECONCILIATION_INTERVAL = 6 * 3600.0  # s between walks through the store, one page at each sweep
 BATCH_SIZE = 200  # items of each kind that one removal handles; if there are more, the next sweep continues
 MOVES = 1000  # jobs of one model that a sweep moves to another version; the next one continues
 POSTPONE_SECONDS = 300.0  # before another attempt at what could not be removed: an upload in use, an unreadable record
@@ -63,9 +65,11 @@ class Housekeeping:
         self._dead_outputs: list[str] = []  # prefixes of dead executions; the orphan ledger has them too
         self._intermediate_since: dict[tuple[str, str], float] = {}  # first seen, by queue name and job id
         self._next_removal = 0.0
+        self._slow_sweep: SlowSweep | None = None  # while it is under way
+        self._next_slow_sweep = 0.0
 
     def sweep(self) -> None:
-        """Requeue lost jobs; every `EXPIRY_INTERVAL`, remove what has expired."""
+        """Requeue lost jobs; every `EXPIRY_INTERVAL`, remove what has expired; look for orphans in the store."""
         models = self._jobs.fair_queue.models()
         for model in models:
             for short in (False, True):
@@ -87,13 +91,14 @@ class Housekeeping:
                 has_more = self.remove_expired()
             if has_more:
                 self._next_removal = 0.0
+        self._reconcile()
 
     def remove_expired(self) -> bool:
         """Remove expired stems and uploads, and orphaned objects; return whether there may be more."""
         due = (
             (self._jobs.expired_ids(BATCH_SIZE), self._expire_job, self._jobs.postpone_expiry),
             (self._audio.expired_ids(BATCH_SIZE), self._expire_audio, self._audio.postpone_expiry),
-            (self._orphans.due(BATCH_SIZE), self._delete, self._orphans.postpone),
+            (self._orphans.due(BATCH_SIZE), self._delete_orphan, self._orphans.postpone),
         )
         for names, remove, postpone in due:
             for name in names:
@@ -106,6 +111,20 @@ class Housekeeping:
         if unfinished:
             log.info("removed %d unfinished files from the store", unfinished)
         return any(len(names) == BATCH_SIZE for names, _, _ in due)
+
+    def _reconcile(self) -> None:
+        """Look for orphans in the next page of the store's listing; after a failure, begin again soon."""
+        now = time.monotonic()
+        if self._slow_sweep is None and now < self._next_slow_sweep:
+            return
+        slow_sweep = self._slow_sweep or SlowSweep(self._redis, self._storage, self._settings.orphan_retention)
+        self._slow_sweep, self._next_slow_sweep = None, now + EXPIRY_INTERVAL
+        with self._health.attempt("reconciliation"):
+            has_more = slow_sweep.step()
+        if has_more:
+            self._slow_sweep = slow_sweep
+        else:
+            self._next_slow_sweep = now + RECONCILIATION_INTERVAL
 
     # Recovery
 
@@ -191,6 +210,7 @@ class Housekeeping:
         if prefix is not None:
             self._orphans.add(None, prefix, self._clock.now())
         self._jobs.expire(job_id)
+        log.info("job %s: its output has expired", job_id)
         if prefix is not None:
             self._delete(prefix)
 
@@ -201,6 +221,11 @@ class Housekeeping:
             self._audio.postpone_expiry(audio_id, POSTPONE_SECONDS)
             return
         self._delete(store_key(audio_id))
+        log.info("upload %s has expired", audio_id)
+
+    def _delete_orphan(self, prefix: str) -> None:
+        self._delete(prefix)
+        log.info("%s: deleted from the store", prefix)
 
     def _delete(self, prefix: str) -> None:
         self._storage.delete_prefix(prefix)
