@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from app.check.commands import check
 from app.housekeeping.commands import commands as housekeeping
 from app.keys.commands import commands as keys
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
@@ -20,6 +21,7 @@ GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
+cli.command()(check)
 cli.add_typer(housekeeping, name="housekeeping")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]

@@ -37,6 +37,7 @@ _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
 _CONCURRENT_PARTS = 4  # that are sent at once
 MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"  # in an answer of S3
 _PAGE = 1000  # objects of one page of a listing
 
 
@@ -72,6 +73,7 @@ class Storage:
         self._store = store
         self._signer = signer
         self._folder = folder
+        self._has_bucket = folder is not None  # S3 only: whether the bucket was seen
 
     @classmethod
     def open(cls, settings: Settings) -> "Storage":
@@ -261,6 +263,17 @@ class Storage:
                 for _ in obstore.list(self._store, "readiness", chunk_size=1):
                     pass
 
+    async def require_bucket(self) -> None:
+        """Raise `StoreUnavailable` if the store's bucket does not exist; asks until it has been seen once.
+
+        Some servers create a bucket with its first object, so that a misspelled one would fill unnoticed.
+        """
+        if not self._has_bucket:
+            with _translate_errors("check", "bucket"):
+                async for _ in obstore.list(self._store, "readiness", chunk_size=1):
+                    break
+            self._has_bucket = True
+
     def sweep_unfinished(self, older_than: float) -> int:
         """Delete partial files (`KEY#1`) of killed writers, not modified for `older_than` seconds; return how many.
 
@@ -339,6 +352,8 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
+            if _NO_BUCKET in str(error):
+                raise _translate(error) from error
             raise NotFound("The object is not in the store.") from error
         except BaseError as error:
             log.error("%s %s: %s", operation, key, error)
@@ -350,6 +365,8 @@ def _translate(error: Exception) -> StoreUnavailable:
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number and int(number[1]) in DiskFull.errnos:
         return DiskFull("The store's disk is full.")
+    if _NO_BUCKET in str(error):
+        return StoreUnavailable("The bucket of the object store does not exist.")
     return StoreUnavailable()
 
 

@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
+    {"configuration"},
     {"settings", "errors", "metrics", "supervisor", "web"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
@@ -28,7 +29,7 @@ APP_ROWS = (
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
-    {"tables"},
+    {"tables", "check"},
     {"__main__", "command", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

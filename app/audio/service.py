@@ -58,6 +58,7 @@ class Uploads:
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         settings = self._deps.settings
+        await self._deps.storage.require_bucket()
         audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(self._deps.clock.now))
         key = store_key(audio_id)
         with self._deps.budgets.count_refusal("kept_uploads"):
