@@ -299,6 +299,13 @@ def test_every_metric_is_on_the_dashboard(sample_names: dict[str, set[str]]) -> 
     assert {name for name in families - shown if not name.startswith("earmark_process_")} == set()
 
 
+def test_the_manual_names_all_metrics_and_no_others(sample_names: dict[str, set[str]]) -> None:
+    manual = (DOCKER / "README.md").read_text()
+    families = {re.sub("_(total|bucket|sum|count)$", "", name) for name in sample_names}
+    named = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(manual)}
+    assert {name for name in families ^ named if not name.startswith("earmark_process_")} == set()
+
+
 def test_all_that_clients_share_has_settings_a_metric_and_an_alert(sample_names: dict[str, set[str]]) -> None:
     alerts = re.findall(r"alert: (\w+)", (DOCKER / "alerts.yml").read_text())
     things = shared_things(Settings.model_construct())

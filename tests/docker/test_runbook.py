@@ -5,10 +5,13 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from app.__main__ import cli
 from tests.conftest import REPOSITORY
 from tests.docker.test_files import DOCKER, run
 
@@ -73,3 +76,15 @@ def test_the_runbooks_queries_are_queries(program: Callable[[str], Path], tmp_pa
     rules = [{"record": f"runbook:query{number}", "expr": query} for number, query in enumerate(queries)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "runbook", "rules": rules}]}))
     assert f"{len(rules)} rules found" in run(program("promtool"), "check", "rules", tmp_path / "rules.yml")
+
+
+def test_the_runbooks_programs_have_these_commands() -> None:
+    named = [command.split()[1:] for command in commands() if command.startswith("app ")]
+    assert len(named) > 5
+    for words in named:
+        command: Any = typer.main.get_command(cli)
+        for word in words:
+            if not hasattr(command, "commands"):
+                break  # arguments follow
+            assert word in command.commands, " ".join(words)
+            command = command.commands[word]

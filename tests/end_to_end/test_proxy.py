@@ -155,6 +155,15 @@ def test_clients_of_a_trusted_proxy_do_not_share_its_connections(deployment: Top
     eventually(lambda: live(front, CLIENT).status_code == 200)
 
 
+def test_the_api_logs_the_client_that_a_trusted_proxy_names(deployment: Topology, front: str) -> None:
+    for number, (url, address) in enumerate([(front, NEIGHBOUR), (front, CLIENT), (deployment.url, STRANGER)]):
+        request_id = f"order-{number}"
+        live(url, address, **{"X-Request-Id": request_id, "X-Forwarded-For": "192.0.2.7"})
+        (log,) = (log for program, log in deployment.logs.items() if program in deployment.apis.values())
+        lines = [json.loads(line) for line in log.read_text().splitlines() if f'"{request_id}"' in line]
+        assert [line["client"] for line in lines] == [address]
+
+
 def test_slow_clients_are_cut_off(deployment: Topology) -> None:
     """nginx allows 10 s for headers; the timeout of bodies, 30 s, is tested on the API."""
     with socket.create_connection(("127.0.0.1", deployment.proxy_port)) as slow:
