@@ -13,6 +13,7 @@ OTHERS = frozenset(
         "EARMARK_REDIS_PASSWORD",
         "EARMARK_SOAK",
         "EARMARK_SOAK_JOBS",
+        "EARMARK_TRUSTED_PROXIES",
         "EARMARK_URL",
         "EARMARK_WORKER_MEMORY",
     }
