@@ -1,4 +1,5 @@
-"""`python -m app housekeeping`: the housekeeping process; `housekeeping reconcile`: look for orphans in the store."""
+"""`python -m app housekeeping`: the housekeeping process; `reconcile`: look for orphans in the store; `lifecycle`: set
+the rules of its bucket."""
 
 from typing import Annotated
 
@@ -59,3 +60,24 @@ def reconcile(
         raise typer.Exit(1) from None
     future = "nothing was changed" if dry_run else f"housekeeping deletes them in {grace:g} s"
     typer.secho(f"{objects} objects of {size} bytes have no record" + (f"; {future}" if objects else ""), err=True)
+
+
+@commands.command()
+def lifecycle(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the rules only.")] = False,
+) -> None:
+    """Replace the lifecycle rules of the S3 bucket by those that fit the retentions in the settings.
+
+    They abort unfinished multipart uploads, and delete what housekeeping should have deleted a week before.
+    """
+    from app.housekeeping import lifecycle as rules
+
+    settings = Settings.load_or_exit()
+    document = rules.document(settings)
+    typer.echo(document)
+    if not dry_run:
+        try:
+            rules.request(settings, "PUT", document.encode())
+        except StoreUnavailable as error:
+            typer.secho(f"The store (EARMARK_STORE): {error.detail}", fg="red", err=True)
+            raise typer.Exit(1) from None

@@ -156,12 +156,15 @@ def test_clients_of_a_trusted_proxy_do_not_share_its_connections(deployment: Top
 
 
 def test_the_api_logs_the_client_that_a_trusted_proxy_names(deployment: Topology, front: str) -> None:
+    (api,) = deployment.apis.values()
     for number, (url, address) in enumerate([(front, NEIGHBOUR), (front, CLIENT), (deployment.url, STRANGER)]):
-        request_id = f"order-{number}"
-        live(url, address, **{"X-Request-Id": request_id, "X-Forwarded-For": "192.0.2.7"})
-        (log,) = (log for program, log in deployment.logs.items() if program in deployment.apis.values())
-        lines = [json.loads(line) for line in log.read_text().splitlines() if f'"{request_id}"' in line]
-        assert [line["client"] for line in lines] == [address]
+        live(url, address, **{"X-Request-Id": f"order-{number}", "X-Forwarded-For": "192.0.2.7"})
+        lines = eventually(
+            lambda number=number: [
+                line for line in deployment.logs[api].read_text().splitlines() if f'"order-{number}"' in line
+            ]
+        )
+        assert [json.loads(line)["client"] for line in lines] == [address]
 
 
 def test_slow_clients_are_cut_off(deployment: Topology) -> None:
