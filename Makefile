@@ -14,7 +14,7 @@ VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=
   interference_db=-9:9)
 FIGURES := models/weights/base
 
-.PHONY: help tools demo serve test soak lint format bench train evaluate zero-shot ablations clean
+.PHONY: help tools demo serve pin test soak lint format bench train evaluate zero-shot ablations clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +42,9 @@ demo: $(READY) ## separate a bundled recording over HTTP with the embedded servi
 
 serve: $(READY) ## run API, queue and one worker on this machine
 	$(BIN)/python -m app --embedded
+
+pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docker)
+	sh docker/pin.sh
 
 # One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
 test: lint tools ## run linters and all tests, in a few minutes

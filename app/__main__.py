@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from app.check.commands import check
+from app.housekeeping.commands import commands as housekeeping
 from app.keys.commands import commands as keys
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.settings import Settings
@@ -19,6 +21,8 @@ GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
+cli.command()(check)
+cli.add_typer(housekeeping, name="housekeeping")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
 
@@ -61,18 +65,6 @@ def serve(
     settings = Settings.load_or_exit(host=host, port=port)
     _require_authentication(settings)
     _serve(settings, listener)
-
-
-@cli.command()
-def housekeeping() -> None:
-    """Requeue lost jobs, remove what has expired and deliver webhooks, until stopped."""
-    from app import logs, metrics
-    from app.housekeeping.sweeps import run
-
-    settings = Settings.load_or_exit()
-    logs.configure(settings)
-    metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host)
-    run(settings)
 
 
 @cli.command()
@@ -165,6 +157,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             http=Protocol,
             ws="none",
             server_header=False,
+            forwarded_allow_ips=settings.proxy_networks.split(","),
             log_config=None,  # `logs.configure` has set it up
             log_level=settings.log_level,
             access_log=False,  # it would log URLs with their tokens; ObservationMiddleware logs requests

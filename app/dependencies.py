@@ -14,6 +14,7 @@ from app.jobs.large_fields_cache import LargeFieldsCache
 from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
 from app.jobs.repository import JobRepository
+from app.jobs.rounds import HousekeepingMetrics
 from app.keys import callers
 from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas
@@ -22,6 +23,7 @@ from app.metrics import Metrics
 from app.model_registry.registry import ModelRegistry
 from app.outbound import OutboundClient
 from app.records.audio import AudioRepository
+from app.records.usage import Usage
 from app.redis_client import ServerClock, connect, connect_async, server_clock
 from app.settings import Settings
 from app.storage import Storage, StorageProbe
@@ -48,6 +50,7 @@ class Dependencies:
     metrics: Metrics
     outbound: OutboundClient
     quotas: Quotas
+    usage: Usage
     url_signer: UrlSigner
     caller: Caller = ANONYMOUS
 
@@ -74,9 +77,10 @@ class Dependencies:
             audio=AudioRepository(redis, settings),
             model_registry=model_registry,
             budgets=budgets,
-            metrics=Metrics(QueueMetrics(jobs, model_registry), budgets),
+            metrics=Metrics(QueueMetrics(jobs, model_registry), HousekeepingMetrics(redis), budgets),
             outbound=OutboundClient(settings),
-            quotas=Quotas(redis),
+            quotas=Quotas(redis, settings),
+            usage=Usage(redis, settings),
             url_signer=UrlSigner(redis, settings),
         )
 

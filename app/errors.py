@@ -51,6 +51,7 @@ The `error` of a job or a target uses the same codes; `audio_silent`, `timed_out
 
 import errno
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,30 @@ class NotFound(EarmarkError):
     title = "Not found"
 
 
+RefusalReason = Literal["missing", "malformed", "unknown", "url"]
+_CHALLENGES: dict[RefusalReason, str] = {
+    "missing": "",
+    "malformed": "invalid_request",
+    "unknown": "invalid_token",
+    "url": "invalid_token",
+}
+
+
 class Unauthorized(EarmarkError):
-    """No API key, or an invalid one; `challenge` is the response's `WWW-Authenticate` (RFC 6750, section 3)."""
+    """No API key, or an invalid one; `challenge` is the response's `WWW-Authenticate` (RFC 6750, section 3).
+
+    reason: also the label of a metric; `url` is a signed URL.
+    """
 
     code = "unauthorized"
     status = 401
     title = "An API key is required"
 
-    def __init__(self, detail: str, error: str = "") -> None:
+    def __init__(self, detail: str, reason: RefusalReason, key_id: str = "") -> None:
         super().__init__(detail)
+        self.reason = reason
+        self.key_id = key_id  # as the request claims, which may be untrue
+        error = _CHALLENGES[reason]
         self.challenge = 'Bearer realm="earmark"' + (f', error="{error}"' if error else "")
 
 

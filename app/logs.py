@@ -2,6 +2,8 @@
 
 The request id is the client's `X-Request-Id` or a new one; the record of a job keeps it, so that lines of workers have
 it too. Both ids are context variables, so code that logs does not pass them.
+
+No line holds a secret: the finished line is searched for them, so that those in exceptions are found too.
 """
 
 import contextlib
@@ -18,7 +20,17 @@ from app.settings import Settings
 request_id: ContextVar[str | None] = ContextVar("earmark_request_id", default=None)
 job_id: ContextVar[str | None] = ContextVar("earmark_job_id", default=None)
 
-_TOKEN = re.compile(r"([?&]token=)[^&\s\"]+")
+# What grants access: API keys, webhook secrets, tokens, presigned URLs, headers, passwords in URLs. Escaped forms are
+# those of a path that holds a query string by mistake.
+_SECRET = re.compile(
+    r"(?P<name>(?:[?&]|%3F|%26)(?:token|X-Amz-(?:Signature|Credential|Security-Token))(?:=|%3D))[^&\s\"'<>\\]+"
+    r"|(?P<key>emk_[0-7][0-9A-HJKMNP-TV-Z]{25}_)[A-Za-z0-9_-]{43}"
+    r"|(?P<webhook>whsec_)[A-Za-z0-9+/=]{16,}"
+    r"|(?P<url>[0-7][0-9A-HJKMNP-TV-Z]{25}\.[0-9a-f]{1,12}\.)[A-Za-z0-9_-]{43}"
+    r"|(?P<scheme>\bBearer\s+)[^\s\"']+"
+    r"|(?P<user>://[^\s/:@\"']*:)[^\s/@\"']+(?=@)",
+    re.IGNORECASE,
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s%(ids)s"
 
@@ -30,8 +42,8 @@ def configure(settings: Settings, access: bool = True) -> None:
     """
     handler = logging.StreamHandler()
     handler.addFilter(_add_ids)
-    handler.addFilter(_sanitize_arguments)
-    handler.setFormatter(_json_formatter() if settings.log_format == "json" else logging.Formatter(_TEXT))
+    handler.addFilter(_escape_arguments)
+    handler.setFormatter(_json_formatter() if settings.log_format == "json" else _TextFormatter(_TEXT))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
@@ -49,31 +61,54 @@ def job_context(job: str) -> Iterator[None]:
         request_id.reset(request_token)
 
 
-def _sanitize_arguments(record: logging.LogRecord) -> bool:
-    """Remove the tokens of signed URLs, which grant access, and escape control characters, which may forge lines."""
+def redact(text: str) -> str:
+    """Return a text without its secrets; what they are, and whose, is still told."""
+    return _SECRET.sub(lambda match: f"{match[match.lastgroup or 0]}...", text)
+
+
+class _TextFormatter(logging.Formatter):
+    """Formats lines, with their tracebacks, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _RedactedJsonFormatter(JsonFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def _escape_arguments(record: logging.LogRecord) -> bool:
+    """Escape control characters, which may forge lines."""
     if isinstance(record.args, tuple):
-        record.args = tuple(_sanitize(argument) if isinstance(argument, str) else argument for argument in record.args)
+        record.args = tuple(_escape(argument) if isinstance(argument, str) else argument for argument in record.args)
     return True
 
 
-def _sanitize(text: str) -> str:
-    return _CONTROL.sub(lambda control: repr(control[0])[1:-1], _TOKEN.sub(r"\1...", text))
+def _escape(text: str) -> str:
+    return _CONTROL.sub(lambda control: repr(control[0])[1:-1], text)
 
 
 def _json_formatter() -> logging.Formatter:
-    return JsonFormatter(
+    return _RedactedJsonFormatter(
         "%(levelname)s %(name)s %(message)s",
         timestamp="time",
         rename_fields={"levelname": "level", "name": "logger"},
-        reserved_attrs=[*RESERVED_ATTRS, "ids", "color_message"],
+        reserved_attrs=[*RESERVED_ATTRS, "ids", "fields", "color_message"],
     )
 
 
 def _add_ids(record: logging.LogRecord) -> bool:
-    """Add the ids to a log record; plain text shows only those that the message does not contain."""
+    """Add the ids, and the `fields` that the caller gave, to a log record.
+
+    Plain text shows only those that the message does not contain.
+    """
     variables = (("request_id", request_id), ("job_id", job_id))
-    ids = {name: value for name, variable in variables if (value := variable.get())}
-    record.__dict__.update(ids)
-    missing = [f"{name}={value}" for name, value in ids.items() if value not in record.getMessage()]
+    fields = dict(getattr(record, "fields", {}))
+    fields |= {name: value for name, variable in variables if (value := variable.get())}
+    record.__dict__.update(fields)
+    message = record.getMessage()
+    shown = {name: ",".join(value) if isinstance(value, list) else str(value) for name, value in fields.items()}
+    missing = [f"{name}={_escape(value)}" for name, value in shown.items() if value not in message]
     record.ids = f" [{' '.join(missing)}]" if missing else ""
     return True

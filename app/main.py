@@ -23,6 +23,7 @@ from app.limits.routes import router as limits
 from app.model_catalogue.routes import router as models
 from app.resources import SERVED_KINDS
 from app.settings import Settings
+from app.usage.routes import router as usage
 from app.web import routes as page
 
 VERSION = "0.1.0"
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     resources = [served.resource for served in SERVED_KINDS]
     app.router.routes.extend(PollRoute(resource, deps) for resource in resources)
-    for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, health):
+    for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, usage, health):
         app.include_router(router)
     docs.install(app)
     page.install(app)
@@ -80,6 +81,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         AuthenticationMiddleware,
         authenticator=Authenticator(deps.async_redis, deps.poll_cache, deps.url_signer, settings),
+        metrics=deps.metrics,
+        wrong_keys=settings.wrong_keys,
     )
     cors.install(app, settings)
     app.add_middleware(ObservationMiddleware, metrics=deps.metrics)

@@ -4,26 +4,26 @@ They are read from environment variables with the prefix `EARMARK_` (`EARMARK_RE
 program that starts others (`python -m app --embedded`) passes its settings on with `as_environment()`.
 """
 
-import base64
-import math
-import re
-from ipaddress import ip_network
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import typer
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.configuration import environment, values
 
 MIB = 1024 * 1024
 HOUR = 3600.0
-_ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
 
 
 class Settings(BaseSettings):
     """Settings of one deployment; frozen, so that they stay as they were validated."""
 
-    model_config = SettingsConfigDict(env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="EARMARK_", frozen=True, extra="ignore", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     # Paths and Redis
     home: Path = Field(
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     store_access_key: SecretStr | None = Field(
         default=None, description="S3 access key; none: the credentials of the machine"
     )
-    store_secret_key: SecretStr | None = Field(default=None, description="S3 secret key")
+    store_secret_key: SecretStr | None = Field(default=None, validate_default=True, description="S3 secret key")
     store_timeout: float = Field(
         default=30.0, gt=0, description="seconds without data from the S3 server after which a call fails"
     )
@@ -97,7 +97,10 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: float = Field(default=4.0, gt=0, description="seconds between heartbeats of a worker")
     heartbeat_timeout: float = Field(
-        default=15.0, gt=0, description="seconds without a heartbeat after which a worker counts as dead"
+        default=15.0,
+        gt=0,
+        validate_default=True,
+        description="seconds without a heartbeat after which a worker counts as dead",
     )
     sweep_seconds: float = Field(default=5.0, gt=0, description="seconds between sweeps of housekeeping")
     lost_after: float = Field(
@@ -174,7 +177,9 @@ class Settings(BaseSettings):
     example_seconds: float = Field(default=60.0, gt=0, description="maximum duration of an example, in seconds")
     channels: int = Field(default=8, ge=1, description="maximum number of channels")
     lowest_rate: int = Field(default=8000, ge=1, description="minimum sampling rate, in hertz")
-    highest_rate: int = Field(default=192000, ge=1, description="maximum sampling rate, in hertz")
+    highest_rate: int = Field(
+        default=192000, ge=1, validate_default=True, description="maximum sampling rate, in hertz"
+    )
     # Six hours of stereo at 46 kHz: at 44.1 kHz a whole one fits.
     recording_samples: float = Field(
         default=2e9, gt=0, description="maximum size of a recording: channels x rate x seconds"
@@ -290,6 +295,12 @@ class Settings(BaseSettings):
     open_audio_seconds: int = Field(
         default=0, ge=0, description="without API keys, audio seconds per day of all clients together; 0: no limit"
     )
+    wrong_keys: int = Field(
+        default=60,
+        ge=0,
+        description="wrong keys and signed URLs that one address may send each API process in a minute before it gets "
+        "429; valid keys from there are not affected; 0: no limit",
+    )
     url_secret: SecretStr | None = Field(
         default=None,
         description="secret that signs the URLs in responses; none: a secret generated once and kept in Redis",
@@ -339,72 +350,63 @@ class Settings(BaseSettings):
     record_retention: float = Field(
         default=30 * 24 * HOUR, gt=0, description="seconds that a record is kept after its stems"
     )
+    orphan_retention: float = Field(
+        default=7 * 24 * HOUR,
+        ge=0,
+        description="seconds that stored objects which no record owns are kept after housekeeping has found them, in "
+        "which a lost Redis may be restored",
+    )
+    # A quarter and some days: a whole one can be billed after its end. A key takes some 200 bytes of Redis a day.
+    usage_retention: float = Field(
+        default=100 * 24 * HOUR, ge=24 * HOUR, description="seconds that a day of a key's usage is kept"
+    )
 
     # Server
     host: str = Field(default="127.0.0.1", description="address that the API listens on")
-    port: int = Field(default=8000, ge=0, le=65535, description="port that the API listens on; 0: a free one")
+    port: int = Field(
+        default=8000, ge=0, le=65535, validate_default=True, description="port that the API listens on; 0: a free one"
+    )
+    proxy_networks: str = Field(
+        default="127.0.0.0/8,::1/128",
+        description="networks of the proxies before the API, separated by commas, whose `X-Forwarded-For` tells the "
+        "addresses of clients",
+    )
     longest_wait: int = Field(default=60, ge=0, description="maximum wait of a long poll (`Prefer: wait`), in seconds")
     poll_seconds: int = Field(default=1, ge=1, description="seconds between polls that clients are asked to wait")
 
-    @field_validator("requests_in_progress", "event_streams")
-    @classmethod
-    def _leaves_room(cls, value: int, fields: ValidationInfo) -> int:
-        """What lasts long must leave room for what is brief."""
-        wider = "connections" if fields.field_name == "requests_in_progress" else "requests_in_progress"
-        if value >= fields.data.get(wider, math.inf):
-            raise ValueError(f"must be less than EARMARK_{wider.upper()}, {fields.data[wider]}")
-        return value
-
-    @field_validator("upload_room")
-    @classmethod
-    def _holds_a_file(cls, value: int, fields: ValidationInfo) -> int:
-        share, largest = fields.data.get("key_share", 1.0), fields.data.get("upload_bytes", 0)
-        if math.floor(value * share) < largest:
-            raise ValueError(f"a key's share of it, {share:g}, must hold an upload of EARMARK_UPLOAD_BYTES: {largest}")
-        return value
-
-    @field_validator("store_endpoint", "store_public_endpoint")
-    @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value:
-            HttpUrl(value)
-        return value.rstrip("/") if value else None
-
-    @field_validator("outside_networks")
-    @classmethod
-    def _are_networks(cls, value: str) -> str:
-        for text in value.split(",") if value else ():
-            ip_network(text)
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _are_origins(cls, value: str) -> str:
-        origins = [origin.strip() for origin in value.split(",") if origin.strip()]
-        if invalid := [origin for origin in origins if origin != "*" and not re.fullmatch(_ORIGIN, origin)]:
-            raise ValueError(f"{invalid[0]} is no origin such as https://example.org or http://localhost:3000")
-        return ",".join(origins)
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _is_signing_secret(cls, value: SecretStr | None) -> SecretStr | None:
-        """Standard Webhooks requires 24 to 64 random bytes."""
-        if value is not None:
-            before, prefix, encoded = value.get_secret_value().rpartition("whsec_")
-            try:
-                length = len(base64.b64decode(encoded, validate=True)) if prefix and not before else 0
-            except ValueError:
-                length = 0
-            if not 24 <= length <= 64:
-                raise ValueError("must be whsec_ and the base64 of 24 to 64 random bytes")
-        return value
+    # Rules beyond types
+    _leave_out_service_links = model_validator(mode="before")(values.leave_out_service_links)
+    _require_redis = field_validator("redis_url")(values.require_redis)
+    _require_store = field_validator("store")(values.require_store)
+    _require_s3 = field_validator("store_endpoint", "store_public_endpoint", "store_access_key", "store_secret_key")(
+        values.require_s3
+    )
+    _require_twin = field_validator("store_secret_key")(values.require_twin)
+    _require_longer_than_heartbeats = field_validator("heartbeat_timeout")(values.require_longer_than_heartbeats)
+    _require_above_lowest = field_validator("highest_rate")(values.require_above_lowest)
+    _require_own_port = field_validator("port")(values.require_own_port)
+    _require_ports = field_validator("outside_ports")(values.require_ports)
+    _require_room = field_validator("requests_in_progress", "event_streams")(values.require_room)
+    _require_room_for_a_file = field_validator("upload_room")(values.require_room_for_a_file)
+    _require_address = field_validator("store_endpoint", "store_public_endpoint")(values.require_address)
+    _require_networks = field_validator("outside_networks", "proxy_networks")(values.require_networks)
+    _require_origins = field_validator("cors_origins")(values.require_origins)
+    _require_signing_secret = field_validator("webhook_secret")(values.require_signing_secret)
 
     @classmethod
     def load_or_exit(cls, **options: Any) -> Self:
         """Return the settings of the environment, overridden by a program's options that are not None.
 
-        Print what is invalid and exit with status 2 (`worker.pool.EXIT_UNUSABLE` for workers) where a value is.
+        Print what is invalid and exit with status 2 (`worker.pool.EXIT_UNUSABLE` for workers) where a value is, or
+        where a variable is nearly one of a setting; print what else begins like one.
         """
+        misspelled, unknown = environment.judge(os.environ, cls.model_fields)
+        for name, setting in misspelled.items():
+            typer.secho(f"{name} is no setting; {setting} is one", fg="red", err=True)
+        if misspelled:
+            raise SystemExit(2)
+        if unknown:
+            typer.secho(f"no settings, and ignored: {', '.join(unknown)}", fg="yellow", err=True)
         try:
             return cls(**{name: value for name, value in options.items() if value is not None})
         except ValidationError as error:

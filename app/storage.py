@@ -37,6 +37,8 @@ _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
 _CONCURRENT_PARTS = 4  # that are sent at once
 MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * PART_BYTES  # at most: the parts that are sent, and one that fills
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
+_NO_BUCKET = "<Code>NoSuchBucket</Code>"  # in an answer of S3
+_PAGE = 1000  # objects of one page of a listing
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class StoredObject:
 
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """An object in a listing: its key and its size in bytes."""
+
+    key: str
+    bytes: int
 
 
 def check_size(size: int, limit: int) -> None:
@@ -63,6 +73,7 @@ class Storage:
         self._store = store
         self._signer = signer
         self._folder = folder
+        self._has_bucket = folder is not None  # S3 only: whether the bucket was seen
 
     @classmethod
     def open(cls, settings: Settings) -> "Storage":
@@ -201,6 +212,16 @@ class Storage:
         with _translate_errors("list", prefix):
             return [entry["path"] for page in obstore.list(self._store, _check_key(prefix)) for entry in page]
 
+    def pages(self, prefix: str) -> Iterator[list[StoredEntry]]:
+        """Return all objects below a prefix, page by page, in no particular order; each page is a call of its own."""
+        listing = obstore.list(self._store, _check_key(prefix), chunk_size=_PAGE)
+        while True:
+            with _translate_errors("list", prefix):
+                page = next(listing, None)
+            if page is None:
+                return
+            yield [StoredEntry(entry["path"], entry["size"]) for entry in page]
+
     def delete(self, key: str) -> None:
         """Delete an object; a missing one is not an error."""
         if self._folder is not None and (self._folder / _check_key(key)).is_dir():
@@ -241,6 +262,17 @@ class Storage:
             else:
                 for _ in obstore.list(self._store, "readiness", chunk_size=1):
                     pass
+
+    async def require_bucket(self) -> None:
+        """Raise `StoreUnavailable` if the store's bucket does not exist; asks until it has been seen once.
+
+        Some servers create a bucket with its first object, so that a misspelled one would fill unnoticed.
+        """
+        if not self._has_bucket:
+            with _translate_errors("check", "bucket"):
+                async for _ in obstore.list(self._store, "readiness", chunk_size=1):
+                    break
+            self._has_bucket = True
 
     def sweep_unfinished(self, older_than: float) -> int:
         """Delete partial files (`KEY#1`) of killed writers, not modified for `older_than` seconds; return how many.
@@ -320,6 +352,8 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
+            if _NO_BUCKET in str(error):
+                raise _translate(error) from error
             raise NotFound("The object is not in the store.") from error
         except BaseError as error:
             log.error("%s %s: %s", operation, key, error)
@@ -331,6 +365,8 @@ def _translate(error: Exception) -> StoreUnavailable:
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number and int(number[1]) in DiskFull.errnos:
         return DiskFull("The store's disk is full.")
+    if _NO_BUCKET in str(error):
+        return StoreUnavailable("The bucket of the object store does not exist.")
     return StoreUnavailable()
 
 

@@ -7,16 +7,21 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 UNPACKED = REPOSITORY / ".cache" / "tools" / "usr"
+_FOLDERS = (Path("/usr/sbin"), UNPACKED / "sbin", UNPACKED / "bin")
 
 
 def find(name: str) -> Path | None:
     """Return the path of a program, or None."""
-    folders = [os.environ.get("PATH", ""), "/usr/sbin", str(UNPACKED / "sbin"), str(UNPACKED / "bin")]
-    program = shutil.which(name, path=os.pathsep.join(folders))
+    program = shutil.which(name, path=_search_path())
     return Path(program) if program else None
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which an unpacked program finds its unpacked libraries."""
+    """Return an environment in which unpacked programs are found, and find their unpacked libraries."""
     libraries = [str(path.parent) for path in (UNPACKED / "lib").rglob("*.so.*")]
-    return os.environ | ({"LD_LIBRARY_PATH": os.pathsep.join(sorted(set(libraries)))} if libraries else {})
+    changed = {"LD_LIBRARY_PATH": os.pathsep.join(sorted(set(libraries)))} if libraries else {}
+    return os.environ | {"PATH": _search_path()} | changed
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), *map(str, _FOLDERS)])

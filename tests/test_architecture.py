@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
+    {"configuration"},
     {"settings", "errors", "metrics", "supervisor", "web"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
@@ -22,13 +23,13 @@ APP_ROWS = (
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},
-    {"audio", "labels", "limits", "model_catalogue", "health"},
+    {"audio", "labels", "limits", "usage", "model_catalogue", "health"},
     {"job_api"},
     {"detections", "queries"},
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
-    {"tables"},
+    {"tables", "check"},
     {"__main__", "command", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

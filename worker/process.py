@@ -129,7 +129,7 @@ def _make_context(engine: Engine, redis: Redis, settings: Settings) -> WorkerCon
         return WorkerContext(
             engine=engine,
             jobs=JobRepository(redis, settings),
-            quotas=Quotas(redis),
+            quotas=Quotas(redis, settings),
             storage=Storage.open(settings),
             scratch=Scratch(settings.home / "scratch"),
             signals=Signals(),

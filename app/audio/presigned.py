@@ -13,6 +13,7 @@ from app.audio import completion, service
 from app.audio.schemas import PresignSent
 from app.dependencies import Dependencies
 from app.errors import NotFound, PresignUnavailable, RequestInvalid, UploadMissing
+from app.http import access_log
 from app.records.audio import Audio, PendingUpload, incoming_key
 from app.records.ids import AUDIO, new_id
 from app.storage import check_size
@@ -38,6 +39,7 @@ def presign(deps: Dependencies, body: PresignSent) -> tuple[PendingUpload, str, 
         expires_at=url_expires_at + settings.upload_timeout,
     )
     deps.audio.create_pending(pending, url_expires_at)
+    access_log.note_made(pending.id)
     url = deps.storage.signed_url(incoming_key(pending.id), settings.signed_url_seconds, "PUT")
     return pending, url, url_expires_at
 

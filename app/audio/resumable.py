@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from app.audio import completion, service
 from app.dependencies import Dependencies
 from app.errors import NotFound, OffsetMismatch, StoreUnavailable
+from app.http import access_log
 from app.records.audio import Audio, PendingUpload, piece_key
 from app.records.ids import AUDIO, new_id
 from app.storage import PART_BYTES, check_size
@@ -42,6 +43,7 @@ def create(deps: Dependencies, size: int, filename: str | None, metadata: str) -
         metadata=metadata,
     )
     deps.audio.create_pending(pending, now)
+    access_log.note_made(pending.id)
     return pending
 
 

@@ -65,6 +65,7 @@ async def presign(request: Request, deps: InjectedDependencies) -> PresignAnswer
     """Get a presigned URL that uploads a recording straight to the store; PUT the file there, then complete it."""
     await deps.budgets.redis_memory.require_room()
     body = validate(PresignSent, await bodies.read_json(request, deps.settings))
+    await deps.storage.require_bucket()
     pending, url, url_expires_at = await run_in_threadpool(presigned.presign, deps, body)
     headers = {"Content-Type": body.content_type} if body.content_type else {}
     upload = DirectUpload(url=url, headers=headers, expires_at=datetime.fromtimestamp(url_expires_at, UTC))

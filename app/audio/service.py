@@ -17,6 +17,7 @@ from app.audio.schemas import AudioAnswer
 from app.budgets.budget import Hold
 from app.dependencies import Dependencies
 from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
+from app.http import access_log
 from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
 from app.media import probe
@@ -57,6 +58,7 @@ class Uploads:
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
         settings = self._deps.settings
+        await self._deps.storage.require_bucket()
         audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(self._deps.clock.now))
         key = store_key(audio_id)
         with self._deps.budgets.count_refusal("kept_uploads"):
@@ -90,6 +92,7 @@ class Uploads:
                 await run_sync(_discard, self._deps, audio_id)
             raise
         self.created.append(audio)
+        access_log.note_made(audio.id)
         self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 

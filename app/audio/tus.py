@@ -36,6 +36,7 @@ async def create(request: Request, deps: Dependencies) -> Response:
         raise RequestInvalid("An empty file is no audio.")
     filename = _filename(metadata)
     await deps.budgets.redis_memory.require_room()
+    await deps.storage.require_bucket()
     pending = await run_in_threadpool(resumable.create, deps, size, filename, metadata)
     return Response(
         status_code=201,

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 
 POLL_SECONDS = 0.3
+_PASSING = frozenset({429, 502, 503, 504})  # statuses of limits and restarts
+_PASSING_TRIES = 100
 
 
 class DemoFailed(Exception):
@@ -21,9 +23,10 @@ def wait_until_ready(client: httpx.Client, is_running: Callable[[], bool], secon
         if not is_running():
             raise DemoFailed("the service exited before it was ready")
         try:
-            response = client.get("/readyz")
-            if response.status_code == 200 and client.get("/v1/models").json()["data"]:
-                return
+            if client.get("/readyz").is_success:
+                models = client.get("/v1/models")
+                if models.is_success and _parse(models)["data"]:
+                    return
         except httpx.TransportError:
             pass  # not listening yet
         time.sleep(POLL_SECONDS)
@@ -48,7 +51,7 @@ def separate(
     job = _parse(client.post("/v1/separations", json=request))
     while job["status"] in ("queued", "running"):
         time.sleep(POLL_SECONDS)
-        job = _parse(client.get(job["url"]))
+        job = _poll(client, job["url"])
         progress(job["progress"]["ratio"], job["progress"]["stage"] or job["status"])
     if job["status"] != "succeeded":
         raise DemoFailed(f"the separation {job['status']}: {job['error']}")
@@ -68,8 +71,20 @@ def download(client: httpx.Client, job: dict[str, Any], folder: Path) -> dict[st
     return paths
 
 
+def _poll(client: httpx.Client, url: str) -> dict[str, Any]:
+    """GET a resource, again while a limit or a restart is in the way."""
+    response = client.get(url)
+    for _ in range(_PASSING_TRIES):
+        if response.status_code not in _PASSING:
+            break
+        time.sleep(POLL_SECONDS)
+        response = client.get(url)
+    return _parse(response)
+
+
 def _parse(response: httpx.Response) -> dict[str, Any]:
-    if response.is_error:
-        request = response.request
-        raise DemoFailed(f"{request.method} {request.url.path}: {response.status_code} {response.text}")
-    return response.json()
+    """Return the JSON of a success. Raises DemoFailed for all else, such as a proxy's page."""
+    if response.is_success and response.headers.get("Content-Type", "").startswith("application/json"):
+        return response.json()
+    request = response.request
+    raise DemoFailed(f"{request.method} {request.url.path}: {response.status_code} {response.text[:500]}")

@@ -22,11 +22,15 @@ from rq.executions import Execution
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from app import metrics
 from app.errors import AudioInUse, EarmarkError, NotFound, RecordUnreadable, StoreUnavailable
+from app.housekeeping.health import Health
+from app.housekeeping.reconciliation import SlowSweep
 from app.housekeeping.webhook_delivery import deliver_in_background
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
+from app.jobs.rounds import HousekeepingMetrics, Rounds
 from app.model_registry.registry import ModelRegistry, choose
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger
@@ -38,6 +42,7 @@ from app.supervisor import stop_on_signals
 log = logging.getLogger("earmark.housekeeping")
 
 EXPIRY_INTERVAL = 60.0  # s between removals of what has expired, which is not urgent
+RECONCILIATION_INTERVAL = 6 * 3600.0  # s between walks through the store, one page at each sweep
 BATCH_SIZE = 200  # items of each kind that one removal handles; if there are more, the next sweep continues
 MOVES = 1000  # jobs of one model that a sweep moves to another version; the next one continues
 POSTPONE_SECONDS = 300.0  # before another attempt at what could not be removed: an upload in use, an unreadable record
@@ -47,7 +52,7 @@ _LOCK_KEY = "earmark:housekeeping"
 class Housekeeping:
     """Recovery and expiry of one deployment. `sweep` does everything that is due; each step is idempotent."""
 
-    def __init__(self, redis: Redis, storage: Storage, settings: Settings) -> None:
+    def __init__(self, redis: Redis, storage: Storage, settings: Settings, health: Health | None = None) -> None:
         self._redis = redis
         self._clock = server_clock(redis)
         self._storage = storage
@@ -56,12 +61,15 @@ class Housekeeping:
         self._audio = AudioRepository(redis, settings)
         self._orphans = OrphanLedger(redis)
         self._registry = ModelRegistry(redis, settings)
+        self._health = health or Health()
         self._dead_outputs: list[str] = []  # prefixes of dead executions; the orphan ledger has them too
         self._intermediate_since: dict[tuple[str, str], float] = {}  # first seen, by queue name and job id
         self._next_removal = 0.0
+        self._slow_sweep: SlowSweep | None = None  # while it is under way
+        self._next_slow_sweep = 0.0
 
     def sweep(self) -> None:
-        """Requeue lost jobs; every `EXPIRY_INTERVAL`, remove what has expired."""
+        """Requeue lost jobs; every `EXPIRY_INTERVAL`, remove what has expired; look for orphans in the store."""
         models = self._jobs.fair_queue.models()
         for model in models:
             for short in (False, True):
@@ -79,15 +87,18 @@ class Housekeeping:
             self._dead_outputs.pop()
         if time.monotonic() >= self._next_removal:
             self._next_removal = time.monotonic() + EXPIRY_INTERVAL
-            if self.remove_expired():
+            with self._health.attempt("removal"):
+                has_more = self.remove_expired()
+            if has_more:
                 self._next_removal = 0.0
+        self._reconcile()
 
     def remove_expired(self) -> bool:
         """Remove expired stems and uploads, and orphaned objects; return whether there may be more."""
         due = (
             (self._jobs.expired_ids(BATCH_SIZE), self._expire_job, self._jobs.postpone_expiry),
             (self._audio.expired_ids(BATCH_SIZE), self._expire_audio, self._audio.postpone_expiry),
-            (self._orphans.due(BATCH_SIZE), self._delete, self._orphans.postpone),
+            (self._orphans.due(BATCH_SIZE), self._delete_orphan, self._orphans.postpone),
         )
         for names, remove, postpone in due:
             for name in names:
@@ -100,6 +111,20 @@ class Housekeeping:
         if unfinished:
             log.info("removed %d unfinished files from the store", unfinished)
         return any(len(names) == BATCH_SIZE for names, _, _ in due)
+
+    def _reconcile(self) -> None:
+        """Look for orphans in the next page of the store's listing; after a failure, begin again soon."""
+        now = time.monotonic()
+        if self._slow_sweep is None and now < self._next_slow_sweep:
+            return
+        slow_sweep = self._slow_sweep or SlowSweep(self._redis, self._storage, self._settings.orphan_retention)
+        self._slow_sweep, self._next_slow_sweep = None, now + EXPIRY_INTERVAL
+        with self._health.attempt("reconciliation"):
+            has_more = slow_sweep.step()
+        if has_more:
+            self._slow_sweep = slow_sweep
+        else:
+            self._next_slow_sweep = now + RECONCILIATION_INTERVAL
 
     # Recovery
 
@@ -185,6 +210,7 @@ class Housekeeping:
         if prefix is not None:
             self._orphans.add(None, prefix, self._clock.now())
         self._jobs.expire(job_id)
+        log.info("job %s: its output has expired", job_id)
         if prefix is not None:
             self._delete(prefix)
 
@@ -195,6 +221,11 @@ class Housekeeping:
             self._audio.postpone_expiry(audio_id, POSTPONE_SECONDS)
             return
         self._delete(store_key(audio_id))
+        log.info("upload %s has expired", audio_id)
+
+    def _delete_orphan(self, prefix: str) -> None:
+        self._delete(prefix)
+        log.info("%s: deleted from the store", prefix)
 
     def _delete(self, prefix: str) -> None:
         self._storage.delete_prefix(prefix)
@@ -228,17 +259,24 @@ def run(settings: Settings) -> None:
     """Sweep and deliver webhooks until SIGINT or SIGTERM; outages of Redis and the store are logged and survived."""
     stopping = stop_on_signals()
     redis = connect(settings)
+    health = Health()
+    registry = metrics.combine(HousekeepingMetrics(redis))
+    metrics.serve(settings.housekeeping_metrics_port, settings.metrics_host, registry, health.report)
     # Held between sweeps, so that the process keeps its observations; the lock of a dead process expires.
     lock = SweepLock(redis, _LOCK_KEY, timeout=6 * settings.sweep_seconds, blocking=False, thread_local=False)
     token = secrets.token_hex(16)
     housekeeping: Housekeeping | None = None
+    rounds = Rounds(redis)
     log.info("sweeping every %g s", settings.sweep_seconds)
     with deliver_in_background(settings, stopping):
         while not stopping.is_set():
             try:
-                if _acquire(lock, token):
-                    housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings)
-                    housekeeping.sweep()
+                with health.attempt("round"):
+                    if holds_lock := _acquire(lock, token):
+                        housekeeping = housekeeping or Housekeeping(redis, Storage.open(settings), settings, health)
+                        housekeeping.sweep()
+                if holds_lock and health.is_good:
+                    rounds.record()
             except (RedisError, EarmarkError) as error:
                 log.error("the sweep failed: %s", error)
             except Exception:  # a defect in one step must not end the process

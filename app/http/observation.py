@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -11,13 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
 from app.errors import TusVersionUnsupported
-from app.http import problems
+from app.http import access_log, problems
 from app.http.uvicorn_protocol import get_refusal
 from app.metrics import Metrics
 from app.records.ids import new_id
 
 log = logging.getLogger("earmark.http")
-access = logging.getLogger("earmark.access")
 
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -42,6 +40,8 @@ class ObservationMiddleware:
         request_id = client_id if _VALID_ID.fullmatch(client_id) else new_id("req")
         scope["earmark.request_id"] = request_id
         logs.request_id.set(request_id)
+        entry = access_log.begin(scope)
+        receive, send = entry.count_received(receive), entry.count_sent(send)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -76,9 +76,7 @@ class ObservationMiddleware:
         self._metrics.requests.labels(method, route, str(status)).inc()
         seconds = time.perf_counter() - start
         self._metrics.seconds.labels(method, route).observe(seconds)
-        # Without the query string, which may hold a token; quoted, so that a request is one line.
-        fields = {"status": status, "seconds": round(seconds, 4), "route": route}
-        access.info("%s %s %d", method, quote(scope["path"]), status, extra=fields)
+        entry.write(scope, method, status, seconds, route)
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

@@ -82,12 +82,20 @@ def problem(
     if isinstance(error, TusVersionUnsupported):
         headers["Tus-Version"] = error.supported
     errors = errors or [{"pointer": each.pointer, "detail": each.detail} for each in error.errors]
-    return _response(request, error.status, error.code, error.title, error.detail, errors, headers)
+    return _response(*_subject(request), error.status, error.code, error.title, error.detail, errors, headers)
 
 
 def internal_error(request: Request) -> ProblemResponse:
     """Return the response to an unexpected exception, which the log has under the request id."""
     return problem(request, EarmarkError("The server failed. Report the request_id."))
+
+
+def malformed(request_id: str) -> ProblemResponse:
+    """Return the response to what is not an HTTP request; it has no path, and ends its connection."""
+    title = HTTPStatus.BAD_REQUEST.phrase
+    detail = "The request is not valid HTTP."
+    headers = {"Connection": "close", "X-Request-Id": request_id}
+    return _response("", request_id, HTTPStatus.BAD_REQUEST, _FRAMEWORK_CODES[400], title, detail, [], headers)
 
 
 def install(app: FastAPI) -> None:
@@ -113,7 +121,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)  # noqa: S101
         title = HTTPStatus(error.status_code).phrase
         code = _FRAMEWORK_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "request_invalid")
-        return _response(request, error.status_code, code, title, f"{title}.", [], dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        return _response(*_subject(request), error.status_code, code, title, f"{title}.", [], headers)
 
     app.add_exception_handler(EarmarkError, answer_earmark_error)
     app.add_exception_handler(RedisError, answer_redis_error)
@@ -146,8 +155,14 @@ def field_error(detail: str, *steps: str | int) -> FieldError:
     return FieldError(pointer(*steps), detail)
 
 
+def _subject(request: Request) -> tuple[str, str]:
+    """Return the path and the id of a request."""
+    return request.url.path, request.scope.get("earmark.request_id", "")
+
+
 def _response(
-    request: Request,
+    path: str,
+    request_id: str,
     status: int,
     code: str,
     title: str,
@@ -160,9 +175,9 @@ def _response(
         "title": title,
         "status": status,
         "detail": _cut(detail),
-        "instance": _cut(request.url.path),
+        "instance": _cut(path),
         "code": code,
-        "request_id": request.scope.get("earmark.request_id", ""),
+        "request_id": request_id,
     }
     if errors:
         body["errors"] = [

@@ -10,15 +10,20 @@ busiest. Here connections beyond the budget are open as well, and refused only w
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, cast
 
 from starlette.types import Scope
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.budgets.budget import Budget
 from app.errors import Overloaded
+from app.http import problems
+from app.records.ids import new_id
+
+log = logging.getLogger("earmark.http")
 
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 _REFUSAL = "earmark.refusal"
@@ -119,6 +124,19 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_size += len(data)
             if self._head_size > self.head_bytes:
                 self._close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP with a problem, unless the client would take it for an earlier request's response."""
+        if self.transport.is_closing():
+            return
+        active = self._active
+        is_in_body = self._is_body_pending and active is self.cycle
+        if active is None or active.response_complete or (is_in_body and not active.response_started):
+            response = problems.malformed(new_id("req"))
+            log.warning("%s sent what is not HTTP, request %s", self.client, response.headers["X-Request-Id"])
+            lines = [b": ".join(header) + b"\r\n" for header in response.raw_headers]
+            self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", response.body]))
+        self._close()
 
     def _close_after_body(self) -> None:
         if not self._is_body_pending or self.transport.is_closing():

@@ -19,6 +19,7 @@ from app.errors import (
     StemsExpired,
     UploadsExpired,
 )
+from app.http import access_log
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
 from app.jobs.kinds import Kind, output_folder
@@ -94,6 +95,7 @@ class JobResource(Generic[Answer]):
             except EarmarkError:
                 deps.large_fields.discard_request(job)
                 raise
+        access_log.note_made(job.id)
         deps.metrics.created.labels(job.kind, job.model_name).inc()
         return queued
 

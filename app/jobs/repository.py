@@ -43,6 +43,7 @@ from app.records.audio import audio_key
 from app.records.orphans import OrphanLedger, postpone
 from app.records.quarantine import Quarantine
 from app.records.shared import OPEN_JOBS_KEY
+from app.records.usage import Usage, stored_size
 from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
@@ -68,6 +69,7 @@ class JobRepository:
         self.listing = Listing(redis)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
+        self._usage = Usage(redis, settings)
         self._clock = server_clock(redis)
         self._records = JobRecords(redis, settings, self.fair_queue, self.quarantine)
 
@@ -238,16 +240,17 @@ class JobRepository:
         stored: where `LargeFields.store_outcome` has put the other arguments.
         """
 
-        def unregister_output(pipe: Pipeline, job: Job) -> None:
+        def own_output(pipe: Pipeline, job: Job) -> None:
             self._orphans.remove(pipe, self.output_prefix(job, execution))
             if stored is not None:
                 self._orphans.remove(pipe, stored.key)
+            self._usage.add_stored(pipe, job.owner, stored_size(result))
 
         return self._records.change_own(
             job_id,
             lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], self._clock.now(), stored),
             "state",
-            unregister_output,
+            own_output,
         )
 
     def fail(

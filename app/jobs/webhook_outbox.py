@@ -12,7 +12,7 @@ from redis.client import Pipeline
 from app.jobs.lifecycle import Job
 from app.redis_client import execute_when_full
 
-_DUE = "earmark:webhooks:due"
+DUE_KEY = "earmark:webhooks:due"
 _TRIES = "earmark:webhooks:tries"
 # A message that was taken is due again when its lease ends: the process that took it may have died.
 _TAKE = """#!lua flags=allow-oom
@@ -36,11 +36,11 @@ class WebhookOutbox:
         A webhook that is in the store may turn out not to want it on delivery.
         """
         if job.wants_webhook or "webhook" in job.stored_names:
-            pipe.zadd(_DUE, {job.id: job.finished_at or job.changed_at})
+            pipe.zadd(DUE_KEY, {job.id: job.finished_at or job.changed_at})
 
     def take(self, now: float, lease: float, limit: int) -> list[str]:
         """Return ids of jobs whose messages are due, the longest due first; no other caller gets them for `lease` s."""
-        members: Any = self._take(keys=[_DUE], args=[now, now + lease, limit])
+        members: Any = self._take(keys=[DUE_KEY], args=[now, now + lease, limit])
         return [member.decode() for member in members]
 
     def postpone(self, job_ids: Iterable[str], until: float) -> None:
@@ -48,7 +48,7 @@ class WebhookOutbox:
         due = dict.fromkeys(job_ids, until)
         if due:
             with self._redis.pipeline() as pipe:
-                pipe.zadd(_DUE, due, xx=True)
+                pipe.zadd(DUE_KEY, due, xx=True)
                 execute_when_full(self._redis, pipe)
 
     def count_failure(self, job_id: str) -> int:
@@ -63,11 +63,11 @@ class WebhookOutbox:
         ids = list(job_ids)
         if ids:
             with self._redis.pipeline() as pipe:
-                pipe.zrem(_DUE, *ids)
+                pipe.zrem(DUE_KEY, *ids)
                 pipe.hdel(_TRIES, *ids)
                 pipe.execute()
 
     def pending_count(self) -> int:
         """Return how many messages are neither delivered nor given up."""
-        count: Any = self._redis.zcard(_DUE)
+        count: Any = self._redis.zcard(DUE_KEY)
         return count

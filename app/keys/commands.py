@@ -1,4 +1,4 @@
-"""`python -m app keys`: create, list and revoke API keys."""
+"""`python -m app keys`: create, list and revoke API keys, show their usage, export and import them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from redis.exceptions import RedisError
 
-from app.errors import NotFound
+from app.errors import NotFound, RequestInvalid
 from app.keys.repository import KeyRepository
+from app.keys.transfer import LineInvalid, from_lines, require_name, to_line
+from app.records.usage import Usage
 from app.redis_client import connect
 from app.settings import Settings
 
@@ -28,9 +30,11 @@ def create(
     embedded: Embedded = False,
 ) -> None:
     """Create a key and print it with its webhook secret. Neither can be shown again."""
-    if not name.isprintable() or not 0 < len(name) <= 64:
-        raise typer.BadParameter("a name has 1 to 64 printable characters")
-    with _open_keys(embedded) as keys:
+    try:
+        require_name(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with _open_keys(embedded) as (keys, _):
         key, api_key = keys.create(name, rate, audio_seconds, priority)
     typer.echo(f"id              {key.id}")
     typer.echo(f"key             {api_key}")
@@ -41,7 +45,7 @@ def create(
 @commands.command("list")
 def list_keys(embedded: Embedded = False) -> None:
     """List the valid keys."""
-    with _open_keys(embedded) as keys:
+    with _open_keys(embedded) as (keys, _):
         valid_keys, unreadable_ids = keys.list(), keys.unreadable_ids()
     typer.echo(f"{'id':<30}  {'created (UTC)':<16}  {'rate/min':>8}  {'audio s/day':>11}  {'priority':>8}  name")
     for key in valid_keys:
@@ -58,20 +62,79 @@ def revoke(
     embedded: Embedded = False,
 ) -> None:
     """Revoke a key at once; its uploads and jobs stay until they expire."""
-    with _open_keys(embedded) as keys:
+    with _open_keys(embedded) as (keys, _):
         keys.revoke(key_id)
     typer.echo(f"revoked {key_id}")
 
 
+@commands.command()
+def usage(
+    key_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A key, also a revoked one, day by day.  [default: all keys]")
+    ] = None,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.  [default: 29 days before]")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC.  [default: today]")
+    ] = None,
+    embedded: Embedded = False,
+) -> None:
+    """Print the requests, the audio seconds and the stored bytes of each key, or of one key by day."""
+    with _open_keys(embedded) as (keys, counted):
+        since, to = counted.period(first and first.date(), last and last.date())
+        names = {key.id: key.name for key in keys.list()}
+        used = {each: counted.read(each, since, to) for each in ([key_id] if key_id else names)}
+    rows = [(str(day.day), [day]) for day in used[key_id]] if key_id else list(used.items())
+    typer.echo(f"{'day (UTC)' if key_id else 'id':<30}  {'requests':>10}  {'audio s':>12}  {'stored bytes':>16}  name")
+    for label, days in rows:
+        requests, stored = sum(day.requests for day in days), sum(day.stored_bytes for day in days)
+        seconds = sum(day.audio_seconds for day in days)
+        typer.echo(f"{label:<30}  {requests:>10}  {seconds:>12.1f}  {stored:>16}  {names.get(key_id or label, '')}")
+
+
+@commands.command("export")
+def export_keys(
+    webhook_secrets: Annotated[
+        bool, typer.Option("--webhook-secrets", help="With the secrets that sign webhooks: keep the output secret.")
+    ] = False,
+    embedded: Embedded = False,
+) -> None:
+    """Print the records of all valid keys as JSON lines: their SHA-256, for `import` after a loss of Redis."""
+    with _open_keys(embedded) as (keys, _):
+        valid_keys, unreadable_ids = keys.list(), keys.unreadable_ids()
+    for key in valid_keys:
+        typer.echo(to_line(key, webhook_secrets))
+    for key_id in unreadable_ids:
+        typer.secho(f"{key_id} is left out: its record is damaged", fg="red", err=True)
+
+
+@commands.command("import")
+def import_keys(
+    file: Annotated[typer.FileText, typer.Argument(help="Output of `export`; -: standard input.")],
+    embedded: Embedded = False,
+) -> None:
+    """Add exported keys: those who have them can use them again. Keys that exist stay as they are.
+
+    A key that was revoked after the export becomes valid again.
+    """
+    with _open_keys(embedded) as (keys, _):
+        imported = from_lines(file)
+        added = [(key, has_new_secret) for key, has_new_secret in imported if keys.add(key)]
+    for key, has_new_secret in added:
+        typer.echo(f"{key.id}  {key.name}" + (f"  new webhook secret: {key.webhook_secret}" if has_new_secret else ""))
+    typer.secho(f"{len(added)} keys imported, {len(imported) - len(added)} were there already", err=True)
+
+
 @contextmanager
-def _open_keys(embedded: bool) -> Iterator[KeyRepository]:
+def _open_keys(embedded: bool) -> Iterator[tuple[KeyRepository, Usage]]:
     from app.embedded import EmbeddedError, queue_settings
 
     try:
         settings = Settings.load_or_exit()
         with connect(queue_settings(settings) if embedded else settings) as redis:
-            yield KeyRepository(redis)
-    except (EmbeddedError, NotFound) as error:
+            yield KeyRepository(redis), Usage(redis, settings)
+    except (EmbeddedError, NotFound, LineInvalid, RequestInvalid) as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
     except RedisError as error:

@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
--- Authentication of requests: looks up their keys, applies their rate limits, and reads what polls will need.
+-- Authentication of requests: looks up their keys, applies their rate limits, counts them, and reads what polls will
+-- need.
 --
--- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today; for polls the
---       record and the queue of waiting jobs in which it may be, else empty
+-- KEYS: for each request the hash of keys; the caller's rate; the caller's quota of today; what the keys of the
+--       caller's usage begin with; for polls the record and the queue of waiting jobs in which it may be, else empty
 -- ARGV: for each the key's id, empty where authentication is off; its digest, empty for a signed URL;
 --       then the limits where authentication is off: requests a minute, audio seconds a day. 0: no limit;
+--       seconds that a day of usage is kept;
 --       for polls the job's id, else empty
 -- Returns for each nothing for an unknown key, else
 --   priority, rate, requests left (-1: no limit), microseconds until a request is allowed (0: this one is),
@@ -14,7 +16,9 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
-local function authenticate(records, rates, quotas, job, queue, key_id, digest, open_rate, open_quota, job_id)
+local function authenticate(
+  records, rates, quotas, usage, job, queue, key_id, digest, open_rate, open_quota, retention, job_id
+)
   local priority, rate, quota = 1, tonumber(open_rate), tonumber(open_quota)
   if key_id ~= '' then
     local record = redis.call('HGET', records, key_id)
@@ -23,6 +27,9 @@ local function authenticate(records, rates, quotas, job, queue, key_id, digest, 
     if digest ~= '' and digest ~= key.digest then return {} end
     priority, rate, quota = key.priority, key.rate, key.audio_seconds
   end
+
+  local day = usage .. math.floor(clock[1] / 86400)
+  if redis.call('HINCRBY', day, 'requests', 1) == 1 then redis.call('EXPIRE', day, retention) end
 
   -- The generic cell rate algorithm: stores only the time at which all requests of a minute are available again.
   local left, wait, reset = -1, 0, 0
@@ -56,8 +63,8 @@ local function authenticate(records, rates, quotas, job, queue, key_id, digest, 
 end
 
 local replies = {}
-for number = 0, #KEYS / 5 - 1 do
-  local first, last = 5 * number + 1, 5 * number + 5
+for number = 0, #KEYS / 6 - 1 do
+  local first, last = 6 * number + 1, 6 * number + 6
   local arguments = {unpack(KEYS, first, last)}
   for index = first, last do arguments[#arguments + 1] = ARGV[index] end
   local ok, reply = pcall(authenticate, unpack(arguments))

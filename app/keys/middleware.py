@@ -16,15 +16,20 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import QueueUnavailable, RateLimited, Unauthorized
+from app.http import access_log
 from app.http.problems import problem
 from app.jobs.poll_cache import PollCache
 from app.keys import callers, repository
 from app.keys.callers import Caller
 from app.keys.quotas import Allowance, quota_key, rate_key
+from app.keys.refusals import WrongKeyLimit
 from app.keys.signed_urls import UrlSigner
+from app.metrics import Metrics
+from app.records.usage import usage_prefix
 from app.redis_client import CoalescedScript
 from app.settings import Settings
 
@@ -42,6 +47,7 @@ class Authenticator:
         self._poll_cache = poll_cache
         self._url_signer = url_signer
         self._settings = settings
+        self._retention = int(settings.usage_retention)
 
     @property
     def is_disabled(self) -> bool:
@@ -57,11 +63,11 @@ class Authenticator:
         key_id, digest = ("", "") if self._settings.auth == "off" else await self._credentials(scope)
         job_id, poll_keys = self._poll_cache.prefetch_keys(scope)
         reply: Any = await self._script.run(
-            keys=[repository.KEYS_KEY, rate_key(key_id), quota_key(key_id), *poll_keys],
-            args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds, job_id],
+            keys=[repository.KEYS_KEY, rate_key(key_id), quota_key(key_id), usage_prefix(key_id), *poll_keys],
+            args=[key_id, digest, self._settings.open_rate, self._settings.open_audio_seconds, self._retention, job_id],
         )
         if not reply:
-            raise Unauthorized("The key is unknown or revoked.", "invalid_token")
+            raise Unauthorized("The key is unknown or revoked.", "unknown", key_id)
         priority, rate, left, wait, rate_reset, quota, used, quota_reset, *poll_values = reply
         self._poll_cache.keep_prefetch(scope, poll_keys, poll_values)
         allowance = Allowance(int(rate), left, rate_reset / 1e6, int(quota), float(used), quota_reset)
@@ -75,14 +81,14 @@ class Authenticator:
             api_key = credentials.strip()
             key_id = repository.parse_key_id(api_key)
             if len(headers) > 1 or scheme.lower() != "bearer" or key_id is None:
-                raise Unauthorized("Send one header `Authorization: Bearer KEY`.", "invalid_request")
+                raise Unauthorized("Send one header `Authorization: Bearer KEY`.", "malformed")
             return key_id, repository.digest(api_key)
         token = _url_token(scope)
         if token is None:
-            raise Unauthorized("Send a key as `Authorization: Bearer KEY`.")
+            raise Unauthorized("Send a key as `Authorization: Bearer KEY`.", "missing")
         key_id = await run_in_threadpool(self._url_signer.verify, token, scope["path"])
         if key_id is None:
-            raise Unauthorized("The signed URL is invalid here or has expired; request a new one.", "invalid_token")
+            raise Unauthorized("The signed URL is invalid here or has expired; request a new one.", "url")
         return key_id, ""
 
 
@@ -95,11 +101,16 @@ def _url_token(scope: Scope) -> str | None:
 
 
 class AuthenticationMiddleware:
-    """ASGI middleware that authenticates callers, enforces their rate limits and reports their allowances."""
+    """ASGI middleware that authenticates callers, enforces their rate limits and reports their allowances.
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+    wrong_keys: how many wrong keys one address may send in a minute.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, metrics: Metrics, wrong_keys: int) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._metrics = metrics
+        self._wrong_keys = WrongKeyLimit(wrong_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._authenticator.is_disabled or _is_public(scope["path"]):
@@ -108,7 +119,7 @@ class AuthenticationMiddleware:
         try:
             caller, allowance, wait = await self._authenticator.authenticate(scope)
         except Unauthorized as error:
-            await problem(Request(scope), error, headers={"WWW-Authenticate": error.challenge})(scope, receive, send)
+            await self._refuse(scope, error)(scope, receive, send)
             return
         except RedisError as error:
             log.error("%s %s: queue: %s", scope["method"], scope["path"], error)
@@ -120,12 +131,22 @@ class AuthenticationMiddleware:
                 MutableHeaders(scope=message).update(allowance.headers())
             await send(message)
 
+        access_log.note_key(caller.key_id)
         if wait:
             error = RateLimited(f"{allowance.rate} requests a minute are allowed.", wait)
             await problem(Request(scope), error)(scope, receive, send_with_allowance)
             return
         callers.set_caller(scope, caller)
         await self._app(scope, receive, send_with_allowance)
+
+    def _refuse(self, scope: Scope, error: Unauthorized) -> Response:
+        """Return the response to a request without a valid key; a request without any key is not a wrong one."""
+        self._metrics.refused_keys.labels(error.reason).inc()
+        access_log.note_refused_key(error.key_id)
+        wait = 0 if error.reason == "missing" else self._wrong_keys.count(access_log.client_address(scope))
+        if wait:
+            return problem(Request(scope), RateLimited("Too many wrong keys came from this address.", wait))
+        return problem(Request(scope), error, headers={"WWW-Authenticate": error.challenge})
 
 
 def _is_public(path: str) -> bool:

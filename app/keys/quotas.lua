@@ -1,22 +1,27 @@
 #!lua flags=allow-oom
--- Charges audio seconds to a caller's day (UTC), refunds them, or corrects an earlier charge.
+-- Charges audio seconds to a caller's day (UTC), refunds them, or corrects an earlier charge; and counts them as usage.
 --
--- KEYS: the caller's quota of today
--- ARGV: seconds, may be negative; the quota; for a correction the day of the charge, else empty
+-- KEYS: the caller's quota of today; what the keys of its usage begin with
+-- ARGV: seconds, may be negative; the quota, 0: none; for a correction the day of the charge, else empty; seconds that a
+--       day of usage is kept
 -- Returns 1 or 0 (the quota does not suffice), seconds used today, today
 
 local day = math.floor(redis.call('TIME')[1] / 86400)
+local seconds, quota, charged_on = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local today = redis.call('HMGET', KEYS[1], 'day', 'used')
-local used = 0
-if tonumber(today[1]) == day then used = tonumber(today[2]) end
-local seconds = tonumber(ARGV[1])
-if ARGV[3] ~= '' then
-  -- Without a quota, or on another day, there is no charge to correct.
-  if tonumber(today[1]) ~= day or tonumber(ARGV[3]) ~= day then return {1, string.format('%.3f', used), day} end
-elseif used + seconds > tonumber(ARGV[2]) then
-  return {0, string.format('%.3f', used), day}
+local has_quota_of_today = tonumber(today[1]) == day
+local used = has_quota_of_today and tonumber(today[2]) or 0
+if not charged_on and quota > 0 and used + seconds > quota then return {0, string.format('%.3f', used), day} end
+
+local usage = KEYS[2] .. (charged_on or day)
+redis.call('HINCRBYFLOAT', usage, 'audio_seconds', ARGV[1])
+redis.call('EXPIRE', usage, ARGV[4])
+
+-- Without a quota, or on another day, there is no charge to correct.
+local is_charged = not charged_on and quota > 0 or charged_on == day and has_quota_of_today
+if is_charged then
+  used = math.max(0, used + seconds)
+  redis.call('HSET', KEYS[1], 'day', day, 'used', string.format('%.3f', used))
+  redis.call('EXPIRE', KEYS[1], 172800)
 end
-used = math.max(0, used + seconds)
-redis.call('HSET', KEYS[1], 'day', day, 'used', string.format('%.3f', used))
-redis.call('EXPIRE', KEYS[1], 172800)
 return {1, string.format('%.3f', used), day}

@@ -12,10 +12,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.errors import QuotaExceeded
+from app.records.usage import DAY, usage_prefix
+from app.settings import Settings
 
 log = logging.getLogger("earmark.keys")
-
-DAY = 86400
 
 
 def rate_key(key_id: str) -> str:
@@ -56,23 +56,26 @@ class Allowance:
         return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
 
 
-class Quotas:
-    """Charges audio seconds to the quotas of callers."""
+NO_LIMITS = Allowance(0, 0, 0.0, 0, 0.0, 0)
 
-    def __init__(self, redis: Redis) -> None:
+
+class Quotas:
+    """Charges audio seconds to the quotas of callers, and counts them as their usage."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
         self._charge = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
+        self._usage_retention = int(settings.usage_retention)
 
     @contextmanager
     def charge(self, key_id: str, allowance: Allowance | None, seconds: float) -> Iterator[None]:
         """Charge a caller for the job that the block creates, and refund the charge if the block raises.
 
-        Raises `QuotaExceeded` if the quota of today does not suffice.
+        Raises `QuotaExceeded` if the quota of today does not suffice. Without a quota only its usage is counted.
         """
-        if allowance is None or not allowance.quota:
-            yield
-            return
+        allowance = allowance or NO_LIMITS
         allowed, used, day = self._run(key_id, seconds, allowance.quota, "")
-        allowance.used = float(used)
+        if allowance.quota:
+            allowance.used = float(used)
         if not allowed:
             raise QuotaExceeded(
                 f"This takes {seconds:.1f} s of audio; {allowance.audio_seconds_left} s are left today.",
@@ -82,7 +85,9 @@ class Quotas:
             yield
         except BaseException:
             try:
-                allowance.used = float(self._run(key_id, -seconds, allowance.quota, day)[1])
+                refunded = self._run(key_id, -seconds, allowance.quota, day)
+                if allowance.quota:
+                    allowance.used = float(refunded[1])
             except RedisError as error:
                 log.error("%.1f s of audio were not refunded to %s: %s", seconds, key_id or "anonymous callers", error)
             raise
@@ -95,5 +100,6 @@ class Quotas:
         self._run(key_id, seconds, 0, int(charged_at // DAY))
 
     def _run(self, key_id: str, seconds: float, quota: int, day: int | str) -> list[Any]:
-        reply: Any = self._charge(keys=[quota_key(key_id)], args=[f"{seconds:.3f}", quota, day])
+        keys = [quota_key(key_id), usage_prefix(key_id)]
+        reply: Any = self._charge(keys=keys, args=[f"{seconds:.3f}", quota, day, self._usage_retention])
         return reply

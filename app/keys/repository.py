@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
@@ -20,7 +20,7 @@ from app.records import ids
 from app.records.quarantine import Quarantine, parse_record
 from app.redis_client import server_clock
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 KEYS_KEY = "earmark:keys"
 _KEY = re.compile(r"emk_([0-7][0-9A-HJKMNP-TV-Z]{25})_[A-Za-z0-9_-]{43}")
 
@@ -52,6 +52,11 @@ def digest(api_key: str) -> str:
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 
+def new_webhook_secret() -> str:
+    """Return a new secret that signs webhooks."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+
 class KeyRepository:
     """The keys of one deployment."""
 
@@ -72,11 +77,15 @@ class KeyRepository:
             rate=rate,
             audio_seconds=audio_seconds,
             priority=priority,
-            webhook_secret=f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
+            webhook_secret=new_webhook_secret(),
             created_at=now,
         )
         self._redis.hset(KEYS_KEY, key.id, key.model_dump_json())
         return key, api_key
+
+    def add(self, key: Key) -> bool:
+        """Add a key from an export; return False, and change nothing, if its id is there already."""
+        return bool(self._redis.hsetnx(KEYS_KEY, key.id, key.model_dump_json()))
 
     def list(self) -> list[Key]:
         """Return all valid keys, the oldest first; those whose records are unreadable are left out."""

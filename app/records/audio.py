@@ -11,11 +11,12 @@ from app.errors import AudioInUse, NotFound, OffsetMismatch, QuotaExceeded, Reco
 from app.records.orphans import LEDGER_KEY, OrphanLedger, postpone
 from app.records.quarantine import Model, Quarantine, parse_record
 from app.records.shared import OPEN_JOBS_KEY
+from app.records.usage import Usage
 from app.redis_client import server_clock
 from app.settings import Settings
 
 SCHEMA = 1
-_EXPIRY = "earmark:audio:expiry"
+AUDIO_EXPIRY_KEY = "earmark:audio:expiry"
 # A user counts while its job is unfinished: the record of one that was deleted may not have told which uploads it used.
 _DELETE = """#!lua flags=allow-oom
 local record, users, open_jobs, expiry, ledger, ids = unpack(KEYS)
@@ -143,6 +144,7 @@ class AudioRepository:
         self._settings = settings
         self._orphans = OrphanLedger(redis)
         self._quarantine = Quarantine(redis)
+        self._usage = Usage(redis, settings)
         self._delete = redis.register_script(_DELETE)
         self._advance = redis.register_script(_ADVANCE)
 
@@ -161,10 +163,11 @@ class AudioRepository:
         """Write the record of a stored upload, which owns its bytes from then on."""
         with self._redis.pipeline() as pipe:
             pipe.set(audio_key(audio.id), audio.model_dump_json())
-            pipe.zadd(_EXPIRY, {audio.id: audio.expires_at})
+            pipe.zadd(AUDIO_EXPIRY_KEY, {audio.id: audio.expires_at})
             pipe.zadd(_ids_key(audio.owner), {audio.id: audio.expires_at})
             pipe.expireat(_ids_key(audio.owner), math.ceil(audio.expires_at))
             self._orphans.remove(pipe, store_key(audio.id))
+            self._usage.add_stored(pipe, audio.owner, audio.bytes)
             pipe.execute()
 
     def unregister_write(self, audio_id: str) -> None:
@@ -233,7 +236,7 @@ class AudioRepository:
         owner: in whose index it is; not needed for one that has expired.
         Raises `NotFound`, and `AudioInUse` while a waiting or running job uses it.
         """
-        keys = [audio_key(audio_id), users_key(audio_id), OPEN_JOBS_KEY, _EXPIRY, LEDGER_KEY, _ids_key(owner)]
+        keys = [audio_key(audio_id), users_key(audio_id), OPEN_JOBS_KEY, AUDIO_EXPIRY_KEY, LEDGER_KEY, _ids_key(owner)]
         outcome = self._delete(keys=keys, args=[audio_id, store_key(audio_id), self._clock.now()])
         if outcome == b"missing":
             raise NotFound("There is no such audio.")
@@ -243,11 +246,11 @@ class AudioRepository:
 
     def postpone_expiry(self, audio_id: str, seconds: float) -> None:
         """Let an expired upload be due again after some seconds."""
-        postpone(self._redis, _EXPIRY, audio_id, seconds)
+        postpone(self._redis, AUDIO_EXPIRY_KEY, audio_id, seconds)
 
     def expired_ids(self, limit: int) -> list[str]:
         """Return ids of expired uploads, the oldest first; some may still be in use."""
-        members: Any = self._redis.zrange(_EXPIRY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
+        members: Any = self._redis.zrange(AUDIO_EXPIRY_KEY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
 
     def _require_room(self, ids_key: str, limit: int, detail: str) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis import Redis
 
+from app import logs
 from app.settings import Settings
 from tests.app.conftest import Service, eventually
 from tests.conftest import REPOSITORY
@@ -139,3 +142,49 @@ def test_requests_are_traced_if_a_collector_is_set(
     traced = [span for span in spans if span.trace_id.hex() == trace]
     assert b"s3cret" not in b"".join(body for _, body in received)
     assert any(span.name == "GET /v1/separations/{job_id}" for span in traced), [span.name for span in traced]
+
+
+SECRET = "A7-" * 13 + "Bb9_"  # 43 characters, as in keys and tokens
+ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+FORMS = [
+    f"GET /v1/audio/x/content?token={ULID}.6b0c2fe0.{SECRET}&download=1",
+    f"/v1/x%3Ftoken%3D{SECRET}",
+    f"http://store/a?X-Amz-Algorithm=x&X-Amz-Credential={SECRET}&X-Amz-Signature={SECRET}",
+    f"Authorization: Bearer {SECRET}",
+    f"a key emk_{ULID}_{SECRET}.",
+    f"whsec_{SECRET.replace('-', '+').replace('_', '/')}=",
+    f"redis://user:{SECRET}@queue:6379/0",
+    f"('token', '{ULID}.6b0c2fe0.{SECRET}')",
+]
+
+
+@given(st.sampled_from(FORMS), st.text("abc =&?:/\"'", max_size=20), st.text("abc =&?:/\"'", max_size=20))
+def test_no_secret_is_in_a_redacted_text(form: str, before: str, after: str) -> None:
+    redacted = logs.redact(f"{before} {form} {after}")
+    assert SECRET not in redacted and SECRET.replace("-", "+").replace("_", "/") not in redacted
+    assert redacted.startswith(before) and redacted.endswith(after)
+    assert logs.redact(redacted) == redacted
+
+
+@pytest.mark.parametrize(
+    "text", ["job sep_1: done", "GET /v1/labels?q=token", "key_01ARZ3NDEKTSV4RRFFQ69G5FAV", "http://a:80/b@c"]
+)
+def test_what_is_no_secret_is_kept(text: str) -> None:
+    assert logs.redact(text) == text
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_secrets_in_exceptions_are_not_logged(log_format: str) -> None:
+    code = f"""
+import logging
+from app import logs
+from app import logs
+from app.settings import Settings
+logs.configure(Settings(log_format={log_format!r}))
+try:
+    raise ValueError("PUT http://store/x?X-Amz-Signature={SECRET} failed")
+except ValueError:
+    logging.getLogger("earmark.storage").exception("upload %s", "http://store/y?token={SECRET}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "ValueError" in done.stderr and done.stderr.count("...") == 2 and SECRET not in done.stderr

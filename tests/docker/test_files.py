@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,8 +22,10 @@ from app.metrics import PROCESS
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from app.tables.shared_things import shared_things
+from tests import programs
 from tests.app.conftest import MODEL
 from tests.conftest import REPOSITORY
+from tests.end_to_end.topology import write_proxy
 from worker.metrics import GpuMetrics
 
 DOCKER = REPOSITORY / "docker"
@@ -103,12 +104,14 @@ def test_images_are_built_in_stages_and_run_unprivileged(name: str) -> None:
 
 
 def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
+    of_proxy = set(compose["services"]["proxy"]["environment"])
+    assert of_proxy == set(re.findall("EARMARK_[A-Z_]+", (DOCKER / "proxy.sh").read_text()))
     named = {
         name
         for service in compose["services"].values()
         for name in service.get("environment") or {}
         if name.startswith("EARMARK_")
-    }
+    } - of_proxy
     for path in [*DOCKER.glob("Dockerfile.*"), DOCKER / "kubernetes" / "settings.yaml"]:
         named |= set(re.findall(r"^\s*(?:ENV )?(EARMARK_[A-Z_]+)[=:]", path.read_text(), re.MULTILINE))
     assert named - {f"EARMARK_{name.upper()}" for name in Settings.model_fields} == set()
@@ -141,6 +144,7 @@ def test_every_pod_is_confined_and_probed() -> None:
     for name, pod in pods():
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["automountServiceAccountToken"] is False, name
+        assert pod["enableServiceLinks"] is False, f"{name}: variables of services look like settings"
         for container in pod["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -195,12 +199,19 @@ def test_the_limits_of_redis_agree_and_one_key_leaves_room_for_others(compose: d
 # The proxy, Prometheus, Grafana
 
 
-def test_nginx_accepts_its_configuration(program: Callable[[str], Path], tmp_path: Path) -> None:
-    nginx = program("nginx")
-    shutil.copy(DOCKER / "nginx.conf", tmp_path)
-    upstreams = "upstream earmark_api { server 127.0.0.1:1; }\nupstream earmark_store { server 127.0.0.1:2; }\n"
-    (tmp_path / "upstreams.conf").write_text(upstreams)
-    assert "test is successful" in run(nginx, "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
+@pytest.mark.parametrize(
+    ("trusted", "accepted"), [("", True), ("192.0.2.1,2001:db8::/32", True), ("192.0.2.0/40", False)]
+)
+def test_nginx_accepts_its_configuration(
+    program: Callable[[str], Path], tmp_path: Path, trusted: str, accepted: bool
+) -> None:
+    program("nginx")
+    command = write_proxy(tmp_path / "nginx", 8080, ["127.0.0.1:1"], "127.0.0.1:2")
+    environment = programs.environment() | {"EARMARK_TRUSTED_PROXIES": trusted}
+    done = subprocess.run([*command, "-t"], env=environment, capture_output=True, text=True, timeout=20)
+    assert ("test is successful" in done.stderr) == (done.returncode == 0) == accepted, done.stderr
+    assert accepted or trusted in done.stderr
+    upstreams = (tmp_path / "nginx" / "upstreams.conf").read_text()
     compose = (DOCKER / "nginx.upstreams.conf").read_text()
     assert re.findall(r"upstream (\w+)", compose) == re.findall(r"upstream (\w+)", upstreams)
 
@@ -220,6 +231,30 @@ def test_each_alert_fires_in_one_case_and_not_in_another(program: Callable[[str]
     cases = [case for test in tests for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == rules, "each fires in a case"
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == rules, "and does not fire in another"
+
+
+# As a Prometheus labels the samples of annotated pods, and of pods that an operator's PodMonitor selects.
+SCRAPES = {
+    "annotated pods": 'job="kubernetes-pods", namespace="earmark", pod="{pod}", app="earmark", node="n1"',
+    "PodMonitor": 'job="earmark/api", namespace="earmark", pod="{pod}", container="api", endpoint="metrics"',
+}
+
+
+@pytest.mark.parametrize("scrape", SCRAPES)
+def test_alerts_do_not_depend_on_the_labels_of_a_scrape(
+    program: Callable[[str], Path], tmp_path: Path, scrape: str
+) -> None:
+    """The same cases, with the labels of Kubernetes on each sample: none fires for want of a label of compose."""
+    document = yaml.load((DOCKER / "alerts.test.yml").read_text(), yaml.BaseLoader)  # `0x10` is no number
+    for test in document["tests"]:
+        for series in test["input_series"]:
+            name, _, labels = series["series"].removesuffix("}").partition("{")
+            instance = re.search(r'instance="(\w+)"', labels)
+            pod = SCRAPES[scrape].format(pod=f"pod-{instance[1] if instance else 0}")
+            series["series"] = f"{name}{{{labels}, {pod}}}" if labels else f"{name}{{{pod}}}"
+    (tmp_path / "alerts.yml").write_text((DOCKER / "alerts.yml").read_text())
+    (tmp_path / "alerts.test.yml").write_text(yaml.safe_dump(document))
+    run(program("promtool"), "test", "rules", "alerts.test.yml", cwd=tmp_path)
 
 
 def fake_nvml() -> SimpleNamespace:
@@ -262,6 +297,13 @@ def test_every_metric_is_on_the_dashboard(sample_names: dict[str, set[str]]) -> 
     shown = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(dashboard)}
     # Of the process itself (CPU, files) the dashboard shows the memory.
     assert {name for name in families - shown if not name.startswith("earmark_process_")} == set()
+
+
+def test_the_manual_names_all_metrics_and_no_others(sample_names: dict[str, set[str]]) -> None:
+    manual = (DOCKER / "README.md").read_text()
+    families = {re.sub("_(total|bucket|sum|count)$", "", name) for name in sample_names}
+    named = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(manual)}
+    assert {name for name in families ^ named if not name.startswith("earmark_process_")} == set()
 
 
 def test_all_that_clients_share_has_settings_a_metric_and_an_alert(sample_names: dict[str, set[str]]) -> None:

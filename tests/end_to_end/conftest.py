@@ -1,6 +1,7 @@
 """Fixtures with real programs (Valkey, housekeeping, workers, API) and a small real model."""
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from tests.end_to_end.deployment import ROOT, TIMEOUT, Deployment
 from tests.end_to_end.figures import SOAK, Figures
+from tests.end_to_end.log_secrets import require_no_secrets
 from tests.end_to_end.small_model import save_small_model
 from tests.ports import free_ports
 
@@ -40,15 +42,16 @@ def figures() -> Iterator[Figures]:
 def deploy(tmp_path: Path, small_model: Path) -> Iterator[Callable[..., Deployment]]:
     """Return a function that creates deployments from settings, each in its own folder; stop them afterwards."""
     deployments: list[Deployment] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(**settings: object) -> Deployment:
-        deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", small_model, settings)
-        deployments.append(deployment)
-        return deployment
+        def make(**settings: object) -> Deployment:
+            deployment = Deployment(tmp_path / f"deployment-{len(deployments)}", small_model, settings)
+            deployments.append(deployment)
+            stack.callback(deployment.close)
+            return deployment
 
-    yield make
+        yield make
     for deployment in deployments:
-        deployment.close()
         print(deployment.logs())  # shown if the test fails
 
 
@@ -89,6 +92,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT) == 0
+        require_no_secrets({"service": (home / "log").read_text()}, {receiver.secret})
 
 
 def is_ready(url: str) -> bool:

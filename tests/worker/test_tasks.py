@@ -77,7 +77,9 @@ def context(engine: Engine, redis: Redis, tmp_path: Path) -> Iterator[WorkerCont
     settings = Settings(home=tmp_path, job_attempts=2)
     storage = Storage.open(settings)
     scratch = Scratch(tmp_path / "scratch")
-    yield WorkerContext(engine, JobRepository(redis, settings), Quotas(redis), storage, scratch, Signals(), settings)
+    yield WorkerContext(
+        engine, JobRepository(redis, settings), Quotas(redis, settings), storage, scratch, Signals(), settings
+    )
     assert [path for path in scratch.folder.rglob("*") if path.name != "lock"] == []
     folders = ["records", *(kind.folder for kind in KINDS.values())]
     assert [key for folder in folders for key in storage.keys(folder)] == []

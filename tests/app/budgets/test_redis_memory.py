@@ -216,7 +216,7 @@ def test_clients_poll_cancel_and_delete_when_the_server_is_full(mine: Service, r
 
 
 def test_quotas_are_charged_corrected_and_refunded_when_the_server_is_full(redis: Redis) -> None:
-    quotas, allowance = Quotas(redis), Allowance(0, -1, 0.0, 100, 0.0, 60)
+    quotas, allowance = Quotas(redis, Settings()), Allowance(0, -1, 0.0, 100, 0.0, 60)
     with memory_in_use(redis, FULL), pytest.raises(KeyError), quotas.charge("key", allowance, 60.0):
         quotas.adjust("key", 10.0, time.time())
         raise KeyError  # the job is not created

@@ -197,7 +197,12 @@ def test_a_job_whose_short_worker_left_and_whose_next_worker_died_is_requeued(
 
 
 def test_expired_stems_are_deleted_and_the_record_is_kept(
-    redis: Redis, jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+    redis: Redis,
+    jobs: JobRepository,
+    storage: Storage,
+    housekeeping: Housekeeping,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ):
     job = jobs.create(new_job()).job
     jobs.claim(job.id, "e1")
@@ -206,7 +211,9 @@ def test_expired_stems_are_deleted_and_the_record_is_kept(
     housekeeping.remove_expired()
     assert len(storage.keys(f"separations/{job.id}")) == 1
     redis.zadd("earmark:jobs:expiry", {job.id: time.time() - 1})
-    housekeeping.remove_expired()
+    with caplog.at_level("INFO"):
+        housekeeping.remove_expired()
+    assert job.id in caplog.text, "its end is in the log of housekeeping"
     assert storage.keys(f"separations/{job.id}") == []
     assert jobs.get(job.id).expired
     assert jobs.get(job.id).status == "succeeded"

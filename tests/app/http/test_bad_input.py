@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from typing import Any
 
 import httpx
@@ -120,3 +121,33 @@ def test_text_with_lone_surrogates_is_refused(folder_service: Service) -> None:
         )
         assert answer.status_code == 422
         assert_no_failure(folder_service, answer)
+
+
+def exchange(service: Service, request: bytes) -> bytes:
+    """Send bytes; return all that the server sends until it closes the connection."""
+    with socket.create_connection(service.address, timeout=20) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET /livez\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/audio HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n",
+    ],
+    ids=["TLS", "path", "chunk"],
+)
+def test_what_is_not_http_is_refused_with_a_problem(folder_service: Service, request_bytes: bytes) -> None:
+    *_, answer = exchange(folder_service, request_bytes).rpartition(b"HTTP/1.1 400 ")
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"]) == (400, "request_invalid")
+    assert "\r\ncontent-type: application/problem+json" in head and f"x-request-id: {problem['request_id']}" in head
+
+
+def test_what_is_not_http_is_not_answered_before_an_earlier_request(folder_service: Service) -> None:
+    events = folder_service.separate()["events_url"]
+    answer = exchange(folder_service, f"GET {events} HTTP/1.1\r\nHost: x\r\n\r\nG=T / HTTP/1.1\r\n\r\n".encode())
+    assert b"HTTP/1.1 400" not in answer

@@ -1,6 +1,5 @@
 """Signed URLs give read access to one resource, for a time."""
 
-import io
 import logging
 import re
 from collections.abc import Callable
@@ -138,14 +137,13 @@ def test_tokens_are_not_logged(url_signer: UrlSigner) -> None:
     record = logging.LogRecord("uvicorn.access", logging.INFO, "", 0, '%s - "%s %s HTTP/%s" %d', None, None)
     url = url_signer.sign("/v1/audio/x", KEY)
     record.args = ("127.0.0.1:1", "GET", f"{url}&download=1", "1.1", 200)
-    handler = logging.StreamHandler(io.StringIO())
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
         logs.configure(Settings())
         assert root.handlers[0].filter(record)
+        line = root.handlers[0].format(record)
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
-    line = handler.format(record)
-    assert line == '127.0.0.1:1 - "GET /v1/audio/x?token=...&download=1 HTTP/1.1" 200'
+    assert line.partition("uvicorn.access: ")[2] == '127.0.0.1:1 - "GET /v1/audio/x?token=...&download=1 HTTP/1.1" 200'

@@ -1,0 +1,1 @@
+"""What settings may be: their names in the environment, and rules for their values."""

@@ -1,0 +1,1 @@
+"""`/v1/usage`: what a caller has used, by day."""
