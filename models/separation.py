@@ -8,13 +8,14 @@ Letters: Q queries, C channels, n samples of a block, N windows, W samples of a 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models import wiener
@@ -120,7 +121,7 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
         if last:
             quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
             size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
-        samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
+        samples = F.pad(held[:, :size], (0, max(0, size - held.shape[1])))
         yield Window(samples, first, last, min(left, windows.core))
         if last:
             return
@@ -156,8 +157,9 @@ class CrossFade:
 class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
-    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. joint: refine all
-    estimates together, with a residual; exhaustive: without one. observe: called with each batch's number of masks.
+    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. shifts: delays in
+    frames with which a window is seen; the mean of their masks is applied. joint: refine all estimates together, with a
+    residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class Masking:
         conditions: Tensor,
         *,
         batch: int = 1,
+        shifts: Sequence[int] = (0,),
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -175,6 +178,7 @@ class Masking:
         self._observe = observe
         self._conditions = conditions
         self.batch = batch
+        self.shifts = shifts
         self._joint = joint
         self._exhaustive = exhaustive
         self._autocast = autocast
@@ -210,15 +214,32 @@ class Masking:
         """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
         count, frames, _ = magnitude.shape
         with self._autocast():
-            encoded = self._separator.encode_mixture(magnitude)
+            encoded = encode_delayed(self._separator, magnitude, self.shifts)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
         for window, query in (batch.T for batch in pairs.split(self.batch)):
             if self._observe is not None:
                 self._observe(len(query))
-            inputs = encoded if count == 1 else tuple(part[window] for part in encoded)
             with self._autocast():
-                mask = self._separator.predict(*inputs, self._conditions[query])
-            yield mask[:, :frames].float()
+                inputs = (part if count == 1 else tuple(each[window] for each in part) for part in encoded)
+                yield mean_mask(self._separator, inputs, self.shifts, self._conditions[query], frames)
+
+
+def encode_delayed(separator: Separator, magnitude: Tensor, shifts: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """Return the features of magnitudes (B, T, F) after each delay, in frames of silence."""
+    return [separator.encode_mixture(F.pad(magnitude, (0, 0, shift, 0))) for shift in shifts]
+
+
+def mean_mask(
+    separator: Separator, encoded: Iterable[tuple[Tensor, ...]], shifts: Sequence[int], condition: Tensor, frames: int
+) -> Tensor:
+    """Return the mean (B, T, F) of the masks of delayed features, each back in time, for conditions (B, K); float32."""
+    total = None
+    for shift, features in zip(shifts, encoded, strict=True):
+        mask = separator.predict(*features, condition)[:, shift : shift + frames].float()
+        total = mask if total is None else total.add_(mask)
+    if total is None:
+        raise ValueError("a mean needs at least one shift")
+    return total if len(shifts) == 1 else total.div_(len(shifts))
 
 
 def never() -> bool:

@@ -12,10 +12,12 @@ from models import checkpoints
 from models.checkpoints import Bundle
 from models.detector_runner import DetectorRunner
 from models.errors import SilentQuery
+from models.options import DEFAULT_OPTIONS, SHIFTS, Quality
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
 from models.runs import assembly, run_folder
+from models.separation import encode_delayed, mean_mask
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch
@@ -35,8 +37,9 @@ class ModelUnderTest:
     Masks are computed in bfloat16 where that is fast, queries always in float32, as in the service.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", quality: Quality = DEFAULT_OPTIONS.quality) -> None:
         self.bundle = bundle
+        self._shifts = SHIFTS[quality]
         self.arithmetic = Arithmetic.of(device)
         for network in (bundle.detector, bundle.separator):
             self.arithmetic.prepare(network)
@@ -86,7 +89,7 @@ class ModelUnderTest:
         spectrum = separator.spectrum(mixtures.to(device))
         magnitude = spectrum.abs()
         with self.arithmetic.masks():
-            encoded = separator.encode_mixture(magnitude)
+            encoded = encode_delayed(separator, magnitude, self._shifts)
         found = []
         for query_batch in queries:
             missing = query_batch.isnan().any(1)
@@ -96,7 +99,7 @@ class ModelUnderTest:
             with self.arithmetic.float32():
                 condition = separator.condition(query_batch.nan_to_num().to(device))
             with self.arithmetic.masks():
-                mask = separator.predict(*encoded, condition)[:, : magnitude.shape[1]].float()
+                mask = mean_mask(separator, encoded, self._shifts, condition, magnitude.shape[1])
             estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
             estimate[missing] = float("nan")
             found.append(estimate)
