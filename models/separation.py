@@ -236,10 +236,10 @@ def mean_mask(
     total = None
     for shift, features in zip(shifts, encoded, strict=True):
         mask = separator.predict(*features, condition)[:, shift : shift + frames].float()
-        total = mask if total is None else total.add_(mask)
+        total = mask if total is None else total + mask
     if total is None:
         raise ValueError("a mean needs at least one shift")
-    return total if len(shifts) == 1 else total.div_(len(shifts))
+    return total if len(shifts) == 1 else total / len(shifts)
 
 
 def never() -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.errors import Cancelled, FormatUnsupported
 from models.networks import Separator
-from models.options import SeparationOptions
+from models.options import SHIFTS, SeparationOptions
 from models.separation import CrossFade, Masking, Source, Windows, cut, estimates, stems
 from tests.models.bands import BANDS, BandSeparator, tone
 
@@ -24,8 +24,16 @@ def source(samples: Tensor, rate: int, block: int = 5000) -> Source:
     return Source(rate, samples.shape[0], samples.shape[1], lambda: samples.split(block, dim=1))
 
 
-def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, block: int = 5000, **options) -> Tensor:
-    masking = Masking(cast(Separator, BandSeparator()), queries, **options)
+def separate(
+    samples: Tensor,
+    rate: int,
+    queries: Tensor,
+    windows: Windows,
+    block: int = 5000,
+    separator: type[BandSeparator] = BandSeparator,
+    **options,
+) -> Tensor:
+    masking = Masking(cast(Separator, separator()), queries, **options)
     blocks: list[list[Tensor]] = [[] for _ in queries]
     for query, stem in stems(source(samples, rate, block), masking, windows, RATE):
         blocks[query].append(stem)
@@ -34,6 +42,21 @@ def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, bloc
 
 def in_seconds(window: float, context: float, overlap: float) -> Windows:
     return Windows.of(cast(Separator, BandSeparator()), SeparationOptions(window, context, overlap))
+
+
+class Steps(BandSeparator):
+    """Its mask is 1 in every fourth of its steps of four frames, so that it depends on where a step begins."""
+
+    def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        open = torch.arange(magnitude.shape[1]) // 4 % 4 == 0
+        return open[None, :, None].float().expand(len(condition), -1, magnitude.shape[2])
+
+
+class Loud(BandSeparator):
+    """Its mask is 1 where the mixture is louder than in the mean of that frame, wherever the frame is."""
+
+    def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        return (magnitude > magnitude.mean(2, keepdim=True)).float().expand(len(condition), -1, -1)
 
 
 WINDOWS = [
@@ -203,3 +226,32 @@ def test_impossible_options_are_refused(changes: dict[str, Any]):
 def test_options_refuse_what_no_format_can_hold(format: str, bit_depth: int | None):
     with pytest.raises(FormatUnsupported):
         SeparationOptions(format=format, bit_depth=bit_depth)
+
+
+def test_shifts_average_masks_over_the_places_where_they_may_begin():
+    mixture = noise(2, 77777)
+    for joint in (False, True):
+        options = {"separator": Steps, "joint": joint, "exhaustive": True}
+        [one, mean] = (separate(mixture, RATE, ALL, WINDOWS[4], shifts=shifts, **options) for shifts in SHIFTS.values())
+        if joint:  # alone and exhaustive, it is all that is there wherever it is not zero
+            assert (mean[0] - mixture).abs().max() <= 1e-4
+        else:
+            assert (mean[0] - mixture / 4).abs().max() <= 1e-6
+        assert (one[0] - mixture).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_shifts_keep_stems_in_their_time(batch):
+    """Masks that follow the sound are the same after a delay, each of its own window and query."""
+    mixture = noise(2, 77777) * torch.linspace(0, 1, 77777)
+    queries = torch.ones(3, BANDS)
+    one, mean = (
+        separate(mixture, 44100, queries, WINDOWS[3], batch=batch, separator=Loud, shifts=shifts)
+        for shifts in SHIFTS.values()
+    )
+    assert (mean - one).abs().max() <= 1e-6 * mixture.abs().max()
+    assert one.abs().max() > 0.01
+
+
+def test_shifts_keep_silence():
+    assert not separate(torch.zeros(1, 50000), RATE, ALL, WINDOWS[1], shifts=SHIFTS["high"]).any()
