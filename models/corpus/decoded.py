@@ -59,8 +59,10 @@ def open_folder(folder: Path) -> Clips:
     """Return the clips that were decoded into a folder."""
     with (folder / "clips.jsonl").open(encoding="utf-8") as lines, _without_collection():
         clips = [_clip(line) for line in lines]
-    samples = np.memmap(folder / "samples.int16", dtype=np.int16, mode="r")
-    return Clips(samples, clips, np.memmap(folder / "energies.float32", dtype=np.float32, mode="r"))
+    # As plain arrays: every slice of a `memmap` costs more than the slice's sum.
+    samples = np.asarray(np.memmap(folder / "samples.int16", dtype=np.int16, mode="r"))
+    energies = np.asarray(np.memmap(folder / "energies.float32", dtype=np.float32, mode="r"))
+    return Clips(samples, clips, energies)
 
 
 def decode(row: Recording | Fault) -> tuple[Recording | None, Samples, list[Fault]]:

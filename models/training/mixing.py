@@ -346,6 +346,8 @@ class Mixer:
         spare = clip.frames - self.frames * speed  # below 0: the clip is placed anywhere in the segment
         if spare <= 0:
             offset = random.uniform(spare, 0.0)
+        elif self.anchors is not None and random.random() < self.recipe.anchored:
+            offset = min(float(self.anchors[index]), spare)
         else:
             # The loudest of some, to avoid the silent parts of a long clip.
             offsets = random.uniform(0.0, spare, self.recipe.louder_of)
@@ -354,8 +356,6 @@ class Mixer:
                 offsets = random.uniform(0.0, spare, 16)
                 energies = self._energy(index, offsets, speed)
             offset = offsets[energies.argmax()]
-            if self.anchors is not None and random.random() < self.recipe.anchored:
-                offset = min(float(self.anchors[index]), spare)
         plan.clips.append(index)
         plan.offsets.append(float(offset))
         plan.speeds.append(float(speed))
@@ -363,7 +363,8 @@ class Mixer:
 
     def _energy(self, index: int, offsets: np.ndarray, speed: float) -> np.ndarray:
         steps = self.clips.energy(self.clips.clips[index])
-        running = np.concatenate([[0.0], steps.cumsum(dtype=np.float64)])
+        running = np.zeros(len(steps) + 1)
+        np.cumsum(steps, out=running[1:])
         first = (offsets / ENERGY_HOP).astype(int)
         last = np.minimum(first + int(self.frames * speed / ENERGY_HOP), len(running) - 1)
         return running[last] - running[first]

@@ -45,6 +45,7 @@ from models.validation import mixtures
 from models.validation.separation_figures import figures, queries_of, summary
 
 DEVICE_SHARE = 0.6  # largest share of a GPU's free memory for the corpus
+COURSE = ("seed", "learning_rate", "precision")
 WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
 
@@ -112,7 +113,7 @@ def train_detector(
 ) -> Loop:
     """Train a detector in a run's folder, or resume the run."""
     fabric = machine.fabric()
-    _write(run, {"kind": "detector", **_plain(setup)}, fabric)
+    _write(run, {"kind": "detector", **_plain(setup), **_course(schedule, machine)}, fabric)
     torch.manual_seed(schedule.seed)
     vectors = None
     with fabric.rank_zero_first():  # the other processes use its cache
@@ -146,7 +147,8 @@ def train_separator(
     query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
     if setup.paper and not isinstance(query_encoder, HTSAT):
         raise ValueError("the paper's separator needs a transformer as query encoder: give --ear a detector's run")
-    _write(run, {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}, fabric)
+    about = {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}
+    _write(run, about | _course(schedule, machine), fabric)
     query_encoder.to(fabric.device)
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
@@ -232,13 +234,32 @@ def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
 def _write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
     """Write the setup; a resumed run must have the same. Raises ValueError."""
     path = run / SETUP
-    if path.exists() and read_setup(run) != json.loads(json.dumps(setup)):
-        raise ValueError(f"{run} holds another run: give --run a new folder, or the options in {path}")
+    if path.exists():
+        # Runs of earlier releases do not tell their course: they go on with the one given.
+        before = {name: setup[name] for name in COURSE} | read_setup(run)
+        others = _differences(before, json.loads(json.dumps(setup)))
+        if others:
+            raise ValueError(f"{run} holds another run ({others}): give --run a new folder, or the options in {path}")
     fabric.barrier()  # every process has read the setup
     if fabric.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setup, indent=2) + "\n")
     fabric.barrier()
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what differs between two setups, in words."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        ours, theirs = (of.get(name) for of in (before, now))
+        if ours != theirs:
+            found.append(name if isinstance(ours, dict | list) else f"{name.replace('_', ' ')} {ours}, not {theirs}")
+    return "; ".join(found)
+
+
+def _course(schedule: Schedule, machine: Machine) -> dict[str, Any]:
+    """What else decides how a run goes; its length does not, so that a run can be made longer."""
+    return dict(zip(COURSE, (schedule.seed, schedule.learning_rate, machine.precision), strict=True))
 
 
 def _plain(setup: DetectorSetup | SeparatorSetup) -> dict[str, Any]:

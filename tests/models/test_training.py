@@ -44,9 +44,9 @@ from models.validation.separation_figures import area_under_curve
 from tests.models import small_corpus
 
 DETECTOR = HyperParameters(
-    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False
+    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False, level=0.08
 )
-LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4)
+LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4, level=0.08)
 UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
