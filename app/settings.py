@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     )
     # Measured: README, Figures.
     high_quality_factor: float = Field(
-        default=4.0,
+        default=3.0,
         ge=1,
         description="how many times the seconds of a recording count if it is separated with `quality` high, for "
         "quotas, turns in the queue and EARMARK_JOB_TIMEOUT_FACTOR",

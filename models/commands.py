@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from models import labels
 from models.formats import FORMATS
-from models.options import DEFAULT_OPTIONS, SHIFTS, THRESHOLD, TOP, Quality, SeparationOptions
+from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, SeparationOptions
 
 if TYPE_CHECKING:
     from models.audio import Waveform
@@ -61,7 +61,7 @@ Track = Annotated[
     int | None, typer.Option("--track", min=1, help="Audio track, from 1. Default: the first that can be read.")
 ]
 QualityOption = Annotated[
-    Quality, typer.Option("--quality", help=f"high: mean of {len(SHIFTS['high'])} time shifts, as many times as slow.")
+    Quality, typer.Option("--quality", help=f"high: mean of {len(SPEEDS['high'])} speeds, as many times as slow.")
 ]
 Span = Annotated[list[str] | None, typer.Option("--span", help="A part in seconds, START-END; repeatable.")]
 

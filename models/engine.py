@@ -15,7 +15,7 @@ from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, ModelsError, SilentQuery
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
-from models.options import DEFAULT_OPTIONS, SHIFTS, THRESHOLD, TOP, SeparationOptions
+from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
@@ -311,7 +311,7 @@ class Engine:
             place, name = short.file.folder, short.file.source_name
             written = stems.write(spooled, list(queries), place, options, lambda count: None, name)
             batch = options.batch or self._masks_at_once(short.window.samples.shape[1])
-            computation = self._computation(batch, len(SHIFTS[options.quality]))
+            computation = self._computation(batch, len(SPEEDS[options.quality]))
             done = Separated(decisions, short.recording.frames, short.peak, computation)
             return SeparatedFiles.of(spooled.source, done, list(queries), written)
 
@@ -341,7 +341,7 @@ class Engine:
             self._separator,
             conditions,
             batch=options.batch or self._masks_at_once(window or windows.size),
-            shifts=SHIFTS[options.quality],
+            speeds=SPEEDS[options.quality],
             joint=options.joint,
             exhaustive=options.exhaustive,
             autocast=self._arithmetic.masks,
@@ -392,12 +392,12 @@ class Engine:
             cancelled=cancelled,
         ):
             keep(target, block)
-        computation = self._computation(plan.masking.batch, len(plan.masking.shifts))
+        computation = self._computation(plan.masking.batch, len(plan.masking.speeds))
         return Separated(tracker.decide(plan.gates), read, peak, computation)
 
-    def _computation(self, batch: int, shifts: int) -> dict[str, int]:
+    def _computation(self, batch: int, speeds: int) -> dict[str, int]:
         bits = 16 if self._arithmetic.bfloat16 else 32
-        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits, "shifts": shifts}
+        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits, "speeds": speeds}
 
     def _tracker(self, plan: "_Plan") -> PresenceTracker:
         return PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)

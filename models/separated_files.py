@@ -33,7 +33,7 @@ class SeparatedFiles:
     """Stems as files, the residual last and named "residual". gain: the factor on mixture and stems that avoids
     clipping. frames, duration (s): of the mixture and of every stem. computation: what the samples depend on beside the
     recording and the queries, to the last bit: threads, batch (masks at once), bits (of the masks' arithmetic) and
-    shifts (whose masks are averaged)."""
+    speeds (whose masks are averaged)."""
 
     stems: list[StemFile]
     presence: dict[str, float]

@@ -23,6 +23,7 @@ from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
 from models.options import SeparationOptions
+from models.speeds import encode_at, mean_mask
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
@@ -157,8 +158,8 @@ class CrossFade:
 class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
-    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. shifts: delays in
-    frames with which a window is seen; the mean of their masks is applied. joint: refine all estimates together, with a
+    conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. speeds: at which a
+    window is seen; the mean of their masks is applied (`models.speeds`). joint: refine all estimates together, with a
     residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
@@ -168,7 +169,7 @@ class Masking:
         conditions: Tensor,
         *,
         batch: int = 1,
-        shifts: Sequence[int] = (0,),
+        speeds: Sequence[float] = (1.0,),
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -178,7 +179,7 @@ class Masking:
         self._observe = observe
         self._conditions = conditions
         self.batch = batch
-        self.shifts = shifts
+        self.speeds = speeds
         self._joint = joint
         self._exhaustive = exhaustive
         self._autocast = autocast
@@ -214,32 +215,14 @@ class Masking:
         """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
         count, frames, _ = magnitude.shape
         with self._autocast():
-            encoded = encode_delayed(self._separator, magnitude, self.shifts)
+            encoded = encode_at(self._separator, magnitude, self.speeds)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
         for window, query in (batch.T for batch in pairs.split(self.batch)):
             if self._observe is not None:
                 self._observe(len(query))
             with self._autocast():
                 inputs = (part if count == 1 else tuple(each[window] for each in part) for part in encoded)
-                yield mean_mask(self._separator, inputs, self.shifts, self._conditions[query], frames)
-
-
-def encode_delayed(separator: Separator, magnitude: Tensor, shifts: Sequence[int]) -> list[tuple[Tensor, ...]]:
-    """Return the features of magnitudes (B, T, F) after each delay, in frames of silence."""
-    return [separator.encode_mixture(F.pad(magnitude, (0, 0, shift, 0))) for shift in shifts]
-
-
-def mean_mask(
-    separator: Separator, encoded: Iterable[tuple[Tensor, ...]], shifts: Sequence[int], condition: Tensor, frames: int
-) -> Tensor:
-    """Return the mean (B, T, F) of the masks of delayed features, each back in time, for conditions (B, K); float32."""
-    total = None
-    for shift, features in zip(shifts, encoded, strict=True):
-        mask = separator.predict(*features, condition)[:, shift : shift + frames].float()
-        total = mask if total is None else total + mask
-    if total is None:
-        raise ValueError("a mean needs at least one shift")
-    return total if len(shifts) == 1 else total / len(shifts)
+                yield mean_mask(self._separator, inputs, self.speeds, self._conditions[query], frames)
 
 
 def never() -> bool:

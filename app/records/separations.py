@@ -109,9 +109,9 @@ def _cut(name: str, size: int) -> str:
     return name.encode()[: max(0, size)].decode(errors="ignore")
 
 
-# Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16; shifts:
-# how many time shifts' masks are averaged.
-COMPUTATION = ("threads", "batch", "bits", "shifts")
+# Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16; speeds:
+# at how many the masks are computed, whose mean is applied.
+COMPUTATION = ("threads", "batch", "bits", "speeds")
 
 
 class SeparationResult(BaseModel):

@@ -12,12 +12,12 @@ from models import checkpoints
 from models.checkpoints import Bundle
 from models.detector_runner import DetectorRunner
 from models.errors import SilentQuery
-from models.options import DEFAULT_OPTIONS, SHIFTS, Quality
+from models.options import DEFAULT_OPTIONS, SPEEDS, Quality
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
 from models.runs import assembly, run_folder
-from models.separation import encode_delayed, mean_mask
+from models.speeds import encode_at, mean_mask
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch
@@ -39,7 +39,7 @@ class ModelUnderTest:
 
     def __init__(self, bundle: Bundle, device: str = "auto", quality: Quality = DEFAULT_OPTIONS.quality) -> None:
         self.bundle = bundle
-        self._shifts = SHIFTS[quality]
+        self._speeds = SPEEDS[quality]
         self.arithmetic = Arithmetic.of(device)
         for network in (bundle.detector, bundle.separator):
             self.arithmetic.prepare(network)
@@ -89,7 +89,7 @@ class ModelUnderTest:
         spectrum = separator.spectrum(mixtures.to(device))
         magnitude = spectrum.abs()
         with self.arithmetic.masks():
-            encoded = encode_delayed(separator, magnitude, self._shifts)
+            encoded = encode_at(separator, magnitude, self._speeds)
         found = []
         for query_batch in queries:
             missing = query_batch.isnan().any(1)
@@ -99,7 +99,7 @@ class ModelUnderTest:
             with self.arithmetic.float32():
                 condition = separator.condition(query_batch.nan_to_num().to(device))
             with self.arithmetic.masks():
-                mask = mean_mask(separator, encoded, self._shifts, condition, magnitude.shape[1])
+                mask = mean_mask(separator, encoded, self._speeds, condition, magnitude.shape[1])
             estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
             estimate[missing] = float("nan")
             found.append(estimate)

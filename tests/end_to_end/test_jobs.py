@@ -42,9 +42,9 @@ def worker(deployment: Deployment, started_worker: subprocess.Popen) -> Iterator
     assert eventually(lambda: deployment.temporary_files() == [])
 
 
-@pytest.mark.parametrize(("quality", "shifts"), [("standard", 1), ("high", 4)])
+@pytest.mark.parametrize(("quality", "speeds"), [("standard", 1), ("high", 3)])
 def test_stems_and_residual_are_stored_once_and_add_up(
-    deployment: Deployment, worker: subprocess.Popen, quality: str, shifts: int
+    deployment: Deployment, worker: subprocess.Popen, quality: str, speeds: int
 ):
     samples = 0.1 * np.random.default_rng(1).standard_normal(3 * RATE)
     job = deployment.submit(
@@ -76,7 +76,7 @@ def test_stems_and_residual_are_stored_once_and_add_up(
     assert np.abs(total - np.round(samples * 2**15) / 2**15).max() < 1e-5
     assert set(result.metrics) == {"decoding", "separating", "encoding", "real_time_factor", *COMPUTATION}
     assert all(figure > 0 for figure in result.metrics.values())
-    assert result.metrics["shifts"] == shifts
+    assert result.metrics["speeds"] == speeds
 
 
 SUBMIT: dict[str, Callable[[Deployment, str], Job]] = {

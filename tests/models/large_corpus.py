@@ -1,7 +1,7 @@
 """A decoded corpus as large as AudioSet, over sparse files, and what it costs to train on: a program.
 
 `python -m tests.models.large_corpus FOLDER --clips 2000000` makes the corpus where there is none yet, opens it, plans
-batches of the paper's detector and separator, and prints figures as JSON. Sound is silence that no disk holds: decoding,
+batches of the paper's detector and separator, and prints figures as JSON. Its sound is silence that no disk holds:
 reading and networks are left out, which grow with a batch and not with the corpus.
 """
 

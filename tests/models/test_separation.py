@@ -8,8 +8,9 @@ from torch import Tensor
 
 from models.errors import Cancelled, FormatUnsupported
 from models.networks import Separator
-from models.options import SHIFTS, SeparationOptions
+from models.options import SPEEDS, SeparationOptions
 from models.separation import CrossFade, Masking, Source, Windows, cut, estimates, stems
+from models.speeds import at_speed, from_speed
 from tests.models.bands import BANDS, BandSeparator, tone
 
 RATE = 32000
@@ -44,19 +45,20 @@ def in_seconds(window: float, context: float, overlap: float) -> Windows:
     return Windows.of(cast(Separator, BandSeparator()), SeparationOptions(window, context, overlap))
 
 
-class Steps(BandSeparator):
-    """Its mask is 1 in every fourth of its steps of four frames, so that it depends on where a step begins."""
+class Lengths(BandSeparator):
+    """Its mask is 1 for windows of one length, 0 for those that are played faster or slower."""
 
     def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        open = torch.arange(magnitude.shape[1]) // 4 % 4 == 0
-        return open[None, :, None].float().expand(len(condition), -1, magnitude.shape[2])
+        mask = float(magnitude.shape[1] == WINDOWS[4].size // self.hop + 1)
+        return torch.full((len(condition), *magnitude.shape[1:]), mask)
 
 
 class Loud(BandSeparator):
-    """Its mask is 1 where the mixture is louder than in the mean of that frame, wherever the frame is."""
+    """Its mask is 1 where the mixture is within 20 dB of the loudest, wherever and however high that is."""
 
     def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
-        return (magnitude > magnitude.mean(2, keepdim=True)).float().expand(len(condition), -1, -1)
+        loudest = magnitude.amax((1, 2), keepdim=True)
+        return (magnitude > loudest / 10).float().expand(len(condition), -1, -1)
 
 
 WINDOWS = [
@@ -228,30 +230,38 @@ def test_options_refuse_what_no_format_can_hold(format: str, bit_depth: int | No
         SeparationOptions(format=format, bit_depth=bit_depth)
 
 
-def test_shifts_average_masks_over_the_places_where_they_may_begin():
-    mixture = noise(2, 77777)
-    for joint in (False, True):
-        options = {"separator": Steps, "joint": joint, "exhaustive": True}
-        [one, mean] = (separate(mixture, RATE, ALL, WINDOWS[4], shifts=shifts, **options) for shifts in SHIFTS.values())
-        if joint:  # alone and exhaustive, it is all that is there wherever it is not zero
-            assert (mean[0] - mixture).abs().max() <= 1e-4
-        else:
-            assert (mean[0] - mixture / 4).abs().max() <= 1e-6
-        assert (one[0] - mixture).abs().max() > 0.1
+def test_the_mean_of_the_masks_at_all_speeds_is_applied():
+    mixture = noise(2, WINDOWS[4].stride * 4 + WINDOWS[4].core)  # whole windows only
+    options = {"separator": Lengths, "speeds": SPEEDS["high"]}
+    [stem] = separate(mixture, RATE, ALL, WINDOWS[4], **options)
+    assert (stem - mixture / len(SPEEDS["high"])).abs().max() <= 1e-6
+    [joint] = separate(mixture, RATE, ALL, WINDOWS[4], joint=True, exhaustive=True, **options)
+    assert (joint - mixture).abs().max() <= 1e-4, "alone and exhaustive, it is all that is there"
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-def test_shifts_keep_stems_in_their_time(batch):
-    """Masks that follow the sound are the same after a delay, each of its own window and query."""
-    mixture = noise(2, 77777) * torch.linspace(0, 1, 77777)
-    queries = torch.ones(3, BANDS)
-    one, mean = (
-        separate(mixture, 44100, queries, WINDOWS[3], batch=batch, separator=Loud, shifts=shifts)
-        for shifts in SHIFTS.values()
-    )
-    assert (mean - one).abs().max() <= 1e-6 * mixture.abs().max()
-    assert one.abs().max() > 0.01
+@pytest.mark.parametrize("speed", SPEEDS["high"])
+def test_a_mask_at_another_speed_is_in_the_mixtures_place(speed: float, batch: int):
+    """Tones that come and go: each mask follows them in pitch and time, each of its own window and query."""
+    place = torch.arange(90000)
+    tones = torch.stack([tone(band, 90000, RATE) * (place // 9000 % (band + 2) == 0) for band in range(3)]).sum(0)
+    mixture = torch.stack([tones, 0.5 * tones]) + 0.01 * noise(2, 90000)
+    found = separate(mixture, RATE, torch.ones(3, BANDS), WINDOWS[3], batch=batch, separator=Loud, speeds=[speed])
+    for stem in found:
+        error = (stem - mixture).square().sum() / mixture.square().sum()
+        assert error < 10**-1.5, f"{10 * error.log10():.1f} dB"
 
 
-def test_shifts_keep_silence():
-    assert not separate(torch.zeros(1, 50000), RATE, ALL, WINDOWS[1], shifts=SHIFTS["high"]).any()
+@given(st.sampled_from([0.5, 0.94, 1.0, 1.06, 2.0]), st.integers(1, 300), st.integers(2, 80), st.integers(0, 2**32 - 1))
+def test_speeds_keep_shape_range_and_silence(speed: float, frames: int, bins: int, seed: int):
+    mask = torch.rand(2, frames, bins, generator=torch.Generator().manual_seed(seed))
+    played = at_speed(mask, speed)
+    assert played.shape == (2, max(1, round(frames / speed)), bins)
+    back = from_speed(played, speed, frames)
+    assert back.shape == mask.shape
+    assert back.min() >= 0 and back.max() <= 1 + 1e-6
+    assert not at_speed(torch.zeros_like(mask), speed).any()
+
+
+def test_high_quality_keeps_silence():
+    assert not separate(torch.zeros(1, 50000), RATE, ALL, WINDOWS[1], speeds=SPEEDS["high"]).any()

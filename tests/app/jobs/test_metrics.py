@@ -30,7 +30,7 @@ RESULT = {
         "real_time_factor": 0.22,
         "threads": 2,
         "batch": 9,
-        "shifts": 4,
+        "speeds": 3,
     },
 }
 
