@@ -1,6 +1,7 @@
 """The options of a separation: what its result depends on, beside the recording and the queries."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, get_args
 
 from models.formats import check_bit_depth
@@ -11,9 +12,12 @@ THRESHOLD = 0.2
 
 
 Quality = Literal["standard", "high"]
-# Speeds at which the separator sees each window; the mean of the masks is applied (`models.speeds`). Chosen on the half
-# `choose` of the reporting mixtures: the card has what others gain, and shifts of time.
-SPEEDS: dict[Quality, tuple[float, ...]] = {"standard": (1.0,), "high": (1.0, 0.94, 1.06)}
+# Speeds at which the separator sees each window; the estimates' mean is the stem (`models.speeds`). Chosen on the half
+# `choose` of the reporting mixtures: the card has what other means gain.
+SPEEDS: dict[Quality, tuple[Fraction, ...]] = {
+    "standard": (Fraction(1),),
+    "high": (Fraction(1), Fraction(50, 47), Fraction(50, 53)),
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class SeparationOptions:
     exhaustive: with `joint`, the targets are all that the recording holds, so nothing is reserved for a residual. Off:
         few recordings hold nothing but their targets.
     gate: attenuate stems of targets that are not in the recording. On: a separator leaks a little of everything.
-    quality: "high" averages the masks of the mixture at several speeds (`SPEEDS`), which takes as many times as long to
-        separate. "standard": one.
+    quality: "high" is the mean of estimates of the mixture at several speeds (`SPEEDS`), and takes as many times as
+        long. "standard": one.
     batch: how many masks are computed at once. None: as many as fit the device (`Engine`), which is fastest.
     format: a name of `models.formats.FORMATS`. flac: lossless, and half the size of wav.
     bit_depth: 16, 24 or 32, where the format has it. None: the format's default.

@@ -11,19 +11,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise, product
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models import wiener
 from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
-from models.options import SeparationOptions
-from models.speeds import encode_at, mean_mask
+from models.options import DEFAULT_OPTIONS, SPEEDS, SeparationOptions
+from models.speeds import mean_estimate, play
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
@@ -122,7 +122,7 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
         if last:
             quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
             size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
-        samples = F.pad(held[:, :size], (0, max(0, size - held.shape[1])))
+        samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
         yield Window(samples, first, last, min(left, windows.core))
         if last:
             return
@@ -159,7 +159,7 @@ class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
     conditions: (Q, K), from the separator's `condition`. batch: number of masks computed at once. speeds: at which a
-    window is seen; the mean of their masks is applied (`models.speeds`). joint: refine all estimates together, with a
+    window is seen, the first 1; the mean of the estimates is returned. joint: refine all estimates together, with a
     residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
@@ -169,7 +169,7 @@ class Masking:
         conditions: Tensor,
         *,
         batch: int = 1,
-        speeds: Sequence[float] = (1.0,),
+        speeds: Sequence[Fraction] = SPEEDS[DEFAULT_OPTIONS.quality],
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -193,6 +193,13 @@ class Masking:
     @torch.inference_mode()
     def __call__(self, mixtures: Tensor) -> Iterator[Tensor]:
         """(N, C, W) -> an estimate (C, W), on the CPU, of each pair of window and query, windows first."""
+        passes = [self._estimates(play(mixtures, speed)) for speed in self.speeds]
+        for estimates in zip(*passes, strict=True):
+            yield mean_estimate(estimates, self.speeds)
+
+    @torch.inference_mode()
+    def _estimates(self, mixtures: Tensor) -> Iterator[Tensor]:
+        """Yield the estimates of mixtures at one speed."""
         count, channels, samples = mixtures.shape
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))
@@ -215,14 +222,15 @@ class Masking:
         """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches."""
         count, frames, _ = magnitude.shape
         with self._autocast():
-            encoded = encode_at(self._separator, magnitude, self.speeds)
+            encoded = self._separator.encode_mixture(magnitude)
         pairs = torch.cartesian_prod(torch.arange(count), torch.arange(self.queries)).to(magnitude.device)
         for window, query in (batch.T for batch in pairs.split(self.batch)):
             if self._observe is not None:
                 self._observe(len(query))
+            inputs = encoded if count == 1 else tuple(part[window] for part in encoded)
             with self._autocast():
-                inputs = (part if count == 1 else tuple(each[window] for each in part) for part in encoded)
-                yield mean_mask(self._separator, inputs, self.speeds, self._conditions[query], frames)
+                mask = self._separator.predict(*inputs, self._conditions[query])
+            yield mask[:, :frames].float()
 
 
 def never() -> bool:

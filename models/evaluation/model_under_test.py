@@ -17,7 +17,7 @@ from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
 from models.runs import assembly, run_folder
-from models.speeds import encode_at, mean_mask
+from models.speeds import mean_estimate, play
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch
@@ -85,11 +85,16 @@ class ModelUnderTest:
 
         Mixtures are encoded once, whatever the number of queries.
         """
+        passes = [self._estimates(play(mixtures, speed), queries) for speed in self._speeds]
+        return [mean_estimate(estimates, self._speeds) for estimates in zip(*passes, strict=True)]
+
+    def _estimates(self, mixtures: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
+        """Return the estimates at one speed."""
         device, separator = self.arithmetic.device, self._separator
         spectrum = separator.spectrum(mixtures.to(device))
         magnitude = spectrum.abs()
         with self.arithmetic.masks():
-            encoded = encode_at(separator, magnitude, self._speeds)
+            encoded = separator.encode_mixture(magnitude)
         found = []
         for query_batch in queries:
             missing = query_batch.isnan().any(1)
@@ -99,7 +104,7 @@ class ModelUnderTest:
             with self.arithmetic.float32():
                 condition = separator.condition(query_batch.nan_to_num().to(device))
             with self.arithmetic.masks():
-                mask = mean_mask(separator, encoded, self._speeds, condition, magnitude.shape[1])
+                mask = separator.predict(*encoded, condition)[:, : magnitude.shape[1]].float()
             estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
             estimate[missing] = float("nan")
             found.append(estimate)
