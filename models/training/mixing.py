@@ -21,7 +21,7 @@ from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
 from models.plda import PLDAPrior
-from models.runs.clip_embeddings import VERSIONS
+from models.runs.clip_embeddings import VERSIONS, sounding
 from models.training.clip_index import ClipIndex, Turns
 
 SILENT = 1e-4  # energy of a segment below which it counts as silent
@@ -140,10 +140,10 @@ class Mixer:
         self.begins = torch.tensor([clip.start for clip in clips.clips], device=device)
         self.lengths = torch.tensor([clip.frames for clip in clips.clips], device=device)
         self.responses = _responses().to(device)
+        # A clip without an embedding cannot be a query.
+        usable = np.ones(len(clips.clips), bool) if embeddings is None else sounding(embeddings)
         self.index = ClipIndex(
-            (index, self._labels(index), clip.group)
-            for index, clip in enumerate(clips.clips)
-            if embeddings is None or embeddings[index, 0].any()  # a clip without an embedding cannot be a query
+            (index, self._labels(index), clips.clips[index].group) for index in np.flatnonzero(usable).tolist()
         )
         self.classes = self.index.classes
         weights = self.index.group_counts.astype(float) ** recipe.class_power

@@ -24,7 +24,7 @@ from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.runs import plda_fit, teacher
-from models.runs.clip_embeddings import keep_share, weights_digest
+from models.runs.clip_embeddings import keep_share, sounding, weights_digest
 from models.runs.run_folder import (
     QUERIES,
     SETUP,
@@ -45,6 +45,7 @@ from models.validation import mixtures
 from models.validation.separation_figures import figures, queries_of, summary
 
 DEVICE_SHARE = 0.6  # largest share of a GPU's free memory for the corpus
+STATISTICS = 100_000  # most clips of which the mean and the deviation of queries are taken
 COURSE = ("seed", "learning_rate", "precision")
 WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
@@ -170,7 +171,9 @@ def train_separator(
     else:
         learner = SeparatorLearner(query_encoder, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
-            learner.network.learn_queries(torch.from_numpy(vectors[vectors[:, 0].any(1), 0].astype(np.float32)))
+            heard = np.flatnonzero(sounding(vectors))
+            some = heard[:: -(-len(heard) // STATISTICS) or 1]
+            learner.network.learn_queries(torch.from_numpy(vectors[some, 0].astype(np.float32)))
         else:
             learner.network.load_state_dict(separator_weights(setup.start))
         found = _anchors(query_encoder, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
