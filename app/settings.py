@@ -92,6 +92,13 @@ class Settings(BaseSettings):
         description="further seconds that it may take for each second of its recording; one whose header does not tell "
         "its length counts as the longest that is allowed",
     )
+    # Measured: README, Figures.
+    high_quality_factor: float = Field(
+        default=3.0,
+        ge=1,
+        description="how many times the seconds of a recording count if it is separated with `quality` high, for "
+        "quotas, turns in the queue and EARMARK_JOB_TIMEOUT_FACTOR",
+    )
     job_attempts: int = Field(
         default=5, ge=1, le=100, description="executions of a job that may die before the job fails as `worker_lost`"
     )
@@ -424,14 +431,14 @@ class Settings(BaseSettings):
     @property
     def execution_seconds(self) -> float:
         """After so many seconds an execution of any job is dead for certain: its worker's timeout has killed it."""
-        return 2 * self.execution_timeout(None) + 600
+        return 2 * self.execution_timeout(None, self.high_quality_factor) + 600
 
-    def execution_timeout(self, audio_seconds: float | None) -> float:
+    def execution_timeout(self, audio_seconds: float | None, effort: float = 1.0) -> float:
         """Return the seconds that one execution of a job may take, by the length of its recording as far as it is
-        known."""
+        known, and its effort: how many times as long it takes as another one of this length."""
         longest = self.recording_seconds
         seconds = longest if audio_seconds is None else min(audio_seconds, longest)
-        return self.job_timeout + self.job_timeout_factor * seconds
+        return self.job_timeout + self.job_timeout_factor * effort * seconds
 
     def as_environment(self) -> dict[str, str]:
         """Return the settings that were set explicitly, as environment variables for a program that this one starts."""

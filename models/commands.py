@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from models import labels
 from models.formats import FORMATS
-from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
+from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, SeparationOptions
 
 if TYPE_CHECKING:
     from models.audio import Waveform
@@ -60,6 +60,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Track = Annotated[
     int | None, typer.Option("--track", min=1, help="Audio track, from 1. Default: the first that can be read.")
 ]
+QualityOption = Annotated[
+    Quality, typer.Option("--quality", help=f"high: mean of {len(SPEEDS['high'])} speeds, as many times as slow.")
+]
 Span = Annotated[list[str] | None, typer.Option("--span", help="A part in seconds, START-END; repeatable.")]
 
 
@@ -96,6 +99,7 @@ def separate(
     bit_depth: Annotated[int | None, typer.Option(help="16, 24 or 32, where the format has it.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Refine all targets together (Wiener filter).")] = False,
     gate: Annotated[bool, typer.Option(help="Attenuate targets that are not in the recording.")] = True,
+    quality: QualityOption = DEFAULT_OPTIONS.quality,
     window: Annotated[float, typer.Option(help="Seconds that the model sees at once.")] = DEFAULT_OPTIONS.window,
     context: Annotated[
         float, typer.Option(help="Seconds at each side of a window that are computed and discarded.")
@@ -128,6 +132,7 @@ def separate(
         overlap=overlap,
         joint=joint,
         gate=gate,
+        quality=quality,
         format=format,
         bit_depth=bit_depth,
         residual=residual,

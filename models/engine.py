@@ -15,7 +15,7 @@ from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, ModelsError, SilentQuery
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
-from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
+from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
 from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
@@ -311,7 +311,8 @@ class Engine:
             short.file.folder.mkdir(parents=True, exist_ok=True)
             place, name = short.file.folder, short.file.source_name
             written = stems.write(spooled, list(queries), place, options, lambda count: None, name)
-            computation = self._computation(options.batch or self._masks_at_once(short.window.samples.shape[1]))
+            batch = options.batch or self._masks_at_once(short.window.samples.shape[1])
+            computation = self._computation(batch, len(SPEEDS[options.quality]))
             done = Separated(decisions, short.recording.frames, short.peak, computation)
             return SeparatedFiles.of(spooled.source, done, list(queries), written)
 
@@ -341,6 +342,7 @@ class Engine:
             self._separator,
             conditions,
             batch=options.batch or self._masks_at_once(window or windows.size),
+            speeds=SPEEDS[options.quality],
             joint=options.joint,
             exhaustive=options.exhaustive,
             autocast=self._arithmetic.masks,
@@ -380,7 +382,7 @@ class Engine:
         if plan.masking is None:
             for _ in counted.blocks():
                 pass
-            return Separated([], read, peak, self._computation(0))
+            return Separated([], read, peak, self._computation(0, 0))
         total = plan.windows.count(round(source.frames * self.rate / source.rate)) if source.frames else None
         tracker = self._tracker(plan)
         for target, block in separated_blocks(
@@ -394,11 +396,12 @@ class Engine:
             cancelled=cancelled,
         ):
             keep(target, block)
-        return Separated(tracker.decide(plan.gates), read, peak, self._computation(plan.masking.batch))
+        computation = self._computation(plan.masking.batch, len(plan.masking.speeds))
+        return Separated(tracker.decide(plan.gates), read, peak, computation)
 
-    def _computation(self, batch: int) -> dict[str, int]:
+    def _computation(self, batch: int, speeds: int) -> dict[str, int]:
         bits = 16 if self._arithmetic.bfloat16 else 32
-        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits}
+        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits, "speeds": speeds}
 
     def _tracker(self, plan: "_Plan") -> PresenceTracker:
         return PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)

@@ -1,12 +1,23 @@
 """The options of a separation: what its result depends on, beside the recording and the queries."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
 
 from models.formats import check_bit_depth
 
 # Of a detection: classes that are listed, and the probability that an event must reach.
 TOP = 10
 THRESHOLD = 0.2
+
+
+Quality = Literal["standard", "high"]
+# Speeds at which the separator sees each window; the estimates' mean is the stem (`models.speeds`). Chosen on the half
+# `choose` of the reporting mixtures: the card has what other means gain.
+SPEEDS: dict[Quality, tuple[Fraction, ...]] = {
+    "standard": (Fraction(1),),
+    "high": (Fraction(1), Fraction(50, 47), Fraction(50, 53)),
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,8 @@ class SeparationOptions:
     exhaustive: with `joint`, the targets are all that the recording holds, so nothing is reserved for a residual. Off:
         few recordings hold nothing but their targets.
     gate: attenuate stems of targets that are not in the recording. On: a separator leaks a little of everything.
+    quality: "high" is the mean of estimates of the mixture at several speeds (`SPEEDS`), and takes as many times as
+        long. "standard": one.
     batch: how many masks are computed at once. None: as many as fit the device (`Engine`), which is fastest.
     format: a name of `models.formats.FORMATS`. flac: lossless, and half the size of wav.
     bit_depth: 16, 24 or 32, where the format has it. None: the format's default.
@@ -36,6 +49,7 @@ class SeparationOptions:
     joint: bool = False
     exhaustive: bool = False
     gate: bool = True
+    quality: Quality = "standard"
     batch: int | None = None
     format: str = "flac"
     bit_depth: int | None = None
@@ -49,6 +63,8 @@ class SeparationOptions:
                 raise ValueError(f"{name} must be 0 s or longer, not {seconds:g} s")
         if self.batch is not None and self.batch < 1:
             raise ValueError(f"a batch holds at least one mask, not {self.batch}")
+        if self.quality not in SPEEDS:
+            raise ValueError(f"quality is one of {', '.join(get_args(Quality))}, not {self.quality!r}")
         check_bit_depth(self.format, self.bit_depth)
 
 

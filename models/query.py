@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
+from models.networks import ENCODER_LEVEL
 from models.plda import PLDAPrior, root
 
 SHORTEST_SECONDS = 0.1
@@ -61,7 +62,7 @@ class QueryRules:
 
 
 PAPER_RULES = QueryRules()
-BASE_RULES = QueryRules(window_seconds=0.96, hop_seconds=0.48, least_energy=None, range_db=15.0, level=10 ** (-22 / 20))
+BASE_RULES = QueryRules(window_seconds=0.96, hop_seconds=0.48, least_energy=None, range_db=15.0, level=ENCODER_LEVEL)
 
 
 @dataclass(frozen=True)

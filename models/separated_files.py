@@ -32,7 +32,8 @@ class Separated:
 class SeparatedFiles:
     """Stems as files, the residual last and named "residual". gain: the factor on mixture and stems that avoids
     clipping. frames, duration (s): of the mixture and of every stem. computation: what the samples depend on beside the
-    recording and the queries, to the last bit: threads, batch (masks at once) and bits (of the masks' arithmetic)."""
+    recording and the queries, to the last bit: threads, batch (masks at once), bits (of the masks' arithmetic) and
+    speeds (whose masks are averaged)."""
 
     stems: list[StemFile]
     presence: dict[str, float]

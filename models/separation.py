@@ -9,9 +9,10 @@ Letters: Q queries, C channels, n samples of a block, N windows, W samples of a 
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ from models import wiener
 from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
-from models.options import SeparationOptions
+from models.options import DEFAULT_OPTIONS, SPEEDS, SeparationOptions
+from models.speeds import mean_estimate, play
 
 logger = logging.getLogger(__name__)
 
@@ -159,8 +161,9 @@ class CrossFade:
 class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
-    conditions: (Q, K), from the separator's `condition`. batch: most masks computed at once. joint: refine all
-    estimates together, with a residual; exhaustive: without one. observe: called with each batch's number of masks.
+    conditions: (Q, K), from the separator's `condition`. batch: most masks computed at once. speeds: at which a
+    window is seen, the first 1; the mean of the estimates is returned. joint: refine all estimates together, with a
+    residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
     def __init__(
@@ -169,6 +172,7 @@ class Masking:
         conditions: Tensor,
         *,
         batch: int = 1,
+        speeds: Sequence[Fraction] = SPEEDS[DEFAULT_OPTIONS.quality],
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -178,6 +182,7 @@ class Masking:
         self._observe = observe
         self._conditions = conditions
         self.batch = batch
+        self.speeds = speeds
         self._joint = joint
         self._exhaustive = exhaustive
         self._autocast = autocast
@@ -191,6 +196,13 @@ class Masking:
     @torch.inference_mode()
     def __call__(self, mixtures: Tensor) -> Iterator[Tensor]:
         """(N, C, W) -> an estimate (C, W), on the CPU, of each pair of window and query, windows first."""
+        passes = [self._estimates(play(mixtures, speed)) for speed in self.speeds]
+        for estimates in zip(*passes, strict=True):
+            yield mean_estimate(estimates, self.speeds)
+
+    @torch.inference_mode()
+    def _estimates(self, mixtures: Tensor) -> Iterator[Tensor]:
+        """Yield the estimates of mixtures at one speed."""
         count, channels, samples = mixtures.shape
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))

@@ -140,7 +140,7 @@ class JobExecution:
     def correct_charge(self, recording: Recording, targets: int) -> None:
         """Charge the owner's daily quota for what the job turns out to be: headers may be wrong, or have no duration,
         and there may be fewer targets than could be detected."""
-        charged = charged_seconds(recording.duration, recording.info.channels, targets)
+        charged = charged_seconds(recording.duration, recording.info.channels, targets, self.job.effort)
         difference = charged - self._charged_seconds
         # The record first: if this execution dies in between, the next one does not charge twice.
         if abs(difference) > HEADER_TOLERANCE and self.context.jobs.record_duration(

@@ -131,6 +131,7 @@ class _Separation:
                 residual=output.residual,
                 joint=output.joint,
                 gate=output.gate,
+                quality=output.quality,
             ),
             progress=progress,
             cancelled=self._execution.control.is_cancelled,

@@ -58,14 +58,15 @@ class JobResource(Generic[Answer]):
         *,
         audio_seconds: float | None,
         charged_seconds: float,
+        effort: float = 1.0,
         targets: Iterable[TargetState] = (),
     ) -> QueuedJob:
         """Create a job of the caller's for a validated request, charge its audio seconds and put it in the fair queue.
 
         audio_seconds: of the recordings that it processes; None where their headers do not tell. charged_seconds: what
-        it costs the caller's quota. All or nothing: raises `UrlRefused` and `RequestInvalid` (webhook),
-        `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and `StoreUnavailable` where the request is too
-        large for the job's record.
+        it costs the caller's quota. effort: see `Job`. All or nothing: raises `UrlRefused` and `RequestInvalid`
+        (webhook), `QuotaExceeded`, `QueueFull`, `NotFound` if an upload is gone, and `StoreUnavailable` where the
+        request is too large for the job's record.
         """
         now = deps.clock.now()
         caller = deps.caller
@@ -80,6 +81,7 @@ class JobResource(Generic[Answer]):
             audio_ids=list(dict.fromkeys(audio_ids)),
             audio_seconds=audio_seconds,
             charged_seconds=charged_seconds,
+            effort=effort,
             targets=list(targets),
             webhook=webhooks.create_webhook(deps, options.webhook),
             metadata=options.metadata,

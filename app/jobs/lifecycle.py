@@ -95,6 +95,8 @@ class Job(BaseModel):
     audio_seconds: float | None = None  # of its recording: by the header, and once decoded, in truth
     # Charged to its owner's quota; None, and not in the record, where an earlier release charged the duration alone.
     charged_seconds: float | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
+    # How many times as long it takes as another one of this kind on its recording.
+    effort: float = Field(default=1.0, exclude_if=lambda effort: effort == 1)
     targets: list[TargetState] = []
     status: Status = "queued"
     execution: str | None = None

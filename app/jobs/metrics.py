@@ -51,8 +51,8 @@ _stage_duration = Histogram(
 )
 _real_time_factor = Histogram(
     "earmark_job_real_time_factor_ratio",
-    "Seconds of work per second of recording",
-    ["kind", "model"],
+    "Seconds of work per second of recording; quality: high if the masks of several speeds were averaged",
+    ["kind", "model", "quality"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=PROCESS,
 )
@@ -89,10 +89,12 @@ def _count_end(job: Job) -> None:
 
 def _observe_result(job: Job, result: dict[str, Any]) -> None:
     """Observe the metrics in a result, if its kind has any."""
-    seconds_by_stage = {name: of for name, of in (result.get("metrics") or {}).items() if name not in COMPUTATION}
+    metrics = result.get("metrics") or {}
+    seconds_by_stage = {name: of for name, of in metrics.items() if name not in COMPUTATION}
     factor = seconds_by_stage.pop("real_time_factor", None)
     if factor is not None:
-        _real_time_factor.labels(job.kind, job.model_name).observe(factor)
+        quality = "high" if metrics.get("speeds", 1) > 1 else "standard"
+        _real_time_factor.labels(job.kind, job.model_name, quality).observe(factor)
     for stage, seconds in seconds_by_stage.items():
         _stage_duration.labels(job.kind, job.model_name, stage).observe(seconds)
     recording = result.get("mixture") or result.get("audio") or {}

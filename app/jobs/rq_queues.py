@@ -49,7 +49,7 @@ class RqQueues:
             serializer=JSONSerializer,
             origin=queue_name(job.model),
             status=JobStatus.QUEUED,
-            timeout=int(self._settings.execution_timeout(job.audio_seconds)),
+            timeout=int(self._settings.execution_timeout(job.audio_seconds, job.effort)),
             result_ttl=0,
             failure_ttl=_FAILURE_SECONDS,
             retry=Retry(max=self._settings.job_attempts),

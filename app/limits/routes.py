@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
-from app.records.sizes import CHARGE
+from app.records.sizes import charge_rule
 from app.settings import Settings
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
@@ -37,7 +37,12 @@ class Limits(BaseModel):
     def of(cls, settings: Settings, rate: int, quota: int) -> "Limits":
         """Return the settings' limits with a caller's rate limit and quota."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
-        return cls(**shared, requests_per_minute=rate or None, audio_seconds_per_day=quota or None, charge=CHARGE)
+        return cls(
+            **shared,
+            requests_per_minute=rate or None,
+            audio_seconds_per_day=quota or None,
+            charge=charge_rule(settings),
+        )
 
 
 class Left(BaseModel):

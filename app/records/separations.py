@@ -11,6 +11,7 @@ from app.records.shared import EmbeddingRecord, ExampleRecord, MatchedClass, Mod
 _MAX_FILE_NAME = 255  # bytes
 
 Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
+Quality = Literal["standard", "high"]
 
 
 class Span(BaseModel):
@@ -39,13 +40,15 @@ class TargetRecord(BaseModel):
 
 
 class OutputRecord(BaseModel):
-    """How stems are encoded; `bit_depth` None is the format's default."""
+    """How stems are made and encoded; `bit_depth` None is the format's default. Workers of an earlier release do not
+    know `quality`, and make stems of the standard one."""
 
     format: Format = "flac"
     bit_depth: int | None = None
     residual: bool = True
     joint: bool = False
     gate: bool = True
+    quality: Quality = "standard"
 
 
 class AutoRecord(BaseModel):
@@ -106,8 +109,9 @@ def _cut(name: str, size: int) -> str:
     return name.encode()[: max(0, size)].decode(errors="ignore")
 
 
-# Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16.
-COMPUTATION = ("threads", "batch", "bits")
+# Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16; speeds:
+# at how many the masks are computed, whose mean is applied.
+COMPUTATION = ("threads", "batch", "bits", "speeds")
 
 
 class SeparationResult(BaseModel):

@@ -52,10 +52,13 @@ class SeparationSize:
             second = _LOSSY
         return round(files * (_OVERHEAD * second * self.channels * self.seconds + _HEADER))
 
-    @property
-    def charged_seconds(self) -> float:
-        """Seconds of audio that it takes of the quota."""
-        return charged_seconds(self.seconds, self.channels, self.targets)
+    def effort(self, settings: Settings) -> float:
+        """Return how many times as long it takes as one of standard quality."""
+        return settings.high_quality_factor if self.output.quality == "high" else 1.0
+
+    def charged_seconds(self, settings: Settings) -> float:
+        """Return the seconds of audio that it takes of the quota."""
+        return charged_seconds(self.seconds, self.channels, self.targets, self.effort(settings))
 
     def require_room(self, settings: Settings) -> None:
         """Raise `RequestTooLarge` if it needs more disk space than a job may use."""
@@ -71,12 +74,15 @@ class SeparationSize:
                 )
 
 
-def charged_seconds(seconds: float, channels: int, targets: int = 1) -> float:
-    """Return the audio seconds that a job is charged; `CHARGE` says it in words."""
-    return seconds * max(1.0, channels / ORDINARY_CHANNELS) * max(1.0, targets / ORDINARY_TARGETS)
+def charged_seconds(seconds: float, channels: int, targets: int = 1, effort: float = 1.0) -> float:
+    """Return the audio seconds that a job is charged; `charge_rule` says it in words."""
+    return effort * seconds * max(1.0, channels / ORDINARY_CHANNELS) * max(1.0, targets / ORDINARY_TARGETS)
 
 
-CHARGE = (
-    "A job is charged the seconds of its recording"
-    f" x (channels / {ORDINARY_CHANNELS}, at least 1) x (targets / {ORDINARY_TARGETS}, at least 1)."
-)
+def charge_rule(settings: Settings) -> str:
+    """Return how audio seconds are counted, as a sentence."""
+    return (
+        "A job is charged the seconds of its recording"
+        f" x (channels / {ORDINARY_CHANNELS}, at least 1) x (targets / {ORDINARY_TARGETS}, at least 1)"
+        f" x {settings.high_quality_factor:g} with quality high."
+    )

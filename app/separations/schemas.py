@@ -12,7 +12,7 @@ from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
 from app.model_registry.registry import ModelName
 from app.records import ids
-from app.records.separations import Format, SeparationRequest, SeparationResult
+from app.records.separations import Format, Quality, SeparationRequest, SeparationResult
 from app.records.shared import RecordingRecord
 from app.separations import names
 
@@ -100,13 +100,15 @@ class Auto(RequestModel):
 
 
 class Output(RequestModel):
-    """Format of the stems. `bit_depth`: wav 16, 24 or 32 (float, default), flac 16 or 24 (default)."""
+    """Format of the stems. `bit_depth`: wav 16, 24 or 32 (float, default), flac 16 or 24 (default). `quality` high: the
+    mean of several estimates, which takes and is charged several times as much (`GET /v1/limits`)."""
 
     format: Format = "flac"
     bit_depth: int | None = None
     residual: bool = True
     joint: bool = False
     gate: bool = True
+    quality: Quality = "standard"
 
 
 class Options(JobOptions):

@@ -91,7 +91,8 @@ def _create(
         model,
         [mixture.id, *(audio_id for target in request.targets for audio_id in upload_ids(target))],
         audio_seconds=mixture.duration,
-        charged_seconds=size.charged_seconds,
+        charged_seconds=size.charged_seconds(deps.settings),
+        effort=size.effort(deps.settings),
         targets=[initial_state(target) for target in request.targets],
     )
 

@@ -157,8 +157,12 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             what="workers' time",
             share="in proportion to `keys create --priority`",
             total=f"one job a worker process, {_number(settings.execution_timeout(0))} s each and "
-            f"{settings.job_timeout_factor:g} s for a second of its recording",
-            settings=("ready_jobs", "short_seconds", "job_timeout", "job_timeout_factor", "job_attempts"),
+            f"{settings.job_timeout_factor:g} s for a second of its recording, x {settings.high_quality_factor:g} with "
+            "`quality` high",
+            settings=(
+                *("ready_jobs", "short_seconds", "job_timeout", "job_timeout_factor", "high_quality_factor"),
+                "job_attempts",
+            ),
             metric="earmark_job_waiting_duration_seconds",
             alert="EarmarkJobsWaitLong",
             answer="202; the job waits for its turn",

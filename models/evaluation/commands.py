@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import checkpoints
-from models.commands import DetectorFile, Device, SeparatorFile
+from models.commands import DetectorFile, Device, QualityOption, SeparatorFile
 from models.corpus.decoded import load
 from models.corpus.formats import open_source, splits_of
 from models.evaluation import (
@@ -31,6 +31,7 @@ from models.evaluation.pictures import draw_gains
 from models.evaluation.presence_figures import measure_presence
 from models.evaluation.rendering import Sounds, decode_clips
 from models.evaluation.summaries import Summary
+from models.options import DEFAULT_OPTIONS, Quality
 from models.validation import mixtures
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model.")
@@ -63,6 +64,7 @@ def evaluate_mixtures(
     list_file: Annotated[
         Path, typer.Option("--list", help="Rows of another corpus, made by draw.", exists=True, dir_okay=False)
     ] = reporting_mixtures.REPORTING,
+    quality: QualityOption = DEFAULT_OPTIONS.quality,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
     output: Output = None,
@@ -73,7 +75,7 @@ def evaluate_mixtures(
         raise typer.BadParameter(
             f"{half!r} is none of {', '.join(reporting_mixtures.HALVES)} and both", param_hint="--half"
         )
-    subject = _subject(weights, detector, separator, device)
+    subject = _subject(weights, detector, separator, device, quality)
     listed = {
         number: row for number, row in enumerate(reporting_mixtures.read(list_file)) if half in (row.half, "both")
     }
@@ -99,6 +101,7 @@ def evaluate_mixtures(
         console.print(presence.table())
     if output:
         about = {"model": subject.model_id, "list": reporting_mixtures.digest(list_file), "half": half}
+        about |= {"quality": quality} if quality != DEFAULT_OPTIONS.quality else {}
         figures = {"presence": asdict(presence) if presence else None} | summary.as_json()
         write_rows(about | figures, output)
     if plot:
@@ -134,10 +137,12 @@ def evaluate_draw(
     console.print(f"{output}: {len(drawn)} mixtures of {len({row.label for row in drawn})} target classes")
 
 
-def _subject(weights: str, detector: Path | None, separator: Path | None, device: str) -> ModelUnderTest:
+def _subject(
+    weights: str, detector: Path | None, separator: Path | None, device: str, quality: Quality
+) -> ModelUnderTest:
     if detector or separator:
-        return ModelUnderTest(checkpoints.authors_bundle(detector, separator), device)
-    return ModelUnderTest(load_bundle(weights), device)
+        return ModelUnderTest(checkpoints.authors_bundle(detector, separator), device, quality)
+    return ModelUnderTest(load_bundle(weights), device, quality)
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from models import checkpoints
 from models.checkpoints import Bundle
 from models.detector_runner import DetectorRunner
 from models.errors import SilentQuery
+from models.options import DEFAULT_OPTIONS, SPEEDS, Quality
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
 from models.runs import assembly, run_folder
+from models.speeds import mean_estimate, play
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch
@@ -35,8 +37,9 @@ class ModelUnderTest:
     Masks are computed in bfloat16 where that is fast, queries always in float32, as in the service.
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+    def __init__(self, bundle: Bundle, device: str = "auto", quality: Quality = DEFAULT_OPTIONS.quality) -> None:
         self.bundle = bundle
+        self._speeds = SPEEDS[quality]
         self.arithmetic = Arithmetic.of(device)
         for network in (bundle.detector, bundle.separator):
             self.arithmetic.prepare(network)
@@ -82,6 +85,11 @@ class ModelUnderTest:
 
         Mixtures are encoded once, whatever the number of queries.
         """
+        passes = [self._estimates(play(mixtures, speed), queries) for speed in self._speeds]
+        return [mean_estimate(estimates, self._speeds) for estimates in zip(*passes, strict=True)]
+
+    def _estimates(self, mixtures: Tensor, queries: Sequence[Tensor]) -> list[Tensor]:
+        """Return the estimates at one speed."""
         device, separator = self.arithmetic.device, self._separator
         spectrum = separator.spectrum(mixtures.to(device))
         magnitude = spectrum.abs()

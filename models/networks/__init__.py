@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+# RMS of every mixture, example and clip for the query encoder: -22 dBFS.
+ENCODER_LEVEL = 10 ** (-22 / 20)
+
 
 class DetectorOutput(NamedTuple):
     """A detector's output for a batch of clips.

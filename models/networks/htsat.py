@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks import DetectorOutput
-from models.spectrum import mel_bands, stft
+from models.networks import ENCODER_LEVEL, DetectorOutput
+from models.spectrum import loudness, mel_bands, stft
 
 LOWEST_DB = -100.0  # of a band's power
 OTHER_REGION = -100.0  # added to the attention between tokens that are adjacent only because of the cyclic shift
@@ -45,6 +45,9 @@ class HyperParameters:
     # is neither stretched to `frames` nor merged between stages, so that it keeps every column of the patches.
     window_size: int | None = None  # samples of the spectrum's window; None: as long as the FFT
     merge_time: bool = True
+    # RMS of a clip's active frames to which the network brings whatever it hears, so that training, tagging, anchors
+    # and queries hear alike; None: the clip as it is, which is what the authors' network was trained on.
+    level: float | None = None
 
     def __post_init__(self) -> None:
         if not self.merge_time and self.runs != 1:
@@ -76,6 +79,7 @@ SMALL = HyperParameters(
     heads=(2, 4, 8, 16),
     window_size=800,
     merge_time=False,
+    level=ENCODER_LEVEL,
 )
 
 
@@ -152,10 +156,18 @@ class HTSAT(nn.Module):
         """Waveforms (B, T) to normalised log-mel bands (B, F, M), F = T // hop + 1. Always float32."""
         with torch.autocast(waveforms.device.type, enabled=False):
             hyper = self.hyper
-            return self.bands_of(stft(waveforms.float(), hyper.fft_size, hyper.hop, hyper.window_size).abs())
+            magnitude = stft(waveforms.float(), hyper.fft_size, hyper.hop, hyper.window_size).abs()
+            return self.bands_of(self.at_level(magnitude))
+
+    def at_level(self, magnitude: Tensor) -> Tensor:
+        """Return magnitudes (B, F, bins) of whole clips at the level at which the network hears them."""
+        hyper = self.hyper
+        if hyper.level is None:
+            return magnitude
+        return magnitude * (hyper.level / loudness(magnitude, hyper.window_size or hyper.fft_size))[:, None, None]
 
     def bands_of(self, magnitude: Tensor) -> Tensor:
-        """Magnitudes (B, F, bins) to normalised log-mel bands (B, F, M). Always float32."""
+        """Magnitudes (B, F, bins) at the network's level to normalised log-mel bands (B, F, M). Always float32."""
         with torch.autocast(magnitude.device.type, enabled=False):
             power = magnitude.square() @ self.band_filters
             decibels = 10 * power.clamp(min=10 ** (LOWEST_DB / 10)).log10()

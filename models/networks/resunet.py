@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import spectrum
-from models.networks import QueryEncoder
+from models.networks import ENCODER_LEVEL, QueryEncoder
 
 STRIDE = 16  # frames a column at the bottom of the U-Net: 160 ms, the query encoder's step
 PATCH = (4, 2)  # frames x bands of one cell at the top: the stem and the head handle detail inside it
-ENCODER_LEVEL = 10 ** (-22 / 20)  # RMS of every mixture and example for the query encoder
 MASK_FLOOR = 0.02  # -34 dB: uncertain bins keep a quiet mixture, and nothing is masked to digital zero
 
 

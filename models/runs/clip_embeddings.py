@@ -31,11 +31,15 @@ def load(
 ) -> np.ndarray:
     """Return queries (clips, VERSIONS, D) float16; version 0 is the clip unchanged, zeros where it is silent.
 
-    Read from `folder` if it holds the embeddings of these clips by this encoder and these rules."""
+    Mapped from a file in `folder`, which is computed unless it holds the embeddings of these clips by this encoder and
+    these rules: AudioSet's do not fit in memory."""
     path = folder / f"{fingerprint(query_encoder, clips, str(rules))}.npy"
     if path.exists():
-        return np.load(path)
-    embeddings = np.zeros((len(clips.clips), VERSIONS, query_encoder.embedding_size), np.float16)
+        return np.load(path, mmap_mode="r")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npy")
+    shape = (len(clips.clips), VERSIONS, query_encoder.embedding_size)
+    embeddings = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
     random = np.random.default_rng(0)
     waiting: list[tuple[int, int, Tensor]] = []
     silent: list[tuple[int, int]] = []
@@ -54,16 +58,22 @@ def load(
         _embed_waiting(query_encoder, waiting, embeddings)
     for index, version in silent:  # fall back to the unchanged clip
         embeddings[index, version] = embeddings[index, 0]
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, embeddings)
+    embeddings.flush()
     partial.replace(path)
-    return embeddings
+    return np.load(path, mmap_mode="r")
+
+
+def sounding(embeddings: np.ndarray) -> np.ndarray:
+    """Return which clips (clips,) have an embedding, and can be queries; in parts, since not all need fit in memory."""
+    parts = [embeddings[at : at + REPORT, 0].any(1) for at in range(0, len(embeddings), REPORT)]
+    return np.concatenate([np.zeros(0, bool), *parts])
 
 
 def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray:
     """Return the queries with zeros for all but a share of the source groups. The choice is deterministic, and a
     smaller share is a subset of a larger one."""
+    if share >= 1:
+        return embeddings
 
     def is_kept(group: str) -> bool:
         return int.from_bytes(hashlib.sha256(group.encode()).digest()[:4]) < share * 2**32

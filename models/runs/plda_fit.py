@@ -9,26 +9,31 @@ from torch import Tensor
 
 from models.corpus.clips import Clips
 from models.plda import PLDAPrior, root
+from models.runs.clip_embeddings import sounding
 
 DIRECTIONS = 192  # a few more than there are classes
 DIAGONAL = 0.5  # shrinkage of W to its diagonal: a few thousand clips do not determine all covariances
 LEAST = 0.02  # share of W's mean variance added to all variances: some features of a query encoder are constant
+MOST_GROUPS = 10_000  # of a class; its statistics need no more, and all of AudioSet's do not fit in memory
 UNSEEN = 0.3  # share of W added to B: unseen classes differ along other directions too
 
 
 def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
     """Fit a prior to the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
-    roots = root(torch.from_numpy(embeddings.astype(np.float32)))
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, clip in enumerate(clips.clips):
-        if embeddings[index, 0].any():
-            for mid in clip.mids:
+    for index in np.flatnonzero(sounding(embeddings)).tolist():
+        clip = clips.clips[index]
+        for mid in clip.mids:
+            if clip.group in groups[mid] or len(groups[mid]) < MOST_GROUPS:
                 groups[mid][clip.group].append(index)
-    size = roots.shape[2]
+    size = embeddings.shape[2]
     within, weight = torch.zeros(size, size, dtype=torch.float64), 0.0
     means, weights = [], []
     for of_class in groups.values():
-        parts = [roots[indices].flatten(0, 1).double() for indices in of_class.values()]
+        parts = [
+            root(torch.from_numpy(embeddings[indices].astype(np.float32))).flatten(0, 1).double()
+            for indices in of_class.values()
+        ]
         mean = torch.stack([part.mean(0) for part in parts]).mean(0)
         means.append(mean)
         # A class with a hundred groups has a more reliable mean than one with two, but not fifty times its weight.

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from models import checkpoints
-from models.networks.htsat import HyperParameters
 from models.runs import run_folder
 from models.runs.run_folder import progress_console
 from models.training import detector as detecting
@@ -70,7 +69,12 @@ def train_detector(
         raise typer.BadParameter("--unlabelled needs --teacher: without it there is nothing to learn from such audio")
     setup = trainers.DetectorSetup(place, teacher, unlabelled)
     if as_paper:
-        setup = replace(setup, hyper=HyperParameters(), lessons=detecting.PAPER_LESSONS, recipe=detecting.PAPER_RECIPE)
+        setup = replace(
+            setup,
+            hyper=detecting.PAPER_HYPER,
+            lessons=detecting.PAPER_LESSONS,
+            recipe=detecting.PAPER_RECIPE,
+        )
     setup = replace(setup, recipe=trainers.with_batch(setup.recipe, batch))
     schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
     with training_bar("detector") as (report, advance):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from models.corpus.relations import self_and_ancestors, uncertain_classes
 from models.labels import CLASSES, classes
+from models.networks import ENCODER_LEVEL
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
-from models.networks.resunet import ENCODER_LEVEL, ResUNet
+from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
-from models.spectrum import loudness
 from models.training import paper
 from models.training.loop import Learner, Schedule
 from models.training.mixing import UNLABELLED, Batch, Recipe
@@ -49,6 +49,7 @@ class Lessons:
     embeddings: float = 20.0
 
 
+PAPER_HYPER = HyperParameters(level=ENCODER_LEVEL)
 PAPER_LESSONS = Lessons(mix_labels=False, level_db=0.0)
 PAPER_RECIPE = replace(
     paper.recipe(32),
@@ -107,6 +108,11 @@ class DetectorLearner(Learner):
 
     def __init__(self, hyper: HyperParameters = SMALL, lessons: Lessons | None = None, teacher: Teacher | None = None):
         super().__init__()
+        if hyper.level is None:
+            raise ValueError(
+                "mixtures have no level of their own: a detector that is trained on them needs one to hear at"
+            )
+        self.level = hyper.level
         self.lessons = lessons or Lessons()
         if teacher is not None:
             # The teacher's scores are of the mixtures without mixup.
@@ -125,12 +131,11 @@ class DetectorLearner(Learner):
     def forward(self, batch: Batch) -> Tensor:
         lessons, network = self.lessons, self.network
         magnitude = batch.mixture.abs()
-        magnitude = (
-            magnitude
-            * (ENCODER_LEVEL / loudness(magnitude, network.hyper.window_size or network.hyper.fft_size))[:, None, None]
-        )
+        magnitude = network.at_level(magnitude)
         frames = magnitude.shape[1] // 32 * 32
-        taught = self.teacher.targets(magnitude[:, :frames]) if self.teacher is not None else None
+        taught = None
+        if self.teacher is not None:
+            taught = self.teacher.targets(magnitude[:, :frames] * (ENCODER_LEVEL / self.level))
         change = lessons.level_db * (2 * torch.rand(len(magnitude), 1, 1, device=magnitude.device) - 1)
         bands = network.bands_of(magnitude * 10 ** (change / 20))
         bands = mask_stripes(bands, lessons.stripes, lessons.widest)

@@ -7,7 +7,6 @@ that a run resumes exactly where it stopped.
 """
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from models import spectrum
 from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
-from models.corpus.clips import RATE, Clips
+from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
 from models.plda import PLDAPrior
-from models.runs.clip_embeddings import VERSIONS
+from models.runs.clip_embeddings import VERSIONS, sounding
+from models.training.clip_index import ClipIndex, Turns
 
-ENERGY_HOP = RATE // 20  # samples over which a clip's energy is summed
 SILENT = 1e-4  # energy of a segment below which it counts as silent
 UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
 TRIES = 20  # draws of an unrelated clip before giving up
@@ -141,27 +140,28 @@ class Mixer:
         self.begins = torch.tensor([clip.start for clip in clips.clips], device=device)
         self.lengths = torch.tensor([clip.frames for clip in clips.clips], device=device)
         self.responses = _responses().to(device)
-        self.energies = _running_energies(clips)
-        self.groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        for index, clip in enumerate(clips.clips):
-            if embeddings is None or embeddings[index, 0].any():  # a clip without an embedding cannot be a query
-                for mid in self._labels(index):
-                    self.groups[mid][clip.group].append(index)
-        self.classes = list(self.groups)
-        weights = np.array([len(self.groups[mid]) for mid in self.classes], float) ** recipe.class_power
+        # A clip without an embedding cannot be a query.
+        usable = np.ones(len(clips.clips), bool) if embeddings is None else sounding(embeddings)
+        self.index = ClipIndex(
+            (index, self._labels(index), clips.clips[index].group) for index in np.flatnonzero(usable).tolist()
+        )
+        self.classes = self.index.classes
+        weights = self.index.group_counts.astype(float) ** recipe.class_power
         if UNLABELLED in self.classes:
             place = self.classes.index(UNLABELLED)
             weights[place] = 0.0
             weights[place] = weights.sum() * recipe.unlabelled / (1 - recipe.unlabelled)
         self.shares = weights / weights.sum()
+        self._turns = Turns(np.arange(len(self.classes)), self.shares)
         self.wanted = [self.classes.index(mid) for mid in self._known(recipe.wanted.split(";"))]
         lasting = with_descendants(find(name).mid for name in LASTING)
         self.foe_weights = weights * [recipe.lasting if mid in lasting else 1.0 for mid in self.classes]
         # Of each class, the classes that may interfere with it: all, and its siblings (places in `classes`).
-        self.foes = {mid: self._shares(mid, lambda one, other: True) for mid in self.classes}
-        self.near_foes = {mid: self._shares(mid, siblings) for mid in self.classes}
+        self.foes = {mid: self._foes(mid, lambda one, other: True) for mid in self.classes}
+        self.near_foes = {mid: self._foes(mid, siblings) for mid in self.classes}
         instruments = with_descendants([find("Musical instrument").mid])
-        self.players = [at for at, mid in enumerate(self.classes) if mid in instruments]
+        players = [at for at, mid in enumerate(self.classes) if mid in instruments]
+        self._players = Turns(np.array(players), self.shares[players]) if players else None
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Return the batch of a step, or one of `parts` equal shares of its mixtures."""
@@ -268,8 +268,8 @@ class Mixer:
     def _choose(self, random: np.random.Generator) -> list[tuple[int, str]]:
         """Choose the sources of one mixture: clips with the class that each represents, none related to another's."""
         recipe = self.recipe
-        if recipe.band and random.random() < recipe.band and self.players:
-            return self._band(random)
+        if recipe.band and random.random() < recipe.band and self._players is not None:
+            return self._band(self._players, random)
         mid = self.classes[self._first_class(random)]
         first = self._clip(mid, [], random)
         assert first is not None  # noqa: S101  there are no other sources yet
@@ -283,7 +283,7 @@ class Mixer:
             foes = self.near_foes[mid] if near else self.foes[mid]
             if foes is None:
                 raise ValueError(f"no class of the corpus is unrelated to {mid}: nothing to mix it with")
-            other = self.classes[random.choice(foes[0], p=foes[1])]
+            other = self.classes[foes.draw(random)]
             clip = self._clip(other, [mids for _, mids in self._mids(chosen)], random)
             if clip is not None:
                 chosen.append((clip, other))
@@ -292,23 +292,22 @@ class Mixer:
     def _first_class(self, random: np.random.Generator) -> int:
         """Choose the place of the first source's class."""
         if not self.wanted or random.random() >= self.recipe.wanted_share:
-            return int(random.choice(len(self.classes), p=self.shares))
+            return self._turns.draw(random)
         rest = self.wanted[1:]
         return rest[random.integers(len(rest))] if rest and random.random() >= FIRST_WANTED else self.wanted[0]
 
     def _known(self, names: list[str]) -> list[str]:
         """Return the mids of the named classes that the clips have."""
-        return [mid for name in names if name and (mid := find(name).mid) in self.classes]
+        return [mid for name in names if name and (mid := find(name).mid) in self.index]
 
-    def _band(self, random: np.random.Generator) -> list[tuple[int, str]]:
+    def _band(self, players: Turns, random: np.random.Generator) -> list[tuple[int, str]]:
         """Choose three or four unrelated instruments, fewer if they are rare."""
         chosen: list[tuple[int, str]] = []
-        shares = self.shares[self.players] / self.shares[self.players].sum()
         count = int(random.integers(3, 5))
         for _ in range(count * TRIES):
             if len(chosen) == count:
                 break
-            mid = self.classes[random.choice(self.players, p=shares)]
+            mid = self.classes[players.draw(random)]
             clip = self._clip(mid, [mids for _, mids in self._mids(chosen)], random)
             if clip is not None:
                 chosen.append((clip, mid))
@@ -317,7 +316,7 @@ class Mixer:
     def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str] | None:
         """Choose a clip, and its class, that is unrelated to the sources; None if there is hardly any."""
         for _ in range(TRIES):
-            mid = self.classes[random.choice(len(self.classes), p=self.shares)]
+            mid = self.classes[self._turns.draw(random)]
             clip = self._clip(mid, there, random)
             if clip is not None:
                 return clip, mid
@@ -325,10 +324,8 @@ class Mixer:
 
     def _clip(self, mid: str, against: list[tuple[str, ...]], random: np.random.Generator) -> int | None:
         """Choose a clip of a class, groups evenly, with no label related to `against`; None if there is hardly any."""
-        groups = list(self.groups[mid].values())
         for _ in range(TRIES):
-            group = groups[random.integers(len(groups))]
-            index = group[random.integers(len(group))]
+            index = self.index.draw(mid, random)
             if not self._kin(index, against):
                 return index
         return None
@@ -338,10 +335,10 @@ class Mixer:
         mids = self._labels(index)
         return any(are_related(own, other) for own in mids for others in against for other in others)
 
-    def _shares(self, mid: str, wanted: Callable[[str, str], bool]) -> tuple[list[int], np.ndarray] | None:
-        """Return the places of the unrelated `wanted` classes, and the share of each; None if there are none."""
+    def _foes(self, mid: str, wanted: Callable[[str, str], bool]) -> Turns | None:
+        """Return the turns of the unrelated `wanted` classes; None if there are none."""
         places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not are_related(mid, other)]
-        return (places, self.foe_weights[places] / self.foe_weights[places].sum()) if places else None
+        return Turns(np.array(places), self.foe_weights[places]) if places else None
 
     def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
         clip = self.clips.clips[index]
@@ -349,6 +346,8 @@ class Mixer:
         spare = clip.frames - self.frames * speed  # below 0: the clip is placed anywhere in the segment
         if spare <= 0:
             offset = random.uniform(spare, 0.0)
+        elif self.anchors is not None and random.random() < self.recipe.anchored:
+            offset = min(float(self.anchors[index]), spare)
         else:
             # The loudest of some, to avoid the silent parts of a long clip.
             offsets = random.uniform(0.0, spare, self.recipe.louder_of)
@@ -357,15 +356,15 @@ class Mixer:
                 offsets = random.uniform(0.0, spare, 16)
                 energies = self._energy(index, offsets, speed)
             offset = offsets[energies.argmax()]
-            if self.anchors is not None and random.random() < self.recipe.anchored:
-                offset = min(float(self.anchors[index]), spare)
         plan.clips.append(index)
         plan.offsets.append(float(offset))
         plan.speeds.append(float(speed))
         plan.source_of_play.append(len(plan.mixture_of_source) - 1)
 
     def _energy(self, index: int, offsets: np.ndarray, speed: float) -> np.ndarray:
-        running = self.energies[index]
+        steps = self.clips.energy(self.clips.clips[index])
+        running = np.zeros(len(steps) + 1)
+        np.cumsum(steps, out=running[1:])
         first = (offsets / ENERGY_HOP).astype(int)
         last = np.minimum(first + int(self.frames * speed / ENERGY_HOP), len(running) - 1)
         return running[last] - running[first]
@@ -376,14 +375,10 @@ class Mixer:
         """Return the mean of one to three examples, of other groups of the class or of the target's own clip. None of
         them has a label that is related to `against`, the other sources of the mixture."""
         assert self.embeddings is not None  # noqa: S101  recipes without queries do not call this
-        groups = self.groups[mid]
-        others = [group for group in groups if group != self.clips.clips[index].group]
         chosen = [index]
-        if not own or (others and random.random() < self.recipe.other_group):
-            names = others or list(groups)
+        if not own or (self.index.has_others(mid) and random.random() < self.recipe.other_group):
             count = 1 if random.random() < 0.7 else random.integers(2, 4)
-            picked = [groups[names[random.integers(len(names))]] for _ in range(count)]
-            drawn = [group[random.integers(len(group))] for group in picked]
+            drawn = [self.index.draw(mid, random, apart_from=index) for _ in range(count)]
             chosen = [other for other in drawn if not self._kin(other, against)] or [index]
         versions = random.integers(min(self.recipe.query_versions, self.embeddings.shape[1]), size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
@@ -405,14 +400,3 @@ def _tensor(samples: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(samples)
-
-
-def _running_energies(clips: Clips) -> list[np.ndarray]:
-    """Return each clip's cumulative energy at multiples of ENERGY_HOP samples, from every eighth sample."""
-    found = []
-    for clip in clips.clips:
-        samples = clips.samples[clip.start : clip.start + clip.frames : 8].astype(np.float32) / 32768
-        steps = ENERGY_HOP // 8
-        padded = np.pad(np.square(samples), (0, -len(samples) % steps))
-        found.append(np.concatenate([[0.0], 8 * padded.reshape(-1, steps).sum(1, dtype=np.float64).cumsum()]))
-    return found

@@ -24,7 +24,7 @@ from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.runs import plda_fit, teacher
-from models.runs.clip_embeddings import keep_share, weights_digest
+from models.runs.clip_embeddings import keep_share, sounding, weights_digest
 from models.runs.run_folder import (
     QUERIES,
     SETUP,
@@ -45,6 +45,8 @@ from models.validation import mixtures
 from models.validation.separation_figures import figures, queries_of, summary
 
 DEVICE_SHARE = 0.6  # largest share of a GPU's free memory for the corpus
+STATISTICS = 100_000  # most clips of which the mean and the deviation of queries are taken
+COURSE = ("seed", "learning_rate", "precision")
 WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
 
@@ -112,7 +114,7 @@ def train_detector(
 ) -> Loop:
     """Train a detector in a run's folder, or resume the run."""
     fabric = machine.fabric()
-    _write(run, {"kind": "detector", **_plain(setup)}, fabric)
+    _write(run, {"kind": "detector", **_plain(setup), **_course(schedule, machine)}, fabric)
     torch.manual_seed(schedule.seed)
     vectors = None
     with fabric.rank_zero_first():  # the other processes use its cache
@@ -146,7 +148,8 @@ def train_separator(
     query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
     if setup.paper and not isinstance(query_encoder, HTSAT):
         raise ValueError("the paper's separator needs a transformer as query encoder: give --ear a detector's run")
-    _write(run, {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}, fabric)
+    about = {"kind": "separator", "ear_weights": weights_digest(query_encoder), **_plain(setup)}
+    _write(run, about | _course(schedule, machine), fabric)
     query_encoder.to(fabric.device)
     torch.manual_seed(schedule.seed)
     with fabric.rank_zero_first():  # the others find what it has cached
@@ -168,7 +171,9 @@ def train_separator(
     else:
         learner = SeparatorLearner(query_encoder, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
-            learner.network.learn_queries(torch.from_numpy(vectors[vectors[:, 0].any(1), 0].astype(np.float32)))
+            heard = np.flatnonzero(sounding(vectors))
+            some = heard[:: -(-len(heard) // STATISTICS) or 1]
+            learner.network.learn_queries(torch.from_numpy(vectors[some, 0].astype(np.float32)))
         else:
             learner.network.load_state_dict(separator_weights(setup.start))
         found = _anchors(query_encoder, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
@@ -232,13 +237,32 @@ def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
 def _write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
     """Write the setup; a resumed run must have the same. Raises ValueError."""
     path = run / SETUP
-    if path.exists() and read_setup(run) != json.loads(json.dumps(setup)):
-        raise ValueError(f"{run} holds another run: give --run a new folder, or the options in {path}")
+    if path.exists():
+        # Runs of earlier releases do not tell their course: they go on with the one given.
+        before = {name: setup[name] for name in COURSE} | read_setup(run)
+        others = _differences(before, json.loads(json.dumps(setup)))
+        if others:
+            raise ValueError(f"{run} holds another run ({others}): give --run a new folder, or the options in {path}")
     fabric.barrier()  # every process has read the setup
     if fabric.is_global_zero:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setup, indent=2) + "\n")
     fabric.barrier()
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what differs between two setups, in words."""
+    found = []
+    for name in sorted(before.keys() | now.keys()):
+        ours, theirs = (of.get(name) for of in (before, now))
+        if ours != theirs:
+            found.append(name if isinstance(ours, dict | list) else f"{name.replace('_', ' ')} {ours}, not {theirs}")
+    return "; ".join(found)
+
+
+def _course(schedule: Schedule, machine: Machine) -> dict[str, Any]:
+    """What else decides how a run goes; its length does not, so that a run can be made longer."""
+    return dict(zip(COURSE, (schedule.seed, schedule.learning_rate, machine.precision), strict=True))
 
 
 def _plain(setup: DetectorSetup | SeparatorSetup) -> dict[str, Any]:

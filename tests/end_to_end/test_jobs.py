@@ -42,7 +42,10 @@ def worker(deployment: Deployment, started_worker: subprocess.Popen) -> Iterator
     assert eventually(lambda: deployment.temporary_files() == [])
 
 
-def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, worker: subprocess.Popen):
+@pytest.mark.parametrize(("quality", "speeds"), [("standard", 1), ("high", 3)])
+def test_stems_and_residual_are_stored_once_and_add_up(
+    deployment: Deployment, worker: subprocess.Popen, quality: str, speeds: int
+):
     samples = 0.1 * np.random.default_rng(1).standard_normal(3 * RATE)
     job = deployment.submit(
         deployment.upload(samples),
@@ -52,6 +55,7 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
             {"name": "a part", "spans": [{"start": 0.5, "end": 1.5}]},
         ],
         format="wav",
+        quality=quality,
     )
     done = deployment.wait(job)
     assert done.status == "succeeded", done.error
@@ -72,6 +76,7 @@ def test_stems_and_residual_are_stored_once_and_add_up(deployment: Deployment, w
     assert np.abs(total - np.round(samples * 2**15) / 2**15).max() < 1e-5
     assert set(result.metrics) == {"decoding", "separating", "encoding", "real_time_factor", *COMPUTATION}
     assert all(figure > 0 for figure in result.metrics.values())
+    assert result.metrics["speeds"] == speeds
 
 
 SUBMIT: dict[str, Callable[[Deployment, str], Job]] = {

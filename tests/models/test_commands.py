@@ -60,8 +60,10 @@ def run(*arguments: str) -> str:
 
 def test_separate_writes_stems_that_add_up(folder, weights):
     options = ("--query", "example1.wav", "--query", "example2.wav", "--label", "siren", "--span", "0.5-2.5")
-    said = run("separate", "mixture.flac", *options, "--residual", "-o", "out", "--weights", weights, "--json")
+    options += ("--residual", "--quality", "high")
+    said = run("separate", "mixture.flac", *options, "-o", "out", "--weights", weights, "--json")
     answer = json.loads(said)
+    assert answer["computation"]["speeds"] == 3
     assert answer["model"] == "small@1"
     assert [stem["name"] for stem in answer["stems"]] == ["target", "span", "siren", "residual"]
     assert set(answer["presence"]) == {"target", "span", "siren"}

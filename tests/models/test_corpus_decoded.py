@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from models.corpus import parallel
+from models.corpus.clips import Clips, energies_of
 from models.corpus.decoded import load
 from models.corpus.manifest import write
 from models.errors import CorpusInvalid
@@ -31,7 +33,7 @@ def corpus(tmp_path: Path) -> Path:
     broken = [("broken.opus", b"no sound"), ("broken.json", b'{"labels": ["Dog"]}')]
     write_shard(folder / "train-000.tar", [*first, *broken])
     write_shard(
-        folder / "train-001.tar", [*pair("two", tone(500, 0.2), "Piano"), *pair("three", tone(500, 0.3), "Cat")]
+        folder / "train-001.tar", [*pair("two", tone(500, 0.21), "Piano"), *pair("three", tone(500, 0.3), "Cat")]
     )
     return folder
 
@@ -41,14 +43,27 @@ def test_clips_come_in_order_with_their_labels_and_source(corpus: Path, tmp_path
     clips = load(corpus, "train", tmp_path / "cache", said.append)
     assert [(clip.key, clip.start, clip.frames) for clip in clips.clips] == [
         ("one", 0, 3_200),
-        ("two", 3_200, 6_400),
-        ("three", 9_600, 9_600),
+        ("two", 3_200, 6_720),
+        ("three", 11_200, 9_600),
     ]
-    assert clips.samples.dtype == np.int16 and len(clips.samples) == 19_200
+    assert clips.samples.dtype == np.int16 and len(clips.samples) == 20_800
     assert clips.clips[0].mids == (find("Dog").mid, find("Speech").mid)
     assert clips.clips[0].source == {"package": "p", "path": "one.wav", "license": "CC0"}
-    assert np.abs(clips.waveform(clips.clips[1]) - tone(500, 0.2)).max() < 1e-3
+    assert np.abs(clips.waveform(clips.clips[1]) - tone(500, 0.21)).max() < 1e-3
     assert said == ["3 clips, 0.00 h"]
+
+
+def test_energies_are_stored_with_the_clips(corpus: Path, tmp_path: Path) -> None:
+    clips = load(corpus, "train", tmp_path / "cache")
+    for several in (clips, clips.without(frozenset({find("Dog").mid})), clips.join(clips)):
+        assert several.energies is not None
+        for clip in several.clips:
+            of_clip = energies_of(several.samples[clip.start : clip.start + clip.frames])
+            assert np.array_equal(several.energy(clip), of_clip) and of_clip.all()
+    unaligned = Clips(clips.samples[:3_100], [replace(clips.clips[0], frames=3_100)])
+    first, second = unaligned.join(unaligned).clips
+    assert second.start == 3_200
+    assert np.array_equal(unaligned.join(unaligned).energy(second), unaligned.energy(first))
 
 
 def test_what_cannot_be_decoded_is_logged_and_listed(

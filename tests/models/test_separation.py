@@ -1,3 +1,4 @@
+from fractions import Fraction
 from typing import Any, cast
 
 import pytest
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from models.errors import Cancelled, FormatUnsupported
 from models.networks import Separator
-from models.options import SeparationOptions
+from models.options import SPEEDS, SeparationOptions
 from models.separation import CrossFade, Masking, Source, Windows, cut, estimates, stems
+from models.speeds import mean_estimate, play
 from tests.models.bands import BANDS, BandSeparator, tone
 
 RATE = 32000
@@ -24,8 +26,16 @@ def source(samples: Tensor, rate: int, block: int = 5000) -> Source:
     return Source(rate, samples.shape[0], samples.shape[1], lambda: samples.split(block, dim=1))
 
 
-def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, block: int = 5000, **options) -> Tensor:
-    masking = Masking(cast(Separator, BandSeparator()), queries, **options)
+def separate(
+    samples: Tensor,
+    rate: int,
+    queries: Tensor,
+    windows: Windows,
+    block: int = 5000,
+    separator: type[BandSeparator] = BandSeparator,
+    **options,
+) -> Tensor:
+    masking = Masking(cast(Separator, separator()), queries, **options)
     blocks: list[list[Tensor]] = [[] for _ in queries]
     for query, stem in stems(source(samples, rate, block), masking, windows, RATE):
         blocks[query].append(stem)
@@ -34,6 +44,22 @@ def separate(samples: Tensor, rate: int, queries: Tensor, windows: Windows, bloc
 
 def in_seconds(window: float, context: float, overlap: float) -> Windows:
     return Windows.of(cast(Separator, BandSeparator()), SeparationOptions(window, context, overlap))
+
+
+class Lengths(BandSeparator):
+    """Its mask is 1 for windows of one length, 0 for those that are played faster or slower."""
+
+    def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        mask = float(magnitude.shape[1] == WINDOWS[4].size // self.hop + 1)
+        return torch.full((len(condition), *magnitude.shape[1:]), mask)
+
+
+class Loud(BandSeparator):
+    """Its mask is 1 where the mixture is within 20 dB of the loudest, wherever and however high that is."""
+
+    def predict(self, magnitude: Tensor, condition: Tensor) -> Tensor:
+        loudest = magnitude.amax((1, 2), keepdim=True)
+        return (magnitude > loudest / 10).float().expand(len(condition), -1, -1)
 
 
 WINDOWS = [
@@ -231,3 +257,54 @@ def test_impossible_options_are_refused(changes: dict[str, Any]):
 def test_options_refuse_what_no_format_can_hold(format: str, bit_depth: int | None):
     with pytest.raises(FormatUnsupported):
         SeparationOptions(format=format, bit_depth=bit_depth)
+
+
+def below_10_khz(samples: Tensor) -> Tensor:
+    """Return samples (..., n) without what resampling may take away."""
+    spectrum = torch.fft.rfft(samples)
+    spectrum[..., int(10_000 / RATE * samples.shape[-1]) :] = 0
+    return torch.fft.irfft(spectrum, samples.shape[-1])
+
+
+def test_the_mean_of_the_estimates_at_all_speeds_is_the_stem():
+    mixture = below_10_khz(noise(2, WINDOWS[4].stride * 4 + WINDOWS[4].core))  # whole windows only
+    options = {"separator": Lengths, "speeds": SPEEDS["high"]}
+    for stem in (
+        separate(mixture, RATE, ALL, WINDOWS[4], **options)[0],
+        separate(mixture, RATE, ALL, WINDOWS[4], joint=True, exhaustive=True, **options)[0],
+    ):
+        error = (stem - mixture / len(SPEEDS["high"])).square().sum() / mixture.square().sum()
+        assert error < 1e-4
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_high_quality_changes_nothing_where_all_speeds_agree(rate: int):
+    """A mask of ones or zeros gives the mixture or nothing at every speed: aligned, up to the highest frequencies."""
+    mixture = noise(2, 77777)
+    one, high = (
+        separate(mixture, rate, torch.cat([ALL, NONE]), WINDOWS[3], speeds=speeds, batch=3)
+        for speeds in SPEEDS.values()
+    )
+    assert (high - one).abs().max() <= 2e-3 * mixture.abs().max()
+    assert not high[1].any()
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_estimates_at_other_speeds_are_in_the_mixtures_place(batch: int):
+    """Tones that come and go: each mask follows them in pitch and time, each of its own window and query."""
+    place = torch.arange(90000)
+    tones = torch.stack([tone(band, 90000, RATE) * (place // 9000 % (band + 2) == 0) for band in range(3)]).sum(0)
+    mixture = torch.stack([tones, 0.5 * tones]) + 0.01 * noise(2, 90000)
+    speeds = [SPEEDS["high"][0], *SPEEDS["high"][1:] * 4]  # hardly anything of the first
+    for stem in separate(mixture, RATE, torch.ones(3, BANDS), WINDOWS[3], batch=batch, separator=Loud, speeds=speeds):
+        error = (stem - mixture).square().sum() / mixture.square().sum()
+        assert error < 10**-1.5, f"{10 * error.log10():.1f} dB"
+
+
+@given(st.fractions(Fraction(1, 2), 2, max_denominator=99), st.integers(1, 3000), st.integers(0, 2**32 - 1))
+def test_a_speed_and_back_keeps_length_and_silence(speed: Fraction, frames: int, seed: int):
+    own = torch.randn(2, 1, frames, generator=torch.Generator().manual_seed(seed))
+    played = play(own, speed)
+    assert played.shape == (2, 1, round(frames * speed.denominator / speed.numerator))
+    assert mean_estimate([own, played], [Fraction(1), speed]).equal(own), "they agree"
+    assert not play(torch.zeros_like(own), speed).any()

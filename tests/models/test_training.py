@@ -20,14 +20,16 @@ from models.corpus.relations import ancestors, are_related, with_descendants
 from models.corpus.unlabelled import Unlabelled
 from models.engine import Engine
 from models.errors import LabelUnknown
+from models.evaluation.detector_under_test import DetectorUnderTest
 from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import classes, find
 from models.networks import DetectorOutput
-from models.networks.htsat import HyperParameters
+from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.yamnet import Yamnet
 from models.runs import clip_embeddings, run_folder
-from models.training import anchors, paper
+from models.spectrum import stft
+from models.training import anchors, paper, trainers
 from models.training.detector import (
     DetectorLearner,
     LabelTargets,
@@ -44,9 +46,9 @@ from models.validation.separation_figures import area_under_curve
 from tests.models import small_corpus
 
 DETECTOR = HyperParameters(
-    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False
+    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False, level=0.08
 )
-LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4)
+LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4, level=0.08)
 UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,6 +150,34 @@ def test_a_detector_learns_from_clip_level_labels(hyper: HyperParameters) -> Non
     assert right.float().mean() > 0.8
 
 
+def test_a_trained_detector_hears_every_clip_at_the_level_of_its_training() -> None:
+    """Tagging, anchors, the timeline and queries give it clips as they are; its mixtures had no level of their own."""
+    torch.manual_seed(0)
+    detector = HTSAT(DETECTOR).eval()
+    clips = small_corpus.clips()
+    sounds = torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips[:3]])
+    levels = torch.tensor([0.02, 1.0, 30.0])[:, None]
+    with torch.inference_mode():
+        for part, other in zip(detector(sounds), detector(sounds * levels), strict=True):
+            torch.testing.assert_close(part, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(detector.embed(sounds), detector.embed(levels * sounds), rtol=1e-3, atol=1e-4)
+        # A mixture of a batch, of whatever energy, is heard as the clip of the same sound.
+        spectra = stft(sounds, 1024, 320, 800).abs() / levels[:, :, None]
+        torch.testing.assert_close(
+            detector.bands_of(detector.at_level(spectra)), detector.log_bands(sounds), rtol=1e-3, atol=1e-3
+        )
+        raw = HTSAT(replace(DETECTOR, level=None)).eval()
+        raw.load_state_dict(detector.state_dict())
+        assert not torch.allclose(raw(sounds[:1]).embedding, raw(0.02 * sounds[:1]).embedding, atol=1e-2), (
+            "the authors'"
+        )
+    tagged = DetectorUnderTest("it", detector, "cpu")
+    waveform = clips.waveform(clips.clips[0])
+    np.testing.assert_allclose(tagged.clipwise(waveform, RATE), tagged.clipwise(0.02 * waveform, RATE), atol=1e-4)
+    with pytest.raises(ValueError, match="have no level"):
+        DetectorLearner(replace(DETECTOR, level=None))
+
+
 def test_a_student_comes_nearer_to_its_teacher() -> None:
     torch.manual_seed(0)
     clips = small_corpus.clips()
@@ -224,7 +254,6 @@ def test_pairs_have_equal_energy_and_come_from_different_classes() -> None:
 
 def test_the_papers_separator_learns() -> None:
     torch.manual_seed(0)
-    from models.networks.htsat import HTSAT
 
     detector = HTSAT(DETECTOR).eval().requires_grad_(False)
     learner = paper.PaperLearner(detector, UNET)
@@ -382,6 +411,30 @@ def test_a_changed_query_encoder_is_refused(corpus: Path, tmp_path: Path, monkey
     assert main(["train", "separator", *common, "--steps", "1", *sizes]) == 0
     assert main(["train", "detector", *common, "--steps", "2", "--run", "ear"]) == 0
     assert main(["ship", "--run", "cut", "--output", "made"]) == 1
+
+
+def test_a_run_goes_on_as_it_began_or_not_at_all(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = ["train", "detector", "--corpus", str(corpus), "--accelerator", "cpu", "--run", "ear", "--batch", "2"]
+    assert main([*begun, "--steps", "1"]) == 0
+    written = Path("ear/run.json").read_text()
+    assert {"seed": 0, "learning_rate": 0.001, "precision": "bf16-mixed"}.items() <= json.loads(written).items()
+    for option, said in (
+        (["--seed", "1"], "seed 0, not 1"),
+        (["--learning-rate", "0.5"], "learning rate 0.001, not 0.5"),
+        (["--precision", "32-true"], "precision bf16-mixed, not 32-true"),
+        (["--batch", "4"], "(recipe)"),
+    ):
+        assert main([*begun, "--steps", "2", *option]) == 1
+        assert said in " ".join(capfd.readouterr().err.split())
+        assert Path("ear/run.json").read_text() == written
+    # What an earlier release began tells neither, and goes on.
+    old = {name: value for name, value in json.loads(written).items() if name not in trainers.COURSE}
+    Path("ear/run.json").write_text(json.dumps(old))
+    assert main([*begun, "--steps", "2"]) == 0
+    assert json.loads(Path("ear/run.json").read_text()) == json.loads(written)
 
 
 @pytest.mark.parametrize("names", [("Dog", "Siren"), ("Music", "Piano"), ()])

@@ -28,7 +28,7 @@ from tests.models import small_corpus
 SIZES = {"bands": 64, "channels": (16, 16, 32, 32), "blocks": (1, 1, 1, 1), "code": 16, "recurrent": 16}
 SHORT = Schedule(steps=6, warmup_steps=2, checkpoint_minutes=0.0, validate_minutes=1e9, ema=0.9)
 DETECTOR = HyperParameters(
-    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False
+    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False, level=0.08
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -198,12 +198,13 @@ def test_a_recording_that_turns_out_too_large_fails_the_job(context: WorkerConte
 
 @pytest.mark.parametrize("job", [SEPARATION], indirect=True, ids=["separation"])
 def test_the_quota_is_corrected_by_the_formula_that_charged_it(context: WorkerContext, redis: Redis, job: Job):
-    """Charged as 300 s for 8 targets; it lasts a second."""
+    """Charged as 75 s of high quality for 8 targets; it lasts a second."""
     targets = [{"name": f"t{number}", "label": "Dog"} for number in range(8)]
     charged = job.model_copy(
         update={
             "id": new_id("sep"),
             "charged_seconds": 600.0,
+            "effort": 4.0,
             "request": job.request | {"targets": targets},
             "targets": [TargetState(name=target["name"]) for target in targets],
         }
@@ -214,8 +215,8 @@ def test_the_quota_is_corrected_by_the_formula_that_charged_it(context: WorkerCo
     fail_with(context, StoreUnavailable("away"))
     for execution in ("e1", "e2"):
         run(context, execution, charged)
-    assert redis.hget(quota_key(job.owner), "used") == b"402.000"
-    assert context.jobs.get(charged.id).charged_seconds == 2.0
+    assert redis.hget(quota_key(job.owner), "used") == b"408.000"
+    assert context.jobs.get(charged.id).charged_seconds == 8.0
 
 
 @pytest.mark.parametrize("job", [SEPARATION], indirect=True, ids=["separation"])

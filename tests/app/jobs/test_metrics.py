@@ -30,6 +30,7 @@ RESULT = {
         "real_time_factor": 0.22,
         "threads": 2,
         "batch": 9,
+        "speeds": 3,
     },
 }
 
@@ -87,7 +88,7 @@ def give_up(jobs: JobRepository, job: Job) -> None:
                 ("earmark_jobs_finished_total", "succeeded", ""): 1,
                 ("earmark_job_waiting_duration_seconds_count",): 1,
                 ("earmark_job_stage_duration_seconds_sum", "separating"): 2.0,
-                ("earmark_job_real_time_factor_ratio_sum",): 0.22,
+                ("earmark_job_real_time_factor_ratio_sum", "high"): 0.22,
                 ("earmark_audio_seconds_total",): 12.5,
             },
         ),
@@ -112,7 +113,7 @@ def test_the_steps_of_a_job_are_counted(
     model = new_id("m")  # its metrics start at 0
     steps(jobs, jobs.create(new_job().model_copy(update={"model": model})).job)
     others = {"earmark_jobs_finished_total": ("status", "code"), "earmark_job_stage_duration_seconds_sum": ("stage",)}
-    others |= {"earmark_jobs_retried_total": ("reason",)}
+    others |= {"earmark_jobs_retried_total": ("reason",), "earmark_job_real_time_factor_ratio_sum": ("quality",)}
     for (name, *words), amount in expected.items():
         labels = dict(zip(others.get(name, ()), words, strict=True))
         assert value(name, kind="separation", model=model, **labels) == pytest.approx(amount), name

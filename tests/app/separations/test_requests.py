@@ -136,6 +136,7 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
     "format": ({"output": {"format": "wma"}}, "request_invalid", ["/output/format"]),
     "bit depth": ({"output": {"format": "flac", "bit_depth": 32}}, "format_unsupported", ["/output/bit_depth"]),
     "bit depth of mp3": ({"output": {"format": "mp3", "bit_depth": 16}}, "format_unsupported", ["/output/bit_depth"]),
+    "quality": ({"output": {"quality": "best"}}, "request_invalid", ["/output/quality"]),
     "type": ({"output": {"joint": "yes"}}, "request_invalid", ["/output/joint"]),
     "metadata": ({"metadata": {"a": 1}}, "request_invalid", ["/metadata/a"]),
     "model": ({"model": "../x"}, "request_invalid", ["/model"]),

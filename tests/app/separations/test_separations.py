@@ -59,7 +59,14 @@ def test_a_created_separation_repeats_what_was_requested(service: Service, three
 def test_the_default_output_is_flac_with_residual_and_gate(service: Service, three_targets: dict[str, Any]) -> None:
     job = create(service, three_targets).json()
     record = SeparationRequest.model_validate(service.deps.jobs.get(job["id"]).request)
-    expected = {"format": "flac", "bit_depth": None, "residual": True, "joint": False, "gate": True}
+    expected = {
+        "format": "flac",
+        "bit_depth": None,
+        "residual": True,
+        "joint": False,
+        "gate": True,
+        "quality": "standard",
+    }
     assert record.output.model_dump() == expected
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 from redis import Redis
+from rq.job import Job as Entry
+from rq.serializers import JSONSerializer
 
 from app.errors import RequestTooLarge
 from app.records.separations import OutputRecord
@@ -102,6 +104,26 @@ def test_what_fits_by_default(hours: float, channels: int, targets: int, output:
         size.require_room(Settings())
 
 
+def test_high_quality_is_charged_and_given_time_by_the_factor_in_the_limits(service: Service) -> None:
+    settings = service.deps.settings
+    high = {"targets": TWO, "output": {"quality": "high"}}
+    answer = post(service, {"duration": 10.0, "channels": 4, "sample_rate": 48000}, **high)
+    assert answer.status_code == 202, answer.text
+    assert seconds_left(service) == 10_000 - 10 * 2 * settings.high_quality_factor
+    charge = service.client.get("/v1/limits").json()["limits"]["charge"]
+    assert f"x {settings.high_quality_factor:g} with quality high" in charge
+    entry = Entry.fetch(answer.json()["id"], connection=service.deps.redis, serializer=JSONSerializer)
+    assert entry.timeout == settings.job_timeout + settings.job_timeout_factor * 10 * settings.high_quality_factor
+    assert settings.execution_seconds > settings.execution_timeout(None, settings.high_quality_factor)
+    service.deps.jobs.cancel(answer.json()["id"])
+    again = service.client.post(f"/v1/separations/{answer.json()['id']}/retry")
+    assert again.status_code == 202, again.text
+    before, after = (service.deps.jobs.get(one.json()["id"]) for one in (answer, again))
+    assert after.request == before.request and after.request["output"]["quality"] == "high"
+    assert (after.effort, after.charged_seconds) == (before.effort, before.charged_seconds)
+    assert after.effort == settings.high_quality_factor
+
+
 @pytest.mark.parametrize(
     ("channels", "targets", "factor"), [(1, 1, 1), (2, 4, 1), (4, 4, 2), (2, 5, 1.25), (8, 16, 16), (1, 16, 4)]
 )
@@ -120,7 +142,7 @@ def test_more_of_anything_is_never_smaller_or_cheaper() -> None:
         ):
             for smaller, larger in pairwise(grown):
                 assert smaller.scratch_bytes <= larger.scratch_bytes and smaller.stored_bytes <= larger.stored_bytes
-                assert smaller.charged_seconds <= larger.charged_seconds
+                assert smaller.charged_seconds(Settings()) <= larger.charged_seconds(Settings())
 
 
 def test_a_job_is_charged_for_its_channels_and_targets_by_the_formula_in_the_limits(service: Service) -> None:
