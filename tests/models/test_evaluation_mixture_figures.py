@@ -19,7 +19,9 @@ from models.evaluation.rendering import Sounds
 from models.evaluation.summaries import Summary
 from models.labels import find
 from models.networks import unet
+from models.options import SPEEDS, Quality
 from models.query import PAPER_RULES
+from models.separation import Masking
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
 
@@ -122,10 +124,11 @@ def test_a_silent_example_leaves_its_rows_out(
     assert not np.isnan(found.values["mixture/label/si_sdri"]).all()
 
 
-def test_a_subject_answers_as_its_separator_alone(
-    clips: Clips, mixture_rows: dict[int, reporting_mixtures.MixtureRow]
+@pytest.mark.parametrize("quality", SPEEDS)
+def test_a_subject_answers_as_its_separator_in_the_service(
+    clips: Clips, mixture_rows: dict[int, reporting_mixtures.MixtureRow], quality: Quality
 ) -> None:
-    subject = ModelUnderTest(bundle(), "cpu")
+    subject = ModelUnderTest(bundle(), "cpu", quality)
     mixes = torch.from_numpy(
         np.stack(
             [reporting_mixtures.render(row, Sounds(clips)).mixture for row in mixture_rows.values() if row.seconds == 2]
@@ -134,8 +137,9 @@ def test_a_subject_answers_as_its_separator_alone(
     queries = torch.rand(len(mixes), BANDS)
     queries[1] = float("nan")
     (estimate,) = subject.estimates(mixes, [queries])
-    alone = subject.bundle.separator(mixes, queries.nan_to_num())
-    assert torch.allclose(estimate[[0, *range(2, len(mixes))]], alone[[0, *range(2, len(mixes))]], atol=1e-3)
+    for row in {*range(len(mixes))} - {1}:
+        served = Masking(subject.bundle.separator, queries[[row]], speeds=SPEEDS[quality])(mixes[row, None, None])
+        assert torch.allclose(estimate[row], next(served)[0], atol=1e-3)
     assert estimate[1].isnan().all()
     assert torch.isnan(subject.query(np.zeros(32_000, np.float32))).all()
 

@@ -30,6 +30,7 @@ def measure(folder: Path) -> dict[str, Any]:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_a_corpus_as_large_as_audioset_fits_in_memory_and_resumes_exactly(tmp_path: Path) -> None:
     large_corpus.make(tmp_path / "corpus", CLIPS)
