@@ -385,9 +385,7 @@ class Settings(BaseSettings):
     _leave_out_service_links = model_validator(mode="before")(values.leave_out_service_links)
     _require_redis = field_validator("redis_url")(values.require_redis)
     _require_store = field_validator("store")(values.require_store)
-    _require_s3 = field_validator("store_endpoint", "store_public_endpoint", "store_access_key", "store_secret_key")(
-        values.require_s3
-    )
+    _require_s3 = field_validator("store_endpoint", "store_public_endpoint")(values.require_s3)
     _require_twin = field_validator("store_secret_key")(values.require_twin)
     _require_longer_than_heartbeats = field_validator("heartbeat_timeout")(values.require_longer_than_heartbeats)
     _require_above_lowest = field_validator("highest_rate")(values.require_above_lowest)

@@ -15,6 +15,7 @@ from redis.connection import parse_url
 
 from app.configuration.environment import is_service_link
 
+_S3 = "s3://"
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]"
 _PREFIX = r"([A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*)?/?"  # slash-separated words, like keys
 _ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
@@ -38,8 +39,8 @@ def require_redis(value: str) -> str:
 
 def require_store(value: str) -> str:
     """Require a folder, or a bucket and a prefix."""
-    if value.startswith("s3://"):
-        bucket, _, prefix = value.removeprefix("s3://").partition("/")
+    if value.startswith(_S3):
+        bucket, _, prefix = value.removeprefix(_S3).partition("/")
         if not re.fullmatch(_BUCKET, bucket) or not re.fullmatch(_PREFIX, prefix):
             raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX")
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
@@ -49,10 +50,9 @@ def require_store(value: str) -> str:
     return value
 
 
-def require_s3(value: Any, fields: ValidationInfo) -> Any:
-    """A folder has neither: EARMARK_STORE is missing, or misses its s3://."""
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if text and not fields.data.get("store", "s3://").startswith("s3://"):
+def require_s3(value: str | None, fields: ValidationInfo) -> str | None:
+    """A folder has no endpoint: EARMARK_STORE is missing, or misses its s3://."""
+    if value and not fields.data.get("store", _S3).startswith(_S3):
         raise ValueError("is for S3, but EARMARK_STORE is a folder")
     return value
 
@@ -60,7 +60,8 @@ def require_s3(value: Any, fields: ValidationInfo) -> Any:
 def require_twin(value: SecretStr | None, fields: ValidationInfo) -> SecretStr | None:
     """Require both keys of S3 or none."""
     access_key = fields.data.get("store_access_key")
-    if bool(value and value.get_secret_value()) != bool(access_key and access_key.get_secret_value()):
+    is_half = bool(value and value.get_secret_value()) != bool(access_key and access_key.get_secret_value())
+    if is_half and fields.data.get("store", "").startswith(_S3):
         raise ValueError("EARMARK_STORE_ACCESS_KEY and EARMARK_STORE_SECRET_KEY must be set together")
     return value
 
