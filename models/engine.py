@@ -13,6 +13,7 @@ from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, ModelsError, SilentQuery
+from models.excerpts import excerpts
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
 from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
@@ -148,6 +149,13 @@ class Engine:
         except SilentQuery:  # nothing to take off
             return made
         return made.apart_from(around)
+
+    def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
+        """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to
+        be embedded by another model one day (`models.excerpts`). Raises SilentQuery."""
+        rate = self._detector.rate
+        found = excerpts(self._heard(recordings), rate, self._rules, most_seconds)
+        return [Waveform(samples[None], rate) for samples in found]
 
     def _heard(self, recordings: Sequence[Waveform]) -> list[Tensor]:
         return [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
