@@ -94,10 +94,15 @@ class Engine:
         """Sample rate of the networks in Hz."""
         return self._separator.rate
 
+    def understands(self, made_by: str) -> bool:
+        """Return whether queries of a model, such as "base@3", can be used: it is this version, or an earlier one with
+        the same query encoder."""
+        earlier = {f"{self._bundle.name}@{version}" for version in self._bundle.queries_of}
+        return made_by in {self.model_id, *earlier}
+
     def accept(self, query: Query) -> Query:
-        """Return a query as one of this model. Raises QueryModelMismatch unless it was made by this version, or by an
-        earlier one with the same query encoder."""
-        if query.model in {f"{self._bundle.name}@{version}" for version in self._bundle.queries_of}:
+        """Return a query as one of this model. Raises QueryModelMismatch unless it `understands` the query's."""
+        if self.understands(query.model):
             return replace(query, model=self.model_id)
         require_model(query, self.model_id)
         return query

@@ -19,17 +19,16 @@ def excerpts(recordings: Sequence[Tensor], rate: int, rules: QueryRules, most_se
     If not even a window of each fits, the last recordings have none. Raises SilentQuery if one holds no sound.
     """
     size, hop = rules.window_samples(rate)
-    chosen = recordings[: max(1, int(most_seconds * rate) // size)]
+    most = int(most_seconds * rate)
+    chosen = recordings[: max(1, most // size)]
     cuts = [cut_all(recording, rate, rules) for recording in chosen]
-    spans = [_sounding_span(one) for one in cuts]
-    lengths = [min(len(recording), (last - first) * hop + size) for recording, (first, last) in zip(chosen, spans, strict=True)]
+    spans = [_sounding_span(windows) for windows in cuts]
+    shares = _shares([(last - first) * hop + size for first, last in spans], most)
     found = []
-    for recording, one, (first, last), share in zip(
-        chosen, cuts, spans, _shares(lengths, int(most_seconds * rate)), strict=True
-    ):
+    for recording, windows, (first, last), share in zip(chosen, cuts, spans, shares, strict=True):
         count = max(1, (share - size) // hop + 1)
         if count <= last - first:
-            first = _fullest(one, first, last, count)
+            first = _fullest(windows, first, last, count)
             last = first + count - 1
         found.append(recording[first * hop : last * hop + size])
     return found
@@ -52,7 +51,7 @@ def _shares(lengths: Sequence[int], total: int) -> list[int]:
 
 
 def _fullest(windows: AllWindows, first: int, last: int, count: int) -> int:
-    """Return the first of `count` windows in a row of which the most hold sound, and of several such rows the loudest's."""
+    """Return the first of `count` windows in a row of which the most hold sound, in the loudest of several."""
     sounding = windows.sounding[first : last + 1]
     energies = windows.energies[first : last + 1].double() * sounding
     # Less than one window altogether, so that energy only decides between equal numbers of windows.

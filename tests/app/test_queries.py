@@ -12,7 +12,7 @@ from app.records.separations import SeparationRequest
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
 from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
-OWN = ["name", "examples", "coherence", "seconds_used"]
+OWN = ["name", "examples", "coherence", "seconds_used", "versions", "excerpts"]
 
 
 def target_record(service: Service, job_id: str) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
     answer = service.client.post("/v1/queries", json={"name": "Straßenhund №1", "examples": examples})
     assert answer.status_code == 202, answer.text
     query = answer.json()
-    assert list(query)[-4:] == OWN
-    assert [query[field] for field in OWN] == ["Straßenhund №1", 2, None, None]
+    assert list(query)[-6:] == OWN
+    assert [query[field] for field in OWN] == ["Straßenhund №1", 2, None, None, None, None]
     job = service.deps.jobs.get(query["id"])
     assert job.audio_seconds == 1.5
     record = QueryRequest.model_validate(job.request)

@@ -23,6 +23,7 @@ from app.metrics import PROCESS
 from app.records.audio import store_key
 from app.records.detections import DetectionResult
 from app.records.ids import new_id
+from app.records.queries import QueryResult
 from app.records.separations import SeparationResult
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
 from app.settings import Settings
@@ -131,7 +132,8 @@ def test_a_saved_query_equals_the_engines_query(runner: JobRunner, engine: Engin
         **model_of(engine)
     )
     assert saved.seconds_used == pytest.approx(expected.seconds_used, abs=1e-2) and job.expires_at is None
-    assert runner.context.storage.keys(QUERY.folder) == []
+    (excerpt,) = QueryResult.model_validate(job.result).excerpts
+    assert runner.context.storage.keys(QUERY.folder) == [excerpt.key]
 
 
 def test_a_silent_example_makes_no_query(runner: JobRunner) -> None:
