@@ -255,14 +255,19 @@ def amend(job: Job, result: dict[str, Any], now: float, stored: StoredFields | N
     """Replace the result of a complete job that has succeeded by one that contains more; `stored` as in `publish`."""
     if job.status != "succeeded":
         return None
-    others = [fields for fields in job.stored_fields if "result" not in fields.names]
-    amended = job.model_copy(update={"result": result, "changed_at": now, "stored_fields": others})
+    amended = without_stored_outcome(job).model_copy(update={"result": result, "changed_at": now})
     return amended if stored is None else add_stored_fields(amended, stored)
 
 
 def add_stored_fields(job: Job, stored: StoredFields) -> Job:
     """Return the record with a reference to fields in the store, which stay out of Redis."""
     return job.model_copy(update={"stored_fields": [*job.stored_fields, stored], "schema_version": STORED_SCHEMA})
+
+
+def without_stored_outcome(job: Job) -> Job:
+    """Return a complete record without the reference to its outcome in the store, if it has one."""
+    others = [fields for fields in job.stored_fields if "result" not in fields.names]
+    return job.model_copy(update={"stored_fields": others})
 
 
 def fail(
