@@ -31,6 +31,7 @@ log = logging.getLogger("earmark.jobs")
 # Bytes of JSON above which fields are stored. A waiting record needs room for the errors of its targets.
 _CREATED_BYTES = 8 * 1024
 _FINISHED_BYTES = 16 * 1024
+_AMENDED_BYTES = 8 * 1024  # a saved query has an event for each model that has embedded it
 _CREATION = ["request", "metadata", "webhook", "audio_ids"]
 _OUTCOME = ["targets", "result", "warnings"]
 _CREATION_SECONDS = 600.0  # after which a request that creates a job has surely ended
@@ -75,7 +76,7 @@ class LargeFields:
         """
         outcome = {"targets": targets, "result": result, "warnings": warnings}
         finished = without_stored_outcome(job).model_copy(update=outcome)
-        if len(finished.document().encode()) <= _FINISHED_BYTES:
+        if len(finished.document().encode()) <= (_AMENDED_BYTES if job.is_finished else _FINISHED_BYTES):
             return None
         stored = StoredFields(key=f"{record_folder(job.id)}/{execution}.json", names=_OUTCOME)
         self._store(finished, stored, self._settings.execution_seconds)

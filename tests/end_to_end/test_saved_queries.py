@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from app.jobs.large_fields import LargeFields
 from app.records.queries import QueryResult
 from app.records.separations import SeparationRequest
 from tests.app.conftest import wav
@@ -55,9 +56,14 @@ class Client:
     def versions(self, query: dict[str, Any]) -> list[str]:
         return self.get(query["url"])["versions"]["ready"]
 
+    def result(self, query: dict[str, Any]) -> QueryResult:
+        deployment = self._deployment
+        large_fields = LargeFields(deployment.redis, deployment.storage, deployment.settings)
+        return QueryResult.model_validate(large_fields.load(deployment.jobs.get(query["id"])).result)
+
     def excerpt(self, query: dict[str, Any]) -> Path:
         """Return the file of the excerpt of a query's one example."""
-        (excerpt,) = QueryResult.model_validate(self._deployment.jobs.get(query["id"]).result).excerpts
+        (excerpt,) = self.result(query).excerpts
         return Path(self._deployment.settings.store_location) / excerpt.key
 
     def delete(self, query: dict[str, Any]) -> None:
@@ -115,7 +121,7 @@ def test_a_saved_query_survives_another_query_encoder(deploy: Callable[..., Depl
         back = client.wait(client.separate(query))
         assert back["model"]["version"] == "small"
         (target,) = SeparationRequest.model_validate(deployment.jobs.get(back["id"]).request).targets
-        saved = QueryResult.model_validate(deployment.jobs.get(query["id"]).result)
+        saved = client.result(query)
         assert target.embedding == saved.embeddings[0] and saved.others[0].vector != saved.vector
 
         for one in (query, other):
