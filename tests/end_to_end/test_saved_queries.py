@@ -16,7 +16,6 @@ from app.records.separations import SeparationRequest
 from tests.app.conftest import wav
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.small_model import save_small_model
-from tests.end_to_end.test_versions import is_ready
 from tests.ports import free_ports
 
 OLD, NEW = "base@small", "base@next"
@@ -68,6 +67,12 @@ class Client:
 
     def delete(self, query: dict[str, Any]) -> None:
         assert self._http.delete(query["url"]).status_code == 204
+
+
+def is_ready(http: httpx.Client) -> bool:
+    with suppress(httpx.TransportError):
+        return http.get("/readyz").is_success
+    return False
 
 
 def kill_while_reading(deployment: Deployment, worker: subprocess.Popen, file: Path) -> None:

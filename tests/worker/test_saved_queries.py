@@ -128,23 +128,19 @@ class Deployment:
             self.storage.delete_prefix(prefix)
 
 
-@pytest.fixture(params=["folder", "s3"])
-def deployment(
-    request: pytest.FixtureRequest, engines: dict[str, Engine], redis: Redis, tmp_path: Path
-) -> Iterator[Deployment]:
-    chosen: dict[str, Any] = {"home": tmp_path, "excerpt_bytes": 500_000, "example_seconds": 120.0}
-    if request.param == "s3":
-        server: S3Server = request.getfixturevalue("seaweed")
-        yield from deployed(engines, redis, server.settings(f"saved-queries-{new_id('x')}", **chosen))
-    else:
-        yield from deployed(engines, redis, Settings(**chosen))
+CHOSEN: dict[str, Any] = {"excerpt_bytes": 500_000, "example_seconds": 120.0}
+
+
+@pytest.fixture
+def remote(engines: dict[str, Engine], redis: Redis, seaweed: S3Server, tmp_path: Path) -> Iterator[Deployment]:
+    """A deployment on S3."""
+    yield from deployed(engines, redis, seaweed.settings(f"saved-queries-{new_id('x')}", home=tmp_path, **CHOSEN))
 
 
 @pytest.fixture
 def local(engines: dict[str, Engine], redis: Redis, tmp_path: Path) -> Iterator[Deployment]:
     """A deployment on a folder, for what does not depend on the store."""
-    chosen = Settings(home=tmp_path, excerpt_bytes=500_000, example_seconds=120.0)
-    yield from deployed(engines, redis, chosen)
+    yield from deployed(engines, redis, Settings(home=tmp_path, **CHOSEN))
 
 
 def deployed(engines: dict[str, Engine], redis: Redis, chosen: Settings) -> Iterator[Deployment]:
@@ -164,29 +160,29 @@ def models_of(result: QueryResult) -> list[str]:
 
 
 def test_a_query_is_embedded_anew_when_another_model_is_first_asked(
-    deployment: Deployment, engines: dict[str, Engine]
+    remote: Deployment, engines: dict[str, Engine]
 ) -> None:
     """Both embeddings are kept, the second is that of its examples, and each version uses its own from then on."""
     examples = [sound(1.5, 1, silence=2.0), sound(0.5, 2)]
-    query = deployment.save(*examples)
+    query = remote.save(*examples)
     saved = QueryResult.model_validate(query.result)
     assert [round(excerpt.seconds, 1) <= 3.4 for excerpt in saved.excerpts] == [True, True]
-    assert query.excerpt_bytes == sum(deployment.storage.size(excerpt.key) for excerpt in saved.excerpts)
+    assert query.excerpt_bytes == sum(remote.storage.size(excerpt.key) for excerpt in saved.excerpts)
     for _ in range(2):
-        done = deployment.separate("new", deployment.target(query))
+        done = remote.separate("new", remote.target(query))
         assert done.status == "succeeded", done.error
-        assert models_of(deployment.result(query)) == ["base@old", "base@new"]
-    result = deployment.result(query)
+        assert models_of(remote.result(query)) == ["base@old", "base@new"]
+    result = remote.result(query)
     assert result.embeddings[0] == saved.embeddings[0] and result.excerpts == saved.excerpts
     expected = engines["new"].embed([Waveform(torch.from_numpy(one).float()[None], RATE) for one in examples])
     made = unpack_vector(result.others[0].vector)
     assert cosine(made, expected.vector.tolist()) > LEAST_COSINE
     assert cosine(made, unpack_vector(saved.vector)) < 0.9, "the encoders differ"
     assert done.targets[0].coherence == pytest.approx(expected.coherence, abs=1e-3)
-    back = deployment.separate("old", deployment.target(query))
-    assert back.status == "succeeded" and models_of(deployment.result(query)) == ["base@old", "base@new"]
-    deployment.delete(query)
-    assert deployment.storage.keys("queries") == [] and deployment.jobs.excerpt_bytes.total("") == 0
+    back = remote.separate("old", remote.target(query))
+    assert back.status == "succeeded" and models_of(remote.result(query)) == ["base@old", "base@new"]
+    remote.delete(query)
+    assert remote.storage.keys("queries") == [] and remote.jobs.excerpt_bytes.total("") == 0
 
 
 def test_several_embeddings_are_kept_in_the_store(local: Deployment, redis: Redis) -> None:
