@@ -111,7 +111,7 @@ class JobResource(Generic[Answer]):
         try:
             return create_again(deps, job)
         except NotFound as error:  # also of an upload that is deleted while the job is created
-            raise UploadsExpired(f"What the {self.kind.name} was made of is gone: create a new one.") from error
+            raise UploadsExpired(f"An upload of the {self.kind.name} is gone: create a new one.") from error
 
     def get(self, deps: Dependencies, job_id: str) -> Job:
         """Return the caller's job as its record has it, without large fields.

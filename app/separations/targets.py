@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from app.dependencies import Dependencies
-from app.errors import QueryModelMismatch, RequestInvalid
+from app.errors import NotFound, QueryModelMismatch, RequestInvalid
 from app.http.problems import field_error
 from app.job_api import validation as job_validation
 from app.jobs.lifecycle import TargetState
@@ -48,14 +48,17 @@ def build_target(
 def require_usable(deps: Dependencies, model: ModelDescription, record: TargetRecord, index: int) -> None:
     """Require that a model can separate a target that was built for it, or for another version of it.
 
-    Raises `QueryModelMismatch`, `LabelUnknown`, and `NotFound` if the model needs a saved query that is deleted.
+    Raises `QueryModelMismatch` and `LabelUnknown`.
     """
     pointer = ("targets", index)
-    if record.embedding is not None and not model.understands(record.embedding.model.id):
+    if record.embedding is not None and not model.understands(made_by := record.embedding.model.id):
         if record.query_id is None:
-            _refuse_model(model, record.embedding.model.id, *pointer, "embedding")
-        else:
+            _refuse_model(model, made_by, *pointer, "embedding")
+        try:
             queries.find_embedding(deps, record.query_id, model, *pointer, "query_id")
+        except NotFound as error:
+            detail = f"The saved query is deleted; its embedding belongs to the model {made_by}, not to {model.id}."
+            raise QueryModelMismatch(detail, [field_error(detail, *pointer, "query_id")]) from error
     for matched in record.matched:
         job_validation.find_class(model, matched.label, *pointer, "text")
     if record.label is not None:

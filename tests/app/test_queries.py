@@ -159,14 +159,17 @@ def test_another_models_query_with_excerpts_is_left_to_the_worker(folder_service
 
 def test_a_separation_by_another_models_query_can_be_retried(folder_service: Service) -> None:
     service = folder_service
-    plain, kept = (service.saved_query(version="1", excerpt_bytes=count) for count in (0, 1000))
-    for query_id, status in ((plain, 422), (kept, 202)):
+    plain, gone, kept = (service.saved_query(version="1", excerpt_bytes=count) for count in (0, 1000, 1000))
+    for query_id, status in ((plain, 422), (gone, 422), (kept, 202)):
         job = service.separate(targets=[{"name": "dog", "query_id": query_id}])
         service.client.post(f"{job['url']}/cancel")
+        if query_id == gone:
+            service.client.delete(f"/v1/queries/{gone}")
         service.deps.model_registry.announce(MODEL | {"version": "2"}, "worker-2")
         service.deps.model_registry.leave("base@1", "worker-1")
         answer = service.client.post(f"{job['url']}/retry")
         assert answer.status_code == status, answer.text
+        assert status == 202 or answer.json()["code"] == "query_model_mismatch"
         service.deps.model_registry.announce(MODEL, "worker-1")
         service.deps.model_registry.leave("base@2", "worker-2")
     assert answer.json()["model"]["version"] == "2"
