@@ -214,7 +214,7 @@ class Settings(BaseSettings):
     # A minute of noise has 5.8 MB, a second of a voice some 60 KB.
     excerpt_bytes: int = Field(
         default=4 * 1024 * MIB,
-        ge=0,
+        ge=1,
         description="bytes of the store that the saved queries of one API key may keep of their examples (at most a "
         "minute each); without keys it does not apply",
     )
