@@ -1,5 +1,6 @@
 """A saved query over an upgrade of the model to another query encoder, and back: real workers of two versions."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from app.jobs.large_fields import LargeFields
 from app.records.queries import QueryResult
 from app.records.separations import SeparationRequest
+from models.engine import Engine
 from tests.app.conftest import wav
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.small_model import save_small_model
@@ -47,10 +50,10 @@ class Client:
         self._http.delete(f"/v1/audio/{audio['id']}").raise_for_status()
         return query
 
-    def separate(self, query: dict[str, Any], model: str | None = None) -> httpx.Response:
+    def separate(self, query: dict[str, Any], model: str) -> httpx.Response:
         audio = self._http.post("/v1/audio", files={"file": ("street.wav", wav())}).raise_for_status().json()
         body = {"mixture": {"audio_id": audio["id"]}, "targets": [{"name": "dog", "query_id": query["id"]}]}
-        return self._http.post("/v1/separations", json=body | ({} if model is None else {"model": model}))
+        return self._http.post("/v1/separations", json=body | {"model": model})
 
     def versions(self, query: dict[str, Any]) -> list[str]:
         return self.get(query["url"])["versions"]["ready"]
@@ -92,10 +95,30 @@ def kill_while_reading(deployment: Deployment, worker: subprocess.Popen, file: P
     file.unlink()
 
 
-def test_a_saved_query_survives_another_query_encoder(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
-    (tmp_path / "next").mkdir()
-    save_small_model(tmp_path / "next", "next", seed=1)
-    deployment = deploy(auth="off")
+@pytest.fixture
+def next_model(tmp_path: Path) -> Path:
+    """Return the folder of a version with another query encoder."""
+    folder = tmp_path / "next"
+    folder.mkdir()
+    save_small_model(folder, "next", seed=1)
+    return folder
+
+
+@pytest.fixture
+def descriptions(tmp_path: Path, small_model: Path, next_model: Path) -> Path:
+    """Return a folder that configures both versions: their jobs wait for a worker, however late its heartbeats are."""
+    folder = tmp_path / "descriptions"
+    folder.mkdir()
+    for model in (small_model, next_model):
+        description = Engine.load(model, device="cpu").describe()
+        (folder / f"base@{description['version']}.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_a_saved_query_survives_another_query_encoder(
+    deploy: Callable[..., Deployment], next_model: Path, descriptions: Path
+) -> None:
+    deployment = deploy(auth="off", model_descriptions=descriptions)
     (port,) = free_ports(1)
     deployment.start("app", EARMARK_PORT=str(port))
     deployment.start_housekeeping()
@@ -104,7 +127,7 @@ def test_a_saved_query_survives_another_query_encoder(deploy: Callable[..., Depl
         eventually(lambda: is_ready(http))
         client = Client(deployment, http)
         query, other = client.save(OLD), client.save(OLD)
-        (worker,) = deployment.start_workers(1, model=tmp_path / "next")
+        (worker,) = deployment.start_workers(1, model=next_model)
 
         # A worker dies while it reads what it embeds a query from: another one does.
         file = client.excerpt(query)
@@ -115,15 +138,14 @@ def test_a_saved_query_survives_another_query_encoder(deploy: Callable[..., Depl
         kill_while_reading(deployment, worker, file)
         file.write_bytes(content)
         assert client.versions(query) == [OLD]
-        (worker,) = deployment.start_workers(1, model=tmp_path / "next")
+        (worker,) = deployment.start_workers(1, model=next_model)
         assert client.wait(accepted)["model"]["version"] == "next"
         assert client.versions(query) == [OLD, NEW] and client.versions(other) == [OLD]
 
         # Each version uses its own embedding, also after a rollback.
         client.wait(client.separate(query, NEW))
         deployment.stop(worker)
-        eventually(lambda: http.get("/v1/models").json()["data"][-1]["version"] != "next")
-        back = client.wait(client.separate(query))
+        back = client.wait(client.separate(query, OLD))
         assert back["model"]["version"] == "small"
         (target,) = SeparationRequest.model_validate(deployment.jobs.get(back["id"]).request).targets
         saved = client.result(query)
