@@ -223,6 +223,13 @@ class Settings(BaseSettings):
         ge=1,
         description="jobs and saved queries of one API key that are kept at once; without keys it does not apply",
     )
+    # A minute of noise has 5.8 MB, a second of a voice some 60 KB.
+    excerpt_bytes: int = Field(
+        default=4 * 1024 * MIB,
+        ge=1,
+        description="bytes of the store that the saved queries of one API key may keep of their examples (at most a "
+        "minute each); without keys it does not apply",
+    )
     kept_uploads: int = Field(
         default=20_000,
         ge=1,

@@ -13,6 +13,7 @@ from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, ModelsError, SilentQuery
+from models.excerpts import excerpts
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
 from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
@@ -94,10 +95,15 @@ class Engine:
         """Sample rate of the networks in Hz."""
         return self._separator.rate
 
+    def understands(self, made_by: str) -> bool:
+        """Return whether queries of a model, such as "base@3", can be used: it is this version, or an earlier one with
+        the same query encoder."""
+        earlier = {f"{self._bundle.name}@{version}" for version in self._bundle.queries_of}
+        return made_by in {self.model_id, *earlier}
+
     def accept(self, query: Query) -> Query:
-        """Return a query as one of this model. Raises QueryModelMismatch unless it was made by this version, or by an
-        earlier one with the same query encoder."""
-        if query.model in {f"{self._bundle.name}@{version}" for version in self._bundle.queries_of}:
+        """Return a query as one of this model. Raises QueryModelMismatch unless it `understands` the query's."""
+        if self.understands(query.model):
             return replace(query, model=self.model_id)
         require_model(query, self.model_id)
         return query
@@ -149,6 +155,13 @@ class Engine:
         except SilentQuery:  # nothing to take off
             return made
         return made.apart_from(around)
+
+    def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
+        """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to
+        be embedded by another model one day (`models.excerpts`). Raises SilentQuery."""
+        rate = self._detector.rate
+        found = excerpts(self._heard(recordings), rate, self._rules, most_seconds)
+        return [Waveform(samples[None], rate) for samples in found]
 
     def _heard(self, recordings: Sequence[Waveform]) -> list[Tensor]:
         return [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]

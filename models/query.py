@@ -60,6 +60,10 @@ class QueryRules:
     range_db: float | None = None
     level: float | None = None
 
+    def window_samples(self, rate: int) -> tuple[int, int]:
+        """Return the length of a window and the hop to the next one, in samples."""
+        return round(self.window_seconds * rate), round(self.hop_seconds * rate)
+
 
 PAPER_RULES = QueryRules()
 BASE_RULES = QueryRules(window_seconds=0.96, hop_seconds=0.48, least_energy=None, range_db=15.0, level=ENCODER_LEVEL)
@@ -190,7 +194,8 @@ def embed(
     """
     means, all_windows, seconds = [], [], 0.0
     for number, recording in enumerate(recordings, 1):
-        windows = cut(recording, embedder.rate, rules, f"example {number}" if len(recordings) > 1 else "the example")
+        name = f"example {number}" if len(recordings) > 1 else "the example"
+        windows = cut(recording, embedder.rate, rules, name)
         embeddings = torch.cat([embedder.embed(batch) for batch in windows.waveforms.split(BATCH)])
         means.append(embeddings.mean(0))
         all_windows.append(embeddings)
@@ -208,23 +213,37 @@ def embed(
     return Query(vector.cpu(), model, coherence, seconds, warnings)
 
 
-def cut(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> Windows:
-    """Return the windows of a mono recording (n,) that hold sound. Raises SilentQuery if there are none."""
+class AllWindows(NamedTuple):
+    """All windows of a recording, (N, T), their energies (N,), and which of them hold sound (N,)."""
+
+    waveforms: Tensor
+    energies: Tensor
+    sounding: Tensor
+
+
+def cut_all(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> AllWindows:
+    """Cut a mono recording (n,) into windows. Raises SilentQuery if none of them holds sound."""
     if len(recording) < SHORTEST_SECONDS * rate:
         raise SilentQuery(f"{name} lasts {len(recording) / rate:.3f} s: at least {SHORTEST_SECONDS} s are needed")
-    size, hop = (round(seconds * rate) for seconds in (rules.window_seconds, rules.hop_seconds))
-    sounding = min(size, len(recording))
+    size, hop = rules.window_samples(rate)
     padded = F.pad(recording, (0, max(0, size - len(recording))))
     windows = padded.unfold(0, size, hop)
-    energy = windows.square().sum(1)
-    kept = energy > (0.0 if rules.least_energy is None else rules.least_energy)
+    energies = windows.square().sum(1)
+    sounding = energies > (0.0 if rules.least_energy is None else rules.least_energy)
     if rules.range_db is not None:
-        kept &= energy >= energy.max() * 10 ** (-rules.range_db / 10)
-    if not kept.any():
+        sounding &= energies >= energies.max() * 10 ** (-rules.range_db / 10)
+    if not sounding.any():
         raise SilentQuery(f"{name} is silent: choose a part that holds the sound")
-    windows = windows[kept]
+    return AllWindows(windows, energies, sounding)
+
+
+def cut(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> Windows:
+    """Return the windows of a mono recording (n,) that hold sound. Raises SilentQuery if there are none."""
+    windows, energies, sounding = cut_all(recording, rate, rules, name)
+    size, hop = rules.window_samples(rate)
+    windows = windows[sounding]
     if rules.level is not None:
-        rms = (energy[kept].sum() / (len(windows) * sounding)).sqrt()
+        rms = (energies[sounding].sum() / (len(windows) * min(size, len(recording)))).sqrt()
         windows = windows * (rules.level / rms)
     covered = min(len(recording), len(windows) * hop + size - hop)
     return Windows(windows, covered / rate)

@@ -37,6 +37,7 @@ WORKER_ROWS = (
     {"metrics", "scratch", "stage_timer", "decode", "rq_worker"},
     {"context"},
     {"execution"},
+    {"saved_queries"},
     {"target_queries", "detecting", "embedding"},
     {"separating"},
     {"job_run"},

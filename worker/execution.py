@@ -35,11 +35,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a job's work, ready to be published."""
+    """The result of a job's work, ready to be published; `excerpt_bytes` as in `JobRepository.publish`."""
 
     result: BaseModel
     targets: list[TargetState] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    excerpt_bytes: int = 0
 
 
 class NoTargetLeft(Exception):
@@ -78,6 +79,14 @@ class Recording:
         )
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Decoded examples of one sound, and sentences about what is missing from them."""
+
+    waveforms: list[Waveform]
+    warnings: list[str]
+
+
 class JobExecution:
     """One execution of a job by this worker.
 
@@ -109,12 +118,12 @@ class JobExecution:
 
     def load_request(self) -> None:
         """Complete the job with what its record refers to. Raises `StoreUnavailable`."""
-        self.job = self._retry_store(lambda: self.context.large_fields.load(self.job))
+        self.job = self.retry_store(lambda: self.context.large_fields.load(self.job))
 
     def store_outcome(self, outcome: Outcome, result: dict[str, Any]) -> StoredFields | None:
         """Store an outcome that is too large for the job's record; see `LargeFields`. Raises `StoreUnavailable`."""
         arguments = (self.job, self.id, outcome.targets, result, outcome.warnings)
-        return self._retry_store(lambda: self.context.large_fields.store_outcome(*arguments))
+        return self.retry_store(lambda: self.context.large_fields.store_outcome(*arguments))
 
     def enter(self, ratio: float, stage: str) -> None:
         """Begin or continue a stage, with the job's progress `ratio` from 0 to 1."""
@@ -154,23 +163,40 @@ class JobExecution:
 
         Raises SilentQuery, whose message ends with these warnings.
         """
-        warnings: list[str] = []
-        waveforms = []
+        return self.embed(self.read_examples(examples))
+
+    def read_examples(self, examples: Sequence[ExampleRecord]) -> Examples:
+        """Fetch and decode uploads that hold examples of a sound."""
+        found = Examples([], [])
         for number, example in enumerate(examples, 1):
             waveform, info = self._example(example)
-            waveforms.append(waveform)
-            warnings += [f"Example {number}: {sentence}" for sentence in info.warnings]
+            found.waveforms.append(waveform)
+            found.warnings.extend(f"Example {number}: {sentence}" for sentence in info.warnings)
+        return found
+
+    def embed(self, examples: Examples) -> Query:
+        """Return the query of decoded examples; raises as `embed_examples` does."""
         try:
-            query = self.context.engine.embed(waveforms)
+            query = self.context.engine.embed(examples.waveforms)
         except SilentQuery as error:
-            raise SilentQuery(" ".join([str(error), *warnings])) from error
-        return replace(query, warnings=[*warnings, *query.warnings])
+            raise SilentQuery(" ".join([str(error), *examples.warnings])) from error
+        return replace(query, warnings=[*examples.warnings, *query.warnings])
+
+    def retry_store(self, action: Callable[[], T]) -> T:
+        """Retry while the store is unavailable: that is cheaper than another execution of the job."""
+        for seconds in STORE_RETRY_SECONDS:
+            try:
+                return action()
+            except StoreUnavailable as error:
+                logger.warning("%s: %s; next try in %.0f s", self.job.id, error.detail, seconds)
+            self.control.wait(seconds)
+        return action()
 
     def store(self, path: Path, name: str | None = None) -> tuple[str, StoredObject]:
         """Move a file into the store under this execution's prefix, as `name` or its own; return its key and digest."""
         self.control.check()
         key = f"{self.context.jobs.output_prefix(self.job, self.id)}/{name or path.name}"
-        stored = self._retry_store(lambda: self.context.storage.put_file(key, path))
+        stored = self.retry_store(lambda: self.context.storage.put_file(key, path))
         path.unlink()
         return key, stored
 
@@ -195,21 +221,11 @@ class JobExecution:
 
     def _fetch_and_decode(self, recording: RecordingRecord | ExampleRecord, target: Path, limits: Limits) -> MediaInfo:
         upload = target.with_suffix(".upload")
-        self._retry_store(lambda: self.context.storage.download(store_key(recording.audio_id), upload))
+        self.retry_store(lambda: self.context.storage.download(store_key(recording.audio_id), upload))
         try:
             return decode(upload, target, limits, track=recording.track, cancelled=self.control.is_cancelled)
         finally:
             upload.unlink(missing_ok=True)
-
-    def _retry_store(self, action: Callable[[], T]) -> T:
-        """Retry while the store is unavailable: that is cheaper than another execution of the job."""
-        for seconds in STORE_RETRY_SECONDS:
-            try:
-                return action()
-            except StoreUnavailable as error:
-                logger.warning("%s: %s; next try in %.0f s", self.job.id, error.detail, seconds)
-            self.control.wait(seconds)
-        return action()
 
 
 def read_mono(path: Path, start: int = 0, stop: int | None = None) -> Waveform:

@@ -82,7 +82,9 @@ def _work_and_publish(work: Work, execution: JobExecution) -> None:
         result = outcome.result.model_dump()
         stored = execution.store_outcome(outcome, result)
         is_unknown = True
-        is_published = context.jobs.publish(job.id, execution.id, outcome.targets, result, outcome.warnings, stored)
+        is_published = context.jobs.publish(
+            job.id, execution.id, outcome.targets, result, outcome.warnings, stored, outcome.excerpt_bytes
+        )
         is_unknown = False
     except ResponseError:  # the server has refused the change
         is_unknown = False

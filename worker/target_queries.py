@@ -4,16 +4,16 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from app.errors import AudioTooLong, RequestInvalid, SpanOutside
+from app.errors import AudioTooLong, QueryModelMismatch, RequestInvalid, SpanOutside
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
-from app.records.shared import EmbeddingRecord, MatchedClass, unpack_vector
+from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
 from models import auto_targets as detected
 from models import labels
-from models.engine import Engine
 from models.errors import LabelUnknown, SilentQuery
 from models.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
+from worker.saved_queries import find_embedding
 
 _LEAST_NORM = 0.05  # of the query's norm that must remain after the negative query is subtracted; less is noise
 
@@ -76,7 +76,7 @@ def _positive_query(execution: JobExecution, mixture: Recording, target: TargetR
     if target.spans:
         return _span_query(execution, mixture, target.spans)
     if target.embedding is not None:
-        return _embedding_query(target.embedding, execution.context.engine)
+        return _embedding_query(execution, target.embedding, target.query_id)
     return execution.embed_examples(target.examples)
 
 
@@ -109,11 +109,21 @@ def _negative_query(execution: JobExecution, target: TargetRecord) -> Query | No
     return None
 
 
-def _embedding_query(embedding: EmbeddingRecord, engine: Engine) -> Query:
-    query = Query(
-        torch.tensor(unpack_vector(embedding.vector)),
-        embedding.model.id,
-        coherence=1.0 if embedding.coherence is None else embedding.coherence,
-        seconds_used=embedding.seconds_used or 0.0,
+def _embedding_query(execution: JobExecution, embedding: EmbeddingRecord, query_id: str | None) -> Query:
+    """Return the query of an embedding, or of the saved query that it is a copy of, for this worker's model.
+
+    Raises QueryModelMismatch where there is none, and as `saved_queries.find_embedding` does.
+    """
+    engine = execution.context.engine
+    if not engine.understands(embedding.model.id):
+        if query_id is None:
+            raise QueryModelMismatch(embedding_mismatch(embedding.model.id, engine.model_id))
+        embedding = find_embedding(execution, query_id)
+    return engine.accept(
+        Query(
+            torch.tensor(unpack_vector(embedding.vector)),
+            embedding.model.id,
+            coherence=1.0 if embedding.coherence is None else embedding.coherence,
+            seconds_used=embedding.seconds_used or 0.0,
+        )
     )
-    return engine.accept(query)  # the engine checks it later too, but then the whole job would fail

@@ -31,7 +31,9 @@ class ProcessBudgets(Collector):
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)
-        self._refused_by_redis: dict[str, int] = {"idempotency": 0, "kept_jobs": 0, "kept_uploads": 0}
+        self._refused_by_redis: dict[str, int] = dict.fromkeys(
+            ("idempotency", "kept_jobs", "kept_uploads", "excerpt_bytes"), 0
+        )
         self._lock = threading.Lock()
 
     def all(self) -> Iterable[Budget | RedisMemory]:

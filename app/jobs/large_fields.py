@@ -19,7 +19,7 @@ from typing import Any
 from redis import Redis
 
 from app.errors import NotFound, RecordUnreadable, StoreUnavailable
-from app.jobs.lifecycle import Job, StoredFields, TargetState, add_stored_fields
+from app.jobs.lifecycle import Job, StoredFields, TargetState, add_stored_fields, without_stored_outcome
 from app.jobs.listing import record_key
 from app.records.orphans import OrphanLedger
 from app.redis_client import server_clock
@@ -31,6 +31,7 @@ log = logging.getLogger("earmark.jobs")
 # Bytes of JSON above which fields are stored. A waiting record needs room for the errors of its targets.
 _CREATED_BYTES = 8 * 1024
 _FINISHED_BYTES = 16 * 1024
+_AMENDED_BYTES = 8 * 1024  # a saved query has an event for each model that has embedded it
 _CREATION = ["request", "metadata", "webhook", "audio_ids"]
 _OUTCOME = ["targets", "result", "warnings"]
 _CREATION_SECONDS = 600.0  # after which a request that creates a job has surely ended
@@ -69,9 +70,13 @@ class LargeFields:
     def store_outcome(
         self, job: Job, execution: str, targets: list[TargetState], result: dict[str, Any], warnings: list[str]
     ) -> StoredFields | None:
-        """Store a job's outcome if it is large, to be published with it. Raises `StoreUnavailable`."""
-        finished = job.model_copy(update={"targets": targets, "result": result, "warnings": warnings})
-        if len(finished.document().encode()) <= _FINISHED_BYTES:
+        """Store a job's outcome if it is large, to be published with it, or in place of the one that it has.
+
+        Raises `StoreUnavailable`.
+        """
+        outcome = {"targets": targets, "result": result, "warnings": warnings}
+        finished = without_stored_outcome(job).model_copy(update=outcome)
+        if len(finished.document().encode()) <= (_AMENDED_BYTES if job.is_finished else _FINISHED_BYTES):
             return None
         stored = StoredFields(key=f"{record_folder(job.id)}/{execution}.json", names=_OUTCOME)
         self._store(finished, stored, self._settings.execution_seconds)

@@ -8,6 +8,8 @@
        |--move-----> queued                                    (for another version of its model)
        '--give_up--> failed                                    (its executions died too often, or its model is gone)
 
+    succeeded --amend--> succeeded                             (another model has embedded a saved query)
+
 None means that the step is not allowed, and nothing changes. A running job belongs to the execution that claimed it
 last: steps of any other execution are refused, so that work that is delivered twice is published once. The execution
 whose step finished the job may repeat it, which changes nothing: the reply to the first call may have been lost.
@@ -104,6 +106,8 @@ class Job(BaseModel):
     revision: int = 0  # events so far
     progress: Progress = Progress()
     result: dict[str, Any] | None = None
+    # Bytes in the store that its owner may keep only so many of, until it is deleted.
+    excerpt_bytes: int = Field(default=0, exclude_if=lambda count: not count)
     expired: bool = False  # its output was deleted after its retention time
     warnings: list[str] = []
     error: JobError | None = None
@@ -236,6 +240,7 @@ def publish(
     warnings: list[str],
     now: float,
     stored: StoredFields | None = None,
+    excerpt_bytes: int = 0,
 ) -> Job | None:
     """Finish the job with its stored output, which becomes visible in this one step.
 
@@ -244,13 +249,27 @@ def publish(
     if not _is_owned_by(job, execution):
         return _repeat(job, execution, "succeeded")
     update = {"targets": targets, "result": result, "warnings": warnings, "progress": Progress(ratio=1.0, stage="done")}
-    finished = _finish(job, "succeeded", now, update)
+    finished = _finish(job, "succeeded", now, update | {"excerpt_bytes": excerpt_bytes})
     return finished if stored is None else add_stored_fields(finished, stored)
+
+
+def amend(job: Job, result: dict[str, Any], now: float, stored: StoredFields | None = None) -> Job | None:
+    """Replace the result of a complete job that has succeeded by one that contains more; `stored` as in `publish`."""
+    if job.status != "succeeded":
+        return None
+    amended = without_stored_outcome(job).model_copy(update={"result": result, "changed_at": now})
+    return amended if stored is None else add_stored_fields(amended, stored)
 
 
 def add_stored_fields(job: Job, stored: StoredFields) -> Job:
     """Return the record with a reference to fields in the store, which stay out of Redis."""
     return job.model_copy(update={"stored_fields": [*job.stored_fields, stored], "schema_version": STORED_SCHEMA})
+
+
+def without_stored_outcome(job: Job) -> Job:
+    """Return a complete record without the reference to its outcome in the store, if it has one."""
+    others = [fields for fields in job.stored_fields if "result" not in fields.names]
+    return job.model_copy(update={"stored_fields": others})
 
 
 def fail(

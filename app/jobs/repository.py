@@ -16,7 +16,7 @@ The life of a job (its steps are in `lifecycle.py`):
 4. One of `publish`, `fail`, `confirm_cancel` (after a request to cancel) and `release` (the worker shuts down: the job
    waits again, and the attempt does not count). False: the job belongs to another execution; delete what was stored.
 5. `expired_ids()` and `expire(id)` after the retention time of its output; Redis drops the record itself
-   `record_retention` later. A saved query that succeeded stays until it is deleted.
+   `record_retention` later. A saved query that succeeded stays until it is deleted, and `amend` adds to its result.
 
 Every change is a compare-and-set (`job_records.py`) that also appends an event to the record's stream (`events.py`).
 All methods raise redis-py's errors when Redis does not answer.
@@ -32,6 +32,7 @@ from app import logs
 from app.errors import AlreadyFinished, NotFound, QuotaExceeded, RecordTooNew, RecordUnreadable
 from app.jobs import events, lifecycle
 from app.jobs.events import events_key
+from app.jobs.excerpt_bytes import ExcerptBytes
 from app.jobs.fair_queue import Condition, FairQueue
 from app.jobs.job_records import EXPIRY_KEY, Also, JobRecords, Step, audio_ids_key, is_unchanged
 from app.jobs.kinds import KINDS, Kind, kind_of_id, output_folder
@@ -47,6 +48,7 @@ from app.records.usage import Usage, stored_size
 from app.redis_client import execute_when_full, server_clock
 from app.settings import Settings
 
+_REPLACED_SECONDS = 600.0  # for which a replaced object is kept
 _KEPT_RETRY_AFTER = 3600  # s; records expire after weeks, and jobs may be deleted at any time
 
 
@@ -59,7 +61,8 @@ class QueuedJob:
 
 
 class JobRepository:
-    """All jobs of one deployment. `fair_queue`, `rq_queues` and `listing` are the parts that callers read directly."""
+    """All jobs of one deployment. `fair_queue`, `rq_queues`, `listing` and `excerpt_bytes` are the parts that callers
+    read directly."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
@@ -67,6 +70,7 @@ class JobRepository:
         self.rq_queues = RqQueues(redis, settings)
         self.quarantine = Quarantine(redis)
         self.listing = Listing(redis)
+        self.excerpt_bytes = ExcerptBytes(redis, settings)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
         self._usage = Usage(redis, settings)
@@ -125,6 +129,7 @@ class JobRepository:
                 self._records.leave_indices(pipe, job)
                 pipe.zrem(EXPIRY_KEY, job.id)
                 self.listing.remove(pipe, job.owner, job.kind, job.id)
+                self.excerpt_bytes.remove(pipe, job)
                 pipe.delete(record_key(job.id))
                 events.delete(pipe, job)
                 due = self._clock.now() + self._settings.execution_seconds
@@ -145,6 +150,7 @@ class JobRepository:
             for folder in (output_folder(kind.name, job_id), record_folder(job_id)):
                 self._orphans.add(pipe, folder, self._clock.now() + self._settings.execution_seconds)
             execute_when_full(self.redis, pipe)
+        self.excerpt_bytes.forget(owner, job_id)
         self.quarantine.remove(record_key(job_id))
 
     def set_aside(self, job_id: str) -> None:
@@ -234,24 +240,48 @@ class JobRepository:
         result: dict[str, Any],
         warnings: list[str] | None = None,
         stored: StoredFields | None = None,
+        excerpt_bytes: int = 0,
     ) -> bool:
         """Publish the stored output, in one step. False: the job is not this execution's; delete what was stored.
 
-        stored: where `LargeFields.store_outcome` has put the other arguments.
+        stored: where `LargeFields.store_outcome` has put the other arguments. excerpt_bytes: of the output, what its
+        owner's limit counts.
         """
+
+        def step(job: Job) -> Job | None:
+            now = self._clock.now()
+            return lifecycle.publish(job, execution, targets, result, warnings or [], now, stored, excerpt_bytes)
 
         def own_output(pipe: Pipeline, job: Job) -> None:
             self._orphans.remove(pipe, self.output_prefix(job, execution))
+            self.excerpt_bytes.add(pipe, job)
             if stored is not None:
                 self._orphans.remove(pipe, stored.key)
-            self._usage.add_stored(pipe, job.owner, stored_size(result))
+            self._usage.add_stored(pipe, job.owner, stored_size(result) + excerpt_bytes)
 
-        return self._records.change_own(
-            job_id,
-            lambda job: lifecycle.publish(job, execution, targets, result, warnings or [], self._clock.now(), stored),
-            "state",
-            own_output,
-        )
+        return self._records.change_own(job_id, step, "state", own_output)
+
+    def amend(self, complete: Job, result: dict[str, Any], stored: StoredFields | None = None) -> bool:
+        """Replace the result of a job that has succeeded by one that contains more. False: the record has changed, or
+        is deleted; delete what was stored.
+
+        complete: the job as it was read, with its large fields. stored: where `LargeFields.store_outcome` has put the
+        new outcome.
+        """
+
+        def step(job: Job) -> Job | None:
+            if job.revision != complete.revision:
+                return None
+            return lifecycle.amend(complete, result, self._clock.now(), stored)
+
+        def register(pipe: Pipeline, job: Job) -> None:
+            if stored is not None:
+                self._orphans.remove(pipe, stored.key)
+            for replaced in complete.stored_fields:
+                if replaced not in job.stored_fields:  # readers of the record before may be about to read it
+                    self._orphans.add(pipe, replaced.key, self._clock.now() + _REPLACED_SECONDS)
+
+        return self._records.change_own(complete.id, step, "state", register)
 
     def fail(
         self,

@@ -1,13 +1,15 @@
 """`/v1/limits`: the limits of requests, and what the caller has left of them."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from app.dependencies import InjectedDependencies
+from app.dependencies import Dependencies, InjectedDependencies
 from app.http.openapi import problems
+from app.keys.callers import Caller
 from app.records.sizes import charge_rule
 from app.settings import Settings
 
@@ -29,27 +31,31 @@ class Limits(BaseModel):
     scratch_bytes: int
     stored_bytes: int
     examples: int
+    excerpt_bytes: int | None
     requests_per_minute: int | None
     audio_seconds_per_day: int | None
     charge: str
 
     @classmethod
-    def of(cls, settings: Settings, rate: int, quota: int) -> "Limits":
-        """Return the settings' limits with a caller's rate limit and quota."""
+    def of(cls, settings: Settings, caller: Caller) -> "Limits":
+        """Return the settings' limits with a caller's rate limit and quotas."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
-        return cls(
-            **shared,
-            requests_per_minute=rate or None,
-            audio_seconds_per_day=quota or None,
-            charge=charge_rule(settings),
-        )
+        allowance = caller.allowance
+        own: dict[str, Any] = {
+            "excerpt_bytes": settings.excerpt_bytes if caller.key_id else None,
+            "requests_per_minute": (allowance.rate or None) if allowance else None,
+            "audio_seconds_per_day": (allowance.quota or None) if allowance else None,
+        }
+        return cls(**shared | own, charge=charge_rule(settings))
 
 
 class Left(BaseModel):
-    """What the caller has left: requests in this minute, audio seconds today; null: no limit."""
+    """What the caller has left: requests in this minute, audio seconds today, bytes that its saved queries may keep of
+    their examples; null: no limit."""
 
     requests: int | None
     audio_seconds_today: int | None
+    excerpt_bytes: int | None
 
 
 class LimitsAnswer(BaseModel):
@@ -62,16 +68,18 @@ class LimitsAnswer(BaseModel):
 
 @router.get("", responses=problems(503))
 async def limits(deps: InjectedDependencies) -> LimitsAnswer:
-    """Get the limits on uploads and jobs, the rate limit and the quota, and what is left of both."""
+    """Get the limits on uploads and jobs, the rate limit and the quotas, and what is left of these."""
     now = datetime.fromtimestamp(await run_in_threadpool(deps.clock.now), UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    allowance = deps.caller.allowance
-    if allowance is None:
-        unlimited = Left(requests=None, audio_seconds_today=None)
-        return LimitsAnswer(limits=Limits.of(deps.settings, 0, 0), left=unlimited, resets_at=midnight)
-    left = Left(
-        requests=allowance.requests_left if allowance.rate else None,
-        audio_seconds_today=allowance.audio_seconds_left if allowance.quota else None,
+    left = await run_in_threadpool(_left, deps)
+    return LimitsAnswer(limits=Limits.of(deps.settings, deps.caller), left=left, resets_at=midnight)
+
+
+def _left(deps: Dependencies) -> Left:
+    caller, allowance = deps.caller, deps.caller.allowance
+    excerpts = deps.settings.excerpt_bytes - deps.jobs.excerpt_bytes.total(caller.key_id) if caller.key_id else None
+    return Left(
+        requests=allowance.requests_left if allowance and allowance.rate else None,
+        audio_seconds_today=allowance.audio_seconds_left if allowance and allowance.quota else None,
+        excerpt_bytes=None if excerpts is None else max(0, excerpts),
     )
-    limits = Limits.of(deps.settings, allowance.rate, allowance.quota)
-    return LimitsAnswer(limits=limits, left=left, resets_at=midnight)

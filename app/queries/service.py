@@ -11,7 +11,7 @@ from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.model_registry.registry import ModelDescription
 from app.queries.schemas import QueryAnswer, QueryCreate
-from app.records.queries import QueryRequest
+from app.records.queries import QueryRequest, QueryResult
 from app.records.shared import EmbeddingRecord
 
 QUERIES = JobResource(
@@ -22,9 +22,11 @@ QUERIES = JobResource(
 def create(deps: Dependencies, body: QueryCreate) -> QueuedJob:
     """Validate a request and create its job.
 
-    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its subclasses, and what
-    `JobResource.create` raises.
+    Raises `ModelUnavailable`, `NotFound` (an upload), `RequestInvalid` and its subclasses, `QuotaExceeded` where the
+    caller's saved queries keep as many bytes as they may, and what `JobResource.create` raises.
     """
+    with deps.budgets.count_refusal("excerpt_bytes"):
+        deps.jobs.excerpt_bytes.require_room(deps.caller.key_id)
     model = deps.model_registry.resolve(body.model)
     examples = validation.find_examples(deps, body.examples, "examples")
     request = QueryRequest(
@@ -51,10 +53,11 @@ def create_again(deps: Dependencies, job: Job) -> QueuedJob:
 
 
 def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *pointer: str | int) -> EmbeddingRecord:
-    """Return the embedding of the caller's saved query, to be copied into the job that uses it.
+    """Return an embedding of the caller's saved query, to be copied into the job that uses it: one that `model`
+    understands, or else another one, in place of which the worker has to make its own.
 
-    Raises `NotFound`, `QueryNotReady`, `QueryModelMismatch` if another model than `model` made it, and
-    `StoreUnavailable` if it is large.
+    Raises `NotFound`, `QueryNotReady`, `QueryModelMismatch` if the worker cannot, and `StoreUnavailable` if the record
+    is large.
     """
     try:
         job = deps.large_fields.load(QUERIES.get(deps, query_id))
@@ -63,9 +66,9 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
     if job.status != "succeeded" or job.result is None:
         detail = f"The saved query is {job.status}; it can be used once it has succeeded."
         raise QueryNotReady(detail, [field_error(detail, *pointer)])
-    embedding = EmbeddingRecord.model_validate(job.result)
-    if not model.understands(embedding.model.id):
-        used = validation.model_record(model).id
-        detail = f"The saved query belongs to the model {embedding.model.id}, not to {used}: save its examples again."
+    result = QueryResult.model_validate(job.result)
+    found = result.find(model.understands)
+    if found is None and not result.excerpts:
+        detail = result.mismatch(model.id)
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
-    return embedding
+    return found or result.embeddings[0]

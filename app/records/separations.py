@@ -25,7 +25,8 @@ class TargetRecord(BaseModel):
     """One target, by exactly one of `examples`, `label` (the name of a class), `spans` of the mixture and `embedding`
     (of a saved query, or a client's own), or by `examples` of a class and its `label`; `not_examples` or `not_label`:
     its negative query. `matched`: the classes that a text means, in place of `label`, which is the heaviest of them for
-    workers of an earlier release."""
+    workers of an earlier release. `query_id`: the saved query of `embedding`, from which a worker that does not
+    understand that makes its own."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,6 +36,7 @@ class TargetRecord(BaseModel):
     matched: list[MatchedClass] = []
     spans: list[Span] = []
     embedding: EmbeddingRecord | None = None
+    query_id: str | None = None
     not_examples: list[ExampleRecord] = []
     not_label: str | None = None
 

@@ -67,6 +67,14 @@ class EmbeddingRecord(BaseModel):
     seconds_used: float | None = None
 
 
+def embedding_mismatch(made_by: str | None, model: str) -> str:
+    """Return the sentence that an embedding of another model is refused with."""
+    return (
+        f"The embedding belongs to the model {made_by}, not to {model}: make it again, name that model, or save its"
+        " examples with POST /v1/queries, since saved queries are embedded anew for each model."
+    )
+
+
 def pack_vector(vector: Iterable[float]) -> str:
     """Return numbers as the `vector` of an `EmbeddingRecord`; those beyond the range of float32 become infinite."""
     return b64encode(_little(array("f", vector)).tobytes()).decode()

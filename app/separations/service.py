@@ -65,7 +65,7 @@ def create_again(deps: Dependencies, job: Job) -> QueuedJob:
     mixture = job_validation.find_recording(deps, request.mixture.audio_id, "mixture", "audio_id")
     mixture = job_validation.choose_track(mixture, track, "mixture", "track")
     for index, target in enumerate(request.targets):
-        require_usable(model, target, index)
+        require_usable(deps, model, target, index)
     renewed = {
         "mixture": job_validation.recording_record(mixture, track),
         "model": job_validation.model_record(model),

@@ -1,7 +1,9 @@
 """Targets of a separation: from a validated request to what the worker reads in the job's record."""
 
+from typing import NoReturn
+
 from app.dependencies import Dependencies
-from app.errors import QueryModelMismatch, RequestInvalid
+from app.errors import NotFound, QueryModelMismatch, RequestInvalid
 from app.http.problems import field_error
 from app.job_api import validation as job_validation
 from app.jobs.lifecycle import TargetState
@@ -10,7 +12,7 @@ from app.model_registry.registry import ModelDescription
 from app.queries import service as queries
 from app.records.audio import Audio
 from app.records.separations import TargetRecord
-from app.records.shared import EmbeddingRecord, pack_vector, unpack_vector
+from app.records.shared import EmbeddingRecord, embedding_mismatch, pack_vector, unpack_vector
 from app.separations import validation
 from app.separations.schemas import Target
 
@@ -35,6 +37,7 @@ def build_target(
         job_validation.find_examples(deps, target.examples, *pointer, "examples")
         record.examples = job_validation.example_records(target.examples)
     elif target.query_id is not None:
+        record.query_id = target.query_id
         record.embedding = queries.find_embedding(deps, target.query_id, model, *pointer, "query_id")
     elif target.embedding is not None:
         record.embedding = _embedding_record(model, target.embedding, target.model, *pointer)
@@ -42,14 +45,20 @@ def build_target(
     return record
 
 
-def require_usable(model: ModelDescription, record: TargetRecord, index: int) -> None:
+def require_usable(deps: Dependencies, model: ModelDescription, record: TargetRecord, index: int) -> None:
     """Require that a model can separate a target that was built for it, or for another version of it.
 
     Raises `QueryModelMismatch` and `LabelUnknown`.
     """
     pointer = ("targets", index)
-    if record.embedding is not None:
-        _require_model(model, record.embedding.model.id, *pointer, "embedding")
+    if record.embedding is not None and not model.understands(made_by := record.embedding.model.id):
+        if record.query_id is None:
+            _refuse_model(model, made_by, *pointer, "embedding")
+        try:
+            queries.find_embedding(deps, record.query_id, model, *pointer, "query_id")
+        except NotFound as error:
+            detail = f"The saved query is deleted; its embedding belongs to the model {made_by}, not to {model.id}."
+            raise QueryModelMismatch(detail, [field_error(detail, *pointer, "query_id")]) from error
     for matched in record.matched:
         job_validation.find_class(model, matched.label, *pointer, "text")
     if record.label is not None:
@@ -85,8 +94,8 @@ def _embedding_record(
     model: ModelDescription, vector: list[float], made_by: str | None, *pointer: str | int
 ) -> EmbeddingRecord:
     record = job_validation.model_record(model)
-    if made_by != record.name:
-        _require_model(model, made_by, *pointer, "model")
+    if made_by != record.name and not model.understands(made_by):
+        _refuse_model(model, made_by, *pointer, "model")
     if len(vector) != model.embedding_size:
         detail = f"An embedding of {record.id} has {model.embedding_size} numbers; this one has {len(vector)}."
         raise RequestInvalid(detail, [field_error(detail, *pointer, "embedding")])
@@ -97,8 +106,6 @@ def _embedding_record(
     return EmbeddingRecord(vector=packed, model=record)
 
 
-def _require_model(model: ModelDescription, made_by: str | None, *pointer: str | int) -> None:
-    if not model.understands(made_by):
-        used = job_validation.model_record(model).id
-        detail = f"The embedding belongs to the model {made_by}, not to {used}: make it again, or name that model."
-        raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
+def _refuse_model(model: ModelDescription, made_by: str | None, *pointer: str | int) -> NoReturn:
+    detail = embedding_mismatch(made_by, model.id)
+    raise QueryModelMismatch(detail, [field_error(detail, *pointer)])

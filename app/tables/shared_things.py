@@ -64,6 +64,15 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             answer="429 `quota_exceeded`",
         ),
         SharedThing(
+            what="excerpts of saved queries' examples in the store",
+            share=_number(settings.excerpt_bytes, "bytes"),
+            total="the bucket's quota",
+            settings=("excerpt_bytes",),
+            metric='earmark_budget_refused_total{budget="excerpt_bytes"}',
+            alert=CLIENTS_REFUSED,
+            answer="429 `quota_exceeded`",
+        ),
+        SharedThing(
             what="kept uploads",
             share=_number(settings.kept_uploads),
             total="the memory of the Redis server",

@@ -28,8 +28,9 @@ from app.keys.repository import KeyRepository
 from app.main import create_app
 from app.records.audio import store_key
 from app.records.ids import new_id
+from app.records.queries import ExcerptRecord, QueryResult
 from app.records.separations import SeparationRequest, SeparationResult, StemRecord
-from app.records.shared import EmbeddingRecord, ModelRecord, RecordingRecord, pack_vector
+from app.records.shared import ModelRecord, RecordingRecord, pack_vector
 from app.settings import Settings
 from tests.app.records import new_audio
 from tests.conftest import S3Server
@@ -155,7 +156,9 @@ class Service:
         assert jobs.publish(job_id, execution, targets, result.model_dump())
         return jobs.get(job_id)
 
-    def publish(self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None) -> Job:
+    def publish(
+        self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None, excerpt_bytes: int = 0
+    ) -> Job:
         """Claim a job of any kind, store objects under its prefix as execution `e`, publish, as a worker does."""
         jobs, large_fields = self.deps.jobs, self.deps.large_fields
         job = jobs.claim(job_id, "e")
@@ -164,17 +167,23 @@ class Service:
             (self.folder / "output").write_bytes(content)
             self.deps.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
         in_store = large_fields.store_outcome(job, "e", [], result.model_dump(), [])
-        assert jobs.publish(job_id, "e", [], result.model_dump(), stored=in_store)
+        assert jobs.publish(job_id, "e", [], result.model_dump(), stored=in_store, excerpt_bytes=excerpt_bytes)
         return jobs.get(job_id)
 
-    def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1") -> str:
-        """Create a saved query that has succeeded with this embedding; return its id."""
+    def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1", excerpt_bytes: int = 0) -> str:
+        """Create a saved query that has succeeded with this embedding, and with an excerpt if it has bytes; return its
+        id."""
         examples = [{"audio_id": self.recording()["id"]}]
         response = self.client.post("/v1/queries", json={"name": "mine", "examples": examples})
         assert response.status_code == 202, response.text
         model = ModelRecord(name="base", version=version)
-        record = EmbeddingRecord(vector=pack_vector(vector), model=model, coherence=0.8, seconds_used=1.0)
-        return self.publish(response.json()["id"], record).id
+        query_id = response.json()["id"]
+        record = QueryResult(vector=pack_vector(vector), model=model, coherence=0.8, seconds_used=1.0)
+        if not excerpt_bytes:
+            return self.publish(query_id, record).id
+        key = f"queries/{query_id}/e/0.flac"
+        record.excerpts = [ExcerptRecord(key=key, bytes=excerpt_bytes, seconds=1.0, gain=1.0)]
+        return self.publish(query_id, record, {"0.flac": b"fLaC"}, excerpt_bytes).id
 
     def stored_keys(self) -> list[str]:
         """Return all keys in the store."""

@@ -25,7 +25,7 @@ from app.errors import AudioInUse, NotFound
 from app.housekeeping.sweeps import Housekeeping
 from app.housekeeping.webhook_delivery import message
 from app.jobs.events import RecordReplay, read_all
-from app.jobs.kinds import KINDS, TASK_NAMES
+from app.jobs.kinds import KINDS, QUERY, TASK_NAMES
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository
 from app.jobs.webhook_outbox import WebhookOutbox
@@ -191,8 +191,17 @@ def test_housekeeping_requeues_what_its_workers_lose_and_removes_what_has_expire
         assert jobs.get(upgrade.job_id(kind, "running")).status == "running"
 
 
+def with_new_fields(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return what that release said about a job, with the fields that this one adds: its queries have no excerpts."""
+    if not answer["id"].startswith(QUERY.prefix):
+        return answer
+    versions = {"ready": ["base@1"], "others": False} if answer["status"] == "succeeded" else None
+    return answer | {"versions": versions, "excerpts": None}
+
+
 def test_answers_to_polls_are_the_same(upgrade: Upgrade, service: Service) -> None:
-    for job_id, expected in upgrade.data["answers"].items():
+    for job_id, answered in upgrade.data["answers"].items():
+        expected = with_new_fields(answered)
         answer = service.client.get(expected["url"])
         assert without_tokens(answer) == expected
         listed = without_tokens(service.client.get(expected["url"].rpartition("/")[0], params={"limit": 100}))["data"]
@@ -203,7 +212,7 @@ def test_answers_to_polls_are_the_same(upgrade: Upgrade, service: Service) -> No
 
 def test_events_are_streamed(upgrade: Upgrade, service: Service) -> None:
     for kind in KINDS:
-        expected = upgrade.data["answers"][upgrade.job_id(kind, "succeeded")]
+        expected = with_new_fields(upgrade.data["answers"][upgrade.job_id(kind, "succeeded")])
         events = service.client.get(expected["events_url"])
         assert events.status_code == 200
         *_, last = (line.removeprefix("data: ") for line in events.text.splitlines() if line.startswith("data: "))

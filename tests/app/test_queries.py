@@ -7,12 +7,12 @@ import pytest
 
 from app.housekeeping.sweeps import Housekeeping
 from app.jobs.lifecycle import JobError
-from app.records.queries import QueryRequest
+from app.records.queries import QueryRequest, QueryResult
 from app.records.separations import SeparationRequest
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
 from tests.app.conftest import MODEL, VECTOR, Service, problem, wav
 
-OWN = ["name", "examples", "coherence", "seconds_used"]
+OWN = ["name", "examples", "coherence", "seconds_used", "versions", "excerpts"]
 
 
 def target_record(service: Service, job_id: str) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
     answer = service.client.post("/v1/queries", json={"name": "Straßenhund №1", "examples": examples})
     assert answer.status_code == 202, answer.text
     query = answer.json()
-    assert list(query)[-4:] == OWN
-    assert [query[field] for field in OWN] == ["Straßenhund №1", 2, None, None]
+    assert list(query)[-6:] == OWN
+    assert [query[field] for field in OWN] == ["Straßenhund №1", 2, None, None, None, None]
     job = service.deps.jobs.get(query["id"])
     assert job.audio_seconds == 1.5
     record = QueryRequest.model_validate(job.request)
@@ -132,6 +132,89 @@ def test_another_models_query_is_refused(folder_service: Service) -> None:
     answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets})
     told = problem(answer, 422, "query_model_mismatch")
     assert told["errors"][0]["pointer"] == "/targets/0/query_id" and "base@0" in told["detail"]
+    assert "save its examples again" in told["detail"]
+    versions = folder_service.client.get(f"/v1/queries/{query_id}").json()["versions"]
+    assert versions == {"ready": ["base@0"], "others": False}
+
+
+def test_another_models_query_with_excerpts_is_left_to_the_worker(folder_service: Service) -> None:
+    """Its record names the query, beside an embedding that workers of an earlier release refuse; once the model has
+    embedded it, the record has that embedding."""
+    service = folder_service
+    query_id = service.saved_query(version="0", excerpt_bytes=1000)
+    target = target_record(service, service.separate(targets=[{"name": "dog", "query_id": query_id}])["id"])
+    assert target["query_id"] == query_id and target["embedding"]["model"]["version"] == "0"
+    answer = service.client.get(f"/v1/queries/{query_id}").json()
+    assert answer["versions"] == {"ready": ["base@0"], "others": True}
+    assert answer["excerpts"] == {"seconds": 1.0, "bytes": 1000} and answer["model"]["version"] == "0"
+    job = service.deps.jobs.get(query_id)
+    made = EmbeddingRecord(vector=pack_vector([1.0] * 8), model=ModelRecord(name="base", version="1"))
+    assert service.deps.jobs.amend(job, QueryResult.model_validate(job.result).with_embedding(made).model_dump())
+    assert not service.deps.jobs.amend(job, {}), "the record has changed"
+    answer = service.client.get(f"/v1/queries/{query_id}").json()
+    assert answer["versions"] == {"ready": ["base@0", "base@1"], "others": True}
+    target = target_record(service, service.separate(targets=[{"name": "dog", "query_id": query_id}])["id"])
+    assert target["embedding"] == made.model_dump()
+
+
+def test_a_separation_by_another_models_query_can_be_retried(folder_service: Service) -> None:
+    service = folder_service
+    plain, gone, kept = (service.saved_query(version="1", excerpt_bytes=count) for count in (0, 1000, 1000))
+    for query_id, status in ((plain, 422), (gone, 422), (kept, 202)):
+        job = service.separate(targets=[{"name": "dog", "query_id": query_id}])
+        service.client.post(f"{job['url']}/cancel")
+        if query_id == gone:
+            service.client.delete(f"/v1/queries/{gone}")
+        service.deps.model_registry.announce(MODEL | {"version": "2"}, "worker-2")
+        service.deps.model_registry.leave("base@1", "worker-1")
+        answer = service.client.post(f"{job['url']}/retry")
+        assert answer.status_code == status, answer.text
+        assert status == 202 or answer.json()["code"] == "query_model_mismatch"
+        service.deps.model_registry.announce(MODEL, "worker-1")
+        service.deps.model_registry.leave("base@2", "worker-2")
+    assert answer.json()["model"]["version"] == "2"
+
+
+def test_a_deleted_query_leaves_nothing_in_the_store(service: Service) -> None:
+    query_id = service.saved_query(excerpt_bytes=1000)
+    assert [key for key in service.stored_keys() if "queries" in key] == [f"queries/{query_id}/e/0.flac"]
+    assert not any(query_id.encode() in name for name in service.orphans()), "the record owns it"
+    assert service.client.delete(f"/v1/queries/{query_id}").status_code == 204
+    assert [key for key in service.stored_keys() if "queries" in key] == []
+    assert service.deps.jobs.excerpt_bytes.total("") == 0
+
+
+def test_an_api_key_may_keep_so_many_bytes_of_examples(keyed_service: Service) -> None:
+    service, other = keyed_service.with_key(), keyed_service.with_key()
+    limit = service.deps.settings.excerpt_bytes
+    query_id = service.saved_query(excerpt_bytes=limit - 1000)
+
+    def told() -> tuple[int, int]:
+        limits = service.client.get("/v1/limits").json()
+        return limits["limits"]["excerpt_bytes"], limits["left"]["excerpt_bytes"]
+
+    assert told() == (limit, 1000)
+    second = service.saved_query(excerpt_bytes=3000)
+    assert told() == (limit, 0), "a worker had found room for it before"
+    body = {"name": "mine", "examples": [{"audio_id": service.recording()["id"]}]}
+    assert "delete" in problem(service.client.post("/v1/queries", json=body), 429, "quota_exceeded")["detail"]
+    samples = [sample for metric in service.deps.budgets.collect() for sample in metric.samples]
+    refused = {"budget": "excerpt_bytes", "scope": "key"}
+    assert [sample.value >= 1 for sample in samples if sample.labels == refused] == [True]
+    other.saved_query(excerpt_bytes=10)
+    assert service.client.delete(f"/v1/queries/{second}").status_code == 204
+    assert told() == (limit, 1000)
+    assert service.client.post("/v1/queries", json=body).status_code == 202
+    service.deps.redis.set(f"earmark:job:{query_id}", "{")
+    assert service.client.delete(f"/v1/queries/{query_id}").status_code == 204
+    assert told() == (limit, limit), "an unreadable record is counted until it is deleted"
+
+
+def test_without_keys_there_is_no_limit_of_examples(folder_service: Service) -> None:
+    folder_service.saved_query(excerpt_bytes=2 * folder_service.deps.settings.excerpt_bytes)
+    folder_service.saved_query(excerpt_bytes=1)
+    limits = folder_service.client.get("/v1/limits").json()
+    assert limits["limits"]["excerpt_bytes"] is None and limits["left"]["excerpt_bytes"] is None
 
 
 def test_a_query_of_an_earlier_version_with_the_same_query_encoder_is_used(folder_service: Service) -> None:

@@ -18,9 +18,12 @@ EMBEDDING_SIZE = 1024  # YAMNet's
 DOG = "/m/0bt9lr"
 
 
-def save_small_model(folder: Path, version: str = "small") -> None:
-    """Save the bundle as this version of `base`, with one class that can be separated by name."""
-    torch.manual_seed(0)
+def save_small_model(folder: Path, version: str = "small", seed: int = 0) -> None:
+    """Save the bundle as this version of `base`, with one class that can be separated by name.
+
+    seed: versions with the same one have the same query encoder.
+    """
+    torch.manual_seed(seed)
     detector, separator = build_base(CONFIG)
     dog = torch.randn(EMBEDDING_SIZE)
     config = CONFIG | {"version": version}

@@ -9,7 +9,7 @@ ROWS = (
     {"errors", "threads"},
     {"audio", "formats", "loudness", "spectrum", "wiener", "plda", "presence"},
     {"encoding", "labels", "matching", "networks", "options", "precision", "profiles", "query"},
-    {"media", "authors", "detection", "detector_runner"},
+    {"media", "authors", "excerpts", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"short_recordings", "sources", "stems"},
     {"named_queries", "separated_files"},

@@ -23,6 +23,7 @@ from app.metrics import PROCESS
 from app.records.audio import store_key
 from app.records.detections import DetectionResult
 from app.records.ids import new_id
+from app.records.queries import QueryResult
 from app.records.separations import SeparationResult
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector, unpack_vector
 from app.settings import Settings
@@ -32,8 +33,10 @@ from models.engine import Engine
 from models.query import Query
 from tests.app.large_jobs import large_metadata
 from tests.conftest import REPOSITORY
+from tests.worker.test_saved_queries import LEAST_COSINE
 from worker.context import WorkerContext
 from worker.rq_worker import Signals
+from worker.saved_queries import read_excerpt
 from worker.scratch import Scratch
 from worker.tasks import TASKS
 
@@ -128,7 +131,8 @@ def waveform(name: str) -> Waveform:
     return Waveform(mono(torch.from_numpy(samples.T))[None].contiguous(), rate)
 
 
-def test_a_saved_query_equals_the_engines_query(runner: JobRunner, engine: Engine) -> None:
+def test_a_saved_query_equals_the_engines_query(runner: JobRunner, engine: Engine, tmp_path: Path) -> None:
+    """And so does the query of its excerpt."""
     job = runner.run(QUERY, {"name": "bird", "examples": [{"audio_id": runner.upload("example")}]})
     assert job.status == "succeeded", job.error
     saved, expected = EmbeddingRecord.model_validate(job.result), engine.embed([waveform("example")])
@@ -137,7 +141,11 @@ def test_a_saved_query_equals_the_engines_query(runner: JobRunner, engine: Engin
         **model_of(engine)
     )
     assert saved.seconds_used == pytest.approx(expected.seconds_used, abs=1e-2) and job.expires_at is None
-    assert runner.context.storage.keys(QUERY.folder) == []
+    (excerpt,) = QueryResult.model_validate(job.result).excerpts
+    assert runner.context.storage.keys(QUERY.folder) == [excerpt.key]
+    runner.context.storage.download(excerpt.key, tmp_path / "excerpt.flac")
+    again = engine.embed([read_excerpt(tmp_path / "excerpt.flac", excerpt.gain)])
+    assert torch.cosine_similarity(again.vector, expected.vector, dim=0) > LEAST_COSINE
 
 
 def test_a_silent_example_makes_no_query(runner: JobRunner) -> None:

@@ -36,6 +36,7 @@ from tests.app.records import new_audio, new_job
 EXAMPLES = 300 if os.environ.get("EARMARK_SOAK") else 15
 ATTEMPTS = 3
 NUMBERS = st.integers(0, 3)
+EXCERPT_BYTES = 1000  # that each job publishes
 
 
 @dataclass(eq=False)
@@ -70,7 +71,7 @@ class Interleavings(RuleBasedStateMachine):
             self.redis.zadd(workers_key("base"), {f"w{number}": time.time()})
             if number < short_workers:
                 self.redis.zadd(workers_key("base", short=True), {f"w{number}": time.time()})
-        self.published: dict[str, str] = {}
+        self.published: dict[str, dict[str, Any]] = {}  # results by job
         self.deleted: set[str] = set()
         self.created: list[Job] = []
         self.holds: list[Hold] = []  # of living workers
@@ -138,10 +139,12 @@ class Interleavings(RuleBasedStateMachine):
         hold.finished, job_id = True, hold.job_id
         if how == "publish":
             is_owner = not self.jobs.should_stop(job_id, execution) or self._is_asked_to_stop(job_id, execution)
-            assert self.jobs.publish(job_id, execution, [], {"by": execution}) == is_owner
+            result = {"by": execution}
+            assert self.jobs.publish(job_id, execution, [], result, excerpt_bytes=EXCERPT_BYTES) == is_owner
             if is_owner:
-                self.published[job_id] = execution
-                assert self.jobs.publish(job_id, execution, [], {"by": execution}), "a repeated call"
+                self.published[job_id] = result
+                repeated = self.jobs.publish(job_id, execution, [], result, excerpt_bytes=EXCERPT_BYTES)
+                assert repeated, "a repeated call"
         elif how == "fail":
             self.jobs.fail(job_id, execution, JobError(code="internal", detail="."))
         elif how == "stop":
@@ -189,6 +192,21 @@ class Interleavings(RuleBasedStateMachine):
 
     # Others
 
+    @precondition(lambda self: self.published)
+    @rule(number=NUMBERS, deletes=st.booleans())
+    def two_workers_amend_a_result(self, number: int, deletes: bool) -> None:
+        """Both have read the record before either changes it, or it is deleted."""
+        job_id = sorted(self.published)[number % len(self.published)]
+        with suppress(NotFound):
+            complete = self.jobs.get(job_id)
+            if deletes:
+                self.jobs.delete(job_id)
+                self.deleted.add(job_id)
+            first, second = (self.published[job_id] | {"more": f"{complete.revision} {one}"} for one in "ab")
+            assert self.jobs.amend(complete, first) == (not deletes)
+            assert not self.jobs.amend(complete, second)
+            self.published[job_id] = first
+
     @rule(
         by=st.lists(st.integers(0, 1), min_size=1, max_size=3), silent=st.none() | NUMBERS, drops_scripts=st.booleans()
     )
@@ -214,10 +232,17 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def published_results_stay(self) -> None:
-        for job_id, execution in getattr(self, "published", {}).items():
+        for job_id, result in getattr(self, "published", {}).items():
             if job_id not in self.deleted:
                 job = self.jobs.get(job_id)
-                assert (job.status, job.result) == ("succeeded", {"by": execution})
+                assert (job.status, job.result) == ("succeeded", result)
+
+    @invariant()
+    def kept_bytes_are_those_of_the_records(self) -> None:
+        kept = getattr(self, "published", {}).keys() - getattr(self, "deleted", set())
+        for owner in ("", "key_a"):
+            jobs = [job for job in getattr(self, "created", []) if job.owner == owner and job.id in kept]
+            assert not hasattr(self, "jobs") or self.jobs.excerpt_bytes.total(owner) == EXCERPT_BYTES * len(jobs)
 
     def teardown(self) -> None:
         """All workers die, and a new one runs what remains: every job finishes, and no trace of it remains."""
