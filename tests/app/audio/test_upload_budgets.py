@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from tests.app.audio.test_resumable_uploads import create_upload, send_bytes
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.origins import Origin, ok, origin
 from tests.conftest import S3Server
+from tests.full_disk import small_disk
 
 MIB = 1 << 20
 LARGE = wav(33.0, 16000)  # 1 MiB; a key's share of the room is 2
@@ -184,26 +186,32 @@ def test_a_fast_start_excuses_no_stall(patient_service: Service) -> None:
     assert_nothing_left(patient_service)
 
 
-def full_disk(**_: Any) -> FileIO:
-    return open("/dev/full", "r+b", buffering=0)  # noqa: PTH123 (the caller closes it)
-
-
 def no_more_files(**_: Any) -> FileIO:
     raise OSError(errno.EMFILE, "too many open files")
 
 
-@pytest.mark.parametrize("shortage", [full_disk, no_more_files])
-def test_a_full_disk_is_a_temporary_failure(
-    s3_service: Service, monkeypatch: pytest.MonkeyPatch, shortage: Callable[..., FileIO]
+def test_a_full_disk_is_a_temporary_failure_that_is_told(
+    s3_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audio = s3_service.upload()
-    with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "TemporaryFile", shortage)
-        problem(upload(s3_service, LARGE), 503, "store_unavailable")
-        problem(s3_service.client.get(f"/v1/audio/{audio['id']}/peaks"), 503, "store_unavailable")
+    """The file system for uploads in flight holds half of the file."""
+    content = wav(20.0, 16000)
+    audio = s3_service.upload(content)
+    with small_disk(tmp_path / "small", f"size={len(content) // 2}"), monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "small"))
+        problem(upload(s3_service, content), 503, "disk_full")
+        problem(s3_service.client.get(f"/v1/audio/{audio['id']}/peaks"), 503, "disk_full")
+        assert list((tmp_path / "small").iterdir()) == []
     assert s3_service.client.get(f"/v1/audio/{audio['id']}/peaks").status_code == 200
     assert s3_service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
     assert_nothing_left(s3_service)
+
+
+def test_a_shortage_of_open_files_is_a_temporary_failure(s3_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", no_more_files)
+        problem(upload(s3_service, wav()), 503, "overloaded")
+    assert_nothing_left(s3_service)
+    assert upload(s3_service, wav()).status_code == 201
 
 
 def test_room_that_holds_no_file_is_refused() -> None:
