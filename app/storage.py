@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -179,7 +179,7 @@ class Storage:
             raise
         return size
 
-    def _blocks(self, key: str) -> Iterator[bytes]:
+    def _blocks(self, key: str) -> Generator[bytes]:
         with _translate_errors("get", key):
             yield from obstore.get(self._store, _check_key(key)).stream(min_chunk_size=PART_BYTES)
 
