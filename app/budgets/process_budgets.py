@@ -59,9 +59,10 @@ class ProcessBudgets(Collector):
             labels=["budget", "scope"],
         )
         for budget in self.all():
-            limit.add_metric([budget.name], budget.total)
-            used.add_metric([budget.name], budget.used)
-            waiting.add_metric([budget.name], budget.waiting)
+            if isinstance(budget, Budget):
+                limit.add_metric([budget.name], budget.total)
+                used.add_metric([budget.name], budget.used)
+                waiting.add_metric([budget.name], budget.waiting)
             for scope in ("key", "all", "slow"):
                 refused.add_metric([budget.name, scope], budget.refused[scope])
         for name, count in self._refused_by_redis.items():

@@ -69,7 +69,7 @@ class Housekeeping:
                 self._attempt(queue.name, partial(self._reap_executions, queue))
                 self._attempt(queue.name, partial(self._reap_intermediate, queue))
         for model in models:
-            self._attempt(model, partial(self._jobs.fair_queue.fill, model))
+            self._attempt(model, partial(self._jobs.fair_queue.repair, model))
             self._attempt(model, partial(self._move_waiting, model))
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))

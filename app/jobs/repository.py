@@ -269,7 +269,7 @@ class JobRepository:
             try:
                 job = self.get(job_id)
             except NotFound:
-                self.redis.srem(OPEN_JOBS_KEY, job_id)
+                self.unreadable.leave_all(job_id)
                 continue
             except RecordTooNew:  # left to the housekeeping of the newer release
                 continue

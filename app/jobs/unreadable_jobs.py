@@ -38,13 +38,19 @@ class UnreadableJobs:
         self._clock = server_clock(redis)
 
     def set_aside(self, job_id: str) -> None:
-        """Take a job out of every queue, out of the open jobs, and out of its uploads' users.
+        """Take a job whose record is unreadable out of every queue, out of the open jobs, and its uploads' users.
 
         Its record stays, for the operator, for the time of a record, or until it is deleted if its kind is kept; then
-        its events and its output go too. Uploads that only the record names lose their user by its leaving the open
-        jobs (`AudioRepository.delete`).
+        its events and its output go too.
         """
         self._quarantine.add(record_key(job_id))
+        self.leave_all(job_id)
+
+    def leave_all(self, job_id: str) -> None:
+        """Do the same without a record to be kept: Redis has lost it.
+
+        Uploads that only a record names lose their user by its leaving the open jobs (`AudioRepository.delete`).
+        """
         kind = kind_of_id(job_id)
         with self._redis.pipeline() as pipe:
             if kind is None or not kind.kept:

@@ -79,7 +79,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             settings=("idempotency_bytes", "idempotency_refusal_bytes", "idempotency_seconds"),
             metric='earmark_budget_refused_total{budget="idempotency"}',
             alert=CLIENTS_REFUSED,
-            answer="429 `quota_exceeded`",
+            answer="429 `rate_limited`",
         ),
         SharedThing(
             what="a job's record, and each of its events",
