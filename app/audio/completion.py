@@ -44,13 +44,13 @@ async def complete(deps: Dependencies, audio_id: str, receive: Callable[[Pending
 
 
 async def receive_stored(deps: Dependencies, pending: PendingUpload, chunks: AsyncIterator[bytes]) -> Audio:
-    """Receive the bytes of a pending upload from the store, like those of any other upload.
+    """Receive the bytes of a pending upload from the store, like those of any other upload whose size is known.
 
     Raises what `Uploads.receive` raises, and `StoreUnavailable` if reading takes too long.
     """
     async with service.receive_uploads(deps) as uploads:
         with anyio.move_on_after(deps.settings.fetch_timeout):
-            return await uploads.receive(Part("file", pending.filename, chunks), pending.id)
+            return await uploads.receive(Part("file", pending.filename, chunks), pending.id, pending.bytes)
         raise StoreUnavailable("Reading the upload from the store took too long.")
 
 

@@ -1,11 +1,12 @@
 """Uploads in flight and their bytes: each key has a share, and an upload that is slow gives way to one that waits."""
 
+import asyncio
 import errno
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from app.audio.service import occupy
 from app.settings import Settings
 from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
 from tests.app.audio.test_presigned_uploads import complete, presign, put_file
@@ -162,6 +164,29 @@ def test_a_key_may_have_its_share_of_the_bytes_in_flight(small_service: Service)
             assert upload(small_service.with_key(), wav()).status_code == 201
     eventually(lambda: small_service.deps.budgets.upload_room.used == 0, 5)
     assert greedy.client.get(f"/v1/audio/{audio['id']}/peaks").status_code == 200
+
+
+def test_room_for_a_file_of_known_size_is_held_before_its_first_byte(small_service: Service) -> None:
+    key, room = small_service.with_key(), small_service.deps.budgets.upload_room
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(1, 4):
+            yield bytes(1000)
+            assert room.used == max(2000, 1000 * number), "it grows if the file is larger than was said"
+
+    async def receive() -> None:
+        async with occupy(key.deps, chunks(), 2000) as passed:
+            assert room.used == 2000
+            assert [len(chunk) async for chunk in passed] == [1000] * 3
+
+    asyncio.run(receive())
+    assert room.used == 0
+    presigned = presign(key, bytes=len(LARGE))
+    put_file(presigned, LARGE)
+    with unfinished_upload(key, bytes(3 * MIB // 2)):
+        problem(complete(key, presigned), 429, "rate_limited")
+    eventually(lambda: room.used == 0, 5)
+    assert complete(key, presigned).status_code == 200 and room.used == 0
 
 
 def test_a_slow_upload_goes_on_until_another_of_its_key_waits(patient_service: Service) -> None:
