@@ -61,6 +61,8 @@ def create_again(deps: Dependencies, job: Job) -> QueuedJob:
     """
     request = request_of(job, SeparationRequest)
     validation.require_target_count(len(request.targets), deps.settings, "targets")
+    if request.auto is not None:
+        validation.require_target_count(request.auto.max_targets, deps.settings, "auto", "max_targets")
     model = deps.model_registry.resolve(options_of(job).model)
     track = request.mixture.track
     mixture = job_validation.find_recording(deps, request.mixture.audio_id, "mixture", "audio_id")
