@@ -191,9 +191,11 @@ class Housekeeping:
     def _expire_audio(self, audio_id: str) -> None:
         try:
             self._audio.delete(audio_id)
-        except (AudioInUse, NotFound):
+        except AudioInUse:
             self._audio.postpone_expiry(audio_id, POSTPONE_SECONDS)
             return
+        except NotFound:  # it was deleted meanwhile, or Redis has lost its record
+            pass
         self._delete(store_key(audio_id))
 
     def _delete(self, prefix: str) -> None:

@@ -19,15 +19,17 @@ _EXPIRY = "earmark:audio:expiry"
 # A user counts while its job is unfinished: the record of one that was deleted may not have told which uploads it used.
 _DELETE = """#!lua flags=allow-oom
 local record, users, open_jobs, expiry, ledger, ids = unpack(KEYS)
-if redis.call('EXISTS', record) == 0 then return 'missing' end
 for _, job in ipairs(redis.call('SMEMBERS', users)) do
   if redis.call('SISMEMBER', open_jobs, job) == 1 then return 'in use' end
 end
-redis.call('DEL', record, users)
-redis.call('ZREM', expiry, ARGV[1])
+local deleted = redis.call('DEL', record)
+redis.call('DEL', users)
 redis.call('ZREM', ids, ARGV[1])
-redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
-return 'deleted'
+-- An upload that is to expire has bytes, though Redis may have lost its record.
+if redis.call('ZREM', expiry, ARGV[1]) == 1 or deleted == 1 then
+  redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
+end
+return deleted == 1 and 'deleted' or 'missing'
 """
 _ADVANCE = """
 local document = redis.call('GET', KEYS[1])
