@@ -34,6 +34,7 @@ return deleted == 1 and 'deleted' or 'missing'
 _ADVANCE = """
 local document = redis.call('GET', KEYS[1])
 if not document then return 'missing' end
+if document == ARGV[2] then return 'advanced' end -- by this call, the reply to which was lost before
 if cjson.decode(document).offset ~= tonumber(ARGV[1]) then return 'moved' end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 'advanced'
