@@ -14,6 +14,8 @@ from app.budgets.redis_memory import RedisMemory
 from app.errors import RateLimited
 from app.settings import Settings
 
+_IN_REDIS = ("awaited_uploads", "idempotency", "kept_jobs", "kept_uploads")  # shares of keys that are kept there
+
 
 class ProcessBudgets(Collector):
     """All budgets of one front-end process, and their metrics."""
@@ -31,7 +33,7 @@ class ProcessBudgets(Collector):
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)
-        self._refused_by_redis: dict[str, int] = {"idempotency": 0, "kept_jobs": 0, "kept_uploads": 0}
+        self._refused_by_redis: dict[str, int] = dict.fromkeys(_IN_REDIS, 0)
         self._lock = threading.Lock()
 
     def all(self) -> Iterable[Budget | RedisMemory]:

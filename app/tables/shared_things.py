@@ -186,7 +186,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             share=_number(settings.awaited_uploads),
             total="the sum of the keys' shares",
             settings=("awaited_uploads", "upload_retention"),
-            metric="earmark_http_requests_total",
+            metric='earmark_budget_refused_total{budget="awaited_uploads"}',
             alert=CLIENTS_REFUSED,
             answer="429 `quota_exceeded`",
         ),

@@ -208,6 +208,8 @@ def test_too_many_pending_uploads_are_refused(limited_service: Service) -> None:
     wait = settings.signed_url_seconds + settings.upload_timeout
     assert wait - 10 < int(response.headers["retry-after"]) <= wait
     assert len(limited_service.orphans()) == 2
+    sample = 'earmark_budget_refused_total{budget="awaited_uploads",scope="key"} '
+    assert float(limited_service.deps.metrics.expose().decode().partition(sample)[2].split()[0]) >= 1
 
 
 def test_completed_refused_and_expired_uploads_are_not_pending(limited_service: Service, redis: Redis) -> None:
