@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
+from redis.client import Pipeline
 from redis.lock import Lock
 
 from app.errors import AudioInUse, NotFound, OffsetMismatch, QuotaExceeded, RecordUnreadable
@@ -99,6 +100,12 @@ def _ids_key(owner: str) -> str:
     return f"earmark:audio:of:{owner}"  # ids by expiry time
 
 
+def _keep_until(pipe: Pipeline, ids_key: str, expires_at: float) -> None:
+    """Let an index expire no earlier than what was added to it; other entries may last longer."""
+    for condition in ({"nx": True}, {"gt": True}):
+        pipe.expireat(ids_key, math.ceil(expires_at), **condition)
+
+
 def store_key(audio_id: str) -> str:
     """Return the key of the upload's bytes in the store."""
     return f"audio/{audio_id}"
@@ -166,7 +173,7 @@ class AudioRepository:
             pipe.set(audio_key(audio.id), audio.model_dump_json())
             pipe.zadd(_EXPIRY, {audio.id: audio.expires_at})
             pipe.zadd(_ids_key(audio.owner), {audio.id: audio.expires_at})
-            pipe.expireat(_ids_key(audio.owner), math.ceil(audio.expires_at))
+            _keep_until(pipe, _ids_key(audio.owner), audio.expires_at)
             self._orphans.remove(pipe, store_key(audio.id))
             pipe.execute()
 
@@ -191,7 +198,7 @@ class AudioRepository:
         with self._redis.pipeline() as pipe:
             pipe.set(pending_key(pending.id), pending.model_dump_json(), exat=math.ceil(pending.expires_at))
             pipe.zadd(ids_key, {pending.id: pending.expires_at})
-            pipe.expireat(ids_key, math.ceil(pending.expires_at))
+            _keep_until(pipe, ids_key, pending.expires_at)
             due = max(pending.expires_at, address_expires_at + self._settings.upload_timeout)
             self._orphans.add(pipe, incoming_key(pending.id), due + self._settings.upload_timeout)
             pipe.execute()
