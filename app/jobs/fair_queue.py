@@ -117,16 +117,18 @@ class FairQueue:
             pipe.execute_command(_STEP, "fill")
             self.commit(model, pipe)
 
-    def repair(self, model: str) -> None:
+    def repair(self, model: str) -> bool:
         """Build the queue anew if Redis has lost a part of its keys, and serve the jobs whose turn has come.
 
-        Takes time for each owner with waiting jobs. Jobs of which too much was lost leave the queue: `find_lost` of
-        the repository finds them.
+        Returns whether a part was lost. Takes time for each owner with waiting jobs. Jobs of which too much was lost
+        leave the queue: `find_lost` of the repository finds them.
         """
         with self._redis.pipeline() as pipe:
             pipe.execute_command(_STEP, "repair")
-            if self.commit(model, pipe):
-                log.error("Redis has lost a part of the fair queue of %s, which is built anew", model)
+            was_lost = bool(self.commit(model, pipe))
+        if was_lost:
+            log.error("Redis has lost a part of the fair queue of %s, which was built anew", model)
+        return was_lost
 
     def room_conditions(self, job: Job) -> tuple[Condition, ...]:
         """Return the conditions that the queue, and its owner's share of it, have room for a job."""

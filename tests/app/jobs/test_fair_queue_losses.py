@@ -17,7 +17,7 @@ from app.jobs.fair_queue import waiting_key
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.records.shared import OPEN_JOBS_KEY
-from tests.app.jobs.test_fair_queue import OWNERS, Model, announce, finish, job_of, settings_of, take
+from tests.app.jobs.test_fair_queue import NOTICING, OWNERS, Model, announce, finish, job_of, settings_of, take
 
 EXAMPLES = 100 if os.environ.get("EARMARK_SOAK") else 20
 PREFIX = "earmark:line:base"
@@ -40,7 +40,7 @@ class LossyMachine(RuleBasedStateMachine):
     @initialize(workers=st.integers(0, 2))
     def begin(self, workers: int) -> None:
         self.redis.flushall()
-        self.jobs = JobRepository(self.redis, settings_of(lost_after=0, job_attempts=100))
+        self.jobs = JobRepository(self.redis, NOTICING)
         announce(self.redis, *(f"w{number}" for number in range(workers)))
         self.waiting: dict[str, Job] = {}
         self.running: list[str] = []
