@@ -390,7 +390,7 @@ class StoreUnavailable(Unavailable):
 
 
 class DiskFull(StoreUnavailable):
-    """A disk is full: of the store, where that is a folder, or of a worker."""
+    """A disk is full: of the store, of an API for its uploads in flight, or of a worker."""
 
     code = "disk_full"
     title = "A disk of the server is full"

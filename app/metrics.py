@@ -27,7 +27,8 @@ from prometheus_client.registry import Collector
 log = logging.getLogger("earmark.metrics")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # s
+# s; the last is what one upload may take (`Settings.upload_timeout`).
+CALL_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 
 PROCESS = CollectorRegistry()
 ProcessCollector(namespace="earmark", registry=PROCESS)  # memory, CPU time and open files

@@ -10,8 +10,8 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -31,6 +31,8 @@ from app.settings import Settings
 log = logging.getLogger("earmark.storage")
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+# What S3 servers say when their disks, or the quota of a bucket, are used up: HTTP's status, or a code.
+_FULL = re.compile(r"status code: 507\b|<Code>(XMinioStorageFull|XMinioAdminBucketQuotaExceeded|QuotaExceeded)</Code>")
 # The smallest part that S3 accepts. Unfinished resumable uploads have pieces of this size.
 PART_BYTES = 5 * 1024 * 1024
 _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
@@ -85,7 +87,7 @@ class Storage:
                 return cls(LocalStore(folder, mkdir=True, automatic_cleanup=True), folder=folder)
             except (BaseError, OSError) as error:
                 log.error("cannot open the store's folder: %s", error)
-                raise StoreUnavailable("The store's folder cannot be opened.") from error
+                raise _translate(error, "The store's folder cannot be opened.") from error
         store = _s3(settings, settings.store_endpoint)
         public = settings.store_public_endpoint
         return cls(store, signer=_s3(settings, public) if public else store)
@@ -174,16 +176,23 @@ class Storage:
             return bytes(obstore.get(self._store, _check_key(key)).bytes())
 
     def download(self, key: str, path: Path) -> int:
-        """Read an object into a local file, block by block; return its size. The file is deleted on failure."""
+        """Read an object into a local file, block by block; return its size. The file is deleted on failure.
+
+        Raises OSError if the file cannot be written, on a full disk for example, which is not the store's.
+        """
         size = 0
         try:
-            with _translate_errors("get", key), path.open("wb") as file:
-                for block in obstore.get(self._store, _check_key(key)).stream(min_chunk_size=PART_BYTES):
+            with path.open("wb") as file, closing(self._blocks(key)) as blocks:
+                for block in blocks:
                     size += file.write(block)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return size
+
+    def _blocks(self, key: str) -> Generator[bytes]:
+        with _translate_errors("get", key):
+            yield from obstore.get(self._store, _check_key(key)).stream(min_chunk_size=PART_BYTES)
 
     async def open_range(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """Open a stream of the bytes from `start` up to, not including, `end` (0 <= start < end <= size)."""
@@ -360,14 +369,15 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
             raise _translate(error) from error
 
 
-def _translate(error: Exception) -> StoreUnavailable:
-    """Return our error for one of obstore's, which has the system's number of an error only in its text."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    if number and int(number[1]) in DiskFull.errnos:
+def _translate(error: Exception, detail: str = "") -> StoreUnavailable:
+    """Return our error for one of obstore's, which has the system's number of an error, or S3's code, in its text."""
+    text = str(error)
+    number = re.search(r"\(os error (\d+)\)", text)
+    if (number and int(number[1]) in DiskFull.errnos) or _FULL.search(text):
         return DiskFull("The store's disk is full.")
-    if _NO_BUCKET in str(error):
+    if _NO_BUCKET in text:
         return StoreUnavailable("The bucket of the object store does not exist.")
-    return StoreUnavailable()
+    return StoreUnavailable(detail)
 
 
 @contextmanager

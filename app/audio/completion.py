@@ -17,7 +17,9 @@ from app.http.multipart import Part
 from app.records.audio import Audio, PendingUpload, incoming_key
 from app.records.ids import AUDIO, is_id
 
-_POLL_SECONDS = 0.1  # between attempts to acquire the lock while another request completes the upload
+# Between attempts to acquire the lock while another request completes the upload: the first ones, and later ones. Each
+# takes a thread and a call of Redis, and a client may let any number of requests wait.
+_POLL_SECONDS, _LATER_POLL_SECONDS = 0.1, 2.0
 _LEASE_SECONDS = 30.0  # for which the lock of a dead process blocks others
 _PROBE_SECONDS = 60.0  # that a request waits for another one beyond the time for copying
 
@@ -44,13 +46,13 @@ async def complete(deps: Dependencies, audio_id: str, receive: Callable[[Pending
 
 
 async def receive_stored(deps: Dependencies, pending: PendingUpload, chunks: AsyncIterator[bytes]) -> Audio:
-    """Receive the bytes of a pending upload from the store, like those of any other upload.
+    """Receive the bytes of a pending upload from the store, like those of any other upload whose size is known.
 
     Raises what `Uploads.receive` raises, and `StoreUnavailable` if reading takes too long.
     """
     async with service.receive_uploads(deps) as uploads:
         with anyio.move_on_after(deps.settings.fetch_timeout):
-            return await uploads.receive(Part("file", pending.filename, chunks), pending.id)
+            return await uploads.receive(Part("file", pending.filename, chunks), pending.id, pending.bytes)
         raise StoreUnavailable("Reading the upload from the store took too long.")
 
 
@@ -83,9 +85,11 @@ def _delete(deps: Dependencies, pending: PendingUpload) -> None:
 async def _completion_lock(deps: Dependencies, audio_id: str) -> AsyncIterator[None]:
     """Hold the lock of a pending upload: concurrent completions could mix different bytes into one upload."""
     lock = deps.audio.completion_lock(audio_id, _LEASE_SECONDS)
+    pause = _POLL_SECONDS
     with anyio.move_on_after(deps.settings.fetch_timeout + _PROBE_SECONDS):
         while not await run_in_threadpool(lock.acquire):
-            await anyio.sleep(_POLL_SECONDS)
+            await anyio.sleep(pause)
+            pause = min(1.5 * pause, _LATER_POLL_SECONDS)
     renewal = asyncio.create_task(_renew_periodically(lock))
     try:
         if not await run_in_threadpool(lock.owned):

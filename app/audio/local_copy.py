@@ -10,13 +10,13 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
-from app.errors import StoreUnavailable
+from app.errors import DiskFull, Overloaded
 from app.storage import Storage
 
 log = logging.getLogger("earmark.audio")
 
-# Errors of the system that pass: disk space, quota, open files, processes, memory.
-_SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+# Errors of the system that pass: open files, processes, memory.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 class LocalCopy:
@@ -27,7 +27,7 @@ class LocalCopy:
 
     store_path: the object as a file of this machine, if the store is a folder (`Storage.local_path`).
 
-    Raises `StoreUnavailable` if disk space, processes or open files run out while it is open.
+    Raises `DiskFull` if disk space runs out while it is open, `Overloaded` if processes or open files do.
     """
 
     def __init__(self, store_path: Path | None) -> None:
@@ -45,7 +45,7 @@ class LocalCopy:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._copy is not None:
             self._copy.close()
-        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        if isinstance(error, OSError) and error.errno in {*DiskFull.errnos, *_SHORTAGES}:
             raise _translate(error) from error
 
     @property
@@ -76,6 +76,8 @@ def _write(copy: RawIOBase, chunk: bytes) -> None:
         remaining = remaining[copy.write(remaining) or 0 :]
 
 
-def _translate(error: OSError) -> StoreUnavailable:
+def _translate(error: OSError) -> DiskFull | Overloaded:
     log.error("cannot keep the local copy of an upload, or cannot read it: %s", error)
-    return StoreUnavailable("The server has no room for the upload at the moment.")
+    if error.errno in DiskFull.errnos:
+        return DiskFull("The server's disk for uploads in flight is full.")
+    return Overloaded("The server has no room for the upload at the moment.")

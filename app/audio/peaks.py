@@ -6,13 +6,14 @@ Only the waveform of the track that is read by default is kept.
 import logging
 from collections.abc import AsyncIterator
 
+import anyio
 from starlette.concurrency import run_in_threadpool
 
 from app.audio import service
 from app.audio.local_copy import LocalCopy
 from app.audio.schemas import ChannelPeaks, PeaksAnswer
 from app.dependencies import Dependencies
-from app.errors import NotFound
+from app.errors import NotFound, StoreUnavailable
 from app.media import waveform
 from app.media.waveform import Waveform
 from app.records.audio import Audio, store_key, waveform_key
@@ -25,7 +26,8 @@ _DIGITS = 5
 async def peaks(deps: Dependencies, audio: Audio, points: int, track: int | None = None) -> PeaksAnswer:
     """Return the peaks of an upload, or of a track of it that can be read, in at most `points` points.
 
-    Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`, `RateLimited`, `Overloaded`.
+    Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`, `RateLimited`, `Overloaded`, and `StoreUnavailable`, also if
+    reading the upload takes too long.
     """
     if track == next((one.track for one in audio.tracks if one.readable), None):
         track = None
@@ -70,7 +72,10 @@ async def _decode(deps: Dependencies, audio: Audio, track: int | None = None) ->
     path = deps.storage.local_path(store_key(audio.id))
     async with deps.budgets.upload_room.hold(deps.caller.key_id, 0 if path else audio.bytes):
         with LocalCopy(path) as copy:
-            await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
+            with anyio.move_on_after(deps.settings.fetch_timeout) as copying:
+                await copy.fill(store_key(audio.id), audio.bytes, deps.storage)
+            if copying.cancelled_caught:
+                raise StoreUnavailable("Reading the upload from the store took too long.")
             return await waveform.compute(copy.path, deps.settings, track=track)
 
 

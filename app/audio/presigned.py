@@ -38,9 +38,10 @@ def presign(deps: Dependencies, body: PresignSent) -> tuple[PendingUpload, str, 
         created_at=now,
         expires_at=url_expires_at + settings.upload_timeout,
     )
-    deps.audio.create_pending(pending, url_expires_at)
-    access_log.note_made(pending.id)
     url = deps.storage.signed_url(incoming_key(pending.id), settings.signed_url_seconds, "PUT")
+    with deps.budgets.count_refusal("awaited_uploads"):
+        deps.audio.create_pending(pending, url_expires_at)
+    access_log.note_made(pending.id)
     return pending, url, url_expires_at
 
 

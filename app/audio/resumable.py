@@ -42,7 +42,8 @@ def create(deps: Dependencies, size: int, filename: str | None, metadata: str) -
         offset=0,
         metadata=metadata,
     )
-    deps.audio.create_pending(pending, now)
+    with deps.budgets.count_refusal("awaited_uploads"):
+        deps.audio.create_pending(pending, now)
     access_log.note_made(pending.id)
     return pending
 

@@ -47,13 +47,14 @@ class Uploads:
             check_size(response.length or 0, settings.upload_bytes)
             return await self.receive(Part("url", response.url.path, response.chunks))
 
-    async def receive(self, part: Part, audio_id: str | None = None) -> Audio:
+    async def receive(self, part: Part, audio_id: str | None = None, size: int = 0) -> Audio:
         """Stream one file to the store, probe it and create its record, with a new id unless one is given.
 
+        size: bytes for which room is held from the start, of a file that is known to have so many.
         Raises `QuotaExceeded`, `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe
         and the part's chunks raise; then the store holds nothing of the file.
         """
-        async with occupy(self._deps, part.chunks) as chunks:
+        async with occupy(self._deps, part.chunks, size) as chunks:
             return await self._receive(replace(part, chunks=chunks), audio_id)
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
@@ -103,13 +104,16 @@ class Uploads:
 
 
 @asynccontextmanager
-async def occupy(deps: Dependencies, chunks: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
+async def occupy(
+    deps: Dependencies, chunks: AsyncIterator[bytes], size: int = 0
+) -> AsyncIterator[AsyncIterator[bytes]]:
     """Hold a slot of the uploads in flight, and room for the chunks, which are passed through.
 
+    size: bytes for which room is held at once, so that no chunk of so many is refused.
     Raises `RateLimited` and `Overloaded`, the chunks too.
     """
     budgets, key_id = deps.budgets, deps.caller.key_id
-    async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, 0) as room:
+    async with budgets.uploads.hold(key_id), budgets.upload_room.hold(key_id, size) as room:
         yield _occupy(deps, room, chunks)
 
 
@@ -117,13 +121,15 @@ async def _occupy(deps: Dependencies, room: Hold, chunks: AsyncIterator[bytes]) 
     """Pass chunks through, and hold room for them; give it back if they arrive slowly while room is scarce."""
     settings, budgets, key_id = deps.settings, deps.budgets, deps.caller.key_id
     arrival = ArrivalRate(settings.upload_idle)
-    start = time.monotonic()
+    start, arrived = time.monotonic(), 0
     async for chunk in chunks:
         if arrival.add(len(chunk), time.monotonic() - start) < settings.busy_upload_rate:
             for budget in (budgets.uploads, budgets.upload_room):
                 if budget.is_scarce(key_id):
                     raise budget.take_back()
-        room.grow(len(chunk))
+        arrived += len(chunk)
+        if arrived > room.amount:
+            room.grow(arrived - room.amount)
         yield chunk
         start = time.monotonic()
 

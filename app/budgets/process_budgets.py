@@ -14,6 +14,9 @@ from app.budgets.redis_memory import RedisMemory
 from app.errors import RateLimited
 from app.settings import Settings
 
+# Shares of keys that are counted there.
+_IN_REDIS = ("awaited_uploads", "excerpt_bytes", "idempotency", "kept_jobs", "kept_uploads")
+
 
 class ProcessBudgets(Collector):
     """All budgets of one front-end process, and their metrics."""
@@ -31,9 +34,7 @@ class ProcessBudgets(Collector):
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)
-        self._refused_by_redis: dict[str, int] = dict.fromkeys(
-            ("idempotency", "kept_jobs", "kept_uploads", "excerpt_bytes"), 0
-        )
+        self._refused_by_redis: dict[str, int] = dict.fromkeys(_IN_REDIS, 0)
         self._lock = threading.Lock()
 
     def all(self) -> Iterable[Budget | RedisMemory]:
@@ -61,9 +62,10 @@ class ProcessBudgets(Collector):
             labels=["budget", "scope"],
         )
         for budget in self.all():
-            limit.add_metric([budget.name], budget.total)
-            used.add_metric([budget.name], budget.used)
-            waiting.add_metric([budget.name], budget.waiting)
+            if isinstance(budget, Budget):
+                limit.add_metric([budget.name], budget.total)
+                used.add_metric([budget.name], budget.used)
+                waiting.add_metric([budget.name], budget.waiting)
             for scope in ("key", "all", "slow"):
                 refused.add_metric([budget.name, scope], budget.refused[scope])
         for name, count in self._refused_by_redis.items():

@@ -20,25 +20,28 @@ _FRESH_SECONDS = 1.0  # of a reading: what a second adds is small beside the roo
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """The reply to INFO memory, in bytes; a limit of 0 is none."""
+    """The reply to INFO memory, in bytes; a limit of 0 is none. `evicts`: a full server drops records of its choice."""
 
     used: int
     limit: int
+    evicts: bool = False
 
     @classmethod
     def parse(cls, reply: Mapping[str, Any]) -> "MemoryReading":
         """Return what counts for `maxmemory`: buffers of replicas and of the append-only file do not."""
-        return cls(int(reply["used_memory"]) - int(reply.get("mem_not_counted_for_evict", 0)), int(reply["maxmemory"]))
+        limit = int(reply["maxmemory"])
+        evicts = bool(limit) and reply.get("maxmemory_policy", "noeviction") != "noeviction"
+        return cls(int(reply["used_memory"]) - int(reply.get("mem_not_counted_for_evict", 0)), limit, evicts)
 
 
 class RedisMemory:
     """The budget of all records in bytes of the server's memory; for use from the event loop of the server only.
 
-    `share`: of the server's `maxmemory`, above which nothing is added. A server without a limit refuses nothing.
+    `share`: of the server's `maxmemory`, above which nothing is added. A server without a limit refuses nothing. The
+    metrics of it are the queue's, which are read at each scrape: the reading here is as old as the last request.
     """
 
     name = "redis_memory"
-    waiting = 0
 
     def __init__(self, redis: Redis, share: float) -> None:
         self._redis = redis

@@ -77,7 +77,7 @@ class Housekeeping:
                 self._attempt(queue.name, partial(self._reap_executions, queue))
                 self._attempt(queue.name, partial(self._reap_intermediate, queue))
         for model in models:
-            self._attempt(model, partial(self._jobs.fair_queue.fill, model))
+            self._attempt(model, partial(self._jobs.fair_queue.repair, model))
             self._attempt(model, partial(self._move_waiting, model))
         for job in self._jobs.find_lost():
             self._attempt(job.id, partial(self._requeue, job))
@@ -217,9 +217,11 @@ class Housekeeping:
     def _expire_audio(self, audio_id: str) -> None:
         try:
             self._audio.delete(audio_id)
-        except (AudioInUse, NotFound):
+        except AudioInUse:
             self._audio.postpone_expiry(audio_id, POSTPONE_SECONDS)
             return
+        except NotFound:  # it was deleted meanwhile, or Redis has lost its record
+            pass
         self._delete(store_key(audio_id))
         log.info("upload %s has expired", audio_id)
 

@@ -175,7 +175,7 @@ class JobResource(Generic[Answer]):
         try:
             has_stored_fields = bool(deps.jobs.delete(self.get(deps, job_id).id).stored_fields)
         except RecordUnreadable:
-            deps.jobs.delete_unreadable(self.kind, job_id, deps.caller.key_id)
+            deps.jobs.unreadable.delete(self.kind, job_id, deps.caller.key_id)
             has_stored_fields = True  # possibly
         deps.storage.delete_prefix(output_folder(self.kind.name, job_id))
         if has_stored_fields:

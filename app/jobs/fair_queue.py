@@ -3,12 +3,14 @@
 A job enters with its owner (an API key), a weight (its priority) and a cost (the seconds of audio that it is charged).
 Jobs are served by start-time fair queueing: waiting owners get seconds of audio in proportion to their weights, and an
 owner who had nothing waiting is next at once. A served job is on a ready list, an RQ queue of as many jobs as its
-living workers may need. The steps and their keys are in `fair_queue.lua`.
+living workers may need. The script is `fair_queue_lists.lua`, with
+its keys, followed by `fair_queue.lua`, with the steps.
 
 A step is added to a pipeline beside the other changes that belong to it, such as the job's record, and `commit` applies
 the pipeline in one script: no process can die between them. Every step also serves the jobs whose turn has come.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,15 @@ from rq.job import Job as Entry
 from rq.registry import StartedJobRegistry
 
 from app.errors import EarmarkError, QueueFull
+from app.jobs.kinds import kind_of_id
 from app.jobs.lifecycle import Job
 from app.jobs.rq_queues import queue_name
 from app.model_registry.registry import workers_key
 from app.records.ids import timestamp
 from app.redis_client import server_clock
 from app.settings import Settings
+
+log = logging.getLogger("earmark.jobs")
 
 Condition = tuple[tuple[Any, ...], EarmarkError | None]  # its words (see `fair_queue.lua`), and the error if it fails
 _STEP = "FAIRQUEUE"  # no command of Redis; `fair_queue.lua` executes it
@@ -60,7 +65,8 @@ class FairQueue:
         self._redis = redis
         self._clock = server_clock(redis)
         self._settings = settings
-        self._script = redis.register_script(Path(__file__).with_suffix(".lua").read_text())
+        parts = (Path(__file__).with_name(name).read_text() for name in ("fair_queue_lists.lua", "fair_queue.lua"))
+        self._script = redis.register_script("".join(parts))
         self._keys: dict[str, tuple[str, ...]] = {}
 
     # Steps: commands for a pipeline that `commit` applies
@@ -111,6 +117,19 @@ class FairQueue:
             pipe.execute_command(_STEP, "fill")
             self.commit(model, pipe)
 
+    def repair(self, model: str) -> bool:
+        """Build the queue anew if Redis has lost a part of its keys, and serve the jobs whose turn has come.
+
+        Returns whether a part was lost. Takes time for each owner with waiting jobs. Jobs of which too much was lost
+        leave the queue: `find_lost` of the repository finds them.
+        """
+        with self._redis.pipeline() as pipe:
+            pipe.execute_command(_STEP, "repair")
+            was_lost = bool(self.commit(model, pipe))
+        if was_lost:
+            log.error("Redis has lost a part of the fair queue of %s, which was built anew", model)
+        return was_lost
+
     def room_conditions(self, job: Job) -> tuple[Condition, ...]:
         """Return the conditions that the queue, and its owner's share of it, have room for a job."""
         settings = self._settings
@@ -159,7 +178,8 @@ class FairQueue:
                 pipe.lrange(Queue(queue_name(model, short=short), connection=self._redis).key, 0, -1)
             lists = pipe.execute()
         now = self._clock.now()
-        return max((0.0, *(now - timestamp(job_id.decode()) for job_ids in lists for job_id in job_ids)))
+        ids = (job_id.decode(errors="replace") for job_ids in lists for job_id in job_ids)
+        return max((0.0, *(now - timestamp(job_id) for job_id in ids if kind_of_id(job_id))))  # others may use RQ too
 
     def models(self) -> list[str]:
         """Return the models that have or had jobs."""

@@ -16,6 +16,7 @@ from app.records import ids
 from app.records.quarantine import Quarantine
 from app.redis_client import server_clock
 
+_TRIM_BATCH = 1000  # entries whose records are looked up in one round trip
 _OWNERS = "earmark:owners"  # all owners who ever created a job: at most as many as there are keys
 
 
@@ -73,24 +74,28 @@ class Listing:
         return jobs, None
 
     def trim(self, kind: Kind, age: float) -> int:
-        """Remove jobs created more than `age` seconds ago, whose records Redis has dropped. Returns how many.
+        """Remove jobs created more than `age` seconds ago whose records Redis has dropped. Returns how many.
 
-        Records of a kind that is kept may be that old and exist: those are checked one by one.
+        A record may be older and exist: its job has waited for long, is kept, or was created when records were to stay
+        for longer.
         """
         oldest = ids.first_id(kind.prefix, self._clock.now() - age)
         owners: Any = self._redis.smembers(_OWNERS)
-        keys = [self.key(owner.decode(), kind.name) for owner in owners]
-        if not kind.kept:
-            return sum(self._redis.zremrangebylex(key, "-", f"({oldest}") for key in keys)
-        return sum(self._remove_stale(key, oldest) for key in keys)
+        return sum(self._remove_dropped(self.key(owner.decode(), kind.name), oldest) for owner in owners)
 
-    def _remove_stale(self, key: str, oldest: str) -> int:
-        members: Any = self._redis.zrange(key, "-", f"({oldest}", bylex=True)
-        with self._redis.pipeline(transaction=False) as pipe:
-            for member in members:
-                pipe.exists(record_key(member.decode()))
-            dropped = [member for member, exists in zip(members, pipe.execute(), strict=True) if not exists]
-        return self._redis.zrem(key, *dropped) if dropped else 0
+    def _remove_dropped(self, key: str, oldest: str) -> int:
+        removed = 0
+        start = "-"
+        while True:
+            members: Any = self._redis.zrange(key, start, f"({oldest}", bylex=True, offset=0, num=_TRIM_BATCH)
+            with self._redis.pipeline(transaction=False) as pipe:
+                for member in members:
+                    pipe.exists(record_key(member.decode()))
+                dropped = [member for member, exists in zip(members, pipe.execute(), strict=True) if not exists]
+            removed += self._redis.zrem(key, *dropped) if dropped else 0
+            if len(members) < _TRIM_BATCH:
+                return removed
+            start = f"({members[-1].decode()}"
 
     def _documents(self, job_ids: list[str]) -> list[bytes | None]:
         documents: Any = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []

@@ -30,6 +30,9 @@ class QueueMetrics(Collector):
         up = GaugeMetricFamily("earmark_queue_up", "Whether Redis answers and takes writes")
         used = GaugeMetricFamily("earmark_redis_memory_used_bytes", "Memory of the Redis server that is in use")
         limit = GaugeMetricFamily("earmark_redis_memory_limit_bytes", "maxmemory of the Redis server; 0: no limit")
+        evicts = GaugeMetricFamily(
+            "earmark_redis_evicts", "Whether a full Redis server drops records: maxmemory-policy is not noeviction"
+        )
         unreadable = GaugeMetricFamily("earmark_records_unreadable", "Damaged records that were set aside")
         labels = ["model", "version"]  # an empty version: jobs, and workers, of the previous release
         waiting = GaugeMetricFamily("earmark_jobs_waiting", "Jobs that wait", labels=labels)
@@ -57,11 +60,12 @@ class QueueMetrics(Collector):
             memory = MemoryReading.parse(info)
             used.add_metric([], memory.used)
             limit.add_metric([], memory.limit)
+            evicts.add_metric([], memory.evicts)
         except RedisError:
             up.add_metric([], 0)
             return [up]
         up.add_metric([], self._takes_writes())
-        return [up, waiting, oldest, running, workers, unfinished, unreadable, used, limit]
+        return [up, waiting, oldest, running, workers, unfinished, unreadable, used, limit, evicts]
 
     def _takes_writes(self) -> bool:
         try:

@@ -31,21 +31,21 @@ from redis.client import Pipeline
 from app import logs
 from app.errors import AlreadyFinished, NotFound, QuotaExceeded, RecordTooNew, RecordUnreadable
 from app.jobs import events, lifecycle
-from app.jobs.events import events_key
 from app.jobs.excerpt_bytes import ExcerptBytes
 from app.jobs.fair_queue import Condition, FairQueue
 from app.jobs.job_records import EXPIRY_KEY, Also, JobRecords, Step, audio_ids_key, is_unchanged
-from app.jobs.kinds import KINDS, Kind, kind_of_id, output_folder
+from app.jobs.kinds import KINDS, output_folder
 from app.jobs.large_fields import record_folder
 from app.jobs.lifecycle import Job, JobError, StoredFields, TargetState
 from app.jobs.listing import Listing, record_key
 from app.jobs.rq_queues import RqQueues
+from app.jobs.unreadable_jobs import UnreadableJobs
 from app.records.audio import audio_key
 from app.records.orphans import OrphanLedger, postpone
 from app.records.quarantine import Quarantine
 from app.records.shared import OPEN_JOBS_KEY
 from app.records.usage import Usage, stored_size
-from app.redis_client import execute_when_full, server_clock
+from app.redis_client import server_clock
 from app.settings import Settings
 
 _REPLACED_SECONDS = 600.0  # for which a replaced object is kept
@@ -61,8 +61,8 @@ class QueuedJob:
 
 
 class JobRepository:
-    """All jobs of one deployment. `fair_queue`, `rq_queues`, `listing` and `excerpt_bytes` are the parts that callers
-    read directly."""
+    """All jobs of one deployment. `fair_queue`, `rq_queues`, `listing`, `unreadable` and `excerpt_bytes` are for
+    callers too."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self.redis = redis
@@ -71,6 +71,7 @@ class JobRepository:
         self.quarantine = Quarantine(redis)
         self.listing = Listing(redis)
         self.excerpt_bytes = ExcerptBytes(redis, settings)
+        self.unreadable = UnreadableJobs(redis, settings, self.fair_queue, self.listing, self.quarantine)
         self._settings = settings
         self._orphans = OrphanLedger(redis)
         self._usage = Usage(redis, settings)
@@ -140,31 +141,6 @@ class JobRepository:
                 if self.fair_queue.commit(job.model, pipe, [is_unchanged(job, document)]) is not None:
                     return job
 
-    def delete_unreadable(self, kind: Kind, job_id: str, owner: str) -> None:
-        """Delete an unreadable record, which does not tell its model: it leaves the queues of all; see `delete`."""
-        self.set_aside(job_id)
-        with self.redis.pipeline() as pipe:
-            pipe.zrem(EXPIRY_KEY, job_id)
-            self.listing.remove(pipe, owner, kind.name, job_id)
-            pipe.delete(record_key(job_id), events_key(job_id))
-            for folder in (output_folder(kind.name, job_id), record_folder(job_id)):
-                self._orphans.add(pipe, folder, self._clock.now() + self._settings.execution_seconds)
-            execute_when_full(self.redis, pipe)
-        self.excerpt_bytes.forget(owner, job_id)
-        self.quarantine.remove(record_key(job_id))
-
-    def set_aside(self, job_id: str) -> None:
-        """Take an unreadable record out of every queue, and out of the open jobs; it stays for the time of a record."""
-        self.quarantine.add(record_key(job_id))
-        kind = kind_of_id(job_id)
-        if kind is None or not kind.kept:
-            self.redis.expire(record_key(job_id), int(self._settings.record_retention), nx=True)
-        for model in self.fair_queue.models():
-            with self.redis.pipeline() as pipe:
-                self.fair_queue.leave_by_id(pipe, job_id)
-                self.fair_queue.commit(model, pipe)
-        self.redis.srem(OPEN_JOBS_KEY, job_id)
-
     # Calls of workers
 
     def claim(self, job_id: str, execution: str, model: str | None = None) -> Job | None:
@@ -192,7 +168,7 @@ class JobRepository:
         except NotFound:
             return None
         except RecordUnreadable:
-            self.set_aside(job_id)
+            self.unreadable.set_aside(job_id)
             return None
         return job if job is not None and not job.is_finished else None
 
@@ -325,12 +301,12 @@ class JobRepository:
             try:
                 job = self.get(job_id)
             except NotFound:
-                self.redis.srem(OPEN_JOBS_KEY, job_id)
+                self.unreadable.leave_all(job_id)
                 continue
             except RecordTooNew:  # left to the housekeeping of the newer release
                 continue
             except RecordUnreadable:
-                self.set_aside(job_id)
+                self.unreadable.set_aside(job_id)
                 continue
             if not job.is_finished and self._clock.now() - job.changed_at >= self._settings.lost_after:
                 lost.append(job)
@@ -402,12 +378,12 @@ class JobRepository:
         except NotFound:
             pass
         except RecordUnreadable:
-            self.set_aside(job_id)
+            self.unreadable.set_aside(job_id)
         self.redis.zrem(EXPIRY_KEY, job_id)
 
     def trim(self) -> int:
         """Remove list entries whose records Redis has dropped. Returns how many."""
-        retention = self._settings.stem_retention + self._settings.record_retention + 7 * 86400
+        retention = self._settings.stem_retention + self._settings.record_retention
         return sum(self.listing.trim(kind, retention) for kind in KINDS.values())
 
     def unfinished_count(self) -> int:
@@ -437,5 +413,5 @@ class JobRepository:
         except NotFound:
             return None
         except RecordUnreadable:
-            self.set_aside(job_id)
+            self.unreadable.set_aside(job_id)
             return None

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,6 @@ class Quotas:
         self._run(key_id, seconds, 0, int(charged_at // DAY))
 
     def _run(self, key_id: str, seconds: float, quota: int, day: int | str) -> list[Any]:
-        keys = [quota_key(key_id), usage_prefix(key_id)]
+        keys = [quota_key(key_id), usage_prefix(key_id), f"earmark:quota-call:{secrets.token_hex(16)}"]
         reply: Any = self._charge(keys=keys, args=[f"{seconds:.3f}", quota, day, self._usage_retention])
         return reply

@@ -89,7 +89,9 @@ class UrlSigner:
 
     def _get_secret(self) -> bytes:
         if not self._secret:
-            candidate = secrets.token_bytes(32)
-            stored: Any = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True)
-            self._secret = stored or candidate
+            stored: Any = self._redis.get(_SECRET_KEY)  # a full server allows this alone
+            if stored is None:
+                candidate = secrets.token_bytes(32)
+                stored = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True) or candidate
+            self._secret = stored
         return self._secret

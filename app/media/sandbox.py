@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -150,10 +151,16 @@ def run(
 
 async def run_async(command: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None) -> Outcome:
     """Call `run` in a thread. Cancelling the task kills the child and waits for its end."""
-    import asyncio  # not at the top: children import this module too, and asyncio would double their start-up time
+    # Not at the top: children import this module too, and asyncio would double their start-up time.
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
 
     stop = threading.Event()
-    running = asyncio.create_task(asyncio.to_thread(run, command, limits, folder=folder, cancelled=stop.is_set))
+    call = partial(run, command, limits, folder=folder, cancelled=stop.is_set)
+    # A thread of its own: those that callers share are as few as the processors, and may all wait for long children.
+    executor = ThreadPoolExecutor(1, "earmark-child")
+    running = asyncio.get_running_loop().run_in_executor(executor, call)
+    executor.shutdown(wait=False)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

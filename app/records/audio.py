@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from redis import Redis
+from redis.client import Pipeline
 from redis.lock import Lock
 
 from app.errors import AudioInUse, NotFound, OffsetMismatch, QuotaExceeded, RecordUnreadable
@@ -20,19 +21,22 @@ AUDIO_EXPIRY_KEY = "earmark:audio:expiry"
 # A user counts while its job is unfinished: the record of one that was deleted may not have told which uploads it used.
 _DELETE = """#!lua flags=allow-oom
 local record, users, open_jobs, expiry, ledger, ids = unpack(KEYS)
-if redis.call('EXISTS', record) == 0 then return 'missing' end
 for _, job in ipairs(redis.call('SMEMBERS', users)) do
   if redis.call('SISMEMBER', open_jobs, job) == 1 then return 'in use' end
 end
-redis.call('DEL', record, users)
-redis.call('ZREM', expiry, ARGV[1])
+local deleted = redis.call('DEL', record)
+redis.call('DEL', users)
 redis.call('ZREM', ids, ARGV[1])
-redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
-return 'deleted'
+-- An upload that is to expire has bytes, though Redis may have lost its record.
+if redis.call('ZREM', expiry, ARGV[1]) == 1 or deleted == 1 then
+  redis.call('ZADD', ledger, 'GT', ARGV[3], ARGV[2])
+end
+return deleted == 1 and 'deleted' or 'missing'
 """
 _ADVANCE = """
 local document = redis.call('GET', KEYS[1])
 if not document then return 'missing' end
+if document == ARGV[2] then return 'advanced' end -- by this call, the reply to which was lost before
 if cjson.decode(document).offset ~= tonumber(ARGV[1]) then return 'moved' end
 redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 return 'advanced'
@@ -95,6 +99,12 @@ def _pending_ids_key(owner: str) -> str:
 
 def _ids_key(owner: str) -> str:
     return f"earmark:audio:of:{owner}"  # ids by expiry time
+
+
+def _keep_until(pipe: Pipeline, ids_key: str, expires_at: float) -> None:
+    """Let an index expire no earlier than what was added to it; other entries may last longer."""
+    for condition in ({"nx": True}, {"gt": True}):
+        pipe.expireat(ids_key, math.ceil(expires_at), **condition)
 
 
 def store_key(audio_id: str) -> str:
@@ -165,7 +175,7 @@ class AudioRepository:
             pipe.set(audio_key(audio.id), audio.model_dump_json())
             pipe.zadd(AUDIO_EXPIRY_KEY, {audio.id: audio.expires_at})
             pipe.zadd(_ids_key(audio.owner), {audio.id: audio.expires_at})
-            pipe.expireat(_ids_key(audio.owner), math.ceil(audio.expires_at))
+            _keep_until(pipe, _ids_key(audio.owner), audio.expires_at)
             self._orphans.remove(pipe, store_key(audio.id))
             self._usage.add_stored(pipe, audio.owner, audio.bytes)
             pipe.execute()
@@ -191,7 +201,7 @@ class AudioRepository:
         with self._redis.pipeline() as pipe:
             pipe.set(pending_key(pending.id), pending.model_dump_json(), exat=math.ceil(pending.expires_at))
             pipe.zadd(ids_key, {pending.id: pending.expires_at})
-            pipe.expireat(ids_key, math.ceil(pending.expires_at))
+            _keep_until(pipe, ids_key, pending.expires_at)
             due = max(pending.expires_at, address_expires_at + self._settings.upload_timeout)
             self._orphans.add(pipe, incoming_key(pending.id), due + self._settings.upload_timeout)
             pipe.execute()

@@ -38,6 +38,10 @@ class OrphanLedger:
             single.zadd(LEDGER_KEY, {prefix: due}, gt=True)
             execute_when_full(self._redis, single)
 
+    def add_missing(self, pipe: Pipeline, prefix: str, due: float) -> None:
+        """Add a prefix within a transaction, unless it is due at some time already."""
+        pipe.zadd(LEDGER_KEY, {prefix: due}, nx=True)
+
     def remove(self, pipe: Pipeline | None, prefix: str) -> None:
         """Remove a prefix: a record owns it, or its objects were deleted."""
         (self._redis if pipe is None else pipe).zrem(LEDGER_KEY, prefix)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from app.records.shared import EmbeddingRecord, ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
 
 _MAX_FILE_NAME = 255  # bytes
+_DEVICE = re.compile(r"^((con|prn|aux|nul|com\d|lpt\d)\.)", re.IGNORECASE)  # names that Windows keeps for devices
 
 Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
 Quality = Literal["standard", "high"]
@@ -85,16 +86,18 @@ class StemRecord(BaseModel):
     loudness: float | None
 
 
-def file_name(stem: StemRecord, source: str | None) -> str:
+def file_name(stem: StemRecord, source: str | None, mark: str = "") -> str:
     """Return the file name under which a stem of a recording is downloaded, such as `street-dog.flac`.
 
-    `source`: the name of the recording's file, if it is known.
+    `source`: the name of the recording's file, if it is known. `mark`: what the name ends with, before the suffix; see
+    `app.separations.names.file_names`.
     """
-    suffix = PurePosixPath(stem.key).suffix
+    suffix = mark + PurePosixPath(stem.key).suffix
     name = _replace_separators(stem.name)
     room = _MAX_FILE_NAME - len(f"-{suffix}".encode())
     prefix = f"{_cut(source_name(source), room - len(name.encode()))}-" if source else ""
-    return f"{prefix if prefix != '-' else ''}{_cut(name, room)}{suffix}"
+    complete = f"{prefix if prefix != '-' else ''}{_cut(name, room)}{suffix}"
+    return _DEVICE.sub(r"_\1", complete)
 
 
 def source_name(source: str) -> str:

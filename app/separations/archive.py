@@ -4,7 +4,8 @@ import time
 import zipfile
 from collections.abc import AsyncIterator
 
-from app.records.separations import StemRecord, file_name
+from app.records.separations import StemRecord
+from app.separations.names import file_names
 from app.storage import Storage
 
 
@@ -42,8 +43,8 @@ async def stream(
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-        for stem in stems:
-            entry = zipfile.ZipInfo(file_name(stem, source), time.gmtime(modified_at)[:6])
+        for stem, name in zip(stems, file_names(stems, source), strict=True):
+            entry = zipfile.ZipInfo(name, time.gmtime(modified_at)[:6])
             entry.file_size = stem.bytes  # above 2 GiB the entry needs wider fields (ZIP64) from its first byte
             entry.external_attr = 0o644 << 16
             with archive.open(entry, "w") as file:

@@ -13,9 +13,10 @@ from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.model_registry.registry import ModelDescription
 from app.records.audio import Audio
-from app.records.separations import SeparationRequest, SeparationResult, StemRecord, file_name, source_name
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord, source_name
 from app.records.sizes import SeparationSize
 from app.separations import archive, validation
+from app.separations.names import file_names
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, initial_state, require_usable, upload_ids
 
@@ -60,6 +61,8 @@ def create_again(deps: Dependencies, job: Job) -> QueuedJob:
     """
     request = request_of(job, SeparationRequest)
     validation.require_target_count(len(request.targets), deps.settings, "targets")
+    if request.auto is not None:
+        validation.require_target_count(request.auto.max_targets, deps.settings, "auto", "max_targets")
     model = deps.model_registry.resolve(options_of(job).model)
     track = request.mixture.track
     mixture = job_validation.find_recording(deps, request.mixture.audio_id, "mixture", "audio_id")
@@ -103,10 +106,11 @@ def find_stem(deps: Dependencies, job: Job, name: str) -> tuple[StemRecord, str]
     Raises `NotFound`, and `StemsExpired` after the stems' retention time.
     """
     wanted = unicodedata.normalize("NFC", name)
-    for stem in _stems_of(job):
+    stems = _stems_of(job)
+    for index, stem in enumerate(stems):
         if stem.name == wanted:
             require_unexpired(deps, job, "stems")
-            return stem, file_name(stem, _source_of(job))
+            return stem, file_names(stems, _source_of(job))[index]
     raise NotFound("There is no such stem.")
 
 

@@ -88,7 +88,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             settings=("idempotency_bytes", "idempotency_refusal_bytes", "idempotency_seconds"),
             metric='earmark_budget_refused_total{budget="idempotency"}',
             alert=CLIENTS_REFUSED,
-            answer="429 `quota_exceeded`",
+            answer="429 `rate_limited`",
         ),
         SharedThing(
             what="a job's record, and each of its events",
@@ -199,7 +199,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             share=_number(settings.awaited_uploads),
             total="the sum of the keys' shares",
             settings=("awaited_uploads", "upload_retention"),
-            metric="earmark_http_requests_total",
+            metric='earmark_budget_refused_total{budget="awaited_uploads"}',
             alert=CLIENTS_REFUSED,
             answer="429 `quota_exceeded`",
         ),

@@ -18,6 +18,7 @@ class Relay:
         self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 80)
         self._port = free_ports(1)[0]
         self.pause = 0.0  # s before a request is forwarded
+        self.replies_to_lose = 0  # in place of so many replies the connection is closed
         self.url = f"http://127.0.0.1:{self._port}"
         self._listener: socket.socket | None = None
         self._connections: list[socket.socket] = []
@@ -46,16 +47,25 @@ class Relay:
     def _serve(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._target) as server:
             self._connections += [client, server]
-            back = threading.Thread(target=_forward, args=(server, client), daemon=True)
+            back = threading.Thread(target=_forward, args=(server, client, self._passes_reply), daemon=True)
             back.start()
-            _forward(client, server, lambda: self.pause)
+            _forward(client, server, self._passes_request)
             back.join()
 
+    def _passes_request(self) -> bool:
+        time.sleep(self.pause)
+        return True
 
-def _forward(source: socket.socket, sink: socket.socket, pause: Callable[[], float] = lambda: 0.0) -> None:
+    def _passes_reply(self) -> bool:
+        if self.replies_to_lose:
+            self.replies_to_lose -= 1
+            return False
+        return True
+
+
+def _forward(source: socket.socket, sink: socket.socket, passes: Callable[[], bool]) -> None:
     with contextlib.suppress(OSError):
-        while block := source.recv(65536):
-            time.sleep(pause())
+        while (block := source.recv(65536)) and passes():
             sink.sendall(block)
     for each in (source, sink):
         with contextlib.suppress(OSError):

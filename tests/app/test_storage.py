@@ -3,10 +3,8 @@
 import asyncio
 import hashlib
 import os
-import resource
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -15,7 +13,9 @@ import pytest
 from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.settings import Settings
 from app.storage import Storage
+from tests.app.origins import origin
 from tests.conftest import S3Server
+from tests.full_disk import full_disk, small_disk
 
 MIB = 1024 * 1024
 
@@ -58,17 +58,6 @@ def test_a_stored_file_is_downloaded(storage: Storage, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == content
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Let no file of this process grow beyond 64 KiB, so that writes fail as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_folder_on_a_full_disk_reports_it_and_keeps_nothing(tmp_path: Path) -> None:
     storage = Storage.open(Settings(home=tmp_path))
     (tmp_path / "in").write_bytes(os.urandom(2 * MIB))
@@ -78,6 +67,43 @@ def test_a_folder_on_a_full_disk_reports_it_and_keeps_nothing(tmp_path: Path) ->
         with pytest.raises(DiskFull):
             storage.put_file("audio/b", tmp_path / "in")
     assert storage.keys("audio") == []
+
+
+def test_a_folder_that_cannot_be_made_on_a_full_disk_reports_it(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "nr_inodes=1"), pytest.raises(DiskFull):
+        Storage.open(Settings(home=tmp_path / "small"))
+
+
+def test_a_download_to_a_full_disk_is_no_error_of_the_store(storage: Storage, tmp_path: Path) -> None:
+    storage.put("audio/a", os.urandom(MIB))
+    with full_disk(), pytest.raises(OSError) as raised:
+        storage.download("audio/a", tmp_path / "out")
+    assert raised.value.errno in DiskFull.errnos and not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError):
+        storage.download("audio/a", tmp_path / "missing" / "out")
+    with pytest.raises(NotFound):
+        storage.download("audio/b", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "is_full"),
+    [
+        ("507 Insufficient Storage", "XMinioStorageFull", True),
+        ("400 Bad Request", "XMinioAdminBucketQuotaExceeded", True),
+        ("403 Forbidden", "QuotaExceeded", True),
+        ("403 Forbidden", "AccessDenied", False),
+        ("500 Internal Server Error", "InternalError", False),
+    ],
+)
+def test_a_full_s3_server_reports_it(status: str, code: str, is_full: bool) -> None:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>507</Message></Error>".encode()
+    with origin() as server:
+        server.answer = [f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body]
+        storage = Storage.open(S3Server(f"http://{server.address}:{server.port}").settings("full", store_timeout=5))
+        with pytest.raises(StoreUnavailable) as raised:
+            storage.put("audio/a", b"1")
+    assert isinstance(raised.value, DiskFull) == is_full
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 10), (3, 4), (9, 10), (5, 10)])

@@ -13,17 +13,20 @@ from app.errors import NotFound, RecordTooNew, RecordUnreadable
 from app.housekeeping.sweeps import Housekeeping
 from app.jobs import lifecycle
 from app.jobs.events import events_key
+from app.jobs.job_records import audio_ids_key
 from app.jobs.kinds import KINDS, Kind
+from app.jobs.large_fields import record_folder
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.keys.repository import KEYS_KEY, KeyRepository
-from app.records.audio import AudioRepository, audio_key, pending_key, store_key
+from app.records.audio import AudioRepository, audio_key, pending_key, store_key, users_key
 from app.settings import Settings
 from tests.app.conftest import MODEL, Service, eventually, problem
 from tests.app.housekeeping.test_webhooks import delivery
 from tests.app.job_api.test_event_stream import do_work, read_events
 from tests.app.job_api.test_kinds import create
+from tests.app.large_jobs import large_metadata
 from tests.app.records import new_job
 
 DAMAGES = {
@@ -89,6 +92,46 @@ def test_a_damaged_job_is_left_out_of_lists_and_deleted_by_its_owner(
     assert unreadable(mine) == 0
     assert list(redis.scan_iter(f"*{damaged}*")) == []
     assert mine.client.get(address(kind, whole)).json()["queue"]["position"] == 1
+
+
+def create_large(service: Service) -> tuple[str, str]:
+    """Create a detection whose metadata and ids of uploads are in the store; return its id and its upload's."""
+    audio_id = service.recording()["id"]
+    answer = service.client.post("/v1/detections", json={"audio_id": audio_id, "metadata": large_metadata(16, "m")})
+    assert answer.status_code == 202, answer.text
+    return answer.json()["id"], audio_id
+
+
+def test_a_damaged_large_job_is_deleted_with_all_that_it_has_stored(folder_service: Service, redis: Redis) -> None:
+    job_id, audio_id = create_large(folder_service)
+    assert folder_service.deps.storage.keys(record_folder(job_id))
+    redis.set(record_key(job_id), b"{")
+    assert folder_service.client.delete(f"/v1/detections/{job_id}").status_code == 204
+    assert list(redis.scan_iter(f"*{job_id}*")) == [] and not redis.exists(users_key(audio_id))
+    assert folder_service.deps.storage.keys(record_folder(job_id)) == []
+    assert folder_service.client.delete(f"/v1/audio/{audio_id}").status_code == 204
+
+
+def test_a_job_that_is_set_aside_leaves_its_uploads_and_goes_with_all_that_it_has_stored(
+    folder_service: Service, redis: Redis
+) -> None:
+    jobs = JobRepository(redis, folder_service.deps.settings.model_copy(update={"record_retention": 1.0}))
+    job_id, audio_id = create_large(folder_service)
+    redis.set(record_key(job_id), b"{")
+    folder_service.deps.storage.put(f"detections/{job_id}/e/timeline.png", b"PNG")  # of an execution that died
+    assert jobs.claim(job_id, "e") is None
+    assert redis.exists(record_key(job_id), events_key(job_id)) == 2, "for the operator"
+    assert not redis.exists(users_key(audio_id)) and not redis.exists(audio_ids_key(job_id))
+    assert folder_service.client.delete(f"/v1/audio/{audio_id}").status_code == 204
+    eventually(lambda: not redis.exists(record_key(job_id), events_key(job_id)), 10)
+    housekeeping = Housekeeping(redis, folder_service.deps.storage, folder_service.deps.settings)
+
+    def is_clean() -> bool:
+        housekeeping.remove_expired()
+        return not folder_service.stored_keys()
+
+    eventually(is_clean, 10)
+    assert folder_service.orphans() == [] and unreadable(folder_service) == 0
 
 
 @pytest.mark.parametrize("field", ["request", "result"])

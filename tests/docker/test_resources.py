@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from app.media.probe import MEMORY_BYTES
+from app.job_api.event_stream import HEARTBEAT_SECONDS
+from app.media import waveform
+from app.media.probe import MEMORY_BYTES, SANDBOX_LIMITS
+from app.metrics import CALL_BUCKETS
 from app.settings import Settings
 from app.storage import MEMORY_OF_UPLOAD
 from tests.conftest import REPOSITORY
@@ -67,6 +70,32 @@ def test_the_readmes_tell_what_the_proxies_accept() -> None:
     assert len(told) >= 3 and set(told) == set(body_sizes())
 
 
+def read_timeouts() -> tuple[list[float], float]:
+    """Return the seconds for which nginx in compose and ingress-nginx wait for an answer; and nginx for an event."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    found = re.findall(r"proxy_read_timeout\s+(\d+)([smh]);", (DOCKER / "nginx.conf").read_text())
+    answers, events = (float(number) * units[unit] for number, unit in found[:2])
+    [ingress] = [one for _, one in manifests() if one["kind"] == "Ingress"]
+    annotations = ingress["metadata"]["annotations"]
+    return [answers, float(annotations["nginx.ingress.kubernetes.io/proxy-read-timeout"])], events
+
+
+def test_proxies_wait_for_the_slowest_answer() -> None:
+    peaks = SETTINGS.budget_patience + SETTINGS.fetch_timeout + waveform.SANDBOX_LIMITS.seconds
+    fetch = 3 * SETTINGS.budget_patience + SETTINGS.fetch_timeout + SANDBOX_LIMITS.seconds
+    completion = 2 * (SETTINGS.fetch_timeout + 60)  # behind another one of the same upload
+    answers, events = read_timeouts()
+    assert min(answers) > max(peaks, fetch, completion, SETTINGS.longest_wait)
+    assert min(*answers, events) > 2 * HEARTBEAT_SECONDS
+    stall = SETTINGS.store_timeout  # of a download, or of an upload that the API passes on
+    assert min(answers) > 2 * stall
+
+
+def test_the_duration_of_the_longest_upload_has_a_bucket() -> None:
+    assert max(CALL_BUCKETS) >= SETTINGS.upload_timeout
+    assert max(CALL_BUCKETS) >= 2 * SETTINGS.fetch_timeout
+
+
 def test_uploads_in_flight_fit_on_a_disk_and_are_not_in_memory(
     compose_api: dict[str, Any], pod: dict[str, Any]
 ) -> None:
@@ -79,7 +108,9 @@ def test_uploads_in_flight_fit_on_a_disk_and_are_not_in_memory(
     assert "medium" not in uploads
     assert size(uploads["sizeLimit"]) > SETTINGS.upload_room
     total = sum(size(volume["sizeLimit"]) for volume in volumes.values())
-    assert size(container["resources"]["limits"]["ephemeral-storage"]) > total
+    resources = container["resources"]
+    assert size(resources["requests"]["ephemeral-storage"]) > total, "the node has the room that is requested"
+    assert size(resources["limits"]["ephemeral-storage"]) > total
 
 
 def test_memory_holds_all_uploads_and_the_worst_of_one_key(compose_api: dict[str, Any], pod: dict[str, Any]) -> None:

@@ -195,10 +195,10 @@ def prepare(folder: Path, scale: float) -> None:
 
 
 def read_used(deployment: Topology) -> dict[str, float]:
-    """Return what is used of each budget of the API, except of its connections and the memory of Redis."""
+    """Return what is used of each budget of the API, except of its connections."""
     page = httpx.get(f"http://127.0.0.1:{deployment.settings.metrics_port}/metrics").text
     used = {name: float(value) for name, value in re.findall(r'earmark_budget_used\{budget="(\w+)"\} (\S+)', page)}
-    return {name: value for name, value in used.items() if name not in ("connections", "redis_memory")}
+    return {name: value for name, value in used.items() if name != "connections"}
 
 
 def test_the_worst_day_of_one_key_is_nobody_elses(deployment: Topology, figures: Figures, tmp_path: Path) -> None:

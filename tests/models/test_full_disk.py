@@ -1,6 +1,5 @@
 """A full disk is an error of the system, whichever library writes the file."""
 
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +13,13 @@ from models.formats import FORMATS
 from models.options import SeparationOptions
 from models.separation import Source
 from models.stems import Spool, SpooledStems, write
+from tests.full_disk import full_disk
 
-LIMIT = 64 * 1024
 
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow beyond LIMIT, so that writes fail as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+@pytest.fixture(name="full_disk")
+def _full_disk() -> Iterator[None]:
+    with full_disk():
+        yield
 
 
 @pytest.mark.usefixtures("full_disk")

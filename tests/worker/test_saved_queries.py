@@ -70,7 +70,9 @@ class Deployment:
 
     def worker(self, engine: Engine) -> WorkerContext:
         scratch = Scratch(self.settings.home / "scratch")
-        return WorkerContext(engine, self.jobs, Quotas(self.redis), self.storage, scratch, Signals(), self.settings)
+        return WorkerContext(
+            engine, self.jobs, Quotas(self.redis, self.settings), self.storage, scratch, Signals(), self.settings
+        )
 
     def upload(self, samples: np.ndarray) -> str:
         audio_id, path = new_id("aud"), self.settings.home / "upload.flac"
@@ -288,7 +290,7 @@ def test_bytes_of_unreadable_records_are_counted_until_these_are_deleted(local: 
     query, other = (local.save(sound(1.0, seed), owner="key_1") for seed in (1, 2))
     redis.set(f"earmark:job:{query.id}", "{")
     for _ in range(2):
-        local.jobs.delete_unreadable(QUERY, query.id, "key_1")
+        local.jobs.unreadable.delete(QUERY, query.id, "key_1")
         assert local.jobs.excerpt_bytes.total("key_1") == other.excerpt_bytes
 
 

@@ -208,6 +208,8 @@ def test_too_many_pending_uploads_are_refused(limited_service: Service) -> None:
     wait = settings.signed_url_seconds + settings.upload_timeout
     assert wait - 10 < int(response.headers["retry-after"]) <= wait
     assert len(limited_service.orphans()) == 2
+    sample = 'earmark_budget_refused_total{budget="awaited_uploads",scope="key"} '
+    assert float(limited_service.deps.metrics.expose().decode().partition(sample)[2].split()[0]) >= 1
 
 
 def test_completed_refused_and_expired_uploads_are_not_pending(limited_service: Service, redis: Redis) -> None:
@@ -223,6 +225,16 @@ def test_completed_refused_and_expired_uploads_are_not_pending(limited_service: 
     redis.zadd("earmark:awaited:", {third["audio"]["id"]: time.time() - 1})
     presign(limited_service)
     assert redis.ttl("earmark:awaited:") > 0
+
+
+def test_a_brief_pending_upload_does_not_end_the_count_of_longer_ones(limited_service: Service, redis: Redis) -> None:
+    """Presigned uploads last for hours, resumable ones for a day."""
+    now = time.time()
+    for seconds in (86_400, 3600):
+        pending = PendingUpload(id=new_id("aud"), filename=None, bytes=9, created_at=now, expires_at=now + seconds)
+        limited_service.deps.audio.create_pending(pending, now)
+    assert redis.ttl("earmark:awaited:") > 86_000
+    assert_too_many_pending(limited_service)
 
 
 def test_pending_uploads_are_counted_by_owner(limited_service: Service) -> None:

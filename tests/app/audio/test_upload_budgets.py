@@ -1,20 +1,23 @@
 """Uploads in flight and their bytes: each key has a share, and an upload that is slow gives way to one that waits."""
 
+import asyncio
 import errno
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
 
+from app.audio.service import occupy
 from app.settings import Settings
 from tests.app.audio.test_audio import FORM, assert_nothing_left, form_ends
 from tests.app.audio.test_presigned_uploads import complete, presign, put_file
@@ -22,6 +25,7 @@ from tests.app.audio.test_resumable_uploads import create_upload, send_bytes
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.origins import Origin, ok, origin
 from tests.conftest import S3Server
+from tests.full_disk import small_disk
 
 MIB = 1 << 20
 LARGE = wav(33.0, 16000)  # 1 MiB; a key's share of the room is 2
@@ -162,6 +166,29 @@ def test_a_key_may_have_its_share_of_the_bytes_in_flight(small_service: Service)
     assert greedy.client.get(f"/v1/audio/{audio['id']}/peaks").status_code == 200
 
 
+def test_room_for_a_file_of_known_size_is_held_before_its_first_byte(small_service: Service) -> None:
+    key, room = small_service.with_key(), small_service.deps.budgets.upload_room
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(1, 4):
+            yield bytes(1000)
+            assert room.used == max(2000, 1000 * number), "it grows if the file is larger than was said"
+
+    async def receive() -> None:
+        async with occupy(key.deps, chunks(), 2000) as passed:
+            assert room.used == 2000
+            assert [len(chunk) async for chunk in passed] == [1000] * 3
+
+    asyncio.run(receive())
+    assert room.used == 0
+    presigned = presign(key, bytes=len(LARGE))
+    put_file(presigned, LARGE)
+    with unfinished_upload(key, bytes(3 * MIB // 2)):
+        problem(complete(key, presigned), 429, "rate_limited")
+    eventually(lambda: room.used == 0, 5)
+    assert complete(key, presigned).status_code == 200 and room.used == 0
+
+
 def test_a_slow_upload_goes_on_until_another_of_its_key_waits(patient_service: Service) -> None:
     key, other = patient_service.with_key(), patient_service.with_key()
     with unfinished_upload(key) as connection, drip(connection, bytes(500)):
@@ -184,26 +211,32 @@ def test_a_fast_start_excuses_no_stall(patient_service: Service) -> None:
     assert_nothing_left(patient_service)
 
 
-def full_disk(**_: Any) -> FileIO:
-    return open("/dev/full", "r+b", buffering=0)  # noqa: PTH123 (the caller closes it)
-
-
 def no_more_files(**_: Any) -> FileIO:
     raise OSError(errno.EMFILE, "too many open files")
 
 
-@pytest.mark.parametrize("shortage", [full_disk, no_more_files])
-def test_a_full_disk_is_a_temporary_failure(
-    s3_service: Service, monkeypatch: pytest.MonkeyPatch, shortage: Callable[..., FileIO]
+def test_a_full_disk_is_a_temporary_failure_that_is_told(
+    s3_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audio = s3_service.upload()
-    with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "TemporaryFile", shortage)
-        problem(upload(s3_service, LARGE), 503, "store_unavailable")
-        problem(s3_service.client.get(f"/v1/audio/{audio['id']}/peaks"), 503, "store_unavailable")
+    """The file system for uploads in flight holds half of the file."""
+    content = wav(20.0, 16000)
+    audio = s3_service.upload(content)
+    with small_disk(tmp_path / "small", f"size={len(content) // 2}"), monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "small"))
+        problem(upload(s3_service, content), 503, "disk_full")
+        problem(s3_service.client.get(f"/v1/audio/{audio['id']}/peaks"), 503, "disk_full")
+        assert list((tmp_path / "small").iterdir()) == []
     assert s3_service.client.get(f"/v1/audio/{audio['id']}/peaks").status_code == 200
     assert s3_service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
     assert_nothing_left(s3_service)
+
+
+def test_a_shortage_of_open_files_is_a_temporary_failure(s3_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", no_more_files)
+        problem(upload(s3_service, wav()), 503, "overloaded")
+    assert_nothing_left(s3_service)
+    assert upload(s3_service, wav()).status_code == 201
 
 
 def test_room_that_holds_no_file_is_refused() -> None:

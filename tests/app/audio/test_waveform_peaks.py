@@ -4,6 +4,7 @@ import asyncio
 import time
 from array import array
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from redis import Redis
 
 from app.errors import AudioTooLong, AudioUndecodable
 from app.housekeeping.sweeps import Housekeeping
@@ -24,8 +26,10 @@ from app.records.audio import waveform_key
 from app.settings import Settings
 from tests import media_files
 from tests.app.audio.test_audio import assert_nothing_left
-from tests.app.conftest import Service, problem, wav
+from tests.app.conftest import LIMITS, Service, problem, serve, wav
 from tests.app.media.test_probe import children_cpu_seconds
+from tests.app.relay import relay
+from tests.conftest import S3Server
 
 
 def compute(path: Path, settings: Settings | None = None) -> Waveform:
@@ -238,3 +242,18 @@ def test_points_have_bounds(folder_service: Service, points: str) -> None:
 
 def test_there_are_no_peaks_of_a_missing_upload(folder_service: Service) -> None:
     problem(folder_service.client.get("/v1/audio/aud_01HZZZZZZZZZZZZZZZZZZZZZZZ/peaks"), 404, "not_found")
+
+
+def test_peaks_of_an_upload_that_the_store_gives_too_slowly_are_given_up(
+    valkey: Any, seaweed: S3Server, tmp_path: Path, redis: Redis
+) -> None:
+    with relay(seaweed.endpoint) as slow:
+        server = replace(seaweed, endpoint=slow.url)
+        chosen = {**LIMITS, "fetch_timeout": 0.3}
+        settings = server.settings("slow", home=tmp_path, redis_url=valkey.connection_url, **chosen)
+        for service in serve(settings, tmp_path):
+            audio = service.recording()
+            slow.pause = 1.0
+            problem(service.client.get(f"/v1/audio/{audio['id']}/peaks"), 503, "store_unavailable")
+            slow.pause = 0.0
+            assert service.deps.budgets.upload_room.used == service.deps.budgets.waveforms.used == 0

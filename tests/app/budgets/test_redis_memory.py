@@ -1,5 +1,6 @@
 """A full Redis server: new records are refused before it is full, and what was accepted before goes on when it is."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 from redis.lock import Lock
 
-from app.errors import NotFound
+from app.budgets.redis_memory import RedisMemory
+from app.errors import NotFound, Overloaded
 from app.housekeeping.sweeps import Housekeeping, SweepLock
 from app.jobs.lifecycle import JobError, Webhook
 from app.jobs.webhook_outbox import WebhookOutbox
 from app.keys.quotas import Allowance, Quotas
 from app.records.audio import AudioRepository
+from app.redis_client import connect_async
 from app.settings import MIB, Settings
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.records import new_audio, new_job
@@ -164,6 +167,28 @@ def test_new_records_are_refused_before_the_server_is_full(mine: Service, redis:
         assert found["earmark_redis_memory_used_bytes"] > 0.8 * found["earmark_redis_memory_limit_bytes"] > 0
         assert found['earmark_budget_refused_total{budget="redis_memory",scope="all"}'] >= 7
     eventually(lambda: mine.client.post("/v1/separations", json=request).status_code == 202, 10)
+
+
+def test_metrics_are_true_however_long_ago_the_last_request_was(mine: Service, redis: Redis) -> None:
+    with memory_in_use(redis, SHED):
+        found = gauges(mine)
+        assert found["earmark_redis_memory_used_bytes"] > 0.8 * found["earmark_redis_memory_limit_bytes"] > 0
+        assert found["earmark_redis_evicts"] == 0
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+        assert gauges(mine)["earmark_redis_evicts"] == 1, "jobs would be lost"
+        redis.config_set("maxmemory-policy", "noeviction")
+    assert gauges(mine)["earmark_redis_memory_limit_bytes"] == gauges(mine)["earmark_redis_evicts"] == 0
+    assert 'earmark_budget_used{budget="redis_memory"}' not in gauges(mine), "one metric says it"
+
+
+def test_a_process_that_starts_on_a_full_server_refuses_at_once(mine: Service, redis: Redis) -> None:
+    async def start() -> None:
+        async with connect_async(mine.deps.settings) as connection:
+            with pytest.raises(Overloaded):
+                await RedisMemory(connection, 0.8).require_room()
+
+    with memory_in_use(redis, SHED):
+        asyncio.run(start())
 
 
 def test_clients_cannot_fill_the_server(mine: Service, redis: Redis) -> None:

@@ -16,7 +16,7 @@ from app.housekeeping.sweeps import BATCH_SIZE, Housekeeping
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
 from app.model_registry.registry import workers_key
-from app.records.audio import AudioRepository, store_key
+from app.records.audio import AudioRepository, audio_key, store_key
 from app.records.ids import new_id
 from app.records.orphans import OrphanLedger
 from app.settings import Settings
@@ -236,6 +236,23 @@ def test_an_expired_upload_is_deleted_unless_a_job_needs_it(
         storage.size(store_key(audio.id))
     with pytest.raises(NotFound):
         records.get(audio.id)
+
+
+def test_the_bytes_of_an_expired_upload_go_though_its_record_is_lost_unless_a_job_needs_them(
+    redis: Redis, settings: Settings, jobs: JobRepository, storage: Storage, housekeeping: Housekeeping, tmp_path: Path
+):
+    audio = new_audio(expires_at=time.time() - 1)
+    store(storage, store_key(audio.id), tmp_path)
+    AudioRepository(redis, settings).create(audio)
+    job = jobs.create(new_job(audio.id)).job
+    redis.delete(audio_key(audio.id))
+    housekeeping.remove_expired()
+    assert storage.size(store_key(audio.id)) == 3
+    jobs.cancel(job.id)
+    redis.zadd("earmark:audio:expiry", {audio.id: time.time() - 1})
+    housekeeping.remove_expired()
+    assert storage.keys("audio") == [] and OrphanLedger(redis).due(9) == []
+    assert not redis.exists("earmark:audio:expiry", "earmark:audio:of:"), "it is not tried for ever"
 
 
 def test_items_that_cannot_be_removed_do_not_block_others(

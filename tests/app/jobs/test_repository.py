@@ -14,14 +14,14 @@ from rq.serializers import JSONSerializer
 
 from app.errors import AlreadyFinished, AudioInUse, NotFound, QueueFull, RecordTooNew
 from app.jobs.events import events_key
-from app.jobs.kinds import KINDS, QUERY, TASK_NAMES, Kind, output_folder
+from app.jobs.kinds import KINDS, QUERY, SEPARATION, TASK_NAMES, Kind, output_folder
 from app.jobs.lifecycle import Job, JobError, TargetState
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository, QueuedJob
 from app.jobs.rq_queues import queue_name
 from app.records.audio import AudioRepository, users_key
 from app.records.ids import first_id
-from app.settings import Settings
+from app.settings import HOUR, Settings
 from tests.app.records import new_audio, new_job
 
 
@@ -108,6 +108,24 @@ def test_old_saved_queries_stay_in_their_list_until_they_are_deleted(
     assert [found.id for found in jobs.listing.page("", "query", 10, None, None)[0]] == [job.id]
     redis.delete(record_key(job.id))
     assert jobs.trim() == 1 and jobs.trim() == 0
+
+
+def test_an_old_job_that_still_waits_stays_in_its_list(jobs: JobRepository) -> None:
+    """Its model has had no workers for long, or `record_retention` was longer when it was created."""
+    old = new_job().model_copy(update={"id": first_id(SEPARATION.prefix, time.time() - 400 * 86400)})
+    jobs.create(old)
+    assert jobs.trim() == 0
+    assert [found.id for found in jobs.listing.page("", "separation", 10, None, None)[0]] == [old.id]
+
+
+def test_dropped_records_leave_their_list_after_their_retention_time(redis: Redis) -> None:
+    jobs = JobRepository(redis, Settings(stem_retention=HOUR, record_retention=HOUR))
+    ids = [first_id(SEPARATION.prefix, time.time() - hours * HOUR - 60) for hours in (1, 2, 3)]
+    for old in ids:
+        jobs.create(new_job().model_copy(update={"id": old}))
+        redis.delete(record_key(old))
+    assert jobs.trim() == 2
+    assert redis.zrange(jobs.listing.key("", "separation"), 0, -1) == [ids[0].encode()]
 
 
 def test_the_later_of_two_executions_owns_the_job(jobs: JobRepository, job: Job) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from app.keys.signed_urls import UrlSigner
 from app.records.ids import new_id
 from app.settings import Settings
 from tests.app.conftest import Service, problem
+from tests.full_redis import FULL, memory_in_use
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,27 @@ def test_processes_share_a_generated_secret(redis: Redis) -> None:
     token = one.sign("/v1/a%20b", KEY).partition("?token=")[2]
     assert other.verify(token, "/v1/a b") == KEY
     assert UrlSigner(redis, Settings(url_secret="another")).verify(token, "/v1/a b") is None  # type: ignore[arg-type]
+
+
+def test_processes_that_start_at_once_on_an_empty_server_share_a_secret(valkey: Any, redis: Redis) -> None:
+    signers = [UrlSigner(Redis.from_url(valkey.connection_url), Settings(), clock=lambda: 0.0) for _ in range(8)]
+    start = threading.Barrier(len(signers))
+
+    def sign(signer: UrlSigner) -> str:
+        start.wait(30)
+        return signer.sign("/v1/audio/x", KEY)
+
+    for _ in range(5):
+        redis.flushall()
+        with ThreadPoolExecutor(len(signers)) as threads:
+            assert len(set(threads.map(sign, signers))) == 1
+        signers = [UrlSigner(Redis.from_url(valkey.connection_url), Settings(), clock=lambda: 0.0) for _ in signers]
+
+
+def test_a_process_that_starts_on_a_full_server_reads_the_secret(redis: Redis) -> None:
+    url = UrlSigner(redis, Settings(), clock=lambda: 0.0).sign("/v1/audio/x", KEY)
+    with memory_in_use(redis, FULL):
+        assert UrlSigner(redis, Settings(), clock=lambda: 0.0).sign("/v1/audio/x", KEY) == url
 
 
 def test_every_url_in_a_response_opens_its_resource_and_nothing_else(keyed_service: Service) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,3 +182,18 @@ def _has_ended(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_children_do_not_wait_for_the_threads_of_other_calls() -> None:
+    async def run_beside_a_long_call() -> None:
+        loop, ends = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        long = asyncio.create_task(asyncio.to_thread(ends.wait))
+        try:
+            outcomes = await asyncio.gather(*(run_async(script("print('done')"), GENEROUS) for _ in range(2)))
+            assert [outcome.output for outcome in outcomes] == [b"done\n"] * 2 and not long.done()
+        finally:
+            ends.set()
+            await long
+
+    asyncio.run(asyncio.wait_for(run_beside_a_long_call(), 60))

@@ -1,7 +1,9 @@
 """Names of targets, of stems' addresses and of their files."""
 
+import io
 import os
 import unicodedata
+import zipfile
 from urllib.parse import quote
 
 import pytest
@@ -107,3 +109,40 @@ def test_file_names_hold_nothing_that_windows_refuses() -> None:
     stem = StemRecord(name='a:b"c', key="x/0.wav", content_type="audio/wav", bytes=1, sha256="", peak=0, loudness=None)
     assert file_name(stem, "str<eet>.mp3") == "str_eet_-a_b_c.wav"
     assert file_name(stem, None) == "a_b_c.wav"
+
+
+def stem_of(name: str) -> StemRecord:
+    return StemRecord(name=name, key="x/0.flac", content_type="audio/flac", bytes=1, sha256="", peak=0, loudness=None)
+
+
+ENDS = st.text(st.sampled_from('aA?*:"_é鳥🐦İß'), max_size=3)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "dog", "🐦" * 61, "con"]), ENDS).map("".join), max_size=16), ENDS)
+def test_files_of_an_archive_are_distinct_on_every_file_system(wanted: list[str], source: str) -> None:
+    """Whatever the case and the encoding of accents, and although names are cut and `?` becomes `_`."""
+    distinct = list({names.fold(name): names.normalize(name) for name in wanted if name}.values())
+    files = names.file_names([stem_of(name) for name in distinct], source or None)
+    for form in ("NFC", "NFD"):
+        assert len({unicodedata.normalize(form, file).casefold() for file in files}) == len(distinct)
+    assert all(len(file.encode()) <= 255 and file.endswith(".flac") for file in files)
+    assert not any(file.casefold().startswith("con.") for file in files), "a device of Windows"
+
+
+def test_names_that_need_no_change_are_kept() -> None:
+    found = names.file_names([stem_of(name) for name in ("a?", "a*", "A_", "b", "con", "b-2")], "street.wav")
+    assert found == [f"street-{name}.flac" for name in ("a_", "a_-2", "A_-3", "b", "con", "b-2")]
+
+
+def test_an_archive_and_downloads_have_the_same_distinct_names(service: Service) -> None:
+    wanted = ["a?", "a*", "🐦" * 63 + "x", "🐦" * 63 + "y"]
+    job = service.separate()
+    service.finish(job["id"], {name: name.encode() for name in wanted})
+    done = service.client.get(job["url"]).json()
+    with zipfile.ZipFile(io.BytesIO(service.client.get(done["archive_url"]).content)) as archive:
+        assert [archive.read(name).decode() for name in archive.namelist()] == wanted
+        assert len(set(archive.namelist())) == 4
+        for stem, name in zip(done["stems"], archive.namelist(), strict=True):
+            separator = "&" if "?" in stem["url"] else "?"
+            answer = service.client.get(f"{stem['url']}{separator}download=1")
+            assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{quote(name, safe='')}"

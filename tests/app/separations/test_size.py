@@ -154,3 +154,26 @@ def test_a_job_is_charged_for_its_channels_and_targets_by_the_formula_in_the_lim
     limits = service.client.get("/v1/limits").json()["limits"]
     assert "channels / 2" in limits["charge"] and "targets / 4" in limits["charge"]
     assert limits["scratch_bytes"] == 400_000_000 and limits["stored_bytes"] == 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("limits", "status", "code"),
+    [
+        ({"scratch_bytes": 100_000_000}, 413, "request_too_large"),
+        ({"targets": 1}, 422, "request_invalid"),
+        ({}, 202, ""),
+    ],
+)
+def test_a_retry_of_automatic_targets_meets_the_limits_of_today_and_is_charged_anew(
+    service: Service, tmp_path: Path, limits: dict[str, Any], status: int, code: str
+) -> None:
+    job = post(service, MINUTE_OF_EIGHT, auto={"max_targets": 2}, output=WAV).json()
+    assert service.client.post(f"/v1/separations/{job['id']}/cancel").status_code == 202
+    left = seconds_left(service)
+    for restarted in serve(service.deps.settings.model_copy(update=limits), tmp_path):
+        headers = {"Authorization": service.client.headers["authorization"]}
+        answer = restarted.client.post(f"/v1/separations/{job['id']}/retry", headers=headers)
+        if code:
+            problem(answer, status, code)
+        assert answer.status_code == status
+    assert left - seconds_left(service) == (0 if code else 60 * 4)
