@@ -20,6 +20,7 @@ from app.media import decoder_process, png
 from app.media.probe import MEMORY_BYTES
 from app.media.sandbox import SandboxLimits
 
+VERSION = 1  # of what is drawn: to be counted up when pixels change, since clients keep pictures
 MAX_WIDTH, MAX_HEIGHT = 2000, 512  # pixels
 LOWEST_HZ, HIGHEST_HZ = 40.0, 16_000.0  # below half the sample rate
 FLOOR_DB, CEILING_DB = -80.0, -10.0  # of a sine, whose peak is 1 at 0 dB; transparent below, one color above

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.errors import SpanOutside
 from app.media import decoder_process
 from app.media.input_formats import EXACT_DURATION
 from app.media.probe import MEMORY_BYTES
@@ -76,11 +77,11 @@ class Waveform:
     def crop(self, start: float, end: float) -> tuple[float, Waveform]:
         """Return the second at which the first bin of a section begins, and the bins that hold the section.
 
-        Raises ValueError if it begins behind the last sample.
+        Raises SpanOutside if it begins behind the last sample.
         """
         first, last = math.floor(start * self.sample_rate), math.ceil(min(end, self.seconds) * self.sample_rate)
         if first >= self.samples:
-            raise ValueError("a section behind the end")
+            raise SpanOutside("The recording ends before the section.")
         bins = slice(first // self.bin_size, -(-last // self.bin_size))
         position = bins.start * self.bin_size
         samples = min(bins.stop * self.bin_size, self.samples) - position
