@@ -94,8 +94,8 @@ class _Grid:
     """Where the transforms of a tile are; positions in samples from the recording's beginning.
 
     columns: pixels that differ. steps: transforms of each. hop: samples from one transform to the next. lead:
-    transforms before the first of the tile, whose windows are not full yet. begin, end: of the samples to transform. tail: of the
-    silence behind them, or behind the recording's end, that fills FFmpeg's last frame.
+    transforms before the first of the tile, whose windows are not full yet. begin, end: of the samples to transform.
+    tail: of the silence behind them, or behind the recording's end, that fills FFmpeg's last frame.
     """
 
     rate: int
@@ -152,7 +152,9 @@ def read(path: Path, tile: Tile, track: int | None = None) -> bytes:
         is_reached = is_reached or position + frame.samples > tile.start * frame.sample_rate
         for picture in graph.filter(frame, position):
             rows += _levels(picture, grid, tile.height)
-    if grid is None or graph is None or not is_reached:
+    if grid is None or graph is None:
+        raise Refused(decoder_process.NO_AUDIO)
+    if not is_reached:
         raise Refused(decoder_process.OUTSIDE)
     for picture in graph.finish():
         rows += _levels(picture, grid, tile.height)
