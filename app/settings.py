@@ -257,7 +257,7 @@ class Settings(BaseSettings):
         default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
     )
     section_slots: int = Field(
-        default=4,
+        default=3,
         ge=1,
         description="sections of recordings that are decoded at once, for a spectrogram or for peaks, by a process "
         "each",
