@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.media.waveform import MAX_BINS
 from app.records.audio import store_key
 from app.settings import Settings
 from tests import media_files
-from tests.app.conftest import LIMITS, Service, empty, problem, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 
 MISSING = "/v1/audio/aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 FULL = {"width": 40, "height": 32}  # of a whole recording
@@ -174,6 +175,19 @@ def test_a_key_that_has_used_up_its_share_of_sections_is_refused(strict_service:
         sections.give_back(key.deps.caller.key_id, 2)
     assert draw(three, "spectrogram").status_code == draw(one, "peaks").status_code == 200
     assert sections.used == 0
+
+
+def test_a_client_that_leaves_gives_up_its_place(folder_service: Service) -> None:
+    """Pages that are scrolled do not want the tiles any more that they have asked for."""
+    sections, url = folder_service.deps.budgets.sections, f"/v1/audio/{folder_service.recording()['id']}/spectrogram"
+    sections.take("", sections.total)
+    try:
+        with socket.create_connection(folder_service.address, timeout=20) as connection:
+            connection.sendall(f"GET {url}?start=0.25&end=0.75 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            eventually(lambda: sections.waiting == 1, 20)
+        eventually(lambda: sections.waiting == 0, 20)
+    finally:
+        sections.give_back("", sections.total)
 
 
 @pytest.mark.parametrize("drawing", ["spectrogram", "peaks"])
