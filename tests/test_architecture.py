@@ -16,11 +16,10 @@ OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
     {"configuration"},
-    {"settings", "errors", "metrics", "supervisor", "web"},
+    {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
-    {"jobs", "http"},
-    {"jobs", "http"},
+    {"jobs", "http", "local_copies"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "usage", "model_catalogue", "health"},
