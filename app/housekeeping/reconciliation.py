@@ -130,7 +130,7 @@ class SlowSweep:
         if page is not None:
             for orphan in self._reconciliation.find(page):
                 self._found += 1
-                log.warning("%s: no record owns its %d objects, %d bytes", orphan.prefix, orphan.objects, orphan.bytes)
+                log.info("%s: no record owns its %d objects, %d bytes", orphan.prefix, orphan.objects, orphan.bytes)
             return True
         if self._found:
             log.warning("%d orphans were found in the store; deleted in %g s", self._found, self._grace)

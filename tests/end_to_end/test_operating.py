@@ -149,8 +149,7 @@ def test_the_keys_of_a_lost_redis_come_back_and_what_is_orphaned_goes(running: T
     housekeeping.wait(60)
     running.python("housekeeping", "app", "housekeeping")  # removes at once what is due, and not within a minute
     storage = running.open_storage()
-    eventually(lambda: f"audio/{audio['id']}" not in storage.keys("audio"))
-    assert storage.keys("separations") == []
+    eventually(lambda: storage.keys("audio") == [f"audio/{kept['id']}"] and storage.keys("separations") == [])
     assert client.get(f"/v1/audio/{kept['id']}/content").is_success
 
 
