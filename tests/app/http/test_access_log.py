@@ -37,6 +37,7 @@ def test_one_line_a_request_tells_who_made_what(tmp_path: Path, redis: Redis, lo
     variables = {"EARMARK_AUTH": "on", "EARMARK_LOG_FORMAT": log_format, "EARMARK_PROXY_NETWORKS": trusted}
     with api(tmp_path, redis, **variables) as (client, log):
         uploaded = client.post("/v1/audio", files={"file": ("a.wav", content)}, headers=bearer(written))
+        assert uploaded.status_code == 201, uploaded.text
         audio_id = uploaded.json()["id"]
         body = {"mixture": {"audio_id": audio_id}, "targets": [{"name": "dog", "label": "Dog"}]}
         created = client.post("/v1/separations", json=body, headers=bearer(written))
