@@ -8,7 +8,8 @@ import models
 ROWS = (
     {"errors", "threads"},
     {"audio", "formats", "loudness", "spectrum", "wiener", "plda", "presence"},
-    {"encoding", "labels", "matching", "networks", "options", "precision", "profiles", "query"},
+    {"networks", "speeds"},
+    {"encoding", "labels", "matching", "options", "precision", "profiles", "query"},
     {"media", "authors", "excerpts", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"short_recordings", "sources", "stems"},
