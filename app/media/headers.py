@@ -20,7 +20,7 @@ _MOST_CHUNKS = 256  # of a RIFF file, before its sound
 _UNKNOWN_BYTES = 0x7FFF0000  # and more: the length of a stream, which its recorder did not know
 _TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it
 _EXTENSIBLE = struct.pack("<H", 0xFFFE)  # WAVE_FORMAT_EXTENSIBLE
-_MOST_ATOMS = 1024  # of an MP4, on one level
+_MOST_ATOMS = 256  # of an MP4, on one level
 _MOST_EDITS = 4096
 
 
@@ -136,7 +136,9 @@ def edited_seconds(path: Path, track: int) -> float | None:
             for found in _atoms(file, b"trak", *movie):
                 if scale and any(_after_times(file, *header) == track for header in _atoms(file, b"tkhd", *found)):
                     edits = (each for edits in _atoms(file, b"edts", *found) for each in _atoms(file, b"elst", *edits))
-                    return sum(_edits_duration(file, *each) for each in edits) / scale or None
+                    durations = [duration for each in edits for duration in _edit_durations(file, *each)]
+                    # Before fragments, an edit of no duration is one to their end.
+                    return sum(durations) / scale if durations and all(durations) else None
     return None
 
 
@@ -166,12 +168,12 @@ def _after_times(file: BinaryIO, place: int, end: int) -> int:
     return int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
 
 
-def _edits_duration(file: BinaryIO, place: int, end: int) -> int:
+def _edit_durations(file: BinaryIO, place: int, end: int) -> list[int]:
     file.seek(place)
     content = file.read(min(end - place, 8 + 20 * _MOST_EDITS))
     form = ">Q8x4x" if content[:1] == b"\1" else ">I4x4x"
     count = min(int.from_bytes(content[4:8], "big"), (len(content) - 8) // struct.calcsize(form))
-    return sum(struct.unpack_from(form, content, 8 + number * struct.calcsize(form))[0] for number in range(count))
+    return [struct.unpack_from(form, content, 8 + number * struct.calcsize(form))[0] for number in range(count)]
 
 
 # Matroska

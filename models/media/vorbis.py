@@ -180,8 +180,8 @@ class _Clock:
 
 
 def _find_links(file: BinaryIO) -> tuple[list[tuple[int, int]], bool]:
-    """Return the byte ranges of a chain's links, and whether time stamps jump in one. A link begins at a first page that
-    follows another kind of page."""
+    """Return the byte ranges of a chain's links, and whether time stamps jump in one. A link begins at a first page
+    that follows another kind of page."""
     size = file.seek(0, io.SEEK_END)
     starts, place, follows_first = [0], 0, True
     clock, has_gap = _Clock(), False
