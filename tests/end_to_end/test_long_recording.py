@@ -24,7 +24,8 @@ from tests.ports import free_ports
 
 HOURS = float(os.environ.get("EARMARK_SOAK_HOURS", 1.0 if SOAK else 0.05))
 SHORT = 30.0  # seconds, several windows of the model
-GROWTH = 64  # MiB that a process may need more than for a short recording
+# MiB that a process may need more than for a short recording: half of what the decoded one has.
+GROWTH = max(64, int(HOURS * 3600) * RATE * 4 // 2 >> 20)
 MOST_SECONDS = 6 * 3600.0  # of a job
 
 

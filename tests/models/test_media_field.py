@@ -24,6 +24,7 @@ from models.media.demuxing import MediaFile
 from models.media.input_formats import CODECS, CONTENT_TYPES
 from tests import media_files
 from tests.ffmpeg_files import RATE, Folder, extensible_wav, truth
+from tests.field_truth import CONTAINERS, UNTAGGED
 from tests.media_files import Samples, lag, noise
 
 
@@ -31,22 +32,6 @@ def read(path: Path, limits: Limits | None = None, track: int | None = None) -> 
     with open_audio(path, limits, track) as reader:
         sound = np.concatenate(list(reader), axis=1)
     return sound, reader.info
-
-
-CONTAINERS = (
-    *("alac.caf", "pcm.caf", "wma1.wma", "wma2.wma", "aac.ts", "mp2.ts", "mp2.mpg", "ac3.vob", "mp3.avi", "pcm.avi"),
-    *("aac.avi", "flac.avi", "aac.asf"),
-    *("aac.flv", "mp3.flv", "pcm.au", "mulaw.au", "a.ac3", "a.eac3", "a.wv", "float.wv", "a.tta", "a.mp1", "a.mp2"),
-    *("mp2.mkv", "a.aifc", "wide.amr", "narrow.amr", "narrow.3gp", "20-in-24.wav"),
-    # Channels
-    *("surround.m4a", "surround.opus", "surround-vorbis.mka"),
-    *("3.0.ogg", "5.0.ogg", "5.1.ogg", "6.1.ogg", "7.1.ogg"),
-    # Codecs that are left
-    *("a.w64", "ima.mov", "ima.wav", "ms.wav", "gsm.wav", "alaw.wav", "u8.wav", "s32le.wav", "f32le.wav", "f64le.wav"),
-    *("s8.caf", "s32be.aiff", "f32be.aiff", "f64be.aiff", "stereo.aac", "stereo.mp3"),
-    # Tags before what FFmpeg expects them before
-    *("tag.flac", "tag.mp3", "tag.aac"),
-)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -73,10 +58,8 @@ def probe_track(path: Path) -> tuple[str, str]:
         return media.container, media.codec
 
 
-@pytest.mark.parametrize("end", ["wav", "bw64", "w64", "aiff", "m4a", "mka", "ac3", "wma", "flv", "mpg", "ts"])
-def test_what_follows_a_tag_is_decoded(field: Folder, end: str) -> None:
-    plain = {"ac3": "a.ac3", "bw64": "rf64.wav", "wma": "wma2.wma", "flv": "aac.flv", "mpg": "mp2.mpg", "ts": "aac.ts"}
-    name, untagged = f"tag.{end}", plain.get(end, f"stereo.{end}")
+@pytest.mark.parametrize(("name", "untagged"), UNTAGGED.items())
+def test_what_follows_a_tag_is_decoded(field: Folder, name: str, untagged: str) -> None:
     np.testing.assert_array_equal(read(field.make(name))[0], read(field.make(untagged))[0])
 
 
