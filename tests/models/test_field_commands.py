@@ -14,17 +14,24 @@ from models.audio import Waveform
 from models.engine import Engine
 from models.media import open_audio
 from models.query import Query
+from tests.end_to_end.small_model import save_small_model
 from tests.ffmpeg_files import Folder
 from tests.field_truth import CONTAINERS, FAULTS, assert_heard, expected
 from tests.media_files import Samples
 from tests.models.test_commands import run
-from tests.models.test_commands import weights as weights
 
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
 SHORT = ("aac.avi", "5.1.ogg", "late.mp4", "dts-ac3.mkv")
 NAMES = (*CONTAINERS, *FAULTS) if SOAK else SHORT
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    save_small_model(folder)
+    return str(folder)
 
 
 @pytest.fixture
