@@ -8,15 +8,14 @@ that the residual can be computed from the stems as written.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import av
 import numpy as np
@@ -24,6 +23,7 @@ import soundfile
 import soxr
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.format import AudioFormat
+from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from numpy.typing import NDArray
@@ -35,7 +35,6 @@ Block = NDArray[np.float32]
 
 # libsndfile's Vorbis encoder puts each block on the stack.
 _VORBIS_BLOCK = 4096
-_PROBE_BYTES = 1 << 20  # more than a full disk may still have
 # RIFF counts bytes in 32 bits.
 _RIFF_BYTES = 2**32 - 1
 _FLAC_HEADER_BYTES = 4096
@@ -152,11 +151,6 @@ def _beginning(path: Path) -> Iterator[ExitStack]:
         opened.pop_all()
 
 
-def _native(path: Path) -> Any:
-    """Return a file's name for libsndfile, which takes bytes in any encoding."""
-    return os.fsencode(path)
-
-
 def _integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
     # In float32 scaling by a power of two and rounding are both exact, and 24-bit integers fit its mantissa.
     full = np.float32(2.0 ** (bit_depth - 1))
@@ -227,16 +221,35 @@ class WavWriter(AudioWriter):
         return start + chunks + b"fact" + struct.pack("<II", 4, counts[0]) + b"data" + struct.pack("<I", counts[1])
 
 
-@contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """Raise OSError where libsndfile cannot write a file, such as on a full disk."""
-    try:
-        yield
-    except soundfile.LibsndfileError as error:
-        # libsndfile does not tell what the system says: the same write once more does. The file is lost anyway.
-        with path.open("ab") as file:
-            file.write(bytes(_PROBE_BYTES))
-        raise OSError(errno.EIO, f"libsndfile: {error}") from error
+class _SystemFile:
+    """A file that libsndfile writes to. It keeps the system's error, such as of a full disk, which libsndfile neither
+    tells nor, in the last blocks of a file, notices."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+        self.close, self.read = self._file.close, self._file.read
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def write(self, content: bytes) -> int:
+        """Write all of it, or keep the error."""
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            self._error = self._error or error
+        return len(content)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise OSError if the block cannot write."""
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            raise self._error or OSError(errno.EIO, f"libsndfile: {error}") from error
+        if self._error is not None:
+            raise self._error
 
 
 class FlacWriter(AudioWriter):
@@ -249,16 +262,21 @@ class FlacWriter(AudioWriter):
         self._comment = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask if mask and channels > 2 else b""
         # libsndfile writes no comments of other names: this one is renamed in the finished file.
         self._placeholder = b"title=".ljust(len(self._comment), b".")
-        with _beginning(path) as opened, _system_errors(path):
-            self._file = soundfile.SoundFile(_native(path), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC")
-            opened.callback(self._file.close)
-            if self._comment:
-                self._file.title = self._placeholder.removeprefix(b"title=").decode()
+        with _beginning(path) as opened:
+            self._written = _SystemFile(path)
+            opened.callback(self._written.close)
+            with self._written.errors():
+                self._file = soundfile.SoundFile(
+                    cast(BinaryIO, self._written), "w", rate, channels, f"PCM_{bit_depth}", format="FLAC"
+                )
+                opened.callback(self._file.close)
+                if self._comment:
+                    self._file.title = self._placeholder.removeprefix(b"title=").decode()
 
     def close(self) -> None:
         if self._file.closed:
             return
-        with _system_errors(self.path):
+        with closing(self._written), self._written.errors():
             self._file.close()
         if self._comment:
             with self.path.open("r+b") as file:
@@ -267,7 +285,7 @@ class FlacWriter(AudioWriter):
                 file.write(self._comment)
 
     def _append(self, block: Block) -> None:
-        with _system_errors(self.path):
+        with self._written.errors():
             if self.bit_depth == 16:
                 self._file.write(_integers(block, 16).T.astype(np.int16))
             else:
@@ -312,21 +330,28 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        with _beginning(path), _system_errors(path):
-            self._file = soundfile.SoundFile(
-                _native(path), "w", file_rate, channels, "VORBIS", format="OGG", compression_level=0.4
-            )
+        with _beginning(path) as opened:
+            self._written = _SystemFile(path)
+            opened.callback(self._written.close)
+            with self._written.errors():
+                self._file = soundfile.SoundFile(
+                    *(cast(BinaryIO, self._written), "w", file_rate, channels, "VORBIS"),
+                    format="OGG",
+                    compression_level=0.4,
+                )
 
     def close(self) -> None:
         if self._file.closed:
             return
-        self._drain()
-        with _system_errors(self.path):
-            self._file.close()
+        with closing(self._written), self._written.errors():
+            try:
+                self._drain()
+            finally:
+                self._file.close()
 
     def _encode(self, block: Block) -> None:
         samples = np.ascontiguousarray(block.T)
-        with _system_errors(self.path):
+        with self._written.errors():
             for start in range(0, len(samples), _VORBIS_BLOCK):
                 self._file.write(samples[start : start + _VORBIS_BLOCK])
 
@@ -381,7 +406,7 @@ class PacketWriter(ResamplingWriter):
             self._drain()
             if self._pending.shape[1] or not self._sent:
                 self._send(self._pending)
-            self._container.mux(self._stream.encode(None))
+            self._mux(None)
         finally:
             self._container.close()
 
@@ -396,8 +421,17 @@ class PacketWriter(ResamplingWriter):
         if not block.shape[1]:
             return
         planes = block if self._samples == "fltp" else block.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes), format=self._samples, layout=self._layout)
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(planes), format=self._samples, layout=self._layout)
         frame.sample_rate = self.file_rate
         frame.pts, frame.time_base = self._sent, Fraction(1, self.file_rate)
         self._sent += block.shape[1]
-        self._container.mux(self._stream.encode(frame))
+        self._mux(frame)
+
+    def _mux(self, frame: AudioFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except BaseException:
+            # FFmpeg's MP4 muxer crashes if it is given more after a header that it could not write.
+            self._closed = True
+            self._container.close()
+            raise

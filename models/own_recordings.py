@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def open_recording(path: Path, track: int | None = None, near: Path | None = Non
     place = None if near is None else near.absolute()
     folder = None if place is None else next(each for each in (place, *place.parents) if each.is_dir())
     with (
-        _end_by_exception(signal.SIGTERM, signal.SIGHUP),
+        end_by_exception(),
         # What is left in the folder must not hide the error.
         tempfile.TemporaryDirectory(prefix=".decoded-", dir=folder, ignore_cleanup_errors=True) as private,
     ):
@@ -78,8 +78,8 @@ def _require_short(seconds: float, what: str) -> None:
 
 
 @contextmanager
-def _end_by_exception(*signals: signal.Signals) -> Iterator[None]:
-    """Raise SystemExit at signals that would end the process without cleaning up."""
+def end_by_exception(signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGHUP)) -> Iterator[None]:
+    """Raise SystemExit at signals that would end the process without cleaning up; ignored ones (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -87,7 +87,9 @@ def _end_by_exception(*signals: signal.Signals) -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {each: signal.signal(each, end) for each in signals}
+    before = {each: signal.getsignal(each) for each in signals if signal.getsignal(each) != signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, end)
     try:
         yield
     finally:

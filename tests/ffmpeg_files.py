@@ -79,6 +79,9 @@ LINES = {
     "ac3.vob": f"-i picture.mp4 {STEREO} -map 0:v -map 1:a -c:v mpeg2video -c:a ac3 -f vob",
     "mp3.avi": f"-i picture.mp4 {STEREO} -map 0:v -map 1:a -c:v copy -c:a libmp3lame",
     "pcm.avi": f"{STEREO} -c:a pcm_s16le",
+    "aac.avi": f"{STEREO} -c:a aac",
+    "flac.avi": f"{STEREO} -c:a flac",
+    "aac.asf": f"{STEREO} -c:a aac",
     "aac.flv": f"{STEREO} -c:a aac",
     "mp3.flv": f"{STEREO} -ar 44100 -c:a libmp3lame",
     "pcm.au": f"{STEREO} -c:a pcm_s16be",
@@ -134,7 +137,11 @@ LINES = {
     "stereo.aac": f"{STEREO} -c:a aac",
     "mono.aac": "-i mono.wav -c:a aac",
     "slow.aac": f"{STEREO} -ar 44100 -c:a aac",
+    "aac.wav": "-i long.wav -c:a aac",
     # Before tags
+    "rf64.wav": f"{STEREO} -c:a pcm_s16le -rf64 always",
+    "stereo.w64": f"{STEREO} -c:a pcm_s16le",
+    "stereo.mka": f"{STEREO} -c:a pcm_s16le",
     "stereo.m4a": f"{STEREO} -c:a aac",
     "stereo.flac": f"{STEREO} -c:a flac",
     "stereo.aiff": f"{STEREO} -c:a pcm_s16be",
@@ -149,6 +156,18 @@ LINES = {
         for end in ("mkv", "mp4", "ts")
     },
     "live.webm": "-i gap.webm -c copy -live 1",
+    "live.mka": "-i long.wav -c:a libmp3lame -b:a 32k -ar 24000 -live 1 -f matroska",
+    "late.wmv": "-i picture.mp4 -itsoffset 1 -i stereo.wav -map 0:v -map 1:a -c:v wmv2 -c:a wmav2",
+    "late.ogv": "-i picture.mp4 -itsoffset 1 -i stereo.wav -map 0:v -map 1:a -c:v libtheora -c:a libvorbis",
+    "late-opus.ogv": "-i picture.mp4 -itsoffset 1 -i stereo.wav -map 0:v -map 1:a -c:v libtheora -c:a libopus",
+    "late.mov": "-i picture.mp4 -itsoffset 1 -i long.wav -map 0:v -map 1:a -c:v copy -c:a pcm_s16le",
+    **{
+        f"far.{end}": f"{STEREO} -c:a {codec} -output_ts_offset 90000"
+        for end, codec in (
+            *(("mkv", "aac"), ("webm", "libopus"), ("opus", "libopus"), ("ogg", "libvorbis"), ("wma", "wmav2")),
+            *(("flv", "aac"), ("ts", "aac"), ("mp4", "aac")),
+        )
+    },
     # Several tracks
     "dts-ac3.mkv": "-i mono.wav -i stereo.wav -map 0 -map 1 -c:a:0 dca -strict -2 -ac:a:0 2 -c:a:1 ac3",
     "truehd-aac.mkv": "-i mono.wav -i stereo.wav -map 0 -map 1 -c:a:0 truehd -ac:a:0 2 -strict -2 -c:a:1 aac",
@@ -160,7 +179,8 @@ LINES = {
     "-encryption_key 76a6c65c5ea762046bd749a2e632ccbb -encryption_kid a7e61c373e219033c21091fa607bf3b8",
     "silent-video.mkv": "-i picture.mp4 -c copy",
 }
-for _end in ("webm", "mkv", "mp4"):
+LINES["long.ogg"] = "-i long.wav -c:a libvorbis"
+for _end in ("webm", "mkv", "mp4", "ogg"):
     LINES[f"gap.{_end}"] = rf"-i long.{_end} -c copy -bsf:a noise=drop=between(pts*tb\\,2\\,5)"
 
 
@@ -303,6 +323,14 @@ def _patch(name: str, old: bytes, new: bytes) -> Callable[[Folder], bytes]:
     return lambda folder: folder.read(name).replace(old, new)
 
 
+def _late_and_trimmed(folder: Folder) -> bytes:
+    """A second of picture alone, then two seconds from the middle of the sound."""
+    content = bytearray(folder.read("late.mov"))
+    place = content.rindex(b"elst") + 12
+    content[place : place + 24] = struct.pack(">IiIIiI", 1000, -1, 1 << 16, 2000, 5 * RATE, 1 << 16)
+    return bytes(content)
+
+
 def _wrong_total(folder: Folder) -> bytes:
     """A FLAC whose header tells half of its samples."""
     content = bytearray(folder.read("stereo.flac"))
@@ -322,8 +350,13 @@ MAKERS: dict[str, Callable[[Folder], bytes]] = {
     "to-slow.aac": _join("stereo.aac", "slow.aac"),
     **{
         f"tag.{name.partition('.')[2]}": _tag(name)
-        for name in ("stereo.wav", "stereo.aiff", "stereo.m4a", "stereo.flac", "stereo.mp3", "stereo.aac", "a.ac3")
+        for name in (
+            *("stereo.wav", "stereo.aiff", "stereo.m4a", "stereo.flac", "stereo.mp3", "stereo.aac", "a.ac3"),
+            *("stereo.w64", "stereo.mka", "wma2.wma", "aac.flv", "mp2.mpg", "aac.ts"),
+        )
     },
+    "tag.bw64": lambda folder: _tag("rf64.wav")(folder).replace(b"RF64", b"BW64", 1),
+    "late-trimmed.mov": _late_and_trimmed,
     "cut.mp3": _cut("long.mp3", 0.7),
     "cut.flac": _cut("long.flac", 0.7),
     "cut.m4a": _cut("long.mp4", 0.7),

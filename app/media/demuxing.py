@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Discard
 
-from app.media.headers import is_soundless, tagged_seconds, wav_seconds, xing_seconds
+from app.media.headers import edited_seconds, is_soundless, tagged_seconds, wav_seconds, xing_seconds
 from app.media.opening import Refused, choose_track, list_tracks, open_container, open_decoder, require_clear
 
 GAP = 0.05  # seconds by which time stamps may differ from the samples so far; more is a gap
@@ -109,7 +109,7 @@ class MediaFile:
             self.codec = self._decoder.codec.canonical_name
             header = self._stream.codec_context
             self.sample_rate, self.channels, self.frame_size = header.sample_rate, header.channels, header.frame_size
-            self._delay = self._start_delay()
+            self._begin, self._delay = self._start()
             self.duration, self.length = self._durations(path, stretch)
         except BaseException:
             self._demuxer.close()
@@ -127,22 +127,23 @@ class MediaFile:
     ) -> None:
         self.close()
 
-    def _start_delay(self) -> float:
-        """Seconds from the file's beginning, such as the first picture, to the track's."""
+    def _start(self) -> tuple[float, float]:
+        """Return when the file begins on FFmpeg's clock, such as with the first picture, and how much later the track
+        does, both in seconds."""
         stream, start = self._stream, self._demuxer.start_time
         if self.container not in _CLOCKS or start is None or stream.start_time is None or stream.time_base is None:
-            return 0.0
+            return 0.0, 0.0
         delay = float(stream.start_time * stream.time_base) - start / 1e6
-        return delay if delay > GAP else 0.0
+        return start / 1e6, delay if delay > GAP else 0.0
 
     def _durations(self, path: Path, stretch: float) -> tuple[float | None, float | None]:
         stream, whole = self._stream, self._demuxer.duration
-        end = None
+        told = None
         if stream.duration is not None and stream.time_base is not None:
-            end = float(stream.duration * stream.time_base) * stretch + self._delay
-        elif self.container == "matroska":
-            end = tagged_seconds(stream)
-        likely = end if end is not None else whole / 1e6 if whole is not None else None
+            told = float(stream.duration * stream.time_base) * stretch
+        likely = end = self._end(path, told)
+        if end is None and whole is not None:
+            likely = whole / 1e6 - (self._lead if self.container == "matroska" else 0.0)
         if self.container == "mp3":
             sure = xing_seconds(path, self.sample_rate)
         elif self.container == "wav":
@@ -150,8 +151,29 @@ class MediaFile:
         else:
             # A whole file may be longer than its sound.
             is_sure = self.container in _TELL_LENGTH and (end is not None or self.is_alone)
+            # FFmpeg gives a Matroska track a duration only where no header tells one: by the bit rate.
+            is_sure = is_sure and not (self.container == "matroska" and told is not None)
             sure = likely if is_sure else None
         return likely if likely and likely > 0 else None, sure if sure and sure > 0 else None
+
+    @property
+    def _lead(self) -> float:
+        return max(self._begin, 0.0)
+
+    def _end(self, path: Path, told: float | None) -> float | None:
+        """Return the track's end in seconds after the file's beginning, by what FFmpeg tells as its duration, which
+        counts from the track's beginning or, in some containers, from the clock's."""
+        if self.container == "mov" and (self._lead or self._delay):
+            edited = edited_seconds(path, self._stream.id)
+            if edited is not None:
+                return edited - self._lead
+        if self.container == "matroska":
+            tagged = tagged_seconds(self._stream)
+            return tagged - self._lead if tagged is not None else None
+        if told is None:
+            return None
+        counts_from_zero = self.container == "asf" or (self.container == "ogg" and self.codec == "opus")
+        return told - self._lead if counts_from_zero else told + self._delay
 
     # Frames
 
@@ -190,8 +212,14 @@ class MediaFile:
     def _convert(self, converter: AudioResampler, frame: AudioFrame | None) -> Iterator[AudioFrame]:
         if frame is not None:
             frame.pts = None
-        for converted in converter.resample(frame):
-            yield self._count(converted)
+        try:
+            converted = converter.resample(frame)
+        except FFmpegError as error:
+            if isinstance(error, MemoryError):
+                raise
+            raise Refused("The recording changes to channels or a rate that cannot be converted.") from error
+        for each in converted:
+            yield self._count(each)
 
     def _common_kind(self, first: _Kind) -> _Kind:
         if not self._decoder.name.startswith("dsd_"):
@@ -252,9 +280,8 @@ class MediaFile:
             return 0
         stamp = float(frame.pts * frame.time_base)
         if self._origin is None:
-            # What a decoder holds back at first is no gap; what it cannot decode is one.
-            begin = self._demuxer.start_time
-            self._origin = begin / 1e6 if self.damaged and begin is not None else stamp - self._delay
+            # What a decoder holds back at first is no gap, unless a picture precedes it; what it cannot decode is one.
+            self._origin = self._begin if self.damaged or self._delay else stamp
         gap = stamp - self._origin - self._seconds
         if abs(gap) <= GAP:
             return 0

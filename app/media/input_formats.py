@@ -75,7 +75,10 @@ _REFUSED = {
     b"MM\0*": _PICTURE,
 }
 # After a tag of MPEG audio, these bytes begin another kind of file.
-_AFTER_TAG = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"wvpk", b"TTA1", b"caff", b".snd", b"DSD ")
+_AFTER_TAG = (
+    *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"fLaC", b"OggS", b"wvpk", b"TTA1", b"caff", b".snd"),
+    *(b"DSD ", b"FLV\1", b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"\0\0\1\xba"),
+)
 
 
 def refusal(start: bytes) -> str | None:

@@ -126,11 +126,19 @@ def require_clear(container: InputContainer, stream: AudioStream, packet: Packet
     """Require that a track is not encrypted, by its headers or by a packet that cannot be decoded. Raises Refused."""
     codec: AudioCodecContext | None = stream.codec_context
     if (
-        (codec is not None and codec.codec_tag in ("drms", "enca"))
+        (codec is not None and _codec_tag(codec) in ("drms", "enca"))
         or any(name.startswith("ASF_Protection") for name in container.metadata)
         or (packet is not None and packet.has_sidedata("encryption_info"))
     ):
         raise Refused("The recording is encrypted (DRM).")
+
+
+def _codec_tag(codec: AudioCodecContext) -> str:
+    """Return the container's name for a codec; an empty one for a number that PyAV takes for letters, as AVI has."""
+    try:
+        return codec.codec_tag
+    except UnicodeDecodeError:
+        return ""
 
 
 def _describe(number: int, stream: AudioStream) -> Track:

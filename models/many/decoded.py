@@ -11,7 +11,7 @@ from models.errors import MediaError
 from models.many.inputs import Input
 from models.media import ANY_LENGTH
 from models.media.serving import DecodingChild
-from models.own_recordings import OwnRecording, printable
+from models.own_recordings import OwnRecording, end_by_exception, printable
 
 # Decoded recordings that wait: enough for batches of short ones; of long ones, a second is held while one is used.
 _MOST_BYTES = 1 << 28
@@ -47,8 +47,9 @@ class DecodedAhead:
 
     @contextmanager
     def running(self) -> Iterator["DecodedAhead"]:
-        """Context in which recordings are decoded."""
+        """Context in which recordings are decoded. Their folder is removed however it ends, by SIGTERM or SIGHUP."""
         with (
+            end_by_exception(),
             tempfile.TemporaryDirectory(prefix=".decoded-", dir=self._near) as folder,
             DecodingChild(ANY_LENGTH) as child,
         ):

@@ -20,6 +20,8 @@ _MOST_CHUNKS = 256  # of a RIFF file, before its sound
 _UNKNOWN_BYTES = 0x7FFF0000  # and more: the length of a stream, which its recorder did not know
 _TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it
 _EXTENSIBLE = struct.pack("<H", 0xFFFE)  # WAVE_FORMAT_EXTENSIBLE
+_MOST_ATOMS = 256  # of an MP4, on one level
+_MOST_EDITS = 4096
 
 
 def skip_tags(file: BinaryIO) -> tuple[int, bytes]:
@@ -117,6 +119,61 @@ def _table_place(frame: bytes) -> int | None:
     is_first_version, is_mono = frame[1] & 0x18 == 0x18, frame[3] >> 6 == 3
     place = 4 + {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[is_first_version, is_mono]
     return place if frame[place : place + 4] in (b"Xing", b"Info") else None
+
+
+# MP4 and MOV
+
+
+def edited_seconds(path: Path, track: int) -> float | None:
+    """Return the end of the track with this id by its edit list, the empty edits before it included; None without one.
+
+    FFmpeg tells the shorter one of this and of the media's duration, which counts from the track's beginning.
+    """
+    with path.open("rb") as file:
+        start, _ = skip_tags(file)
+        for movie in _atoms(file, b"moov", start, path.stat().st_size):
+            scale = next((_after_times(file, *header) for header in _atoms(file, b"mvhd", *movie)), 0)
+            for found in _atoms(file, b"trak", *movie):
+                if scale and any(_after_times(file, *header) == track for header in _atoms(file, b"tkhd", *found)):
+                    edits = (each for edits in _atoms(file, b"edts", *found) for each in _atoms(file, b"elst", *edits))
+                    durations = [duration for each in edits for duration in _edit_durations(file, *each)]
+                    # Before fragments, an edit of no duration is one to their end.
+                    return sum(durations) / scale if durations and all(durations) else None
+    return None
+
+
+def _atoms(file: BinaryIO, name: bytes, place: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where the content of each atom of this name begins and ends."""
+    for _ in range(_MOST_ATOMS):
+        file.seek(place)
+        header = file.read(16)
+        if len(header) < 8 or place >= end:
+            return
+        size, skipped = int.from_bytes(header[:4], "big"), 8
+        if size == 1:
+            size, skipped = int.from_bytes(header[8:], "big"), 16
+        elif size == 0:
+            size = end - place
+        if size < skipped:
+            return
+        if header[4:8] == name:
+            yield place + skipped, min(place + size, end)
+        place += size
+
+
+def _after_times(file: BinaryIO, place: int, end: int) -> int:
+    """Return what follows the times of creation and change in a header: the time scale of `mvhd`, the id of `tkhd`."""
+    file.seek(place)
+    content = file.read(min(end - place, 24))
+    return int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
+
+
+def _edit_durations(file: BinaryIO, place: int, end: int) -> list[int]:
+    file.seek(place)
+    content = file.read(min(end - place, 8 + 20 * _MOST_EDITS))
+    form = ">Q8x4x" if content[:1] == b"\1" else ">I4x4x"
+    count = min(int.from_bytes(content[4:8], "big"), (len(content) - 8) // struct.calcsize(form))
+    return [struct.unpack_from(form, content, 8 + number * struct.calcsize(form))[0] for number in range(count)]
 
 
 # Matroska

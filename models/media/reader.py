@@ -152,9 +152,13 @@ def _speaker_mask(channels: list[str]) -> int:
 
 def _open_vorbis(path: Path) -> VorbisFile | None:
     try:
-        return VorbisFile(path)
+        vorbis = VorbisFile(path)
     except soundfile.LibsndfileError:
         return None
+    if not vorbis.has_gap:
+        return vorbis
+    vorbis.close()
+    return None
 
 
 def _require_sound(block: Block, seconds: float) -> None:

@@ -19,6 +19,8 @@ Block = NDArray[np.float32]
 _BLOCK_FRAMES = 16384
 _PAGE_HEADER = 27
 _FIRST_PAGE = 2  # flag of the page that begins a logical stream
+_RATE, _BLOCK_SIZES = 40, 56  # places in that page
+_LEAST_GAP = 0.05  # seconds
 # Vorbis I section 4.3.9, as indices of Vorbis's channels in the order of WAVE_FORMAT_EXTENSIBLE.
 _WAV_ORDER = {
     3: (0, 2, 1),
@@ -34,14 +36,15 @@ _LAYOUTS = ("", "mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1")
 
 class VorbisFile:
     """A file of one or more links, each a Vorbis stream; rate and channels are the first one's, and others are
-    converted to them. `damaged`: links not read to their end. Raises soundfile.LibsndfileError for any other file."""
+    converted to them. `damaged`: links not read to their end. `has_gap`: time stamps jump, over which libsndfile reads.
+    Raises soundfile.LibsndfileError for any other file."""
 
     def __init__(self, path: Path) -> None:
         self.damaged = 0
         self.warnings: list[str] = []
         self._file = path.open("rb")
         try:
-            self._links = _find_links(self._file)
+            self._links, self.has_gap = _find_links(self._file)
             with self._open(0) as first:
                 self.rate, self.channels = first.samplerate, first.channels
                 self.mask = _MASKS.get(self.channels, 0)
@@ -153,10 +156,35 @@ class _Link(io.RawIOBase):
         return self._place
 
 
-def _find_links(file: BinaryIO) -> list[tuple[int, int]]:
-    """Return the byte ranges of a chain's links: a link begins at a first page that follows another kind of page."""
+class _Clock:
+    """The time stamps of a link's pages."""
+
+    def __init__(self) -> None:
+        self._stamp: int | None = None
+        self._longest = self._least_gap = 0
+
+    def jumps(self, page: bytes) -> bool:
+        """Whether more time passes until a page's end than the packets that end in it can last."""
+        if page[5] & _FIRST_PAGE and len(page) > _BLOCK_SIZES:
+            # Two blocks overlap by half of the shorter one: a packet adds at most half of the longer size.
+            self._stamp, self._longest = None, 1 << (page[_BLOCK_SIZES] >> 4) >> 1
+            self._least_gap = round(int.from_bytes(page[_RATE : _RATE + 4], "little") * _LEAST_GAP)
+            return False
+        stamp = int.from_bytes(page[6:14], "little", signed=True)
+        packets = sum(size < 255 for size in page[_PAGE_HEADER : _PAGE_HEADER + page[26]])
+        # Pages of headers are stamped 0, and those in which no packet ends -1.
+        if stamp <= 0 or not packets:
+            return False
+        before, self._stamp = self._stamp, stamp
+        return before is not None and stamp - before > packets * self._longest + self._least_gap
+
+
+def _find_links(file: BinaryIO) -> tuple[list[tuple[int, int]], bool]:
+    """Return the byte ranges of a chain's links, and whether time stamps jump in one. A link begins at a first page
+    that follows another kind of page."""
     size = file.seek(0, io.SEEK_END)
     starts, place, follows_first = [0], 0, True
+    clock, has_gap = _Clock(), False
     while place + _PAGE_HEADER <= size:
         file.seek(place)
         header = file.read(_PAGE_HEADER + 255)
@@ -169,5 +197,6 @@ def _find_links(file: BinaryIO) -> list[tuple[int, int]]:
         if is_first and not follows_first:
             starts.append(place)
         follows_first = is_first
+        has_gap = clock.jumps(header) or has_gap
         place += _PAGE_HEADER + header[26] + sum(header[_PAGE_HEADER : _PAGE_HEADER + header[26]])
-    return list(zip(starts, [*starts[1:], size], strict=True))
+    return list(zip(starts, [*starts[1:], size], strict=True)), has_gap

@@ -25,6 +25,7 @@ COLUMNS = {
     "many": ("jobs, workers", "killed", "of the jobs", "time"),
     "worst-day": ("the other key's", "times", "p50 before", "during", "p99 before", "during", "ratios"),
     "attacks": ("the attack", "answers"),
+    "long": ("recording", "time", "peak memory of the worker", "peak scratch", "checked"),
     "scheduling": ("workers", "the ten short jobs", "the long job"),
 }
 

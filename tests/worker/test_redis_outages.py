@@ -76,6 +76,22 @@ def test_the_heartbeat_of_a_running_job_needs_no_room(
     assert alive == [1]
 
 
+def test_a_worker_fills_its_queue_after_an_error_of_redis(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+    """Of RQ's records of an execution, or of filling the queue itself: the next job is taken all the same."""
+    calls, filled = [], []
+
+    def fill_queue() -> None:
+        filled.append(1)
+        redis.zadd("rq:executions:sep_1", {"not a set": 1})  # WRONGTYPE
+
+    for job_id in ("sep_1", "sep_2"):
+        queue.enqueue("task", job_id, job_id=job_id)
+    redis.set("rq:executions:sep_1", "not a set")
+    make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}, on_idle=fill_queue).work(burst=True)
+    assert calls == ["sep_2"]
+    assert filled == [1, 1]
+
+
 def test_a_worker_waits_for_an_absent_server(tmp_path: Path) -> None:
     calls = []
 

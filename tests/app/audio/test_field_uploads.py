@@ -11,7 +11,8 @@ from app.settings import Settings
 from models.media import open_audio
 from tests.app.conftest import Service, problem
 from tests.ffmpeg_files import Folder
-from tests.models.test_media_field import CONTAINERS, REFUSED
+from tests.field_truth import CONTAINERS
+from tests.models.test_media_field import REFUSED
 
 FAULTS = (
     *("chain.ogg", "chain.opus", "to-mono.mp3", "to-slow.mp3", "to-slow.aac", "wrong-total.flac"),

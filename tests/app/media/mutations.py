@@ -68,6 +68,8 @@ def write_originals(folder: Path) -> Originals:
     for name in (
         *("alac.caf", "wma2.wma", "aac.ts", "mp2.mpg", "mp3.avi", "aac.flv", "pcm.au", "a.ac3", "a.eac3", "a.wv"),
         *("a.tta", "a.mp1", "narrow.amr", "narrow.3gp", "wide.amr", "a.dsf", "chain.opus", "gap.webm", "obs.mkv"),
+        # Clocks and edit lists, and what is named by a number
+        *("gap.ogg", "chain.ogg", "late-trimmed.mov", "far.webm", "late.wmv", "aac.avi", "rifx.wav", "tag.ac3"),
     ):
         names.append(field.make(name).name)
     media_files.write_flac_silence(folder / "silence.flac", 600, hide_length=True)

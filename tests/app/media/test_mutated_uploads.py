@@ -1,7 +1,7 @@
 """Fuzzing of uploads: mutated files get a response, and leave neither memory, files nor records.
 
-One run sends all files, 100 in `make test` and 12,000 in `make soak`, and each test checks one property of it. The
-numbers are printed.
+One run sends all files, 100 in `make test` and 12,000 in `make soak` (EARMARK_SOAK_UPLOADS: as many), and each test
+checks one property of it. The numbers are printed.
 """
 
 import gc
@@ -28,7 +28,7 @@ from tests.app.media.mutations import MUTATIONS, MutatedFile, mutate, write_orig
 from worker.decode import decode
 
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
-COUNT = 12_000 if SOAK else 100
+COUNT = int(os.environ.get("EARMARK_SOAK_UPLOADS", 12_000)) if SOAK else 100
 DECODE_EVERY = 4 if SOAK else 16  # of the accepted uploads, by number
 CONCURRENCY = 4
 MAX_GROWTH = 48 << 20  # bytes of memory
