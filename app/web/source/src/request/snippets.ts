@@ -1,0 +1,157 @@
+// The calls behind what was done, as programs that run as they are: curl, Python with httpx, JavaScript.
+
+import type { SeparationRequest } from "../api/types";
+import type { Origin } from "../state/recording";
+
+export interface Call {
+  server: string; // origin of the service
+  hasKey: boolean;
+  origin: Origin;
+  request: SeparationRequest;
+  files: ReadonlyMap<string, string>; // names of the examples by their ids
+  stems: string[] | null; // names, once they are known
+}
+
+export type Language = "curl" | "python" | "javascript";
+
+interface Upload {
+  variable: string;
+  id: string;
+  origin: Origin;
+}
+
+/** The program in a language. */
+export function snippet(call: Call, language: Language): string {
+  const write = { curl, python, javascript }[language];
+  return write(call, uploads(call));
+}
+
+/** The recording, then each example once. */
+function uploads({ request, origin, files }: Call): Upload[] {
+  const examples = new Set(
+    (request.targets ?? []).flatMap(({ examples, not_examples }) =>
+      [...(examples ?? []), ...(not_examples ?? [])].map(({ audio_id }) => audio_id),
+    ),
+  );
+  return [
+    { variable: "mixture", id: request.mixture.audio_id, origin },
+    ...[...examples].map((id, index): Upload => ({
+      variable: `example${index + 1}`,
+      id,
+      origin: { kind: "file", name: files.get(id) ?? "example.wav" },
+    })),
+  ];
+}
+
+/** JSON text in which the ids of uploads are replaced by what `reference` makes of their variables. */
+function withVariables(json: string, all: Upload[], reference: (variable: string) => string): string {
+  return all.reduce((text, { id, variable }) => text.replaceAll(JSON.stringify(id), reference(variable)), json);
+}
+
+function curl({ server, hasKey, request }: Call, all: Upload[]): string {
+  const key = hasKey ? ` -H "Authorization: Bearer $EARMARK_KEY"` : "";
+  const id = `python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'`;
+  const lines = all.map(({ variable, origin }) => {
+    const content =
+      origin.kind === "file" ? `-F ${shell(`file=@"${escapeQuotes(origin.name)}"`)}` : `--json ${shell(JSON.stringify({ url: origin.url }))}`;
+    return `${variable}=$(curl -sS --fail-with-body${key} ${content} "$url/v1/audio" | ${id})`;
+  });
+  const quoted = shell(JSON.stringify(request, null, 2));
+  const json = withVariables(quoted, all, (variable) => `"'$${variable}'"`);
+  return [
+    `url=${server}`,
+    ...lines,
+    `job=$(curl -sS --fail-with-body${key} -H 'Content-Type: application/json' "$url/v1/separations" -d ${json} | ${id})`,
+    `until curl -sS${key} -H 'Prefer: wait=30' "$url/v1/separations/$job" | grep -qE '"finished_at": ?"'; do sleep 1; done`,
+    `curl -sS --fail-with-body${key} -o stems.zip "$url/v1/separations/$job/archive"`,
+    "",
+  ].join("\n");
+}
+
+function python({ server, hasKey, request }: Call, all: Upload[]): string {
+  const headers = hasKey ? `, headers={"Authorization": f"Bearer {os.environ['EARMARK_KEY']}"}` : "";
+  const lines = all.map(({ variable, origin }) => {
+    const content =
+      origin.kind === "file" ? `files={"file": open(${JSON.stringify(origin.name)}, "rb")}` : `json={"url": ${JSON.stringify(origin.url)}}`;
+    return `${variable} = http.post("/v1/audio", ${content}).raise_for_status().json()["id"]`;
+  });
+  const json = withVariables(pythonLiteral(request), all, (variable) => variable);
+  return [
+    ...(hasKey ? ["import os", ""] : []),
+    "import httpx",
+    "",
+    `http = httpx.Client(base_url="${server}", timeout=90, follow_redirects=True${headers})`,
+    ...lines,
+    `job = http.post("/v1/separations", json=${json}).raise_for_status().json()`,
+    `while job["finished_at"] is None:`,
+    `    job = http.get(f"/v1/separations/{job['id']}", headers={"Prefer": "wait=60"}).raise_for_status().json()`,
+    `for stem in job["stems"]:`,
+    `    with open(f"{stem['name']}.${extension(request)}", "wb") as file:`,
+    `        file.write(http.get(stem["url"]).raise_for_status().content)`,
+    "",
+  ].join("\n");
+}
+
+function javascript({ server, hasKey, request }: Call, all: Upload[]): string {
+  const lines = all.flatMap(({ variable, origin }) => {
+    if (origin.kind === "url") {
+      return [`const ${variable} = (await call("/v1/audio", json({ url: ${JSON.stringify(origin.url)} }))).id;`];
+    }
+    const name = JSON.stringify(origin.name);
+    return [
+      `const ${variable}Form = new FormData();`,
+      `${variable}Form.append("file", await openAsBlob(${name}), ${name});`,
+      `const ${variable} = (await call("/v1/audio", { method: "POST", body: ${variable}Form })).id;`,
+    ];
+  });
+  const authorization = hasKey ? "{ Authorization: `Bearer ${process.env.EARMARK_KEY}` }" : "{}";
+  return [
+    `import { openAsBlob } from "node:fs";`,
+    `import { writeFile } from "node:fs/promises";`,
+    "",
+    `const headers = ${authorization};`,
+    `const json = (body) => ({ method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });`,
+    "",
+    "async function get(path, options = {}) {",
+    `  const answer = await fetch(new URL(path, "${server}"), { ...options, headers: { ...headers, ...options.headers } });`,
+    "  if (!answer.ok) throw new Error(await answer.text());",
+    "  return answer;",
+    "}",
+    "const call = async (path, options) => (await get(path, options)).json();",
+    "",
+    ...lines,
+    `let job = await call("/v1/separations", json(${withVariables(JSON.stringify(request, null, 2), all, (variable) => variable)}));`,
+    "while (!job.finished_at) {",
+    '  job = await call(`/v1/separations/${job.id}`, { headers: { Prefer: "wait=60" } });',
+    "}",
+    "for (const stem of job.stems) {",
+    `  await writeFile(\`\${stem.name}.${extension(request)}\`, (await get(stem.url)).body);`,
+    "}",
+    "",
+  ].join("\n");
+}
+
+function extension(request: SeparationRequest): string {
+  return request.output?.format ?? "flac";
+}
+
+function shell(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function escapeQuotes(text: string): string {
+  return text.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
+}
+
+/** A value of JSON in Python; strings are written alike in both. */
+function pythonLiteral(value: unknown, indent = ""): string {
+  const inner = `${indent}    `;
+  if (value === true) return "True";
+  if (value === false) return "False";
+  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "None";
+  const isList = Array.isArray(value);
+  const items = Object.entries(value).map(([name, item]) => {
+    return `${inner}${isList ? "" : `${JSON.stringify(name)}: `}${pythonLiteral(item, inner)},\n`;
+  });
+  return isList ? `[\n${items.join("")}${indent}]` : `{\n${items.join("")}${indent}}`;
+}

@@ -1,0 +1,94 @@
+// Cache of fetched tiles: a few requests at once, those that are visible first, the longest unused forgotten first.
+
+import { signal } from "@preact/signals";
+import { above, levelFor, tileKey, tilesIn, type Tile } from "./tiles";
+import type { View } from "./view";
+
+const CONCURRENT = 2; // the service computes them in a sandbox of which each client has a share
+const KEPT = 192; // tiles
+const SETTLED = 120; // ms without a change of the view before tiles are requested
+
+export class TileCache<Content> {
+  /** Changes whenever a tile has arrived, so that what reads it draws again. */
+  readonly arrived = signal(0);
+  /** The reason why the last tile could not be fetched. */
+  readonly failure = signal<unknown>(null);
+  private readonly contents = new Map<string, Content | null>(); // null: failed
+  private readonly running = new Map<string, AbortController>();
+  private wanted: Tile[] = [];
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private closed = false;
+
+  constructor(private readonly fetchTile: (tile: Tile, signal: AbortSignal) => Promise<Content>) {}
+
+  /** The best known tiles that cover a view, coarse ones before the fine ones that are drawn over them. */
+  visible(view: View, width: number): [Tile, Content][] {
+    const found = new Map<string, [Tile, Content]>();
+    const needed = tilesIn(view, levelFor(view, width));
+    for (const one of needed) {
+      for (const candidate of [one, ...above(one, view.duration)]) {
+        const content = this.recall(candidate);
+        if (!content) continue;
+        found.set(tileKey(candidate), [candidate, content]);
+        break;
+      }
+    }
+    this.request(view, needed);
+    return [...found.values()].sort(([a], [b]) => a.level - b.level);
+  }
+
+  /** Aborts what is under way. */
+  close(): void {
+    this.closed = true;
+    clearTimeout(this.timer);
+    for (const controller of this.running.values()) controller.abort();
+  }
+
+  private recall(one: Tile): Content | null {
+    const key = tileKey(one);
+    const content = this.contents.get(key);
+    if (content === undefined) return null;
+    this.contents.delete(key); // to the end of the order of use
+    this.contents.set(key, content);
+    return content;
+  }
+
+  private request(view: View, needed: Tile[]): void {
+    const overview = tilesIn({ ...view, start: 0, end: view.duration }, 0);
+    this.wanted = [...overview, ...needed].filter((one) => !this.contents.has(tileKey(one)));
+    clearTimeout(this.timer);
+    if (this.wanted.length) this.timer = setTimeout(() => this.start(), this.contents.size ? SETTLED : 0);
+  }
+
+  private start(): void {
+    const keys = new Set(this.wanted.map(tileKey));
+    for (const [key, controller] of this.running) if (!keys.has(key)) controller.abort();
+    for (const one of this.wanted) {
+      if (this.running.size >= CONCURRENT) return;
+      const key = tileKey(one);
+      if (this.running.has(key) || this.contents.has(key)) continue;
+      const controller = new AbortController();
+      this.running.set(key, controller);
+      void this.fetchTile(one, controller.signal)
+        .then((content) => this.keep(key, content))
+        .catch((error: unknown) => {
+          if (controller.signal.aborted) return;
+          this.failure.value = error;
+          this.keep(key, null);
+        })
+        .finally(() => {
+          this.running.delete(key);
+          if (!this.closed) this.start();
+        });
+    }
+  }
+
+  private keep(key: string, content: Content | null): void {
+    this.contents.set(key, content);
+    for (const oldest of this.contents.keys()) {
+      if (this.contents.size <= KEPT) break;
+      if (oldest !== "0/0") this.contents.delete(oldest);
+    }
+    this.arrived.value++;
+  }
+}
