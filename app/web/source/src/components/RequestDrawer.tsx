@@ -90,7 +90,6 @@ function text(tab: Language | "answer"): string | null {
     origin,
     request,
     files: names(),
-    stems: job?.stems.map(({ name }) => name) ?? null,
   };
   return snippet(call, tab);
 }

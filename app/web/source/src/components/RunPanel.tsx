@@ -3,7 +3,8 @@
 import { batch } from "@preact/signals";
 import type { Format, Separation } from "../api/types";
 import { apiKey } from "../api/client";
-import { BIT_DEPTHS, options, setOptions, setOutput } from "../state/options";
+import { BIT_DEPTHS } from "../request/output";
+import { options, setOptions, setOutput } from "../state/options";
 import { blocked, cancel, isRunning, retry, run, sending, separation } from "../state/separation";
 
 const FORMATS: [Format, string][] = [

@@ -151,7 +151,7 @@ function StemHead({ shown, track, number }: { shown: ShownStem; track: Track; nu
         />
       </div>
       <span class="quiet clip">
-        {stem.loudness === null ? "silent" : `${stem.loudness.toFixed(1)} LUFS, peak ${decibels(stem.peak)}`}
+        {stem.loudness === null ? "silent" : `${minus(stem.loudness)} LUFS, peak ${decibels(stem.peak)}`}
       </span>
     </div>
   );
@@ -181,6 +181,10 @@ function Advice({ target }: { target: TargetState }) {
 }
 
 export function decibels(linear: number): string {
-  return linear > 0 ? `${(20 * Math.log10(linear)).toFixed(1).replace("-", "−")} dB` : "silent";
+  return linear > 0 ? `${minus(20 * Math.log10(linear))} dB` : "silent";
+}
+
+function minus(value: number): string {
+  return value.toFixed(1).replace("-", "−");
 }
 

@@ -3,10 +3,13 @@
 import { computed } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { position, selection } from "../playback/transport";
+import { MIXTURE } from "../playback/audible";
+import { position, selection, toggleSolo, tracks } from "../playback/transport";
 import { peaks, pictures, recording } from "../state/recording";
+import { stems } from "../state/separation";
 import { targets } from "../state/targets";
-import { drawEnvelopes, type PeakTiles } from "../timeline/peaks";
+import { drawEnvelopes } from "../timeline/envelope";
+import type { PeakTiles } from "../timeline/peaks";
 import { drawPictures, type PictureTiles } from "../timeline/spectrogram";
 import { clock, length, ticks } from "../timeline/ticks";
 import { rowWidth, scroll, toX, view, whole, type View } from "../timeline/view";
@@ -80,6 +83,7 @@ function Waveform() {
           <strong>Waveform</strong>
           {opened && <span class="quiet">{length(opened.duration)}</span>}
           <span class="quiet">{kind}</span>
+          {stems.value.length > 0 && <SoloRecording />}
         </>
       }
     >
@@ -87,6 +91,23 @@ function Waveform() {
       <PlayheadSlider />
       {peaks.value?.failure.value !== null && peaks.value !== null && peaks.value.arrived.value > 0 && <NoWaveform />}
     </Row>
+  );
+}
+
+function SoloRecording() {
+  const isSolo = tracks.value.some(({ id, solo }) => id === MIXTURE && solo);
+  return (
+    <span>
+      <button
+        type="button"
+        class="small"
+        aria-pressed={isSolo}
+        aria-label="Solo the recording"
+        onClick={() => toggleSolo(MIXTURE)}
+      >
+        Solo
+      </button>
+    </span>
   );
 }
 

@@ -4,7 +4,7 @@ import { useRef } from "preact/hooks";
 import { loadingTracks, looping, playbackFailure, playing, position, seek, selection, togglePlay } from "../playback/transport";
 import { peaks } from "../state/recording";
 import { addSpan, addSpanTo, targets } from "../state/targets";
-import { levelAt } from "../timeline/peaks";
+import { levelAt } from "../timeline/envelope";
 import { clock } from "../timeline/ticks";
 import { fit, rowWidth, view, whole, zoom } from "../timeline/view";
 import { Icon } from "./icons";

@@ -1,8 +1,8 @@
 // The body of `POST /v1/separations`, from what the page holds, and back.
 
 import type { Output, RequestTarget, SeparationRequest } from "../api/types";
-import { DEFAULTS } from "../state/options";
 import type { Example, Negative, Query, Target } from "../state/targets";
+import { DEFAULTS } from "./output";
 
 /** The request for these targets, or for everything that is heard (`auto`: how many at most); only what is not default. */
 export function buildRequest(

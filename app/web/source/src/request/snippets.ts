@@ -9,7 +9,6 @@ export interface Call {
   origin: Origin;
   request: SeparationRequest;
   files: ReadonlyMap<string, string>; // names of the examples by their ids
-  stems: string[] | null; // names, once they are known
 }
 
 export type Language = "curl" | "python" | "javascript";
@@ -54,14 +53,15 @@ function curl({ server, hasKey, request }: Call, all: Upload[]): string {
   const lines = all.map(({ variable, origin }) => {
     const content =
       origin.kind === "file" ? `-F ${shell(`file=@"${escapeQuotes(origin.name)}"`)}` : `--json ${shell(JSON.stringify({ url: origin.url }))}`;
-    return `${variable}=$(curl -sS --fail-with-body${key} ${content} "$url/v1/audio" | ${id})`;
+    return `${variable}=$(curl -sS --fail-with-body${key} ${content} "$url/v1/audio" \\\n  | ${id})`;
   });
-  const quoted = shell(JSON.stringify(request, null, 2));
+  const quoted = shell(source(request, JSON_SYNTAX));
   const json = withVariables(quoted, all, (variable) => `"'$${variable}'"`);
   return [
     `url=${server}`,
     ...lines,
-    `job=$(curl -sS --fail-with-body${key} -H 'Content-Type: application/json' "$url/v1/separations" -d ${json} | ${id})`,
+    `job=$(curl -sS --fail-with-body${key} -H 'Content-Type: application/json' "$url/v1/separations" -d ${json} \\
+  | ${id})`,
     `until curl -sS${key} -H 'Prefer: wait=30' "$url/v1/separations/$job" | grep -qE '"finished_at": ?"'; do sleep 1; done`,
     `curl -sS --fail-with-body${key} -o stems.zip "$url/v1/separations/$job/archive"`,
     "",
@@ -75,7 +75,7 @@ function python({ server, hasKey, request }: Call, all: Upload[]): string {
       origin.kind === "file" ? `files={"file": open(${JSON.stringify(origin.name)}, "rb")}` : `json={"url": ${JSON.stringify(origin.url)}}`;
     return `${variable} = http.post("/v1/audio", ${content}).raise_for_status().json()["id"]`;
   });
-  const json = withVariables(pythonLiteral(request), all, (variable) => variable);
+  const json = withVariables(source(request, PYTHON_SYNTAX), all, (variable) => variable);
   return [
     ...(hasKey ? ["import os", ""] : []),
     "import httpx",
@@ -120,7 +120,7 @@ function javascript({ server, hasKey, request }: Call, all: Upload[]): string {
     "const call = async (path, options) => (await get(path, options)).json();",
     "",
     ...lines,
-    `let job = await call("/v1/separations", json(${withVariables(JSON.stringify(request, null, 2), all, (variable) => variable)}));`,
+    `let job = await call("/v1/separations", json(${withVariables(source(request, JSON_SYNTAX), all, (variable) => variable)}));`,
     "while (!job.finished_at) {",
     '  job = await call(`/v1/separations/${job.id}`, { headers: { Prefer: "wait=60" } });',
     "}",
@@ -143,15 +143,26 @@ function escapeQuotes(text: string): string {
   return text.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
 }
 
-/** A value of JSON in Python; strings are written alike in both. */
-function pythonLiteral(value: unknown, indent = ""): string {
-  const inner = `${indent}    `;
-  if (value === true) return "True";
-  if (value === false) return "False";
-  if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "None";
+interface Syntax {
+  indent: string;
+  literals: Record<string, string>;
+  lastComma: string;
+}
+
+const JSON_SYNTAX: Syntax = { indent: "  ", literals: {}, lastComma: "" };
+const PYTHON_SYNTAX: Syntax = { indent: "    ", literals: { true: "True", false: "False" }, lastComma: "," };
+const LINE = 88; // characters
+
+/** A JSON value as source text, on one line where that is short enough; strings are written alike in all languages. */
+function source(value: unknown, syntax: Syntax, indent = ""): string {
+  if (value === null || typeof value !== "object") return syntax.literals[String(value)] ?? JSON.stringify(value);
   const isList = Array.isArray(value);
-  const items = Object.entries(value).map(([name, item]) => {
-    return `${inner}${isList ? "" : `${JSON.stringify(name)}: `}${pythonLiteral(item, inner)},\n`;
-  });
-  return isList ? `[\n${items.join("")}${indent}]` : `{\n${items.join("")}${indent}}`;
+  const [open, close] = isList ? ["[", "]"] : ["{", "}"];
+  const inner = indent + syntax.indent;
+  const items = Object.entries(value).map(
+    ([name, item]) => `${isList ? "" : `${JSON.stringify(name)}: `}${source(item, syntax, inner)}`,
+  );
+  const line = `${open}${items.join(", ")}${close}`;
+  if (inner.length + line.length <= LINE && !line.includes("\n")) return line;
+  return `${open}\n${items.map((item) => inner + item).join(",\n")}${syntax.lastComma}\n${indent}${close}`;
 }

@@ -2,10 +2,7 @@
 
 import { effect, signal } from "@preact/signals";
 import type { Output } from "../api/types";
-
-export const DEFAULTS: Output = { format: "flac", residual: true, joint: false, gate: true };
-/** Bit depths that a format can be asked for; the first is the default. */
-export const BIT_DEPTHS: Partial<Record<Output["format"], number[]>> = { flac: [24, 16], wav: [32, 24, 16] };
+import { DEFAULTS } from "../request/output";
 
 const ITEM = "earmark-options";
 

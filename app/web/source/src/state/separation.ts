@@ -45,6 +45,8 @@ export const draft = computed(() => {
   return buildRequest(recording.value.audio.id, targets.value, most, options.value.output);
 });
 
+const GONE = "This separation is gone, or belongs to another key.";
+
 let current = new AbortController();
 
 /** Separates the targets from the recording. */
@@ -112,11 +114,8 @@ export async function openSeparation(id: string): Promise<void> {
     await watch(job);
   } catch (error) {
     if (isAbort(error)) return;
-    if (error instanceof ApiError && error.status === 404) {
-      forget(id);
-      window.history.replaceState(null, "", "/");
-    }
-    report(error);
+    const isGone = error instanceof ApiError && error.status === 404;
+    report(isGone ? new ApiError(404, error.code, GONE) : error, () => void openSeparation(id));
   }
 }
 
