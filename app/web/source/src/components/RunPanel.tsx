@@ -3,9 +3,11 @@
 import { batch } from "@preact/signals";
 import type { Format, Separation } from "../api/types";
 import { apiKey } from "../api/client";
+import { playbackFailure, playing, togglePlay } from "../playback/transport";
 import { BIT_DEPTHS } from "../request/output";
 import { options, setOptions, setOutput } from "../state/options";
 import { blocked, cancel, isRunning, retry, run, sending, separation } from "../state/separation";
+import { Icon } from "./icons";
 
 const FORMATS: [Format, string][] = [
   ["flac", "FLAC, lossless"],
@@ -31,7 +33,6 @@ export function RunPanel() {
   const job = separation.value;
   return (
     <section class="panel run" aria-label="Separate">
-      <Options />
       <button
         type="button"
         class="primary large"
@@ -44,6 +45,7 @@ export function RunPanel() {
       <div class="run-state" id="run-state" role="status">
         {job ? <JobState job={job} /> : <span class="quiet">{blocked.value ?? "Ready."}</span>}
       </div>
+      <Options />
     </section>
   );
 }
@@ -54,7 +56,15 @@ function JobState({ job }: { job: Separation }) {
     case "running":
       return <Running job={job} />;
     case "succeeded":
-      return <span>Done in {seconds(job)}. Press play.</span>;
+      return (
+        <div class="line">
+          <span>Done in {seconds(job)}.</span>
+          <span class="spring" />
+          <button type="button" disabled={playing.value || playbackFailure.value !== null} onClick={hear}>
+            <Icon name="play" /> Hear it
+          </button>
+        </div>
+      );
     case "canceled":
       return (
         <div class="line">
@@ -73,6 +83,11 @@ function JobState({ job }: { job: Separation }) {
         </>
       );
   }
+}
+
+function hear(): void {
+  void togglePlay();
+  document.getElementById("stems")?.scrollIntoView({ block: "nearest" });
 }
 
 function Retry() {

@@ -23,7 +23,7 @@ export function Stems() {
     <>
       <div class="row caption stems-caption">
         <div class="head">
-          <h2>Stems</h2>
+          <h2 id="stems">Stems</h2>
         </div>
         <div class="lane bar">
           <span class="quiet" role="status">

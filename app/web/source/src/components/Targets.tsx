@@ -17,9 +17,12 @@ export function Targets() {
     <section class="panel targets" aria-labelledby="targets-title" data-drop="example">
       <h2 id="targets-title">What do you want?</h2>
       <LabelField label="Describe a sound" placeholder="a dog barking, siren, piano …" submit="Add" onChoose={addWords} />
-      <div class="ways">
+      <div class="ways" role="group" aria-labelledby="example-title">
+        <span class="quiet caption-text" id="example-title">
+          Or give an example of it
+        </span>
         <FileButton accept={ACCEPT} multiple onFiles={(files) => void addExamples(files)}>
-          <Icon name="file" /> Like a file
+          <Icon name="file" /> File
         </FileButton>
         {canRecord && <RecordExample />}
         <SavedQueries />
@@ -49,7 +52,7 @@ function RecordExample() {
   };
   return (
     <button type="button" aria-pressed={mine.value} disabled={microphone.value !== null && !mine.value} onClick={() => void record()}>
-      <Icon name="microphone" /> {mine.value ? "Stop" : "Record one"}
+      <Icon name="microphone" /> {mine.value ? "Stop" : "Record"}
     </button>
   );
 }

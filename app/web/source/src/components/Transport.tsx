@@ -32,10 +32,11 @@ export function Transport() {
       <button
         type="button"
         aria-pressed={looping.value}
+        aria-label="Loop"
         title="Repeat the selection (L)"
         onClick={() => (looping.value = !looping.value)}
       >
-        <Icon name="loop" /> Loop
+        <Icon name="loop" /> <span class="wide">Loop</span>
       </button>
       <span class="group" role="group" aria-label="Zoom">
         <button type="button" class="icon-button" aria-label="Zoom out" title="−" onClick={() => zoomBy(0.5, middle)}>

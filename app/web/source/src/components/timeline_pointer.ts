@@ -2,7 +2,7 @@
 
 import { signal } from "@preact/signals";
 import type { Span } from "../api/types";
-import { seek, selection } from "../playback/transport";
+import { seek, selecting, selection } from "../playback/transport";
 import { addLabel } from "../state/targets";
 import { clamp, rowWidth, scroll, toTime, toX, view, zoom } from "../timeline/view";
 
@@ -69,6 +69,7 @@ export function pointerMove(event: PointerEvent): void {
   if (!gesture.dragging && Math.abs(x - gesture.x) < DRAG) return;
   if (!gesture.dragging) suggestedName.value = gesture.label;
   gesture.dragging = true;
+  selecting.value = true;
   const time = toTime(view.value, x, rowWidth.value);
   selection.value = { start: Math.min(gesture.anchor, time), end: Math.max(gesture.anchor, time) };
 }
@@ -77,6 +78,7 @@ export function pointerUp(event: PointerEvent): void {
   touches.delete(event.pointerId);
   const ended = gesture;
   gesture = null;
+  selecting.value = false;
   if (ended && !ended.dragging && event.type === "pointerup") ended.onClick();
 }
 

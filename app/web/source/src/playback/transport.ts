@@ -9,6 +9,7 @@ import type { Player } from "./player";
 import { StreamedPlayer } from "./streamed";
 
 const BUFFERED_SECONDS = 300; // longer recordings are streamed
+const SHORTEST_LOOP = 0.02; // seconds
 const BUFFERED_TRACK_SECONDS = 3600; // of all channels of all tracks together: 0.7 GB of samples at 48 kHz
 
 export const tracks = signal<Track[]>([]);
@@ -17,6 +18,8 @@ export const position = signal(0);
 /** The stretch that is selected in the recording. */
 export const selection = signal<Span | null>(null);
 export const looping = signal(false);
+/** Whether the selection is being dragged: until it is let go, what plays goes on. */
+export const selecting = signal(false);
 /** Whether the mixture alone is heard, while its key or button is held. */
 export const mixtureHeld = signal(false);
 export const loadingTracks = signal(false);
@@ -46,6 +49,7 @@ export function load(next: Track[], recording: { duration: number; rate: number;
     position.value = Math.min(reached, recording.duration);
   });
   created.seek(untracked(() => position.value));
+  created.setLoop(untracked(() => (looping.value ? selection.value : null)));
   created.ready
     .catch(() => {
       if (player === created) playbackFailure.value = "This browser cannot play these files. Downloads work all the same.";
@@ -130,6 +134,12 @@ effect(() => {
 });
 
 effect(() => {
+  if (selecting.value) return;
   const span = looping.value ? selection.value : null;
-  player?.setLoop(span && span.end - span.start > 0.02 ? span : null);
+  const loop = span && span.end - span.start > SHORTEST_LOOP ? span : null;
+  untracked(() => {
+    const reached = position.value;
+    if (loop && playing.value && (reached < loop.start || reached >= loop.end)) seek(loop.start);
+    player?.setLoop(loop);
+  });
 });

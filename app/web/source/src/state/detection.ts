@@ -1,13 +1,13 @@
-// What is heard in the recording: detection that starts by itself after an upload.
+// What is heard in the recording: detection that starts by itself.
 
-import { batch, computed, signal } from "@preact/signals";
+import { computed, effect, signal, untracked } from "@preact/signals";
 import { request } from "../api/client";
 import { follow } from "../api/follow";
 import type { Detection, Label } from "../api/types";
 import { lanes, type Lane } from "../timeline/lanes";
 import { explain } from "./notice";
 import { options } from "./options";
-import { onRecording, recording } from "./recording";
+import { recording } from "./recording";
 
 type State =
   | { kind: "off" }
@@ -75,7 +75,10 @@ function loadPaths(): Promise<ReadonlyMap<string, string[]>> {
   return paths;
 }
 
-onRecording(() => {
-  batch(stopListening);
-  if (options.value.listens) void listen();
+effect(() => {
+  const opened = recording.value;
+  untracked(() => {
+    stopListening();
+    if (opened && (options.value.listens || remembered()[opened.audio.id])) void listen();
+  });
 });

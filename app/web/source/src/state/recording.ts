@@ -29,10 +29,10 @@ export const pictures = signal<PictureTiles | null>(null);
 export const isOpen = computed(() => recording.value !== null || uploading.value !== null);
 
 let current = new AbortController();
-const listeners: ((opened: Recording) => void)[] = [];
+const listeners: (() => void)[] = [];
 
-/** Calls `listener` with each recording that is uploaded. */
-export function onRecording(listener: (opened: Recording) => void): void {
+/** Calls `listener` whenever another recording is about to be uploaded in place of the open one. */
+export function onReplace(listener: () => void): void {
   listeners.push(listener);
 }
 
@@ -97,13 +97,13 @@ async function open(
   send: (signal: AbortSignal) => Promise<Audio>,
 ): Promise<void> {
   close();
+  for (const listener of listeners) listener();
   const sending = (current = new AbortController()); // only what was chosen last is used
   uploading.value = { name, ratio: null };
   try {
     const audio = await send(sending.signal);
     if (sending.signal.aborted) return;
-    const opened = await show(audio, origin);
-    for (const listener of listeners) listener(opened);
+    await show(audio, origin);
   } catch (error) {
     if (isAbort(error) || sending.signal.aborted) return;
     uploading.value = null;

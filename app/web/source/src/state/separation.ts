@@ -13,7 +13,7 @@ import { view, whole } from "../timeline/view";
 import { findEntry, forget, remember, updateEntry, type Entry } from "./history";
 import { notice, report } from "./notice";
 import { options } from "./options";
-import { close, mixtureTrack, onRecording, recording, show, SPECTROGRAM_HEIGHT, type Origin } from "./recording";
+import { close, mixtureTrack, onReplace, recording, show, SPECTROGRAM_HEIGHT, type Origin } from "./recording";
 import { addTarget, areReady, auto, change, targets, type Target } from "./targets";
 
 /** A stem in the studio. */
@@ -98,7 +98,7 @@ export async function retry(): Promise<void> {
 /** Shows the separation with this id, with its recording while that lasts. */
 export async function openSeparation(id: string): Promise<void> {
   close();
-  reset();
+  forgetSeparation();
   const { signal } = (current = new AbortController());
   try {
     const job = await request<Separation>(`/v1/separations/${id}`, { signal });
@@ -130,15 +130,19 @@ export async function deleteSeparation(id: string): Promise<void> {
   if (separation.value?.id === id) reset();
 }
 
-/** Forgets the separation, but not the recording. */
+/** Forgets the separation and its address, but not the recording. */
 export function reset(): void {
+  forgetSeparation();
+  if (location.hash) window.history.replaceState(null, "", "/");
+}
+
+function forgetSeparation(): void {
   current.abort();
   batch(() => {
     forgetStems();
     separation.value = null;
     sentRequest.value = null;
   });
-  if (location.hash) window.history.replaceState(null, "", "/");
 }
 
 function forgetStems(): void {
@@ -251,4 +255,4 @@ function exampleFiles({ query, not }: Target): [string, string][] {
   return examples.flatMap(({ name, audioId }): [string, string][] => (audioId === null ? [] : [[audioId, name]]));
 }
 
-onRecording(() => reset());
+onReplace(reset);

@@ -4,6 +4,7 @@ import { computed, signal } from "@preact/signals";
 import { request, upload } from "../api/client";
 import type { Audio, Label, Span } from "../api/types";
 import { explain } from "./notice";
+import { onReplace } from "./recording";
 
 export interface Example {
   name: string;
@@ -34,6 +35,11 @@ export const targets = signal<Target[]>([]);
 /** Whether everything that is heard is separated, in place of `targets`. */
 export const auto = signal(false);
 export const areReady = computed(() => targets.value.every((target) => pending(target) === 0));
+
+// Spans are of one recording; the other targets may be asked of the next one, too.
+onReplace(() => {
+  targets.value = targets.value.filter(({ query }) => query.kind !== "spans");
+});
 
 let created = 0;
 
