@@ -16,6 +16,7 @@ export interface Audio {
 
 export interface Peaks {
   points: number;
+  start?: number; // of what is drawn: it may begin a little before what was asked for
   duration: number;
   channels: { minimum: number[]; maximum: number[] }[];
 }

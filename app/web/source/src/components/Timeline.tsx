@@ -18,6 +18,8 @@ import { Lanes } from "./Lanes";
 import { Stems } from "./Stems";
 import { hovered, pointerDown, pointerLeave, pointerMove, pointerUp, wheel } from "./timeline_pointer";
 
+const HIGHEST = 16; // kHz, of spectrograms
+
 /** A row: its head, and its part of the time axis. `label`: the class that the row shows. */
 export function Row(props: { head: ComponentChildren; class: string; label?: string; children: ComponentChildren }) {
   return (
@@ -120,14 +122,14 @@ function NoWaveform() {
 function Spectrogram() {
   const tiles = pictures.value;
   if (!tiles || tiles.failure.value !== null) return null;
-  const highest = (recording.value?.audio.sample_rate ?? 0) / 2000;
+  const highest = Math.min(HIGHEST, (recording.value?.audio.sample_rate ?? 0) / 2000);
   return (
     <Row
       class="spectrogram"
       head={
         <>
           <strong>Spectrogram</strong>
-          <span class="quiet">to {highest.toFixed(1)} kHz</span>
+          <span class="quiet">40 Hz to {highest.toFixed(0)} kHz</span>
         </>
       }
     >

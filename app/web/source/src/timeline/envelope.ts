@@ -12,14 +12,15 @@ export interface Envelope {
 }
 
 /** One envelope for all channels. */
-export function envelope(peaks: Peaks, start: number, end: number): Envelope {
+export function envelope(peaks: Peaks): Envelope {
+  const start = peaks.start ?? 0;
   const low = new Float32Array(peaks.points);
   const high = new Float32Array(peaks.points);
   for (let point = 0; point < peaks.points; point++) {
     low[point] = Math.min(...peaks.channels.map((channel) => channel.minimum[point] ?? 0));
     high[point] = Math.max(...peaks.channels.map((channel) => channel.maximum[point] ?? 0));
   }
-  return { start, end, low, high };
+  return { start, end: start + peaks.duration, low, high };
 }
 
 /** The highest magnitude at a time, linear, in the finest of some envelopes that holds it; null if none does. */

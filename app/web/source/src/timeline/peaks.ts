@@ -14,6 +14,6 @@ export function peakTiles(url: string, refines: boolean): PeakTiles {
     const stretch = refines && level > 0 ? { start: start.toFixed(6), end: end.toFixed(6) } : {};
     if (!refines && level > 0) throw new Error("no finer peaks");
     const points = refines ? TILE_WIDTH : 4 * TILE_WIDTH;
-    return envelope(await request<Peaks>(withParameters(url, { points, ...stretch }), { signal }), start, end);
+    return envelope(await request<Peaks>(withParameters(url, { points, ...stretch }), { signal }));
   });
 }
