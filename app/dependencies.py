@@ -18,6 +18,7 @@ from app.keys import callers
 from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas
 from app.keys.signed_urls import UrlSigner
+from app.media.drawing_cache import DrawingCache
 from app.metrics import Metrics
 from app.model_registry.registry import ModelRegistry
 from app.outbound import OutboundClient
@@ -41,6 +42,7 @@ class Dependencies:
     jobs: JobRepository
     large_fields: LargeFields
     large_fields_cache: LargeFieldsCache  # for code on the event loop only
+    drawing_cache: DrawingCache  # for code on the event loop only
     event_feed: EventFeed
     audio: AudioRepository
     model_registry: ModelRegistry
@@ -70,6 +72,7 @@ class Dependencies:
             jobs=jobs,
             large_fields=large_fields,
             large_fields_cache=LargeFieldsCache(large_fields, storage, settings),
+            drawing_cache=DrawingCache(settings.drawing_cache),
             event_feed=EventFeed(settings),
             audio=AudioRepository(redis, settings),
             model_registry=model_registry,

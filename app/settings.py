@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         default=16 * 1024 * MIB,
         ge=1,
         validate_default=True,
-        description="bytes of the uploads in flight, and of the copies of files whose waveform is computed; a key's "
+        description="bytes of the uploads in flight, and of the copies of files that are drawn; a key's "
         "share must hold a file of EARMARK_UPLOAD_BYTES",
     )
     fetch_slots: int = Field(default=16, ge=1, description="fetches of URLs at once")
@@ -256,10 +256,22 @@ class Settings(BaseSettings):
     waveform_slots: int = Field(
         default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
     )
+    section_slots: int = Field(
+        default=4,
+        ge=1,
+        description="sections of recordings that are decoded at once, for a spectrogram or for peaks, by a process "
+        "each",
+    )
+    drawing_cache: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="bytes of spectrograms and waveforms that one API process keeps in memory",
+    )
     budget_patience: float = Field(
         default=30.0,
         ge=0,
-        description="seconds that a request waits for an upload, a fetch, a probe or a waveform before it is refused",
+        description="seconds that a request waits for an upload, a fetch, a probe, a waveform or a section before it "
+        "is refused",
     )
 
     # Outbound requests to URLs that clients send: recordings, webhooks

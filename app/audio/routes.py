@@ -6,7 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.audio import completion, peaks, presigned, service, tus
+from app.audio import completion, peaks, presigned, service, spectrograms, tus
+from app.audio.drawing_parameters import SPECTROGRAM, End, Height, Points, Start, Width
+from app.audio.drawings import CACHE_CONTROL, Drawable
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.dependencies import InjectedDependencies
 from app.errors import NotFound, RequestInvalid
@@ -20,6 +22,10 @@ from app.http.validation import validate
 from app.records.audio import store_key
 
 router = APIRouter(prefix="/v1/audio", tags=["audio"])
+
+TrackNumber = Annotated[
+    int | None, Query(ge=1, le=1000, description="audio track, from 1; default: the first that can be read")
+]
 
 
 @router.post(
@@ -112,12 +118,34 @@ async def get_peaks(
     audio_id: str,
     response: Response,
     deps: InjectedDependencies,
-    points: Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")] = 2000,
-    track: Annotated[
-        int | None, Query(ge=1, le=1000, description="audio track, from 1; default: the first that can be read")
-    ] = None,
+    points: Points = 2000,
+    start: Start = 0.0,
+    end: End = None,
+    track: TrackNumber = None,
 ) -> PeaksAnswer:
     """Get the waveform's peaks: the minimum and maximum sample of each channel at each point."""
-    answer = await peaks.peaks(deps, await service.find_async(deps, audio_id), points, track)
-    response.headers["Cache-Control"] = "private, max-age=3600"  # the bytes of an upload never change
+    drawn = Drawable.of_upload(await service.find_async(deps, audio_id), track)
+    answer = await peaks.peaks(deps, drawn, points, start, end)
+    response.headers["Cache-Control"] = CACHE_CONTROL
     return answer
+
+
+@router.get("/{audio_id}/spectrogram", response_class=Response, responses=problems(404, 422, 503) | SPECTROGRAM)
+async def get_spectrogram(
+    audio_id: str,
+    request: Request,
+    deps: InjectedDependencies,
+    start: Start = 0.0,
+    end: End = None,
+    width: Width = 1000,
+    height: Height = 256,
+    track: TrackNumber = None,
+) -> Response:
+    """Get the spectrogram as a PNG, of all channels together: frequency from 40 Hz at the bottom to 16 kHz, or half the
+    sample rate if that is less, at the top, on a logarithmic axis.
+
+    Colors stand for -80 to -10 dB, where a sine of full scale has 0 dB; what is fainter is transparent. Of equal scales
+    (seconds a pixel), sections whose starts differ by whole pixels fit together as tiles.
+    """
+    drawn = Drawable.of_upload(await service.find_async(deps, audio_id), track)
+    return await spectrograms.respond(request, deps, drawn, start, end, width, height)

@@ -77,9 +77,11 @@ class ChannelPeaks(BaseModel):
 
 
 class PeaksAnswer(BaseModel):
-    """A waveform for drawing; all points last equally long. Decoded duration in seconds; sample rate in hertz."""
+    """A waveform for drawing; all points last equally long. `start` and `duration` of what is drawn, in seconds: it may
+    begin a little before the requested start, and ends where the recording ends. Sample rate in hertz."""
 
     points: int
+    start: float
     duration: float
     sample_rate: int
     channels: list[ChannelPeaks]
@@ -107,6 +109,8 @@ class AudioAnswer(BaseModel):
     created_at: datetime
     expires_at: datetime
     url: str
+    peaks_url: str
+    spectrogram_url: str
 
     @classmethod
     def from_record(cls, audio: Audio, sign: Sign) -> "AudioAnswer":
@@ -117,4 +121,6 @@ class AudioAnswer(BaseModel):
             created_at=datetime.fromtimestamp(audio.created_at, UTC),
             expires_at=datetime.fromtimestamp(audio.expires_at, UTC),
             url=sign(f"/v1/audio/{audio.id}/content"),
+            peaks_url=sign(f"/v1/audio/{audio.id}/peaks"),
+            spectrogram_url=sign(f"/v1/audio/{audio.id}/spectrogram"),
         )

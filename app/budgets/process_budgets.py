@@ -30,6 +30,7 @@ class ProcessBudgets(Collector):
         self.fetches = Budget("fetches", "fetches of URLs", settings.fetch_slots, share, patience)
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
+        self.sections = Budget("sections", "sections being decoded", settings.section_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)
         self._refused_by_redis: dict[str, int] = {"idempotency": 0, "kept_jobs": 0, "kept_uploads": 0}
         self._lock = threading.Lock()

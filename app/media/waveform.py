@@ -1,28 +1,27 @@
-"""Waveform of a recording: decodes a whole upload to the minimum and maximum sample (peaks) of each bin and channel.
+"""Waveform of a recording: decodes it to the minimum and maximum sample (peaks) of each bin and channel.
 
-A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform PATH SECONDS SAMPLES [TRACK]` in
-the sandbox, which decodes the whole recording bin by bin and takes the two values from FFmpeg's `astats`. When the
-number of bins reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
+A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform` in the sandbox, which decodes
+the recording, or a section of it, bin by bin and takes the two values from FFmpeg's `astats`. When the number of bins
+reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.errors import AudioTooLong, AudioUndecodable
+from app.errors import SpanOutside
+from app.media import decoder_process
 from app.media.input_formats import EXACT_DURATION
 from app.media.probe import MEMORY_BYTES
-from app.media.sandbox import SandboxLimits, python_command, run_async
+from app.media.sandbox import SandboxLimits
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -31,7 +30,6 @@ MAX_BINS = 16384  # a recording with enough samples has at least half as many
 _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples per bin, channels
 _LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: smaller bins are costly
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
-_TOO_LONG = "too long"
 # Six hours of stereo take half a minute; a slow codec on a slow machine passes. It yields to the server and to probes.
 SANDBOX_LIMITS = SandboxLimits(
     seconds=360, cpu_seconds=360, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64, niceness=10
@@ -71,6 +69,25 @@ class Waveform:
             levels.append(_to_little_endian(array("f", content[start : start + 4 * bins])))
         return cls(rate, samples, bin_size, levels[:channels], levels[channels:])
 
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return self.samples / self.sample_rate
+
+    def crop(self, start: float, end: float) -> tuple[float, Waveform]:
+        """Return the second at which the first bin of a section begins, and the bins that hold the section.
+
+        Raises SpanOutside if it begins behind the last sample.
+        """
+        first, last = math.floor(start * self.sample_rate), math.ceil(min(end, self.seconds) * self.sample_rate)
+        if first >= self.samples:
+            raise SpanOutside("The recording ends before the section.")
+        bins = slice(first // self.bin_size, -(-last // self.bin_size))
+        position = bins.start * self.bin_size
+        samples = min(bins.stop * self.bin_size, self.samples) - position
+        minima, maxima = ([levels[bins] for levels in extremes] for extremes in (self.minima, self.maxima))
+        return position / self.sample_rate, Waveform(self.sample_rate, samples, self.bin_size, minima, maxima)
+
     def points(self, limit: int) -> Iterator[tuple[list[float], list[float]]]:
         """Yield (minima, maxima) of each channel in at most `limit` points, each of nearly as many bins."""
         bins = len(self.minima[0])
@@ -82,28 +99,20 @@ class Waveform:
 
 
 async def compute(
-    path: Path, settings: Settings, limits: SandboxLimits = SANDBOX_LIMITS, track: int | None = None
+    path: Path,
+    settings: Settings,
+    limits: SandboxLimits = SANDBOX_LIMITS,
+    track: int | None = None,
+    section: tuple[float, float] | None = None,
 ) -> Waveform:
     """Return the waveform of the recording at `path`, decoded in the sandbox within `limits`.
 
-    track: counted from 1, by default the first that can be read.
-    Raises AudioUndecodable, also if decoding takes too long, and AudioTooLong.
+    track: counted from 1, by default the first that can be read. section: start and end in seconds.
+    Raises AudioUndecodable, also if decoding takes too long; AudioTooLong; SpanOutside, if the recording ends before
+    the section.
     """
-    bounds = (str(settings.recording_seconds), str(int(settings.recording_samples)))
-    chosen = [] if track is None else [str(track)]
-    command = python_command("app.media.waveform", str(path.absolute()), *bounds, *chosen)
-    outcome = await run_async(command, limits)
-    if outcome.status == "timed_out":
-        raise AudioUndecodable("The recording takes too long to decode.")
-    try:
-        if outcome.is_success:
-            return Waveform.from_bytes(outcome.output)
-        refusal = json.loads(outcome.output)["refused"] if outcome.returncode == 1 else ""
-    except (ValueError, KeyError, TypeError):
-        refusal = ""
-    if refusal == _TOO_LONG:
-        raise AudioTooLong("The recording is longer than is allowed.")
-    raise AudioUndecodable(refusal or "The recording cannot be decoded safely.")
+    numbers = (settings.recording_seconds, int(settings.recording_samples), track or 0, *(section or ()))
+    return await decoder_process.run("app.media.waveform", path, numbers, limits, Waveform.from_bytes)
 
 
 class WaveformBuilder:
@@ -138,6 +147,11 @@ class WaveformBuilder:
         if len(self._minima[0]) == self._max_bins and self._blocks_in_last_bin == 0:
             self._merge_neighbours()
 
+    def extend(self, frames: Iterable[Any]) -> None:
+        """Add the blocks that a filter graph yields."""
+        for frame in frames:
+            self.add(frame.samples, frame.metadata)
+
     def build(self) -> Waveform:
         """Return the waveform of all blocks so far."""
         bin_size = self._block_size * self._blocks_per_bin
@@ -157,64 +171,67 @@ def read(path: Path, max_seconds: float, max_samples: int, track: int | None = N
     `max_seconds`, or to have more than `max_samples` samples, of all channels together.
     """
     from app.media.demuxing import MediaFile  # the front end itself loads no decoder
+    from app.media.filter_graph import FilterGraph
     from app.media.opening import Refused
 
     with MediaFile(path, track) as media:
-        graph: Any = None
+        graph: FilterGraph | None = None
         builder: WaveformBuilder | None = None
         longest = samples = 0  # per channel
         for frame in media.frames():
-            if builder is None:
+            if builder is None or graph is None:
                 rate, channels = frame.sample_rate, frame.layout.nb_channels
                 longest = min(int(max_seconds * rate), max_samples // channels)
                 length = int(media.duration * rate) if media.duration else 0
                 least = 1 if media.container in EXACT_DURATION else _LEAST_BIN_SIZE
                 block_size = max(least, min(length, longest) // (MAX_BINS // 2)) if length else _INITIAL_BIN_SIZE
-                builder, graph = WaveformBuilder(rate, channels, block_size), _filter_graph(frame, block_size)
+                builder, graph = WaveformBuilder(rate, channels, block_size), FilterGraph(frame, _filters(block_size))
             samples += frame.samples
             if samples > longest:
-                raise Refused(_TOO_LONG)
-            frame.pts = None
-            graph.push(frame)
-            _pull(graph, builder)
-        if builder is None:
+                raise Refused(decoder_process.TOO_LONG)
+            builder.extend(graph.filter(frame))
+        if builder is None or graph is None:
             raise Refused("The file holds no audio that can be decoded.")
-        graph.push(None)
-        _pull(graph, builder)
+        builder.extend(graph.finish())
     return builder.build()
 
 
-def _filter_graph(frame: Any, block_size: int) -> Any:
-    """Return a graph that cuts frames like this one into blocks and measures each channel's minimum and maximum."""
-    from av.filter import Graph
+def read_section(path: Path, start: float, end: float, track: int | None = None) -> Waveform:
+    """Return the waveform of a section in seconds, decoded in this process: to be called in the sandbox.
 
-    graph = Graph()
-    rate = frame.sample_rate
-    source = graph.add_abuffer(
-        sample_rate=rate, format=frame.format.name, layout=frame.layout.name, time_base=Fraction(1, rate)
-    )
-    steps = [
-        source,
-        graph.add("aformat", "sample_fmts=fltp"),
-        graph.add("asetnsamples", f"n={block_size}:p=0"),
-        graph.add("astats", "metadata=1:reset=1:measure_perchannel=Min_level+Max_level:measure_overall=none"),
-        graph.add("abuffersink"),
+    Raises Refused with a sentence for the client, also if the recording ends before the section.
+    """
+    from app.media import sections  # the front end itself loads no decoder
+    from app.media.filter_graph import FilterGraph
+    from app.media.opening import Refused
+
+    graph: FilterGraph | None = None
+    builder: WaveformBuilder | None = None
+    for position, frame in sections.read(path, start, end, track):
+        if builder is None or graph is None:
+            rate = frame.sample_rate
+            first = math.floor(start * rate)
+            last = max(first + 1, math.ceil(end * rate))
+            block_size = max(1, (last - first) // (MAX_BINS // 2))
+            builder = WaveformBuilder(rate, frame.layout.nb_channels, block_size)
+            cut = ("atrim", f"start_pts={first}:end_pts={last}")
+            graph = FilterGraph(frame, [cut, *_filters(block_size)])
+        builder.extend(graph.filter(frame, position))
+    if builder is not None and graph is not None:
+        builder.extend(graph.finish())
+    if builder is None or not builder.samples:
+        raise Refused(decoder_process.OUTSIDE)
+    return builder.build()
+
+
+def _filters(block_size: int) -> list[tuple[str, str]]:
+    """Return filters that cut frames into blocks and measure each channel's minimum and maximum."""
+    return [
+        ("aformat", "sample_fmts=fltp"),
+        ("asetnsamples", f"n={block_size}:p=0"),
+        ("astats", "metadata=1:reset=1:measure_perchannel=Min_level+Max_level:measure_overall=none"),
+        ("abuffersink", ""),
     ]
-    for step, following in pairwise(steps):
-        step.link_to(following)
-    graph.configure()
-    return graph
-
-
-def _pull(graph: Any, builder: WaveformBuilder) -> None:
-    from av.error import BlockingIOError, EOFError
-
-    while True:
-        try:
-            frame = graph.pull()
-        except (BlockingIOError, EOFError):
-            return
-        builder.add(frame.samples, frame.metadata)
 
 
 def _parse_level(text: str) -> float:
@@ -233,20 +250,16 @@ def _to_little_endian(levels: array[float]) -> array[float]:
 
 def main(arguments: list[str]) -> int:
     """Write a waveform's bytes to stdout (exit status 0) or {"refused": detail} (exit status 1)."""
-    if len(arguments) not in (3, 4):
-        sys.stderr.write("usage: python -m app.media.waveform PATH SECONDS SAMPLES [TRACK]\n")
+    if len(arguments) not in (4, 6):
+        sys.stderr.write(
+            "usage: python -m app.media.waveform PATH MAX_SECONDS MAX_SAMPLES TRACK [START END] (TRACK 0: default)\n"
+        )
         return 2
-    from app.media.opening import Refused
-
-    path, seconds, samples = Path(arguments[0]).absolute(), float(arguments[1]), int(arguments[2])
-    track = int(arguments[3]) if len(arguments) == 4 else None
-    try:
-        answer, code = read(path, seconds, samples, track).to_bytes(), 0
-    except (ValueError, OSError, MemoryError) as error:
-        detail = str(error) if isinstance(error, Refused) else "The file cannot be read."
-        answer, code = json.dumps({"refused": detail}).encode(), 1
-    sys.stdout.buffer.write(answer)
-    return code
+    path, track = Path(arguments[0]).absolute(), int(arguments[3]) or None
+    if len(arguments) == 6:
+        start, end = float(arguments[4]), float(arguments[5])
+        return decoder_process.answer(lambda: read_section(path, start, end, track).to_bytes())
+    return decoder_process.answer(lambda: read(path, float(arguments[1]), int(arguments[2]), track).to_bytes())
 
 
 if __name__ == "__main__":

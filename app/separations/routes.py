@@ -6,8 +6,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from app.audio import peaks, spectrograms
+from app.audio.drawing_parameters import SPECTROGRAM, End, Height, Points, Start, Width
+from app.audio.drawings import CACHE_CONTROL, Drawable
+from app.audio.schemas import PeaksAnswer
 from app.audio.service import receive_uploads
-from app.dependencies import InjectedDependencies
+from app.dependencies import Dependencies, InjectedDependencies
 from app.http.openapi import FILE, json_or_form, problems
 from app.http.ranges import attachment, object_response
 from app.job_api.routes import accepted_response, add_job_routes
@@ -87,6 +91,45 @@ async def stem(
         content_type=record.content_type,
         filename=(filename or default_name) if is_attachment else None,
     )
+
+
+@router.get("/{job_id}/stems/{name}/peaks", responses=problems(404, 410, 422, 503))
+async def stem_peaks(
+    job_id: str,
+    name: str,
+    response: Response,
+    deps: InjectedDependencies,
+    points: Points = 2000,
+    start: Start = 0.0,
+    end: End = None,
+) -> PeaksAnswer:
+    """The peaks of a stem's waveform, like those of an upload."""
+    answer = await peaks.peaks(deps, await _drawable(deps, job_id, name), points, start, end)
+    response.headers["Cache-Control"] = CACHE_CONTROL
+    return answer
+
+
+@router.get(
+    "/{job_id}/stems/{name}/spectrogram", response_class=Response, responses=problems(404, 410, 422, 503) | SPECTROGRAM
+)
+async def stem_spectrogram(
+    job_id: str,
+    name: str,
+    request: Request,
+    deps: InjectedDependencies,
+    start: Start = 0.0,
+    end: End = None,
+    width: Width = 1000,
+    height: Height = 256,
+) -> Response:
+    """The spectrogram of a stem as a PNG, like that of an upload."""
+    drawn = await _drawable(deps, job_id, name)
+    return await spectrograms.respond(request, deps, drawn, start, end, width, height)
+
+
+async def _drawable(deps: Dependencies, job_id: str, name: str) -> Drawable:
+    record, _ = service.find_stem(deps, await service.SEPARATIONS.load(deps, job_id), name)
+    return Drawable(record.key, record.bytes)
 
 
 @router.get(

@@ -12,7 +12,7 @@ from app.jobs.lifecycle import Job, TargetState
 from app.keys.signed_urls import Sign
 from app.model_registry.registry import ModelName
 from app.records import ids
-from app.records.separations import Format, SeparationRequest, SeparationResult
+from app.records.separations import Format, SeparationRequest, SeparationResult, StemRecord
 from app.records.shared import RecordingRecord
 from app.separations import names
 
@@ -134,6 +134,8 @@ class StemAnswer(BaseModel):
 
     name: str
     url: str
+    peaks_url: str
+    spectrogram_url: str
     content_type: str
     bytes: int
     sha256: str
@@ -167,7 +169,13 @@ class SeparationAnswer(JobAnswer):
 
 
 def _stems(result: SeparationResult, url: str, sign: Sign) -> list[StemAnswer]:
-    return [
-        StemAnswer(url=sign(f"{url}/stems/{quote(stem.name, safe='')}"), **stem.model_dump(exclude={"key"}))
-        for stem in result.stems
-    ]
+    return [_stem(stem, f"{url}/stems/{quote(stem.name, safe='')}", sign) for stem in result.stems]
+
+
+def _stem(stem: StemRecord, url: str, sign: Sign) -> StemAnswer:
+    return StemAnswer(
+        url=sign(url),
+        peaks_url=sign(f"{url}/peaks"),
+        spectrogram_url=sign(f"{url}/spectrogram"),
+        **stem.model_dump(exclude={"key"}),
+    )

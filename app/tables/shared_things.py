@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
 from app.housekeeping.webhook_delivery import CONCURRENCY, CONCURRENCY_PER
-from app.media import demuxing, probe, waveform
+from app.media import demuxing, probe, spectrogram, waveform
 from app.settings import MIB, Settings
 
 BUDGET_USED_UP = "EarmarkBudgetUsedUp"
@@ -24,6 +24,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "fetches": ("fetch_slots", "budget_patience"),
     "probes": ("probe_slots", "budget_patience"),
     "waveforms": ("waveform_slots", "budget_patience"),
+    "sections": ("section_slots", "budget_patience"),
 }
 
 
@@ -91,10 +92,10 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             answer="none; 503 `store_unavailable` while the store is away",
         ),
         SharedThing(
-            what="CPU seconds of a probe, of a waveform",
-            share="as in all, times its probes and waveforms",
-            total=f"{probe.SANDBOX_LIMITS.cpu_seconds}, {waveform.SANDBOX_LIMITS.cpu_seconds}",
-            settings=("probe_slots", "waveform_slots"),
+            what="CPU seconds of a probe, of a waveform, of a section",
+            share="as in all, times its probes, waveforms and sections",
+            total=", ".join(str(one.SANDBOX_LIMITS.cpu_seconds) for one in (probe, waveform, spectrogram)),
+            settings=("probe_slots", "waveform_slots", "section_slots"),
             metric="earmark_http_request_duration_seconds",
             alert=BUDGET_USED_UP,
             answer="422 `audio_undecodable`",
