@@ -8,7 +8,7 @@ import { loadingTracks, mixtureHeld, playbackFailure, setTrack, toggleSolo, trac
 import { separation, stems, type ShownStem } from "../state/separation";
 import { Canvas } from "./canvas";
 import { Icon } from "./icons";
-import { paintPictures, paintWaveform, Row } from "./Timeline";
+import { Drawing, paintPictures, paintWaveform, Row } from "./Timeline";
 
 const ABSENT = 0.5; // a presence below this is said
 const DISAGREE = 0.5; // a coherence below this is said
@@ -97,6 +97,7 @@ function StemRow({ shown, number, job }: { shown: ShownStem; number: number; job
             paint={(surface) => paintWaveform(surface, shown.peaks, surface.colour(colour), 1)}
           />
         )}
+        <Drawing tiles={drawn ?? shown.peaks} failed="It cannot be drawn." />
       </Row>
       {target && <Advice target={target} />}
     </>

@@ -10,6 +10,7 @@ import { stems } from "../state/separation";
 import { targets } from "../state/targets";
 import { drawEnvelopes } from "../timeline/envelope";
 import type { PeakTiles } from "../timeline/peaks";
+import type { TileCache } from "../timeline/tile_cache";
 import { drawPictures, type PictureTiles } from "../timeline/spectrogram";
 import { clock, length, ticks } from "../timeline/ticks";
 import { rowWidth, scroll, toX, view, whole, type View } from "../timeline/view";
@@ -91,7 +92,7 @@ function Waveform() {
     >
       <Canvas paint={(surface) => paintWaveform(surface, peaks.value, surface.colour("var(--wave)"), 1)} />
       <PlayheadSlider />
-      {peaks.value?.failure.value !== null && peaks.value !== null && peaks.value.arrived.value > 0 && <NoWaveform />}
+      <Drawing tiles={peaks.value} failed="The waveform cannot be drawn." />
     </Row>
   );
 }
@@ -113,15 +114,16 @@ function SoloRecording() {
   );
 }
 
-function NoWaveform() {
-  const tiles = peaks.value;
-  const isEmpty = tiles && tiles.visible(view.value, rowWidth.value).length === 0;
-  return isEmpty ? <p class="in-lane">The waveform cannot be drawn.</p> : null;
+/** Says that a row is being drawn, or cannot be, until there is something in it. */
+export function Drawing({ tiles, failed }: { tiles: TileCache<unknown> | null; failed: string }) {
+  if (!tiles || tiles.hasContent.value) return null;
+  const isOver = tiles.failure.value !== null;
+  return <p class={isOver ? "in-lane" : "in-lane busy"}>{isOver ? failed : "drawing …"}</p>;
 }
 
 function Spectrogram() {
   const tiles = pictures.value;
-  if (!tiles || tiles.failure.value !== null) return null;
+  if (!tiles) return null;
   const highest = Math.min(HIGHEST, (recording.value?.audio.sample_rate ?? 0) / 2000);
   return (
     <Row
@@ -134,6 +136,7 @@ function Spectrogram() {
       }
     >
       <Canvas paint={(surface) => paintPictures(surface, tiles)} />
+      <Drawing tiles={tiles} failed="The spectrogram cannot be drawn." />
     </Row>
   );
 }

@@ -90,6 +90,7 @@ export function pointerLeave(): void {
 export function wheel(event: WheelEvent): void {
   const found = place(event);
   if (!found) return;
+  hovered.value = toTime(view.value, found.x, rowWidth.value);
   const seconds = (view.value.end - view.value.start) / rowWidth.value;
   if (event.ctrlKey || event.metaKey) {
     event.preventDefault();

@@ -11,6 +11,8 @@ const SETTLED = 120; // ms without a change of the view before tiles are request
 export class TileCache<Content> {
   /** Changes whenever a tile has arrived, so that what reads it draws again. */
   readonly arrived = signal(0);
+  /** Whether any tile has arrived. */
+  readonly hasContent = signal(false);
   /** The reason why the last tile could not be fetched. */
   readonly failure = signal<unknown>(null);
   private readonly contents = new Map<string, Content | null>(); // null: failed
@@ -85,6 +87,7 @@ export class TileCache<Content> {
 
   private keep(key: string, content: Content | null): void {
     this.contents.set(key, content);
+    if (content !== null) this.hasContent.value = true;
     for (const oldest of this.contents.keys()) {
       if (this.contents.size <= KEPT) break;
       if (oldest !== "0/0") this.contents.delete(oldest);
