@@ -104,7 +104,13 @@ export interface Label {
   slug: string;
   path: string[];
   askable: boolean;
-  score: number;
+  reason: string | null; // why it cannot be asked for
+}
+
+export interface LabelSearch {
+  data: Label[];
+  refusal: string | null; // why a target in these words would be refused
+  near: string[]; // then, similar classes that can be asked for
 }
 
 export interface Span {

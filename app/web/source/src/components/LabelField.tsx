@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useId, useRef } from "preact/hooks";
 import { isAbort } from "../api/client";
-import type { Label } from "../api/types";
+import type { Label, LabelSearch } from "../api/types";
 import { report } from "../state/notice";
 import { searchLabels } from "../state/targets";
 
@@ -21,42 +21,46 @@ interface Props {
 export function LabelField({ label, placeholder, submit, onChoose, onlyClasses = false }: Props) {
   const id = useId();
   const text = useSignal("");
-  const found = useSignal<Label[]>([]);
+  const search = useSignal<{ words: string; found: LabelSearch } | null>(null); // the latest that was answered
   const active = useSignal(-1);
   const open = useSignal(false);
-  const searched = useSignal("");
   const abort = useRef(new AbortController());
   useEffect(() => () => abort.current.abort(), []);
 
-  const search = (value: string): void => {
+  const options = search.value?.found.data ?? [];
+  const isOpen = open.value && search.value !== null;
+  const refusal = search.value?.found.refusal ?? null;
+
+  const change = (value: string): void => {
     text.value = value;
     active.value = -1;
     abort.current.abort();
-    const controller = (abort.current = new AbortController());
+    const { signal } = (abort.current = new AbortController());
     const words = value.trim();
     open.value = words !== "";
     if (!words) return;
     setTimeout(() => {
-      if (controller.signal.aborted) return;
-      searchLabels(words, controller.signal)
-        .then((labels) => {
-          found.value = labels;
-          searched.value = words;
-        })
+      if (signal.aborted) return;
+      searchLabels(words, signal)
+        .then((found) => (search.value = { words, found }))
         .catch((error: unknown) => isAbort(error) || report(error));
     }, DELAY);
   };
   const choose = (words: string): void => {
     if (!words.trim()) return;
-    if (onlyClasses && !found.value.some((one) => one.label === words && one.askable)) return;
-    onChoose(words, found.value);
+    const isClass = options.some((one) => one.label === words && one.askable) || search.value?.found.near.includes(words);
+    if (!isClass && (onlyClasses || (search.value?.words === words.trim() && refusal !== null))) {
+      open.value = true; // it says why not
+      return;
+    }
     abort.current.abort();
+    onChoose(words, isClass ? [{ label: words, path: [words], askable: true, slug: "", reason: null }] : options);
     text.value = "";
     open.value = false;
-    found.value = [];
+    search.value = null;
   };
-  const keys = (event: KeyboardEvent): void => {
-    const count = found.value.length;
+  const press = (event: KeyboardEvent): void => {
+    const count = options.length;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       if (!count) return;
       event.preventDefault();
@@ -68,12 +72,10 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
       open.value = false;
     } else if (event.key === "Enter") {
       event.preventDefault();
-      const chosen = open.value ? found.value[active.value] : undefined;
-      if (chosen?.askable) choose(chosen.label);
-      else if (!chosen) choose(text.value);
+      const chosen = open.value ? options[active.value] : undefined;
+      if (!chosen || chosen.askable) choose(chosen?.label ?? text.value);
     }
   };
-  const isOpen = open.value && searched.value !== "";
   return (
     <div class="label-field" onFocusOut={(event) => inside(event) || (open.value = false)}>
       <label for={id}>{label}</label>
@@ -91,8 +93,8 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
           aria-autocomplete="list"
           aria-activedescendant={isOpen && active.value >= 0 ? `${id}-${active.value}` : undefined}
           value={text.value}
-          onInput={(event) => search(event.currentTarget.value)}
-          onKeyDown={keys}
+          onInput={(event) => change(event.currentTarget.value)}
+          onKeyDown={press}
         />
         <button type="button" onClick={() => choose(text.value)}>
           {submit}
@@ -100,7 +102,7 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
       </div>
       <div class="options" hidden={!isOpen}>
         <ul id={`${id}-list`} role="listbox" aria-label="Sounds with a name">
-          {found.value.map((one, index) => (
+          {options.map((one, index) => (
             <li
               key={one.label}
               id={`${id}-${index}`}
@@ -111,20 +113,28 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
               onClick={() => one.askable && choose(one.label)}
             >
               <span>{one.label}</span>
-              <span class="quiet clip">{one.askable ? one.path.at(-2) : whyNot(found.value)}</span>
+              <span class="quiet clip">{one.reason ?? one.path.at(-2)}</span>
             </li>
           ))}
         </ul>
-        {!found.value.length && <p class="quiet">No sound has this name. Try other words, or point at it in the recording.</p>}
+        {refusal !== null && !onlyClasses && <Refusal text={refusal} near={search.value?.found.near ?? []} onChoose={choose} />}
       </div>
     </div>
   );
 }
 
-function whyNot(found: Label[]): string {
-  const near = found.filter((one) => one.askable).slice(0, 2);
-  const instead = near.length ? ` Near it: ${near.map((one) => one.label).join(", ")}.` : "";
-  return `The model knows it too little to be asked for it.${instead}`;
+/** Why what was typed cannot be asked for, and what can be in its place. */
+function Refusal({ text, near, onChoose }: { text: string; near: string[]; onChoose: (label: string) => void }) {
+  return (
+    <div class="refusal" role="status" onPointerDown={(event) => event.preventDefault()}>
+      <p class="quiet">{text}</p>
+      {near.map((label) => (
+        <button key={label} type="button" class="small" onClick={() => onChoose(label)}>
+          {label}
+        </button>
+      ))}
+    </div>
+  );
 }
 
 function inside(event: FocusEvent): boolean {

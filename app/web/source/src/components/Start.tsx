@@ -5,6 +5,7 @@ import { bundledExamples, openBundledExample } from "../state/bundled_examples";
 import { canRecord, microphone, recordMicrophone } from "../state/microphone";
 import { report } from "../state/notice";
 import { openFile, openUrl } from "../state/recording";
+import { length } from "../timeline/ticks";
 import { ACCEPT, FileButton } from "./FileButton";
 import { Icon } from "./icons";
 
@@ -97,7 +98,9 @@ function Examples() {
               <Icon name="play" />
               <span>
                 <strong>{example.title}</strong>
-                <span class="quiet">{example.licence}</span>
+                <span class="quiet" title={example.attribution}>
+                  {length(example.seconds)}, {example.licence}
+                </span>
               </span>
             </button>
           </li>

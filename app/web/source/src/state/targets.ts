@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import { request, upload } from "../api/client";
-import type { Audio, Label, Span } from "../api/types";
+import type { Audio, Label, LabelSearch, Span } from "../api/types";
 import { explain } from "./notice";
 import { onReplace } from "./recording";
 
@@ -144,7 +144,6 @@ async function uploadExamples(
 }
 
 /** Classes that match what was typed. */
-export async function searchLabels(text: string, signal: AbortSignal): Promise<Label[]> {
-  const answer = await request<{ data: Label[] }>(`/v1/labels?q=${encodeURIComponent(text)}&limit=8`, { signal });
-  return answer.data;
+export function searchLabels(text: string, signal: AbortSignal): Promise<LabelSearch> {
+  return request<LabelSearch>(`/v1/labels?q=${encodeURIComponent(text)}&limit=8`, { signal });
 }
