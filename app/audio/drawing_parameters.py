@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 
-from app.media.spectrogram import MAX_HEIGHT, MAX_WIDTH
+from app.media.spectrogram import MAX_HEIGHT, MAX_WIDTH, MIN_HEIGHT
 
 Start = Annotated[float, Query(ge=0, allow_inf_nan=False, description="of the section, in seconds")]
 End = Annotated[
@@ -12,7 +12,7 @@ End = Annotated[
 ]
 Points = Annotated[int, Query(ge=1, le=8192, description="at most; a short recording has fewer")]
 Width = Annotated[int, Query(ge=1, le=MAX_WIDTH, description="pixels")]
-Height = Annotated[int, Query(ge=1, le=MAX_HEIGHT, description="pixels")]
+Height = Annotated[int, Query(ge=MIN_HEIGHT, le=MAX_HEIGHT, description="pixels")]
 SPECTROGRAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}},
     304: {"description": "Not changed"},

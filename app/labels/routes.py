@@ -7,29 +7,35 @@ from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
+from app.labels.matching import TextRefused, TextUnknown, Vocabulary
 from app.labels.service import vocabulary
-from app.model_registry.registry import ModelName, Source
+from app.model_registry.registry import ClassDescription, ModelName, Source
 
 router = APIRouter(prefix="/v1/labels", tags=["labels"])
 
 
 class LabelAnswer(BaseModel):
-    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding. `source`: whether that
-    embedding is of clips of the class, or predicted from the detector's classifier. Score from 0 to 1."""
+    """A class of AudioSet. `askable`: a target can name it, as the model has its embedding; `reason`: why not.
+    `source`: whether that embedding is of clips of the class, or predicted from the detector's classifier. Score from 0
+    to 1."""
 
     label: str
     mid: str
     slug: str
     path: list[str]
     askable: bool
+    reason: str | None
     source: Source | None
     score: float
 
 
 class LabelsAnswer(BaseModel):
-    """Classes, the best match first."""
+    """Classes, the best match first. `refusal`: why a target with this `text` would be refused, null if it would not;
+    `near`: then, names of similar classes that targets can name."""
 
     data: list[LabelAnswer]
+    refusal: str | None
+    near: list[str]
 
 
 @router.get("", responses=problems(422, 503))
@@ -43,6 +49,26 @@ def search(
     """Search the classes of a model by text. The best match is what a target with this `text` asks for, if it is
     sure."""
     described = deps.model_registry.resolve(model)
-    matches = vocabulary(described).search(q, len(described.classes))
+    classes = vocabulary(described)
+    matches = classes.search(q, len(described.classes))
     chosen = [(label, score) for label, score in matches if askable in (None, label.askable)][:limit]
-    return LabelsAnswer(data=[LabelAnswer(**label.model_dump(), score=round(score, 3)) for label, score in chosen])
+    refusal, near = _refusal(classes, q)
+    return LabelsAnswer(data=[_answer(*one) for one in chosen], refusal=refusal, near=near)
+
+
+def _answer(label: ClassDescription, score: float) -> LabelAnswer:
+    reason = None if label.askable else "The model has no embedding of this class: give an example of it, or a span."
+    return LabelAnswer(**label.model_dump(), reason=reason, score=round(score, 3))
+
+
+def _refusal(classes: Vocabulary[ClassDescription], text: str) -> tuple[str | None, list[str]]:
+    """Return why a target with this text would be refused, and names to suggest in its place."""
+    if not text.strip():
+        return None, []
+    try:
+        classes.resolve(text)
+    except TextUnknown as error:
+        return str(error), error.near
+    except TextRefused as error:
+        return str(error), []
+    return None, []

@@ -13,6 +13,7 @@ from app.media.sandbox import SandboxLimits, python_command, run_async
 
 # Refusals with a meaning: a recording that exceeds the limits on its length, and one that ends before a section.
 TOO_LONG, OUTSIDE = "too long", "outside"
+NO_AUDIO = "The file holds no audio that can be decoded."
 _REFUSED = 1  # exit status
 
 Result = TypeVar("Result")

@@ -22,6 +22,7 @@ from app.media.sandbox import SandboxLimits
 
 VERSION = 1  # of what is drawn: to be counted up when pixels change, since clients keep pictures
 MAX_WIDTH, MAX_HEIGHT = 2000, 512  # pixels
+MIN_HEIGHT = 16
 LOWEST_HZ, HIGHEST_HZ = 40.0, 16_000.0  # below half the sample rate
 FLOOR_DB, CEILING_DB = -80.0, -10.0  # of a sine, whose peak is 1 at 0 dB; transparent below, one color above
 _STEP_SECONDS = 0.005  # between transforms, of which a pixel shows the loudest
@@ -94,6 +95,7 @@ class _Grid:
 
     columns: pixels that differ. steps: transforms of each. hop: samples from one transform to the next. lead:
     transforms before the first of the tile, whose windows are not full yet. begin, end: of the samples to transform.
+    tail: of the silence behind them, or behind the recording's end, that fills FFmpeg's last frame.
     """
 
     rate: int
@@ -103,19 +105,20 @@ class _Grid:
     lead: int
     begin: int
     end: int
+    tail: int
 
     @classmethod
     def of(cls, tile: Tile, rate: int) -> _Grid:
         seconds = tile.end - tile.start
         columns = max(1, min(tile.width, int(seconds / _LEAST_STEP_SECONDS)))
-        pixel = seconds / columns
+        pixel = round(seconds / columns, 9)  # the same for tiles of one scale, whose ends are rounded
         steps = max(min(math.ceil(pixel / _STEP_SECONDS), _MOST_STEPS), math.ceil(pixel))
         hop = Fraction(max(1, round(seconds * rate)), columns * steps)
         window = 1 << math.ceil(math.log2(rate * _WINDOW_SECONDS))
         lead = math.ceil(window / 2 / hop)
         begin = math.floor(round(tile.start * rate) + hop / 2 - lead * hop + Fraction(1, 2))
-        count = lead + columns * steps + 2 * _MOST_STEPS  # the last frame of FFmpeg's output must be full
-        return cls(rate, columns, steps, hop, lead, begin, begin + math.ceil(count * hop) + window)
+        end = begin + math.ceil((lead + columns * steps) * hop) + window
+        return cls(rate, columns, steps, hop, lead, begin, end, math.ceil(2 * _MOST_STEPS * hop) + window)
 
     @property
     def steps_of_frame(self) -> int:
@@ -149,7 +152,9 @@ def read(path: Path, tile: Tile, track: int | None = None) -> bytes:
         is_reached = is_reached or position + frame.samples > tile.start * frame.sample_rate
         for picture in graph.filter(frame, position):
             rows += _levels(picture, grid, tile.height)
-    if grid is None or graph is None or not is_reached:
+    if grid is None or graph is None:
+        raise Refused(decoder_process.NO_AUDIO)
+    if not is_reached:
         raise Refused(decoder_process.OUTSIDE)
     for picture in graph.finish():
         rows += _levels(picture, grid, tile.height)
@@ -194,7 +199,7 @@ def _filters(grid: _Grid, height: int, channels: int) -> list[tuple[str, str]]:
         ("aformat", "sample_fmts=fltp:channel_layouts=stereo"),
         ("atrim", f"start_pts={max(0, grid.begin)}:end_pts={grid.end}"),
         ("adelay", f"delays={max(0, -grid.begin)}S:all=1"),
-        ("apad", f"whole_len={grid.end - grid.begin}"),
+        ("apad", f"pad_len={grid.tail}"),
         ("showcqt", ":".join(f"{name}='{value}'" for name, value in options.items())),
         ("format", "rgb24"),
         ("buffersink", ""),

@@ -191,7 +191,7 @@ def read(path: Path, max_seconds: float, max_samples: int, track: int | None = N
                 raise Refused(decoder_process.TOO_LONG)
             builder.extend(graph.filter(frame))
         if builder is None or graph is None:
-            raise Refused("The file holds no audio that can be decoded.")
+            raise Refused(decoder_process.NO_AUDIO)
         builder.extend(graph.finish())
     return builder.build()
 
@@ -217,9 +217,10 @@ def read_section(path: Path, start: float, end: float, track: int | None = None)
             cut = ("atrim", f"start_pts={first}:end_pts={last}")
             graph = FilterGraph(frame, [cut, *_filters(block_size)])
         builder.extend(graph.filter(frame, position))
-    if builder is not None and graph is not None:
-        builder.extend(graph.finish())
-    if builder is None or not builder.samples:
+    if builder is None or graph is None:
+        raise Refused(decoder_process.NO_AUDIO)
+    builder.extend(graph.finish())
+    if not builder.samples:
         raise Refused(decoder_process.OUTSIDE)
     return builder.build()
 

@@ -164,7 +164,19 @@ def test_labels_are_found_by_text(folder_service: Service, text: str, first: str
     labels = folder_service.client.get("/v1/labels", params={"q": text}).json()["data"]
     assert labels[0]["label"] == first
     assert [label["score"] for label in labels] == sorted((label["score"] for label in labels), reverse=True)
-    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "source", "score"}
+    assert set(labels[0]) == {"label", "mid", "slug", "path", "askable", "reason", "source", "score"}
+
+
+def test_labels_tell_why_a_text_cannot_be_asked_and_what_can(folder_service: Service) -> None:
+    """As a target with this text is refused, or accepted."""
+    audio_id, near = folder_service.recording()["id"], {"dog": [], "bark": ["Dog"], "dog and siren": [], "no dog": []}
+    for text, expected in near.items():
+        found = folder_service.client.get("/v1/labels", params={"q": text}).json()
+        body = {"mixture": {"audio_id": audio_id}, "targets": [{"text": text}]}
+        answer = folder_service.client.post("/v1/separations", json=body)
+        assert found["refusal"] == (None if answer.status_code == 202 else answer.json()["detail"])
+        assert (found["refusal"] is None) == (text == "dog") and found["near"] == expected
+        assert all((label["reason"] is None) == label["askable"] for label in found["data"])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +195,8 @@ def test_labels_without_a_query_are_all_labels(folder_service: Service) -> None:
     assert len(client.get("/v1/labels", params={"askable": "true"}).json()["data"]) == 3
     # The third is as a worker of the previous release announces it.
     assert [label["source"] for label in labels] == [None, "clips", None, "predicted"]
-    assert client.get("/v1/labels", params={"q": "zzzzqqq"}).json() == {"data": []}
+    unknown = client.get("/v1/labels", params={"q": "zzzzqqq"}).json()
+    assert unknown["data"] == unknown["near"] == [] and "'zzzzqqq'" in unknown["refusal"]
 
 
 def test_labels_of_an_unknown_model_are_unavailable(folder_service: Service) -> None:
