@@ -22,6 +22,7 @@ from app.labels.routes import router as labels
 from app.limits.routes import router as limits
 from app.model_catalogue.routes import router as models
 from app.resources import SERVED_KINDS
+from app.sample_recordings import routes as sample_recordings
 from app.settings import Settings
 from app.web import routes as page
 
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, health):
         app.include_router(router)
     docs.install(app)
+    sample_recordings.install(app)
     page.install(app)
     openapi.describe(
         app,
