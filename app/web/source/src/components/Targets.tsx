@@ -1,6 +1,7 @@
 // What the user wants: the ways to ask, and the list of targets.
 
 import { useSignal } from "@preact/signals";
+import { accept, suggestions } from "../state/bundled_examples";
 import { canRecord, microphone, recordMicrophone } from "../state/microphone";
 import { report } from "../state/notice";
 import { options, setOptions } from "../state/options";
@@ -32,8 +33,23 @@ export function Targets() {
           <Chip key={target.id} target={target} />
         ))}
       </ul>
+      <Suggestions />
       <Everything />
     </section>
+  );
+}
+
+function Suggestions() {
+  if (!suggestions.value.length) return null;
+  return (
+    <div class="ways" role="group" aria-label="Also in it">
+      <span class="quiet caption-text">Also in it</span>
+      {suggestions.value.map((one) => (
+        <button key={one.title} type="button" class="small" onClick={() => accept(one)}>
+          <Icon name="plus" /> {one.title}
+        </button>
+      ))}
+    </div>
   );
 }
 

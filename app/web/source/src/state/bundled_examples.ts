@@ -4,7 +4,7 @@ import { signal } from "@preact/signals";
 import type { RequestTarget } from "../api/types";
 import { readNegative, readQuery } from "../request/build";
 import { report } from "./notice";
-import { openFile, recording } from "./recording";
+import { onReplace, openFile, recording } from "./recording";
 import { addTarget, change, targets } from "./targets";
 
 export interface BundledExample {
@@ -14,10 +14,20 @@ export interface BundledExample {
   licence: string;
   attribution: string;
   seconds: number;
-  suggestions: { target: RequestTarget }[];
+  suggestions: Suggestion[];
+}
+
+/** A sound that can be got out of an example. */
+export interface Suggestion {
+  title: string;
+  target: RequestTarget;
 }
 
 export const bundledExamples = signal<BundledExample[]>([]);
+/** What else can be asked of the example that is open. */
+export const suggestions = signal<Suggestion[]>([]);
+
+onReplace(() => (suggestions.value = []));
 
 export async function loadBundledExamples(): Promise<void> {
   const response = await fetch("/page/examples.json").catch(() => null);
@@ -25,13 +35,21 @@ export async function loadBundledExamples(): Promise<void> {
 }
 
 /** Opens one as if it had been dropped, with its first suggestion as the target. */
-export async function openBundledExample({ file, url, suggestions }: BundledExample): Promise<void> {
-  const response = await fetch(url).catch(() => null);
+export async function openBundledExample(example: BundledExample): Promise<void> {
+  const response = await fetch(example.url).catch(() => null);
   if (!response?.ok) return report(new Error("The example cannot be loaded."));
   targets.value = [];
-  await openFile(await response.blob(), file);
-  const target = suggestions[0]?.target;
-  if (!recording.value || !target) return;
-  const { id } = addTarget(readQuery(target, new Map()), target.name ?? target.label ?? target.text ?? "Sound");
+  await openFile(await response.blob(), example.file);
+  const [first, ...others] = example.suggestions;
+  if (!recording.value || !first) return;
+  accept(first);
+  suggestions.value = others;
+}
+
+/** Makes a suggestion a target. */
+export function accept({ title, target }: Suggestion): void {
+  const name = target.name ?? target.label ?? target.text ?? title;
+  const { id } = addTarget(readQuery(target, new Map()), name);
   change(id, { not: readNegative(target, new Map()) });
+  suggestions.value = suggestions.value.filter((one) => one.title !== title);
 }
