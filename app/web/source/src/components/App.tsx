@@ -32,7 +32,7 @@ export function App() {
         <span class="spring" />
         <nav aria-label="Page">
           {isStudio && (
-            <button type="button" onClick={startAgain}>
+            <button type="button" aria-label="New recording" onClick={startAgain}>
               <Icon name="plus" /> <span class="wide">New recording</span>
             </button>
           )}
@@ -74,7 +74,9 @@ function Studio() {
             Keys
           </button>
         </div>
-        {busy ? <Uploading name={busy.name} ratio={busy.ratio} /> : (
+        {busy ? (
+          <Uploading name={busy.name} ratio={busy.ratio} />
+        ) : (
           <>
             <Transport />
             <Selection />
@@ -126,7 +128,12 @@ function Message() {
               Try again
             </button>
           )}
-          <button type="button" class="icon-button" aria-label="Close the message" onClick={() => (notice.value = null)}>
+          <button
+            type="button"
+            class="icon-button"
+            aria-label="Close the message"
+            onClick={() => (notice.value = null)}
+          >
             <Icon name="close" />
           </button>
         </>
@@ -170,7 +177,11 @@ function KeyHelp() {
 function DropHint() {
   return (
     <div class="drop-hint" aria-hidden="true">
-      <p>{recording.value ? "Drop it on the list for an example, anywhere else for a new recording" : "Drop the recording"}</p>
+      <p>
+        {recording.value
+          ? "Drop it on the list for an example, anywhere else for a new recording"
+          : "Drop the recording"}
+      </p>
     </div>
   );
 }

@@ -18,7 +18,9 @@ export function KeyForm() {
   };
   return (
     <form class="key-form panel" onSubmit={submit}>
-      <label for="key">{refused ? "This key is not accepted. Enter another one." : "This service needs an API key."}</label>
+      <label for="key">
+        {refused ? "This key is not accepted. Enter another one." : "This service needs an API key."}
+      </label>
       <div class="line">
         <input
           id="key"

@@ -48,7 +48,8 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
   };
   const choose = (words: string): void => {
     if (!words.trim()) return;
-    const isClass = options.some((one) => one.label === words && one.askable) || search.value?.found.near.includes(words);
+    const isClass =
+      options.some((one) => one.label === words && one.askable) || search.value?.found.near.includes(words);
     if (!isClass && (onlyClasses || (search.value?.words === words.trim() && refusal !== null))) {
       open.value = true; // it says why not
       return;
@@ -117,7 +118,9 @@ export function LabelField({ label, placeholder, submit, onChoose, onlyClasses =
             </li>
           ))}
         </ul>
-        {refusal !== null && !onlyClasses && <Refusal text={refusal} near={search.value?.found.near ?? []} onChoose={choose} />}
+        {refusal !== null && !onlyClasses && (
+          <Refusal text={refusal} near={search.value?.found.near ?? []} onChoose={choose} />
+        )}
       </div>
     </div>
   );

@@ -48,7 +48,9 @@ function State() {
   const state = detection.value;
   if (state.kind === "listening") {
     const waiting = state.position > 0 ? `waiting, place ${state.position} in the queue` : "listening …";
-    return <span class="quiet busy">{state.ratio > 0 ? `listening, ${Math.round(100 * state.ratio)} %` : waiting}</span>;
+    return (
+      <span class="quiet busy">{state.ratio > 0 ? `listening, ${Math.round(100 * state.ratio)} %` : waiting}</span>
+    );
   }
   if (state.kind === "heard") {
     const hint = state.lanes.length
@@ -86,7 +88,7 @@ function HeardLane({ lane }: { lane: Lane }) {
           <span class="clip">{lane.label}</span>
         </button>
       }
-      >
+    >
       <Canvas paint={(surface) => paintEvents(surface, lane, surface.colour(target?.colour ?? "var(--ink)"))} />
     </Row>
   );

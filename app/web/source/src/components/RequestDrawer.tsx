@@ -10,7 +10,9 @@ import { targets } from "../state/targets";
 import { Drawer } from "./Drawer";
 import { Icon } from "./icons";
 
-const TABS: [Language | "answer", string][] = [
+type Tab = Language | "answer";
+
+const TABS: [Tab, string][] = [
   ["curl", "curl"],
   ["python", "Python"],
   ["javascript", "JavaScript"],
@@ -18,32 +20,12 @@ const TABS: [Language | "answer", string][] = [
 ];
 
 export function RequestDrawer() {
-  const tab = useSignal<Language | "answer">("curl");
+  const tab = useSignal<Tab>("curl");
   const content = text(tab.value);
   return (
     <Drawer title="As a request">
-      <div class="tabs" role="tablist" aria-label="Language">
-        {TABS.map(([id, name]) => (
-          <button
-            key={id}
-            id={`tab-${id}`}
-            type="button"
-            role="tab"
-            aria-selected={tab.value === id}
-            aria-controls="request-text"
-            tabIndex={tab.value === id ? 0 : -1}
-            onClick={() => (tab.value = id)}
-            onKeyDown={(event) => {
-              const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-              if (step === undefined) return;
-              const at = TABS.findIndex(([other]) => other === tab.value);
-              tab.value = TABS[(at + step + TABS.length) % TABS.length]?.[0] ?? "curl";
-              document.getElementById(`tab-${tab.value}`)?.focus();
-            }}
-          >
-            {name}
-          </button>
-        ))}
+      <div class="line">
+        <Tabs shown={tab.value} onChoose={(chosen) => (tab.value = chosen)} />
         <span class="spring" />
         {content && <Copy text={content} />}
       </div>
@@ -51,10 +33,41 @@ export function RequestDrawer() {
         {content ?? "Open a recording and say what you want: the call appears here."}
       </pre>
       <p class="quiet">
-        {tab.value === "answer" ? "The job as the service returned it last." : "A whole program: it uploads, separates, waits and downloads."}{" "}
+        {tab.value === "answer"
+          ? "The job as the service returned it last."
+          : "A whole program: it uploads, separates, waits and downloads."}{" "}
         <a href="/docs">All of the API</a>
       </p>
     </Drawer>
+  );
+}
+
+function Tabs({ shown, onChoose }: { shown: Tab; onChoose: (tab: Tab) => void }) {
+  const move = (event: KeyboardEvent): void => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step === undefined) return;
+    const at = TABS.findIndex(([id]) => id === shown);
+    const next = TABS[(at + step + TABS.length) % TABS.length]?.[0] ?? shown;
+    onChoose(next);
+    document.getElementById(`tab-${next}`)?.focus();
+  };
+  return (
+    <div class="tabs" role="tablist" aria-label="Language" onKeyDown={move}>
+      {TABS.map(([id, name]) => (
+        <button
+          key={id}
+          id={`tab-${id}`}
+          type="button"
+          role="tab"
+          aria-selected={shown === id}
+          aria-controls="request-text"
+          tabIndex={shown === id ? 0 : -1}
+          onClick={() => onChoose(id)}
+        >
+          {name}
+        </button>
+      ))}
+    </div>
   );
 }
 
@@ -78,7 +91,7 @@ function Copy({ text: content }: { text: string }) {
   );
 }
 
-function text(tab: Language | "answer"): string | null {
+function text(tab: Tab): string | null {
   const job = separation.value;
   if (tab === "answer") return job && JSON.stringify(job, null, 2);
   const request = sentRequest.value ?? draft.value;

@@ -159,8 +159,16 @@ function Options() {
             </select>
           </label>
         )}
-        <Check label="Everything else as a stem of its own" checked={output.residual} onChange={(residual) => setOutput({ residual })} />
-        <Check label="Soften a stem that is probably absent" checked={output.gate} onChange={(gate) => setOutput({ gate })} />
+        <Check
+          label="Everything else as a stem of its own"
+          checked={output.residual}
+          onChange={(residual) => setOutput({ residual })}
+        />
+        <Check
+          label="Soften a stem that is probably absent"
+          checked={output.gate}
+          onChange={(gate) => setOutput({ gate })}
+        />
         <Check label="Refine all targets together" checked={output.joint} onChange={(joint) => setOutput({ joint })} />
         <Check
           label={`Listen by itself after an upload${apiKey.value ? " (counts for the quota)" : ""}`}
@@ -175,7 +183,11 @@ function Options() {
 function Check(props: { label: string; checked: boolean; onChange: (checked: boolean) => void }) {
   return (
     <label class="check">
-      <input type="checkbox" checked={props.checked} onChange={(event) => props.onChange(event.currentTarget.checked)} />
+      <input
+        type="checkbox"
+        checked={props.checked}
+        onChange={(event) => props.onChange(event.currentTarget.checked)}
+      />
       {props.label}
     </label>
   );

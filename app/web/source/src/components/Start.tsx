@@ -5,7 +5,7 @@ import { bundledExamples, openBundledExample } from "../state/bundled_examples";
 import { canRecord, microphone, recordMicrophone } from "../state/microphone";
 import { report } from "../state/notice";
 import { openFile, openUrl } from "../state/recording";
-import { length } from "../timeline/ticks";
+import { clock, length } from "../timeline/ticks";
 import { ACCEPT, FileButton } from "./FileButton";
 import { Icon } from "./icons";
 
@@ -49,7 +49,7 @@ function RecordButton() {
   };
   return (
     <button type="button" aria-pressed={mine.value} onClick={() => void record()}>
-      <Icon name="microphone" /> {mine.value ? "Stop recording" : "Record"}
+      <Icon name="microphone" /> {mine.value ? `Stop, ${clock(microphone.value?.seconds ?? 0)}` : "Record"}
     </button>
   );
 }

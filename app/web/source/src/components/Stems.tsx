@@ -26,8 +26,10 @@ export function Stems() {
           <h2 id="stems">Stems</h2>
         </div>
         <div class="lane bar">
-          <span class="quiet" role="status">
-            {loadingTracks.value ? "Loading the stems …" : (playbackFailure.value ?? "Press a number to hear one alone.")}
+          <span class="quiet clip" role="status">
+            {loadingTracks.value
+              ? "Loading the stems …"
+              : (playbackFailure.value ?? "Press a number to hear one alone.")}
           </span>
           <span class="spring" />
           {canShow && (
@@ -88,14 +90,11 @@ function StemRow({ shown, number, job }: { shown: ShownStem; number: number; job
   const drawn = showsSpectrograms.value ? shown.pictures : null;
   return (
     <>
-      <Row class="stem" head={<StemHead shown={shown} track={track} number={number} />}>
+      <Row class={drawn ? "stem pictured" : "stem"} head={<StemHead shown={shown} track={track} number={number} />}>
         {drawn ? (
           <Canvas key="picture" paint={(surface) => paintPictures(surface, drawn)} />
         ) : (
-          <Canvas
-            key="wave"
-            paint={(surface) => paintWaveform(surface, shown.peaks, surface.colour(colour), 1)}
-          />
+          <Canvas key="wave" paint={(surface) => paintWaveform(surface, shown.peaks, surface.colour(colour), 1)} />
         )}
         <Drawing tiles={drawn ?? shown.peaks} failed="It cannot be drawn." />
       </Row>
@@ -114,7 +113,12 @@ function StemHead({ shown, track, number }: { shown: ShownStem; track: Track; nu
         <strong class="clip" title={stem.name}>
           {title}
         </strong>
-        <a class="icon-button" href={withParameters(stem.url, { download: 1 })} aria-label={`Download ${stem.name}`} download>
+        <a
+          class="icon-button"
+          href={withParameters(stem.url, { download: 1 })}
+          aria-label={`Download ${stem.name}`}
+          download
+        >
           <Icon name="download" />
         </a>
       </div>
@@ -188,4 +192,3 @@ export function decibels(linear: number): string {
 function minus(value: number): string {
   return value.toFixed(1).replace("-", "−");
 }
-

@@ -6,7 +6,18 @@ import { canRecord, microphone, recordMicrophone } from "../state/microphone";
 import { report } from "../state/notice";
 import { options, setOptions } from "../state/options";
 import { deleteSavedQuery, loadSavedQueries, savedQueries, saveQuery } from "../state/saved_queries";
-import { addExamples, addNegativeExamples, addTarget, addWords, auto, change, pending, remove, rename, targets } from "../state/targets";
+import {
+  addExamples,
+  addNegativeExamples,
+  addTarget,
+  addWords,
+  auto,
+  change,
+  pending,
+  remove,
+  rename,
+  targets,
+} from "../state/targets";
 import type { Query, Target } from "../state/targets";
 import { clock } from "../timeline/ticks";
 import { ACCEPT, FileButton } from "./FileButton";
@@ -17,7 +28,12 @@ export function Targets() {
   return (
     <section class="panel targets" aria-labelledby="targets-title" data-drop="example">
       <h2 id="targets-title">What do you want?</h2>
-      <LabelField label="Describe a sound" placeholder="a dog barking, siren, piano …" submit="Add" onChoose={addWords} />
+      <LabelField
+        label="Describe a sound"
+        placeholder="a dog barking, siren, piano …"
+        submit="Add"
+        onChoose={addWords}
+      />
       <div class="ways" role="group" aria-labelledby="example-title">
         <span class="quiet caption-text" id="example-title">
           Or give an example of it
@@ -67,8 +83,13 @@ function RecordExample() {
     }
   };
   return (
-    <button type="button" aria-pressed={mine.value} disabled={microphone.value !== null && !mine.value} onClick={() => void record()}>
-      <Icon name="microphone" /> {mine.value ? "Stop" : "Record"}
+    <button
+      type="button"
+      aria-pressed={mine.value}
+      disabled={microphone.value !== null && !mine.value}
+      onClick={() => void record()}
+    >
+      <Icon name="microphone" /> {mine.value ? `Stop, ${clock(microphone.value?.seconds ?? 0)}` : "Record"}
     </button>
   );
 }
@@ -91,7 +112,12 @@ function SavedQueries() {
               <button type="button" class="link clip" onClick={() => addTarget({ kind: "saved", id, name }, name)}>
                 {name}
               </button>
-              <button type="button" class="icon-button" aria-label={`Delete ${name}`} onClick={() => void deleteSavedQuery(id)}>
+              <button
+                type="button"
+                class="icon-button"
+                aria-label={`Delete ${name}`}
+                onClick={() => void deleteSavedQuery(id)}
+              >
                 <Icon name="close" />
               </button>
             </li>
@@ -147,7 +173,12 @@ function Chip({ target }: { target: Target }) {
             event.currentTarget.value = targets.value.find(({ id }) => id === target.id)?.name ?? "";
           }}
         />
-        <button type="button" class="icon-button" aria-label={`Remove ${target.name}`} onClick={() => remove(target.id)}>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label={`Remove ${target.name}`}
+          onClick={() => remove(target.id)}
+        >
           <Icon name="close" />
         </button>
       </div>
@@ -155,12 +186,22 @@ function Chip({ target }: { target: Target }) {
         <span class="quiet clip">{waiting ? "uploading …" : describe(target.query)}</span>
         <span class="spring" />
         {canSave && (
-          <button type="button" class="link" aria-label={`Save ${target.name} for later`} onClick={() => void saveQuery(target)}>
+          <button
+            type="button"
+            class="link"
+            aria-label={`Save ${target.name} for later`}
+            onClick={() => void saveQuery(target)}
+          >
             Save
           </button>
         )}
         {!target.not && (
-          <button type="button" class="link" aria-expanded={refining.value} onClick={() => (refining.value = !refining.value)}>
+          <button
+            type="button"
+            class="link"
+            aria-expanded={refining.value}
+            onClick={() => (refining.value = !refining.value)}
+          >
             Not this …
           </button>
         )}
@@ -168,7 +209,8 @@ function Chip({ target }: { target: Target }) {
       {target.not && (
         <div class="line">
           <span class="quiet clip">
-            not {target.not.kind === "label" ? target.not.label : target.not.examples.map(({ name }) => name).join(", ")}
+            not{" "}
+            {target.not.kind === "label" ? target.not.label : target.not.examples.map(({ name }) => name).join(", ")}
           </span>
           <span class="spring" />
           <button type="button" class="link" onClick={() => change(target.id, { not: null })}>

@@ -91,6 +91,7 @@ function Waveform() {
       }
     >
       <Canvas paint={(surface) => paintWaveform(surface, peaks.value, surface.colour("var(--wave)"), 1)} />
+      <MarkedSpans />
       <PlayheadSlider />
       <Drawing tiles={peaks.value} failed="The waveform cannot be drawn." />
     </Row>
@@ -136,6 +137,7 @@ function Spectrogram() {
       }
     >
       <Canvas paint={(surface) => paintPictures(surface, tiles)} />
+      <MarkedSpans />
       <Drawing tiles={tiles} failed="The spectrogram cannot be drawn." />
     </Row>
   );
@@ -169,7 +171,10 @@ function Overview() {
         }}
         onPointerMove={(event) => event.buttons && move(event)}
       >
-        <div class="thumb" style={{ left: `${(100 * shown.start) / everything.duration}%`, width: `${100 * ratio}%` }} />
+        <div
+          class="thumb"
+          style={{ left: `${(100 * shown.start) / everything.duration}%`, width: `${100 * ratio}%` }}
+        />
       </div>
     </div>
   );
@@ -197,13 +202,21 @@ const spans = computed(() =>
   ),
 );
 
-/** What lies over all rows: the targets' spans, the selection, the pointer's line, and the playhead. */
-function Overlay() {
+/** The spans of targets, in a row of the recording. */
+function MarkedSpans() {
   return (
-    <div class="overlay" aria-hidden="true">
+    <>
       {spans.value.map(({ start, end, colour, id }) => (
         <div key={`${id}/${start}`} class="marked-span" style={{ ...stretch(start, end), "--sound": colour }} />
       ))}
+    </>
+  );
+}
+
+/** What lies over all rows: the selection, the pointer's line, and the playhead. */
+function Overlay() {
+  return (
+    <div class="overlay" aria-hidden="true">
       {selection.value && <div class="selected" style={stretch(selection.value.start, selection.value.end)} />}
       <HoverLine />
       <Playhead />
@@ -213,7 +226,9 @@ function Overlay() {
 
 function HoverLine() {
   if (hovered.value === null) return null;
-  return <div class="hover-line" style={{ transform: `translateX(${toX(view.value, hovered.value, rowWidth.value)}px)` }} />;
+  return (
+    <div class="hover-line" style={{ transform: `translateX(${toX(view.value, hovered.value, rowWidth.value)}px)` }} />
+  );
 }
 
 function Playhead() {
@@ -262,4 +277,3 @@ function paintAxis({ context, width, height, scale, colour }: Surface): void {
 function channels(count: number): string {
   return { 1: "mono", 2: "stereo" }[count] ?? `${count} channels`;
 }
-

@@ -1,7 +1,16 @@
 // Play, position, loop and zoom; and the selection with what can be done with it.
 
 import { useRef } from "preact/hooks";
-import { loadingTracks, looping, playbackFailure, playing, position, seek, selection, togglePlay } from "../playback/transport";
+import {
+  loadingTracks,
+  looping,
+  playbackFailure,
+  playing,
+  position,
+  seek,
+  selection,
+  togglePlay,
+} from "../playback/transport";
 import { peaks } from "../state/recording";
 import { addSpan, addSpanTo, targets } from "../state/targets";
 import { levelAt } from "../timeline/envelope";
@@ -42,7 +51,13 @@ export function Transport() {
         <button type="button" class="icon-button" aria-label="Zoom out" title="−" onClick={() => zoomBy(0.5, middle)}>
           <Icon name="minus" />
         </button>
-        <button type="button" class="icon-button" aria-label="Show all" title="0" onClick={() => (view.value = whole(shown.duration))}>
+        <button
+          type="button"
+          class="icon-button"
+          aria-label="Show all"
+          title="0"
+          onClick={() => (view.value = whole(shown.duration))}
+        >
           <Icon name="fit" />
         </button>
         <button type="button" class="icon-button" aria-label="Zoom in" title="+" onClick={() => zoomBy(2, middle)}>
@@ -125,7 +140,13 @@ export function Selection() {
       <button type="button" onClick={() => (view.value = fit(view.value, span.start, span.end))}>
         Zoom in
       </button>
-      <button type="button" class="icon-button" aria-label="Clear the selection" title="Esc" onClick={() => (selection.value = null)}>
+      <button
+        type="button"
+        class="icon-button"
+        aria-label="Clear the selection"
+        title="Esc"
+        onClick={() => (selection.value = null)}
+      >
         <Icon name="close" />
       </button>
     </div>

@@ -1,6 +1,16 @@
 // Keys of the studio; none of them while a field or a dialog has the focus.
 
-import { looping, mixtureHeld, position, seek, selection, setTrack, stemTracks, toggleSolo, togglePlay } from "../playback/transport";
+import {
+  looping,
+  mixtureHeld,
+  position,
+  seek,
+  selection,
+  setTrack,
+  stemTracks,
+  toggleSolo,
+  togglePlay,
+} from "../playback/transport";
 import { recording } from "../state/recording";
 import { stems } from "../state/separation";
 import { view, whole } from "../timeline/view";

@@ -15,8 +15,18 @@ const track = (id: string, change: Partial<Track> = {}): Track => ({
 
 it.each([
   ["all but the muted", [track(MIXTURE, { mute: true }), track("a"), track("b", { gain: 0.5 })], false, [0, 1, 0.5]],
-  ["only what is solo, though it is muted", [track(MIXTURE), track("a", { solo: true, mute: true }), track("b")], false, [0, 1, 0]],
-  ["the mixture alone while it is held", [track(MIXTURE, { mute: true, gain: 0.5 }), track("a", { solo: true })], true, [1, 0]],
+  [
+    "only what is solo, though it is muted",
+    [track(MIXTURE), track("a", { solo: true, mute: true }), track("b")],
+    false,
+    [0, 1, 0],
+  ],
+  [
+    "the mixture alone while it is held",
+    [track(MIXTURE, { mute: true, gain: 0.5 }), track("a", { solo: true })],
+    true,
+    [1, 0],
+  ],
 ])("sounds: %s", (_, tracks, held, gains) => {
   expect([...audibleGains(tracks, held).values()]).toEqual(gains);
 });

@@ -49,7 +49,8 @@ export class BufferedPlayer implements Player {
     await this.ready;
     this.context ??= new AudioContext();
     await this.context.resume();
-    if (!this.sounding && !this.aborted.signal.aborted) this.start(this.stopped >= this.duration - 0.01 ? 0 : this.stopped);
+    if (!this.sounding && !this.aborted.signal.aborted)
+      this.start(this.stopped >= this.duration - 0.01 ? 0 : this.stopped);
   }
 
   pause(): void {

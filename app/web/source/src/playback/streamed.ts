@@ -113,7 +113,8 @@ export class StreamedPlayer implements Player {
     if (this.loop && leader.currentTime >= this.loop.end) this.seek(this.loop.start);
     const others = [...this.elements.values()].slice(1);
     const stalled = others.some((element) => element.readyState < HTMLMediaElement.HAVE_FUTURE_DATA);
-    if (stalled && !leader.seeking) leader.pause(); // until all of them have something to play
+    if (stalled && !leader.seeking)
+      leader.pause(); // until all of them have something to play
     else if (leader.paused && this.playing) void leader.play();
     for (const element of others) {
       const behind = leader.currentTime - element.currentTime;

@@ -52,7 +52,8 @@ export function load(next: Track[], recording: { duration: number; rate: number;
   created.setLoop(untracked(() => (looping.value ? selection.value : null)));
   created.ready
     .catch(() => {
-      if (player === created) playbackFailure.value = "This browser cannot play these files. Downloads work all the same.";
+      if (player === created)
+        playbackFailure.value = "This browser cannot play these files. Downloads work all the same.";
     })
     .finally(() => {
       if (player === created) loadingTracks.value = false;

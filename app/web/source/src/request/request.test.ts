@@ -17,7 +17,11 @@ const TARGETS = [
   target({ name: "dog's bark", not: { kind: "label", label: "Speech" } }),
   target({ name: "here", query: { kind: "spans", spans: [{ start: 1.23456, end: 2 }] } }),
   target({ name: "like", query: { kind: "examples", examples: [{ name: 'a "b".wav', audioId: "aud_2" }] } }),
-  target({ name: "words", query: { kind: "text", text: "a car: true" }, not: { kind: "examples", examples: [{ name: "c.wav", audioId: "aud_3" }] } }),
+  target({
+    name: "words",
+    query: { kind: "text", text: "a car: true" },
+    not: { kind: "examples", examples: [{ name: "c.wav", audioId: "aud_3" }] },
+  }),
   target({ name: "mine", query: { kind: "saved", id: "qry_1", name: "mine" } }),
 ];
 
@@ -34,11 +38,17 @@ describe("request", () => {
       ],
       output: { format: "wav", bit_depth: 16 },
     });
-    expect(buildRequest("aud_1", TARGETS, 8, DEFAULTS)).toEqual({ mixture: { audio_id: "aud_1" }, auto: { max_targets: 8 } });
+    expect(buildRequest("aud_1", TARGETS, 8, DEFAULTS)).toEqual({
+      mixture: { audio_id: "aud_1" },
+      auto: { max_targets: 8 },
+    });
   });
 
   it("is read back as it was asked", () => {
-    const files = new Map([["aud_2", 'a "b".wav'], ["aud_3", "c.wav"]]);
+    const files = new Map([
+      ["aud_2", 'a "b".wav'],
+      ["aud_3", "c.wav"],
+    ]);
     const sent = buildRequest("aud_1", TARGETS, null, DEFAULTS).targets ?? [];
     expect(sent.map((one) => readNegative(one, files))).toEqual(TARGETS.map(({ not }) => not));
     const [dog, , like, words, mine] = sent.map((one) => readQuery(one, files));
@@ -52,7 +62,10 @@ describe("snippets", () => {
     hasKey: true,
     origin: { kind: "file", name: "it's.wav" } as const,
     request: buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, residual: false }),
-    files: new Map([["aud_2", 'a "b".wav'], ["aud_3", "c.wav"]]),
+    files: new Map([
+      ["aud_2", 'a "b".wav'],
+      ["aud_3", "c.wav"],
+    ]),
   };
 
   it("name files and hold no id of this upload", () => {

@@ -52,7 +52,9 @@ function curl({ server, hasKey, request }: Call, all: Upload[]): string {
   const id = `python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'`;
   const lines = all.map(({ variable, origin }) => {
     const content =
-      origin.kind === "file" ? `-F ${shell(`file=@"${escapeQuotes(origin.name)}"`)}` : `--json ${shell(JSON.stringify({ url: origin.url }))}`;
+      origin.kind === "file"
+        ? `-F ${shell(`file=@"${escapeQuotes(origin.name)}"`)}`
+        : `--json ${shell(JSON.stringify({ url: origin.url }))}`;
     return `${variable}=$(curl -sS --fail-with-body${key} ${content} "$url/v1/audio" \\\n  | ${id})`;
   });
   const quoted = shell(source(request, JSON_SYNTAX));
@@ -72,7 +74,9 @@ function python({ server, hasKey, request }: Call, all: Upload[]): string {
   const headers = hasKey ? `, headers={"Authorization": f"Bearer {os.environ['EARMARK_KEY']}"}` : "";
   const lines = all.map(({ variable, origin }) => {
     const content =
-      origin.kind === "file" ? `files={"file": open(${JSON.stringify(origin.name)}, "rb")}` : `json={"url": ${JSON.stringify(origin.url)}}`;
+      origin.kind === "file"
+        ? `files={"file": open(${JSON.stringify(origin.name)}, "rb")}`
+        : `json={"url": ${JSON.stringify(origin.url)}}`;
     return `${variable} = http.post("/v1/audio", ${content}).raise_for_status().json()["id"]`;
   });
   const json = withVariables(source(request, PYTHON_SYNTAX), all, (variable) => variable);

@@ -6,8 +6,8 @@ const LONGEST = 300; // seconds
 
 export const canRecord = typeof navigator.mediaDevices?.getUserMedia === "function"; // not on plain HTTP elsewhere
 
-/** The recording that is being made; `stop` ends it. */
-export const microphone = signal<{ since: number; stop: () => void } | null>(null);
+/** The recording that is being made, its length so far in seconds; `stop` ends it. */
+export const microphone = signal<{ seconds: number; stop: () => void } | null>(null);
 
 /** Records until `stop` is called; resolves with a WAV file. Rejects if there is no microphone, or it is refused. */
 export async function recordMicrophone(): Promise<Blob> {
@@ -23,10 +23,16 @@ export async function recordMicrophone(): Promise<Blob> {
     if (recorder.state !== "inactive") recorder.stop();
   };
   recorder.start();
-  microphone.value = { since: Date.now(), stop };
-  const timer = setTimeout(stop, LONGEST * 1000);
+  const begun = performance.now();
+  const tick = (): void => {
+    const seconds = (performance.now() - begun) / 1000;
+    microphone.value = { seconds, stop };
+    if (seconds >= LONGEST) stop();
+  };
+  tick();
+  const timer = setInterval(tick, 100);
   await stopped;
-  clearTimeout(timer);
+  clearInterval(timer);
   microphone.value = null;
   for (const track of stream.getTracks()) track.stop();
   const encoded = await new Blob(parts, { type: recorder.mimeType }).arrayBuffer();

@@ -38,15 +38,21 @@ export function onReplace(listener: () => void): void {
 
 /** Uploads a file as the recording. */
 export function openFile(file: Blob, name: string): Promise<void> {
-  return open(name, { kind: "file", name }, () => openFile(file, name), (signal) =>
-    upload<Audio>(file, name, (ratio) => (uploading.value = { name, ratio }), signal),
+  return open(
+    name,
+    { kind: "file", name },
+    () => openFile(file, name),
+    (signal) => upload<Audio>(file, name, (ratio) => (uploading.value = { name, ratio }), signal),
   );
 }
 
 /** Lets the service fetch the recording. */
 export function openUrl(url: string): Promise<void> {
-  return open(url, { kind: "url", url }, () => openUrl(url), (signal) =>
-    request<Audio>("/v1/audio", { json: { url }, signal }),
+  return open(
+    url,
+    { kind: "url", url },
+    () => openUrl(url),
+    (signal) => request<Audio>("/v1/audio", { json: { url }, signal }),
   );
 }
 

@@ -107,7 +107,8 @@ export async function openSeparation(id: string): Promise<void> {
     const audio = await request<Audio>(`/v1/audio/${job.mixture.audio_id}`, { signal }).catch(() => null);
     if (signal.aborted) return;
     restoreTargets(entry, job);
-    if (audio) await show(audio, { ...origin, ...(audio.filename && !entry ? { name: audio.filename } : {}) } as Origin);
+    if (audio)
+      await show(audio, { ...origin, ...(audio.filename && !entry ? { name: audio.filename } : {}) } as Origin);
     else view.value = whole(job.mixture.duration ?? 1);
     separation.value = job;
     sentRequest.value = entry?.request ?? null;

@@ -92,7 +92,8 @@ export function change(id: number, fields: Partial<Omit<Target, "id">>): void {
 }
 
 export function addSpanTo(target: Target, span: Span): void {
-  if (target.query.kind === "spans") change(target.id, { query: { kind: "spans", spans: [...target.query.spans, span] } });
+  if (target.query.kind === "spans")
+    change(target.id, { query: { kind: "spans", spans: [...target.query.spans, span] } });
 }
 
 export function rename(id: number, name: string): void {
@@ -124,7 +125,12 @@ function freeName(wanted: string, except = 0): string {
 }
 
 function stemOf(filename: string): string {
-  return filename.replace(/\.[^.]+$/, "").replace(/[/\\]/g, "-").slice(0, 60) || "Example";
+  return (
+    filename
+      .replace(/\.[^.]+$/, "")
+      .replace(/[/\\]/g, "-")
+      .slice(0, 60) || "Example"
+  );
 }
 
 async function uploadExamples(
