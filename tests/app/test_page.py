@@ -20,7 +20,7 @@ from app.keys.repository import KeyRepository
 from app.records.detections import DetectionResult, EventRecord, PictureRecord
 from app.records.shared import ModelRecord, RecordingRecord
 from app.settings import Settings
-from tests.app.conftest import LIMITS, Service, empty, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, eventually, serve, wav
 from tests.browser import NARROW, WIDE, launched, opened, watch
 from tests.conftest import REPOSITORY
 
@@ -86,7 +86,13 @@ def ask(page: Page) -> None:
 
 
 def newest(service: Service, kind: str = "separations") -> dict[str, Any]:
-    return service.client.get(f"/v1/{kind}").json()["data"][0]
+    """Return the job that the page created last, once it has."""
+
+    def jobs() -> list[dict[str, Any]]:
+        return service.client.get(f"/v1/{kind}").json()["data"]
+
+    eventually(jobs, 30)
+    return jobs()[0]
 
 
 def hear(service: Service, *events: tuple[str, float, float]) -> None:

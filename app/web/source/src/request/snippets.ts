@@ -48,24 +48,26 @@ function withVariables(json: string, all: Upload[], reference: (variable: string
 }
 
 function curl({ server, hasKey, request }: Call, all: Upload[]): string {
-  const key = hasKey ? ` -H "Authorization: Bearer $EARMARK_KEY"` : "";
-  const id = `python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'`;
+  const send = hasKey ? `curl -sS -H "$key"` : "curl -sS";
   const lines = all.map(({ variable, origin }) => {
     const content =
       origin.kind === "file"
         ? `-F ${shell(`file=@"${escapeQuotes(origin.name)}"`)}`
-        : `--json ${shell(JSON.stringify({ url: origin.url }))}`;
-    return `${variable}=$(curl -sS --fail-with-body${key} ${content} "$url/v1/audio" \\\n  | ${id})`;
+        : `-H "$json" -d ${shell(JSON.stringify({ url: origin.url }))}`;
+    return `${variable}=$(${send} ${content} "$url/v1/audio" | id)`;
   });
   const quoted = shell(source(request, JSON_SYNTAX));
-  const json = withVariables(quoted, all, (variable) => `"'$${variable}'"`);
+  const body = withVariables(quoted, all, (variable) => `"'$${variable}'"`);
   return [
     `url=${server}`,
+    ...(hasKey ? [`key="Authorization: Bearer $EARMARK_KEY"`] : []),
+    `json="Content-Type: application/json"`,
+    `id() { python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'; }`,
     ...lines,
-    `job=$(curl -sS --fail-with-body${key} -H 'Content-Type: application/json' "$url/v1/separations" -d ${json} \\
-  | ${id})`,
-    `until curl -sS${key} -H 'Prefer: wait=30' "$url/v1/separations/$job" | grep -qE '"finished_at": ?"'; do sleep 1; done`,
-    `curl -sS --fail-with-body${key} -o stems.zip "$url/v1/separations/$job/archive"`,
+    `job=$(${send} -H "$json" "$url/v1/separations" -d ${body} | id)`,
+    `until ${send} -H "Prefer: wait=30" "$url/v1/separations/$job" |`,
+    `  grep -qE '"finished_at": ?"'; do sleep 1; done`,
+    `${send} --fail -o stems.zip "$url/v1/separations/$job/archive"`,
     "",
   ].join("\n");
 }
@@ -155,7 +157,7 @@ interface Syntax {
 
 const JSON_SYNTAX: Syntax = { indent: "  ", literals: {}, lastComma: "" };
 const PYTHON_SYNTAX: Syntax = { indent: "    ", literals: { true: "True", false: "False" }, lastComma: "," };
-const LINE = 88; // characters
+const LINE = 72; // characters
 
 /** A JSON value as source text, on one line where that is short enough; strings are written alike in all languages. */
 function source(value: unknown, syntax: Syntax, indent = ""): string {
