@@ -3,6 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { keyRefused, setApiKey } from "../api/client";
 import { notice } from "../state/notice";
+import { options, setOptions } from "../state/options";
 
 export function KeyForm() {
   const refused = keyRefused.value;
@@ -35,7 +36,15 @@ export function KeyForm() {
           Use this key
         </button>
       </div>
-      <p class="quiet">It is kept in this tab only, until you close it.</p>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={options.value.listens}
+          onChange={(event) => setOptions({ listens: event.currentTarget.checked })}
+        />
+        Listen to what is in each recording by itself; it counts for the key's quota
+      </label>
+      <p class="quiet">The key is kept in this tab only, until you close it.</p>
     </form>
   );
 }

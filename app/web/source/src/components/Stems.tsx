@@ -29,7 +29,7 @@ export function Stems() {
           <span class="quiet clip" role="status">
             {loadingTracks.value
               ? "Loading the stems …"
-              : (playbackFailure.value ?? "Press a number to hear one alone.")}
+              : (playbackFailure.value ?? "Keys 1 to 9: one alone")}
           </span>
           <span class="spring" />
           {canShow && (
