@@ -1,7 +1,7 @@
 """`GET /` and `GET /page/...`: the web page with its styles and program, without any third-party origin.
 
-`source/` holds the page's sources and `make page` builds `files/` from them, which are committed: serving the page needs
-no Node.
+`source/` holds the page's sources and `make page` builds `files/` from them, which are committed: serving the page
+needs no Node.
 """
 
 from pathlib import Path

@@ -66,7 +66,7 @@ def separate(page: Page) -> None:
 
 def drawn(page: Page, rows: str) -> None:
     """Wait until something is drawn in each of the rows."""
-    page.wait_for_function(f"(rows) => ({DRAWN})(rows).every((pixels) => pixels > 2000)", arg=f"{rows} canvas")
+    page.wait_for_function(f"(rows) => ({DRAWN})(rows).every((pixels) => pixels > 2000)", arg=f":is({rows}) canvas")
 
 
 def hear(page: Page) -> None:

@@ -6,6 +6,8 @@ import type { View } from "./view";
 
 const CONCURRENT = 2; // the service computes them in a sandbox of which each client has a share
 const KEPT = 192; // tiles
+const ATTEMPTS = 3; // of one tile: the service may be busy with others' for a moment
+const RETRY_PAUSE = 2000; // ms before the second attempt, and twice that before the third
 const SETTLED = 120; // ms without a change of the view before tiles are requested
 
 export class TileCache<Content> {
@@ -17,6 +19,8 @@ export class TileCache<Content> {
   readonly failure = signal<unknown>(null);
   private readonly contents = new Map<string, Content | null>(); // null: failed
   private readonly running = new Map<string, AbortController>();
+  private readonly failures = new Map<string, number>();
+  private readonly paused = new Set<string>(); // tiles that failed a moment ago
   private wanted: Tile[] = [];
   private timer: ReturnType<typeof setTimeout> | undefined;
   private closed = false;
@@ -68,21 +72,34 @@ export class TileCache<Content> {
     for (const one of this.wanted) {
       if (this.running.size >= CONCURRENT) return;
       const key = tileKey(one);
-      if (this.running.has(key) || this.contents.has(key)) continue;
+      if (this.running.has(key) || this.contents.has(key) || this.paused.has(key)) continue;
       const controller = new AbortController();
       this.running.set(key, controller);
       void this.fetchTile(one, controller.signal)
         .then((content) => this.keep(key, content))
         .catch((error: unknown) => {
-          if (controller.signal.aborted) return;
-          this.failure.value = error;
-          this.keep(key, null);
+          if (!controller.signal.aborted) this.fail(key, error);
         })
         .finally(() => {
           this.running.delete(key);
           if (!this.closed) this.start();
         });
     }
+  }
+
+  private fail(key: string, error: unknown): void {
+    const count = (this.failures.get(key) ?? 0) + 1;
+    this.failures.set(key, count);
+    if (count === ATTEMPTS) {
+      this.failure.value = error;
+      this.keep(key, null);
+      return;
+    }
+    this.paused.add(key);
+    setTimeout(() => {
+      this.paused.delete(key);
+      if (!this.closed) this.start();
+    }, RETRY_PAUSE * count);
   }
 
   private keep(key: string, content: Content | null): void {
