@@ -18,6 +18,7 @@ from app.keys import callers
 from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas
 from app.keys.signed_urls import UrlSigner
+from app.local_copies import LocalCopies
 from app.media.drawing_cache import DrawingCache
 from app.metrics import Metrics
 from app.model_registry.registry import ModelRegistry
@@ -42,6 +43,7 @@ class Dependencies:
     jobs: JobRepository
     large_fields: LargeFields
     large_fields_cache: LargeFieldsCache  # for code on the event loop only
+    local_copies: LocalCopies  # for code on the event loop only
     drawing_cache: DrawingCache  # for code on the event loop only
     event_feed: EventFeed
     audio: AudioRepository
@@ -72,6 +74,7 @@ class Dependencies:
             jobs=jobs,
             large_fields=large_fields,
             large_fields_cache=LargeFieldsCache(large_fields, storage, settings),
+            local_copies=LocalCopies(storage, settings.local_copies),
             drawing_cache=DrawingCache(settings.drawing_cache),
             event_feed=EventFeed(settings),
             audio=AudioRepository(redis, settings),
@@ -84,7 +87,8 @@ class Dependencies:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections and the files."""
+        self.local_copies.close()
         await self.event_feed.close()
         await self.async_redis.aclose()
         self.redis.close()

@@ -257,10 +257,16 @@ class Settings(BaseSettings):
         default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
     )
     section_slots: int = Field(
-        default=4,
+        default=3,
         ge=1,
         description="sections of recordings that are decoded at once, for a spectrogram or for peaks, by a process "
         "each",
+    )
+    local_copies: int = Field(
+        default=2048 * MIB,
+        ge=0,
+        description="bytes of the copies of files in S3 that one API process keeps on disk for a minute after it has "
+        "drawn them",
     )
     drawing_cache: int = Field(
         default=64 * MIB,

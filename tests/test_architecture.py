@@ -18,7 +18,7 @@ APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
-    {"jobs", "http"},
+    {"jobs", "http", "local_copies"},
     {"jobs", "http"},
     {"keys"},
     {"dependencies", "idempotency"},

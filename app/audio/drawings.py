@@ -5,12 +5,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.concurrency import run_in_threadpool
-
-from app.audio.local_copy import LocalCopy
 from app.budgets.budget import Budget
 from app.dependencies import Dependencies
-from app.errors import NotFound, SpanOutside
+from app.errors import SpanOutside
 from app.records.audio import Audio, store_key
 
 CACHE_CONTROL = "private, max-age=3600"  # the bytes of uploads and stems never change
@@ -54,13 +51,12 @@ def require_section(deps: Dependencies, start: float, end: float) -> None:
 @asynccontextmanager
 async def open_locally(deps: Dependencies, drawn: Drawable) -> AsyncIterator[Path]:
     """Make a recording available at a path. Raises `NotFound`, `StoreUnavailable`, `RateLimited`, `Overloaded`."""
-    path = deps.storage.local_path(drawn.key)
-    if path is not None and not await run_in_threadpool(path.exists):
-        raise NotFound("There is no such recording any more.")
-    async with deps.budgets.upload_room.hold(deps.caller.key_id, 0 if path else drawn.bytes):
-        with LocalCopy(path) as copy:
-            await copy.fill(drawn.key, drawn.bytes, deps.storage)
-            yield copy.path
+    copied = 0 if deps.storage.local_path(drawn.key) else drawn.bytes
+    async with (
+        deps.budgets.upload_room.hold(deps.caller.key_id, copied),
+        deps.local_copies.open(drawn.key, drawn.bytes) as path,
+    ):
+        yield path
 
 
 async def draw_once(deps: Dependencies, budget: Budget, key: str, draw: Callable[[], Awaitable[bytes]]) -> bytes:

@@ -12,13 +12,13 @@ from anyio.to_thread import run_sync
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from app.audio.local_copy import LocalCopy
 from app.audio.schemas import AudioAnswer
 from app.budgets.budget import Hold
 from app.dependencies import Dependencies
 from app.errors import AudioInUse, NotFound, RecordUnreadable, StoreUnavailable
 from app.http.bodies import ArrivalRate
 from app.http.multipart import Part
+from app.local_copies import LocalCopy
 from app.media import probe
 from app.records.audio import Audio, TrackRecord, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id

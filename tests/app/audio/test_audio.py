@@ -55,6 +55,8 @@ def test_an_upload_is_stored_and_probed(service: Service) -> None:
         "created_at": audio["created_at"],
         "expires_at": audio["expires_at"],
         "url": f"/v1/audio/{audio['id']}/content",
+        "peaks_url": f"/v1/audio/{audio['id']}/peaks",
+        "spectrogram_url": f"/v1/audio/{audio['id']}/spectrogram",
     }
     assert audio["created_at"].endswith("Z") and audio["created_at"] < audio["expires_at"]
     assert service.client.get(answer.headers["location"]).json() == audio

@@ -2,7 +2,9 @@
 
 import asyncio
 import io
+import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ import soundfile
 from PIL import Image
 from redis import Redis
 
-from app.errors import SpanOutside
+from app.errors import NotFound, SpanOutside
+from app.local_copies import LocalCopies
 from app.media import spectrogram, waveform
 from app.media.spectrogram import Tile
 from app.media.waveform import MAX_BINS
 from app.records.audio import store_key
 from app.settings import Settings
 from tests import media_files
-from tests.app.conftest import LIMITS, Service, empty, problem, serve, wav
+from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 
 MISSING = "/v1/audio/aud_01HZZZZZZZZZZZZZZZZZZZZZZZ"
 FULL = {"width": 40, "height": 32}  # of a whole recording
@@ -174,6 +177,19 @@ def test_a_key_that_has_used_up_its_share_of_sections_is_refused(strict_service:
     assert sections.used == 0
 
 
+def test_a_client_that_leaves_gives_up_its_place(folder_service: Service) -> None:
+    """Pages that are scrolled do not want the tiles any more that they have asked for."""
+    sections, url = folder_service.deps.budgets.sections, f"/v1/audio/{folder_service.recording()['id']}/spectrogram"
+    sections.take("", sections.total)
+    try:
+        with socket.create_connection(folder_service.address, timeout=20) as connection:
+            connection.sendall(f"GET {url}?start=0.25&end=0.75 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            eventually(lambda: sections.waiting == 1, 20)
+        eventually(lambda: sections.waiting == 0, 20)
+    finally:
+        sections.give_back("", sections.total)
+
+
 @pytest.mark.parametrize("drawing", ["spectrogram", "peaks"])
 @pytest.mark.parametrize("content", [b"0123456789", b"", flac()[:200]])
 def test_a_stem_that_cannot_be_decoded_is_refused(folder_service: Service, drawing: str, content: bytes) -> None:
@@ -213,3 +229,50 @@ def test_coarse_peaks_of_a_section_come_from_the_whole_waveform(folder_service: 
     assert part["channels"][0]["minimum"] == whole["channels"][0]["minimum"][500:750]
     rest = folder_service.client.get(url, params={"points": 100, "start": 0.9}).json()
     assert (rest["start"], round(rest["duration"], 9)) == (0.9, 0.1)
+
+
+def test_a_copy_of_a_file_in_s3_is_shared_and_kept_for_the_next_section(s3_service: Service) -> None:
+    """The object is not there any more when the second section is drawn."""
+    audio = s3_service.recording()
+    url = f"/v1/audio/{audio['id']}/spectrogram"
+    assert s3_service.client.get(url, params=TILE).status_code == 200
+    s3_service.deps.storage.delete(store_key(audio["id"]))
+    assert s3_service.client.get(url, params=TILE | {"width": 41}).status_code == 200
+
+
+def test_copies_are_shared_while_they_are_used_and_dropped_afterwards(s3_service: Service) -> None:
+    storage, keys = s3_service.deps.storage, [store_key(s3_service.recording()["id"]) for _ in range(3)]
+    size = storage.size(keys[0])
+
+    async def open_all(copies: LocalCopies) -> list[Path]:
+        async with AsyncExitStack() as stack:
+            opened = [stack.enter_async_context(copies.open(key, size)) for key in [*keys, keys[0]]]
+            paths = list(await asyncio.gather(*opened))
+            assert [path.read_bytes() for path in paths] == [wav()] * 4 and paths[0] == paths[3]
+        return paths
+
+    async def run() -> None:
+        for room, kept in ((0, 0), (2 * size, 2), (3 * size, 3)):
+            copies = LocalCopies(storage, room)
+            paths = await open_all(copies)
+            assert len({path for path in paths if path.exists()}) == kept
+            copies.close()
+            assert not any(path.exists() for path in paths)
+
+    asyncio.run(run())
+
+
+def test_a_missing_object_is_not_kept(s3_service: Service) -> None:
+    key, copies = store_key(s3_service.recording()["id"]), LocalCopies(s3_service.deps.storage, 1 << 20)
+    size = s3_service.deps.storage.size(key)
+
+    async def run() -> None:
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                async with copies.open("audio/missing", size):
+                    pass
+        async with copies.open(key, size) as path:
+            assert path.read_bytes() == wav()
+        copies.close()
+
+    asyncio.run(run())

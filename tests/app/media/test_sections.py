@@ -45,7 +45,7 @@ def samples(frame: AudioFrame) -> Samples:
     """Return the samples of a frame (channels, n) as floats."""
     array = frame.to_ndarray()
     array = array if frame.format.is_planar else array.reshape(-1, frame.layout.nb_channels).T
-    return array.astype(np.float32) / (1 if array.dtype.kind == "f" else float(np.iinfo(array.dtype).max))
+    return array.astype(np.float32) / (1 if array.dtype.kind == "f" else float(1 << (8 * array.dtype.itemsize - 1)))
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def test_a_succeeded_separation_links_its_stems(service: Service) -> None:
     job = service.separate()
     service.finish(job["id"], {"dog": b"0123456789", "residual": b"rest"})
     stems = {stem["name"]: stem for stem in service.client.get(job["url"]).json()["stems"]}
-    assert list(stems["dog"]) == ["name", "url", "content_type", "bytes", "sha256", "peak", "loudness"]
+    links = ["url", "peaks_url", "spectrogram_url"]
+    assert list(stems["dog"]) == ["name", *links, "content_type", "bytes", "sha256", "peak", "loudness"]
     assert service.client.get(stems["dog"]["url"], follow_redirects=True).content == b"0123456789"
     assert service.client.get(stems["residual"]["url"], follow_redirects=True).content == b"rest"
 
