@@ -46,10 +46,14 @@ export async function openBundledExample(example: BundledExample): Promise<void>
   suggestions.value = others;
 }
 
+/** `birds` from `the birds, by a part of the recording`. */
+function shortName(title: string): string {
+  return title.replace(/^the /, "").replace(/,.*$/, "");
+}
+
 /** Makes a suggestion a target. */
 export function accept({ title, target }: Suggestion): void {
-  const name = target.name ?? target.label ?? target.text ?? title;
-  const { id } = addTarget(readQuery(target, new Map()), name);
+  const { id } = addTarget(readQuery(target, new Map()), target.name ?? shortName(title));
   change(id, { not: readNegative(target, new Map()) });
   suggestions.value = suggestions.value.filter((one) => one.title !== title);
 }
