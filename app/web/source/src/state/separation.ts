@@ -120,15 +120,15 @@ export async function openSeparation(id: string): Promise<void> {
   }
 }
 
-/** Deletes a separation and its stems. */
+/** Deletes a separation and its stems; one that is shown is closed first, with what is being fetched of it. */
 export async function deleteSeparation(id: string): Promise<void> {
+  if (separation.value?.id === id) reset();
   try {
     await request<null>(`/v1/separations/${id}`, { method: "DELETE" });
   } catch (error) {
     if (!(error instanceof ApiError && error.status === 404)) return report(error);
   }
   forget(id);
-  if (separation.value?.id === id) reset();
 }
 
 /** Forgets the separation and its address, but not the recording. */
