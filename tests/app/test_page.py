@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -543,5 +544,6 @@ def test_long_stems_are_streamed_and_kept_together(page: Page, roomy_service: Se
     page.wait_for_function("() => parseFloat(document.querySelector('[role=slider]').ariaValueNow) > 5")
     measured = page.evaluate(SPREADS)
     assert (measured["players"], measured["playing"]) == (3, 3)
-    assert sorted(measured["spreads"])[len(measured["spreads"]) // 2] < 0.03  # seconds
+    # Tracks that start apart, as those of a busy machine do, come together and stay so.
+    eventually(lambda: statistics.median(page.evaluate(SPREADS)["spreads"]) < 0.03, 60)  # seconds
     assert problems == []
