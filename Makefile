@@ -13,8 +13,10 @@ MINUTES ?= 65
 VARIETY := $(addprefix --set ,third_source=0.25 room=0.15 layered=0.15 filtered=0.8 other_group=0.7 \
   interference_db=-9:9)
 FIGURES := models/weights/base
+PAGE := app/web/source
+PAGE_TOOLS := $(PAGE)/node_modules/.package-lock.json
 
-.PHONY: help tools demo serve pin test soak lint format bench train evaluate zero-shot ablations clean
+.PHONY: help tools demo serve pin test soak page lint format bench train evaluate zero-shot ablations clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +38,15 @@ tools: ## unpack nginx, promtool and wrk from Debian packages into .cache/tools,
 	@command -v chromium >/dev/null || { $(SUDO) apt-get update -qq \
 	  && $(SUDO) apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; } \
 	  || echo "chromium is missing: the tests of the page are skipped"
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(PAGE_TOOLS) \
+	  || echo "npm is missing: the page is tested without its unit tests and without axe"
+
+$(PAGE_TOOLS): $(PAGE)/package-lock.json
+	npm ci --prefix $(PAGE) --no-progress --loglevel error && touch $@
+
+page: $(PAGE_TOOLS) ## build the page into app/web/files from app/web/source, and run its unit tests; needs Node
+	npm test --prefix $(PAGE)
+	npm run build --prefix $(PAGE)
 
 demo: $(READY) ## separate a bundled recording over HTTP with the embedded service
 	$(BIN)/python -m app.demo
@@ -48,6 +59,7 @@ pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docke
 
 # One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
 test: lint tools ## run linters and all tests, in a few minutes
+	! test -e $(PAGE_TOOLS) || npm test --prefix $(PAGE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 soak: $(READY) tools ## run the long suites at full length
@@ -98,5 +110,5 @@ ablations: $(READY) ## train small separators, each with one difference to the d
 	  $(if $(TRANSFORMER),--transformer $(TRANSFORMER)) --output models/weights/base.ablations.csv
 
 clean: ## delete generated files
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis demo-output *.egg-info $(PAGE)/node_modules
 	find . -name __pycache__ -prune -exec rm -rf {} +

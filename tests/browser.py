@@ -5,22 +5,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
-WIDE, NARROW = (1000, 900), (380, 800)
+WIDE, NARROW = (1280, 900), (380, 800)
+# A microphone that beeps, and leave to use it, in place of a question to a person.
+_FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 @contextmanager
-def opened(size: tuple[int, int] = WIDE, dark: bool = False) -> Iterator[Page]:
-    """An empty page of a window of this size; skips the test where there is no browser."""
+def launched() -> Iterator[Browser]:
+    """A browser; skips the test where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         except Error as error:
             pytest.skip(f"there is no Chromium to look at the page with: {str(error).splitlines()[0]}")
-        width, height = size
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
-        page.set_default_timeout(60_000)
-        yield page
+        yield browser
         browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, size: tuple[int, int] = WIDE, dark: bool = False) -> Iterator[Page]:
+    """An empty page of a new profile, in a window of this size."""
+    width, height = size
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        permissions=["microphone", "clipboard-read", "clipboard-write"],
+    )
+    context.set_default_timeout(60_000)
+    yield context.new_page()
+    context.close()
+
+
+def watch(page: Page, home: str) -> list[str]:
+    """Return the list that collects a page's console errors and warnings, and its requests to other origins."""
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda sent: None if sent.url.startswith((home, "blob:")) else problems.append(sent.url))
+    return problems

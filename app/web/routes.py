@@ -1,6 +1,9 @@
-"""`GET /` and `GET /page/...`: the web page with its styles and modules, without any third-party origin."""
+"""`GET /` and `GET /page/...`: the web page with its styles and program, without any third-party origin.
 
-import secrets
+`source/` holds the page's sources and `make page` builds `files/` from them, which are committed: serving the page
+needs no Node.
+"""
+
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -9,11 +12,14 @@ from starlette.staticfiles import StaticFiles
 
 _PAGE = Path(__file__).with_name("index.html")  # outside _FILES: always sent with its policy
 _FILES = Path(__file__).with_name("files")
-# Only this origin; the nonce is for styles that wavesurfer.js inserts into its shadow tree.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data: blob:; "
-    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -21,13 +27,7 @@ def install(app: FastAPI) -> None:
     page = _PAGE.read_text(encoding="utf-8")
 
     async def index() -> HTMLResponse:
-        nonce = secrets.token_urlsafe(16)
-        headers = {
-            "Content-Security-Policy": _POLICY.format(nonce=nonce),
-            "Cache-Control": "no-store",
-            "Referrer-Policy": "no-referrer",
-        }
-        return HTMLResponse(page.replace("NONCE", nonce), headers=headers)
+        return HTMLResponse(page, headers=_HEADERS)
 
     app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
     app.mount("/page", StaticFiles(directory=_FILES))

@@ -1,202 +1,549 @@
-"""The page in a real browser with a real front end; tests/end_to_end/test_page.py adds workers and the model."""
+"""The page in a real browser with a real front end, where tests act as workers.
+
+tests/end_to_end/test_page.py adds workers and the model.
+"""
 
 import contextlib
+import gzip
+import hashlib
+import json
+import re
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Error, FilePayload, Page, Route
+from playwright.sync_api import Browser, Error, FilePayload, Locator, Page, Route, expect
 
+from app.jobs.lifecycle import JobError
 from app.keys.repository import KeyRepository
-from tests.app.conftest import Service, wav
-from tests.browser import NARROW, WIDE, opened
+from app.records.detections import DetectionResult, EventRecord, PictureRecord
+from app.records.shared import ModelRecord, RecordingRecord
+from app.settings import Settings
+from tests.app.conftest import LIMITS, Service, empty, eventually, serve, wav
+from tests.browser import NARROW, WIDE, launched, opened, watch
 from tests.conftest import REPOSITORY
 
-FILES = REPOSITORY / "app" / "web" / "files"
+WEB = REPOSITORY / "app" / "web"
+FILES, SOURCE = WEB / "files", WEB / "source"
+AXE = SOURCE / "node_modules" / "axe-core" / "axe.min.js"
 SOUND: FilePayload = {"name": "street.wav", "mimeType": "audio/wav", "buffer": wav()}
+STEMS = {"Dog": wav(), "residual": wav()}
 
-# Controls without an accessible name.
-UNNAMED_CONTROLS = """() => [...document.querySelectorAll("input, button, audio, progress, a, select")]
-  .filter((control) => !(control.labels?.length || control.getAttribute("aria-label") || control.textContent.trim()))
-  .map((control) => control.outerHTML)"""
-# Contrast ratios of texts and their backgrounds (WCAG 2).
-CONTRASTS = """() => {
-  const luminance = (colour) => {
-    const [red, green, blue] = colour.match(/[\\d.]+/g).map(Number)
-      .map((part) => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
-  };
-  const background = (element) => {
-    const colour = getComputedStyle(element).backgroundColor;
-    return colour === "rgba(0, 0, 0, 0)" ? background(element.parentElement) : colour;
-  };
-  return [...document.querySelectorAll("h1, h2, p, label, legend, summary, button, a")].map((element) => {
-    const pair = [luminance(getComputedStyle(element).color), luminance(background(element))].sort();
-    return (pair[1] + 0.05) / (pair[0] + 0.05);
-  });
-}"""
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with opened(browser) as page:
+        yield page
 
 
 def visit(page: Page, service: Service) -> list[str]:
-    """Open the page; return the list that collects its console errors and its requests to other origins."""
-    problems: list[str] = []
+    """Open the page; return the list that collects what it should not do."""
     home = str(service.client.base_url)
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda sent: None if sent.url.startswith((home, "blob:")) else problems.append(sent.url))
+    problems = watch(page, home)
     page.goto(f"{home}/")
     return problems
 
 
-@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (NARROW, True)])
-def test_page_is_accessible(folder_service: Service, size: tuple[int, int], dark: bool) -> None:
-    with opened(size, dark) as page:
-        problems = visit(page, folder_service)
-        assert page.evaluate(UNNAMED_CONTROLS) == []
-        assert min(page.evaluate(CONTRASTS)) >= 4.5
-        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-        assert problems == []
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
 
 
-def test_errors_are_shown_as_sentences(folder_service: Service) -> None:
-    with opened() as page:
-        visit(page, folder_service)
-        alert = page.get_by_role("alert")
-        page.get_by_role("button", name="Separate").click()
-        assert alert.inner_text() == "Choose a recording first."
-        recording = page.get_by_label("choose a file")
-        recording.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"})
-        page.get_by_text("This is not a media file").and_(alert).wait_for()
-        recording.set_input_files(SOUND)
-        page.get_by_text("street.wav: pcm_s16le, 16000 Hz, 1 ch, 1.0 s").wait_for()
-        assert alert.is_hidden()
-        page.get_by_label("One that has a name").check()
-        name = page.get_by_label("The sound's name")
-        name.press_sequentially("dog")
-        page.get_by_text("For example: Dog").wait_for()
-        name.fill("Unicorn")
-        page.get_by_role("button", name="Separate").click()
-        page.get_by_text("No sound that can be asked for by name is surely meant").and_(alert).wait_for()
+def choose(page: Page, file: FilePayload | None = None) -> None:
+    """Choose a recording and wait until it is open."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a file").click()
+    chooser.value.set_files(file or SOUND)
+    page.get_by_label("Playback").wait_for()
 
 
-def test_progress_is_shown_until_the_job_is_canceled(folder_service: Service) -> None:
-    with opened() as page:
-        problems = visit(page, folder_service)
-        page.get_by_label("choose a file").set_input_files(SOUND)
-        page.get_by_label("One that has a name").check()
-        page.get_by_label("The sound's name").fill("Dog")
-        page.get_by_text("street.wav:").wait_for()
-        page.get_by_role("button", name="Separate").click()
-        page.get_by_text("Waiting for a worker.").wait_for()
-        jobs = folder_service.deps.jobs
-        job = folder_service.client.get("/v1/separations").json()["data"][0]
-        jobs.claim(job["id"], "a")
-        jobs.report_progress(job["id"], "a", 0.5, "separating")
-        page.get_by_text("At work: separating.").wait_for()
-        assert page.get_by_label("Progress").get_attribute("value") is not None
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_text("Stopping").wait_for()
-        jobs.confirm_cancel(job["id"], "a")
-        page.get_by_text("Canceled.").wait_for()
-        assert page.get_by_role("button", name="Cancel").is_hidden()
-        assert problems == []
+def describe(page: Page, words: str) -> None:
+    """Add a target in words, as soon as they are typed."""
+    page.get_by_label("Describe a sound").fill(words)
+    page.keyboard.press("Enter")
 
 
-def test_the_last_chosen_recording_is_used(folder_service: Service) -> None:
-    """A slow earlier upload does not replace it, and choosing another does not allow a second separation at once."""
-    held: list[Route] = []
-    with opened() as page:
-        problems = visit(page, folder_service)
-        recording, separate = page.get_by_label("choose a file"), page.get_by_role("button", name="Separate")
-        page.route("**/v1/audio", lambda route: held.append(route), times=1)
-        recording.set_input_files({**SOUND, "name": "slow.wav"})
-        page.get_by_text("Uploading slow.wav").wait_for()
-        recording.set_input_files(SOUND)
-        page.get_by_text("street.wav: pcm_s16le").wait_for()
-        with contextlib.suppress(Error):  # the page may have aborted it
-            held[0].continue_()
-        page.get_by_label("One that has a name").check()
-        page.get_by_label("The sound's name").fill("Dog")
-        page.wait_for_function("() => !document.getElementById('separate').disabled")
-        separate.click()
-        page.get_by_text("Waiting for a worker.").wait_for()
-        assert page.locator("#recording-state").inner_text().startswith("street.wav")
-        recording.set_input_files({**SOUND, "name": "other.wav"})
-        page.get_by_text("other.wav: pcm_s16le").wait_for()
-        page.wait_for_timeout(200)
-        assert separate.is_disabled()
-        page.get_by_role("button", name="Cancel").click()
-        page.get_by_text("Canceled.").wait_for()
-        page.wait_for_function("() => !document.getElementById('separate').disabled")
-        assert problems == []
+def complete(page: Page, words: str, label: str) -> None:
+    """Add a target by the class that is offered for some words."""
+    page.get_by_label("Describe a sound").fill(words)
+    page.get_by_role("option").filter(has=page.get_by_text(label, exact=True)).first.click()
 
 
-def test_an_api_key_gives_access(keyed_service: Service) -> None:
-    service = keyed_service
-    _, key = KeyRepository(service.deps.redis).create("person", rate=0, audio_seconds=0, priority=1)
-    with opened() as page:
-        visit(page, service)
-        page.get_by_label("choose a file").set_input_files(SOUND)
-        page.get_by_text("requires an API key").and_(page.get_by_role("alert")).wait_for()
-        page.keyboard.type(key)  # the field is visible and has the focus
-        page.get_by_label("choose a file").set_input_files([])
-        page.get_by_label("choose a file").set_input_files(SOUND)
-        page.get_by_text("street.wav: pcm_s16le").wait_for()
-        page.get_by_label("One that has a name").check()
-        page.get_by_label("The sound's name").fill("Dog")
-        page.get_by_role("button", name="Separate").click()
-        page.get_by_text("Waiting for a worker.").wait_for()
-        open_jobs: Any = service.deps.redis.smembers("earmark:jobs:open")
-        job_id = open_jobs.pop().decode()
-        service.finish(job_id, {"dog": wav(), "residual": wav()})
-        with page.expect_download() as download:  # by its signed URL: links send no key
-            page.get_by_role("link", name="Download residual").click()
-        assert Path(download.value.path()).read_bytes() == wav()
-        page.wait_for_function("() => [...document.querySelectorAll('audio')].every((audio) => audio.duration > 0.9)")
+def ask(page: Page) -> None:
+    """Open a recording and ask for a dog in it."""
+    choose(page)
+    complete(page, "dog", "Dog")
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW])
-def test_late_responses_do_not_move_controls(folder_service: Service, size: tuple[int, int]) -> None:
-    """A response that arrives while the user is about to press a control does not make the press miss it."""
-    held: dict[str, Route] = {}
+def newest(service: Service, kind: str = "separations") -> dict[str, Any]:
+    """Return the job that the page created last, once it has."""
 
-    def position(name: str) -> float:
-        return page.get_by_text(name).evaluate("(element) => element.getBoundingClientRect().top + scrollY")
+    def jobs() -> list[dict[str, Any]]:
+        return service.client.get(f"/v1/{kind}").json()["data"]
 
-    with opened(size) as page:
-        visit(page, folder_service)
-        for path in ("audio", "audio/*/peaks*", "labels*"):
-            page.route(f"**/v1/{path}", lambda route, _, path=path: held.setdefault(path, route))
-        page.get_by_label("choose a file").set_input_files(SOUND)
-        page.get_by_text("Uploading street.wav").wait_for()
-        before = position("One that has a name")
-        held["audio"].continue_()
-        page.get_by_text("street.wav: pcm_s16le").wait_for()
-        assert position("One that has a name") == before
-        page.get_by_label("One that has a name").check()
-        with page.expect_request("**/v1/labels*"):
-            page.get_by_label("The sound's name").fill("Dog")
-        page.get_by_role("button", name="Separate").click()
-        page.get_by_text("Waiting for a worker.").wait_for()
-        job = folder_service.client.get("/v1/separations").json()["data"][0]
-        folder_service.finish(job["id"], {"dog": wav(), "residual": wav()})
-        page.get_by_role("link", name="Download residual").wait_for()
-        before = position("Download residual")
-        held["labels*"].continue_()
-        page.get_by_text("For example: Dog").wait_for()
-        held["audio/*/peaks*"].continue_()
-        page.locator("#mixture-wave > div").wait_for(state="attached")
-        assert position("Download residual") == before
+    eventually(jobs, 30)
+    return jobs()[0]
+
+
+def hear(service: Service, *events: tuple[str, float, float]) -> None:
+    """Finish the newest detection, as a worker does."""
+    job = newest(service, "detections")
+    found = [EventRecord(label=label, mid="/m/0", start=start, end=end, confidence=0.8) for label, start, end in events]
+    recording = RecordingRecord(audio_id=job["audio"]["audio_id"], duration=1.0, sample_rate=16000, channels=1)
+    model, picture = ModelRecord(name="base", version="1"), PictureRecord(key="none", bytes=0, sha256="0")
+    service.publish(job["id"], DetectionResult(audio=recording, tags=[], events=found, model=model, picture=picture))
+
+
+def violations(page: Page) -> list[str]:
+    """Return what axe finds on the page as it is."""
+    if not AXE.exists():
+        return []
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("async () => (await axe.run()).violations")
+    return [f"{rule['id']}: {node['html']}: {node['failureSummary']}" for rule in found for node in rule["nodes"]]
+
+
+# The build
+
+
+def test_files_are_built_from_these_sources() -> None:
+    """`make page` builds them; this comparison needs no Node."""
+    digest = hashlib.sha256()
+    paths = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*") if path.is_file()}
+    for name in sorted(name for name in paths if not name.startswith("node_modules/")):
+        digest.update(f"{name}\0".encode() + paths[name].read_bytes())
+    assert (FILES / "sources.sha256").read_text().strip() == digest.hexdigest(), "run `make page`"
+
+
+def test_page_is_light() -> None:
+    sent = [WEB / "index.html", FILES / "page.js", FILES / "page.css"]
+    assert sum(len(gzip.compress(path.read_bytes())) for path in sent) < 100_000  # bytes; of 250,000 that are allowed
+    tracked = [path for path in WEB.rglob("*") if path.is_file() and not path.is_relative_to(SOURCE / "node_modules")]
+    assert sum(path.stat().st_size for path in tracked) < 1_000_000
+
+
+def test_lock_file_names_no_registry() -> None:
+    packages = json.loads((SOURCE / "package-lock.json").read_text())["packages"]
+    assert packages and not any("resolved" in package for package in packages.values())
 
 
 def test_content_security_policy_allows_only_this_origin(folder_service: Service) -> None:
-    answers = [folder_service.client.get("/") for _ in range(2)]
-    policy = answers[0].headers["content-security-policy"]
+    answer = folder_service.client.get("/")
+    policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-    assert policy != answers[1].headers["content-security-policy"]  # a fresh nonce for each response
     for path in sorted(FILES.rglob("*.*")):
         answer = folder_service.client.get(f"/page/{path.relative_to(FILES)}")
         assert (answer.status_code, answer.content) == (200, path.read_bytes())
     assert folder_service.client.get("/page/index.html").status_code == 404  # it would lack its policy
     assert folder_service.client.get("/page/../settings.py").status_code == 404
     assert folder_service.client.get("/page/%2e%2e/routes.py").status_code == 404
+
+
+# From the start to the stems
+
+
+@pytest.mark.parametrize(("size", "dark"), [(WIDE, False), (NARROW, True)])
+def test_page_is_accessible(browser: Browser, folder_service: Service, size: tuple[int, int], dark: bool) -> None:
+    """axe finds nothing in any state, nothing is wider than the window, and the console stays empty."""
+
+    def check(state: str) -> None:
+        assert violations(page) == [], state
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0], state
+        assert problems == [], state
+
+    with opened(browser, size, dark) as page:
+        problems = visit(page, folder_service)
+        page.get_by_text("Drop a recording here").wait_for()
+        check("start")
+        choose(page)
+        hear(folder_service, ("Dog", 0.1, 0.5), ("Siren", 0.2, 0.9))
+        page.get_by_role("button", name="Siren").click()
+        page.get_by_label("Describe a sound").fill("bark")
+        page.get_by_role("option").first.wait_for()
+        check("studio with suggestions")
+        page.get_by_label("Describe a sound").fill("")
+        page.get_by_text("Options").click()
+        page.get_by_text("Not this …").click()
+        check("studio with options")
+        button(page, "Separate").click()
+        page.get_by_text("Waiting for a worker").wait_for()
+        check("running")
+        folder_service.finish(newest(folder_service)["id"], STEMS)
+        page.get_by_text("one alone").wait_for()
+        check("finished")
+        for drawer in ("As a request", "History", "Keys") if size == WIDE else ():
+            button(page, drawer).click()
+            check(drawer)
+            button(page, "Close").click()
+
+
+def test_errors_are_shown_as_sentences_with_their_codes(page: Page, folder_service: Service) -> None:
+    visit(page, folder_service)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a file").click()
+    chooser.value.set_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"})
+    alert = page.get_by_role("alert")
+    expect(alert.filter(has_text="This is not a media file")).to_contain_text("audio_undecodable")
+    choose(page)
+    expect(page.get_by_text("This is not a media file")).to_be_hidden()
+    describe(page, "Unicorn")
+    describe(page, "Dog")
+    button(page, "Separate").click()
+    chip = page.get_by_role("listitem").filter(has=page.get_by_role("button", name="Remove Unicorn"))
+    expect(chip.get_by_role("alert")).to_contain_text("No sound that can be asked for by name is surely meant")
+    expect(chip.get_by_role("alert")).to_contain_text("text_unknown")
+    button(page, "Remove Unicorn").click()
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+
+
+def test_a_class_that_cannot_be_asked_for_says_why_and_offers_near_ones(page: Page, folder_service: Service) -> None:
+    visit(page, folder_service)
+    choose(page)
+    page.get_by_label("Describe a sound").fill("bark")
+    option = page.get_by_role("option", name="Bark")
+    expect(option).to_contain_text("The model has no embedding of this class")
+    expect(option).to_have_attribute("aria-disabled", "true")
+    complete(page, "dog", "Dog")
+    expect(page.get_by_text("the class Dog")).to_be_visible()
+
+
+def test_a_job_is_followed_canceled_and_tried_again(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    jobs = folder_service.deps.jobs
+    job = newest(folder_service)
+    jobs.claim(job["id"], "a")
+    jobs.report_progress(job["id"], "a", 0.5, "separating")
+    page.get_by_role("status").filter(has_text="Separating").wait_for()
+    expect(page.get_by_label("Progress")).to_have_attribute("value", "0.5")
+    button(page, "Cancel").click()
+    page.get_by_text("Stopping").wait_for()
+    jobs.confirm_cancel(job["id"], "a")
+    page.get_by_text("Canceled.").wait_for()
+    button(page, "Try again").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+    again = newest(folder_service)
+    assert again["id"] != job["id"]
+    jobs.claim(again["id"], "b")
+    jobs.fail(again["id"], "b", JobError(code="internal", detail="The worker failed."))
+    expect(page.get_by_role("alert").filter(has_text="The worker failed.")).to_contain_text("internal")
+    expect(button(page, "Try again")).to_be_enabled()
+    assert problems == []
+
+
+def test_an_upload_that_fails_is_tried_again_with_one_press(page: Page, folder_service: Service) -> None:
+    visit(page, folder_service)
+    page.route("**/v1/audio", lambda route: route.abort(), times=1)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a file").click()
+    chooser.value.set_files(SOUND)
+    page.get_by_text("The service does not answer").wait_for()
+    button(page, "Try again").click()
+    page.get_by_label("Playback").wait_for()
+    expect(page.get_by_text("The service does not answer")).to_be_hidden()
+
+
+def test_the_last_chosen_recording_is_used(page: Page, folder_service: Service) -> None:
+    """A slow earlier upload does not replace it."""
+    held: list[Route] = []
+    problems = visit(page, folder_service)
+    page.route("**/v1/audio", lambda route: held.append(route), times=1)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a file").click()
+    chooser.value.set_files({**SOUND, "name": "slow.wav"})
+    page.get_by_text("slow.wav …").wait_for()
+    button(page, "New recording").click()
+    choose(page)
+    with contextlib.suppress(Error):  # the page may have aborted it
+        held[0].continue_()
+    expect(page.get_by_role("heading", name="street.wav")).to_be_visible()
+    assert problems == []
+
+
+def test_files_are_dropped_as_recording_and_as_example(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    page.evaluate(
+        """(bytes) => { window.drop = (selector, name) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], name));
+          const options = { bubbles: true, cancelable: true, dataTransfer: transfer };
+          for (const type of ["dragover", "drop"]) {
+            document.querySelector(selector).dispatchEvent(new DragEvent(type, options));
+          } } }""",
+        list(wav()),
+    )
+    page.evaluate("drop('main', 'street.wav')")
+    page.get_by_label("Playback").wait_for()
+    page.evaluate("drop('.targets', 'my dog.wav')")
+    page.get_by_text("like my dog.wav").wait_for()
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+    assert [target["name"] for target in newest(folder_service)["targets"]] == ["my dog"]
+    page.evaluate("drop('.stage', 'other.wav')")
+    expect(page.get_by_role("heading", name="other.wav")).to_be_visible()
+    assert problems == []
+
+
+def test_the_microphone_records_a_recording_and_an_example(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    for place in ("Record", "Record"):
+        button(page, place).click()
+        stop = page.get_by_role("button", name=re.compile(r"^Stop, 0:00\.[5-9]|^Stop, 0:0[1-9]"))  # seconds of sound
+        stop.click()
+        page.get_by_label("Playback").wait_for()
+    page.get_by_text("like my example.wav").wait_for()
+    assert problems == []
+
+
+def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    choose(page)
+    hear(folder_service, ("Dog", 0.0, 0.5), ("Bark", 0.0, 0.45), ("Siren", 0.5, 0.9))
+    lanes = page.locator(".heard")
+    expect(lanes).to_have_count(2)  # Bark says all that Dog would say
+    lanes.filter(has_text="Siren").get_by_role("button").click()
+    expect(page.get_by_text("the class Siren")).to_be_visible()
+    box = lanes.filter(has_text="Bark").locator("[data-lane]").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 10, steps=4)
+    page.mouse.up()
+    button(page, "This sound here").click()
+    expect(page.get_by_text("heard at 0:00.1–0:00.4")).to_be_visible()
+    assert page.get_by_label("Name of the stem").nth(1).input_value() == "Bark"
+    assert problems == []
+
+
+def test_studio_works_from_the_keyboard(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    choose(page)
+    page.get_by_label("Position").focus()
+    for key in ("[", "End", "]", "Enter"):
+        page.keyboard.press(key)
+    expect(page.get_by_text("heard at 0:00.0–0:01.0")).to_be_visible()
+    page.get_by_label("Describe a sound").focus()
+    page.keyboard.type("sire")
+    page.get_by_role("option", name="Siren").wait_for()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    for _ in range(30):  # to the button, past every target
+        page.keyboard.press("Tab")
+        if button(page, "Separate").evaluate("(button) => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    page.get_by_text("Waiting for a worker").wait_for()
+    folder_service.finish(newest(folder_service)["id"], {"Sound": wav(), "Siren": wav(), "residual": wav()})
+    page.get_by_text("one alone").wait_for()
+    page.get_by_label("Position").focus()
+    solo = {name: button(page, f"Solo {name}") for name in ("Sound", "Siren", "residual")}
+    expect(solo["Sound"]).to_have_attribute("aria-pressed", "true")  # what was asked for is heard first
+    page.keyboard.press("2")
+    expect(solo["Siren"]).to_have_attribute("aria-pressed", "true")
+    expect(solo["Sound"]).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("m")
+    expect(button(page, "Mute Siren")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.down("b")
+    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.up("b")
+    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    button(page, "Pause").wait_for()
+    page.wait_for_function("() => parseFloat(document.querySelector('[role=slider]').ariaValueNow) > 0.1")
+    page.keyboard.press(" ")
+    button(page, "Play").wait_for()
+    assert problems == []
+
+
+# Afterwards
+
+
+def test_a_reload_finds_the_job_again(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    page.reload()
+    page.get_by_text("Waiting for a worker").wait_for()
+    expect(page.get_by_text("the class Dog")).to_be_visible()
+    expect(page.get_by_role("heading", name="street.wav")).to_be_visible()
+    folder_service.finish(newest(folder_service)["id"], STEMS)
+    page.get_by_text("one alone").wait_for()
+    page.reload()
+    page.get_by_text("one alone").wait_for()
+    assert problems == []
+
+
+def test_history_opens_and_deletes_separations(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    job = newest(folder_service)
+    folder_service.finish(job["id"], STEMS)
+    page.get_by_text("one alone").wait_for()
+    button(page, "New recording").click()
+    button(page, "History").click()
+    entry = page.get_by_role("link", name="street.wav")
+    expect(entry).to_contain_text("succeeded")
+    expect(entry).to_contain_text("kept for")
+    entry.click()
+    page.get_by_text("one alone").wait_for()
+    button(page, "History").click()
+    page.get_by_role("button", name="Delete street.wav").click()
+    page.get_by_text("None yet.").wait_for()
+    assert folder_service.client.get(f"/v1/separations/{job['id']}").status_code == 404
+    assert problems == []
+
+
+def test_stems_are_downloaded_under_the_names_of_recording_and_stem(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    folder_service.finish(newest(folder_service)["id"], STEMS)
+    names = []
+    for link in ("Download Dog", "Download residual", "All as a zip"):
+        with page.expect_download() as download:
+            page.get_by_role("link", name=link).click()
+        names.append(download.value.suggested_filename)
+    assert names == ["street-Dog.flac", "street-residual.flac", "street.zip"]
+    assert problems == []
+
+
+def test_an_api_key_is_asked_for_once(page: Page, keyed_service: Service) -> None:
+    service = keyed_service
+    _, key = KeyRepository(service.deps.redis).create("person", rate=0, audio_seconds=0, priority=1)
+    visit(page, service)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a file").click()
+    chooser.value.set_files(SOUND)
+    page.get_by_text("This service needs an API key.").wait_for()
+    page.keyboard.type("wrong")  # the field is visible and has the focus
+    page.keyboard.press("Enter")
+    page.get_by_text("This key is not accepted.").wait_for()
+    page.keyboard.press("Control+a")
+    page.keyboard.type(key)
+    page.keyboard.press("Enter")
+    page.get_by_label("Playback").wait_for()  # the upload was tried again
+    page.get_by_text("Options").click()
+    page.get_by_label("Listen by itself after an upload (counts for the quota)").uncheck()
+    describe(page, "Dog")
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+    page.reload()
+    page.get_by_text("Waiting for a worker").wait_for()  # the key is kept
+    open_jobs: Any = service.deps.redis.smembers("earmark:jobs:open")
+    job_id = next(job.decode() for job in open_jobs if job.startswith(b"sep_"))
+    service.finish(job_id, STEMS)
+    page.get_by_text("one alone").wait_for()
+    with page.expect_download() as download:  # by its signed URL: links send no key
+        page.get_by_role("link", name="Download residual").click()
+    assert Path(download.value.path()).read_bytes() == wav()
+    _, other = KeyRepository(service.deps.redis).create("other", rate=0, audio_seconds=0, priority=1)
+    page.evaluate("(key) => sessionStorage.setItem('earmark-key', key)", other)
+    page.reload()
+    page.get_by_text("This separation is gone, or belongs to another key.").wait_for()
+
+
+def test_a_spent_quota_is_explained(page: Page, keyed_service: Service) -> None:
+    _, key = KeyRepository(keyed_service.deps.redis).create("person", rate=0, audio_seconds=1, priority=1)
+    visit(page, keyed_service)
+    page.evaluate("(key) => sessionStorage.setItem('earmark-key', key)", key)
+    page.reload()
+    choose(page)  # the detection spends the second
+    describe(page, "Dog")
+    page.get_by_text("place 1").or_(page.get_by_text("listening")).first.wait_for()
+    button(page, "Separate").click()
+    expect(page.get_by_role("alert").filter(has_text="seconds of audio")).to_contain_text("quota_exceeded")
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_late_responses_do_not_move_controls(browser: Browser, folder_service: Service, size: tuple[int, int]) -> None:
+    """A response that arrives while the user is about to press a control does not make the press miss it."""
+    held: dict[str, Route] = {}
+
+    def position(control: Locator) -> float:
+        return control.evaluate("(element) => element.getBoundingClientRect().top + scrollY")
+
+    with opened(browser, size) as page:
+        visit(page, folder_service)
+        for path in ("audio/*/peaks*", "labels*"):
+            page.route(f"**/v1/{path}", lambda route, _, path=path: held.setdefault(path, route))
+        choose(page)
+        with page.expect_request("**/v1/labels*"):
+            page.get_by_label("Describe a sound").fill("dog")
+        page.keyboard.press("Enter")
+        before = position(button(page, "Separate"))
+        held["audio/*/peaks*"].continue_()
+        held["labels*"].continue_()
+        page.wait_for_function("() => document.querySelector('.waveform canvas').width > 300")
+        assert position(button(page, "Separate")) == before
+
+
+# Playing
+
+# Positions of all media elements, read at once, every 100 ms for a while; Playwright cannot read them at once.
+SPREADS = """async () => {
+  const players = [...document.querySelectorAll("audio")];
+  const spreads = [];
+  for (let turn = 0; turn < 15; turn++) {
+    await new Promise((done) => setTimeout(done, 100));
+    const times = players.map((player) => player.currentTime);
+    spreads.push(Math.max(...times) - Math.min(...times));
+  }
+  return { spreads, players: players.length, playing: players.filter((player) => !player.paused).length };
+}"""
+# Keeps what each start of a decoded track was told.
+KEEP_STARTS = """window.starts = [];
+const start = AudioBufferSourceNode.prototype.start;
+AudioBufferSourceNode.prototype.start = function (when, offset) {
+  window.starts.push([when, offset]);
+  return start.call(this, when, offset);
+};"""
+
+
+def test_short_stems_start_at_the_same_sample(page: Page, folder_service: Service) -> None:
+    page.add_init_script(KEEP_STARTS)
+    visit(page, folder_service)
+    ask(page)
+    folder_service.finish(newest(folder_service)["id"], STEMS)
+    button(page, "Hear it").click()
+    page.wait_for_function("() => parseFloat(document.querySelector('[role=slider]').ariaValueNow) > 0.2")
+    starts = page.evaluate("window.starts")
+    assert len(starts) == 3 and all(start == starts[0] for start in starts)  # mixture, stem, residual
+
+
+@pytest.fixture
+def roomy_service(valkey: Any, redis: Any, tmp_path: Path) -> Iterator[Service]:
+    """The front end for recordings of hours."""
+    limits = {**LIMITS, "upload_bytes": 64 * 1024 * 1024, "recording_seconds": 7200.0}
+    for service in serve(Settings(home=tmp_path, redis_url=valkey.connection_url, **limits), tmp_path):
+        yield empty(service)
+
+
+def test_long_stems_are_streamed_and_kept_together(page: Page, roomy_service: Service) -> None:
+    long = wav(seconds=310, rate=8000)
+    problems = visit(page, roomy_service)
+    choose(page, {**SOUND, "buffer": long})
+    describe(page, "Dog")
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+    roomy_service.finish(newest(roomy_service)["id"], {"Dog": long, "residual": long})
+    button(page, "Hear it").click()
+    page.wait_for_function("() => parseFloat(document.querySelector('[role=slider]').ariaValueNow) > 1")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => parseFloat(document.querySelector('[role=slider]').ariaValueNow) > 5")
+    measured = page.evaluate(SPREADS)
+    assert (measured["players"], measured["playing"]) == (3, 3)
+    # Tracks that start apart, as those of a busy machine do, come together and stay so.
+    eventually(lambda: statistics.median(page.evaluate(SPREADS)["spreads"]) < 0.03, 60)  # seconds
+    assert problems == []

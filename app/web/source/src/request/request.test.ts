@@ -1,0 +1,92 @@
+import { describe, expect, it } from "vitest";
+import type { Target } from "../state/targets";
+import { buildRequest, readNegative, readQuery } from "./build";
+import { DEFAULTS } from "./output";
+import { snippet } from "./snippets";
+
+const target = (fields: Partial<Target>): Target => ({
+  id: 1,
+  colour: "",
+  name: "sound",
+  query: { kind: "label", label: "Dog" },
+  not: null,
+  error: null,
+  ...fields,
+});
+const TARGETS = [
+  target({ name: "dog's bark", not: { kind: "label", label: "Speech" } }),
+  target({ name: "here", query: { kind: "spans", spans: [{ start: 1.23456, end: 2 }] } }),
+  target({ name: "like", query: { kind: "examples", examples: [{ name: 'a "b".wav', audioId: "aud_2" }] } }),
+  target({
+    name: "words",
+    query: { kind: "text", text: "a car: true" },
+    not: { kind: "examples", examples: [{ name: "c.wav", audioId: "aud_3" }] },
+  }),
+  target({ name: "mine", query: { kind: "saved", id: "qry_1", name: "mine" } }),
+];
+
+describe("request", () => {
+  it("says each way of asking, and of the output only what is not default", () => {
+    expect(buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, format: "wav", bit_depth: 16 })).toEqual({
+      mixture: { audio_id: "aud_1" },
+      targets: [
+        { name: "dog's bark", label: "Dog", not_label: "Speech" },
+        { name: "here", spans: [{ start: 1.235, end: 2 }] },
+        { name: "like", examples: [{ audio_id: "aud_2" }] },
+        { name: "words", text: "a car: true", not_examples: [{ audio_id: "aud_3" }] },
+        { name: "mine", query_id: "qry_1" },
+      ],
+      output: { format: "wav", bit_depth: 16 },
+    });
+    expect(buildRequest("aud_1", TARGETS, 8, DEFAULTS)).toEqual({
+      mixture: { audio_id: "aud_1" },
+      auto: { max_targets: 8 },
+    });
+  });
+
+  it("is read back as it was asked", () => {
+    const files = new Map([
+      ["aud_2", 'a "b".wav'],
+      ["aud_3", "c.wav"],
+    ]);
+    const sent = buildRequest("aud_1", TARGETS, null, DEFAULTS).targets ?? [];
+    expect(sent.map((one) => readNegative(one, files))).toEqual(TARGETS.map(({ not }) => not));
+    const [dog, , like, words, mine] = sent.map((one) => readQuery(one, files));
+    expect([dog, like, words, mine]).toEqual([TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[4]].map((one) => one?.query));
+  });
+});
+
+describe("snippets", () => {
+  const call = {
+    server: "http://127.0.0.1:8000",
+    hasKey: true,
+    origin: { kind: "file", name: "it's.wav" } as const,
+    request: buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, residual: false }),
+    files: new Map([
+      ["aud_2", 'a "b".wav'],
+      ["aud_3", "c.wav"],
+    ]),
+  };
+
+  it("name files and hold no id of this upload", () => {
+    for (const language of ["curl", "python", "javascript"] as const) {
+      const text = snippet(call, language);
+      expect(text).not.toContain("aud_");
+      expect(text).toContain("EARMARK_KEY");
+      expect(text).toContain("c.wav");
+    }
+  });
+
+  it("quote what a shell would read", () => {
+    const text = snippet(call, "curl");
+    expect(text).toContain(`'file=@"it'\\''s.wav"'`);
+    expect(text).toContain(`"name": "dog'\\''s bark"`);
+    expect(text).toContain(`{"audio_id": "'$example1'"}`);
+  });
+
+  it("write Python's constants, but not inside of strings", () => {
+    const text = snippet(call, "python");
+    expect(text).toContain(`"residual": False`);
+    expect(text).toContain(`"text": "a car: true"`);
+  });
+});

@@ -1,0 +1,84 @@
+// What is heard in the recording: detection that starts by itself.
+
+import { computed, effect, signal, untracked } from "@preact/signals";
+import { request } from "../api/client";
+import { follow } from "../api/follow";
+import type { Detection, Label } from "../api/types";
+import { lanes, type Lane } from "../timeline/lanes";
+import { explain } from "./notice";
+import { options } from "./options";
+import { recording } from "./recording";
+
+type State =
+  | { kind: "off" }
+  | { kind: "listening"; ratio: number; position: number }
+  | { kind: "heard"; lanes: Lane[] }
+  | { kind: "failed"; text: string; code: string | null };
+
+const ITEM = "earmark-detections"; // ids of this tab's detections by upload
+
+export const detection = signal<State>({ kind: "off" });
+export const heardLanes = computed(() => (detection.value.kind === "heard" ? detection.value.lanes : []));
+
+let current = new AbortController();
+let paths: Promise<ReadonlyMap<string, string[]>> | null = null;
+
+/** Starts to listen to the open recording, or shows what was heard in it before. */
+export async function listen(): Promise<void> {
+  const opened = recording.value;
+  if (!opened) return;
+  stopListening();
+  const { signal } = (current = new AbortController());
+  detection.value = { kind: "listening", ratio: 0, position: 0 };
+  try {
+    const job = await start(opened.audio.id, signal);
+    const finished = await follow(job, showProgress, signal);
+    if (finished.status !== "succeeded") throw new Error(finished.error?.detail ?? "Detection was stopped.");
+    const found = lanes(finished.events, await loadPaths());
+    if (!signal.aborted) detection.value = { kind: "heard", lanes: found };
+  } catch (error) {
+    if (!signal.aborted) detection.value = { kind: "failed", ...explain(error) };
+  }
+}
+
+/** Forgets what was heard. */
+export function stopListening(): void {
+  current.abort();
+  detection.value = { kind: "off" };
+}
+
+function showProgress(job: Detection): void {
+  detection.value = { kind: "listening", ratio: job.progress.ratio, position: job.queue.position };
+}
+
+async function start(audioId: string, signal: AbortSignal): Promise<Detection> {
+  const known = remembered();
+  const id = known[audioId];
+  if (id) {
+    const earlier = await request<Detection>(`/v1/detections/${id}`, { signal }).catch(() => null);
+    if (earlier && earlier.status !== "failed" && earlier.status !== "canceled") return earlier;
+  }
+  const job = await request<Detection>("/v1/detections", { json: { audio_id: audioId }, signal });
+  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [audioId]: job.id }));
+  return job;
+}
+
+function remembered(): Record<string, string> {
+  return JSON.parse(sessionStorage.getItem(ITEM) ?? "{}") as Record<string, string>;
+}
+
+function loadPaths(): Promise<ReadonlyMap<string, string[]>> {
+  paths ??= request<{ data: Label[] }>("/v1/labels?limit=1000").then(
+    ({ data }) => new Map(data.map(({ label, path }) => [label, path])),
+  );
+  paths.catch(() => (paths = null));
+  return paths;
+}
+
+effect(() => {
+  const opened = recording.value;
+  untracked(() => {
+    stopListening();
+    if (opened && (options.value.listens || remembered()[opened.audio.id])) void listen();
+  });
+});

@@ -1,0 +1,34 @@
+// Options of a separation, kept in this browser.
+
+import { effect, signal } from "@preact/signals";
+import type { Output } from "../api/types";
+import { DEFAULTS } from "../request/output";
+
+const ITEM = "earmark-options";
+
+interface Options {
+  output: Output;
+  maxTargets: number; // of `auto`
+  listens: boolean; // whether detection starts by itself
+}
+
+function read(): Options {
+  const initial: Options = { output: DEFAULTS, maxTargets: 8, listens: true };
+  try {
+    return { ...initial, ...(JSON.parse(localStorage.getItem(ITEM) ?? "{}") as Partial<Options>) };
+  } catch {
+    return initial;
+  }
+}
+
+export const options = signal<Options>(read());
+
+export function setOptions(change: Partial<Options>): void {
+  options.value = { ...options.value, ...change };
+}
+
+export function setOutput(change: Partial<Output>): void {
+  setOptions({ output: { ...options.value.output, ...change } });
+}
+
+effect(() => localStorage.setItem(ITEM, JSON.stringify(options.value)));
