@@ -14,7 +14,7 @@ import pytest
 from app.storage import Storage
 from tests import programs
 from tests.app.origins import ok, origin
-from tests.browser import opened
+from tests.browser import launched, opened
 from tests.conftest import S3Server
 from tests.end_to_end.deployment import FAST, eventually
 from tests.end_to_end.recordings import noise
@@ -270,7 +270,7 @@ UPLOAD = """async ([api, key]) => {
 def test_a_page_of_another_origin_uploads_to_the_store(deployment: Topology, page_port: int, tmp_path: Path) -> None:
     recording = noise(1.0)
     (tmp_path / "street.flac").write_bytes(recording)
-    with origin("127.0.0.1", page_port) as server, opened() as page:
+    with origin("127.0.0.1", page_port) as server, launched() as browser, opened(browser) as page:
         server.answer = ok(b"<input type=file>", "Content-Type: text/html")
         page.goto(f"http://localhost:{page_port}/")
         page.locator("input").set_input_files(tmp_path / "street.flac")
