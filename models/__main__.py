@@ -44,7 +44,7 @@ COMMANDS = {
     ),
     "bench": (
         "models.bench.commands:bench",
-        "Measure speed and peak memory, beside the machine's limits and other ways.",
+        "Measure speed and peak memory on this machine.",
     ),
 }
 

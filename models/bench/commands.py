@@ -38,8 +38,11 @@ def bench(
     way: Annotated[str, typer.Option(hidden=True)] = "",
     folder: Annotated[Path, typer.Option(hidden=True)] = Path(),
 ) -> None:
-    """Measure speed and peak memory on this machine: its limits, separations beside other ways of making them, whole
-    commands, and many short files. For meaningful figures, run nothing else."""
+    """Measure speed and peak memory on this machine.
+
+    The sections: its limits, separations beside other ways of making them, whole commands, and many short files. For
+    meaningful figures, run nothing else.
+    """
     if way:
         model = (weights or ["base"])[0]
         typer.echo(json.dumps(separations.measure(way, model, seconds, targets, device, folder)))

@@ -54,7 +54,7 @@ def class_queries(
     for index in used:
         for mid in clips.clips[index].mids:
             groups[mid][clips.clips[index].group].append(index)
-    unchanged = torch.from_numpy(embeddings[:, 0])
+    unchanged = torch.from_numpy(np.array(embeddings[:, 0]))
     means = {
         mid: torch.stack([unchanged[of_group].float().mean(0) for of_group in of_class.values()]).mean(0)
         for mid, of_class in groups.items()
