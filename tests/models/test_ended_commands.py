@@ -35,8 +35,9 @@ for line in sys.stdin:
     command, path, near, ignored = line.split()
     child = os.fork()
     if child == 0:
-        # A shell starts what runs in the background with SIGINT ignored.
+        # A shell starts what runs in the background with SIGINT ignored, and nohup anything with SIGHUP.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         if ignored != "none":
             signal.signal(signal.Signals[ignored], signal.SIG_IGN)
         try:
