@@ -23,7 +23,15 @@ RULES = [
     for group in yaml.safe_load((DOCKER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
-QUESTIONS = ["Whose job is it?", "Where is it?", "Why is it slow?", "What fills the disk?"]
+QUESTIONS = [
+    "Whose job is it?",
+    "Where is it?",
+    "Why is it slow?",
+    "What fills the disk?",
+    "A key was leaked",
+    "Redis was lost",
+    "Upgrade, and back",
+]
 SHORTHANDS = ("logs", "redis", "app", "query", "requests")
 COMMAND = re.compile(rf"`((?:{'|'.join(SHORTHANDS)}|docker|kubectl|curl) [^`]+)`")
 
