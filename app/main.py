@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.usage.routes import router as usage
 from app.web import routes as page
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 
 def _has_signed_url(scope: MutableMapping[str, Any]) -> bool:
