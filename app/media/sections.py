@@ -46,7 +46,7 @@ class _Section(MediaFile):
     def __init__(self, path: Path, track: int | None) -> None:
         super().__init__(path, track)
         self._path = path
-        self._begin: float | None = None  # time stamp of the recording's first sample
+        self._first_stamp: float | None = None  # time stamp of the recording's first sample
         self._is_lost = False  # after a seek, until a time stamp tells the position
         self._frames = self.frames()
         self._ahead: deque[tuple[int, AudioFrame]] = deque()
@@ -70,11 +70,11 @@ class _Section(MediaFile):
         tick = self._stream.time_base
         if not self._is_seekable() or not (self._read_ahead() and self._read_ahead()):
             return False
-        if self._begin is None or tick is None:
+        if self._first_stamp is None or tick is None:
             return False
         self._ahead.clear()
         try:
-            self._demuxer.seek(int((self._begin + seconds) / tick), stream=self._stream)
+            self._demuxer.seek(int((self._first_stamp + seconds) / tick), stream=self._stream)
             self._decoder.flush_buffers()
             self._is_lost = True
             self._frames = self.frames()
@@ -106,13 +106,13 @@ class _Section(MediaFile):
     def _missing(self, frame: AudioFrame) -> int:
         stamp = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
         if self._is_lost:
-            if stamp is not None and self._begin is not None:
+            if stamp is not None and self._first_stamp is not None:
                 self._is_lost = False
-                self._samples = max(0, round((stamp - self._begin) * frame.sample_rate))
+                self._samples = max(0, round((stamp - self._first_stamp) * frame.sample_rate))
             return 0
         missing = super()._missing(frame)
         if stamp is not None:
-            self._begin = stamp - (self._samples + missing) / frame.sample_rate
+            self._first_stamp = stamp - (self._samples + missing) / frame.sample_rate
         return missing
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,8 +74,10 @@ def test_compose_conforms_to_its_specification() -> None:
     run(venv_program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
 
 
-def test_compose_has_no_severe_weakness() -> None:
-    run(venv_program("compose-lint"), "--fail-on", "high", "docker-compose.yml")
+def test_compose_has_no_severe_weakness(tmp_path: Path) -> None:
+    """In a folder of its own: mounts of a checkout in somebody's home are a weakness of that place."""
+    shutil.copy(REPOSITORY / "docker-compose.yml", tmp_path)
+    run(venv_program("compose-lint"), "--fail-on", "high", "docker-compose.yml", cwd=tmp_path)
 
 
 def test_every_service_is_confined(compose: dict[str, Any]) -> None:

@@ -18,13 +18,15 @@ FAULTS = (
     *("chain.ogg", "chain.opus", "to-mono.mp3", "to-slow.mp3", "to-slow.aac", "wrong-total.flac"),
     *("tag.wav", "tag.aiff", "tag.m4a", "tag.ac3", "rifx.wav", "24-in-32.wav", "a.dsf", "obs.mkv"),
     *("gap.webm", "gap.mkv", "gap.mp4", "late.mkv", "late.mp4", "damaged.webm", "damaged.mp4", "cut.mp3", "cut.m4a"),
+    "flac.avi",
     *("dts-ac3.mkv", "truehd-aac.mkv"),
 )
 # What FFmpeg adds to short Ogg Vorbis, which the decoder reads by libsndfile; padding that mp4's edit list tells.
 TOLERANCE = 0.03  # seconds
-# Headers of chains tell their last link, cut ones what there was.
+# Headers of chains tell their last link, cut ones what there was, those of AVI whole frames of FLAC.
 WRONG_HEADERS = (
     *("chain.ogg", "chain.opus", "to-mono.mp3", "to-slow.mp3", "to-slow.aac", "wrong-total.flac", "cut.mp3", "cut.m4a"),
+    "flac.avi",
 )
 
 

@@ -305,9 +305,10 @@ def test_webhooks_are_delivered_when_the_server_is_full(mine: Service, redis: Re
     jobs.create(job)
     with memory_in_use(redis, FULL):
         jobs.cancel(job.id)
-        assert outbox.take(time.time(), 30.0, 9) == [job.id]
+        soon = time.time() + 5.0  # the server's clock is estimated
+        assert outbox.take(soon, 30.0, 9) == [job.id]
         assert outbox.count_failure(job.id) == 1
-        outbox.postpone([job.id], time.time() - 1)
-        assert outbox.take(time.time(), 30.0, 9) == [job.id]
+        outbox.postpone([job.id], time.time())
+        assert outbox.take(soon, 30.0, 9) == [job.id]
         outbox.remove([job.id])
         assert outbox.pending_count() == 0
