@@ -8,6 +8,7 @@ PREFIX = "EARMARK_"
 OTHERS = frozenset(
     {
         "EARMARK_GRAFANA_PASSWORD",
+        "EARMARK_KEY",
         "EARMARK_PUBLIC_PORT",
         "EARMARK_PUBLIC_URL",
         "EARMARK_REDIS_PASSWORD",
