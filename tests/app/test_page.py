@@ -327,6 +327,30 @@ def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_s
     assert problems == []
 
 
+def test_high_quality_is_asked_for_and_kept(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    # What a page that knew fewer options has left in the browser.
+    page.evaluate("""localStorage.setItem("earmark-options", '{"output": {"format": "wav"}}')""")
+    page.reload()
+    choose(page)
+    describe(page, "Dog")
+    page.get_by_text("Options").click()
+    page.get_by_label("High quality: slower, counts three times").check()
+    button(page, "As a request").click()
+    for language in ("curl", "Python", "JavaScript"):
+        page.get_by_role("tab", name=language).click()
+        expect(page.get_by_role("tabpanel")).to_contain_text('"quality": "high"')
+    button(page, "Close").click()
+    with page.expect_request("**/v1/separations") as sent:
+        button(page, "Separate").click()
+    assert sent.value.post_data_json["output"] == {"format": "wav", "quality": "high"}  # what is not default
+    page.get_by_text("Waiting for a worker").wait_for()  # it is accepted
+    page.reload()
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("High quality: slower, counts three times")).to_be_checked()
+    assert problems == []
+
+
 def test_studio_works_from_the_keyboard(page: Page, folder_service: Service) -> None:
     problems = visit(page, folder_service)
     choose(page)

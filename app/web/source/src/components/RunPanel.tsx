@@ -160,6 +160,11 @@ function Options() {
           </label>
         )}
         <Check
+          label="High quality: slower, counts three times"
+          checked={output.quality === "high"}
+          onChange={(high) => setOutput({ quality: high ? "high" : "standard" })}
+        />
+        <Check
           label="Everything else as a stem of its own"
           checked={output.residual}
           onChange={(residual) => setOutput({ residual })}
