@@ -313,8 +313,14 @@ def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_s
     hear(folder_service, ("Dog", 0.0, 0.5), ("Bark", 0.0, 0.45), ("Siren", 0.5, 0.9))
     lanes = page.locator(".heard")
     expect(lanes).to_have_count(2)  # Bark says all that Dog would say
-    lanes.filter(has_text="Siren").get_by_role("button").click()
-    expect(page.get_by_text("the class Siren")).to_be_visible()
+    siren = lanes.filter(has_text="Siren").get_by_role("button")
+    asked = page.get_by_text("the class Siren")
+    siren.click()
+    expect(asked).to_be_visible()
+    siren.click()
+    expect(asked).to_be_hidden()
+    siren.click()
+    expect(asked).to_be_visible()
     box = lanes.filter(has_text="Bark").locator("[data-lane]").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 10)
@@ -324,6 +330,22 @@ def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_s
     button(page, "This sound here").click()
     expect(page.get_by_text("heard at 0:00.1–0:00.4")).to_be_visible()
     assert page.get_by_label("Name of the stem").nth(1).input_value() == "Bark"
+    assert problems == []
+
+
+def test_a_removal_is_taken_back(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    folder_service.finish(newest(folder_service)["id"], STEMS)
+    page.get_by_text("one alone").wait_for()
+    for take_back in (lambda: button(page, "Undo").click(), lambda: page.keyboard.press("Control+z")):
+        button(page, "Remove Dog").click()
+        expect(page.get_by_text("the class Dog")).to_be_hidden()
+        expect(page.get_by_text("Say what you want:")).to_be_visible()  # beside the button that is disabled
+        take_back()
+        expect(page.get_by_text("the class Dog")).to_be_visible()
+        expect(page.get_by_text("Removed Dog.")).to_be_hidden()
+        expect(button(page, "Separate")).to_be_enabled()
     assert problems == []
 
 
@@ -380,9 +402,9 @@ def test_studio_works_from_the_keyboard(page: Page, folder_service: Service) -> 
     page.keyboard.press("m")
     expect(button(page, "Mute Siren")).to_have_attribute("aria-pressed", "true")
     page.keyboard.down("b")
-    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Hold to compare")).to_have_attribute("aria-pressed", "true")
     page.keyboard.up("b")
-    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Hold to compare")).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("Home")
     page.keyboard.press(" ")
     button(page, "Pause").wait_for()

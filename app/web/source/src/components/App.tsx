@@ -7,7 +7,7 @@ import { stopListening } from "../state/detection";
 import { notice } from "../state/notice";
 import { close, isOpen, openFile, recording, uploading } from "../state/recording";
 import { reset, separation } from "../state/separation";
-import { addExamples, auto, targets } from "../state/targets";
+import { addExamples, clear } from "../state/targets";
 import { Drawer, openDrawer } from "./Drawer";
 import { HistoryDrawer } from "./HistoryDrawer";
 import { Icon } from "./icons";
@@ -152,8 +152,7 @@ function startAgain(): void {
   close();
   reset();
   stopListening();
-  targets.value = [];
-  auto.value = false;
+  clear();
 }
 
 function KeyHelp() {
