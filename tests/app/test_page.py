@@ -243,6 +243,15 @@ def test_a_job_is_followed_canceled_and_tried_again(page: Page, folder_service: 
     assert problems == []
 
 
+def test_an_address_outlasts_its_refusal(page: Page, folder_service: Service) -> None:
+    visit(page, folder_service)
+    button(page, "Paste an address").click()
+    page.get_by_label("Address of a recording").fill("http://127.0.0.1:1/street.wav")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="no public address")).to_contain_text("url_refused")
+    expect(page.get_by_label("Address of a recording")).to_have_value("http://127.0.0.1:1/street.wav")
+
+
 def test_an_upload_that_fails_is_tried_again_with_one_press(page: Page, folder_service: Service) -> None:
     visit(page, folder_service)
     page.route("**/v1/audio", lambda route: route.abort(), times=1)
@@ -365,7 +374,10 @@ def test_high_quality_is_asked_for_and_kept(page: Page, folder_service: Service)
     button(page, "Close").click()
     with page.expect_request("**/v1/separations") as sent:
         button(page, "Separate").click()
-    assert sent.value.post_data_json["output"] == {"format": "wav", "quality": "high"}  # what is not default
+    assert json.loads(sent.value.post_data or "")["output"] == {
+        "format": "wav",
+        "quality": "high",
+    }  # what is not default
     page.get_by_text("Waiting for a worker").wait_for()  # it is accepted
     page.reload()
     page.get_by_text("Options").click()

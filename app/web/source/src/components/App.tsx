@@ -70,7 +70,7 @@ function Studio() {
         <div class="bar title">
           <h2 class="clip">{name}</h2>
           <span class="spring" />
-          <button type="button" class="link" onClick={() => (openDrawer.value = "keys")}>
+          <button type="button" class="link for-keys" onClick={() => (openDrawer.value = "keys")}>
             Keys
           </button>
         </div>

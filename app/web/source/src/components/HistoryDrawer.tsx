@@ -1,5 +1,6 @@
 // This browser's separations: open or delete one, and see until when its stems are kept.
 
+import { isFinished } from "../api/follow";
 import { history, type Entry } from "../state/history";
 import { deleteSeparation, openSeparation } from "../state/separation";
 import { Drawer, openDrawer } from "./Drawer";
@@ -37,7 +38,7 @@ function Row({ entry }: { entry: Entry }) {
         <strong class="clip">{title}</strong>
         <span class="clip">{names.join(", ")}</span>
         <span class="quiet">
-          {entry.status}, {WHEN.format(new Date(entry.createdAt))}
+          {isFinished(entry) ? entry.status : "started"}, {WHEN.format(new Date(entry.createdAt))}
           {expiry(entry)}
         </span>
       </a>

@@ -252,7 +252,7 @@ function Chip({ target }: { target: Target }) {
             }}
           />
           <FileButton accept={ACCEPT} onFiles={(files) => void addNegativeExamples(target.id, files)}>
-            <Icon name="file" /> Not like a file
+            <Icon name="file" /> Not like this file …
           </FileButton>
         </div>
       )}

@@ -46,7 +46,7 @@ export async function openBundledExample(example: BundledExample): Promise<void>
   suggestions.value = others;
 }
 
-/** `birds` from `the birds, by a part of the recording`. */
+/** `birds` from `the birds, by pointing at them`. */
 function shortName(title: string): string {
   return title.replace(/^the /, "").replace(/,.*$/, "");
 }
