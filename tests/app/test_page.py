@@ -243,6 +243,15 @@ def test_a_job_is_followed_canceled_and_tried_again(page: Page, folder_service: 
     assert problems == []
 
 
+def test_an_address_outlasts_its_refusal(page: Page, folder_service: Service) -> None:
+    visit(page, folder_service)
+    button(page, "Paste an address").click()
+    page.get_by_label("Address of a recording").fill("http://127.0.0.1:1/street.wav")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="no public address")).to_contain_text("url_refused")
+    expect(page.get_by_label("Address of a recording")).to_have_value("http://127.0.0.1:1/street.wav")
+
+
 def test_an_upload_that_fails_is_tried_again_with_one_press(page: Page, folder_service: Service) -> None:
     visit(page, folder_service)
     page.route("**/v1/audio", lambda route: route.abort(), times=1)
@@ -313,8 +322,14 @@ def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_s
     hear(folder_service, ("Dog", 0.0, 0.5), ("Bark", 0.0, 0.45), ("Siren", 0.5, 0.9))
     lanes = page.locator(".heard")
     expect(lanes).to_have_count(2)  # Bark says all that Dog would say
-    lanes.filter(has_text="Siren").get_by_role("button").click()
-    expect(page.get_by_text("the class Siren")).to_be_visible()
+    siren = lanes.filter(has_text="Siren").get_by_role("button")
+    asked = page.get_by_text("the class Siren")
+    siren.click()
+    expect(asked).to_be_visible()
+    siren.click()
+    expect(asked).to_be_hidden()
+    siren.click()
+    expect(asked).to_be_visible()
     box = lanes.filter(has_text="Bark").locator("[data-lane]").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + box["width"] * 0.1, box["y"] + 10)
@@ -324,6 +339,49 @@ def test_detected_sounds_are_asked_for_by_press_and_by_drag(page: Page, folder_s
     button(page, "This sound here").click()
     expect(page.get_by_text("heard at 0:00.1–0:00.4")).to_be_visible()
     assert page.get_by_label("Name of the stem").nth(1).input_value() == "Bark"
+    assert problems == []
+
+
+def test_a_removal_is_taken_back(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    ask(page)
+    folder_service.finish(newest(folder_service)["id"], STEMS)
+    page.get_by_text("one alone").wait_for()
+    for take_back in (lambda: button(page, "Undo").click(), lambda: page.keyboard.press("Control+z")):
+        button(page, "Remove Dog").click()
+        expect(page.get_by_text("the class Dog")).to_be_hidden()
+        expect(page.get_by_text("Say what you want:")).to_be_visible()  # beside the button that is disabled
+        take_back()
+        expect(page.get_by_text("the class Dog")).to_be_visible()
+        expect(page.get_by_text("Removed Dog.")).to_be_hidden()
+        expect(button(page, "Separate")).to_be_enabled()
+    assert problems == []
+
+
+def test_high_quality_is_asked_for_and_kept(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    # What a page that knew fewer options has left in the browser.
+    page.evaluate("""localStorage.setItem("earmark-options", '{"output": {"format": "wav"}}')""")
+    page.reload()
+    choose(page)
+    describe(page, "Dog")
+    page.get_by_text("Options").click()
+    page.get_by_label("High quality: slower, counts three times").check()
+    button(page, "As a request").click()
+    for language in ("curl", "Python", "JavaScript"):
+        page.get_by_role("tab", name=language).click()
+        expect(page.get_by_role("tabpanel")).to_contain_text('"quality": "high"')
+    button(page, "Close").click()
+    with page.expect_request("**/v1/separations") as sent:
+        button(page, "Separate").click()
+    assert json.loads(sent.value.post_data or "")["output"] == {
+        "format": "wav",
+        "quality": "high",
+    }  # what is not default
+    page.get_by_text("Waiting for a worker").wait_for()  # it is accepted
+    page.reload()
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("High quality: slower, counts three times")).to_be_checked()
     assert problems == []
 
 
@@ -356,9 +414,9 @@ def test_studio_works_from_the_keyboard(page: Page, folder_service: Service) -> 
     page.keyboard.press("m")
     expect(button(page, "Mute Siren")).to_have_attribute("aria-pressed", "true")
     page.keyboard.down("b")
-    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_role("button", name="Hold to compare")).to_have_attribute("aria-pressed", "true")
     page.keyboard.up("b")
-    expect(page.get_by_role("button", name="Hold for the recording")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Hold to compare")).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("Home")
     page.keyboard.press(" ")
     button(page, "Pause").wait_for()

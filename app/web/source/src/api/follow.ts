@@ -7,8 +7,8 @@ const FINISHED: ReadonlySet<Status> = new Set(["succeeded", "failed", "canceled"
 const POLL_PAUSE = 500; // ms between polls: the service may answer a long poll sooner than requested
 
 /** Whether a job is in a state that does not change any more. */
-export function isFinished(job: Job): boolean {
-  return FINISHED.has(job.status);
+export function isFinished({ status }: Pick<Job, "status">): boolean {
+  return FINISHED.has(status);
 }
 
 /** Calls `onChange` with each change of a job and returns the finished job. Throws ApiError, and AbortError. */

@@ -139,6 +139,7 @@ export interface Output {
   residual: boolean;
   joint: boolean;
   gate: boolean;
+  quality: "standard" | "high";
 }
 
 export type Format = "flac" | "wav" | "mp3" | "ogg" | "opus" | "m4a";

@@ -7,7 +7,7 @@ import { stopListening } from "../state/detection";
 import { notice } from "../state/notice";
 import { close, isOpen, openFile, recording, uploading } from "../state/recording";
 import { reset, separation } from "../state/separation";
-import { addExamples, auto, targets } from "../state/targets";
+import { addExamples, clear } from "../state/targets";
 import { Drawer, openDrawer } from "./Drawer";
 import { HistoryDrawer } from "./HistoryDrawer";
 import { Icon } from "./icons";
@@ -70,7 +70,7 @@ function Studio() {
         <div class="bar title">
           <h2 class="clip">{name}</h2>
           <span class="spring" />
-          <button type="button" class="link" onClick={() => (openDrawer.value = "keys")}>
+          <button type="button" class="link for-keys" onClick={() => (openDrawer.value = "keys")}>
             Keys
           </button>
         </div>
@@ -152,8 +152,7 @@ function startAgain(): void {
   close();
   reset();
   stopListening();
-  targets.value = [];
-  auto.value = false;
+  clear();
 }
 
 function KeyHelp() {

@@ -1,14 +1,17 @@
 // This browser's separations: open or delete one, and see until when its stems are kept.
 
+import { isFinished } from "../api/follow";
 import { history, type Entry } from "../state/history";
 import { deleteSeparation, openSeparation } from "../state/separation";
 import { Drawer, openDrawer } from "./Drawer";
 import { Icon } from "./icons";
 
+const WHEN = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
 export function HistoryDrawer() {
   return (
     <Drawer title="History">
-      <p class="quiet">Separations of this browser. A link opens one again, with the same key where keys are used.</p>
+      <p class="quiet">What was separated in this browser. Press one to open it again; the bin deletes it with its stems.</p>
       <ul class="history">
         {history.value.map((entry) => (
           <Row key={entry.id} entry={entry} />
@@ -35,7 +38,7 @@ function Row({ entry }: { entry: Entry }) {
         <strong class="clip">{title}</strong>
         <span class="clip">{names.join(", ")}</span>
         <span class="quiet">
-          {entry.status}, {new Date(entry.createdAt).toLocaleString()}
+          {isFinished(entry) ? entry.status : "started"}, {WHEN.format(new Date(entry.createdAt))}
           {expiry(entry)}
         </span>
       </a>
@@ -43,9 +46,10 @@ function Row({ entry }: { entry: Entry }) {
         type="button"
         class="icon-button"
         aria-label={`Delete ${title}: ${names.join(", ")}`}
+        title="Delete it with its stems"
         onClick={() => void deleteSeparation(entry.id)}
       >
-        <Icon name="close" />
+        <Icon name="trash" />
       </button>
     </li>
   );

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { detection, heardLanes, listen } from "../state/detection";
 import { recording } from "../state/recording";
-import { addLabel, targets } from "../state/targets";
+import { addLabel, remove, targets } from "../state/targets";
 import type { Lane } from "../timeline/lanes";
 import { length } from "../timeline/ticks";
 import { toX, view } from "../timeline/view";
@@ -82,7 +82,7 @@ function HeardLane({ lane }: { lane: Lane }) {
           aria-pressed={target !== undefined}
           style={{ "--sound": target?.colour ?? "transparent" }}
           title={`${lane.label}: ${length(seconds)}, up to ${Math.round(100 * lane.confidence)} % sure`}
-          onClick={() => addLabel(lane.label)}
+          onClick={() => (target ? remove(target.id) : addLabel(lane.label))}
         >
           <span class="swatch" />
           <span class="clip">{lane.label}</span>

@@ -43,7 +43,8 @@ export function RunPanel() {
         {isRunning.value ? "Separating …" : "Separate"}
       </button>
       <div class="run-state" id="run-state" role="status">
-        {job ? <JobState job={job} /> : <span class="quiet">{blocked.value ?? "Ready."}</span>}
+        {job && <JobState job={job} />}
+        {(!job || (blocked.value && !isRunning.value)) && <span class="quiet">{blocked.value ?? "Ready."}</span>}
       </div>
       <Options />
     </section>
@@ -60,8 +61,8 @@ function JobState({ job }: { job: Separation }) {
         <div class="line">
           <span>Done in {seconds(job)}.</span>
           <span class="spring" />
-          <button type="button" disabled={playing.value || playbackFailure.value !== null} onClick={hear}>
-            <Icon name="play" /> Hear it
+          <button type="button" disabled={playbackFailure.value !== null} onClick={hear}>
+            <Icon name={playing.value ? "pause" : "play"} /> {playing.value ? "Pause it" : "Hear it"}
           </button>
         </div>
       );
@@ -86,8 +87,8 @@ function JobState({ job }: { job: Separation }) {
 }
 
 function hear(): void {
+  if (!playing.value) document.querySelector(".stem")?.scrollIntoView({ block: "nearest" });
   void togglePlay();
-  document.getElementById("stems")?.scrollIntoView({ block: "nearest" });
 }
 
 function Retry() {
@@ -159,6 +160,11 @@ function Options() {
             </select>
           </label>
         )}
+        <Check
+          label="High quality: slower, counts three times"
+          checked={output.quality === "high"}
+          onChange={(high) => setOutput({ quality: high ? "high" : "standard" })}
+        />
         <Check
           label="Everything else as a stem of its own"
           checked={output.residual}

@@ -1,13 +1,16 @@
 // The start: ways to open a recording.
 
-import { useSignal } from "@preact/signals";
+import { signal, useSignal } from "@preact/signals";
 import { bundledExamples, openBundledExample } from "../state/bundled_examples";
 import { canRecord, microphone, recordMicrophone } from "../state/microphone";
 import { report } from "../state/notice";
-import { openFile, openUrl } from "../state/recording";
+import { openFile, openUrl, recording } from "../state/recording";
 import { clock, length } from "../timeline/ticks";
 import { ACCEPT, FileButton } from "./FileButton";
 import { Icon } from "./icons";
+
+/** The address that is being typed; it outlasts a refusal. Null where none is asked for. */
+const address = signal<string | null>(null);
 
 export function Start() {
   return (
@@ -55,11 +58,16 @@ function RecordButton() {
 }
 
 function AddressField() {
-  const open = useSignal(false);
-  const address = useSignal("");
-  if (!open.value) {
+  const typed = address.value;
+  const open = async (): Promise<void> => {
+    const url = typed?.trim();
+    if (!url) return;
+    await openUrl(url);
+    if (recording.value) address.value = null;
+  };
+  if (typed === null) {
     return (
-      <button type="button" onClick={() => (open.value = true)}>
+      <button type="button" onClick={() => (address.value = "")}>
         <Icon name="link" /> Paste an address
       </button>
     );
@@ -69,7 +77,7 @@ function AddressField() {
       class="line address"
       onSubmit={(event) => {
         event.preventDefault();
-        if (address.value.trim()) void openUrl(address.value.trim());
+        void open();
       }}
     >
       <input
@@ -78,7 +86,7 @@ function AddressField() {
         placeholder="https://…"
         required
         ref={(field) => field?.focus()}
-        value={address.value}
+        value={typed}
         onInput={(event) => (address.value = event.currentTarget.value)}
       />
       <button type="submit">Open</button>

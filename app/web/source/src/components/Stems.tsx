@@ -77,7 +77,7 @@ function HoldButton() {
       onKeyUp={release}
       onBlur={release}
     >
-      Hold for the recording <kbd>B</kbd>
+      Hold to compare <kbd>B</kbd>
     </button>
   );
 }

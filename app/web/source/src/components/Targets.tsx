@@ -15,7 +15,9 @@ import {
   change,
   pending,
   remove,
+  removed,
   rename,
+  restore,
   targets,
 } from "../state/targets";
 import type { Query, Target } from "../state/targets";
@@ -48,10 +50,26 @@ export function Targets() {
         {targets.value.map((target) => (
           <Chip key={target.id} target={target} />
         ))}
+        <Removed />
       </ul>
       <Suggestions />
       <Everything />
     </section>
+  );
+}
+
+/** The target that is gone, in the list's last place. */
+function Removed() {
+  if (!removed.value) return null;
+  const { name } = removed.value.target;
+  return (
+    <li class="line removed">
+      <span class="quiet clip">Removed {name}.</span>
+      <span class="spring" />
+      <button type="button" class="link" title="Ctrl or Cmd with Z" onClick={restore}>
+        Undo
+      </button>
+    </li>
   );
 }
 
@@ -183,7 +201,9 @@ function Chip({ target }: { target: Target }) {
         </button>
       </div>
       <div class="line">
-        <span class="quiet clip">{waiting ? "uploading …" : describe(target.query)}</span>
+        <span class="quiet clip" title={describe(target.query)}>
+          {waiting ? "uploading …" : describe(target.query)}
+        </span>
         <span class="spring" />
         {canSave && (
           <button
@@ -200,6 +220,7 @@ function Chip({ target }: { target: Target }) {
             type="button"
             class="link"
             aria-expanded={refining.value}
+            title="Name a similar sound that is not meant"
             onClick={() => (refining.value = !refining.value)}
           >
             Not this …
@@ -231,7 +252,7 @@ function Chip({ target }: { target: Target }) {
             }}
           />
           <FileButton accept={ACCEPT} onFiles={(files) => void addNegativeExamples(target.id, files)}>
-            <Icon name="file" /> Not like a file
+            <Icon name="file" /> Not like this file …
           </FileButton>
         </div>
       )}

@@ -4,6 +4,7 @@ const PATHS = {
   play: "M4 2.5v11l9.5-5.5z",
   pause: "M4 3h3v10H4zM9 3h3v10H9z",
   close: "M3.5 3.5l9 9M12.5 3.5l-9 9",
+  trash: "M2.5 4h11M6 4V2.5h4V4M4 4l.7 9.5h6.6L12 4M6.8 6.5v4.5M9.2 6.5v4.5",
   plus: "M8 3v10M3 8h10",
   minus: "M3 8h10",
   fit: "M2 4v8M14 4v8M4.5 8h7M6.5 6l-2 2 2 2M9.5 6l2 2-2 2",

@@ -13,6 +13,7 @@ import {
 } from "../playback/transport";
 import { recording } from "../state/recording";
 import { stems } from "../state/separation";
+import { removed, restore } from "../state/targets";
 import { view, whole } from "../timeline/view";
 import { useSelection, zoomBy } from "./Transport";
 
@@ -27,13 +28,14 @@ export const KEYS: [string, string][] = [
   ["+ − 0", "zoom in, out, show all"],
   ["1 … 9", "hear a stem alone"],
   ["M", "mute the stem that is heard alone"],
-  ["B", "hold: the recording"],
+  ["B", "hold to hear the recording"],
+  ["Ctrl Z", "take back the removal of a sound"],
 ];
 
 export function listenToKeys(): void {
   window.addEventListener("keydown", (event) => {
     if (!isForStudio(event)) return;
-    const action = actions(event);
+    const action = isUndo(event) ? restore : actions(event);
     if (!action) return;
     event.preventDefault();
     action();
@@ -46,12 +48,17 @@ export function listenToKeys(): void {
 
 function isForStudio(event: KeyboardEvent): boolean {
   const hasStudio = recording.value !== null || stems.value.length > 0;
-  const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+  const isPlain = (!event.ctrlKey && !event.metaKey && !event.altKey) || isUndo(event);
   if (!hasStudio || !isPlain || document.querySelector("dialog[open]")) return false;
   const focused = event.target as HTMLElement;
   if (focused.matches("input:not([type=checkbox]), textarea, select, [role=combobox]")) return false;
   const pressesControl = event.key === " " || event.key === "Enter";
   return !(pressesControl && focused.matches("button, a, summary, input"));
+}
+
+/** Ctrl or Cmd with Z while there is something to take back; otherwise it is left to the browser. */
+function isUndo({ ctrlKey, metaKey, altKey, shiftKey, key }: KeyboardEvent): boolean {
+  return removed.value !== null && (ctrlKey || metaKey) && !altKey && !shiftKey && key.toLowerCase() === "z";
 }
 
 function actions({ key, shiftKey, repeat }: KeyboardEvent): (() => void) | null {

@@ -27,7 +27,7 @@ const TARGETS = [
 
 describe("request", () => {
   it("says each way of asking, and of the output only what is not default", () => {
-    expect(buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, format: "wav", bit_depth: 16 })).toEqual({
+    expect(buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, format: "wav", bit_depth: 16, quality: "high" })).toEqual({
       mixture: { audio_id: "aud_1" },
       targets: [
         { name: "dog's bark", label: "Dog", not_label: "Speech" },
@@ -36,7 +36,7 @@ describe("request", () => {
         { name: "words", text: "a car: true", not_examples: [{ audio_id: "aud_3" }] },
         { name: "mine", query_id: "qry_1" },
       ],
-      output: { format: "wav", bit_depth: 16 },
+      output: { format: "wav", bit_depth: 16, quality: "high" },
     });
     expect(buildRequest("aud_1", TARGETS, 8, DEFAULTS)).toEqual({
       mixture: { audio_id: "aud_1" },
@@ -61,7 +61,7 @@ describe("snippets", () => {
     server: "http://127.0.0.1:8000",
     hasKey: true,
     origin: { kind: "file", name: "it's.wav" } as const,
-    request: buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, residual: false }),
+    request: buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, residual: false, quality: "high" }),
     files: new Map([
       ["aud_2", 'a "b".wav'],
       ["aud_3", "c.wav"],
@@ -74,6 +74,7 @@ describe("snippets", () => {
       expect(text).not.toContain("aud_");
       expect(text).toContain("EARMARK_KEY");
       expect(text).toContain("c.wav");
+      expect(text).toMatch(/"quality": "high"/);
     }
   });
 

@@ -5,7 +5,7 @@ import type { RequestTarget } from "../api/types";
 import { readNegative, readQuery } from "../request/build";
 import { report } from "./notice";
 import { onReplace, openFile, recording } from "./recording";
-import { addTarget, change, targets } from "./targets";
+import { addTarget, change, clear } from "./targets";
 
 export interface BundledExample {
   file: string;
@@ -38,7 +38,7 @@ export async function loadBundledExamples(): Promise<void> {
 export async function openBundledExample(example: BundledExample): Promise<void> {
   const response = await fetch(example.url).catch(() => null);
   if (!response?.ok) return report(new Error("The example cannot be loaded."));
-  targets.value = [];
+  clear();
   await openFile(await response.blob(), example.file);
   const [first, ...others] = example.suggestions;
   if (!recording.value || !first) return;
@@ -46,7 +46,7 @@ export async function openBundledExample(example: BundledExample): Promise<void>
   suggestions.value = others;
 }
 
-/** `birds` from `the birds, by a part of the recording`. */
+/** `birds` from `the birds, by pointing at them`. */
 function shortName(title: string): string {
   return title.replace(/^the /, "").replace(/,.*$/, "");
 }

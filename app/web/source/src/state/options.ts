@@ -15,7 +15,8 @@ interface Options {
 function read(): Options {
   const initial: Options = { output: DEFAULTS, maxTargets: 8, listens: true };
   try {
-    return { ...initial, ...(JSON.parse(localStorage.getItem(ITEM) ?? "{}") as Partial<Options>) };
+    const stored = JSON.parse(localStorage.getItem(ITEM) ?? "{}") as Partial<Options>;
+    return { ...initial, ...stored, output: { ...DEFAULTS, ...stored.output } }; // an older page stored fewer fields
   } catch {
     return initial;
   }

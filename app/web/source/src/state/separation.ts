@@ -3,18 +3,19 @@
 import { batch, computed, signal } from "@preact/signals";
 import { ApiError, isAbort, request, withParameters } from "../api/client";
 import { follow, isFinished } from "../api/follow";
-import type { Audio, Separation, SeparationRequest, Stem } from "../api/types";
+import type { Audio, RequestTarget, Separation, SeparationRequest, Stem } from "../api/types";
 import type { Track } from "../playback/audible";
 import { load } from "../playback/transport";
 import { buildRequest, readNegative, readQuery } from "../request/build";
 import { peakTiles, type PeakTiles } from "../timeline/peaks";
 import { pictureTiles, type PictureTiles } from "../timeline/spectrogram";
+import { clock } from "../timeline/ticks";
 import { view, whole } from "../timeline/view";
 import { findEntry, forget, remember, updateEntry, type Entry } from "./history";
 import { notice, report } from "./notice";
 import { options } from "./options";
 import { close, mixtureTrack, onReplace, recording, show, SPECTROGRAM_HEIGHT, type Origin } from "./recording";
-import { addTarget, areReady, auto, change, targets, type Target } from "./targets";
+import { addTarget, areReady, auto, change, clear, targets, type Target } from "./targets";
 
 /** A stem in the studio. */
 export interface ShownStem {
@@ -164,7 +165,7 @@ function begin(job: Separation, body: SeparationRequest | null, origin: Origin):
   sentRequest.value = body;
   window.history.replaceState(null, "", `#${job.id}`); // a reload finds it again
   if (body) {
-    const names = body.targets?.map(({ name, label, text }) => name ?? label ?? text ?? "") ?? ["everything heard"];
+    const names = body.targets?.map(titleOf) ?? ["everything heard"];
     remember({
       id: job.id,
       status: job.status,
@@ -177,6 +178,12 @@ function begin(job: Separation, body: SeparationRequest | null, origin: Origin):
     });
   }
   void watch(job);
+}
+
+/** A target in the history: its name, and where it was pointed at. */
+function titleOf({ name, label, text, spans }: RequestTarget): string {
+  const title = name ?? label ?? text ?? "";
+  return spans ? `${title} (${spans.map(({ start, end }) => `${clock(start)}–${clock(end)}`).join(", ")})` : title;
 }
 
 async function watch(job: Separation): Promise<void> {
@@ -235,7 +242,7 @@ function assignErrors(error: unknown, asked: Target[]): boolean {
 }
 
 function restoreTargets(entry: Entry | undefined, job: Separation): void {
-  targets.value = [];
+  clear();
   auto.value = entry?.request.auto !== undefined;
   const files = new Map(entry?.files);
   for (const target of entry?.request.targets ?? []) {

@@ -32,6 +32,8 @@ export interface Target {
 const COLOURS = 8; // --sound-0 to --sound-7 in page.css
 
 export const targets = signal<Target[]>([]);
+/** The target that was removed last, with its place, until it is taken back or another one is added. */
+export const removed = signal<{ target: Target; index: number } | null>(null);
 /** Whether everything that is heard is separated, in place of `targets`. */
 export const auto = signal(false);
 export const areReady = computed(() => targets.value.every((target) => pending(target) === 0));
@@ -39,16 +41,19 @@ export const areReady = computed(() => targets.value.every((target) => pending(t
 // Spans are of one recording; the other targets may be asked of the next one, too.
 onReplace(() => {
   targets.value = targets.value.filter(({ query }) => query.kind !== "spans");
+  removed.value = null;
 });
 
 let created = 0;
 
 export function addTarget(query: Query, name: string): Target {
   const used = new Set(targets.value.map((target) => target.colour));
-  const all = Array.from({ length: COLOURS }, (_, index) => `var(--sound-${index})`);
-  const colour = all.find((one) => !used.has(one)) ?? all[created % COLOURS] ?? "var(--sound-0)";
+  // The longest unused comes first: stems that are still shown keep the colours of targets that are gone.
+  const all = Array.from({ length: COLOURS }, (_, index) => `var(--sound-${(created + index) % COLOURS})`);
+  const colour = all.find((one) => !used.has(one)) ?? all[0] ?? "var(--sound-0)";
   const target = { id: ++created, colour, name: freeName(name), query, not: null, error: null };
   targets.value = [...targets.value, target];
+  removed.value = null;
   auto.value = false;
   return target;
 }
@@ -88,7 +93,10 @@ export async function addNegativeExamples(id: number, files: { blob: Blob; name:
 }
 
 export function change(id: number, fields: Partial<Omit<Target, "id">>): void {
-  targets.value = targets.value.map((target) => (target.id === id ? { ...target, ...fields } : target));
+  const changed = (target: Target): Target => (target.id === id ? { ...target, ...fields } : target);
+  targets.value = targets.value.map(changed);
+  // Its uploads go on, for it may be taken back.
+  if (removed.value) removed.value = { ...removed.value, target: changed(removed.value.target) };
 }
 
 export function addSpanTo(target: Target, span: Span): void {
@@ -102,7 +110,26 @@ export function rename(id: number, name: string): void {
 }
 
 export function remove(id: number): void {
-  targets.value = targets.value.filter((target) => target.id !== id);
+  const index = targets.value.findIndex((target) => target.id === id);
+  const target = targets.value[index];
+  if (!target) return;
+  removed.value = { target, index };
+  targets.value = targets.value.toSpliced(index, 1);
+}
+
+/** Forgets all of them. */
+export function clear(): void {
+  targets.value = [];
+  removed.value = null;
+  auto.value = false;
+}
+
+/** Takes back the last removal. */
+export function restore(): void {
+  if (!removed.value) return;
+  const { target, index } = removed.value;
+  removed.value = null;
+  targets.value = targets.value.toSpliced(index, 0, { ...target, name: freeName(target.name) });
 }
 
 /** Number of a target's files that are still being uploaded. */
