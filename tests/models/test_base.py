@@ -94,7 +94,7 @@ def test_every_class_that_it_detects_is_askable_by_name(exact: Engine) -> None:
         "Cough",
         "Conversation",
     ):
-        assert exact.label(name).model == "base@4"
+        assert exact.label(name).model == "base@5"
 
 
 def test_its_card_lists_every_class_with_source_and_groups() -> None:
@@ -113,7 +113,7 @@ def test_a_version_is_a_separator() -> None:
     bundle = checkpoints.load("base")
     for name, entry in sorted(bundle.separator.state_dict().items()):
         digest.update(name.encode() + entry.contiguous().numpy().tobytes())
-    assert (bundle.version, digest.hexdigest()[:16]) == ("4", "92e6fb66b360b144")
+    assert (bundle.version, digest.hexdigest()[:16]) == ("5", "674d8d4d019ac185")
 
 
 def test_a_predicted_class_takes_birds_from_a_guitar(exact: Engine) -> None:
@@ -187,10 +187,10 @@ def test_the_timeline_has_the_events_of_the_recording(auto: Engine) -> None:
 
 
 def test_it_understands_the_queries_of_the_version_before(auto: Engine) -> None:
-    """A query that says base@3 is used as it is. That both encoders agree is compared by `ship`, not here."""
+    """A query that says base@4 is used as it is. That both encoders agree is compared by `ship`, not here."""
     mixture = recording("mixture")
     saved = auto.embed([recording("example")])
-    earlier = Query(saved.vector, "base@3", saved.coherence, saved.seconds_used)
+    earlier = Query(saved.vector, "base@4", saved.coherence, saved.seconds_used)
     stems = auto.separate(mixture, {"now": saved, "before": earlier}, SeparationOptions(gate=False)).stems
     assert torch.equal(stems["now"].samples, stems["before"].samples)
     with pytest.raises(QueryModelMismatch):
