@@ -22,7 +22,7 @@ def workers(program: subprocess.Popen) -> list[psutil.Process]:
 
 
 def test_workers_die_independently_and_stop_together(deploy: Callable[..., Deployment]) -> None:
-    (port,) = free_ports(1)
+    port, _ = free_ports(2)  # one for each process
     deployment = deploy(worker_metrics_port=port)
     words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
     program = deployment.start(*words, "--processes", "2")
