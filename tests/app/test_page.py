@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, FilePayload, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Error, FilePayload, Locator, Page, Response, Route, expect
 
 from app.jobs.lifecycle import JobError
 from app.keys.repository import KeyRepository
 from app.records.detections import DetectionResult, EventRecord, PictureRecord
 from app.records.shared import ModelRecord, RecordingRecord
 from app.settings import Settings
-from tests.app.conftest import LIMITS, Service, empty, eventually, serve, wav
+from tests.app.conftest import LIMITS, MODEL, Service, empty, eventually, serve, wav
 from tests.browser import NARROW, WIDE, launched, opened, watch
 from tests.conftest import REPOSITORY
+from tests.ffmpeg_files import run
 
 WEB = REPOSITORY / "app" / "web"
 FILES, SOURCE = WEB / "files", WEB / "source"
@@ -366,7 +367,7 @@ def test_high_quality_is_asked_for_and_kept(page: Page, folder_service: Service)
     choose(page)
     describe(page, "Dog")
     page.get_by_text("Options").click()
-    page.get_by_label("High quality: slower, counts three times").check()
+    page.get_by_label("High quality: slower, and counts for more").check()
     button(page, "As a request").click()
     for language in ("curl", "Python", "JavaScript"):
         page.get_by_role("tab", name=language).click()
@@ -381,7 +382,53 @@ def test_high_quality_is_asked_for_and_kept(page: Page, folder_service: Service)
     page.get_by_text("Waiting for a worker").wait_for()  # it is accepted
     page.reload()
     page.get_by_text("Options").click()
-    expect(page.get_by_label("High quality: slower, counts three times")).to_be_checked()
+    expect(page.get_by_label("High quality: slower, and counts for more")).to_be_checked()
+    assert problems == []
+
+
+def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_service: Service, tmp_path: Path) -> None:
+    keyed_service.deps.model_registry.announce(MODEL | {"name": "paper", "version": "3"}, "worker-2")
+    (tmp_path / "street.wav").write_bytes(wav())
+    run("-i street.wav -i street.wav -map 0 -map 1 -c:a libopus -metadata:s:a:1 title=Microphone two.webm", tmp_path)
+
+    def asks_for_a_track(answer: Response) -> bool:
+        return answer.url.endswith("/v1/detections") and "track" in (answer.request.post_data or "")
+
+    problems = visit(page, keyed_service)
+    _, key = KeyRepository(keyed_service.deps.redis).create("person", rate=0, audio_seconds=0, priority=1)
+    page.evaluate("(key) => sessionStorage.setItem('earmark-key', key)", key)
+    page.reload()
+    choose(page, {"name": "two.webm", "mimeType": "audio/webm", "buffer": (tmp_path / "two.webm").read_bytes()})
+    with (
+        page.expect_response(asks_for_a_track) as heard,
+        page.expect_response("**/peaks?*track=2*") as waveform,
+        page.expect_response("**/spectrogram?*track=2*") as spectrogram,
+    ):
+        page.get_by_label("Audio track").select_option("2, Microphone, opus, mono")
+    assert json.loads(heard.value.request.post_data or "")["track"] == 2
+    assert [answer.value.status for answer in (heard, waveform, spectrogram)] == [202, 200, 200]
+    describe(page, "Dog")
+    page.get_by_text("Options").click()
+    page.get_by_label("Model").select_option("paper@3")
+    page.get_by_label("Webhook").fill("https://example.org/hook")
+    button(page, "As a request").click()
+    for language in ("curl", "Python", "JavaScript"):
+        page.get_by_role("tab", name=language).click()
+        for part in ('"track": 2', '"model": "paper@3"', '"webhook": {"url": "https://example.org/hook"}'):
+            expect(page.get_by_role("tabpanel")).to_contain_text(part)
+    button(page, "Close").click()
+    with page.expect_response("**/v1/separations") as answered:
+        button(page, "Separate").click()
+    sent = json.loads(answered.value.request.post_data or "")
+    assert (sent["mixture"]["track"], sent["model"]) == (2, "paper@3")
+    assert sent["webhook"] == {"url": "https://example.org/hook"}
+    assert answered.value.status == 202
+    page.get_by_text("Waiting for a worker").wait_for()
+    page.reload()
+    expect(page.get_by_label("Audio track")).to_have_value("2")
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("Model")).to_have_value("paper@3")
+    expect(page.get_by_label("Webhook")).to_have_value("https://example.org/hook")
     assert problems == []
 
 

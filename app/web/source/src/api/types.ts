@@ -8,10 +8,27 @@ export interface Audio {
   duration: number | null;
   sample_rate: number;
   channels: number;
+  tracks?: AudioTrack[];
   expires_at: string;
   url: string;
   peaks_url?: string;
   spectrogram_url?: string;
+}
+
+export interface AudioTrack {
+  track: number;
+  codec: string;
+  sample_rate: number;
+  channels: number;
+  language?: string | null;
+  title?: string | null;
+  readable: boolean;
+}
+
+export interface Model {
+  name: string;
+  version: string;
+  default: boolean;
 }
 
 export interface Peaks {
@@ -66,8 +83,7 @@ export interface Stem {
   spectrogram_url?: string;
 }
 
-export interface Recorded {
-  audio_id: string;
+export interface Recorded extends AudioReference {
   duration: number | null;
   sample_rate: number;
   channels: number;
@@ -120,6 +136,7 @@ export interface Span {
 
 export interface AudioReference {
   audio_id: string;
+  track?: number;
 }
 
 export interface RequestTarget {
@@ -149,4 +166,6 @@ export interface SeparationRequest {
   targets?: RequestTarget[];
   auto?: { max_targets: number };
   output?: Partial<Output>;
+  model?: string;
+  webhook?: { url: string };
 }

@@ -18,6 +18,7 @@ import { RunPanel } from "./RunPanel";
 import { Start } from "./Start";
 import { Targets } from "./Targets";
 import { Timeline } from "./Timeline";
+import { TrackField } from "./TrackField";
 import { Selection, Transport } from "./Transport";
 
 const dragged = signal(false);
@@ -78,6 +79,7 @@ function Studio() {
           <Uploading name={busy.name} ratio={busy.ratio} />
         ) : (
           <>
+            <TrackField />
             <Transport />
             <Selection />
             <Timeline />

@@ -5,6 +5,7 @@ import type { Format, Separation } from "../api/types";
 import { apiKey } from "../api/client";
 import { playbackFailure, playing, togglePlay } from "../playback/transport";
 import { BIT_DEPTHS } from "../request/output";
+import { chosenModel, modelId, models } from "../state/models";
 import { options, setOptions, setOutput } from "../state/options";
 import { blocked, cancel, isRunning, retry, run, sending, separation } from "../state/separation";
 import { Icon } from "./icons";
@@ -123,7 +124,7 @@ function seconds({ started_at, finished_at }: Separation): string {
 }
 
 function Options() {
-  const { output, listens } = options.value;
+  const { output, listens, webhook } = options.value;
   const depths = BIT_DEPTHS[output.format];
   const setFormat = (format: Format): void => {
     batch(() => {
@@ -161,7 +162,7 @@ function Options() {
           </label>
         )}
         <Check
-          label="High quality: slower, counts three times"
+          label="High quality: slower, and counts for more"
           checked={output.quality === "high"}
           onChange={(high) => setOutput({ quality: high ? "high" : "standard" })}
         />
@@ -181,8 +182,40 @@ function Options() {
           checked={listens}
           onChange={(changed) => setOptions({ listens: changed })}
         />
+        <ModelField />
+        <label>
+          Webhook
+          <input
+            type="url"
+            placeholder="https://…"
+            title="Address that is told when the separation is over"
+            value={webhook}
+            onInput={(event) => setOptions({ webhook: event.currentTarget.value })}
+          />
+        </label>
       </div>
     </details>
+  );
+}
+
+function ModelField() {
+  const offered = models.value ?? [];
+  if (offered.length < 2) return null;
+  return (
+    <label>
+      Model
+      <select
+        value={chosenModel.value ?? ""}
+        onChange={(event) => setOptions({ model: event.currentTarget.value || null })}
+      >
+        {offered.map((model) => (
+          <option key={modelId(model)} value={model.default ? "" : modelId(model)}>
+            {modelId(model)}
+            {model.default && " (default)"}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }
 

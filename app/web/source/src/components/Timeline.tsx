@@ -5,7 +5,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { MIXTURE } from "../playback/audible";
 import { position, selection, toggleSolo, tracks } from "../playback/transport";
-import { peaks, pictures, recording } from "../state/recording";
+import { peaks, pictures, recording, soundOf } from "../state/recording";
 import { stems } from "../state/separation";
 import { targets } from "../state/targets";
 import { drawEnvelopes } from "../timeline/envelope";
@@ -77,7 +77,8 @@ export function Timeline() {
 
 function Waveform() {
   const opened = recording.value;
-  const kind = opened && `${(opened.audio.sample_rate / 1000).toFixed(1)} kHz, ${channels(opened.audio.channels)}`;
+  const sound = opened && soundOf(opened);
+  const kind = sound && `${(sound.sample_rate / 1000).toFixed(1)} kHz, ${channels(sound.channels)}`;
   return (
     <Row
       class="waveform"
@@ -125,7 +126,8 @@ export function Drawing({ tiles, failed }: { tiles: TileCache<unknown> | null; f
 function Spectrogram() {
   const tiles = pictures.value;
   if (!tiles) return null;
-  const highest = Math.min(HIGHEST, (recording.value?.audio.sample_rate ?? 0) / 2000);
+  const opened = recording.value;
+  const highest = Math.min(HIGHEST, opened ? soundOf(opened).sample_rate / 2000 : 0);
   return (
     <Row
       class="spectrogram"
@@ -274,6 +276,6 @@ function paintAxis({ context, width, height, scale, colour }: Surface): void {
   }
 }
 
-function channels(count: number): string {
+export function channels(count: number): string {
   return { 1: "mono", 2: "stereo" }[count] ?? `${count} channels`;
 }

@@ -1,21 +1,30 @@
 // The body of `POST /v1/separations`, from what the page holds, and back.
 
-import type { Output, RequestTarget, SeparationRequest } from "../api/types";
+import type { AudioReference, Output, RequestTarget, SeparationRequest } from "../api/types";
 import type { Example, Negative, Query, Target } from "../state/targets";
 import { DEFAULTS } from "./output";
 
+/** What a request says besides the sounds. */
+export interface Choices {
+  output: Output;
+  model: string | null; // null: the server's default
+  webhook: string; // address to notify; empty: none
+}
+
 /** The request for these targets, or for everything that is heard (`auto`: how many at most); only what is not default. */
 export function buildRequest(
-  audioId: string,
+  mixture: AudioReference,
   targets: Target[],
   auto: number | null,
-  output: Output,
+  { output, model, webhook }: Choices,
 ): SeparationRequest {
   const changed = Object.entries(output).filter(([name, value]) => DEFAULTS[name as keyof Output] !== value);
   return {
-    mixture: { audio_id: audioId },
+    mixture,
     ...(auto === null ? { targets: targets.map(requestTarget) } : { auto: { max_targets: auto } }),
     ...(changed.length ? { output: Object.fromEntries(changed) as Partial<Output> } : {}),
+    ...(model === null ? {} : { model }),
+    ...(webhook.trim() ? { webhook: { url: webhook.trim() } } : {}),
   };
 }
 

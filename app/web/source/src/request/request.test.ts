@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Target } from "../state/targets";
-import { buildRequest, readNegative, readQuery } from "./build";
+import { buildRequest, type Choices, readNegative, readQuery } from "./build";
 import { DEFAULTS } from "./output";
 import { snippet } from "./snippets";
 
@@ -12,6 +12,13 @@ const target = (fields: Partial<Target>): Target => ({
   not: null,
   error: null,
   ...fields,
+});
+const MIXTURE = { audio_id: "aud_1" };
+const choices = (output: Partial<Choices["output"]> = {}, others: Partial<Choices> = {}): Choices => ({
+  output: { ...DEFAULTS, ...output },
+  model: null,
+  webhook: "",
+  ...others,
 });
 const TARGETS = [
   target({ name: "dog's bark", not: { kind: "label", label: "Speech" } }),
@@ -27,7 +34,8 @@ const TARGETS = [
 
 describe("request", () => {
   it("says each way of asking, and of the output only what is not default", () => {
-    expect(buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, format: "wav", bit_depth: 16, quality: "high" })).toEqual({
+    const output = { format: "wav", bit_depth: 16, quality: "high" } as const;
+    expect(buildRequest(MIXTURE, TARGETS, null, choices(output))).toEqual({
       mixture: { audio_id: "aud_1" },
       targets: [
         { name: "dog's bark", label: "Dog", not_label: "Speech" },
@@ -36,12 +44,23 @@ describe("request", () => {
         { name: "words", text: "a car: true", not_examples: [{ audio_id: "aud_3" }] },
         { name: "mine", query_id: "qry_1" },
       ],
-      output: { format: "wav", bit_depth: 16, quality: "high" },
+      output,
     });
-    expect(buildRequest("aud_1", TARGETS, 8, DEFAULTS)).toEqual({
+    expect(buildRequest(MIXTURE, TARGETS, 8, choices())).toEqual({
       mixture: { audio_id: "aud_1" },
       auto: { max_targets: 8 },
     });
+  });
+
+  it("says track, model and webhook where they were chosen", () => {
+    const chosen = choices({}, { model: "base@5", webhook: " https://example.org/hook " });
+    expect(buildRequest({ ...MIXTURE, track: 2 }, TARGETS, 8, chosen)).toEqual({
+      mixture: { audio_id: "aud_1", track: 2 },
+      auto: { max_targets: 8 },
+      model: "base@5",
+      webhook: { url: "https://example.org/hook" },
+    });
+    expect(buildRequest(MIXTURE, TARGETS, 8, choices({}, { webhook: " " }))).not.toHaveProperty("webhook");
   });
 
   it("is read back as it was asked", () => {
@@ -49,7 +68,7 @@ describe("request", () => {
       ["aud_2", 'a "b".wav'],
       ["aud_3", "c.wav"],
     ]);
-    const sent = buildRequest("aud_1", TARGETS, null, DEFAULTS).targets ?? [];
+    const sent = buildRequest(MIXTURE, TARGETS, null, choices()).targets ?? [];
     expect(sent.map((one) => readNegative(one, files))).toEqual(TARGETS.map(({ not }) => not));
     const [dog, , like, words, mine] = sent.map((one) => readQuery(one, files));
     expect([dog, like, words, mine]).toEqual([TARGETS[0], TARGETS[2], TARGETS[3], TARGETS[4]].map((one) => one?.query));
@@ -61,7 +80,12 @@ describe("snippets", () => {
     server: "http://127.0.0.1:8000",
     hasKey: true,
     origin: { kind: "file", name: "it's.wav" } as const,
-    request: buildRequest("aud_1", TARGETS, null, { ...DEFAULTS, residual: false, quality: "high" }),
+    request: buildRequest(
+      { ...MIXTURE, track: 2 },
+      TARGETS,
+      null,
+      choices({ residual: false, quality: "high" }, { model: "base@5", webhook: "https://example.org/it's" }),
+    ),
     files: new Map([
       ["aud_2", 'a "b".wav'],
       ["aud_3", "c.wav"],
@@ -75,6 +99,9 @@ describe("snippets", () => {
       expect(text).toContain("EARMARK_KEY");
       expect(text).toContain("c.wav");
       expect(text).toMatch(/"quality": "high"/);
+      expect(text).toContain(`"track": 2`);
+      expect(text).toContain(`"model": "base@5"`);
+      expect(text).toContain(language === "curl" ? `/it'\\''s"` : `"webhook": {"url": "https://example.org/it's"}`);
     }
   });
 

@@ -3,11 +3,11 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { request } from "../api/client";
 import { follow } from "../api/follow";
-import type { Detection, Label } from "../api/types";
+import type { AudioReference, Detection, Label } from "../api/types";
 import { lanes, type Lane } from "../timeline/lanes";
 import { explain } from "./notice";
 import { options } from "./options";
-import { recording } from "./recording";
+import { recording, reference } from "./recording";
 
 type State =
   | { kind: "off" }
@@ -15,7 +15,7 @@ type State =
   | { kind: "heard"; lanes: Lane[] }
   | { kind: "failed"; text: string; code: string | null };
 
-const ITEM = "earmark-detections"; // ids of this tab's detections by upload
+const ITEM = "earmark-detections"; // ids of this tab's detections by upload and track
 
 export const detection = signal<State>({ kind: "off" });
 export const heardLanes = computed(() => (detection.value.kind === "heard" ? detection.value.lanes : []));
@@ -31,7 +31,7 @@ export async function listen(): Promise<void> {
   const { signal } = (current = new AbortController());
   detection.value = { kind: "listening", ratio: 0, position: 0 };
   try {
-    const job = await start(opened.audio.id, signal);
+    const job = await start(reference(opened), signal);
     const finished = await follow(job, showProgress, signal);
     if (finished.status !== "succeeded") throw new Error(finished.error?.detail ?? "Detection was stopped.");
     const found = lanes(finished.events, await loadPaths());
@@ -51,16 +51,20 @@ function showProgress(job: Detection): void {
   detection.value = { kind: "listening", ratio: job.progress.ratio, position: job.queue.position };
 }
 
-async function start(audioId: string, signal: AbortSignal): Promise<Detection> {
+async function start(audio: AudioReference, signal: AbortSignal): Promise<Detection> {
   const known = remembered();
-  const id = known[audioId];
+  const id = known[keyOf(audio)];
   if (id) {
     const earlier = await request<Detection>(`/v1/detections/${id}`, { signal }).catch(() => null);
     if (earlier && earlier.status !== "failed" && earlier.status !== "canceled") return earlier;
   }
-  const job = await request<Detection>("/v1/detections", { json: { audio_id: audioId }, signal });
-  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [audioId]: job.id }));
+  const job = await request<Detection>("/v1/detections", { json: audio, signal });
+  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [keyOf(audio)]: job.id }));
   return job;
+}
+
+function keyOf({ audio_id, track }: AudioReference): string {
+  return track === undefined ? audio_id : `${audio_id}/${track}`;
 }
 
 function remembered(): Record<string, string> {
@@ -79,6 +83,6 @@ effect(() => {
   const opened = recording.value;
   untracked(() => {
     stopListening();
-    if (opened && (options.value.listens || remembered()[opened.audio.id])) void listen();
+    if (opened && (options.value.listens || remembered()[keyOf(reference(opened))])) void listen();
   });
 });

@@ -2,18 +2,18 @@
 
 import { effect, signal } from "@preact/signals";
 import type { Output } from "../api/types";
+import type { Choices } from "../request/build";
 import { DEFAULTS } from "../request/output";
 
 const ITEM = "earmark-options";
 
-interface Options {
-  output: Output;
+interface Options extends Choices {
   maxTargets: number; // of `auto`
   listens: boolean; // whether detection starts by itself
 }
 
 function read(): Options {
-  const initial: Options = { output: DEFAULTS, maxTargets: 8, listens: true };
+  const initial: Options = { output: DEFAULTS, model: null, webhook: "", maxTargets: 8, listens: true };
   try {
     const stored = JSON.parse(localStorage.getItem(ITEM) ?? "{}") as Partial<Options>;
     return { ...initial, ...stored, output: { ...DEFAULTS, ...stored.output } }; // an older page stored fewer fields

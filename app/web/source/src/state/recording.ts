@@ -2,7 +2,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 import { ApiError, isAbort, request, upload, withParameters } from "../api/client";
-import type { Audio, Peaks } from "../api/types";
+import type { Audio, AudioReference, AudioTrack, Peaks } from "../api/types";
 import { MIXTURE, type Track } from "../playback/audible";
 import { load, looping, playbackFailure, position, selection, unload } from "../playback/transport";
 import { peakTiles, type PeakTiles } from "../timeline/peaks";
@@ -17,6 +17,7 @@ export interface Recording {
   audio: Audio;
   origin: Origin;
   duration: number;
+  track: number | null; // that is drawn and separated; null: the first that can be read
 }
 
 export const SPECTROGRAM_HEIGHT = 256; // pixels of a tile
@@ -75,19 +76,52 @@ export function close(): void {
   });
 }
 
-/** Shows a recording that the service has. */
-export async function show(audio: Audio, origin: Origin): Promise<Recording> {
+/** Shows a recording that the service has, or one track of it. */
+export async function show(audio: Audio, origin: Origin, track: number | null = null): Promise<Recording> {
   const duration = audio.duration ?? (await request<Peaks>(`/v1/audio/${audio.id}/peaks?points=1`)).duration;
-  const opened = { audio, origin, duration };
+  const opened = { audio, origin, duration, track };
   batch(() => {
-    recording.value = opened;
     uploading.value = null;
-    peaks.value = peakTiles(audio.peaks_url ?? `/v1/audio/${audio.id}/peaks`, audio.peaks_url !== undefined);
-    pictures.value = audio.spectrogram_url ? pictureTiles(audio.spectrogram_url, SPECTROGRAM_HEIGHT) : null;
+    draw(opened);
     view.value = whole(duration);
   });
   load([mixtureTrack(audio)], { duration, rate: audio.sample_rate, channels: audio.channels });
   return opened;
+}
+
+/** Draws another audio track of the open recording, which is what is separated from now on. */
+export function chooseTrack(track: number | null): void {
+  const opened = recording.value;
+  if (!opened) return;
+  peaks.value?.close();
+  pictures.value?.close();
+  batch(() => draw({ ...opened, track }));
+}
+
+function draw(opened: Recording): void {
+  const { audio, track } = opened;
+  const chosen = track === null ? {} : { track };
+  const peaksUrl = withParameters(audio.peaks_url ?? `/v1/audio/${audio.id}/peaks`, chosen);
+  recording.value = opened;
+  peaks.value = peakTiles(peaksUrl, audio.peaks_url !== undefined);
+  pictures.value = audio.spectrogram_url
+    ? pictureTiles(withParameters(audio.spectrogram_url, chosen), SPECTROGRAM_HEIGHT)
+    : null;
+}
+
+/** A recording's tracks that can be read. */
+export function readableTracks({ audio }: Recording): AudioTrack[] {
+  return audio.tracks?.filter(({ readable }) => readable) ?? [];
+}
+
+/** Rate and channels of what is drawn. */
+export function soundOf({ audio, track }: Recording): { sample_rate: number; channels: number } {
+  return audio.tracks?.find((one) => one.track === track) ?? audio;
+}
+
+/** A recording as requests name it. */
+export function reference({ audio, track }: Recording): AudioReference {
+  return { audio_id: audio.id, ...(track === null ? {} : { track }) };
 }
 
 /** The recording itself as a track. */

@@ -12,9 +12,19 @@ import { pictureTiles, type PictureTiles } from "../timeline/spectrogram";
 import { clock } from "../timeline/ticks";
 import { view, whole } from "../timeline/view";
 import { findEntry, forget, remember, updateEntry, type Entry } from "./history";
+import { chosenModel } from "./models";
 import { notice, report } from "./notice";
 import { options } from "./options";
-import { close, mixtureTrack, onReplace, recording, show, SPECTROGRAM_HEIGHT, type Origin } from "./recording";
+import {
+  close,
+  mixtureTrack,
+  onReplace,
+  recording,
+  reference,
+  show,
+  SPECTROGRAM_HEIGHT,
+  type Origin,
+} from "./recording";
 import { addTarget, areReady, auto, change, clear, targets, type Target } from "./targets";
 
 /** A stem in the studio. */
@@ -43,7 +53,8 @@ export const blocked = computed(() => {
 export const draft = computed(() => {
   if (!recording.value) return null;
   const most = auto.value ? options.value.maxTargets : null;
-  return buildRequest(recording.value.audio.id, targets.value, most, options.value.output);
+  const choices = { ...options.value, model: chosenModel.value };
+  return buildRequest(reference(recording.value), targets.value, most, choices);
 });
 
 const GONE = "This separation is gone, or belongs to another key.";
@@ -108,9 +119,10 @@ export async function openSeparation(id: string): Promise<void> {
     const audio = await request<Audio>(`/v1/audio/${job.mixture.audio_id}`, { signal }).catch(() => null);
     if (signal.aborted) return;
     restoreTargets(entry, job);
-    if (audio)
-      await show(audio, { ...origin, ...(audio.filename && !entry ? { name: audio.filename } : {}) } as Origin);
-    else view.value = whole(job.mixture.duration ?? 1);
+    if (audio) {
+      const named = audio.filename && !entry ? { name: audio.filename } : {};
+      await show(audio, { ...origin, ...named } as Origin, job.mixture.track ?? null);
+    } else view.value = whole(job.mixture.duration ?? 1);
     separation.value = job;
     sentRequest.value = entry?.request ?? null;
     await watch(job);
