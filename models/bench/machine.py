@@ -1,6 +1,7 @@
 """The limits of this machine: what no program on it can exceed."""
 
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,16 @@ def measure() -> dict:
         "bfloat16_gflops": operations / _fastest(lambda: half @ half) / 1e9,
         "copy_gb_per_second": 2 * _COPIED_BYTES / _fastest(lambda: target.copy_(block)) / 1e9,
     }
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has had, in MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not Linux; in bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    # `getrusage` would count what the process had that started this one, too.
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 def _fastest(work: Callable[[], object]) -> float:

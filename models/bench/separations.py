@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from models import checkpoints
 from models.bench import authors_way
+from models.bench.machine import peak_mib
 from models.engine import Engine
 from models.media import open_audio, open_writer
 from models.networks.unet import UNet
@@ -66,7 +66,7 @@ def measure(way: str, model: str, seconds: float, targets: int, device: str, fol
     """Return one row, without its SNR; the stems stay in `folder / way`."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = _measure_demucs(seconds) if model == DEMUCS else _measure(way, model, seconds, targets, device, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024)
+    peak = peak_mib()
     if measured["device"].startswith("cuda"):
         peak = torch.cuda.max_memory_allocated() / 2**20
     return {"model": model, "way": way, "seconds": seconds, "peak_mib": peak, **measured}

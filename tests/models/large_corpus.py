@@ -8,7 +8,6 @@ reading and networks are left out, which grow with a batch and not with the corp
 import argparse
 import hashlib
 import json
-import resource
 import statistics
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models.bench.machine import peak_mib
 from models.corpus.clips import ENERGY_HOP, RATE
 from models.corpus.decoded import open_folder
 from models.labels import classes
@@ -80,7 +80,7 @@ def measure(folder: Path) -> dict[str, object]:
     found["classes_drawn"] = len(drawn)
     found["most_drawn"] = drawn.most_common(1)[0][1] / drawn.total()
     found["sound"] = float(mixer.sources(mixer.plan(0)).abs().max())
-    found["peak_mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    found["peak_mebibytes"] = round(peak_mib())
     return found
 
 

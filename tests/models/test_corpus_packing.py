@@ -173,6 +173,12 @@ def complete_pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path,
     return corpus, folder / "packed", pack(open_source(corpus, "train"), folder / "packed", SMALL)
 
 
+def _stand_back() -> None:
+    """Let a test stop this process in time, and SIGINT arrive: a shell starts what runs in the background without."""
+    os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
 def test_an_interrupted_pack_goes_on_and_ends_the_same(
     how: signal.Signals, workers: int, complete_pack: tuple[Path, Path, Tally], tmp_path: Path
@@ -187,14 +193,15 @@ def test_an_interrupted_pack_goes_on_and_ends_the_same(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment,
-        # A shell starts what runs in the background with SIGINT ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_stand_back,
     ) as process:
         end = time.monotonic() + 60
         while not (output / "train-001.tar").exists() and time.monotonic() < end:
             time.sleep(0.002)
+        process.send_signal(signal.SIGSTOP)
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
     assert process.returncode == (-signal.SIGKILL if how is signal.SIGKILL else 130)
     assert not psutil.wait_procs(children, timeout=10)[1]
     finished = {path: path.stat().st_ino for path in output.glob("train-*.tar")}
