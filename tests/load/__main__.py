@@ -65,7 +65,7 @@ def deployment(folder: Path) -> Iterator[tuple[Topology, str, str]]:
     """Run Valkey, an API with a local store, and the bare application; yield the topology and both URLs."""
 
     def store(prefix: str, **settings: Any) -> Settings:
-        return Settings(store=str(folder / "store"), **settings)
+        return Settings(store=str(folder / "store"), **{**settings, "store_public_endpoint": None})  # a folder has none
 
     limits = {"queue_jobs": 10_000_000, "queue_audio_seconds": 1e12, "log_level": "warning"}
     limits |= {"upload_slots": 64, "key_share": 1.0, "budget_patience": 300.0}  # one key sends all uploads
