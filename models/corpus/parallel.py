@@ -31,10 +31,12 @@ def in_order(work: Callable[[Given], Made], things: Iterable[Given], workers: in
     """Yield `work` of each thing in order, by `workers` processes, or in this process if there are few things.
 
     `work` and `things` must be picklable. At most AHEAD things for each worker are taken before their results are used.
+    A single worker is a process too: in this one, an interrupt during a callback of libsndfile would be lost, and the
+    recording count as unreadable.
     """
     things = iter(things)
     first = list(islice(things, FEW))
-    if workers == 1 or len(first) < FEW:
+    if len(first) < FEW:
         yield from map(work, chain(first, things))
         return
     # Spawned, not forked: locks that other threads hold would stay locked in a fork.
