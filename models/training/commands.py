@@ -165,11 +165,12 @@ def ship(
         Path | None, typer.Option(help="Folder for the model, for --weights. Default: among the shipped ones.")
     ] = None,
     blend: Annotated[
-        str | None, typer.Option(help="The model or run that it started from: ship the weights half way between.")
+        list[str] | None,
+        typer.Option(help="A model or run to average the weights with, such as its start; may be repeated."),
     ] = None,
 ) -> None:
     """Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest."""
-    made = shipping.ship(run, name, version, output, blend)
+    made = shipping.ship(run, name, version, output, blend or ())
     progress_console.print(
         f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"
     )

@@ -1,6 +1,7 @@
 """`ship`: a finished run as a model, with weights, class embeddings, presence rule and manifest."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,21 @@ RIDGE = 0.01  # penalty of the logistic regression, since 300 mixtures are few
 CUT_SHARE = 0.05  # share of present targets that the gate may attenuate
 
 
-def ship(run: Path, name: str, version: str, output: Path | None = None, blend: str | None = None) -> Bundle:
+def ship(run: Path, name: str, version: str, output: Path | None = None, blend: Sequence[str] = ()) -> Bundle:
     """Turn a separator's run into a model: weights, config, tables of the training clips and of the
     classes that can be asked for by name, and the run's curve.
 
     output: folder for the model, or None to put it among the shipped ones, by `name`.
-    blend: the model or run that the run started from: weights half way between start and end generalise better to
-    sounds that were not in training (Wortsman et al., arXiv 2109.01903).
+    blend: models or runs whose weights are averaged with the run's, all alike, one named twice counting twice. The
+    mean of a start and of runs that went apart from it generalises better to sounds that were not in training than any
+    of them (Wortsman et al., arXiv 2109.01903 and 2203.05482).
 
     Presence is fitted on every second validation mixture of the run, if it has any.
     """
     made, clips, classes, log = assembly.assemble(run, name, version)
-    if blend is not None:
-        made.separator.load_state_dict(_half_way(made.separator.state_dict(), run_folder.separator_weights(blend)))
+    if blend:
+        states = [made.separator.state_dict(), *(run_folder.separator_weights(each) for each in blend)]
+        made.separator.load_state_dict(_mean(states))
     made.config |= _understood(made)
     rules = QueryRules(**made.config["query"])
     rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
@@ -102,10 +105,10 @@ def _equal(shipped: Tensor, made: Tensor) -> bool:
     return shipped.shape == made.shape and torch.allclose(shipped.float(), made.float(), rtol=1e-3, atol=1e-4)
 
 
-def _half_way(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+def _mean(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
-        name: torch.lerp(entry, second[name], 0.5) if entry.is_floating_point() else entry
-        for name, entry in first.items()
+        name: torch.stack([state[name] for state in states]).mean(0) if entry.is_floating_point() else entry
+        for name, entry in states[0].items()
     }
 
 

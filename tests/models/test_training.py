@@ -367,16 +367,17 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
     assert torch.allclose(done.stems["dog"].samples + done.residual.samples, sound.samples, atol=1e-6)
     assert engine.detect(sound).framewise.shape[0] >= 49, "a row every 20 ms"
 
-    # A second stage begins where the first ended, and what ships may lie half way between the two.
+    # A second stage begins where the first ended, and what ships may be a mean of both.
     second = ["--ear", "ear", "--run", "second", "--from", "cut", "--learning-rate", "0.1", "--set", "room=0.5"]
     assert main(["train", "separator", *common, *sizes, *second]) == 0
     assert json.loads(Path("second/run.json").read_text())["recipe"]["room"] == 0.5
-    assert main(["ship", "--run", "second", "--name", "model", "--output", "half", "--blend", "cut"]) == 0
+    blend = ["--blend", "cut", "--blend", "cut"]
+    assert main(["ship", "--run", "second", "--name", "model", "--output", "mean", *blend]) == 0
     first, last = (run_folder.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
-    shipped = checkpoints.load("half").separator.state_dict()
+    shipped = checkpoints.load("mean").separator.state_dict()
     name = "head_norm.weight"
     assert not torch.allclose(first[name], last[name], rtol=1e-4)
-    torch.testing.assert_close(shipped[name], (first[name] + last[name]) / 2, rtol=1e-6, atol=0)
+    torch.testing.assert_close(shipped[name], (2 * first[name] + last[name]) / 3, rtol=1e-6, atol=0)
 
 
 def test_every_stage_trains_as_if_the_class_had_never_been_there(
