@@ -14,7 +14,7 @@ from models.audio import resample
 
 def play(samples: Tensor, speed: Fraction) -> Tensor:
     """Return samples (..., n) at a speed: (..., n / speed)."""
-    if speed == 1:
+    if speed == 1 or not samples.numel():
         return samples
     played = resample(samples.reshape(-1, samples.shape[-1]), speed.numerator, speed.denominator)
     return played.unflatten(0, samples.shape[:-1])
