@@ -209,6 +209,7 @@ def test_packed_songs_are_clips_in_their_mix(tmp_path: Path) -> None:
     sung_clips = [
         pair(f"v{number}", tone(300 + number, 1.0), "Singing", group="choir", license="CC0") for number in (0, 1)
     ]
+    sung_clips.append(pair("choir", tone(500, 1.0), "Choir", kind="instrument"))
     write_shard(corpus / "train-000.tar", [member for members in sung_clips for member in members])
     sung = voices(corpus)
     assert [(voice.group, len(voice.phrases)) for voice in sung] == [("choir", 2)]

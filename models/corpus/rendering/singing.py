@@ -47,7 +47,9 @@ def voices(corpus: Path) -> tuple[Voice, ...]:
     wanted = with_descendants([find(SINGING).mid])
     found: dict[str, list[tuple[Recording, np.ndarray]]] = {}
     for row in open_source(corpus, "train"):
-        if isinstance(row, Recording) and wanted.intersection(row.mids) and row.group not in reserved_groups():
+        # Choirs of sound banks are instruments, in a key of their own.
+        sung = isinstance(row, Recording) and row.kind != "instrument" and wanted.intersection(row.mids)
+        if isinstance(row, Recording) and sung and row.group not in reserved_groups():
             recording, samples, _ = decode(row)
             if recording is not None and len(samples) >= SHORTEST * RATE:
                 found.setdefault(row.group, []).append((row, samples))
