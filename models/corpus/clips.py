@@ -26,6 +26,7 @@ class Clip:
     group: str
     kind: str
     source: dict[str, Any]  # package, path, licence: what attribution needs
+    song: str = ""  # shared by the parts of one rendered song, which add up to it
 
     @property
     def mid(self) -> str:

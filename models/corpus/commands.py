@@ -1,7 +1,8 @@
-"""`python -m models corpus ...`: pack, stats, check, manifest."""
+"""`python -m models corpus ...`: pack, render, stats, check, manifest."""
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +22,10 @@ from models.corpus.formats import open_source, splits_of
 from models.corpus.measurements import CorpusMeasurements, Measurement, measure_corpus
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.recordings import Fault, Recording, by_reason, summarise
+from models.corpus.rendering import sources
+from models.corpus.rendering.singing import validation_groups, voices
+from models.corpus.rendering.songs import Songs
+from models.corpus.rendering.synthesizer import synthesizer
 from models.encoding import check_format
 from models.errors import CorpusInvalid
 from models.threads import usable_cores
@@ -84,6 +89,60 @@ def pack_corpus(
         table.add_row(name, str(tally.shards), str(tally.clips), hours, left_over, str(len(tally.faults)))
     console.print(table)
     _report(found, faults)
+
+
+@app.command("render")
+def render_songs(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.", file_okay=False)],
+    hours: Annotated[
+        float, typer.Option(min=0.001, help="Of songs; their parts together are four to five times that.")
+    ],
+    seed: Annotated[int, typer.Option(help="The same seed and sources make the same songs.")] = 0,
+    bank: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="SF2 file, or FILE=LICENCE; again for each. Default: Debian's Fluid R3 and MuseScore General."
+        ),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of MIDI files, or FOLDER=LICENCE; again for each. Without: songs by rule alone."),
+    ] = None,
+    vocals: Annotated[
+        Path | None,
+        typer.Option(
+            help="Corpus whose singing clips are laid over songs. Instruments of its validation split are left out."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=2.0, max=20.0, help="Of a song's excerpt.")] = 10.0,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    workers: Workers = WORKERS,
+    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+) -> None:
+    """Render songs part by part, to clips that add up to a band in time and in key; needs FluidSynth.
+
+    Parts of one song share `song`, begin together and keep their levels in the mix. Clips are mono: nothing is panned.
+    An interrupted call resumes when it is called again. `manifest.csv` lists sources and licences.
+    """
+    check_format(format, 32_000, 1)
+    banks = sources.banks(bank)
+    synthesizer(banks[0].path, sources.PACKAGES)
+    with errors.status("reading the sources"):
+        apart_from = validation_groups(vocals) if vocals else frozenset()
+        sung = voices(vocals) if vocals else ()
+    count = math.ceil(hours * 3600 / seconds)
+    songs = Songs(seed, count, banks, sources.score_folders(scores), sung, apart_from)
+    output.mkdir(parents=True, exist_ok=True)
+    settings = Settings(format, shard_mb, seconds)
+    with _bar("rendering", count) as advance:
+        tally = pack(songs, output, settings, workers, _tally_reporter(advance), songs.encode, songs.about())
+    entries = [entry for entry in open_source(output, songs.split) if isinstance(entry, Recording)]
+    manifests.write_rows(manifests.rows(entries, songs.split), output / "manifest.csv")
+    console.print(
+        f"{tally.rows - len(tally.faults)} songs, {tally.clips} parts, {tally.seconds / 3600:.2f} h of parts in "
+        f"{tally.shards} shards; sources in {output / 'manifest.csv'}"
+    )
+    _report(tally.faults, None)
 
 
 @app.command("stats")

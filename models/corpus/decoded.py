@@ -149,7 +149,7 @@ def _beside(folder: Path, ending: str) -> Path:
 
 
 def _describe(recording: Recording, start: int, frames: int) -> dict:
-    return {
+    described = {
         "key": recording.key,
         "start": start,
         "frames": frames,
@@ -158,3 +158,5 @@ def _describe(recording: Recording, start: int, frames: int) -> dict:
         "kind": recording.kind,
         "source": {name: recording.source[name] for name in _SOURCE if name in recording.source},
     }
+    song = recording.source.get("song")
+    return described | {"song": str(song)} if song else described

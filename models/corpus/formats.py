@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from models.corpus import csv_tables, musdb18, packed_hdf5, shards
 from models.corpus.csv_tables import Tables
@@ -11,6 +13,18 @@ from models.corpus.packed_hdf5 import Packed
 from models.corpus.recordings import Source
 from models.corpus.shards import Shards
 from models.errors import CorpusInvalid
+
+
+class Files(Protocol):
+    """What a fingerprint is taken of: a `Source`, or other files that a split is made of."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def split(self) -> str: ...
+
+    def files(self) -> Iterator[Path]: ...
 
 
 def open_source(path: Path, split: str) -> Source:
@@ -33,7 +47,7 @@ def splits_of(path: Path) -> tuple[str, ...]:
     return kinds[_kind(path)](path)
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Files) -> str:
     """Return sixteen hexadecimal digits that depend on the names, sizes and modification times of the source's files
     and on its split, but not on its location."""
     digest = hashlib.blake2s(source.split.encode(), digest_size=8)

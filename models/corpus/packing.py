@@ -9,20 +9,20 @@ import io
 import json
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from models.corpus.clips import RATE
-from models.corpus.formats import fingerprint
+from models.corpus.formats import Files, fingerprint
 from models.corpus.parallel import exclusive_lock, in_order
 from models.corpus.reading import pieces
-from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
+from models.corpus.recordings import Fault, Recording, Samples, Unusable, summarise
 from models.encoding import open_writer
 from models.errors import CorpusInvalid
 from models.labels import ontology
@@ -67,34 +67,56 @@ class Encoded:
     faults: list[Fault]
 
 
+class Encoder(Protocol):
+    """Makes a row's pieces."""
+
+    def __call__(self, row: Any, settings: Settings) -> Encoded: ...
+
+
+class Rows(Files, Protocol):
+    """What a split is packed from: a `Source` of recordings, or rows of another kind with an encoder of their own.
+    Iterating, which can be repeated, yields them in a fixed order."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
 def pack(
-    source: Source,
+    source: Rows,
     output: Path,
     settings: Settings = Settings(),
     workers: int = 1,
     advance: Callable[[Tally], None] = lambda _: None,
+    encoder: Encoder | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Tally:
     """Write one split to `output` as SPLIT-000.tar, ..., or resume an interrupted pack.
+
+    encoder: what makes a row's pieces, `encode` of recordings by default; picklable. about: what else the pieces depend
+    on, which a resumed call must have the same.
 
     Raises CorpusInvalid if the folder holds a pack of something else, or shards without a journal, if another process
     is packing there, or if no recording is usable; OSError if writing fails; FormatUnsupported.
     """
     with exclusive_lock(output / f".pack-{source.split}.lock", waits=False):
         journal = output / f".pack-{source.split}.jsonl"
-        head = asdict(settings) | {"source": fingerprint(source), "split": source.split}
+        head = asdict(settings) | {"source": fingerprint(source), "split": source.split} | dict(about or {})
         tally, complete = _resume(journal, head)
         advance(tally)
         if not complete:
-            _pack_rest(source, output, settings, workers, advance, tally, journal)
+            _pack_rest(source, output, settings, workers, advance, encoder or encode, tally, journal)
         return tally
 
 
 def _pack_rest(
-    source: Source,
+    source: Rows,
     output: Path,
     settings: Settings,
     workers: int,
     advance: Callable[[Tally], None],
+    encoder: Encoder,
     tally: Tally,
     journal: Path,
 ) -> None:
@@ -102,7 +124,7 @@ def _pack_rest(
     shard = _Shard(output, source.split, tally.shards, settings)
     recorded = len(tally.faults)
     try:
-        for row in in_order(partial(encode, settings=settings), rest, workers):
+        for row in in_order(partial(encoder, settings=settings), rest, workers):
             if shard.is_full:
                 shard.finish()
                 tally.shards += 1
@@ -141,7 +163,7 @@ def encode(row: Recording | Fault, settings: Settings) -> Encoded:
             if not only and _says_little(piece, settings, first=place == 0):
                 left_over += len(piece) / RATE
             else:
-                made.append((place / RATE, _encode_piece(piece, settings.format), len(piece)))
+                made.append((place / RATE, encode_piece(piece, settings.format), len(piece)))
             place += len(piece)
         if not place:
             raise Unusable("undecodable", "no samples")
@@ -179,7 +201,8 @@ def _says_little(piece: Samples, settings: Settings, first: bool) -> bool:
     return short or np.abs(piece.astype(np.int32)).max() < SILENCE
 
 
-def _encode_piece(samples: Samples, format: str) -> bytes:
+def encode_piece(samples: Samples, format: str) -> bytes:
+    """Return samples at 32 kHz, mono, as a file of a format."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip"
         with open_writer(path, format, RATE, 1, _BIT_DEPTHS.get(format)) as writer:

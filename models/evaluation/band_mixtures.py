@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from models.corpus.relations import are_related
-from models.evaluation.midi_scores import OTHER, Score, Synthesizer, midi_files, read
+from models.corpus.rendering.general_midi import OTHER
+from models.corpus.rendering.scores import Score, midi_files, read
+from models.corpus.rendering.synthesizer import Synthesizer
 from models.evaluation.rendering import PEAK, Mix, sounding
 from models.evaluation.reporting_mixtures import Groups
 from models.labels import find

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.commands import Device
 from models.corpus.decoded import load
+from models.corpus.rendering.scores import midi_files
 from models.evaluation import band_mixtures, midi_scores, reporting_mixtures
 from models.evaluation.band_mixtures import Bands, Row
 from models.evaluation.bootstrap import Estimate, TwoLevel
@@ -193,7 +194,7 @@ def draw_bands(
 def _bands(folders: list[Path] | None, bank: Path) -> Bands:
     where = tuple(folders) if folders else midi_scores.FOLDERS
     synthesizer = midi_scores.synthesizer(bank)
-    if not any(midi_scores.midi_files(where)):
+    if not any(midi_files(where)):
         names = ", ".join(str(folder) for folder in where)
         raise FileNotFoundError(f"no MIDI files in {names}; on Debian: apt-get install {midi_scores.PACKAGES}")
     return Bands(where, synthesizer, progress_console.print)

@@ -17,6 +17,7 @@ from rich.table import Table
 from models.commands import Device
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load
+from models.corpus.rendering.scores import midi_files
 from models.corpus.reserved import reserved_groups
 from models.evaluation import midi_scores, practical_mixtures, reporting_mixtures
 from models.evaluation.band_mixtures import Bands
@@ -228,7 +229,7 @@ def _sounds(
     valid, train = (load(corpus, split, cache, progress_console.print) for split in ("valid", "train"))
     reserved = Clips(train.samples, [clip for clip in train.clips if clip.group in reserved_groups()])
     where = tuple(folders) if folders else practical_mixtures.SCORES
-    if not any(midi_scores.midi_files(where)):
+    if not any(midi_files(where)):
         names = ", ".join(str(folder) for folder in where)
         raise FileNotFoundError(f"no MIDI files in {names}; make evaluate unpacks them from Debian's packages")
     bands = Bands(where, midi_scores.synthesizer(bank), progress_console.print)

@@ -18,6 +18,7 @@ from models.checkpoints import as_tuples
 from models.checkpoints import load as load_model
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
+from models.corpus.formats import splits_of
 from models.corpus.relations import with_descendants
 from models.corpus.reserved import reserved_groups
 from models.labels import find, lookup
@@ -39,7 +40,8 @@ progress_console = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Place:
-    """The data of a run. corpus: of any kind that models.corpus reads. cache: for decoded clips and embeddings.
+    """The data of a run. corpus: of any kind that models.corpus reads. more: corpora trained on beside it, such as
+    rendered songs. cache: for decoded clips and embeddings.
     held_out: mids that no stage may use, descendants included (see `class_mids`). separator_held_out: mids that the
     separator may not use, although its query encoder may."""
 
@@ -47,21 +49,30 @@ class Place:
     cache: Path = Path(".cache")
     held_out: tuple[str, ...] = ()
     separator_held_out: tuple[str, ...] = ()
+    more: tuple[Path, ...] = ()
 
     @staticmethod
     def of(setup: dict[str, Any]) -> "Place":
         """Return the place of a run's setup; fields that older setups lack have their defaults."""
         said = setup["place"]
         hidden = (tuple(said.get(name, ())) for name in ("held_out", "separator_held_out"))
-        return Place(Path(said["corpus"]), Path(said["cache"]), *hidden)
+        return Place(Path(said["corpus"]), Path(said["cache"]), *hidden, more=tuple(map(Path, said.get("more", ()))))
 
     def clips(self, split: str) -> Clips:
-        """Return the split's clips without held-out classes, nor what is reserved for evaluation."""
+        """Return the split's clips without held-out classes, nor what is reserved for evaluation.
+
+        The clips of several corpora are joined in memory; only `corpus` needs to have the split."""
         clips = load(self.corpus, split, self.cache, progress_console.print)
+        for corpus in self.more:
+            if split in splits_of(corpus):
+                clips = clips.join(load(corpus, split, self.cache, progress_console.print))
         return clips.without(frozenset(self.held_out + self.separator_held_out)).without_groups(reserved_groups())
 
     def embeddings(self, query_encoder: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:
-        """Return the queries of the training clips, cached."""
+        """Return the queries of the training clips, cached for each corpus."""
+        if self.more:
+            alone = [replace(self, corpus=corpus, more=()) for corpus in (self.corpus, *self.more)]
+            return np.concatenate([part.embeddings(query_encoder, part.clips("train"), rules) for part in alone])
         if self.separator_held_out:  # the query encoder may use those: share the cache of all clips
             whole = replace(self, separator_held_out=())
             everything = whole.clips("train")

@@ -18,7 +18,12 @@ from models.training.separator import LOSSES
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator with it as query encoder.")
 
-CorpusOption = Annotated[Path, typer.Option("--corpus", help="Shards, a folder with a CSV, HDF5: see corpus --help.")]
+CORPUS_HELP = "Shards, a folder with a CSV, HDF5: see corpus --help."
+CorpusOption = Annotated[Path, typer.Option("--corpus", help=CORPUS_HELP)]
+CorporaOption = Annotated[
+    list[Path],
+    typer.Option("--corpus", help=f"{CORPUS_HELP} May be repeated: the first one validates, all are trained on."),
+]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips and their embeddings are kept.")]
 HoldOut = Annotated[
     str, typer.Option("--hold-out", help='Classes that no stage may use, with all below them: "Dog, Siren".')
@@ -37,7 +42,7 @@ Seed = Annotated[int, typer.Option(help="Of batches, masks and first weights.")]
 
 @app.command("detector")
 def train_detector(
-    corpus: CorpusOption,
+    corpus: CorporaOption,
     teacher: Annotated[
         Path | None, typer.Option(help="Folder with yamnet.safetensors; without, from labels alone.")
     ] = None,
@@ -60,7 +65,7 @@ def train_detector(
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
-    place = run_folder.Place(corpus, cache, run_folder.class_mids(hold_out))
+    place = run_folder.Place(corpus[0], cache, run_folder.class_mids(hold_out), more=tuple(corpus[1:]))
     if place.held_out and teacher:
         raise typer.BadParameter("a teacher knows every class: leave out --teacher or --hold-out")
     if as_paper and teacher:
@@ -85,7 +90,7 @@ def train_detector(
 
 @app.command("separator")
 def train_separator(
-    corpus: CorpusOption,
+    corpus: CorporaOption,
     query_encoder: Annotated[
         Path,
         typer.Option("--ear", help="Query encoder: the teacher's folder, or a detector's run.", exists=True),
@@ -139,7 +144,9 @@ def train_separator(
     if bias_only:
         sizes["scales"] = False
     setup = trainers.SeparatorSetup(
-        run_folder.Place(corpus, cache, run_folder.class_mids(hold_out), run_folder.class_mids(hide)),
+        run_folder.Place(
+            corpus[0], cache, run_folder.class_mids(hold_out), run_folder.class_mids(hide), tuple(corpus[1:])
+        ),
         query_encoder,
         by_paper,
         sizes,

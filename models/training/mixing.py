@@ -23,6 +23,7 @@ from models.labels import find
 from models.plda import PLDAPrior
 from models.runs.clip_embeddings import VERSIONS, sounding
 from models.training.clip_index import ClipIndex, Turns
+from models.training.songs import Songs
 
 SILENT = 1e-4  # energy of a segment below which it counts as silent
 UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
@@ -34,6 +35,9 @@ LASTING = (
     *("Hubbub, speech noise, speech babble", "Applause", "Cheering", "Insect", "Mechanical fan", "Air conditioning"),
 )
 FIRST_WANTED = 0.75  # share of the first of several wanted classes
+SONG_LEVEL_DB = 3.0  # most by which a part of a song is louder or softer than in it
+SONG_FILTER = 0.4  # of the gains of other sources' filters
+SONG_QUIET = 1e-3  # energy of a part, relative to the loudest one's in the segment, below which it is left out
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Recipe:
     interference_db: a source's energy relative to the first one's, over the whole segment.
     unlabelled: share of sources that are unlabelled clips, if the corpus has any.
     band: share of mixtures that are three or four instruments playing at once.
+    songs: share of mixtures that are two to all parts of one rendered song, in time, near their levels in it.
     anchored: share of sources cut at their anchor rather than at a loud place.
     wanted: classes of which the first source is in `wanted_share` of mixtures, with a semicolon between them; of
         several, the first one in three quarters of these.
@@ -68,6 +73,7 @@ class Recipe:
     room: float = 0.1
     filtered: float = 0.7
     band: float = 0.0
+    songs: float = 0.0
     unlabelled: float = 0.3
     class_power: float = 0.35  # classes are drawn by (number of groups) ** power
     wanted: str = ""
@@ -106,6 +112,8 @@ class Plan:
     source_of_play: list[int] = field(default_factory=list)
     mixture_of_source: list[int] = field(default_factory=list)
     gains: list[float] = field(default_factory=list)  # dB, of each source
+    # Of each source, the first of those whose common energy is that of one: itself, or a song's first part.
+    level_of: list[int] = field(default_factory=list)
     filters: list[np.ndarray] = field(default_factory=list)
     rooms: list[int] = field(default_factory=list)  # -1: none
     target_sources: list[tuple[int, int]] = field(default_factory=list)  # mixture, and source or -1 where it is absent
@@ -162,6 +170,7 @@ class Mixer:
         instruments = with_descendants([find("Musical instrument").mid])
         players = [at for at, mid in enumerate(self.classes) if mid in instruments]
         self._players = Turns(np.array(players), self.shares[players]) if players else None
+        self._songs = Songs(clips.clips, usable) if recipe.songs else None
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Return the batch of a step, or one of `parts` equal shares of its mixtures."""
@@ -184,7 +193,9 @@ class Mixer:
         spectra = spectrum.stft(sources, self.fft_size, self.hop, self.window_size)
         points = torch.from_numpy(np.stack(plan.filters)).to(device)
         spectra = spectra * filter_curves(points, spectra.shape[2], RATE)[:, None]
-        energy = spectra.abs().square().sum((1, 2)).clamp(min=1e-8)
+        energy = spectra.abs().square().sum((1, 2))
+        together = torch.tensor(plan.level_of, device=device)
+        energy = torch.zeros_like(energy).index_add_(0, together, energy)[together].clamp(min=1e-8)
         scale = 10 ** (torch.tensor(plan.gains, device=device, dtype=torch.float32) / 20) / energy.sqrt()
         spectra = spectra * scale[:, None, None]
         owners = torch.tensor(plan.mixture_of_source, device=device)
@@ -226,11 +237,51 @@ class Mixer:
     def _add_mixture(self, plan: Plan, random: np.random.Generator) -> None:
         recipe = self.recipe
         mixture = plan.mixture_of_source[-1] + 1 if plan.mixture_of_source else 0
-        chosen = self._choose(random)
         first = len(plan.mixture_of_source)
+        if self._songs and random.random() < recipe.songs:
+            chosen = self._add_song(plan, mixture, self._songs.draw(random), random)
+        else:
+            chosen = self._add_unrelated(plan, mixture, random)
+        self._add_targets(plan, mixture, first, chosen, random)
+
+    def _add_song(
+        self, plan: Plan, mixture: int, parts: list[int], random: np.random.Generator
+    ) -> list[tuple[int, str]]:
+        """Add parts of one song at one offset and speed, where the first part sounds, in one room if any. Parts that
+        hardly sound there are left out; return the others."""
+        recipe = self.recipe
+        first = len(plan.mixture_of_source)
+        room = int(random.integers(ROOMS)) if random.random() < recipe.room else -1
+        plan.mixture_of_source.append(mixture)
+        self._play(plan, parts[0], random)
+        offset, speed = plan.offsets[-1], plan.speeds[-1]
+        energies = [float(self._energy(index, np.array([max(offset, 0.0)]), speed)[0]) for index in parts]
+        audible = [index for index, energy in zip(parts, energies, strict=True) if energy > SONG_QUIET * max(energies)]
+        kept = [parts[0], *(index for index in audible if index != parts[0])]
+        for index in kept[1:]:
+            plan.mixture_of_source.append(mixture)
+            plan.clips.append(index)
+            plan.offsets.append(offset)
+            plan.speeds.append(speed)
+            plan.source_of_play.append(len(plan.mixture_of_source) - 1)
+        for _ in kept:
+            plan.gains.append(random.uniform(-SONG_LEVEL_DB, SONG_LEVEL_DB))
+            plan.level_of.append(first)
+            points = (
+                SONG_FILTER * filter_points(random) if random.random() < recipe.filtered else np.zeros(FILTER_POINTS)
+            )
+            plan.filters.append(points)
+            plan.rooms.append(room)
+        return [(index, self._labels(index)[0]) for index in kept]
+
+    def _add_unrelated(self, plan: Plan, mixture: int, random: np.random.Generator) -> list[tuple[int, str]]:
+        """Add sources that have nothing to do with each other."""
+        recipe = self.recipe
+        chosen = self._choose(random)
         for number, (index, mid) in enumerate(chosen):
             plan.mixture_of_source.append(mixture)
             plan.gains.append(0.0 if number == 0 else random.uniform(*recipe.interference_db))
+            plan.level_of.append(len(plan.level_of))
             points = filter_points(random) if random.random() < recipe.filtered else np.zeros(FILTER_POINTS)
             plan.filters.append(points)
             plan.rooms.append(int(random.integers(ROOMS)) if random.random() < recipe.room else -1)
@@ -239,6 +290,13 @@ class Mixer:
                 other = self._clip(mid, [mids for at, mids in self._mids(chosen) if at != number], random)
                 if other is not None:
                     self._play(plan, other, random)
+        return chosen
+
+    def _add_targets(
+        self, plan: Plan, mixture: int, first: int, chosen: list[tuple[int, str]], random: np.random.Generator
+    ) -> None:
+        """Choose the targets among a mixture's sources, of which `first` is the first, and their queries."""
+        recipe = self.recipe
         labels: list[set[str]] = [set() for _ in chosen]
         for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
             if source >= first:

@@ -18,6 +18,7 @@ from rich.console import Console
 from models.__main__ import main
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
+from models.corpus.rendering import general_midi, scores
 from models.evaluation import band_mixtures, bands, comparison, midi_scores, reporting_mixtures
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
@@ -99,7 +100,7 @@ def test_notes_are_timed_and_named_as_they_are_played(tmp_path: Path) -> None:
         ]
     )
     mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(tmp_path / "some.mid")
-    score = midi_scores.read(tmp_path / "some.mid")
+    score = scores.read(tmp_path / "some.mid")
     assert score.seconds == pytest.approx(4)
     assert [(note.label, note.start, note.end) for note in score.notes] == [
         ("Piano", 0.5, 1.0),
@@ -125,23 +126,23 @@ def test_an_excerpt_holds_what_sounds_in_it_once(
 ) -> None:
     """Struck and released within the excerpt, in its own part, whatever had begun before or goes on afterwards."""
     notes = [
-        midi_scores.Note(label, channel, 60, 100, begins, begins + lasts)
+        scores.Note(label, channel, 60, 100, begins, begins + lasts)
         for channel, (label, begins, lasts) in enumerate(played)
     ]
-    first, last = start - midi_scores.LEAD, start + seconds
+    first, last = start - scores.LEAD, start + seconds
     expected = {
         (note.label, note.channel): (max(note.start, first) - first, min(note.end, last) - first)
         for note in notes
         if note.start < last and note.end > first
     }
     found: dict[tuple[str, int], list[float]] = {}
-    for label, part in midi_scores.Score("", 30.0, notes, []).excerpt(start, seconds).items():
+    for label, part in scores.Score("", 30.0, notes, []).excerpt(start, seconds).items():
         time = 0.0
         for event in part:
             time += event.time
             if event.type in ("note_on", "note_off"):
                 found.setdefault((label, event.channel), []).append(time)
-        assert time == pytest.approx(midi_scores.LEAD + seconds, abs=0.002)  # whatever still sounds ends there
+        assert time == pytest.approx(scores.LEAD + seconds, abs=0.002)  # whatever still sounds ends there
     assert found.keys() == expected.keys()
     for place, times in found.items():
         assert times == pytest.approx(expected[place], abs=0.002)
@@ -153,14 +154,14 @@ def test_an_excerpt_holds_what_sounds_in_it_once(
 def test_what_is_no_score_is_said(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad.mid").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.mid is not a readable score"):
-        midi_scores.read(tmp_path / "bad.mid")
+        scores.read(tmp_path / "bad.mid")
 
 
 def test_all_instruments_are_classes() -> None:
-    programs = [program for of in midi_scores.PROGRAMS.values() for program in of]
+    programs = [program for of in general_midi.PROGRAMS.values() for program in of]
     assert len(set(programs)) == len(programs)
     assert set(programs) <= set(range(128))
-    for label in (*midi_scores.PROGRAMS, midi_scores.DRUM_KIT):
+    for label in (*general_midi.PROGRAMS, general_midi.DRUM_KIT):
         assert find(label).name == label
 
 
@@ -218,7 +219,7 @@ def test_the_committed_list_is_sound() -> None:
     rows = band_mixtures.read_rows()
     assert len(rows) == band_mixtures.ROWS == len(set(rows))
     assert len({row.score for row in rows}) >= 10
-    assert {row.label for row in rows} <= {*midi_scores.PROGRAMS, midi_scores.DRUM_KIT}
+    assert {row.label for row in rows} <= {*general_midi.PROGRAMS, general_midi.DRUM_KIT}
     assert all(len(row.digest) == 16 and row.start >= 0 and row.query for row in rows)
 
 
@@ -229,13 +230,13 @@ def test_the_committed_list_is_sound() -> None:
 def test_parts_add_up_to_the_band(folder: Path) -> None:
     """The synthesizer is linear, and an excerpt plays what the score plays there."""
     synthesizer = midi_scores.synthesizer(midi_scores.BANK)
-    score = midi_scores.read(folder / "first.mid")
+    score = scores.read(folder / "first.mid")
     parts = {label: synthesizer.render(part, 2.0) for label, part in score.excerpt(3.0, 2.0).items()}
     assert parts.keys() == PARTS.keys()
     together = [
-        midi_scores.Note("all", note.channel, note.pitch, note.velocity, note.start, note.end) for note in score.notes
+        scores.Note("all", note.channel, note.pitch, note.velocity, note.start, note.end) for note in score.notes
     ]
-    band = midi_scores.Score("", score.seconds, together, score.controls).excerpt(3.0, 2.0)
+    band = scores.Score("", score.seconds, together, score.controls).excerpt(3.0, 2.0)
     whole = synthesizer.render(band["all"], 2.0)
     summed = np.sum(list(parts.values()), axis=0)
     assert len(whole) == 2 * RATE

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.rendering.synthesizer import Synthesizer
 from models.corpus.reserved import reserved_groups
 from models.evaluation import practical
 from models.evaluation.band_mixtures import Bands
-from models.evaluation.midi_scores import Synthesizer
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.practical_mixtures import (
     BAND_ROWS,

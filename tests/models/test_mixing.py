@@ -269,3 +269,66 @@ def test_a_band_is_three_or_four_instruments_that_are_not_one_another() -> None:
         assert not any(are_related(one, other) for one in played for other in played if one != other)
     some = Mixer(Clips(sound, listed), embeddings, Recipe(mixtures=50, seconds=1.0, band=0.0), STFT)
     assert any(played & {mid("Dog"), mid("Speech")} for played in some.classes_of(some.plan(0)))
+
+
+def song_mixer(**recipe: float) -> tuple[Mixer, list[Clip]]:
+    """Two songs of three parts: noise at other levels each; and clips of none."""
+    noise = np.random.default_rng(0).standard_normal((2, 4, 3 * RATE))
+    levels = {"Piano": 4_000, "Bass guitar": 1_000, "Drum kit": 2_000, "Dog": 3_000}
+    sounds, listed = [], []
+    for song in range(2):
+        for at, (name, level) in enumerate(levels.items()):
+            sounds.append((level * noise[song, at]).astype(np.int16))
+            where = f"song{song}" if name != "Dog" else ""
+            start = 3 * RATE * (len(sounds) - 1)
+            listed.append(Clip(f"{name}{song}", start, 3 * RATE, (mid(name),), f"{name}/{song}", "effect", {}, where))
+    clips = Clips(np.concatenate(sounds), listed)
+    chosen = Recipe(mixtures=20, seconds=1.0, absent=0.0, room=0.0, **recipe)  # type: ignore[arg-type]
+    return Mixer(clips, np.ones((len(listed), 1, 8), np.float16), chosen, STFT), listed
+
+
+def test_the_parts_of_a_song_begin_together_and_keep_their_levels() -> None:
+    drawn, listed = song_mixer(songs=1.0, filtered=0.0)
+    plan, batch = drawn.plan(0), drawn.batch(0)
+    assert len(plan.clips) == len(plan.mixture_of_source) == len(plan.level_of) == len(plan.filters)
+    for mixture in range(20):
+        plays = [at for at, source in enumerate(plan.source_of_play) if plan.mixture_of_source[source] == mixture]
+        assert len(plays) in (2, 3)
+        for values in (
+            [listed[plan.clips[at]].song for at in plays],
+            [plan.offsets[at] for at in plays],
+            [plan.speeds[at] for at in plays],
+        ):
+            assert len(set(values)) == 1
+        assert listed[plan.clips[plays[0]]].song
+    assert {listed[plan.clips[0]].mid for plan in (drawn.plan(step) for step in range(20))} == {
+        mid(name) for name in ("Piano", "Bass guitar", "Drum kit")
+    }, "any part is a target"
+    # A piano is 12 dB louder than a bass in the song, and at most twice the spread more or less in a mixture.
+    levels = batch.targets.abs().square().sum((1, 2)).log10() * 10
+    for row in range(0, 40, 2):
+        names = [listed[plan.clips[plan.target_sources[at][1]]].mid for at in (row, row + 1)]
+        if names == [mid("Piano"), mid("Bass guitar")]:
+            assert 5.5 < float(levels[row] - levels[row + 1]) < 18.5
+    sums = batch.mixture.abs().square().sum((1, 2))
+    assert bool((sums > 0.25).all() and (sums < 4).all()), "a song's parts have the energy of one source together"
+
+
+def test_songs_change_no_mixture_of_a_recipe_without_them() -> None:
+    some, none = song_mixer(songs=0.5)[0], song_mixer(songs=0.0)[0]
+    kinds = {
+        len(set(np.array(plan.level_of)[np.array(plan.mixture_of_source) == 0])) for plan in map(some.plan, range(12))
+    }
+    assert 1 in kinds and 2 in kinds, "some mixtures are songs, some are not"
+    clips = small_corpus.clips()
+    plain, asked = mixer(clips), mixer(clips, songs=1.0)  # a corpus without songs has none to draw
+    assert plain.plan(0).clips == asked.plan(0).clips and none.plan(0).level_of == list(
+        range(len(none.plan(0).level_of))
+    )
+
+
+def test_clips_of_songs_are_ordinary_clips_too() -> None:
+    plan = song_mixer(songs=0.0)[0].plan(0)
+    pairs = zip(plan.mixture_of_source, plan.offsets, strict=False)
+    assert len({offset for _, offset in pairs}) > 5
+    assert {at % 4 for at in plan.clips} == {0, 1, 2, 3}
