@@ -19,7 +19,7 @@ APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
-    {"jobs", "http", "local_copies"},
+    {"jobs", "http", "local_copies", "console"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "usage", "model_catalogue", "health"},
@@ -28,7 +28,7 @@ APP_ROWS = (
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
-    {"tables", "check"},
+    {"tables", "check", "job_admin"},
     {"__main__", "command", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

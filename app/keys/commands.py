@@ -6,17 +6,13 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from redis.exceptions import RedisError
 
-from app.errors import NotFound, RequestInvalid
+from app.console.deployment import Embedded, open_deployment, print_error
 from app.keys.repository import KeyRepository
-from app.keys.transfer import LineInvalid, from_lines, require_name, to_line
+from app.keys.transfer import from_lines, require_name, to_line
 from app.records.usage import Usage
-from app.redis_client import connect
-from app.settings import Settings
 
 commands = typer.Typer(help=__doc__, no_args_is_help=True)
-Embedded = Annotated[bool, typer.Option("--embedded", help="Use the embedded service that runs on EARMARK_HOME.")]
 
 
 @commands.command()
@@ -53,7 +49,7 @@ def list_keys(embedded: Embedded = False) -> None:
         rate, quota = key.rate or "none", key.audio_seconds or "none"
         typer.echo(f"{key.id:<30}  {created:<16}  {rate:>8}  {quota:>11}  {key.priority:>8}  {key.name}")
     for key_id in unreadable_ids:
-        typer.secho(f"{key_id:<30}  its record is damaged: revoke it and create another", fg="red", err=True)
+        print_error(f"{key_id:<30}  its record is damaged: revoke it and create another")
 
 
 @commands.command()
@@ -106,7 +102,7 @@ def export_keys(
     for key in valid_keys:
         typer.echo(to_line(key, webhook_secrets))
     for key_id in unreadable_ids:
-        typer.secho(f"{key_id} is left out: its record is damaged", fg="red", err=True)
+        print_error(f"{key_id} is left out: its record is damaged")
 
 
 @commands.command("import")
@@ -128,15 +124,5 @@ def import_keys(
 
 @contextmanager
 def _open_keys(embedded: bool) -> Iterator[tuple[KeyRepository, Usage]]:
-    from app.embedded import EmbeddedError, queue_settings
-
-    try:
-        settings = Settings.load_or_exit()
-        with connect(queue_settings(settings) if embedded else settings) as redis:
-            yield KeyRepository(redis), Usage(redis, settings)
-    except (EmbeddedError, NotFound, LineInvalid, RequestInvalid) as error:
-        typer.secho(str(error), fg="red", err=True)
-        raise typer.Exit(1) from None
-    except RedisError as error:
-        typer.secho(f"Redis (EARMARK_REDIS_URL) does not answer: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+    with open_deployment(embedded) as (settings, redis):
+        yield KeyRepository(redis), Usage(redis, settings)
