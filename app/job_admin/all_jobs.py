@@ -11,6 +11,7 @@ from app.jobs.kinds import KINDS, Kind, kind_of_id
 from app.jobs.large_fields import LargeFields
 from app.jobs.lifecycle import Job, Status
 from app.jobs.repository import JobRepository
+from app.keys.names import KeyNames
 from app.keys.repository import KeyRepository
 from app.records import ids
 from app.settings import Settings
@@ -29,17 +30,13 @@ class AllJobs:
         self._jobs = JobRepository(redis, settings)
         self._storage = Storage.open(settings)
         self._large_fields = LargeFields(redis, self._storage, settings)
-        self._names = {key.id: key.name for key in KeyRepository(redis).list()}
-
-    def key_name(self, owner: str) -> str:
-        """Return the name of the key that owns a job, in words where it has none."""
-        return self._names.get(owner, "(revoked)") if owner else "(no key)"
+        self.key_names = KeyNames(KeyRepository(redis))
 
     def owners(self, key: str | None) -> list[str]:
         """Return the ids of the keys with this name, or with this id, revoked or not; None: all owners of jobs."""
         if key is None:
             return self._jobs.listing.owners()
-        named = [key] if ids.is_id(key, ids.KEY) else [key_id for key_id, name in self._names.items() if name == key]
+        named = [key] if ids.is_id(key, ids.KEY) else self.key_names.ids(key)
         if not named:
             raise NotFound(f"There is no key named {key}; revoked ones are known by their ids.")
         return named

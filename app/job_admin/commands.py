@@ -105,8 +105,12 @@ def _for_each(job_ids: list[str], act: Callable[[AllJobs, str], str], embedded: 
 
 def _line(jobs: AllJobs, job: Job) -> str:
     seconds = "" if job.audio_seconds is None else f"{job.audio_seconds:.1f}"
-    key = f"{job.owner} {jobs.key_name(job.owner)}".strip()
-    return f"{job.id:<30}  {_time(job.created_at):<19}  {job.status:<9}  {seconds:>9}  {job.model:<12}  {key}"
+    created = _time(job.created_at)
+    return f"{job.id:<30}  {created:<19}  {job.status:<9}  {seconds:>9}  {job.model:<12}  {_key(jobs, job)}"
+
+
+def _key(jobs: AllJobs, job: Job) -> str:
+    return f"{job.owner} {jobs.key_names.of(job.owner)}".strip()
 
 
 def _rows(jobs: AllJobs, job: Job) -> Iterator[tuple[str, str]]:
@@ -117,7 +121,7 @@ def _rows(jobs: AllJobs, job: Job) -> Iterator[tuple[str, str]]:
         yield "position", f"{position} in the queue"
     if job.status == "running":
         yield "progress", f"{job.progress.stage}, {job.progress.ratio:.0%}"
-    yield "key", f"{job.owner} {jobs.key_name(job.owner)}".strip()
+    yield "key", _key(jobs, job)
     yield "model", job.model
     if job.audio_seconds is not None:
         yield "audio", f"{job.audio_seconds:.1f} s, charged {job.charged_seconds or job.audio_seconds:.1f} s"

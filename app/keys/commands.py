@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.console.deployment import Embedded, open_deployment, print_error
+from app.keys.names import KeyNames
 from app.keys.repository import KeyRepository
 from app.keys.transfer import from_lines, require_name, to_line
 from app.records.usage import Usage
@@ -76,17 +77,24 @@ def usage(
     ] = None,
     embedded: Embedded = False,
 ) -> None:
-    """Print the requests, the audio seconds and the stored bytes of each key, or of one key by day."""
+    """Print the requests, the audio seconds and the stored bytes of each key, or of one key by day.
+
+    Revoked keys, and what was done without a key, are listed if they have any in these days.
+    """
     with _open_keys(embedded) as (keys, counted):
         since, to = counted.period(first and first.date(), last and last.date())
-        names = {key.id: key.name for key in keys.list()}
-        used = {each: counted.read(each, since, to) for each in ([key_id] if key_id else names)}
-    rows = [(str(day.day), [day]) for day in used[key_id]] if key_id else list(used.items())
+        names, valid_ids = KeyNames(keys), [key.id for key in keys.list()]
+        if key_id:
+            rows = [(str(day.day), key_id, [day]) for day in counted.read(key_id, since, to)]
+        else:
+            others = sorted(counted.owners() - set(valid_ids))
+            used = [(owner, counted.read(owner, since, to)) for owner in (*valid_ids, *others)]
+            rows = [(owner or "-", owner, days) for owner, days in used if days or owner in valid_ids]
     typer.echo(f"{'day (UTC)' if key_id else 'id':<30}  {'requests':>10}  {'audio s':>12}  {'stored bytes':>16}  name")
-    for label, days in rows:
+    for label, owner, days in rows:
         requests, stored = sum(day.requests for day in days), sum(day.stored_bytes for day in days)
         seconds = sum(day.audio_seconds for day in days)
-        typer.echo(f"{label:<30}  {requests:>10}  {seconds:>12.1f}  {stored:>16}  {names.get(key_id or label, '')}")
+        typer.echo(f"{label:<30}  {requests:>10}  {seconds:>12.1f}  {stored:>16}  {names.of(owner)}")
 
 
 @commands.command("export")
