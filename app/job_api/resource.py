@@ -153,7 +153,7 @@ class JobResource(Generic[Answer]):
             return await run_in_threadpool(render_complete, await deps.large_fields_cache.load(job), position)
 
         try:
-            response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
+            response = await deps.poll_cache.get(scope, job_id, deps.url_signer.edition, render)
         except RecordUnreadable:
             await run_in_threadpool(self._set_aside, deps, caller, job_id)
             raise
