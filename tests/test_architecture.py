@@ -15,7 +15,6 @@ from tests.conftest import REPOSITORY
 OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
-    {"configuration"},
     {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
