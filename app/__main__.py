@@ -11,6 +11,7 @@ import typer
 
 from app.check.commands import check
 from app.housekeeping.commands import commands as housekeeping
+from app.job_admin.commands import commands as jobs
 from app.keys.commands import commands as keys
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.settings import Settings
@@ -21,6 +22,7 @@ GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
+cli.add_typer(jobs, name="jobs")
 cli.command()(check)
 cli.add_typer(housekeeping, name="housekeeping")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]

@@ -29,6 +29,7 @@ COMMANDS = {
     "worker": Command(("worker",), "Run jobs of the queue.", ("worker",)),
     "housekeeping": Command(("app", "housekeeping"), "Requeue lost jobs, expire what is old."),
     "keys": Command(("app", "keys"), "Create, list, revoke, export and import API keys; show their usage."),
+    "jobs": Command(("app", "jobs"), "List, show, cancel and delete the jobs of any key."),
     "check": Command(("app", "check"), "Try queue, store, keys and clock; say what to do."),
     "separate": Command(("models", "separate"), "Separate sounds from recordings.", ("worker",)),
     "detect": Command(("models", "detect"), "Detect the sounds in recordings.", ("worker",)),

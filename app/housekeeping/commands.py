@@ -4,10 +4,8 @@ the rules of its bucket."""
 from typing import Annotated
 
 import typer
-from redis.exceptions import RedisError
 
-from app.errors import StoreUnavailable
-from app.redis_client import connect
+from app.console.deployment import exit_on_failure, open_deployment
 from app.settings import Settings
 
 commands = typer.Typer()
@@ -42,22 +40,14 @@ def reconcile(
     from app.housekeeping.reconciliation import Reconciliation, pages
     from app.storage import Storage
 
-    settings = Settings.load_or_exit()
-    grace = settings.orphan_retention if grace is None else grace
     objects = size = 0
-    try:
-        with connect(settings) as redis:
-            reconciliation = Reconciliation(redis, None if dry_run else grace)
-            for page in pages(Storage.open(settings)):
-                for orphan in reconciliation.find(page):
-                    typer.echo(f"{orphan.prefix}  {orphan.objects} objects  {orphan.bytes} bytes")
-                    objects, size = objects + orphan.objects, size + orphan.bytes
-    except RedisError as error:
-        typer.secho(f"Redis (EARMARK_REDIS_URL) does not answer: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
-    except StoreUnavailable as error:
-        typer.secho(f"The store (EARMARK_STORE): {error.detail}", fg="red", err=True)
-        raise typer.Exit(1) from None
+    with open_deployment() as (settings, redis):
+        grace = settings.orphan_retention if grace is None else grace
+        reconciliation = Reconciliation(redis, None if dry_run else grace)
+        for page in pages(Storage.open(settings)):
+            for orphan in reconciliation.find(page):
+                typer.echo(f"{orphan.prefix}  {orphan.objects} objects  {orphan.bytes} bytes")
+                objects, size = objects + orphan.objects, size + orphan.bytes
     future = "nothing was changed" if dry_run else f"housekeeping deletes them in {grace:g} s"
     typer.secho(f"{objects} objects of {size} bytes have no record" + (f"; {future}" if objects else ""), err=True)
 
@@ -76,8 +66,5 @@ def lifecycle(
     document = rules.document(settings)
     typer.echo(document)
     if not dry_run:
-        try:
+        with exit_on_failure():
             rules.request(settings, "PUT", document.encode())
-        except StoreUnavailable as error:
-            typer.secho(f"The store (EARMARK_STORE): {error.detail}", fg="red", err=True)
-            raise typer.Exit(1) from None

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -22,8 +23,8 @@ from app.errors import (
 from app.http import access_log
 from app.job_api import webhooks
 from app.job_api.schemas import Answer, JobOptions
-from app.jobs.kinds import Kind, output_folder
-from app.jobs.large_fields import record_folder
+from app.jobs.deletion import delete_job
+from app.jobs.kinds import Kind
 from app.jobs.lifecycle import Job, Status, TargetState
 from app.jobs.listing import record_key
 from app.jobs.poll_cache import PollResponse
@@ -152,7 +153,7 @@ class JobResource(Generic[Answer]):
             return await run_in_threadpool(render_complete, await deps.large_fields_cache.load(job), position)
 
         try:
-            response = await deps.poll_cache.get(scope, job_id, deps.url_signer.valid_until, render)
+            response = await deps.poll_cache.get(scope, job_id, deps.url_signer.edition, render)
         except RecordUnreadable:
             await run_in_threadpool(self._set_aside, deps, caller, job_id)
             raise
@@ -171,15 +172,10 @@ class JobResource(Generic[Answer]):
         return deps.jobs.listing.page(deps.caller.key_id, self.kind.name, limit, cursor, status)
 
     def delete(self, deps: Dependencies, job_id: str) -> None:
-        """Delete a job, in whatever state, and its stored output."""
-        try:
-            has_stored_fields = bool(deps.jobs.delete(self.get(deps, job_id).id).stored_fields)
-        except RecordUnreadable:
-            deps.jobs.unreadable.delete(self.kind, job_id, deps.caller.key_id)
-            has_stored_fields = True  # possibly
-        deps.storage.delete_prefix(output_folder(self.kind.name, job_id))
-        if has_stored_fields:
-            deps.storage.delete_prefix(record_folder(job_id))
+        """Delete the caller's job, in whatever state, and its stored output. Raises what `delete_job` does."""
+        with suppress(RecordUnreadable):  # it can be deleted, and is the caller's
+            self.get(deps, job_id)
+        delete_job(deps.jobs, deps.storage, self.kind, job_id, deps.caller.key_id)
 
     def to_answer(self, deps: Dependencies, job: Job) -> Answer:
         """Return a complete job's representation for clients. Raises `RecordUnreadable`."""

@@ -52,6 +52,11 @@ class Listing:
         """Whether a job is an owner's, by its list: the record may be unreadable."""
         return self._redis.zscore(self.key(owner, kind), job_id) is not None
 
+    def owners(self) -> list[str]:
+        """Return all owners who have created jobs, `""` for jobs without one among them."""
+        members: Any = self._redis.smembers(_OWNERS)
+        return sorted(member.decode() for member in members)
+
     def page(
         self, owner: str, kind: str, limit: int, before: str | None, status: Status | None
     ) -> tuple[list[Job], str | None]:
@@ -80,8 +85,7 @@ class Listing:
         for longer.
         """
         oldest = ids.first_id(kind.prefix, self._clock.now() - age)
-        owners: Any = self._redis.smembers(_OWNERS)
-        return sum(self._remove_dropped(self.key(owner.decode(), kind.name), oldest) for owner in owners)
+        return sum(self._remove_dropped(self.key(owner, kind.name), oldest) for owner in self.owners())
 
     def _remove_dropped(self, key: str, oldest: str) -> int:
         removed = 0

@@ -1,7 +1,7 @@
 """Cache of rendered poll responses, filled on the event loop.
 
 Clients poll far more often than jobs change. A response follows from the record's bytes, the position in the fair queue
-and the period of signed addresses; while these stay the same it is neither parsed nor rendered again.
+and what signs the URLs in it; while these stay the same it is neither parsed nor rendered again.
 """
 
 import re
@@ -43,11 +43,11 @@ def parse_poll(scope: Scope) -> tuple[Kind, str] | None:
 
 @dataclass(frozen=True)
 class PollResponse:
-    """A record, without its large fields, and the response, valid until `until` (seconds since 1970)."""
+    """A record, without its large fields, and the response, with URLs of this edition (`UrlSigner.edition`)."""
 
     document: bytes
     position: int
-    until: float
+    edition: object
     job: Job
     body: bytes
     etag: str
@@ -83,12 +83,12 @@ class PollCache:
         """Keep the values of `keys` for the next call of `get` for this request."""
         scope[_PREFETCHED] = (keys, reply)
 
-    async def get(self, scope: Scope, job_id: str, until: float, render: Render) -> PollResponse:
+    async def get(self, scope: Scope, job_id: str, edition: object, render: Render) -> PollResponse:
         """Return the current record and its response.
 
         Raises `NotFound`, `RecordTooNew`, redis-py's errors, and what `render` raises.
 
-        until: when signed addresses change next.
+        edition: of the signed URLs in the response.
         """
         cached = self._responses.get(job_id)
         keys = self._keys(job_id, self._job_of(job_id))
@@ -101,10 +101,10 @@ class PollCache:
         if job.status == "queued" and cached is None:  # its model, and so its fair queue, was not known before
             _, rank = await self._script.run(self._keys(job_id, job), [job_id])
         position = 0 if rank is None else rank + 1
-        if cached is not None and (cached.document, cached.position, cached.until) == (document, position, until):
+        if cached is not None and (cached.document, cached.position, cached.edition) == (document, position, edition):
             self._responses.move_to_end(job_id)
             return cached
-        response = PollResponse(document, position, until, job, *await render(job, position))
+        response = PollResponse(document, position, edition, job, *await render(job, position))
         self._add(response)
         return response
 

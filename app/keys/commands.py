@@ -6,17 +6,14 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from redis.exceptions import RedisError
 
-from app.errors import NotFound, RequestInvalid
+from app.console.deployment import Embedded, open_deployment, print_error
+from app.keys.names import KeyNames
 from app.keys.repository import KeyRepository
-from app.keys.transfer import LineInvalid, from_lines, require_name, to_line
+from app.keys.transfer import from_lines, require_name, to_line
 from app.records.usage import Usage
-from app.redis_client import connect
-from app.settings import Settings
 
 commands = typer.Typer(help=__doc__, no_args_is_help=True)
-Embedded = Annotated[bool, typer.Option("--embedded", help="Use the embedded service that runs on EARMARK_HOME.")]
 
 
 @commands.command()
@@ -53,7 +50,7 @@ def list_keys(embedded: Embedded = False) -> None:
         rate, quota = key.rate or "none", key.audio_seconds or "none"
         typer.echo(f"{key.id:<30}  {created:<16}  {rate:>8}  {quota:>11}  {key.priority:>8}  {key.name}")
     for key_id in unreadable_ids:
-        typer.secho(f"{key_id:<30}  its record is damaged: revoke it and create another", fg="red", err=True)
+        print_error(f"{key_id:<30}  its record is damaged: revoke it and create another")
 
 
 @commands.command()
@@ -80,17 +77,24 @@ def usage(
     ] = None,
     embedded: Embedded = False,
 ) -> None:
-    """Print the requests, the audio seconds and the stored bytes of each key, or of one key by day."""
+    """Print the requests, the audio seconds and the stored bytes of each key, or of one key by day.
+
+    Revoked keys, and what was done without a key, are listed if they have any in these days.
+    """
     with _open_keys(embedded) as (keys, counted):
         since, to = counted.period(first and first.date(), last and last.date())
-        names = {key.id: key.name for key in keys.list()}
-        used = {each: counted.read(each, since, to) for each in ([key_id] if key_id else names)}
-    rows = [(str(day.day), [day]) for day in used[key_id]] if key_id else list(used.items())
+        names, valid_ids = KeyNames(keys), [key.id for key in keys.list()]
+        if key_id:
+            rows = [(str(day.day), key_id, [day]) for day in counted.read(key_id, since, to)]
+        else:
+            others = sorted(counted.owners() - set(valid_ids))
+            used = [(owner, counted.read(owner, since, to)) for owner in (*valid_ids, *others)]
+            rows = [(owner or "-", owner, days) for owner, days in used if days or owner in valid_ids]
     typer.echo(f"{'day (UTC)' if key_id else 'id':<30}  {'requests':>10}  {'audio s':>12}  {'stored bytes':>16}  name")
-    for label, days in rows:
+    for label, owner, days in rows:
         requests, stored = sum(day.requests for day in days), sum(day.stored_bytes for day in days)
         seconds = sum(day.audio_seconds for day in days)
-        typer.echo(f"{label:<30}  {requests:>10}  {seconds:>12.1f}  {stored:>16}  {names.get(key_id or label, '')}")
+        typer.echo(f"{label:<30}  {requests:>10}  {seconds:>12.1f}  {stored:>16}  {names.of(owner)}")
 
 
 @commands.command("export")
@@ -106,7 +110,7 @@ def export_keys(
     for key in valid_keys:
         typer.echo(to_line(key, webhook_secrets))
     for key_id in unreadable_ids:
-        typer.secho(f"{key_id} is left out: its record is damaged", fg="red", err=True)
+        print_error(f"{key_id} is left out: its record is damaged")
 
 
 @commands.command("import")
@@ -128,15 +132,5 @@ def import_keys(
 
 @contextmanager
 def _open_keys(embedded: bool) -> Iterator[tuple[KeyRepository, Usage]]:
-    from app.embedded import EmbeddedError, queue_settings
-
-    try:
-        settings = Settings.load_or_exit()
-        with connect(queue_settings(settings) if embedded else settings) as redis:
-            yield KeyRepository(redis), Usage(redis, settings)
-    except (EmbeddedError, NotFound, LineInvalid, RequestInvalid) as error:
-        typer.secho(str(error), fg="red", err=True)
-        raise typer.Exit(1) from None
-    except RedisError as error:
-        typer.secho(f"Redis (EARMARK_REDIS_URL) does not answer: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+    with open_deployment(embedded) as (settings, redis):
+        yield KeyRepository(redis), Usage(redis, settings)

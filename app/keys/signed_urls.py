@@ -8,6 +8,7 @@ whole periods, so that a URL stays the same from poll to poll and caches and ETa
 import base64
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from urllib.parse import unquote
 from redis import Redis
 
 from app.records import ids
-from app.redis_client import server_clock
+from app.redis_client import BackgroundRefresh, server_clock
 from app.settings import Settings
+
+log = logging.getLogger("earmark.keys")
 
 _SECRET_KEY = "earmark:url-secret"  # noqa: S105 (the name of a Redis key)
 _TOKEN = re.compile(r"([0-7][0-9A-HJKMNP-TV-Z]{25})\.([0-9a-f]{1,12})\.([A-Za-z0-9_-]{43})")
@@ -30,20 +33,33 @@ Sign = Callable[[str], str]
 class UrlSigner:
     """Signs and verifies URLs; all processes of a deployment share one secret.
 
+    Without one in the settings it is in Redis, and every process looks there again every `refresh_seconds`: where Redis
+    has lost it, a process that has it writes it back; where another one was written, that one is used from then on.
+
     `clock` returns seconds since 1970; by default, the Redis server's.
     """
 
-    def __init__(self, redis: Redis, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        settings: Settings,
+        clock: Callable[[], float] | None = None,
+        refresh_seconds: float = 10.0,
+    ) -> None:
         self.clock = clock or server_clock(redis).now
         self.is_ready = False  # whether signing needs no call to Redis
         self._redis = redis
         self._period = settings.url_seconds
+        self._secret_changes = 0
+        self._is_configured = settings.url_secret is not None
         self._secret = settings.url_secret.get_secret_value().encode() if settings.url_secret else b""
+        self._refresh = BackgroundRefresh(self._share_secret, refresh_seconds, "secret of URLs")
 
     @property
-    def valid_until(self) -> float:
-        """Time, in seconds since 1970, until which newly signed URLs stay the same."""
-        return (self.clock() // self._period + 1) * self._period
+    def edition(self) -> tuple[float, int]:
+        """What newly signed URLs depend on beside their paths: while it is the same, so are they."""
+        self._get_secret()
+        return self.clock() // self._period, self._secret_changes
 
     def prepare(self) -> None:
         """Load the secret and set the clock, so that signing needs no call to Redis. Raises redis-py's errors."""
@@ -89,9 +105,21 @@ class UrlSigner:
 
     def _get_secret(self) -> bytes:
         if not self._secret:
-            stored: Any = self._redis.get(_SECRET_KEY)  # a full server allows this alone
-            if stored is None:
-                candidate = secrets.token_bytes(32)
-                stored = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True) or candidate
-            self._secret = stored
+            self._share_secret()
+            self._refresh.postpone()
+        elif not self._is_configured:
+            self._refresh.start_if_due()
         return self._secret
+
+    def _share_secret(self) -> None:
+        """Use the secret in Redis; where there is none, write this process's, of several the first one that arrives."""
+        stored: Any = self._redis.get(_SECRET_KEY)  # a full server allows this alone
+        if stored is None:
+            candidate = self._secret or secrets.token_bytes(32)
+            stored = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True) or candidate
+            if stored == self._secret:
+                log.warning("Redis had lost the secret of signed URLs; it is written back")
+        if self._secret and stored != self._secret:
+            log.warning("another secret signs URLs from now on; those signed before are invalid")
+            self._secret_changes += 1
+        self._secret = stored

@@ -16,13 +16,15 @@ from app.redis_client import server_clock
 from app.settings import Settings
 
 DAY = 86400
+_PREFIX = "earmark:usage:"
+_SCANNED = 1000  # keys of Redis that one step of a scan looks at
 DEFAULT_DAYS = 30
 _FIRST = date(1970, 1, 1)
 
 
 def usage_prefix(owner: str) -> str:
     """Return what the Redis keys of an owner's usage begin with; the number of the day since 1970 follows."""
-    return f"earmark:usage:{owner}:"
+    return f"{_PREFIX}{owner}:"
 
 
 def stored_size(result: dict[str, Any]) -> int:
@@ -65,6 +67,11 @@ class Usage:
         key = f"{usage_prefix(owner)}{int(self._clock.now() // DAY)}"
         pipe.hincrby(key, "stored_bytes", stored_bytes)
         pipe.expire(key, self._retention)
+
+    def owners(self) -> set[str]:
+        """Return all owners of whom days are kept. Looks at every key of Redis: for operators only."""
+        found: Any = self._redis.scan_iter(f"{_PREFIX}*", count=_SCANNED)
+        return {key.decode().removeprefix(_PREFIX).rpartition(":")[0] for key in found}
 
     def read(self, owner: str, first: date, last: date) -> list[DayOfUsage]:
         """Return the days from `first` to `last` on which there was usage, the oldest first."""

@@ -8,7 +8,8 @@ from app.budgets.budget import Budget
 from app.budgets.process_budgets import ProcessBudgets
 from app.housekeeping.webhook_delivery import CONCURRENCY, CONCURRENCY_PER
 from app.media import demuxing, probe, spectrogram, waveform
-from app.settings import MIB, Settings
+from app.settings import Settings
+from app.settings.units import MIB
 
 BUDGET_USED_UP = "EarmarkBudgetUsedUp"
 SERVER_ERRORS = "EarmarkServerErrors"

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from app.__main__ import cli
-from app.configuration.environment import NEAR, OTHERS, distance, is_service_link, judge
 from app.settings import Settings
+from app.settings.environment import NEAR, OTHERS, distance, is_service_link, judge
 from tests.conftest import REPOSITORY
 
 NAMES = sorted(Settings.model_fields)
@@ -145,4 +145,4 @@ def test_every_name_in_the_repository_is_a_setting_or_a_known_other() -> None:
     settings = {f"EARMARK_{name.upper()}" for name in NAMES}
     assert len(settings & set(found)) > 50
     unknown = {name for name in found if name not in settings | OTHERS and not re.fullmatch(r"EARMARK_.*_", name)}
-    assert unknown <= {"EARMARK_STOER", "EARMARK_X"}, "a setting, or to be listed in app/configuration/environment.py"
+    assert unknown <= {"EARMARK_STOER", "EARMARK_X"}, "a setting, or to be listed in app/settings/environment.py"

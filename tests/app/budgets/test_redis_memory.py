@@ -21,7 +21,8 @@ from app.jobs.webhook_outbox import WebhookOutbox
 from app.keys.quotas import Allowance, Quotas
 from app.records.audio import AudioRepository
 from app.redis_client import connect_async
-from app.settings import MIB, Settings
+from app.settings import Settings
+from app.settings.units import MIB
 from tests.app.conftest import LIMITS, Service, empty, eventually, problem, serve, wav
 from tests.app.records import new_audio, new_job
 from tests.full_redis import FULL, memory_in_use

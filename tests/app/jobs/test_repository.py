@@ -21,7 +21,8 @@ from app.jobs.repository import JobRepository, QueuedJob
 from app.jobs.rq_queues import queue_name
 from app.records.audio import AudioRepository, users_key
 from app.records.ids import first_id
-from app.settings import HOUR, Settings
+from app.settings import Settings
+from app.settings.units import HOUR
 from tests.app.records import new_audio, new_job
 
 

@@ -17,7 +17,7 @@ from app.keys.repository import KeyRepository
 from app.keys.signed_urls import UrlSigner
 from app.records.ids import new_id
 from app.settings import Settings
-from tests.app.conftest import Service, problem
+from tests.app.conftest import Service, eventually, problem
 from tests.full_redis import FULL, memory_in_use
 
 
@@ -89,6 +89,40 @@ def test_processes_that_start_at_once_on_an_empty_server_share_a_secret(valkey: 
         with ThreadPoolExecutor(len(signers)) as threads:
             assert len(set(threads.map(sign, signers))) == 1
         signers = [UrlSigner(Redis.from_url(valkey.connection_url), Settings(), clock=lambda: 0.0) for _ in signers]
+
+
+def test_a_process_writes_back_the_secret_that_the_server_has_lost(redis: Redis) -> None:
+    url = "/v1/audio/x"
+    living = UrlSigner(redis, Settings(), clock=lambda: 0.0, refresh_seconds=0.02)
+    before, edition = living.sign(url, KEY), living.edition
+    redis.flushall()
+
+    def is_written_back() -> bool:
+        assert living.sign(url, KEY) == before
+        return bool(redis.keys())
+
+    eventually(is_written_back, 20)
+    assert UrlSigner(redis, Settings(), clock=lambda: 0.0).sign(url, KEY) == before
+    assert living.edition == edition
+
+
+def test_all_processes_follow_when_another_secret_was_written(redis: Redis) -> None:
+    """By a process that was first after a loss, or by an operator."""
+    url = "/v1/audio/x"
+    living = [UrlSigner(redis, Settings(), clock=lambda: 0.0, refresh_seconds=0.02) for _ in range(2)]
+    before, editions = living[0].sign(url, KEY), {signer.edition for signer in living}
+    redis.set("earmark:url-secret", b"n" * 32)
+    after = UrlSigner(redis, Settings(), clock=lambda: 0.0).sign(url, KEY)
+    assert after != before
+    eventually(lambda: all(signer.sign(url, KEY) == after for signer in living), 20)
+    assert not editions & {signer.edition for signer in living}
+    assert [signer.verify(before.partition("?token=")[2], url) for signer in living] == [None, None]
+
+
+def test_a_secret_of_the_settings_is_not_shared(redis: Redis) -> None:
+    signer = UrlSigner(redis, Settings(url_secret="s" * 32), clock=lambda: 0.0, refresh_seconds=0.0)  # type: ignore[arg-type]
+    assert len({signer.sign("/v1/audio/x", KEY) for _ in range(100)}) == 1
+    assert redis.keys() == []
 
 
 def test_a_process_that_starts_on_a_full_server_reads_the_secret(redis: Redis) -> None:

@@ -9,7 +9,7 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from app.__main__ import cli
-from app.keys.repository import KeyRepository
+from app.keys.repository import KEYS_KEY, KeyRepository
 from tests.app.conftest import Service, problem, wav
 
 
@@ -97,7 +97,34 @@ def test_operators_see_the_usage_of_all_keys_and_of_one_by_day(
     key_id = service.deps.caller.key_id
     output = CliRunner().invoke(cli, ["keys", "usage"]).output
     assert re.search(rf"^{key_id} +1 +0\.0 +{len(wav(1.0))} +test$", output, re.MULTILINE), output
-    KeyRepository(service.deps.redis).revoke(key_id)
     output = CliRunner().invoke(cli, ["keys", "usage", key_id]).output
-    assert re.search(rf"^{today(service)} +1 +0\.0 +{len(wav(1.0))} *$", output, re.MULTILINE), output
+    assert re.search(rf"^{today(service)} +1 +0\.0 +{len(wav(1.0))} +test$", output, re.MULTILINE), output
     assert CliRunner().invoke(cli, ["keys", "usage", "--from", "2020-01-01"]).exit_code == 1
+
+
+def test_operators_see_the_usage_of_revoked_keys_and_without_keys(
+    keyed_service: Service, valkey: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EARMARK_REDIS_URL", valkey.connection_url)
+    used, unused, damaged = (keyed_service.with_key() for _ in range(3))
+    ids = [service.deps.caller.key_id for service in (used, unused, damaged)]
+    for service in (used, damaged):
+        service.upload(wav(1.0))
+    redis.hset(KEYS_KEY, ids[2], "{")
+    redis.hset(f"earmark:usage::{(today(used) - date(1970, 1, 1)).days}", "stored_bytes", 7)
+    keys = KeyRepository(redis)
+    keys.revoke(ids[0])
+    keys.revoke(ids[1])
+
+    def rows(*words: str) -> dict[str, list[str]]:
+        lines = CliRunner().invoke(cli, ["keys", "usage", *words]).output.splitlines()
+        return {words[0]: words[1:] for words in (line.split() for line in lines[1:])}
+
+    used_up = ["1", "0.0", str(len(wav(1.0)))]
+    assert rows() == {
+        ids[0]: [*used_up, "(revoked)"],
+        ids[2]: [*used_up, "(damaged)"],
+        "-": ["0", "0.0", "7", "(no", "key)"],
+    }
+    assert rows(ids[0]) == {str(today(used)): [*used_up, "(revoked)"]}
+    assert rows("--to", str(today(used) - timedelta(days=1))) == {}

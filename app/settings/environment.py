@@ -18,6 +18,7 @@ OTHERS = frozenset(
         "EARMARK_SOAK_UPLOADS",
         "EARMARK_TRUSTED_PROXIES",
         "EARMARK_URL",
+        "EARMARK_VERSION",
         "EARMARK_WORKER_MEMORY",
     }
 )

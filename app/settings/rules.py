@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import HttpUrl, SecretStr, ValidationInfo
 from redis.connection import parse_url
 
-from app.configuration.environment import is_service_link
+from app.settings.environment import is_service_link
 
 _S3 = "s3://"
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]"

@@ -1,1 +1,0 @@
-"""What settings may be: their names in the environment, and rules for their values."""

@@ -1,0 +1,1 @@
+"""Jobs of all keys, for operators: list, show, cancel and delete them."""
