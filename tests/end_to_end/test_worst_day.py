@@ -220,15 +220,15 @@ def read_cpu(deployment: Topology, attacker: int) -> CpuReading:
     """Return the CPU time of all programs on the machine; attacker: process id of the attacking client, or 0."""
 
     def used(pid: int) -> float:
-        try:
-            return sum(psutil.Process(pid).cpu_times()[:2])
-        except psutil.NoSuchProcess:
-            return 0.0
+        return sum(psutil.Process(pid).cpu_times()[:2])
 
     def used_by_children(pid: int) -> float:
         process = psutil.Process(pid)
-        ended = sum(process.cpu_times()[2:4])
-        return ended + sum(used(child.pid) for child in process.children(recursive=True))
+        total = sum(process.cpu_times()[2:4])  # of those that have ended
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(child.cpu_times()[:4])
+        return total
 
     pids = {log.name.rpartition("-")[0]: program.pid for program, log in deployment.logs.items()}
     workers = [program.pid for program, log in deployment.logs.items() if log.name.startswith("worker-")]
