@@ -40,7 +40,6 @@ COUNTS = {
 }[SOAK]
 # Defaults in full; otherwise low enough for the attacks of a few seconds to use them up.
 BOUNDS = {} if SOAK else {"connections": 400, "requests_in_progress": 120, "event_streams": 60}
-NICENESS = 10  # of what has machines of its own in a deployment: workers, the attacking client
 RATE, AUDIO_SECONDS = 600, 86_400  # the defaults of `keys create`
 REFUSALS = {"404", "408", "409", "413", "422", "429", "503"}
 SEPARATION = "separation, from its request to its end"
@@ -156,7 +155,6 @@ def attack(plan: Plan) -> Iterator[tuple[int, Account]]:
     ) as attacker:
         try:
             assert attacker.stdout is not None
-            os.setpriority(os.PRIO_PROCESS, attacker.pid, NICENESS)
             assert attacker.stdout.readline() == "begun\n"
             yield attacker.pid, account
         finally:
@@ -174,7 +172,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server, smal
         running.python("housekeeping", "app", "housekeeping")
         for more in ([], ["--short"]) if SOAK else ([],):  # as docker/README.md advises against long jobs
             worker = running.python("worker", "worker", "--model", str(small_model), "--device", "cpu", *more)
-            os.setpriority(os.PRIO_PROCESS, worker.pid, NICENESS)
+            os.setpriority(os.PRIO_PROCESS, worker.pid, 10)  # workers have machines of their own
         running.start_apis(port)
         eventually(lambda: running.registry.workers_by_name().get("base", 0) == (2 if SOAK else 1))
         yield running
