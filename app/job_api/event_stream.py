@@ -7,7 +7,7 @@ stream closes after the last one. While the store does not return the large fiel
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import Request, Response
@@ -72,35 +72,15 @@ def _last_event_id(request: Request, job: Job) -> int:
 
 
 async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> AsyncIterator[bytes]:
-    replay = RecordReplay(job)
-    finished = False
+    feed = deps.event_feed
+    record, finished = job, False
 
-    def replay_entries(entries: list[EventEntry]) -> list[tuple[EventEntry, Job]]:
-        nonlocal finished
-        replayed = []
-        for entry in entries:
-            if entry.type == DELETED:
-                finished = True
-                break
-            record = replay.apply(entry)
-            finished = record.is_finished
-            if entry.revision > after:
-                replayed.append((entry, record))
-        return replayed
-
-    def format_events(replayed: list[tuple[EventEntry, Job]]) -> bytes:
-        chunks = []
-        for entry, record in replayed:
-            data = render(deps, record).model_dump_json()
-            chunks.append(format_sse_event(data_str=data, event=entry.type, id=str(entry.revision)))
-        return b"".join(chunks)
-
-    async def format_entries(entries: list[EventEntry]) -> AsyncIterator[bytes]:
-        nonlocal finished
-        replayed = await run_in_threadpool(replay_entries, entries)
-        while replayed and not deps.event_feed.ended:
+    async def send(make: Callable[[Job], Awaitable[tuple[Job, bytes]]]) -> AsyncIterator[bytes]:
+        """Yield what `make` returns for the last record, with the next one; keep-alive comments until it can."""
+        nonlocal record, finished
+        while not feed.ended:
             try:
-                complete = [(entry, await deps.large_fields_cache.load(record)) for entry, record in replayed]
+                record, chunk = await make(record)
             except StoreUnavailable:
                 yield KEEPALIVE_COMMENT
                 await asyncio.sleep(_STORE_RETRY_SECONDS)
@@ -111,23 +91,56 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
                 finished = True
                 return
             else:
-                yield await run_in_threadpool(format_events, complete)
+                finished = record.is_finished
+                if chunk:
+                    yield chunk
                 return
 
-    with deps.event_feed.subscribe(job.id) as subscription:
-        entries = await run_in_threadpool(events.read_all, deps.redis, job.id)
-        subscription.start(entries[-1].revision if entries else job.revision)
+    def format_shared(entry: EventEntry) -> Callable[[Job], Awaitable[tuple[Job, bytes]]]:
+        return lambda record: feed.share(entry, lambda: _format(deps, record, [entry], 0, render))
+
+    with feed.subscribe(job.id) as subscription:
+        past = await run_in_threadpool(events.read_all, deps.redis, job.id)
+        subscription.start(past[-1].revision if past else job.revision)
         yield format_sse_event(retry=_RETRY_MS)
-        async for chunk in format_entries(entries):
+        if past and past[-1].type == DELETED:
+            return
+        async for chunk in send(lambda record: _format(deps, record, past, after, render)):
             yield chunk
-        while not finished and not deps.event_feed.ended:
+        while not finished and not feed.ended:
             entries = await subscription.next(HEARTBEAT_SECONDS)
-            if entries:
-                async for chunk in format_entries(entries):
+            for entry in entries:
+                if finished or entry.type == DELETED:
+                    return
+                async for chunk in send(format_shared(entry)):
                     yield chunk
-            elif not deps.event_feed.ended:
+            if not entries and not feed.ended:
                 yield KEEPALIVE_COMMENT
                 finished = await run_in_threadpool(_has_finished, deps, job)
+
+
+async def _format(
+    deps: Dependencies, record: Job, entries: list[EventEntry], after: int, render: Render
+) -> tuple[Job, bytes]:
+    """Return the record after these entries, without its large fields, and the events above the revision `after`.
+
+    Raises `StoreUnavailable`, `NotFound`, `RecordUnreadable`.
+    """
+
+    def replay() -> list[tuple[EventEntry, Job]]:
+        replay = RecordReplay(record)
+        return [(entry, replay.apply(entry)) for entry in entries]
+
+    def format_events(complete: list[tuple[EventEntry, Job]]) -> bytes:
+        return b"".join(
+            format_sse_event(data_str=render(deps, job).model_dump_json(), event=entry.type, id=str(entry.revision))
+            for entry, job in complete
+        )
+
+    replayed = await run_in_threadpool(replay)
+    wanted = [(entry, job) for entry, job in replayed if entry.revision > after]
+    complete = [(entry, await deps.large_fields_cache.load(job)) for entry, job in wanted]
+    return replayed[-1][1] if replayed else record, await run_in_threadpool(format_events, complete)
 
 
 def _has_finished(deps: Dependencies, job: Job) -> bool:

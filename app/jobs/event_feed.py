@@ -2,14 +2,16 @@
 
 Subscribers are tasks on the event loop and hold no threads. An entry reaches them within milliseconds; the first entry
 of a job that had no subscriber before, within `_BLOCK_MS`. While Redis is away subscribers keep waiting and miss
-nothing: each stream is read on from where reading stopped.
+nothing: each stream is read on from where reading stopped. What subscribers make of an entry is made once (`share`):
+hundreds of one job's, each for itself, would keep the event loop from all other clients.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,6 +24,9 @@ log = logging.getLogger("earmark.feed")
 
 _BLOCK_MS = 200  # the longest that one read blocks, and so the delay of a newly followed job's first entry
 _RETRY_SECONDS = 0.5  # between two attempts while Redis does not answer
+_AT_ONCE = 16  # subscribers that go on in one turn of the event loop: between turns it serves other clients
+
+Result = TypeVar("Result")
 
 
 class Subscription:
@@ -60,6 +65,8 @@ class EventFeed:
         self._settings = settings
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._last_revisions: dict[str, int] = {}  # by job: the last revision that its subscriptions have received
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._shared: WeakKeyDictionary[EventEntry, asyncio.Task[Any]] = WeakKeyDictionary()
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -83,6 +90,23 @@ class EventFeed:
             if not others:
                 del self._subscriptions[job_id]
                 self._last_revisions.pop(job_id, None)
+
+    async def share(self, entry: EventEntry, make: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return what `make` returns for a received entry: it is called once for all subscribers, and again if it has
+        raised."""
+        making = self._shared.get(entry)
+        if making is None:
+            making = self._shared[entry] = asyncio.create_task(make())
+
+            def forget_failure(done: asyncio.Task[Any]) -> None:
+                if done.cancelled() or done.exception() is not None:
+                    self._shared.pop(entry, None)
+
+            making.add_done_callback(forget_failure)
+        made = await asyncio.shield(making)
+        async with self._turns:
+            await asyncio.sleep(0)
+        return made
 
     def start_reading(self, job_id: str, after: int) -> None:
         """Read the job's stream from that revision, unless it is read already."""
@@ -127,12 +151,14 @@ class EventFeed:
         reply: Any = await redis.xread(since, block=_BLOCK_MS)
         for key, entries in _streams(reply):
             job_id = jobs[key]
-            for number, fields in entries:
-                entry = EventEntry.parse(number, fields)
+            for entry_id, fields in entries:
+                entry = EventEntry.parse(entry_id, fields)
                 if job_id in self._last_revisions:
                     self._last_revisions[job_id] = entry.revision
-                for subscription in self._subscriptions.get(job_id, ()):
+                for number, subscription in enumerate(list(self._subscriptions.get(job_id, ())), 1):
                     subscription.entries.put_nowait(entry)
+                    if number % _AT_ONCE == 0:
+                        await asyncio.sleep(0)
 
 
 def _streams(reply: Any) -> Iterator[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:

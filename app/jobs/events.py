@@ -30,7 +30,7 @@ def events_key(job_id: str) -> str:
     return f"earmark:job:{job_id}:events"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # entries of two jobs may be equal
 class EventEntry:
     """An entry: the record's revision, the kind of change that made it, and JSON of what changed."""
 

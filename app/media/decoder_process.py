@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.errors import AudioTooLong, AudioUndecodable, SpanOutside
+from app.media import priority
 from app.media.sandbox import SandboxLimits, python_command, run_async
 
 # Refusals with a meaning: a recording that exceeds the limits on its length, and one that ends before a section.
 TOO_LONG, OUTSIDE = "too long", "outside"
 NO_AUDIO = "The file holds no audio that can be decoded."
 _REFUSED = 1  # exit status
+_SHORT_SECONDS = 1.0  # of CPU time, for minutes of sound; a longer recording yields to others
 
 Result = TypeVar("Result")
 
@@ -50,6 +52,7 @@ def answer(decode: Callable[[], bytes]) -> int:
     """
     from app.media.opening import Refused  # the front end itself loads no decoder
 
+    priority.lower_after(_SHORT_SECONDS)
     try:
         content, status = decode(), 0
     except (ValueError, OSError, MemoryError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
+from app.media import priority
 from app.media.input_formats import CONTENT_TYPES, GUESSED_DURATION
 from app.media.sandbox import Outcome, SandboxLimits, python_command, run_async
 
@@ -28,6 +29,7 @@ _HEADER_SLACK = 0.25  # seconds by which a header may exceed a limit: padding, w
 # of two hours; the clock allows for a machine with other work. A probe yields to the server that answers all requests.
 MEMORY_BYTES = 256 << 20  # address space, of which Python and FFmpeg's libraries take half
 SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0, niceness=5)
+_USUAL_SECONDS = 0.4  # of CPU time; what takes longer, such as a file without a good packet, yields to other probes
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def main(arguments: list[str]) -> int:
         return 2
     from app.media.opening import Refused
 
+    priority.lower_after(_USUAL_SECONDS)
     try:
         answer, code = dataclasses.asdict(read_headers(Path(arguments[0]).absolute())), 0
     except (ValueError, OSError, MemoryError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 STALLED_CHUNK = 2048  # bytes a second
+OPENING = 0.75  # of the pauses of as many streams: in this time all are opened, long before the attacks end
 FORM_HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
@@ -55,6 +56,7 @@ class Attacker:
         self._client = httpx.AsyncClient(base_url=plan.url, headers=self._headers, timeout=300, limits=limits)
         self._statuses: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._faults: list[str] = []
+        self._newest = ""  # path of the events of the separation that was created last, and waits longest
 
     async def run(self, stopped: Awaitable[object]) -> Account:
         """Attack until `stopped` is done."""
@@ -81,9 +83,9 @@ class Attacker:
             *(self._repeat(self._probe) for _ in range(plan.probes)),
             *(self._repeat(lambda audio_id=audio_id: self._peaks(audio_id)) for audio_id in endless),
             *(self._repeat(self._stalled_upload) for _ in range(plan.stalled)),
-            self._streams(separation),
+            *(self._hold_stream() for _ in range(plan.streams)),
             self._repeat(lambda: self._send("detections", "POST", "/v1/detections", json=detection), 1.0),
-            self._repeat(lambda: self._send("separations", "POST", "/v1/separations", json=separation), 1.0),
+            self._repeat(lambda: self._separate(separation), 1.0),
         ]
 
     async def _repeat(self, attack: Callable[[], Awaitable[object]], pause: float = 0.0) -> None:
@@ -121,27 +123,25 @@ class Attacker:
 
         await self._send("stalled uploads", "POST", "/v1/audio", content=body(), headers=FORM)
 
-    async def _streams(self, separation: dict[str, Any]) -> None:
-        """Hold event streams of a job that waits, and open new ones for those that are refused or end."""
-        job = await self._send("separations", "POST", "/v1/separations", json=separation)
-        while job is None or job.status_code != 202:
-            await asyncio.sleep(1)
-            job = await self._send("separations", "POST", "/v1/separations", json=separation)
-        path = job.json()["events_url"]
+    async def _separate(self, separation: dict[str, Any]) -> None:
+        response = await self._send("separations", "POST", "/v1/separations", json=separation)
+        if response is not None and response.status_code == 202:
+            self._newest = response.json()["events_url"]
 
-        async def hold() -> None:
-            await asyncio.sleep(self._plan.pause * random.uniform(0, self._plan.streams))
-            while True:
-                await self._stream(path)
-                await asyncio.sleep(10)
-
-        await asyncio.gather(*(hold() for _ in range(self._plan.streams)))
+    async def _hold_stream(self) -> None:
+        """Hold an event stream of a job that waits; open another one if it is refused, or ends with its job."""
+        await asyncio.sleep(self._plan.pause * self._plan.streams * random.uniform(0, OPENING))
+        while True:
+            if self._newest:
+                await self._stream(self._newest)
+            await asyncio.sleep(10 if self._newest else 0.1)
 
     async def _stream(self, path: str) -> None:
         address = httpx.URL(self._plan.url)
         reader, writer = await asyncio.open_connection(address.host, address.port)
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._plan.key}\r\n\r\n".encode())
+            fields = ("Host: x", f"Authorization: Bearer {self._plan.key}", "Connection: close")
+            writer.write("\r\n".join((f"GET {path} HTTP/1.1", *fields, "", "")).encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             self._count("event streams", int(head.split()[1]), "\r\nretry-after: " in head)
             while " 200 " in head.partition("\r\n")[0] and await reader.read(65536):

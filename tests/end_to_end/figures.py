@@ -24,6 +24,7 @@ COLUMNS = {
     "versions": ("phase", "workers", "jobs that name", "jobs", "done by"),
     "many": ("jobs, workers", "killed", "of the jobs", "time"),
     "worst-day": ("the other key's", "times", "p50 before", "during", "p99 before", "during", "ratios"),
+    "worst-day-cpu": ("CPU time of", "before", "during"),
     "attacks": ("the attack", "answers"),
     "long": ("recording", "time", "peak memory of the worker", "peak scratch", "checked"),
     "scheduling": ("workers", "the ten short jobs", "the long job"),

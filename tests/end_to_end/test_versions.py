@@ -77,6 +77,8 @@ def assert_done_once(deployment: Deployment, job_id: str) -> None:
     assert {key.split("/")[2] for key in deployment.output_keys(job)} == {job.execution}
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1200 if SOAK else 300)
 def test_a_rolling_upgrade_and_a_rollback_under_load(
     deploy: Callable[..., Deployment], next_model: Path, figures: Figures
 ) -> None:

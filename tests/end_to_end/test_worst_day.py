@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -145,8 +146,8 @@ class Client:
 
 
 @contextlib.contextmanager
-def attack(plan: Plan) -> Iterator[Account]:
-    """Attack while the block runs; then fill in the account."""
+def attack(plan: Plan) -> Iterator[tuple[int, Account]]:
+    """Attack while the block runs, with a client of the returned process id; then fill in the account."""
     command = [sys.executable, "-m", "tests.end_to_end.attacks", json.dumps(asdict(plan))]
     account = Account()
     with subprocess.Popen(
@@ -155,7 +156,7 @@ def attack(plan: Plan) -> Iterator[Account]:
         try:
             assert attacker.stdout is not None
             assert attacker.stdout.readline() == "begun\n"
-            yield account
+            yield attacker.pid, account
         finally:
             output, _ = attacker.communicate("", 60)
         outcome = json.loads(output)
@@ -194,11 +195,54 @@ def prepare(folder: Path, scale: float) -> None:
     soundfile.write(folder / "long.flac", noise, 8000, subtype="PCM_16")
 
 
-def read_used(deployment: Topology) -> dict[str, float]:
-    """Return what is used of each budget of the API, except of its connections."""
+def read_budgets(deployment: Topology, metric: str) -> dict[str, float]:
+    """Return a metric of each budget of the API, except of its connections; of refusals, those of one key's share."""
     page = httpx.get(f"http://127.0.0.1:{deployment.settings.metrics_port}/metrics").text
-    used = {name: float(value) for name, value in re.findall(r'earmark_budget_used\{budget="(\w+)"\} (\S+)', page)}
-    return {name: value for name, value in used.items() if name != "connections"}
+    values = re.findall(rf'{metric}\{{budget="(\w+)"(?:,scope="key")?\}} (\S+)', page)
+    return {name: float(value) for name, value in values if name != "connections"}
+
+
+@dataclass(frozen=True)
+class CpuReading:
+    """Seconds of CPU time that programs have used so far, by what they are, and when it was read."""
+
+    seconds: dict[str, float]
+    time: float = field(default_factory=time.monotonic)
+
+    def cores_since(self, earlier: "CpuReading", program: str) -> float:
+        """Return how many cores a program has used on average."""
+        return (self.seconds[program] - earlier.seconds[program]) / (self.time - earlier.time)
+
+
+def read_cpu(deployment: Topology, attacker: int) -> CpuReading:
+    """Return the CPU time of all programs on the machine; attacker: process id of the attacking client, or 0."""
+
+    def used(pid: int) -> float:
+        return sum(psutil.Process(pid).cpu_times()[:2])
+
+    def used_by_children(pid: int) -> float:
+        process = psutil.Process(pid)
+        total = sum(process.cpu_times()[2:4])  # of those that have ended
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(child.cpu_times()[:4])
+        return total
+
+    pids = {log.name.rpartition("-")[0]: program.pid for program, log in deployment.logs.items()}
+    workers = [program.pid for program, log in deployment.logs.items() if log.name.startswith("worker-")]
+    stores = [child.pid for child in psutil.Process().children() if child.name() == "weed"]
+    seconds = {
+        "the API": used(pids["api"]),
+        "its probes and waveforms": used_by_children(pids["api"]),
+        "workers, with their decoders": sum(used(pid) + used_by_children(pid) for pid in workers),
+        "Valkey and housekeeping": used(pids["queue"]) + used(pids["housekeeping"]),
+        "the store": sum(map(used, stores)),
+        "the other key's client": used(os.getpid()),
+        "the attacking client": used(attacker) if attacker else 0.0,
+    }
+    machine = psutil.cpu_times()
+    all_programs = machine.user + machine.nice + machine.system
+    return CpuReading({**seconds, "what has nothing to do with it": all_programs - sum(seconds.values())})
 
 
 def test_the_worst_day_of_one_key_is_nobody_elses(deployment: Topology, figures: Figures, tmp_path: Path) -> None:
@@ -207,11 +251,18 @@ def test_the_worst_day_of_one_key_is_nobody_elses(deployment: Topology, figures:
     url = f"http://127.0.0.1:{next(iter(deployment.apis))}"
     plan = Plan(url=url, key=keys.create("attacker", RATE, AUDIO_SECONDS, 1)[1], folder=str(tmp_path), **COUNTS)
     with contextlib.closing(Client(url, keys.create("other", 0, 0, 1)[1])) as client:
+        readings = [read_cpu(deployment, 0)]
         before = client.measure(BEFORE)
-        with attack(plan) as account:
+        readings.append(read_cpu(deployment, 0))
+        with attack(plan) as (attacker, account):
+            readings.append(read_cpu(deployment, attacker))
             during = client.measure(DURING)
+            readings.append(read_cpu(deployment, attacker))
     for operation in before.seconds:
         add_row(figures, operation, before, during)
+    for program in readings[-1].seconds:
+        cores = [new.cores_since(old, program) for old, new in zip(readings[::2], readings[1::2], strict=True)]
+        figures.add("worst-day-cpu", program, *(f"{number:.2f} cores" for number in cores))
     for name, statuses in sorted(account.statuses.items()):
         answers = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
         figures.add("attacks", name, answers)
@@ -219,11 +270,12 @@ def test_the_worst_day_of_one_key_is_nobody_elses(deployment: Topology, figures:
     assert [*before.failures, *during.failures] == []
     assert account.faults == []
     assert account.statuses["long names"].keys() <= {"422", *REFUSALS}
-    assert {*account.statuses["event streams"]} >= {"200", "429"}
+    assert account.statuses["event streams"].keys() >= {"200", "429"}
+    assert read_budgets(deployment, "earmark_budget_refused_total")["streams"] > 0, "never as many as a key may have"
     for name, statuses in account.statuses.items():
         assert statuses.keys() <= {"200", "201", "202", "broken", *REFUSALS}, name
     assert [name for program, name in deployment.logs.items() if program.poll() is not None] == []
-    eventually(lambda: not any(read_used(deployment).values()), 60)
+    eventually(lambda: not any(read_budgets(deployment, "earmark_budget_used").values()), 60)
     for path in ("/livez", "/readyz"):
         assert httpx.get(f"{url}{path}", timeout=10).status_code == 200
 

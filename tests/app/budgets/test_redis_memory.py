@@ -66,6 +66,7 @@ def gauges(service: Service) -> dict[str, float]:
 # Stored responses
 
 
+@pytest.mark.soak
 def test_refusals_that_repeat_a_huge_field_take_little_memory(mine: Service, redis: Redis) -> None:
     """600 of these a minute once filled a gigabyte in 44 s."""
     body = {"x" * MIB: 1}

@@ -65,3 +65,23 @@ def test_many_probes_share_one_check_whose_outcome_is_kept(seaweed: S3Server) ->
             assert checks() - before <= 4
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize(("stale_seconds", "waits"), [(600.0, False), (0.0, True)])
+def test_a_probe_waits_for_a_check_only_if_the_last_outcome_is_old(
+    seaweed: S3Server, stale_seconds: float, waits: bool
+) -> None:
+    async def run() -> None:
+        with relay(seaweed.endpoint) as slow:
+            settings = seaweed.settings("readiness").model_copy(update={"store_endpoint": slow.url})
+            probe = StorageProbe(Storage.open(settings), 60.0, keep_seconds=0.0, stale_seconds=stale_seconds)
+            slow.pause = 0.2
+            before = checks()
+            await probe.check()
+            assert checks() == before + 1, "there is no outcome yet"
+            await probe.check()
+            assert checks() == before + 1 + waits
+            while checks() < before + 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -10,7 +10,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from app.jobs import event_feed
 from app.jobs.event_feed import EventFeed
-from app.jobs.events import events_key
+from app.jobs.events import EventEntry, events_key
 from app.redis_client import connect_async
 from app.settings import Settings
 
@@ -43,5 +43,35 @@ def test_a_job_that_is_followed_while_the_connection_is_closed_is_read(
             redis.xadd(events_key("second"), {"type": "state", "job": "{}"}, id="1-0")
             assert [entry.revision for entry in await subscription.next(20)] == [1]
         await feed.close()
+
+    asyncio.run(run())
+
+
+def test_what_subscribers_make_of_an_entry_is_made_once_and_again_after_a_failure() -> None:
+    """Entries of two jobs that are equal are not the same entry."""
+    entries = [EventEntry(1, "progress", b"{}"), EventEntry(1, "progress", b"{}")]
+    calls: list[str] = []
+
+    async def run() -> None:
+        feed = EventFeed(Settings())
+
+        async def subscriber(job: int, fails: bool = False) -> str:
+            async def make() -> str:
+                calls.append(f"job {job}")
+                await asyncio.sleep(0.01)
+                if fails:
+                    raise ValueError
+                return f"job {job}"
+
+            return await feed.share(entries[job], make)
+
+        failed = await asyncio.gather(*(subscriber(0, fails=True) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in failed] == [ValueError] * 3 and calls == ["job 0"]
+        impatient = asyncio.create_task(subscriber(0))
+        await asyncio.sleep(0)
+        impatient.cancel()  # the others get it all the same
+        made = await asyncio.gather(*(subscriber(number % 2) for number in range(100)))
+        assert made == ["job 0", "job 1"] * 50
+        assert sorted(calls) == ["job 0", "job 0", "job 1"]
 
     asyncio.run(run())

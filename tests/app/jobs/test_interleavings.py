@@ -285,6 +285,7 @@ def _deployment(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("_deployment")
 class TestInterleavings(Interleavings.TestCase):
     settings = hypothesis_settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
