@@ -27,7 +27,7 @@ from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, mix_sources, random_start
 from models.evaluation.summaries import table_of, with_interval
 from models.labels import find
-from models.training.mixing import LASTING
+from models.training.recipe import LASTING
 from models.validation.metrics import improvements, si_sdr
 
 SECONDS = 4.0

@@ -12,8 +12,8 @@ from models.runs.run_folder import progress_console
 from models.training import detector as detecting
 from models.training import paper, shipping, trainers
 from models.training.loop import Schedule
-from models.training.mixing import Recipe
 from models.training.progress import training_bar
+from models.training.recipe import Recipe
 from models.training.separator import LOSSES
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator with it as query encoder.")

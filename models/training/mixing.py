@@ -21,67 +21,19 @@ from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
 from models.plda import PLDAPrior
-from models.runs.clip_embeddings import VERSIONS, sounding
+from models.runs.clip_embeddings import sounding
 from models.training.clip_index import ClipIndex, Turns
+from models.training.recipe import LASTING, Recipe
 from models.training.songs import Songs
 
 SILENT = 1e-4  # energy of a segment below which it counts as silent
 UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
 TRIES = 20  # draws of an unrelated clip before giving up
 ROOMS = 64
-# Sounds that last, with all below them: what people record speech in.
-LASTING = (
-    *("Wind", "Thunderstorm", "Water", "Fire", "Engine", "Vehicle", "Music", "Chatter", "Crowd", "Noise", "Mechanisms"),
-    *("Hubbub, speech noise, speech babble", "Applause", "Cheering", "Insect", "Mechanical fan", "Air conditioning"),
-)
 FIRST_WANTED = 0.75  # share of the first of several wanted classes
 SONG_LEVEL_DB = 3.0  # most by which a part of a song is louder or softer than in it
 SONG_FILTER = 0.4  # of the gains of other sources' filters
 SONG_QUIET = 1e-3  # energy of a part, relative to the loudest one's in the segment, below which it is left out
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Parameters of the examples; all shares are probabilities.
-
-    mixtures: mixtures a batch, of all processes together, each with `queries` queries.
-    interference_db: a source's energy relative to the first one's, over the whole segment.
-    unlabelled: share of sources that are unlabelled clips, if the corpus has any.
-    band: share of mixtures that are three or four instruments playing at once.
-    songs: share of mixtures that are two to all parts of one rendered song, in time, near their levels in it.
-    anchored: share of sources cut at their anchor rather than at a loud place.
-    wanted: classes of which the first source is in `wanted_share` of mixtures, with a semicolon between them; of
-        several, the first one in three quarters of these.
-    lasting: how many times as often as by `class_power` a class of LASTING sounds is interference.
-    louder_of: number of random places, of which a clip longer than a segment is cut at the loudest.
-    query_versions: number of cached versions of an example to draw from; the first is the unchanged clip.
-    query_dropout: share of queries with a tenth of their values set to zero.
-    """
-
-    mixtures: int = 16
-    queries: int = 2
-    seconds: float = 2.0
-    interference_db: tuple[float, float] = (-8.0, 8.0)
-    third_source: float = 0.2
-    single_source: float = 0.04
-    absent: float = 0.15
-    hard_negative: float = 0.1
-    other_group: float = 0.65
-    anchored: float = 0.0
-    layered: float = 0.1
-    varied_speed: float = 0.8
-    room: float = 0.1
-    filtered: float = 0.7
-    band: float = 0.0
-    songs: float = 0.0
-    unlabelled: float = 0.3
-    class_power: float = 0.35  # classes are drawn by (number of groups) ** power
-    wanted: str = ""
-    wanted_share: float = 0.0
-    lasting: float = 1.0
-    louder_of: int = 2
-    query_versions: int = VERSIONS
-    query_dropout: float = 0.5
 
 
 @dataclass

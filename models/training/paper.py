@@ -15,7 +15,8 @@ from models.corpus.clips import RATE, Clips
 from models.networks import Detector
 from models.networks.unet import HyperParameters, UNet
 from models.training.loop import Learner, Schedule
-from models.training.mixing import Mixer, Recipe
+from models.training.mixing import Mixer
+from models.training.recipe import Recipe
 
 SCHEDULE = Schedule(weight_decay=0.0, betas=(0.9, 0.999), amsgrad=True, ema=0.0)
 SEGMENT_SECONDS = 2.0

@@ -39,7 +39,8 @@ from models.training import anchors, detector, paper
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.detector_validation import mean_average_precision
 from models.training.loop import Advance, Loop, Report, Schedule
-from models.training.mixing import Mixer, Recipe
+from models.training.mixing import Mixer
+from models.training.recipe import Recipe
 from models.training.separator import LOSSES, SeparatorLearner
 from models.validation import mixtures
 from models.validation.separation_figures import figures, queries_of, summary

@@ -20,7 +20,8 @@ from models.corpus.relations import (
     with_descendants,
 )
 from models.labels import find
-from models.training.mixing import LASTING, Mixer, Recipe
+from models.training.mixing import Mixer
+from models.training.recipe import LASTING, Recipe
 from tests.models import small_corpus
 
 STFT = (1024, 320, 800)

@@ -18,7 +18,8 @@ from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
 from models.runs import assembly, clip_embeddings, run_folder
 from models.training.losses import waveform_l1
-from models.training.mixing import Mixer, Recipe
+from models.training.mixing import Mixer
+from models.training.recipe import Recipe
 from models.training.separator import SeparatorLearner
 from tests.models import small_corpus, tones
 

@@ -39,7 +39,8 @@ from models.training.detector import (
     mask_stripes,
     over_patches,
 )
-from models.training.mixing import UNLABELLED, Mixer, Recipe
+from models.training.mixing import UNLABELLED, Mixer
+from models.training.recipe import Recipe
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
 from models.validation.separation_figures import area_under_curve

@@ -19,7 +19,8 @@ from models.runs.run_folder import CHECKPOINT, LOG, load_average
 from models.training.detector import DetectorLearner
 from models.training.loop import Learner, Loop, Schedule
 from models.training.losses import separation_loss
-from models.training.mixing import Batch, Mixer, Recipe
+from models.training.mixing import Batch, Mixer
+from models.training.recipe import Recipe
 from models.training.separator import SeparatorLearner
 from models.validation.metrics import si_sdr
 from tests.conftest import REPOSITORY
