@@ -21,7 +21,6 @@ from models.precision import Arithmetic, Precision
 from models.presence import Rule
 from models.profiles import Profiles
 from models.query import Query, QueryRules, require_model
-from models.refinement import Refinement
 from models.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
@@ -63,7 +62,6 @@ class Engine:
         self._rules = QueryRules(**bundle.config["query"])
         self._named = NamedQueries(bundle)
         self._profiles = Profiles(bundle.prior, bundle.clip_embeddings)
-        self._refinement = Refinement.of(bundle, self._runner)
         self._gates = bundle.presence is not None
         # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
@@ -358,28 +356,12 @@ class Engine:
             conditions,
             batch=options.batch or self._masks_at_once(window or windows.size),
             speeds=SPEEDS[options.quality],
-            refine=self._refine(vectors),
             joint=options.joint,
             exhaustive=options.exhaustive,
             autocast=self._arithmetic.masks,
             observe=self.observe_batch,
         )
         return _Plan(vectors, windows, masking, gates)
-
-    def _refine(self, vectors: Tensor) -> Callable[[int, Tensor], Tensor | None] | None:
-        """Return how queries (Q, D) are refined by their estimates in a window; None without the model's rule."""
-        refinement = self._refinement
-        if refinement is None:
-            return None
-
-        def refine(number: int, estimate: Tensor) -> Tensor | None:
-            refined = refinement(vectors[number], estimate)
-            if refined is None:
-                return None
-            with self._arithmetic.float32():
-                return self._separator.condition(refined[None].to(self._arithmetic.device))[0]
-
-        return refine
 
     def _masks_at_once(self, window: int) -> int:
         needed = self._separator.mask_bytes * window / self.rate

@@ -162,8 +162,7 @@ class Masking:
     """Estimates of windows by the separator: each window is transformed and encoded once, with one mask for each query.
 
     conditions: (Q, K), from the separator's `condition`. batch: most masks computed at once. speeds: at which a
-    window is seen, the first 1; the mean of the estimates is returned. refine: (query's number, its estimate (C, W)) ->
-    condition (K,) with which the window is masked again, or None. joint: refine all estimates together, with a
+    window is seen, the first 1; the mean of the estimates is returned. joint: refine all estimates together, with a
     residual; exhaustive: without one. observe: called with each batch's number of masks.
     """
 
@@ -174,7 +173,6 @@ class Masking:
         *,
         batch: int = 1,
         speeds: Sequence[Fraction] = SPEEDS[DEFAULT_OPTIONS.quality],
-        refine: Callable[[int, Tensor], Tensor | None] | None = None,
         joint: bool = False,
         exhaustive: bool = False,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -185,7 +183,6 @@ class Masking:
         self._conditions = conditions
         self.batch = batch
         self.speeds = speeds
-        self._refine = refine
         self._joint = joint
         self._exhaustive = exhaustive
         self._autocast = autocast
@@ -212,23 +209,22 @@ class Masking:
         # The channels' mean power: the mean of samples is silent for channels in anti-phase.
         magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
         if self._joint:
-            masks = torch.cat(list(self._masks(magnitude, spectra, samples))).unflatten(0, (count, self.queries))
+            masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
             for spectrum, mask in zip(spectra, masks, strict=True):
                 magnitudes = wiener.magnitudes(spectrum, mask, self._exhaustive)
                 for share in wiener.shares(spectrum, magnitudes)[: self.queries]:
                     yield self._separator.waveform(spectrum * share, samples).cpu()
             return
         done = 0
-        for masks in self._masks(magnitude, spectra, samples):
+        for masks in self._masks(magnitude):
             for mask in masks:
                 yield self._separator.waveform(spectra[done // self.queries] * mask, samples).cpu()
                 done += 1
 
-    def _masks(self, magnitude: Tensor, spectra: Tensor, samples: int) -> Iterator[Tensor]:
+    def _masks(self, magnitude: Tensor) -> Iterator[Tensor]:
         """Yield the masks of magnitudes (N, T, F) for all pairs of window and query, windows first, in batches.
 
-        spectra: (N, C, T, F), of windows of so many samples. Batches for which the device has no memory are halved,
-        also for the windows that follow.
+        Batches for which the device has no memory are halved, also for the windows that follow.
         """
         count, frames, _ = magnitude.shape
         with self._autocast():
@@ -245,29 +241,8 @@ class Masking:
                 continue
             if self._observe is not None:
                 self._observe(len(query))
-            mask = mask[:, :frames].float()
-            if self._refine is not None:
-                self._mask_again(mask, inputs, spectra[window], query.tolist(), samples)
-            yield mask
+            yield mask[:, :frames].float()
             pairs = pairs[len(query) :]
-
-    def _mask_again(
-        self, masks: Tensor, inputs: tuple[Tensor, ...], spectra: Tensor, queries: Sequence[int], samples: int
-    ) -> None:
-        """Replace those of the masks (B, T, F) whose queries are refined by their estimates."""
-        assert self._refine is not None  # noqa: S101  the caller asked
-        conditions = {}
-        for place, number in enumerate(queries):
-            estimate = self._separator.waveform(spectra[place] * masks[place], samples).cpu()
-            condition = self._refine(number, estimate)
-            if condition is not None:
-                conditions[place] = condition
-        if conditions:
-            places = list(conditions)
-            again = tuple(part[places] if len(part) > 1 else part for part in inputs)
-            with self._autocast():
-                refined = self._separator.predict(*again, torch.stack(list(conditions.values())))
-            masks[places] = refined[:, : masks.shape[1]].float()
 
     def _predict(self, inputs: tuple[Tensor, ...], conditions: Tensor) -> Tensor | None:
         """Return the masks of a batch; None if there is no memory for it, but may be for a smaller one."""

@@ -16,7 +16,6 @@ from models.options import DEFAULT_OPTIONS, SPEEDS, Quality
 from models.precision import Arithmetic
 from models.profiles import Profiles
 from models.query import QueryRules, embed
-from models.refinement import Refinement
 from models.runs import assembly, run_folder
 from models.speeds import mean_estimate, play
 
@@ -47,7 +46,6 @@ class ModelUnderTest:
         bundle.separator.fold()
         self.runner = DetectorRunner(bundle.detector, self.arithmetic)
         self.profiles = Profiles(bundle.prior, bundle.clip_embeddings)
-        self._refinement = Refinement.of(bundle, self.runner)
         self._separator: Any = bundle.separator
         self._rules = QueryRules(**bundle.config["query"])
 
@@ -103,25 +101,14 @@ class ModelUnderTest:
             if missing.all():
                 found.append(torch.full_like(mixtures, float("nan")))
                 continue
-            estimate = self._asked(spectrum, encoded, query_batch.nan_to_num(), mixtures.shape[-1])
-            if self._refinement is not None:
-                refined = [self._refinement(*pair) for pair in zip(query_batch, estimate[:, None], strict=True)]
-                places = [place for place, query in enumerate(refined) if query is not None]
-                if places:
-                    queries_again = torch.stack([query for query in refined if query is not None])
-                    features = tuple(part[places] for part in encoded)
-                    estimate[places] = self._asked(spectrum[places], features, queries_again, mixtures.shape[-1])
+            with self.arithmetic.float32():
+                condition = separator.condition(query_batch.nan_to_num().to(device))
+            with self.arithmetic.masks():
+                mask = separator.predict(*encoded, condition)[:, : magnitude.shape[1]].float()
+            estimate = separator.waveform(spectrum * mask, mixtures.shape[-1]).cpu()
             estimate[missing] = float("nan")
             found.append(estimate)
         return found
-
-    def _asked(self, spectrum: Tensor, encoded: tuple[Tensor, ...], queries: Tensor, samples: int) -> Tensor:
-        """Return the estimates (B, T) of mixtures, given as spectra and features, for a query (B, D) each."""
-        with self.arithmetic.float32():
-            condition = self._separator.condition(queries.to(self.arithmetic.device))
-        with self.arithmetic.masks():
-            mask = self._separator.predict(*encoded, condition)[:, : spectrum.shape[1]].float()
-        return self._separator.waveform(spectrum * mask, samples).cpu()
 
     @torch.inference_mode()
     def oracle(self, mixtures: Tensor, targets: Tensor) -> Tensor:

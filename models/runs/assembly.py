@@ -10,7 +10,6 @@ from models.checkpoints import Bundle
 from models.corpus.clips import Clips
 from models.networks.yamnet import Yamnet
 from models.query import BASE_RULES, PAPER_RULES, QueryRules
-from models.refinement import RefinementRule
 from models.runs import plda_fit, run_folder
 from models.runs.class_queries import ClassQuery, class_queries
 from models.runs.clip_embeddings import keep_share
@@ -59,8 +58,6 @@ def config(name: str, version: str, query_encoder: Any, setup: dict[str, Any], r
         "separator": setup["sizes"],
         "query": asdict(rules),
     }
-    if taught:
-        made["refinement"] = asdict(RefinementRule())
     if setup["paper"]:
         made["separator"] = {"query_size": query_encoder.embedding_size, **setup["sizes"]}
     if taught and query_encoder.probabilities:

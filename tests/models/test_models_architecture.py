@@ -13,7 +13,7 @@ ROWS = (
     {"media", "authors", "excerpts", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"short_recordings", "sources", "stems"},
-    {"named_queries", "refinement", "separated_files"},
+    {"named_queries", "separated_files"},
     {"engine", "runs", "validation"},
     {"many"},
     {"bench", "commands"},
