@@ -16,9 +16,8 @@ from tests.end_to_end.small_model import save_small_model
 from tests.ports import free_ports
 
 JOBS_OF_A_KIND = 20 if SOAK else 3  # 200 jobs in all, or 30
-PATIENCE = max(
-    TIMEOUT, 50.0 * JOBS_OF_A_KIND
-)  # s for all jobs, one after another; on a busy machine each takes seconds
+# s for all jobs, one after another: on a busy machine each takes seconds
+PATIENCE = max(TIMEOUT, 50.0 * JOBS_OF_A_KIND)
 OLD, NEW = "base@small", "base@next"
 
 
@@ -115,7 +114,7 @@ def test_a_rolling_upgrade_and_a_rollback_under_load(
         assert client.post(NEW).status_code == 503
         client.create("rolled back", None, OLD)
         for job_id in client.jobs:
-            eventually(lambda job_id=job_id: deployment.jobs.get(job_id).is_finished)
+            eventually(lambda job_id=job_id: deployment.jobs.get(job_id).is_finished, PATIENCE)
 
     assert len(client.jobs) == 10 * JOBS_OF_A_KIND
     for job_id in client.jobs:
