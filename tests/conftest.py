@@ -23,6 +23,9 @@ from tests.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+if os.environ.get("EARMARK_SOAK"):  # at full length many tests take minutes, and more on a busy machine
+    os.environ.setdefault("PYTEST_TIMEOUT", "3600")  # s
+
 # A busy machine is no fault of what is tested: without it an example must end within 200 ms.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
