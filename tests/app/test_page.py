@@ -408,6 +408,10 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
     assert json.loads(heard.value.request.post_data or "")["track"] == 2
     assert [answer.value.status for answer in (heard, waveform, spectrogram)] == [202, 200, 200]
     describe(page, "Dog")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("group", name="Or give an example of it").get_by_text("File", exact=True).click()
+    chooser.value.set_files(tmp_path / "two.webm")
+    page.get_by_label("Track of two.webm").select_option("2, Microphone, opus, mono")
     page.get_by_text("Options").click()
     with page.expect_response(detects("paper@3")) as heard:
         page.get_by_label("Model").select_option("paper@3")
@@ -423,6 +427,7 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
         button(page, "Separate").click()
     sent = json.loads(answered.value.request.post_data or "")
     assert (sent["mixture"]["track"], sent["model"]) == (2, "paper@3")
+    assert sent["targets"][1]["examples"][0]["track"] == 2
     assert sent["webhook"] == {"url": "https://example.org/hook"}
     assert answered.value.status == 202
     page.get_by_text("Waiting for a worker").wait_for()
