@@ -58,7 +58,7 @@ pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docke
 	sh docker/pin.sh
 
 # One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
-test: lint tools ## run linters and all tests, in a few minutes
+test: lint tools ## run linters and all tests, in a quarter of an hour on 2 cores
 	! test -e $(PAGE_TOOLS) || npm test --prefix $(PAGE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

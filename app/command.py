@@ -71,7 +71,7 @@ for _name, _command in COMMANDS.items():
     _add(_name, _command)
 
 
-def missing(name: str, words: Sequence[str]) -> list[str]:
+def missing_extras(name: str, words: Sequence[str]) -> list[str]:
     """Return the groups of optional dependencies that a command needs and that are not installed."""
     extras = [*COMMANDS[name].extras, *(("embedded", "worker") if name == "serve" and "--embedded" in words else ())]
     return [extra for extra in extras if find_spec(_MARKS[extra]) is None]
@@ -84,7 +84,7 @@ def program(name: str, words: Sequence[str]) -> list[str]:
 
 def start(name: str, words: Sequence[str]) -> None:
     """Replace this process by the program of a command. Exits with 1 where its dependencies are not installed."""
-    lacking = missing(name, words)
+    lacking = missing_extras(name, words)
     if lacking:
         sys.stderr.write(f"earmark {name} needs more packages: pip install 'earmark[{','.join(lacking)}]'\n")
         raise SystemExit(1)

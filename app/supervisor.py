@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-logger = logging.getLogger("earmark.supervision")
+log = logging.getLogger("earmark.supervision")
 
 FIRST_BACKOFF = 0.5  # s before a program that died is restarted; doubled after each death
 LONGEST_BACKOFF = 30.0  # s
@@ -89,7 +89,7 @@ class Program:
         self.deaths = self.deaths + 1 if now - self._started < STABLE_AFTER else 1
         backoff = min(FIRST_BACKOFF * 2 ** (self.deaths - 1), LONGEST_BACKOFF)
         self._restart_at = now + backoff
-        logger.warning("%s exited (%s); restarting it in %.1f s", self.name, reason, backoff)
+        log.warning("%s exited (%s); restarting it in %.1f s", self.name, reason, backoff)
 
     def terminate(self) -> None:
         """Send SIGTERM without waiting for the end."""
@@ -103,7 +103,7 @@ class Program:
         try:
             self.process.wait(self.stop_timeout)
         except subprocess.TimeoutExpired:
-            logger.warning("%s did not exit in %g s; killing it", self.name, self.stop_timeout)
+            log.warning("%s did not exit in %g s; killing it", self.name, self.stop_timeout)
             self.process.kill()
             self.process.wait()
         self.process = None
@@ -163,7 +163,7 @@ class Supervisor:
 def _bind_to_parent(parent: int, death_signal: signal.Signals) -> Callable[[], None]:
     """Return what a new child runs before its program: it asks the kernel for a signal when the parent dies."""
     if not sys.platform.startswith("linux"):
-        logger.warning("this system cannot stop children with their parent: they survive a kill -9 of the service")
+        log.warning("this system cannot stop children with their parent: they survive a kill -9 of the service")
         return lambda: None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 

@@ -1,9 +1,9 @@
 """`python -m app housekeeping`: requeue lost jobs, and remove what has expired.
 
 A sweep runs every few seconds in the one process that holds a lock in Redis; further processes stand by. Everything in
-it works on a full server too, whose memory it frees. A dead worker
-is detected `heartbeat_timeout` after the last heartbeat of its execution (RQ's; the model registry has another), and
-the next sweep requeues its job. Every process delivers webhooks, independently of the lock.
+it works on a full server too, whose memory it frees. A dead worker is detected `heartbeat_timeout` after the last
+heartbeat of its execution (RQ's; the model registry has another), and the next sweep requeues its job. Every process
+delivers webhooks, independently of the lock.
 """
 
 import contextlib

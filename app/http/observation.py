@@ -17,6 +17,8 @@ from app.records.ids import new_id
 
 log = logging.getLogger("earmark.http")
 
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}  # that have time series of their own
+
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -77,6 +79,3 @@ class ObservationMiddleware:
         seconds = time.perf_counter() - start
         self._metrics.seconds.labels(method, route).observe(seconds)
         entry.write(scope, method, status, seconds, route)
-
-
-_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

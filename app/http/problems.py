@@ -90,7 +90,7 @@ def internal_error(request: Request) -> ProblemResponse:
     return problem(request, EarmarkError("The server failed. Report the request_id."))
 
 
-def malformed(request_id: str) -> ProblemResponse:
+def malformed_request(request_id: str) -> ProblemResponse:
     """Return the response to what is not an HTTP request; it has no path, and ends its connection."""
     title = HTTPStatus.BAD_REQUEST.phrase
     detail = "The request is not valid HTTP."

@@ -132,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
         active = self._active
         is_in_body = self._is_body_pending and active is self.cycle
         if active is None or active.response_complete or (is_in_body and not active.response_started):
-            response = problems.malformed(new_id("req"))
+            response = problems.malformed_request(new_id("req"))
             log.warning("%s sent what is not HTTP, request %s", self.client, response.headers["X-Request-Id"])
             lines = [b": ".join(header) + b"\r\n" for header in response.raw_headers]
             self.transport.write(b"".join([STATUS_LINE[400], *lines, b"\r\n", response.body]))

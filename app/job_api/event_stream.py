@@ -23,7 +23,7 @@ from app.jobs import events
 from app.jobs.events import DELETED, EventEntry, RecordReplay
 from app.jobs.lifecycle import Job
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("earmark.events")
 
 HEARTBEAT_SECONDS = 15.0  # between comments while there is no event; proxies close what is silent for a minute
 _STORE_RETRY_SECONDS = 1.0  # between two attempts while the store does not answer
@@ -87,7 +87,7 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
             except NotFound:  # deleted meanwhile; a further entry says so
                 return
             except RecordUnreadable as error:  # the client's next poll answers with it
-                logger.error("the events of %s end: %s", job.id, error)
+                log.error("the events of %s end: %s", job.id, error)
                 finished = True
                 return
             else:

@@ -80,12 +80,12 @@ class RecordReplay:
         Raises `RecordTooNew` if a newer release wrote it.
         """
         try:
-            self._job = self._changed(entry)
+            self._job = self._restore(entry)
         except (RecordUnreadable, ValueError, LookupError, TypeError):
             log.error("event %d of %s cannot be read", entry.revision, self._job.id)
         return self._job
 
-    def _changed(self, entry: EventEntry) -> Job:
+    def _restore(self, entry: EventEntry) -> Job:
         changed = json.loads(entry.job)
         if entry.type == "progress":
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}

@@ -3,8 +3,8 @@
 A job enters with its owner (an API key), a weight (its priority) and a cost (the seconds of audio that it is charged).
 Jobs are served by start-time fair queueing: waiting owners get seconds of audio in proportion to their weights, and an
 owner who had nothing waiting is next at once. A served job is on a ready list, an RQ queue of as many jobs as its
-living workers may need. The script is `fair_queue_lists.lua`, with
-its keys, followed by `fair_queue.lua`, with the steps.
+living workers may need. The script is `fair_queue_lists.lua`, with its keys, followed by `fair_queue.lua`, with the
+steps.
 
 A step is added to a pipeline beside the other changes that belong to it, such as the job's record, and `commit` applies
 the pipeline in one script: no process can die between them. Every step also serves the jobs whose turn has come.

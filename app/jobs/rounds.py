@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.jobs.job_records import EXPIRY_KEY
-from app.jobs.webhook_outbox import DUE_KEY
+from app.jobs.webhook_outbox import DUE_KEY, WebhookOutbox
 from app.records.audio import AUDIO_EXPIRY_KEY
 from app.records.orphans import LEDGER_KEY
 from app.redis_client import execute_when_full, server_clock
@@ -48,6 +48,7 @@ class HousekeepingMetrics(Collector):
         self._redis = redis
         self._clock = server_clock(redis)
         self._rounds = Rounds(redis)
+        self._outbox = WebhookOutbox(redis)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return []  # else registering would call `collect`, which needs Redis
@@ -68,8 +69,7 @@ class HousekeepingMetrics(Collector):
                 last.add_metric([], ended)
                 age.add_metric([], max(0.0, now - ended))
             lag.add_metric([], self._overdue(now, *_EXPIRING))
-            count: Any = self._redis.zcard(DUE_KEY)
-            pending.add_metric([], count)
+            pending.add_metric([], self._outbox.pending_count())
             overdue.add_metric([], self._overdue(now, DUE_KEY))
         except RedisError:  # `earmark_queue_up` tells
             return []

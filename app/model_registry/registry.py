@@ -173,7 +173,7 @@ class ModelRegistry:
         """Remove workers without a heartbeat for ten times `heartbeat_timeout`, and descriptions of models that are
         gone."""
         oldest = self._clock.now() - 10 * self._settings.heartbeat_timeout
-        fields = self._announced()
+        fields = self._announced_ids()
         names = {field.partition("@")[0] for field in fields if "@" in field}
         for field in fields:
             for short in (False, True):
@@ -190,7 +190,7 @@ class ModelRegistry:
         configured = self._configured_models()
         seen_by_id: dict[str, float] = {description.id: 0.0 for description in configured.values()}
         with self._redis.pipeline(transaction=False) as pipe:
-            for field in (fields := self._announced()):
+            for field in (fields := self._announced_ids()):
                 pipe.zscore(_SEEN, field)
             for field, seen in zip(fields, pipe.execute(), strict=True):
                 if "@" in field:
@@ -260,7 +260,7 @@ class ModelRegistry:
             raise ModelUnavailable(f"No worker has the model {name}; available: {others}.")
         return self.model(chosen.id)
 
-    def _announced(self) -> list[str]:
+    def _announced_ids(self) -> list[str]:
         fields: Any = self._redis.hkeys(_MODELS)
         return sorted(field.decode() for field in fields)
 

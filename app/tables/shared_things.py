@@ -12,7 +12,6 @@ from app.settings import Settings
 from app.settings.units import MIB
 
 BUDGET_USED_UP = "EarmarkBudgetUsedUp"
-SERVER_ERRORS = "EarmarkServerErrors"
 CLIENTS_REFUSED = "EarmarkClientsRefused"
 
 # Settings of the budgets of a process, by name, except `key_share`, which applies to all of them.

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.command import COMMANDS, missing, program
+from app.command import COMMANDS, missing_extras, program
 from tests.conftest import REPOSITORY
 
 
@@ -62,7 +62,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert f"pip install 'earmark[{extras}]'" in done.stderr
-    assert missing("serve", []) == []
+    assert missing_extras("serve", []) == []
 
 
 def test_shells_complete_the_commands() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -391,8 +391,8 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
     (tmp_path / "street.wav").write_bytes(wav())
     run("-i street.wav -i street.wav -map 0 -map 1 -c:a libopus -metadata:s:a:1 title=Microphone two.webm", tmp_path)
 
-    def asks_for_a_track(answer: Response) -> bool:
-        return answer.url.endswith("/v1/detections") and "track" in (answer.request.post_data or "")
+    def detects(word: str) -> Callable[[Response], bool]:
+        return lambda answer: answer.url.endswith("/v1/detections") and word in (answer.request.post_data or "")
 
     problems = visit(page, keyed_service)
     _, key = KeyRepository(keyed_service.deps.redis).create("person", rate=0, audio_seconds=0, priority=1)
@@ -400,7 +400,7 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
     page.reload()
     choose(page, {"name": "two.webm", "mimeType": "audio/webm", "buffer": (tmp_path / "two.webm").read_bytes()})
     with (
-        page.expect_response(asks_for_a_track) as heard,
+        page.expect_response(detects("track")) as heard,
         page.expect_response("**/peaks?*track=2*") as waveform,
         page.expect_response("**/spectrogram?*track=2*") as spectrogram,
     ):
@@ -408,8 +408,14 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
     assert json.loads(heard.value.request.post_data or "")["track"] == 2
     assert [answer.value.status for answer in (heard, waveform, spectrogram)] == [202, 200, 200]
     describe(page, "Dog")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("group", name="Or give an example of it").get_by_text("File", exact=True).click()
+    chooser.value.set_files(tmp_path / "two.webm")
+    page.get_by_label("Track of two.webm").select_option("2, Microphone, opus, mono")
     page.get_by_text("Options").click()
-    page.get_by_label("Model").select_option("paper@3")
+    with page.expect_response(detects("paper@3")) as heard:
+        page.get_by_label("Model").select_option("paper@3")
+    assert heard.value.status == 202
     page.get_by_label("Webhook").fill("https://example.org/hook")
     button(page, "As a request").click()
     for language in ("curl", "Python", "JavaScript"):
@@ -421,6 +427,7 @@ def test_track_model_and_webhook_are_asked_for_and_kept(page: Page, keyed_servic
         button(page, "Separate").click()
     sent = json.loads(answered.value.request.post_data or "")
     assert (sent["mixture"]["track"], sent["model"]) == (2, "paper@3")
+    assert sent["targets"][1]["examples"][0]["track"] == 2
     assert sent["webhook"] == {"url": "https://example.org/hook"}
     assert answered.value.status == 202
     page.get_by_text("Waiting for a worker").wait_for()

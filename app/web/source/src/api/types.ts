@@ -139,6 +139,10 @@ export interface AudioReference {
   track?: number;
 }
 
+export interface DetectionRequest extends AudioReference {
+  model?: string;
+}
+
 export interface RequestTarget {
   name?: string;
   spans?: Span[];

@@ -20,11 +20,12 @@ import {
   restore,
   targets,
 } from "../state/targets";
-import type { Query, Target } from "../state/targets";
+import type { Example, Negative, Query, Target } from "../state/targets";
 import { clock } from "../timeline/ticks";
 import { ACCEPT, FileButton } from "./FileButton";
 import { Icon } from "./icons";
 import { LabelField } from "./LabelField";
+import { TrackSelect } from "./TrackField";
 
 export function Targets() {
   return (
@@ -239,6 +240,8 @@ function Chip({ target }: { target: Target }) {
           </button>
         </div>
       )}
+      <ExampleTracks query={target.query} onChange={(query) => change(target.id, { query })} />
+      {target.not && <ExampleTracks query={target.not} onChange={(not) => change(target.id, { not })} />}
       {refining.value && !target.not && (
         <div class="refine">
           <LabelField
@@ -263,6 +266,31 @@ function Chip({ target }: { target: Target }) {
       )}
     </li>
   );
+}
+
+/** Choices of the audio track, for each example that is a file with several. */
+function ExampleTracks<Q extends Query | Negative>({ query, onChange }: { query: Q; onChange: (query: Q) => void }) {
+  if (query.kind !== "examples") return null;
+  const { examples } = query;
+  const choose = (at: number, track: number | undefined): void =>
+    onChange({ ...query, examples: examples.map((one, index) => (index === at ? withTrack(one, track) : one)) });
+  return (
+    <>
+      {examples.map(({ name, tracks = [], track }, at) => (
+        <TrackSelect
+          key={at}
+          label={`Track of ${name}`}
+          tracks={tracks}
+          track={track ?? null}
+          onChoose={(chosen) => choose(at, chosen ?? undefined)}
+        />
+      ))}
+    </>
+  );
+}
+
+function withTrack({ track: _, ...example }: Example, track: number | undefined): Example {
+  return track === undefined ? example : { ...example, track };
 }
 
 function describe(query: Query): string {

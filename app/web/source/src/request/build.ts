@@ -52,8 +52,11 @@ function negativeFields(not: Negative | null): Partial<RequestTarget> {
   return not.kind === "label" ? { not_label: not.label } : { not_examples: references(not.examples) };
 }
 
-function references(examples: Example[]): { audio_id: string }[] {
-  return examples.flatMap(({ audioId }) => (audioId === null ? [] : [{ audio_id: audioId }]));
+/** The examples that are uploaded, as requests name them. */
+export function references(examples: Example[]): AudioReference[] {
+  return examples.flatMap(({ audioId, track }) =>
+    audioId === null ? [] : [{ audio_id: audioId, ...(track === undefined ? {} : { track }) }],
+  );
 }
 
 function round(seconds: number): number {
@@ -76,6 +79,10 @@ export function readNegative(target: RequestTarget, files: ReadonlyMap<string, s
   return null;
 }
 
-function readExamples(references: { audio_id: string }[], files: ReadonlyMap<string, string>): Example[] {
-  return references.map(({ audio_id }) => ({ name: files.get(audio_id) ?? audio_id, audioId: audio_id }));
+function readExamples(references: AudioReference[], files: ReadonlyMap<string, string>): Example[] {
+  return references.map(({ audio_id, track }) => ({
+    name: files.get(audio_id) ?? audio_id,
+    audioId: audio_id,
+    ...(track === undefined ? {} : { track }),
+  }));
 }

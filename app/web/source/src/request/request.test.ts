@@ -27,7 +27,7 @@ const TARGETS = [
   target({
     name: "words",
     query: { kind: "text", text: "a car: true" },
-    not: { kind: "examples", examples: [{ name: "c.wav", audioId: "aud_3" }] },
+    not: { kind: "examples", examples: [{ name: "c.wav", audioId: "aud_3", track: 2 }] },
   }),
   target({ name: "mine", query: { kind: "saved", id: "qry_1", name: "mine" } }),
 ];
@@ -41,7 +41,7 @@ describe("request", () => {
         { name: "dog's bark", label: "Dog", not_label: "Speech" },
         { name: "here", spans: [{ start: 1.235, end: 2 }] },
         { name: "like", examples: [{ audio_id: "aud_2" }] },
-        { name: "words", text: "a car: true", not_examples: [{ audio_id: "aud_3" }] },
+        { name: "words", text: "a car: true", not_examples: [{ audio_id: "aud_3", track: 2 }] },
         { name: "mine", query_id: "qry_1" },
       ],
       output,

@@ -3,11 +3,12 @@
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { request } from "../api/client";
 import { follow } from "../api/follow";
-import type { AudioReference, Detection, Label } from "../api/types";
+import type { Detection, DetectionRequest, Label } from "../api/types";
 import { lanes, type Lane } from "../timeline/lanes";
+import { chosenModel } from "./models";
 import { explain } from "./notice";
 import { options } from "./options";
-import { recording, reference } from "./recording";
+import { recording, reference, type Recording } from "./recording";
 
 type State =
   | { kind: "off" }
@@ -15,7 +16,7 @@ type State =
   | { kind: "heard"; lanes: Lane[] }
   | { kind: "failed"; text: string; code: string | null };
 
-const ITEM = "earmark-detections"; // ids of this tab's detections by upload and track
+const ITEM = "earmark-detections"; // ids of this tab's detections by upload, track and model
 
 export const detection = signal<State>({ kind: "off" });
 export const heardLanes = computed(() => (detection.value.kind === "heard" ? detection.value.lanes : []));
@@ -31,7 +32,7 @@ export async function listen(): Promise<void> {
   const { signal } = (current = new AbortController());
   detection.value = { kind: "listening", ratio: 0, position: 0 };
   try {
-    const job = await start(reference(opened), signal);
+    const job = await start(wanted(opened), signal);
     const finished = await follow(job, showProgress, signal);
     if (finished.status !== "succeeded") throw new Error(finished.error?.detail ?? "Detection was stopped.");
     const found = lanes(finished.events, await loadPaths());
@@ -51,20 +52,25 @@ function showProgress(job: Detection): void {
   detection.value = { kind: "listening", ratio: job.progress.ratio, position: job.queue.position };
 }
 
-async function start(audio: AudioReference, signal: AbortSignal): Promise<Detection> {
+function wanted(opened: Recording): DetectionRequest {
+  const model = chosenModel.value;
+  return { ...reference(opened), ...(model === null ? {} : { model }) };
+}
+
+async function start(json: DetectionRequest, signal: AbortSignal): Promise<Detection> {
   const known = remembered();
-  const id = known[keyOf(audio)];
+  const id = known[keyOf(json)];
   if (id) {
     const earlier = await request<Detection>(`/v1/detections/${id}`, { signal }).catch(() => null);
     if (earlier && earlier.status !== "failed" && earlier.status !== "canceled") return earlier;
   }
-  const job = await request<Detection>("/v1/detections", { json: audio, signal });
-  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [keyOf(audio)]: job.id }));
+  const job = await request<Detection>("/v1/detections", { json, signal });
+  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [keyOf(json)]: job.id }));
   return job;
 }
 
-function keyOf({ audio_id, track }: AudioReference): string {
-  return track === undefined ? audio_id : `${audio_id}/${track}`;
+function keyOf({ audio_id, track, model }: DetectionRequest): string {
+  return [audio_id, track, model].filter((part) => part !== undefined).join("/");
 }
 
 function remembered(): Record<string, string> {
@@ -79,10 +85,12 @@ function loadPaths(): Promise<ReadonlyMap<string, string[]>> {
   return paths;
 }
 
+// Anew for another recording, track or model.
 effect(() => {
   const opened = recording.value;
+  const request = opened && wanted(opened);
   untracked(() => {
     stopListening();
-    if (opened && (options.value.listens || remembered()[keyOf(reference(opened))])) void listen();
+    if (request && (options.value.listens || remembered()[keyOf(request)])) void listen();
   });
 });

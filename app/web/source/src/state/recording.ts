@@ -109,9 +109,9 @@ function draw(opened: Recording): void {
     : null;
 }
 
-/** A recording's tracks that can be read. */
-export function readableTracks({ audio }: Recording): AudioTrack[] {
-  return audio.tracks?.filter(({ readable }) => readable) ?? [];
+/** The tracks of an upload that can be read. */
+export function readableTracks({ tracks }: Audio): AudioTrack[] {
+  return tracks?.filter(({ readable }) => readable) ?? [];
 }
 
 /** Rate and channels of what is drawn. */

@@ -4,6 +4,7 @@ import { signal } from "@preact/signals";
 import { request } from "../api/client";
 import { follow } from "../api/follow";
 import type { SavedQuery } from "../api/types";
+import { references } from "../request/build";
 import { report } from "./notice";
 import type { Target } from "./targets";
 
@@ -21,9 +22,9 @@ export async function loadSavedQueries(): Promise<void> {
 /** Saves a target's examples under its name. */
 export async function saveQuery({ name, query }: Target): Promise<void> {
   if (query.kind !== "examples") return;
-  const examples = query.examples.flatMap(({ audioId }) => (audioId === null ? [] : [{ audio_id: audioId }]));
   try {
-    const job = await request<SavedQuery>("/v1/queries", { json: { name, examples } });
+    const json = { name, examples: references(query.examples) };
+    const job = await request<SavedQuery>("/v1/queries", { json });
     const finished = await follow(job, () => undefined, new AbortController().signal);
     if (finished.error) throw new Error(finished.error.detail);
     await loadSavedQueries();

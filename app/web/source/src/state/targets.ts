@@ -2,13 +2,15 @@
 
 import { computed, signal } from "@preact/signals";
 import { request, upload } from "../api/client";
-import type { Audio, Label, LabelSearch, Span } from "../api/types";
+import type { Audio, AudioTrack, Label, LabelSearch, Span } from "../api/types";
 import { explain } from "./notice";
-import { onReplace } from "./recording";
+import { onReplace, readableTracks } from "./recording";
 
 export interface Example {
   name: string;
   audioId: string | null; // null while it is uploaded
+  tracks?: AudioTrack[]; // audio tracks that can be read, where the page has uploaded it
+  track?: number; // the one that is meant, unless it is the first
 }
 
 export type Query =
@@ -169,7 +171,7 @@ async function uploadExamples(
   try {
     const uploads = files.map(({ blob, name }) => upload<Audio>(blob, name, () => undefined, controller.signal));
     const stored = await Promise.all(uploads);
-    keep(stored.map((audio, at) => ({ name: files[at]?.name ?? audio.id, audioId: audio.id })));
+    keep(stored.map((audio, at) => ({ name: files[at]?.name ?? audio.id, audioId: audio.id, tracks: readableTracks(audio) })));
   } catch (error) {
     controller.abort();
     change(id, { error: explain(error) });
