@@ -12,6 +12,7 @@ import psutil
 import pytest
 import soundfile
 
+from app.media.zygote import CHILD_NAME
 from app.settings import Settings
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, open_audio
@@ -97,7 +98,7 @@ def test_the_longest_recording_may_be_decoded_for_half_an_hour_and_an_example_fo
 
 
 def _decoder_process() -> psutil.Process | None:
-    return next((process for process in psutil.Process().children() if "models.media" in process.cmdline()), None)
+    return next((child for child in psutil.Process().children(recursive=True) if child.name() == CHILD_NAME), None)
 
 
 def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Path) -> None:
