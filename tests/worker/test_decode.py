@@ -119,6 +119,16 @@ def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Pat
     assert decode(folder / "next.wav", folder / "mixture.wav").frames == 1000
 
 
+def test_the_zygote_has_one_thread_and_starts_once(tmp_path: Path, folder: Path) -> None:
+    """A process with several threads cannot fork safely: numeric libraries would start some when they are imported."""
+    media_files.write_sound(tmp_path / "a.wav", noise(1000), 8000, "PCM_16")
+    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    zygotes = [child for child in psutil.Process().children() if "models.media.decoding" in child.cmdline()]
+    assert [zygote.num_threads() for zygote in zygotes] == [1]
+    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    assert zygotes[0].is_running() and not zygotes[0].children()
+
+
 def test_cancellation_kills_the_decoder_at_once(hour: Path, folder: Path) -> None:
     stop = threading.Event()
     cancelled_at = 0.0
