@@ -13,7 +13,7 @@ _STEP_SECONDS = 0.1  # blocks of 400 ms, each 100 ms after the last
 _STEPS_A_BLOCK = 4
 _ABSOLUTE_GATE = -70.0  # LUFS
 _RELATIVE_GATE = -10.0  # LU below the mean of what passes the absolute gate
-_CHUNK = 128  # samples that are filtered by one matrix product
+_CHUNK = 32  # samples that are filtered by one matrix product
 _OFFSET = -0.691  # dB, so that a 997 Hz tone of -20 dBFS measures -23 LUFS - 0.01
 
 

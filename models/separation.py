@@ -207,7 +207,7 @@ class Masking:
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))
         # The channels' mean power: the mean of samples is silent for channels in anti-phase.
-        magnitude = spectra.abs()[:, 0] if channels == 1 else spectra.abs().square().mean(dim=1).sqrt()
+        magnitude = spectra.abs()[:, 0] if channels == 1 else _power(spectra).mean(dim=1).sqrt()
         if self._joint:
             masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
             for spectrum, mask in zip(spectra, masks, strict=True):
@@ -253,6 +253,11 @@ class Masking:
             if len(conditions) == 1:
                 raise
             return None
+
+
+def _power(spectra: Tensor) -> Tensor:
+    """Return |spectra|^2; the square of `abs` takes three times as long."""
+    return spectra.real.square() + spectra.imag.square()
 
 
 def never() -> bool:

@@ -276,12 +276,14 @@ def write(
         with ThreadPoolExecutor(min(torch.get_num_threads(), len(names))) as threads:
             encoding: list[Future[None]] = []
             for mixture, stems in separated.blocks(for_the_last_time=True):
-                total = mixture.astype(np.float64) * gain
+                left = mixture.astype(np.float64)
+                left *= gain
                 quantised = []
-                for number, writer in enumerate(writers):
-                    block = stems[number] * np.float32(gain) if number < len(stems) else _round(total, writer.bit_depth)
-                    quantised.append(writer.quantise(block))
-                    total -= quantised[-1]
+                for stem, writer in zip(stems, writers, strict=False):
+                    quantised.append(writer.quantise(stem * np.float32(gain)))
+                    left -= quantised[-1]
+                if options.residual:
+                    quantised.append(writers[-1].quantise(_round(left, writers[-1].bit_depth)))
                 for each in encoding:
                     each.result()
                 encoding = [threads.submit(encode, *block) for block in enumerate(quantised)]
@@ -302,10 +304,13 @@ def write(
 
 
 def _round(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
-    """Round to the steps of an integer format before the conversion to float32, whose rounding 24 bits would notice."""
+    """Round, in place, to the steps of an integer format before the conversion to float32, whose rounding 24 bits would
+    notice."""
     if bit_depth in (16, 24):
         full = 2.0 ** (bit_depth - 1)
-        samples = np.rint(samples * full) / full
+        samples *= full
+        np.rint(samples, out=samples)
+        samples *= 1 / full
     return samples.astype(np.float32)
 
 

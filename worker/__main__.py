@@ -58,6 +58,9 @@ def main(
         return
     prepare(settings.worker_threads)
     # After the validation of settings, since importing torch takes seconds, and after `prepare`.
+    from worker.decode import SANDBOX
+
+    SANDBOX.start()  # it imports its decoders while this process imports torch
     from worker.process import WorkerLost, WorkerUnusable, work
 
     try:

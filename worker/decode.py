@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.errors import DiskFull
-from app.media import sandbox
+from app.media.sandbox import Outcome, Sandbox, SandboxLimits
 from models.errors import AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, MediaInfo
 from models.media.decoding import FAILED, arguments, read_report
 
 logger = logging.getLogger(__name__)
 
+SANDBOX = Sandbox("models.media.decoding")
 # FFmpeg's libraries and numpy take a third of this; a decoder works block by block.
 MEMORY_BYTES = 1 << 30
 HEADER_BYTES = 4096
@@ -41,7 +42,7 @@ def decode(
     limits: Limits | None = None,
     *,
     track: int | None = None,
-    sandbox_limits: sandbox.SandboxLimits | None = None,
+    sandbox_limits: SandboxLimits | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> MediaInfo:
     """Decode a track of the media file `source` to `target`, a WAV of 32-bit floats at its own rate and channels.
@@ -58,8 +59,8 @@ def decode(
     private = Path(tempfile.mkdtemp(prefix="decode-", dir=target.parent))
     try:
         decoded = private / "decoded.wav"
-        program = sandbox.python_command("models.media", *arguments(source, decoded, limits, track))
-        outcome = sandbox.run(program, sandbox_limits, folder=private, cancelled=cancelled)
+        words = arguments(source, decoded, limits, track)
+        outcome = SANDBOX.run("models.media.decoding", words, sandbox_limits, folder=private, cancelled=cancelled)
         info = _media_info(outcome, sandbox_limits)
         decoded.replace(target)
         return info
@@ -67,10 +68,10 @@ def decode(
         shutil.rmtree(private, ignore_errors=True)
 
 
-def fitting_sandbox(limits: Limits) -> sandbox.SandboxLimits:
+def fitting_sandbox(limits: Limits) -> SandboxLimits:
     """Return limits of the child process a little above those of the decoder, whose errors are more precise."""
     seconds = math.ceil(START_SECONDS + SECONDS_PER_SECOND * limits.seconds)
-    return sandbox.SandboxLimits(
+    return SandboxLimits(
         seconds=seconds,
         cpu_seconds=seconds + 1,
         memory_bytes=MEMORY_BYTES,
@@ -78,7 +79,7 @@ def fitting_sandbox(limits: Limits) -> sandbox.SandboxLimits:
     )
 
 
-def _media_info(outcome: sandbox.Outcome, limits: sandbox.SandboxLimits) -> MediaInfo:
+def _media_info(outcome: Outcome, limits: SandboxLimits) -> MediaInfo:
     """Return what the child reports, or raise the error that it or its end stands for."""
     if outcome.status == "cancelled":
         raise Cancelled("decoding was cancelled")

@@ -45,7 +45,6 @@ class _Separation:
         self._warnings += mixture.warnings
         self._execution.enter(DETECTING, "detecting")
         queries = self._queries(mixture)
-        self._execution.enter(SEPARATING, "separating")
         files = self._separate(mixture, queries)
         self._execution.enter(STORING, "storing")
         stems = self._store(files)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import AudioTooLong, AudioTooWide, AudioUndecodable
 from app.media import priority
+from app.media.decoder_process import SANDBOX
 from app.media.input_formats import CONTENT_TYPES, GUESSED_DURATION
-from app.media.sandbox import Outcome, SandboxLimits, python_command, run_async
+from app.media.sandbox import Outcome, SandboxLimits
 
 if TYPE_CHECKING:
     from app.media.opening import Track
@@ -56,8 +57,7 @@ async def probe(path: Path, settings: Settings) -> MediaInfo:
 
     Raises AudioUndecodable (also for a sample rate outside the limits), AudioTooLong, AudioTooWide.
     """
-    command = python_command("app.media.probe", str(path.absolute()))
-    outcome = await run_async(command, SANDBOX_LIMITS)
+    outcome = await SANDBOX.run_async("app.media.probe", [str(path.absolute())], SANDBOX_LIMITS)
     return _check_limits(_parse_outcome(outcome), settings)
 
 

@@ -1,47 +1,52 @@
 """Sandbox: a child process for untrusted input, with resource limits, a private folder and a minimal environment.
 
-A small launcher sets the limits on itself and then executes the program (no `preexec_fn`, which is unsafe in a process
-with threads). Linux only.
+Children run modules of ours that have a function `main(arguments)`. They are forked by a zygote (`app.media.zygote`), a
+process of its own: a fork of this one would hold its secrets, and is unsafe in a process with threads. Linux only.
 """
 
 from __future__ import annotations
 
+import atexit
+import errno
 import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal, cast
+from types import TracebackType
+from typing import Any, Literal
+
+from app.media.zygote import MAX_MESSAGE_BYTES
 
 # The folder of our packages. A child does not import from its working folder, which may hold untrusted files.
 _ROOT = Path(__file__).resolve().parents[2]
+# The zygote writes no byte code and imports neither from its working folder nor from the user's site-packages.
+_ZYGOTE = (sys.executable, "-P", "-s", "-B", "-m", "app.media.zygote")
+# One thread: a process with several cannot fork safely, and numeric libraries reserve address space for each.
+_ENVIRONMENT = {
+    "PYTHONPATH": str(_ROOT),
+    "LANG": "C.UTF-8",
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+}
 # Interval between checks of the clock and of the caller's `cancelled`.
 _POLL_SECONDS = 0.05
 # Reads after the child has ended: enough for a full pipe. A pipe that still fills belongs to a process that left the
 # child's session.
 _MAX_DRAIN_READS = 64
-# prctl(PR_SET_PDEATHSIG, SIGKILL) kills the child when its parent is killed.
-_LAUNCHER = """
-import ctypes, json, os, resource, signal, sys
-parent, limits = int(sys.argv[1]), json.loads(sys.argv[2])
-for name, (soft, hard) in limits.items():
-    most = resource.getrlimit(getattr(resource, name))[1]
-    most = hard if most == resource.RLIM_INFINITY else min(hard, most)
-    resource.setrlimit(getattr(resource, name), (min(soft, most), most))
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-if os.getppid() != parent:
-    sys.exit(1)
-os.nice(int(sys.argv[3]))
-os.execv(sys.argv[4], sys.argv[4:])
-"""
+# To fork a child: the zygote may die before it reads the request, and be found dead only when the next is sent.
+_TRIES = 3
+
+_Interruption = Literal["timed_out", "cancelled", "flooded"]
 
 
 @dataclass(frozen=True)
@@ -82,91 +87,223 @@ class Outcome:
         return self.status == "exited" and self.returncode == 0
 
 
-def python_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs one of our modules, `python -m MODULE ARGUMENTS`.
+class Sandbox:
+    """Children of one zygote, which starts when it is needed, and again after its death. May be shared by threads.
 
-    It writes no byte code and imports neither from its working folder nor from the user's site-packages.
+    modules: what the zygote imports, so that no child needs to.
     """
-    return [sys.executable, "-P", "-s", "-B", "-m", module, *arguments]
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
+        self._lock = threading.Lock()
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def run(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        limits: SandboxLimits,
+        *,
+        folder: Path | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Outcome:
+        """Run `main(arguments)` of `module` under `limits`, wait for its end and kill its process group.
+
+        Blocks. The child's exit status is what `main` returns. It gets none of our environment variables and none of
+        our open files, and works in `folder`, by default an empty one that is deleted afterwards. `cancelled` is called
+        20 times a second; when it returns true, the child is killed. Raises OSError only if no process can be started.
+        """
+        if folder is None:
+            with tempfile.TemporaryDirectory(prefix="earmark-child-") as private:
+                return self.run(module, arguments, limits, folder=Path(private), cancelled=cancelled)
+        start = time.monotonic()
+        request = json.dumps(
+            {
+                **{"module": module, "arguments": list(arguments), "folder": str(folder.absolute())},
+                **{"limits": _resources(limits), "niceness": limits.niceness},
+            }
+        ).encode()
+        for _ in range(_TRIES):
+            with _Child(limits.output_bytes) as child:
+                self._fork(request, child)
+                interruption = child.wait(start + limits.seconds, cancelled)
+            if child.returncode is not None or interruption is not None:
+                return child.outcome(interruption, time.monotonic() - start)
+        raise OSError(errno.ECHILD, "the sandbox's zygote dies before it has forked a child")
+
+    async def run_async(
+        self, module: str, arguments: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None
+    ) -> Outcome:
+        """Call `run` in a thread. Cancelling the task kills the child and waits for its end."""
+        import asyncio  # not at the top: zygotes import this module too
+        from concurrent.futures import ThreadPoolExecutor
+
+        stop = threading.Event()
+        call = partial(self.run, module, arguments, limits, folder=folder, cancelled=stop.is_set)
+        # A thread of its own: those that callers share are as few as the processors, and may all wait for long
+        # children.
+        executor = ThreadPoolExecutor(1, "earmark-child")
+        running = asyncio.get_running_loop().run_in_executor(executor, call)
+        executor.shutdown(wait=False)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([running])
+            raise
+
+    def start(self) -> None:
+        """Start the zygote ahead of the first child, which else waits for its imports."""
+        with self._lock:
+            self._start_zygote()
+
+    def close(self) -> None:
+        """End the zygote, which kills its children."""
+        with self._lock:
+            self._end_zygote()
+
+    def _fork(self, request: bytes, child: _Child) -> None:
+        """Let the zygote fork a child, which `child` notices if it dies before. Raises OSError."""
+        with self._lock:
+            try:
+                socket.send_fds(self._start_zygote(), [request], child.their_descriptors())
+            except (BrokenPipeError, ConnectionResetError):
+                self._end_zygote()
+
+    def _start_zygote(self) -> socket.socket:
+        """Return the control socket of the zygote, which is started if it does not run."""
+        if self._zygote is not None and self._zygote.poll() is not None:
+            self._end_zygote()
+        if self._control is None:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._zygote = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+                    [*_ZYGOTE, str(theirs.fileno()), *self._modules],
+                    cwd="/",
+                    env=_ENVIRONMENT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                    pass_fds=[theirs.fileno()],
+                )
+            atexit.register(self.close)
+        return self._control
+
+    def _end_zygote(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._zygote is not None:
+            self._zygote.wait()
+        self._control = self._zygote = None
+        atexit.unregister(self.close)
 
 
-def run(
-    command: Sequence[str],
-    limits: SandboxLimits,
-    *,
-    folder: Path | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Outcome:
-    """Run `command` (its first word is a path) under `limits`, wait for its end and kill its process group.
+class _Child:
+    """A child from its caller's side: the link to its zygote, and its output, of which only the first `max_bytes` are
+    kept. A context manager that kills the child and waits for its end.
 
-    Blocks; may be called from any thread. The child gets none of our environment variables. It works in `folder`, by
-    default an empty one that is deleted afterwards. `cancelled` is called 20 times a second; when it returns true, the
-    child is killed. Raises OSError only if no process can be started.
+    returncode: as in `subprocess`; None if no child was forked, and until it has ended.
     """
-    if folder is None:
-        with tempfile.TemporaryDirectory(prefix="earmark-child-") as private:
-            return run(command, limits, folder=Path(private), cancelled=cancelled)
-    start = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
-        [
-            *(sys.executable, "-I", "-S", "-c", _LAUNCHER),
-            *(str(os.getpid()), json.dumps(_resources(limits)), str(limits.niceness), *command),
-        ],
-        cwd=folder,
-        env=_environment(folder),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    streams = _Streams(process, limits.output_bytes)
-    status: Literal["exited", "timed_out", "cancelled", "flooded"] = "exited"
-    try:
-        while not _wait(process):
-            if streams.flooded:
-                status = "flooded"
-            elif cancelled is not None and cancelled():
-                status = "cancelled"
-            elif time.monotonic() - start > limits.seconds:
-                status = "timed_out"
-            if status != "exited":
-                break
-            streams.read(_POLL_SECONDS)
-    finally:
-        # Before the process is reaped: until then its group's id cannot be reused.
-        _kill_group(process)
-        process.wait()
-        streams.drain()
-        streams.close()
-    killed = signal.Signals(-process.returncode) if process.returncode < 0 else None
-    return Outcome(
-        status=_final_status(status, killed, streams.flooded),
-        returncode=process.returncode if killed is None else None,
-        signal=killed,
-        output=bytes(streams.output),
-        errors=bytes(streams.errors),
-        seconds=time.monotonic() - start,
-    )
 
+    def __init__(self, max_bytes: int) -> None:
+        self.returncode: int | None = None
+        self._output, self._errors = bytearray(), bytearray()
+        self._max_bytes = max_bytes
+        self._flooded = self._has_ended = self._was_forked = False
+        with ExitStack() as opened:
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            self._link, link = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            self._selector.register(self._link, selectors.EVENT_READ)
+            self._theirs: list[Any] = [link]
+            for buffer in (self._output, self._errors):
+                reading, writing = (os.fdopen(end, mode, 0) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
+                opened.callback(reading.close)
+                opened.callback(writing.close)
+                os.set_blocking(reading.fileno(), False)
+                self._selector.register(reading, selectors.EVENT_READ, buffer)
+                self._theirs.append(writing)
+            self._opened = opened.pop_all()
 
-async def run_async(command: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None) -> Outcome:
-    """Call `run` in a thread. Cancelling the task kills the child and waits for its end."""
-    # Not at the top: children import this module too, and asyncio would double their start-up time.
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
+    def their_descriptors(self) -> list[int]:
+        """Return the descriptors that the zygote needs: its end of the link, stdout and stderr."""
+        return [end.fileno() for end in self._theirs]
 
-    stop = threading.Event()
-    call = partial(run, command, limits, folder=folder, cancelled=stop.is_set)
-    # A thread of its own: those that callers share are as few as the processors, and may all wait for long children.
-    executor = ThreadPoolExecutor(1, "earmark-child")
-    running = asyncio.get_running_loop().run_in_executor(executor, call)
-    executor.shutdown(wait=False)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([running])
-        raise
+    def wait(self, deadline: float, cancelled: Callable[[], bool] | None) -> _Interruption | None:
+        """Read the output until the child has ended; return why it must end before, if so."""
+        self._close_theirs()
+        while not self._has_ended:
+            if self._flooded:
+                return "flooded"
+            if cancelled is not None and cancelled():
+                return "cancelled"
+            if time.monotonic() > deadline:
+                return "timed_out"
+            self._read(_POLL_SECONDS)
+        return None
+
+    def outcome(self, interruption: _Interruption | None, seconds: float) -> Outcome:
+        """Return the outcome of a child that has ended."""
+        killed = signal.Signals(-self.returncode) if self.returncode is not None and self.returncode < 0 else None
+        status = "exited" if killed is None else "timed_out" if killed == signal.SIGXCPU else "crashed"
+        return Outcome(
+            status=interruption or ("flooded" if self._flooded else status),
+            returncode=self.returncode if killed is None else None,
+            signal=killed,
+            output=bytes(self._output),
+            errors=bytes(self._errors),
+            seconds=seconds,
+        )
+
+    def _close_theirs(self) -> None:
+        for end in self._theirs:
+            end.close()
+
+    def _read(self, seconds: float) -> bool:
+        """Read what there is, waiting up to `seconds` for it. Return False if there was no output."""
+        has_read = False
+        for key, _ in self._selector.select(seconds):
+            if key.data is None:
+                self._receive()
+                continue
+            chunk = os.read(key.fd, 65536)
+            if not chunk:
+                self._selector.unregister(key.fileobj)
+                continue
+            has_read = True
+            room = self._max_bytes - len(self._output) - len(self._errors)
+            self._flooded = self._flooded or len(chunk) > room
+            key.data.extend(chunk[:room])
+        return has_read
+
+    def _receive(self) -> None:
+        """Receive a message of the zygote, or the end of the link. Raises OSError if it cannot fork."""
+        message: dict[str, int] = json.loads(self._link.recv(MAX_MESSAGE_BYTES) or "{}")
+        self._was_forked |= "pid" in message
+        if "pid" in message:
+            return
+        self._has_ended = True
+        self._selector.unregister(self._link)
+        if "errno" in message:
+            raise OSError(message["errno"], f"the sandbox cannot fork: {os.strerror(message['errno'])}")
+        if self._was_forked:  # without a message the zygote has died, and its children with it
+            self.returncode = message.get("returncode", -signal.SIGKILL)
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._opened:
+            self._close_theirs()
+            with suppress(OSError):  # the zygote has closed its end
+                self._link.shutdown(socket.SHUT_WR)
+            while not self._has_ended:
+                self._receive()
+            for _ in range(_MAX_DRAIN_READS):
+                if not self._read(0):
+                    break
 
 
 def _resources(limits: SandboxLimits) -> dict[str, tuple[int, int]]:
@@ -178,80 +315,3 @@ def _resources(limits: SandboxLimits) -> dict[str, tuple[int, int]]:
         "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
         "RLIMIT_CORE": (0, 0),
     }
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    # One thread: numeric libraries reserve address space for every thread that they may start.
-    single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {"PYTHONPATH": str(_ROOT), "LANG": "C.UTF-8", "HOME": str(folder), "TMPDIR": str(folder), **single}
-
-
-def _wait(process: subprocess.Popen[bytes]) -> bool:
-    # WNOWAIT: the process is not reaped, and its id not reused, before its group is killed.
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        # The process has just started and does not lead its own group yet.
-        process.kill()
-
-
-def _final_status(
-    status: Literal["exited", "timed_out", "cancelled", "flooded"], killed: signal.Signals | None, flooded: bool
-) -> Literal["exited", "crashed", "timed_out", "cancelled", "flooded"]:
-    if status != "exited":
-        return status
-    if flooded:
-        return "flooded"
-    if killed == signal.SIGXCPU:
-        return "timed_out"
-    return "exited" if killed is None else "crashed"
-
-
-class _Streams:
-    """Output of a child, up to a limit; the rest is read and discarded."""
-
-    def __init__(self, process: subprocess.Popen[bytes], max_bytes: int) -> None:
-        self.output = bytearray()
-        self.errors = bytearray()
-        self.flooded = False
-        self._max_bytes = max_bytes
-        self._selector = selectors.DefaultSelector()
-        self._files: list[IO[bytes]] = []
-        for pipe, buffer in ((process.stdout, self.output), (process.stderr, self.errors)):
-            file = cast(IO[bytes], pipe)
-            os.set_blocking(file.fileno(), False)
-            self._selector.register(file, selectors.EVENT_READ, buffer)
-            self._files.append(file)
-
-    def read(self, seconds: float) -> bool:
-        """Read the available output, waiting up to `seconds` for it. Return False if there was none."""
-        if not self._selector.get_map():
-            # Both pipes are closed: nothing wakes the selector before the process ends.
-            time.sleep(min(seconds, 0.005))
-            return False
-        has_read = False
-        for key, _ in self._selector.select(seconds):
-            chunk = os.read(key.fd, 65536)
-            if not chunk:
-                self._selector.unregister(key.fileobj)
-                continue
-            has_read = True
-            room = self._max_bytes - len(self.output) - len(self.errors)
-            self.flooded = self.flooded or len(chunk) > room
-            key.data.extend(chunk[:room])
-        return has_read
-
-    def drain(self) -> None:
-        """Read what an ended process has left in its pipes."""
-        for _ in range(_MAX_DRAIN_READS):
-            if not self._selector.get_map() or not self.read(0):
-                return
-
-    def close(self) -> None:
-        self._selector.close()
-        for file in self._files:
-            file.close()

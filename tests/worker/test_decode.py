@@ -12,6 +12,7 @@ import psutil
 import pytest
 import soundfile
 
+from app.media.zygote import CHILD_NAME
 from app.settings import Settings
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, Cancelled, MediaError
 from models.media import Limits, open_audio
@@ -97,7 +98,7 @@ def test_the_longest_recording_may_be_decoded_for_half_an_hour_and_an_example_fo
 
 
 def _decoder_process() -> psutil.Process | None:
-    return next((process for process in psutil.Process().children() if "models.media" in process.cmdline()), None)
+    return next((child for child in psutil.Process().children(recursive=True) if child.name() == CHILD_NAME), None)
 
 
 def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Path) -> None:
@@ -116,6 +117,16 @@ def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Pat
     assert not list(folder.iterdir())
     media_files.write_sound(folder / "next.wav", noise(1000), 8000, "PCM_16")
     assert decode(folder / "next.wav", folder / "mixture.wav").frames == 1000
+
+
+def test_the_zygote_has_one_thread_and_starts_once(tmp_path: Path, folder: Path) -> None:
+    """A process with several threads cannot fork safely: numeric libraries would start some when they are imported."""
+    media_files.write_sound(tmp_path / "a.wav", noise(1000), 8000, "PCM_16")
+    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    zygotes = [child for child in psutil.Process().children() if "models.media.decoding" in child.cmdline()]
+    assert [zygote.num_threads() for zygote in zygotes] == [1]
+    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    assert zygotes[0].is_running() and not zygotes[0].children()
 
 
 def test_cancellation_kills_the_decoder_at_once(hour: Path, folder: Path) -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,18 @@ class JobRunner:
         record = {stem.name: stem for stem in SeparationResult.model_validate(job.result).stems}[name]
         self.context.storage.download(record.key, self._folder / "stem.flac")
         return soundfile.read(self._folder / "stem.flac", always_2d=True)[0]
+
+
+class StageNotes(JobRepository):
+    """A repository that notes the stages which are reported."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        super().__init__(redis, settings)
+        self.stages: list[str] = []
+
+    def report_progress(self, job_id: str, execution: str, ratio: float, stage: str) -> bool:
+        self.stages.append(stage)
+        return super().report_progress(job_id, execution, ratio, stage)
 
 
 @pytest.fixture
@@ -270,3 +284,11 @@ def test_a_detection_has_tags_events_and_a_picture(runner: JobRunner, tmp_path: 
     assert (len(content), hashlib.sha256(content).hexdigest()) == (result.picture.bytes, result.picture.sha256)
     picture = matplotlib.image.imread(tmp_path / "timeline.png")
     assert picture.shape[1] == 1200 and picture.std() > 0.05
+
+
+def test_a_separation_passes_each_stage_once(runner: JobRunner, redis: Redis, tmp_path: Path) -> None:
+    """Each change is an event, and costs a short job as much as a second of sound."""
+    jobs = StageNotes(redis, runner.context.settings)
+    JobRunner(replace(runner.context, jobs=jobs), redis, tmp_path).separate("mixture", {"name": "a", "label": "Dog"})
+    stages = [stage for stage, _ in groupby(jobs.stages)]
+    assert stages == ["decoding", "detecting", "separating", "encoding", "storing"]

@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from app.media.zygote import CHILD_NAME
 from app.settings import Settings
 from models.errors import MediaError
 from tests.app.audio.test_audio import assert_nothing_left
@@ -191,7 +192,7 @@ def test_no_object_and_no_record_is_left(run: Run) -> None:
 
 def test_no_child_process_is_left(run: Run) -> None:
     children = psutil.Process().children(recursive=True)
-    assert [child for child in children if "app." in " ".join(child.cmdline())] == []
+    assert [child for child in children if child.name() == CHILD_NAME] == []
 
 
 def test_an_intact_file_is_accepted_afterwards(run: Run) -> None:

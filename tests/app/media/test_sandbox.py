@@ -5,91 +5,128 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import pytest
 
-from app.media.sandbox import SandboxLimits, python_command, run, run_async
+from app.media.sandbox import Outcome, Sandbox, SandboxLimits
+from tests.conftest import REPOSITORY
 
 GENEROUS = SandboxLimits(seconds=20, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
 HUNG = "import time; time.sleep(60)"
+SCRIPT = "tests.app.media.script"
 
 
-def script(text: str) -> list[str]:
-    return [sys.executable, "-c", text]
+class Run(Protocol):
+    """Run a script in the sandbox."""
+
+    def __call__(self, text: str, limits: SandboxLimits = GENEROUS, /, **options: object) -> Outcome: ...
 
 
-def test_the_child_yields_to_other_processes() -> None:
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with closing(Sandbox(SCRIPT)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def run(sandbox: Sandbox) -> Run:
+    return lambda text, limits=GENEROUS, /, **options: sandbox.run(SCRIPT, [text], limits, **options)
+
+
+def zygote() -> psutil.Process:
+    """Return the zygote of the fixture `sandbox`."""
+    [found] = [child for child in psutil.Process().children() if SCRIPT in child.cmdline()]
+    return found
+
+
+def test_the_child_yields_to_other_processes(run: Run) -> None:
     ours = os.nice(0)
-    outcome = run(script("import os; print(os.nice(0))"), replace(GENEROUS, niceness=3))
+    outcome = run("import os; print(os.nice(0))", replace(GENEROUS, niceness=3))
     assert int(outcome.output) == min(ours + 3, 19)
 
 
-def test_a_program_that_succeeds() -> None:
-    outcome = run(script("print('done')"), GENEROUS)
+def test_a_program_that_succeeds(run: Run) -> None:
+    outcome = run("print('done')")
     assert outcome.is_success
     assert (outcome.status, outcome.returncode, outcome.output) == ("exited", 0, b"done\n")
     assert outcome.seconds < GENEROUS.seconds
 
 
-def test_a_program_that_fails_has_its_status_and_errors() -> None:
-    outcome = run(script("import sys; sys.stderr.write('no'); sys.exit(3)"), GENEROUS)
+def test_a_program_that_fails_has_its_status_and_errors(run: Run) -> None:
+    outcome = run("import sys; sys.stderr.write('no'); sys.exit(3)")
     assert not outcome.is_success
     assert (outcome.status, outcome.returncode, outcome.errors) == ("exited", 3, b"no")
 
 
+def test_an_exception_has_its_trace(run: Run) -> None:
+    outcome = run("raise ValueError('no')")
+    assert (outcome.status, outcome.returncode) == ("exited", 1)
+    assert outcome.errors.startswith(b"Traceback") and outcome.errors.endswith(b"ValueError: no\n")
+
+
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_a_crash_has_its_signal(name: str) -> None:
-    outcome = run(script(f"import os, signal; os.kill(os.getpid(), signal.{name})"), GENEROUS)
+def test_a_crash_has_its_signal_and_the_next_child_does_not_notice(run: Run, name: str) -> None:
+    assert run("pass").is_success
+    before = zygote().pid
+    outcome = run(f"import os, signal; os.kill(os.getpid(), signal.{name})")
     assert (outcome.status, outcome.signal) == ("crashed", signal.Signals[name])
+    assert run("print('done')").is_success and zygote().pid == before
 
 
-def test_a_hanging_program_is_killed_after_its_time() -> None:
-    outcome = run(script(HUNG), SandboxLimits(0.5, 10, 1 << 30, 0))
+def test_a_hanging_program_is_killed_after_its_time(run: Run) -> None:
+    outcome = run(HUNG, SandboxLimits(0.5, 10, 1 << 30, 0))
     assert outcome.status == "timed_out"
     assert 0.5 <= outcome.seconds < 30
 
 
-def test_reading_a_pipe_without_a_writer_times_out(tmp_path: Path) -> None:
+def test_reading_a_pipe_without_a_writer_times_out(run: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    outcome = run(["/bin/cat", str(tmp_path / "pipe")], SandboxLimits(0.3, 10, 1 << 30, 0))
+    outcome = run(f"open({str(tmp_path / 'pipe')!r})", SandboxLimits(0.3, 10, 1 << 30, 0))
     assert outcome.status == "timed_out"
 
 
-def test_cpu_time_is_limited() -> None:
-    outcome = run(script("while True: pass"), SandboxLimits(120, 1, 1 << 30, 0))
+def test_cpu_time_is_limited(run: Run) -> None:
+    outcome = run("while True: pass", SandboxLimits(120, 1, 1 << 30, 0))
     assert outcome.status == "timed_out"
     assert outcome.seconds < 100
 
 
-def test_memory_is_limited() -> None:
-    outcome = run(script("x = bytearray(2 << 30); print('got it')"), GENEROUS)
+def test_memory_is_limited(run: Run) -> None:
+    outcome = run("x = bytearray(2 << 30); print('got it')")
     assert outcome.returncode == 1
     assert b"MemoryError" in outcome.errors
     assert not outcome.output
 
 
-def test_the_size_of_files_is_limited(tmp_path: Path) -> None:
+def test_the_size_of_files_is_limited(run: Run, tmp_path: Path) -> None:
     text = "import itertools\nwith open('bomb', 'wb') as f:\n    for _ in itertools.count(): f.write(bytes(65536))"
-    outcome = run(script(text), GENEROUS, folder=tmp_path)
+    outcome = run(text, folder=tmp_path)
     assert outcome.returncode == 1
     assert b"File too large" in outcome.errors
     assert (tmp_path / "bomb").stat().st_size <= 1 << 20
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_output_is_limited(stream: str) -> None:
-    outcome = run(script(f"import sys\nwhile True: sys.{stream}.write('x' * 1000)"), GENEROUS)
+def test_output_is_limited(run: Run, stream: str) -> None:
+    outcome = run(f"import sys\nwhile True: sys.{stream}.write('x' * 1000)")
     assert outcome.status == "flooded"
     assert len(outcome.output) + len(outcome.errors) == GENEROUS.output_bytes
 
 
 def test_the_child_gets_neither_our_environment_nor_our_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even in the memory of the process that it is a copy of, where its first environment stays."""
     monkeypatch.setenv("EARMARK_STORE_SECRET_KEY", "sesame")
-    outcome = run(script("import os; print(os.environ, os.listdir(), os.getcwd()); input()"), GENEROUS)
+    text = "import os; print(open('/proc/self/environ').read(), os.environ, os.listdir(), os.getcwd()); input()"
+    with closing(Sandbox()) as sandbox:
+        outcome = sandbox.run(SCRIPT, [text], GENEROUS)
     assert b"sesame" not in outcome.output
     assert b" [] " in outcome.output
     assert b"EOFError" in outcome.errors
@@ -97,60 +134,128 @@ def test_the_child_gets_neither_our_environment_nor_our_folder(monkeypatch: pyte
     assert not Path(folder).exists()
 
 
-def test_modules_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
+def test_modules_in_the_working_folder_are_not_imported(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("print('stolen')")
     (tmp_path / "av.py").write_text("print('stolen')")
-    outcome = run(python_command("app.media.probe", "nothing"), GENEROUS, folder=tmp_path)
+    outcome = sandbox.run("app.media.probe", ["nothing"], GENEROUS, folder=tmp_path)
     assert outcome.returncode == 1
     assert b"stolen" not in outcome.output
 
 
-def test_core_dumps_are_off_and_only_the_standard_streams_are_open() -> None:
+def test_core_dumps_are_off_and_only_the_standard_streams_are_open(run: Run) -> None:
     text = (
         "import os, resource; print(resource.getrlimit(resource.RLIMIT_CORE), sorted(os.listdir('/proc/self/fd'))[:-1])"
     )
     with Path(__file__).open():
-        assert run(script(text), GENEROUS).output == b"(0, 0) ['0', '1', '2']\n"
+        assert run(text).output == b"(0, 0) ['0', '1', '2']\n"
 
 
-def test_a_caller_can_cancel_it() -> None:
+def test_children_at_the_same_time_have_neither_descriptors_nor_output_of_each_other(run: Run) -> None:
+    text = "import os, time; time.sleep(0.3); print(sorted(os.listdir('/proc/self/fd'))[:-1], arguments)"
+    with ThreadPoolExecutor(4) as threads:
+        outcomes = list(threads.map(run, [f"{text}; print({number})" for number in range(4)]))
+    assert [outcome.output.decode().splitlines()[-1] for outcome in outcomes] == ["0", "1", "2", "3"]
+    assert all(outcome.output.startswith(b"['0', '1', '2'] ") for outcome in outcomes)
+    assert not zygote().children()
+
+
+def test_a_child_leaves_nothing_to_the_next(run: Run) -> None:
+    """Each is a new copy of the zygote, which no file has touched."""
+    assert run("import os, builtins; builtins.secret = 1; os.environ['SECRET'] = os.environ['HOME']").is_success
+    assert run("import os, builtins; print(hasattr(builtins, 'secret'), 'SECRET' in os.environ)").output == (
+        b"False False\n"
+    )
+
+
+def test_a_caller_can_cancel_it(run: Run) -> None:
     stop = threading.Event()
     threading.Timer(0.4, stop.set).start()
     start = time.monotonic()
-    outcome = run(script(HUNG), GENEROUS, cancelled=stop.is_set)
+    outcome = run(HUNG, cancelled=stop.is_set)
     assert outcome.status == "cancelled"
     assert time.monotonic() - start < 5  # of the 20 that it may take
 
 
-def test_the_childs_own_children_are_killed(tmp_path: Path) -> None:
-    text = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', '{HUNG}']).pid)"
-    outcome = run(script(text), GENEROUS)
+def test_a_caller_that_raises_leaves_no_child(run: Run) -> None:
+    def fail() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(HUNG, cancelled=fail)
+    assert not zygote().children()
+
+
+def test_the_childs_own_children_are_killed(run: Run) -> None:
+    outcome = run(f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', '{HUNG}']).pid)")
     assert outcome.is_success
     assert outcome.seconds < GENEROUS.seconds
     assert _has_ended(int(outcome.output))
 
 
-def test_the_child_is_killed_with_its_parent(tmp_path: Path) -> None:
+def test_a_killed_zygote_ends_its_child_and_the_next_one_has_a_new_zygote(run: Run, tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    hung = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    call = f"run([{sys.executable!r}, '-c', {hung!r}], SandboxLimits(60, 60, 1 << 30, 1000))"
-    text = f"from app.media.sandbox import SandboxLimits, run; {call}"
-    parent = subprocess.Popen([sys.executable, "-c", text], cwd=Path(__file__).parents[3])
-    while not note.exists() or not note.read_text():
-        assert parent.poll() is None
-        time.sleep(0.02)
-    parent.kill()
-    parent.wait()
-    assert _has_ended(int(note.read_text()))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(run, _noting(note))
+        child = _noted(note)
+        first = zygote()
+        first.kill()
+        assert (running.result().status, running.result().signal) == ("crashed", signal.SIGKILL)
+    assert _has_ended(child)
+    assert run("print('done')").is_success
+    assert zygote().pid != first.pid
 
 
-def test_a_missing_program_fails() -> None:
-    assert run(["/nonexistent"], GENEROUS).returncode == 1
+def test_a_zygote_that_has_died_unnoticed_is_replaced(run: Run) -> None:
+    """Also where its death is noticed only because it does not answer."""
+    run("pass")
+    first = zygote()
+    first.suspend()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(run, "print('done')")
+        time.sleep(0.2)
+        assert not running.done()
+        first.kill()
+        assert running.result().is_success
 
 
-def test_the_event_loop_is_not_blocked() -> None:
+def test_a_zygote_that_cannot_start_is_an_error_of_this_machine() -> None:
+    with closing(Sandbox("tests.app.media.ending_module")) as sandbox, pytest.raises(OSError, match="zygote"):
+        sandbox.run(SCRIPT, ["pass"], GENEROUS)
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
+def test_the_child_and_the_zygote_end_with_their_owner(tmp_path: Path, way: signal.Signals) -> None:
+    note = tmp_path / "pid"
+    text = (
+        "from app.media.sandbox import Sandbox, SandboxLimits\n"
+        f"Sandbox().run({SCRIPT!r}, [{_noting(note)!r}], SandboxLimits(60, 60, 1 << 30, 1000))"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", text], cwd=REPOSITORY)
+    child = psutil.Process(_noted(note))
+    zygote = child.parent()
+    assert zygote is not None and zygote.ppid() == owner.pid
+    owner.send_signal(way)
+    owner.wait()
+    assert _has_ended(child.pid) and _has_ended(zygote.pid)
+
+
+def test_a_process_that_exits_leaves_no_zygote() -> None:
+    text = (
+        "from app.media.sandbox import Sandbox; import psutil; sandbox = Sandbox(); sandbox.start()\n"
+        "print(psutil.Process().children()[0].pid)"
+    )
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", text], cwd=REPOSITORY, capture_output=True)
+    assert ended.returncode == 0 and not ended.stderr
+    assert not psutil.pid_exists(int(ended.stdout))
+
+
+def test_a_missing_module_fails(sandbox: Sandbox) -> None:
+    assert sandbox.run("tests.missing", [], GENEROUS).returncode == 1
+
+
+def test_the_event_loop_is_not_blocked(sandbox: Sandbox) -> None:
     async def count_ticks() -> tuple[int, float]:
-        running = asyncio.create_task(run_async(script("import time; time.sleep(0.5)"), GENEROUS))
+        running = asyncio.create_task(sandbox.run_async(SCRIPT, ["import time; time.sleep(0.5)"], GENEROUS))
         count = 0
         while not running.done():
             await asyncio.sleep(0.01)
@@ -162,9 +267,9 @@ def test_the_event_loop_is_not_blocked() -> None:
     assert seconds >= 0.5
 
 
-def test_a_cancelled_task_leaves_no_process() -> None:
+def test_a_cancelled_task_leaves_no_process(sandbox: Sandbox) -> None:
     async def cancel() -> float:
-        running = asyncio.create_task(run_async(script(HUNG), GENEROUS))
+        running = asyncio.create_task(sandbox.run_async(SCRIPT, [HUNG], GENEROUS))
         await asyncio.sleep(0.3)
         start = time.monotonic()
         running.cancel()
@@ -173,7 +278,34 @@ def test_a_cancelled_task_leaves_no_process() -> None:
         return time.monotonic() - start
 
     assert asyncio.run(cancel()) < 5  # of the 20 that it may take
-    assert not [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
+    assert not zygote().children()
+
+
+def test_children_do_not_wait_for_the_threads_of_other_calls(sandbox: Sandbox) -> None:
+    async def run_beside_a_long_call() -> None:
+        loop, ends = asyncio.get_running_loop(), threading.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        long = asyncio.create_task(asyncio.to_thread(ends.wait))
+        try:
+            call = partial(sandbox.run_async, SCRIPT, ["print('done')"], GENEROUS)
+            outcomes = await asyncio.gather(*(call() for _ in range(2)))
+            assert [outcome.output for outcome in outcomes] == [b"done\n"] * 2 and not long.done()
+        finally:
+            ends.set()
+            await long
+
+    asyncio.run(asyncio.wait_for(run_beside_a_long_call(), 60))
+
+
+def _noting(note: Path) -> str:
+    """Return a script that writes its process id into a file and hangs."""
+    return f"import os, pathlib; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); {HUNG}"
+
+
+def _noted(note: Path) -> int:
+    while not note.exists() or not note.read_text():
+        time.sleep(0.02)
+    return int(note.read_text())
 
 
 def _has_ended(pid: int) -> bool:
@@ -182,18 +314,3 @@ def _has_ended(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def test_children_do_not_wait_for_the_threads_of_other_calls() -> None:
-    async def run_beside_a_long_call() -> None:
-        loop, ends = asyncio.get_running_loop(), threading.Event()
-        loop.set_default_executor(ThreadPoolExecutor(1))
-        long = asyncio.create_task(asyncio.to_thread(ends.wait))
-        try:
-            outcomes = await asyncio.gather(*(run_async(script("print('done')"), GENEROUS) for _ in range(2)))
-            assert [outcome.output for outcome in outcomes] == [b"done\n"] * 2 and not long.done()
-        finally:
-            ends.set()
-            await long
-
-    asyncio.run(asyncio.wait_for(run_beside_a_long_call(), 60))
