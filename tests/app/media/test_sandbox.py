@@ -14,8 +14,8 @@ import pytest
 
 from app.media.sandbox import SandboxLimits, python_command, run, run_async
 
-GENEROUS = SandboxLimits(seconds=20, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
-HUNG = "import time; time.sleep(60)"
+GENEROUS = SandboxLimits(seconds=60, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
+HUNG = "import time; time.sleep(600)"
 
 
 def script(text: str) -> list[str]:
@@ -116,10 +116,8 @@ def test_core_dumps_are_off_and_only_the_standard_streams_are_open() -> None:
 def test_a_caller_can_cancel_it() -> None:
     stop = threading.Event()
     threading.Timer(0.4, stop.set).start()
-    start = time.monotonic()
     outcome = run(script(HUNG), GENEROUS, cancelled=stop.is_set)
-    assert outcome.status == "cancelled"
-    assert time.monotonic() - start < 5  # of the 20 that it may take
+    assert outcome.status == "cancelled", "and not timed out"
 
 
 def test_the_childs_own_children_are_killed(tmp_path: Path) -> None:
@@ -132,8 +130,8 @@ def test_the_childs_own_children_are_killed(tmp_path: Path) -> None:
 
 def test_the_child_is_killed_with_its_parent(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    hung = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(60)"
-    call = f"run([{sys.executable!r}, '-c', {hung!r}], SandboxLimits(60, 60, 1 << 30, 1000))"
+    hung = f"import os, pathlib, time; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    call = f"run([{sys.executable!r}, '-c', {hung!r}], SandboxLimits(600, 60, 1 << 30, 1000))"
     text = f"from app.media.sandbox import SandboxLimits, run; {call}"
     parent = subprocess.Popen([sys.executable, "-c", text], cwd=Path(__file__).parents[3])
     while not note.exists() or not note.read_text():
@@ -148,18 +146,20 @@ def test_a_missing_program_fails() -> None:
     assert run(["/nonexistent"], GENEROUS).returncode == 1
 
 
-def test_the_event_loop_is_not_blocked() -> None:
-    async def count_ticks() -> tuple[int, float]:
-        running = asyncio.create_task(run_async(script("import time; time.sleep(0.5)"), GENEROUS))
-        count = 0
-        while not running.done():
-            await asyncio.sleep(0.01)
-            count += 1
-        return count, (await running).seconds
+def test_the_event_loop_is_not_blocked(tmp_path: Path) -> None:
+    """The child ends only after the loop has gone on ten times."""
+    sign = tmp_path / "sign"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(sign)!r}).exists(): time.sleep(0.01)"
 
-    count, seconds = asyncio.run(count_ticks())
-    assert count > 10
-    assert seconds >= 0.5
+    async def run_beside_other_tasks() -> str:
+        running = asyncio.create_task(run_async(script(waits), GENEROUS))
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+            assert not running.done()
+        sign.touch()
+        return (await running).status
+
+    assert asyncio.run(run_beside_other_tasks()) == "exited"
 
 
 def test_a_cancelled_task_leaves_no_process() -> None:
@@ -172,16 +172,17 @@ def test_a_cancelled_task_leaves_no_process() -> None:
             await running
         return time.monotonic() - start
 
-    assert asyncio.run(cancel()) < 5  # of the 20 that it may take
-    assert not [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
+    assert asyncio.run(cancel()) < GENEROUS.seconds / 2
+    assert not [child for child in psutil.Process().children() if HUNG in " ".join(child.cmdline())]
 
 
 def _has_ended(pid: int) -> bool:
-    for _ in range(100):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
+    end = time.monotonic() + 60
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
-    return False
+    return True
 
 
 def test_children_do_not_wait_for_the_threads_of_other_calls() -> None:
