@@ -195,8 +195,8 @@ class Service:
         return members
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until the condition holds; fail after so many seconds, which a busy machine never needs."""
+def eventually(condition: Callable[[], object], seconds: float = 200.0) -> None:
+    """Wait until the condition holds; fail after so many seconds: a process that starts on a busy machine needed 60."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"

@@ -65,7 +65,7 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
             yield client, log
     finally:
         program.terminate()
-        program.wait(60)
+        program.wait(200)
 
 
 def test_json_lines_have_the_request_id_and_no_secrets(tmp_path: Path, redis: Redis) -> None:
