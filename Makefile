@@ -16,7 +16,7 @@ FIGURES := models/weights/base
 PAGE := app/web/source
 PAGE_TOOLS := $(PAGE)/node_modules/.package-lock.json
 
-.PHONY: help tools demo serve pin test soak page lint format bench train evaluate zero-shot ablations clean
+.PHONY: help tools demo serve pin test test-rest test-page soak page lint format bench train evaluate zero-shot ablations clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -58,9 +58,24 @@ pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docke
 	sh docker/pin.sh
 
 # One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
-test: lint tools ## run linters and all tests, in a quarter of an hour on 2 cores
+# Programs that tests start are no parts of this make.
+PYTEST := env -u MAKEFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+LARGE_PARTS := models app end_to_end
+
+# Two parts at a time, one a core; each has servers and ports of its own. The output of a part is printed when it ends. A
+# part that fails keeps others from beginning, and fails the whole. In this order test-end_to_end, whose services need
+# both cores, is mostly alone.
+test: $(READY) tools ## run linters and all tests, two parts side by side
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint $(addprefix test-,$(LARGE_PARTS) rest page)
+
+test-rest: $(READY) # all others, also those of folders that are made later
+	$(PYTEST) $(addprefix --ignore=tests/,$(LARGE_PARTS))
+
+test-page:
 	! test -e $(PAGE_TOOLS) || npm test --prefix $(PAGE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-%: $(READY)
+	$(PYTEST) tests/$*
 
 soak: $(READY) tools ## run the long suites at full length
 	EARMARK_SOAK=1 $(BIN)/python -m pytest -m soak

@@ -52,7 +52,7 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
             stderr=lines,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
 
             def is_live() -> bool:
                 assert program.poll() is None, log.read_text()
@@ -61,11 +61,11 @@ def api(folder: Path, redis: Redis, **environment: str) -> Iterator[tuple[httpx.
                 except httpx.TransportError:
                     return False
 
-            eventually(is_live, 30)
+            eventually(is_live)
             yield client, log
     finally:
         program.terminate()
-        program.wait(20)
+        program.wait(200)
 
 
 def test_json_lines_have_the_request_id_and_no_secrets(tmp_path: Path, redis: Redis) -> None:

@@ -11,6 +11,7 @@ import trustme
 from app.errors import UrlRefused
 from app.outbound import OutboundClient, Resolve
 from app.settings import Settings
+from tests.app.conftest import eventually
 from tests.app.origins import Origin, ok, origin, redirect
 
 TRUST = ssl.create_default_context()  # made once: loading the certificates takes longer than a test
@@ -80,7 +81,7 @@ def resolver(names: dict[str, list[str]] = NAMES) -> Resolve:
     return resolve
 
 
-def fetch(client: OutboundClient, url: str, seconds: float = 5.0) -> bytes:
+def fetch(client: OutboundClient, url: str, seconds: float = 60.0) -> bytes:
     async def read() -> bytes:
         async with client.fetch(url, seconds) as fetched:
             return b"".join([chunk async for chunk in fetched.chunks])
@@ -88,7 +89,7 @@ def fetch(client: OutboundClient, url: str, seconds: float = 5.0) -> bytes:
     return asyncio.run(read())
 
 
-def refusal(client: OutboundClient, url: str, seconds: float = 5.0) -> str:
+def refusal(client: OutboundClient, url: str, seconds: float = 60.0) -> str:
     with pytest.raises(UrlRefused) as refused:
         fetch(client, url, seconds)
     return refused.value.detail
@@ -103,7 +104,7 @@ def site() -> Iterator[Origin]:
 def make_client(site: Origin, resolve: Resolve | None = None, **settings: Any) -> OutboundClient:
     """An outbound client for which the origin's address, and no other of the loopback network, is public."""
     return OutboundClient(
-        Settings(outside_ports=str(site.port), outside_networks=f"{site.address}/32", upload_idle=0.5, **settings),
+        Settings(outside_ports=str(site.port), outside_networks=f"{site.address}/32", **settings),
         resolve or resolver({"public.example": [site.address]}),
         TRUST,
     )
@@ -234,9 +235,7 @@ def test_at_most_five_redirects_are_followed(site: Origin) -> None:
         ([b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n"], "without a location"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"], "broke off"),
         ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"], "broke off"),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", 9.0], "stalled"),
-        ([9.0], "no answer"),
-        ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, 9.0], "no answer"),
+        ([b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, 300.0], "no answer"),
         ([b"220 smtp.example ready\r\n"], "no answer"),
         ([], "no answer"),
     ],
@@ -246,13 +245,21 @@ def test_unusable_responses_are_refused(site: Origin, answer: list[bytes | float
     assert detail in refusal(make_client(site), f"http://public.example:{site.port}/")
 
 
+def test_a_response_may_not_pause_for_long(site: Origin) -> None:
+    site.answer = [300.0]
+    assert "no answer" in refusal(make_client(site, upload_idle=0.2), f"http://public.example:{site.port}/")
+    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", 300.0]
+    # Long enough for the head, however busy the machine is.
+    assert "stalled" in refusal(make_client(site, upload_idle=2.0), f"http://public.example:{site.port}/")
+
+
 def test_a_slow_response_exceeds_the_time_limit(site: Origin) -> None:
     site.answer = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n",
-        *[part for _ in range(99) for part in (0.1, b"x")],
+        *[part for _ in range(999) for part in (0.1, b"x")],
     ]
     assert "too long" in refusal(make_client(site), f"http://public.example:{site.port}/", seconds=0.5)
-    site.answer = [b"HTTP/1.1 200 OK\r\n", *[part for _ in range(99) for part in (0.1, b"X: y\r\n")]]
+    site.answer = [b"HTTP/1.1 200 OK\r\n", *[part for _ in range(999) for part in (0.1, b"X: y\r\n")]]
     assert "too long" in refusal(make_client(site), f"http://public.example:{site.port}/", seconds=0.5)
 
 
@@ -294,16 +301,16 @@ def test_certificates_are_verified_against_the_name(site: Origin) -> None:
 def test_a_post_does_not_follow_redirects(site: Origin) -> None:
     client, url = make_client(site), f"http://public.example:{site.port}/hook"
     site.answer = [b"HTTP/1.1 204 No Content\r\n\r\n"]
-    assert asyncio.run(client.post(url, b"{}", {"webhook-id": "a", "User-Agent": "other"}, 5.0)) == 204
+    assert asyncio.run(client.post(url, b"{}", {"webhook-id": "a", "User-Agent": "other"}, 60.0)) == 204
     assert site.requests[0].startswith(b"POST /hook HTTP/1.1\r\n") and site.requests[0].endswith(b"\r\n\r\n{}")
     assert b"webhook-id: a\r\n" in site.requests[0] and b"Content-Length: 2\r\n" in site.requests[0]
     site.answer = redirect("http://127.0.0.1/")
-    assert asyncio.run(client.post(url, b"{}", {}, 5.0)) == 302
-    site.answer = [9.0]
+    assert asyncio.run(client.post(url, b"{}", {}, 60.0)) == 302
+    site.answer = [300.0]
     for refused in (url, "http://private.example/"):
         with pytest.raises(UrlRefused):
             asyncio.run(client.post(refused, b"{}", {}, 0.3))
-    assert len(site.requests) == 3
+    eventually(lambda: len(site.requests) == 3)
 
 
 def test_names_are_looked_up_by_the_system() -> None:

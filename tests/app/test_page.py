@@ -93,7 +93,7 @@ def newest(service: Service, kind: str = "separations") -> dict[str, Any]:
     def jobs() -> list[dict[str, Any]]:
         return service.client.get(f"/v1/{kind}").json()["data"]
 
-    eventually(jobs, 30)
+    eventually(jobs)
     return jobs()[0]
 
 
@@ -657,5 +657,5 @@ def test_long_stems_are_streamed_and_kept_together(page: Page, roomy_service: Se
     measured = page.evaluate(SPREADS)
     assert (measured["players"], measured["playing"]) == (3, 3)
     # Tracks that start apart, as those of a busy machine do, come together and stay so.
-    eventually(lambda: statistics.median(page.evaluate(SPREADS)["spreads"]) < 0.03, 60)  # seconds
+    eventually(lambda: statistics.median(page.evaluate(SPREADS)["spreads"]) < 0.03)  # seconds
     assert problems == []

@@ -14,15 +14,16 @@ import pytest
 
 from app.supervisor import Program, ProgramFailed, Supervisor
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
-SIGTERM_IGNORER = [
-    sys.executable,
-    "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
-]
+SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+SIGTERM_IGNORER = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -56,11 +57,12 @@ def test_a_program_that_keeps_dying_while_starting_is_an_error():
 
 
 def test_a_program_that_ignores_sigterm_is_killed_after_its_timeout(tmp_path: Path):
-    program = Program("stubborn", SIGTERM_IGNORER, stop_timeout=0.3)
+    ignores = tmp_path / "ignores"
+    program = Program("stubborn", [sys.executable, "-c", SIGTERM_IGNORER, str(ignores)], stop_timeout=0.3)
     program.start()
     process = program.process
     assert process is not None
-    time.sleep(0.5)  # until it ignores SIGTERM
+    assert eventually(ignores.exists)
     program.terminate()
     program.wait()
     assert process.returncode == -signal.SIGKILL
@@ -76,10 +78,10 @@ def test_children_die_with_a_parent_that_is_killed():
                 """
                 import sys, time
                 from app.supervisor import Program
-                program = Program("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"])
+                program = Program("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"])
                 program.start()
                 print(program.process.pid, flush=True)
-                time.sleep(60)
+                time.sleep(600)
                 """
             ),
         ],

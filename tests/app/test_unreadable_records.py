@@ -123,14 +123,14 @@ def test_a_job_that_is_set_aside_leaves_its_uploads_and_goes_with_all_that_it_ha
     assert redis.exists(record_key(job_id), events_key(job_id)) == 2, "for the operator"
     assert not redis.exists(users_key(audio_id)) and not redis.exists(audio_ids_key(job_id))
     assert folder_service.client.delete(f"/v1/audio/{audio_id}").status_code == 204
-    eventually(lambda: not redis.exists(record_key(job_id), events_key(job_id)), 10)
+    eventually(lambda: not redis.exists(record_key(job_id), events_key(job_id)))
     housekeeping = Housekeeping(redis, folder_service.deps.storage, folder_service.deps.settings)
 
     def is_clean() -> bool:
         housekeeping.remove_expired()
         return not folder_service.stored_keys()
 
-    eventually(is_clean, 10)
+    eventually(is_clean)
     assert folder_service.orphans() == [] and unreadable(folder_service) == 0
 
 
@@ -290,7 +290,7 @@ def test_a_webhook_of_a_damaged_record_is_dropped_and_others_are_tried(folder_se
     damage_type(redis, record_key(damaged[1]))
     redis.zadd("earmark:webhooks:due", dict.fromkeys([*damaged, new_job().id], time.time()))
     with delivery(folder_service):
-        eventually(lambda: not WebhookOutbox(redis).pending_count(), 8)
+        eventually(lambda: not WebhookOutbox(redis).pending_count())
 
 
 # Keys, models, stored responses
@@ -312,7 +312,7 @@ def test_a_damaged_model_is_left_out_until_a_worker_announces_it_again(folder_se
     registry = folder_service.deps.model_registry
     registry.announce(MODEL | {"name": "other"}, "worker-2")
     redis.hset("earmark:models", "base@1", '{"name": "base"}')
-    eventually(lambda: folder_service.client.get("/v1/labels").status_code == 503, 5)  # a description is cached
+    eventually(lambda: folder_service.client.get("/v1/labels").status_code == 503)  # a description is cached
     models = folder_service.client.get("/v1/models").json()["data"]
     assert [model["name"] for model in models] == ["base", "other"]
     assert models[0]["version"] != "1", "the configured one, not the damaged one"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -34,8 +33,6 @@ def _fetching_service(
         "redis_url": valkey.connection_url,
         "outside_ports": str(site.port),
         "outside_networks": f"{site.address}/32",
-        "fetch_timeout": 2.0,
-        "upload_idle": 0.5,
     }
     s3 = request.param == "s3"
     yield from serve(seaweed.settings("fetching", **choices) if s3 else Settings(**choices), folder)
@@ -44,6 +41,13 @@ def _fetching_service(
 @pytest.fixture
 def fetching_service(_fetching_service: Service, redis: Any) -> Service:
     return empty(_fetching_service)
+
+
+@pytest.fixture
+def hurried_service(fetching_service: Service) -> Iterator[Service]:
+    """The same front end on the same store, with short limits for pauses and for the whole fetch."""
+    short = {"upload_idle": 0.5, "fetch_timeout": 2.0}
+    yield from serve(fetching_service.deps.settings.model_copy(update=short), fetching_service.folder)
 
 
 def post(service: Service, url: Any) -> Any:
@@ -83,8 +87,6 @@ def test_the_file_name_is_the_last_part_of_the_path(fetching_service: Service, s
         ([b"HTTP/1.1 200 OK\r\n\r\n", wav(1.0), bytes(5 << 20)], 413, "upload_too_large"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999\r\n\r\n", wav(1.0)], 413, "upload_too_large"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0)], 422, "url_refused"),
-        ([b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0), 5.0], 422, "url_refused"),
-        ([b"HTTP/1.1 200 OK\r\n\r\n", *[part for _ in range(20) for part in (0.2, b"x")]], 422, "url_refused"),
         (ok(wav(), "Content-Encoding: gzip"), 422, "url_refused"),
         (redirect("http://127.0.0.1/"), 422, "url_refused"),
         ([b"HTTP/1.1 401 No\r\n\r\n"], 422, "url_refused"),
@@ -97,6 +99,17 @@ def test_responses_that_are_not_accepted_leave_nothing(
     document = problem(post(fetching_service, f"http://{site.address}:{site.port}/?token=secret"), status, code)
     assert "secret" not in str(document) and site.address not in str(document)
     assert_nothing_left(fetching_service)
+
+
+def test_fetches_that_stall_or_drip_leave_nothing(hurried_service: Service, site: Origin) -> None:
+    drip = [part for _ in range(999) for part in (0.2, b"x")]
+    for answer in (
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n", wav(1.0), 300.0],
+        [b"HTTP/1.1 200 OK\r\n\r\n", *drip],
+    ):
+        site.answer = answer
+        problem(post(hurried_service, f"http://{site.address}:{site.port}/"), 422, "url_refused")
+        assert_nothing_left(hurried_service)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://[::1]/", ""])
@@ -114,19 +127,17 @@ def test_invalid_documents_are_refused(fetching_service: Service, body: Any) -> 
 def test_a_fetch_ends_when_its_client_disconnects(fetching_service: Service, site: Origin, has_begun: bool) -> None:
     """And its `Idempotency-Key` is free again, since no response was sent."""
     content, redis = wav(), fetching_service.deps.redis
-    drip = [part for _ in range(99) for part in (content[:9], 0.1)]
-    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if has_begun else [9.0]
+    drip = [part for _ in range(3000) for part in (content[:9], 0.1)]
+    site.answer = [b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", *drip] if has_begun else [300.0]
     site.requests.clear()
     document = {"url": f"http://{site.address}:{site.port}/"}
     body = json.dumps(document).encode()
     head = "POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: again\r\n"
-    with socket.create_connection(fetching_service.address, timeout=5) as client:
+    with socket.create_connection(fetching_service.address, timeout=60) as client:
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        eventually(lambda: site.requests and (fetching_service.orphans() or not has_begun), 5)
-    disconnected_at = time.monotonic()
-    # Otherwise the fetch would time out half a second or two later, and that response would be kept for the key.
-    eventually(lambda: not redis.keys("earmark:idempotency:*"), 5)
-    assert time.monotonic() - disconnected_at < 1.5
+        eventually(lambda: site.requests and (fetching_service.orphans() or not has_begun))
+    # Otherwise the response of a fetch that timed out would be kept for the key.
+    eventually(lambda: not redis.keys("earmark:idempotency:*"))
     assert_nothing_left(fetching_service)
     site.answer = ok(content)
     again = fetching_service.client.post("/v1/audio", json=document, headers={"Idempotency-Key": "again"})
@@ -138,23 +149,21 @@ def test_slow_sites_delay_only_the_key_that_named_them(
 ) -> None:
     """However many slow sites a key names, the fetches of other keys are not delayed."""
     folder = tmp_path_factory.mktemp("keyed-fetching")
-    choices: dict[str, Any] = {"outside_ports": str(site.port), "outside_networks": "127.0.0.0/8", "upload_idle": 3.0}
+    choices: dict[str, Any] = {"outside_ports": str(site.port), "outside_networks": "127.0.0.0/8"}
     settings = Settings(home=folder, redis_url=valkey.connection_url, **{**LIMITS, "auth": "on", **choices})
     share = settings.fetch_slots * settings.key_share
     site.answer = ok(wav())
     body = json.dumps({"url": f"http://127.0.0.3:{site.port}/"}).encode()
     with origin("127.0.0.3", site.port) as slow:
-        slow.answer = [9.0]
+        slow.answer = [300.0]
         for service in serve(settings, folder):
             slow_service, other = service.with_key(), service.with_key()
             key = slow_service.client.headers["authorization"]
             head = f"POST /v1/audio HTTP/1.1\r\nAuthorization: {key}\r\nContent-Type: application/json\r\n"
             with ExitStack() as clients:
                 for _ in range(18):
-                    client = clients.enter_context(socket.create_connection(service.address, timeout=5))
+                    client = clients.enter_context(socket.create_connection(service.address, timeout=60))
                     client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                eventually(lambda: len(slow.requests) >= share, 5)
-                start = time.monotonic()
+                eventually(lambda: len(slow.requests) >= share)
                 assert post(other, f"http://{site.address}:{site.port}/").status_code == 201
-                assert time.monotonic() - start < 2.5
-                assert len(slow.requests) == share
+                assert len(slow.requests) == share, "none of which has been answered"

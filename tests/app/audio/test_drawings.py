@@ -184,8 +184,8 @@ def test_a_client_that_leaves_gives_up_its_place(folder_service: Service) -> Non
     try:
         with socket.create_connection(folder_service.address, timeout=20) as connection:
             connection.sendall(f"GET {url}?start=0.25&end=0.75 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            eventually(lambda: sections.waiting == 1, 20)
-        eventually(lambda: sections.waiting == 0, 20)
+            eventually(lambda: sections.waiting == 1)
+        eventually(lambda: sections.waiting == 0)
     finally:
         sections.give_back("", sections.total)
 

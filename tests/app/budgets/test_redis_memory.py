@@ -43,7 +43,7 @@ def _service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def mine(_service: Service, redis: Redis) -> Service:
     """A front end with small budgets, and a key; it knows that the server has room."""
     service = empty(_service).with_key()
-    eventually(lambda: service.client.post("/v1/separations", json={}).status_code == 422, 10)
+    eventually(lambda: service.client.post("/v1/separations", json={}).status_code == 422)
     return service
 
 
@@ -168,7 +168,7 @@ def test_new_records_are_refused_before_the_server_is_full(mine: Service, redis:
         assert found["earmark_queue_up"] == 1
         assert found["earmark_redis_memory_used_bytes"] > 0.8 * found["earmark_redis_memory_limit_bytes"] > 0
         assert found['earmark_budget_refused_total{budget="redis_memory",scope="all"}'] >= 7
-    eventually(lambda: mine.client.post("/v1/separations", json=request).status_code == 202, 10)
+    eventually(lambda: mine.client.post("/v1/separations", json=request).status_code == 202)
 
 
 def test_metrics_are_true_however_long_ago_the_last_request_was(mine: Service, redis: Redis) -> None:

@@ -33,7 +33,7 @@ from tests.app.receivers import Received, Receiver, receiver
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 OTHER = "whsec_" + base64.b64encode(bytes(range(1, 33))).decode()
-NETWORKS = {"outside_networks": "127.0.0.0/8", "webhook_secret": SecretStr(SECRET), "webhook_timeout": 1.0}
+NETWORKS = {"outside_networks": "127.0.0.0/8", "webhook_secret": SecretStr(SECRET), "webhook_timeout": 60.0}
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,9 @@ def outbox(service: Service) -> WebhookOutbox:
     return WebhookOutbox(service.deps.redis)
 
 
-def wait_for_delivery(service: Service, served: Receiver, count: int = 1, seconds: float = 8) -> list[Received]:
+def wait_for_delivery(service: Service, served: Receiver, count: int = 1) -> list[Received]:
     """Wait until a receiver has `count` requests and no message is pending; return the requests."""
-    eventually(lambda: len(served.requests) >= count and not outbox(service).pending_count(), seconds)
+    eventually(lambda: len(served.requests) >= count and not outbox(service).pending_count())
     return served.requests
 
 
@@ -143,7 +143,7 @@ def test_a_result_that_the_store_has_lost_is_given_up_after_a_day(front_end: Ser
         front_end.publish(job["id"], detection_result(audio_id, events=2000))
         front_end.deps.storage.delete_prefix("records")
         with delivery(front_end, replace(QUICK, give_up_after=0.0)):
-            eventually(lambda: not outbox(front_end).pending_count(), 5)
+            eventually(lambda: not outbox(front_end).pending_count())
     assert served.requests == []
 
 
@@ -175,7 +175,7 @@ def test_responses_of_receivers_end_or_repeat_the_delivery(
 ) -> None:
     schedule = QUICK
     if attempts == 7:  # the last backoff exceeds `give_up_after`
-        schedule = replace(QUICK, backoff=(0.05, 0.05, 0.05, 0.05, 0.05, 0.05, 1.2), give_up_after=1.1)
+        schedule = replace(QUICK, backoff=(*(0.05,) * 6, 7200.0), give_up_after=3600.0)
     before = count_outcomes()
     with receiver(lambda before: statuses[before], port=port) as served, delivery(front_end, schedule):
         job = separate(front_end, served.url)
@@ -185,7 +185,7 @@ def test_responses_of_receivers_end_or_repeat_the_delivery(
         assert len(got) == attempts
     outcome = "delivered" if str(statuses[attempts - 1]).startswith("2") else "given_up"
     expected = Counter({outcome: 1}) + Counter({"failed": attempts - 1})
-    eventually(lambda: count_outcomes() - before == expected, 5)
+    eventually(lambda: count_outcomes() - before == expected)
     assert {request.path for request in got} == {"/"}  # redirects are not followed
     bodies = [verify(request) for request in got]
     assert len({request.headers["webhook-id"] for request in got}) == 1
@@ -232,19 +232,24 @@ def test_concurrent_deliveries_send_each_message_once(front_end: Service, port: 
 
 def test_a_slow_receiver_does_not_delay_others(front_end: Service, port: int) -> None:
     with (
-        receiver(port=port, pause=30) as slow,
+        receiver(port=port, pause=300) as slow,
         receiver(port=port, address="127.0.0.3") as prompt,
         delivery(front_end),
     ):
-        for _ in range(40):
+        for _ in range(16):
             front_end.finish(separate(front_end, slow.url)["id"])
-        eventually(lambda: len(slow.requests) >= 8, 5)
+        eventually(lambda: len(slow.requests) >= 8)
         front_end.finish(separate(front_end, prompt.url)["id"])
-        started = time.monotonic()
-        eventually(lambda: prompt.requests, 5)
-        assert time.monotonic() - started < 2.5
-        eventually(lambda: len(slow.requests) >= 16, 8)  # each attempt ends after its timeout of a second
-        eventually(lambda: outbox(front_end).pending_count() == 40, 5)
+        eventually(lambda: prompt.requests)
+        assert len(slow.requests) == 8, "none of which has been answered"
+        slow.closing.set()
+
+
+def test_an_attempt_ends_after_its_timeout(front_end: Service, port: int) -> None:
+    with receiver(port=port, pause=300) as served, delivery(front_end, webhook_timeout=0.2):
+        front_end.finish(separate(front_end, served.url)["id"])
+        eventually(lambda: len(served.requests) >= 2)
+        assert outbox(front_end).pending_count() == 1
 
 
 def test_many_slow_receivers_of_one_key_do_not_delay_other_keys(front_end: Service, port: int) -> None:
@@ -260,20 +265,19 @@ def test_many_slow_receivers_of_one_key_do_not_delay_other_keys(front_end: Servi
     with (
         ExitStack() as stack,
         receiver(port=port, address="127.0.0.3") as prompt,
-        delivery(front_end, webhook_timeout=8.0, upload_idle=8.0),
+        delivery(front_end),
     ):
         slow = [
-            stack.enter_context(receiver(port=port, address=f"127.0.1.{number}", pause=30)) for number in range(1, 9)
+            stack.enter_context(receiver(port=port, address=f"127.0.1.{number}", pause=300)) for number in range(1, 9)
         ]
         for number in range(64):
             finish_job(slowed, slow[number % 8].url)
-        eventually(lambda: sum(len(server.requests) for server in slow) >= 32, 5)
+        eventually(lambda: sum(len(server.requests) for server in slow) >= 32)
         time.sleep(0.5)  # enough for further attempts
         assert sum(len(server.requests) for server in slow) == 32
         finish_job(other, prompt.url)
-        started = time.monotonic()
-        eventually(lambda: prompt.requests, 5)
-        assert time.monotonic() - started < 2.5
+        eventually(lambda: prompt.requests)
+        assert sum(len(server.requests) for server in slow) == 32, "none of which has been answered"
         for server in slow:
             server.closing.set()
 
@@ -296,7 +300,7 @@ def wait_for_failures(service: Service, job_id: str) -> int:
         count: Any = service.deps.redis.hget("earmark:webhooks:tries", job_id)
         return int(count or 0)
 
-    eventually(lambda: failures() >= 2, 5)
+    eventually(lambda: failures() >= 2)
     return failures()
 
 
@@ -306,7 +310,7 @@ def test_no_webhook_is_sent_for_a_deleted_job(front_end: Service, port: int) -> 
         front_end.finish(job["id"])
         front_end.client.delete(job["url"])
         with delivery(front_end):
-            eventually(lambda: not outbox(front_end).pending_count(), 5)
+            eventually(lambda: not outbox(front_end).pending_count())
         assert served.requests == []
 
 

@@ -111,7 +111,7 @@ def test_without_the_store_requests_fail(folder_service: Service, tmp_path: Path
         update={"store": "s3://earmark", "store_endpoint": "http://127.0.0.1:9", "store_timeout": 0.5}
     )
     for service in serve(settings, tmp_path):
-        eventually(lambda service=service: service.client.get("/readyz").status_code == 503, 20)
+        eventually(lambda service=service: service.client.get("/readyz").status_code == 503)
         problem(service.client.get("/readyz"), 503, "store_unavailable")
         answer = service.client.post("/v1/audio", files={"file": ("a.wav", wav())})
         problem(answer, 503, "store_unavailable")

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.soak
 @pytest.fixture(scope="module")
 def _crowded_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("crowded-service")
-    limits = {**LIMITS, **BOUNDS, "auth": "on", "upload_idle": 30.0}
+    limits = {**LIMITS, **BOUNDS, "auth": "on"}
     yield from serve(Settings(home=folder, redis_url=valkey.connection_url, **limits), folder)
 
 
@@ -92,7 +92,7 @@ async def assert_served(service: Service) -> None:
 def assert_given_back(service: Service) -> None:
     """Check that nothing is held any more, but the connections of the tests' own clients."""
     budgets = service.deps.budgets
-    eventually(lambda: not budgets.streams.used and not budgets.requests.used, 10)
+    eventually(lambda: not budgets.streams.used and not budgets.requests.used)
     assert not budgets.streams.keys and not budgets.requests.keys
 
 
@@ -151,7 +151,7 @@ def test_beyond_the_limit_of_connections_the_process_is_alive_and_ready(crowded_
     budget = crowded_service.deps.budgets.connections
     for client in crowded_service.clients:
         client.close()  # else one of their idle connections may end meanwhile, and leave room
-    eventually(lambda: not budget.used, 10)
+    eventually(lambda: not budget.used)
 
     async def run() -> None:
         async with connections(crowded_service, BOUNDS["connections"] + 5, b""):
@@ -166,7 +166,7 @@ def test_beyond_the_limit_of_connections_the_process_is_alive_and_ready(crowded_
             problem(page, 503, "overloaded")
 
     asyncio.run(run())
-    eventually(lambda: not budget.used, 10)
+    eventually(lambda: not budget.used)
     assert crowded_service.with_key().client.get("/v1/models").status_code == 200
     assert budget.refused["all"] == 2
 

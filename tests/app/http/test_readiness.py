@@ -1,7 +1,6 @@
 """Readiness beside a store that is slow or away."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,18 @@ def test_a_store_that_takes_seconds_to_respond_makes_no_api_unready(
     seaweed: S3Server, valkey: Any, tmp_path: Path
 ) -> None:
     with relay(seaweed.endpoint) as slow:
-        options = {**LIMITS, "store_timeout": 30.0}
-        settings = seaweed.settings("readiness", home=tmp_path, redis_url=valkey.connection_url, **options)
+        settings = seaweed.settings("readiness", home=tmp_path, redis_url=valkey.connection_url, **LIMITS)
         for service in serve(settings.model_copy(update={"store_endpoint": slow.url}), tmp_path):
-            slow.pause = 10.0
-            start = time.monotonic()
+            slow.pause = 60.0
+            before = checks()
             assert service.client.get("/readyz").status_code == 200
-            assert time.monotonic() - start < slow.pause / 2, "it does not wait for the store"
+            assert checks() == before, "it does not wait for the store"
             slow.close()  # the check of the store fails
-            eventually(lambda service=service: service.client.get("/readyz").status_code == 503, 30)
+            eventually(lambda service=service: service.client.get("/readyz").status_code == 503)
             problem(service.client.get("/readyz"), 503, "store_unavailable")
             slow.pause = 0.0
             slow.open()
-            eventually(lambda service=service: service.client.get("/readyz").status_code == 200, 30)
+            eventually(lambda service=service: service.client.get("/readyz").status_code == 200)
 
 
 def checks() -> float:

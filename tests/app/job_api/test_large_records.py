@@ -269,7 +269,7 @@ def test_a_deleted_job_is_left_out_of_a_list_that_is_being_read(folder_service: 
     folder_service.deps.storage.delete_prefix(record_folder(gone["id"]))
     problem(folder_service.client.get("/v1/detections"), 503, "store_unavailable")
     folder_service.deps.jobs.delete(gone["id"])
-    eventually(lambda: folder_service.client.get("/v1/detections").status_code == 200, 5)
+    eventually(lambda: folder_service.client.get("/v1/detections").status_code == 200)
     assert [job["id"] for job in folder_service.client.get("/v1/detections").json()["data"]] == [kept["id"]]
 
 

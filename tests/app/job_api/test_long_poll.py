@@ -1,9 +1,12 @@
 """Long polls: an answer is held back until there is news, and no longer than was asked for."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
 
 from app.job_api.long_poll import parse_wait
@@ -16,6 +19,11 @@ def act_soon(act: Callable[[], object]) -> threading.Thread:
     timer = threading.Timer(0.3, act)
     timer.start()
     return timer
+
+
+def wait_for(service: Service, job: dict[str, Any], headers: dict[str, str] | None = None) -> httpx.Response:
+    """Poll a job with the longest wait, of a minute; raise `httpx.ReadTimeout` if it is not cut short."""
+    return service.client.get(job["url"], headers={"Prefer": "wait=60", **(headers or {})}, timeout=40)
 
 
 @pytest.mark.parametrize(
@@ -42,24 +50,22 @@ def test_a_poll_waits_until_the_job_has_finished(folder_service: Service) -> Non
     job = folder_service.separate()
     act = act_soon(lambda: folder_service.finish(job["id"]))
     begun = time.monotonic()
-    answer = folder_service.client.get(job["url"], headers={"Prefer": "wait=20"})
-    assert answer.json()["status"] == "succeeded" and 0.2 < time.monotonic() - begun < 10
-    assert answer.headers["preference-applied"] == "wait=20"
-    again = folder_service.client.get(job["url"], headers={"Prefer": "wait=20"})
+    answer = wait_for(folder_service, job)
+    assert answer.json()["status"] == "succeeded" and time.monotonic() - begun > 0.2
+    assert answer.headers["preference-applied"] == "wait=60"
+    again = wait_for(folder_service, job)
     assert (again.status_code, again.json()) == (200, answer.json())
-    headers = {"Prefer": "wait=20", "If-None-Match": answer.headers["etag"]}
-    assert folder_service.client.get(job["url"], headers=headers).status_code == 304
+    assert wait_for(folder_service, job, {"If-None-Match": answer.headers["etag"]}).status_code == 304
     act.join()
-    assert time.monotonic() - begun < 15
 
 
 def test_a_poll_with_an_etag_waits_until_it_differs(folder_service: Service) -> None:
     job = folder_service.separate()
-    headers = {"Prefer": "wait=20", "If-None-Match": folder_service.client.get(job["url"]).headers["etag"]}
+    headers = {"If-None-Match": folder_service.client.get(job["url"]).headers["etag"]}
     act = act_soon(lambda: folder_service.deps.jobs.claim(job["id"], "a"))
-    answer = folder_service.client.get(job["url"], headers=headers)
+    answer = wait_for(folder_service, job, headers)
     assert (answer.status_code, answer.json()["status"]) == (200, "running")
-    assert folder_service.client.get(job["url"], headers=headers).status_code == 200
+    assert wait_for(folder_service, job, headers).status_code == 200
     act.join()
 
 
@@ -71,7 +77,7 @@ def test_a_poll_waits_no_longer_than_requested(folder_service: Service) -> None:
     assert answer.headers["retry-after"] == "1"
     headers = {"Prefer": "wait=1", "If-None-Match": answer.headers["etag"]}
     assert folder_service.client.get(job["url"], headers=headers).status_code == 304
-    assert 1.9 < time.monotonic() - begun < 10
+    assert time.monotonic() - begun > 1.9
 
 
 def test_preferences_may_come_in_several_headers(folder_service: Service) -> None:
@@ -84,31 +90,25 @@ def test_preferences_may_come_in_several_headers(folder_service: Service) -> Non
 def test_a_job_deleted_during_the_wait_is_not_found(folder_service: Service) -> None:
     job = folder_service.separate()
     act = act_soon(lambda: folder_service.deps.jobs.delete(job["id"]))
-    assert folder_service.client.get(job["url"], headers={"Prefer": "wait=20"}).status_code == 404
+    assert wait_for(folder_service, job).status_code == 404
     act.join()
 
 
 def test_many_long_polls_block_no_request(folder_service: Service) -> None:
     """More of them than there are threads for requests."""
-    import asyncio
-
-    import httpx
-
     job = folder_service.separate()
 
-    async def wait_and_ask() -> float:
+    async def wait_and_ask() -> None:
         limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=folder_service.client.base_url, limits=limits, timeout=30) as client:
-            waiting = [asyncio.create_task(client.get(job["url"], headers={"Prefer": "wait=3"})) for _ in range(60)]
-            await asyncio.sleep(1)
-            begun = time.monotonic()
+        async with httpx.AsyncClient(base_url=folder_service.client.base_url, limits=limits, timeout=60) as client:
+            waiting = [asyncio.create_task(client.get(job["url"], headers={"Prefer": "wait=60"})) for _ in range(60)]
+            while "earmark_http_requests_in_progress 61.0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.05)
             assert (await client.get("/readyz")).status_code == 200
-            taken = time.monotonic() - begun
             assert not any(task.done() for task in waiting)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        return taken
 
-    assert asyncio.run(wait_and_ask()) < 1.5
-    eventually(lambda: "earmark_http_requests_in_progress 1.0" in folder_service.client.get("/metrics").text, 2)
+    asyncio.run(wait_and_ask())
+    eventually(lambda: "earmark_http_requests_in_progress 1.0" in folder_service.client.get("/metrics").text)

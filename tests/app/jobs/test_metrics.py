@@ -161,7 +161,7 @@ def test_calls_of_the_store_are_counted_by_outcome(tmp_path: Path) -> None:
 def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> None:
     separation = folder_service.separate()
     jobs, registry = folder_service.deps.jobs, folder_service.deps.model_registry
-    eventually(lambda: jobs.fair_queue.oldest_age("base@1") > 0.05, 5)
+    eventually(lambda: jobs.fair_queue.oldest_age("base@1") > 0.05)
     text = folder_service.client.get("/metrics").text
     oldest = next(
         line
@@ -205,7 +205,7 @@ def test_metrics_are_served_on_a_separate_port_if_one_is_set(redis: Redis, tmp_p
                 return False
             return True
 
-        eventually(responds, 20)
+        eventually(responds)
         program.terminate()
         _, lines = program.communicate()
     assert "earmark_webhook_deliveries_total" in responses[0].text

@@ -24,7 +24,7 @@ Credentials = tuple[Key, str]  # a key's record, and what a client sends
 
 @asynccontextmanager
 async def open_authenticator(server: ValkeyServer) -> AsyncIterator[Authenticator]:
-    settings = Settings(redis_url=server.connection_url, redis_timeout=1.0)
+    settings = Settings(redis_url=server.connection_url, redis_timeout=30.0)
     redis = connect_async(settings)
     with Redis(port=server.port) as blocking:
         yield Authenticator(redis, PollCache(redis), UrlSigner(blocking, settings), settings)

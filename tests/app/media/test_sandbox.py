@@ -19,8 +19,8 @@ import pytest
 from app.media.sandbox import Outcome, Sandbox, SandboxLimits
 from tests.conftest import REPOSITORY
 
-GENEROUS = SandboxLimits(seconds=20, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
-HUNG = "import time; time.sleep(60)"
+GENEROUS = SandboxLimits(seconds=60, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
+HUNG = "import time; time.sleep(600)"
 SCRIPT = "tests.app.media.script"
 
 
@@ -170,10 +170,8 @@ def test_a_child_leaves_nothing_to_the_next(run: Run) -> None:
 def test_a_caller_can_cancel_it(run: Run) -> None:
     stop = threading.Event()
     threading.Timer(0.4, stop.set).start()
-    start = time.monotonic()
     outcome = run(HUNG, cancelled=stop.is_set)
-    assert outcome.status == "cancelled"
-    assert time.monotonic() - start < 5  # of the 20 that it may take
+    assert outcome.status == "cancelled", "and not timed out"
 
 
 def test_a_caller_that_raises_leaves_no_child(run: Run) -> None:
@@ -253,18 +251,19 @@ def test_a_missing_module_fails(sandbox: Sandbox) -> None:
     assert sandbox.run("tests.missing", [], GENEROUS).returncode == 1
 
 
-def test_the_event_loop_is_not_blocked(sandbox: Sandbox) -> None:
-    async def count_ticks() -> tuple[int, float]:
-        running = asyncio.create_task(sandbox.run_async(SCRIPT, ["import time; time.sleep(0.5)"], GENEROUS))
-        count = 0
-        while not running.done():
-            await asyncio.sleep(0.01)
-            count += 1
-        return count, (await running).seconds
+def test_the_event_loop_is_not_blocked(sandbox: Sandbox, tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    waits = f"import pathlib, time\nwhile not pathlib.Path({str(sign)!r}).exists(): time.sleep(0.01)"
 
-    count, seconds = asyncio.run(count_ticks())
-    assert count > 10
-    assert seconds >= 0.5
+    async def run_beside_other_tasks() -> str:
+        running = asyncio.create_task(sandbox.run_async(SCRIPT, [waits], GENEROUS))
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+            assert not running.done()
+        sign.touch()
+        return (await running).status
+
+    assert asyncio.run(run_beside_other_tasks()) == "exited"
 
 
 def test_a_cancelled_task_leaves_no_process(sandbox: Sandbox) -> None:
@@ -277,7 +276,7 @@ def test_a_cancelled_task_leaves_no_process(sandbox: Sandbox) -> None:
             await running
         return time.monotonic() - start
 
-    assert asyncio.run(cancel()) < 5  # of the 20 that it may take
+    assert asyncio.run(cancel()) < GENEROUS.seconds / 2
     assert not zygote().children()
 
 
@@ -309,8 +308,9 @@ def _noted(note: Path) -> int:
 
 
 def _has_ended(pid: int) -> bool:
-    for _ in range(100):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
+    end = time.monotonic() + 60
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > end:
+            return False
         time.sleep(0.02)
     return False
