@@ -1,7 +1,7 @@
 """Device and numerical precision of the networks."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from models.errors import DeviceUnavailable
+from models.networks import Separator
+from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,19 @@ class Arithmetic:
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def accelerate(self, separator: Separator, bfloat16: Collection[str] | None = None) -> None:
+        """Merge a prepared separator's layers; on a CPU pack its convolutions too, if it is the paper's, whose weights
+        are large. With `exact`, nothing. Irreversible.
+
+        bfloat16: names of the packed convolutions that are not computed in float32, by default those of
+        `UNet.BFLOAT16` where the CPU has it.
+        """
+        if self.exact:
+            return
+        separator.fold()
+        if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            separator.pack(bfloat16 if bfloat16 is not None else separator.convolutions() if self.bfloat16 else ())
 
     @contextmanager
     def float32(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ Letters in shapes: B mixtures, T samples, C channels of a level, D query, K cond
 (B, C, frames, bins).
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.packed_convolutions import PackedConvolution, PackedUpsampling
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
@@ -60,6 +61,7 @@ class UNet(nn.Module):
         )
         self.last = ConvBlock(channels[0], channels[0], size)
         self.logits = nn.Conv2d(channels[0], 1, 1)
+        self.packed = False  # its convolutions, each in a number format of its own
 
     def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
         """Mixtures (B, T) and queries (B, D) to estimates (B, T), with the mixture's phase."""
@@ -96,17 +98,18 @@ class UNet(nn.Module):
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
+        at_full_resolution = as_packed if self.packed else in_float32
         skips = []
         for block in self.encoder:
-            skips.append(block(image, shifts) if skips else in_float32(block, (image,), shifts))
+            skips.append(block(image, shifts) if skips else at_full_resolution(block, (image,), shifts))
             image = F.avg_pool2d(skips[-1], 2)
         image = self.centre(image, shifts)
         for block in self.decoder:
             images = (image, skips.pop())
-            image = block(*images, shifts) if skips else in_float32(block, images, shifts)
-        image = in_float32(self.last, (image,), shifts)
+            image = block(*images, shifts) if skips else at_full_resolution(block, images, shifts)
+        image = at_full_resolution(self.last, (image,), shifts)
         with torch.autocast(image.device.type, enabled=False):
-            logits = self.logits(image).squeeze(1)
+            logits = self.logits(image.float()).squeeze(1)
         return F.pad(logits, (0, 1)).sigmoid()
 
     def fold(self) -> None:
@@ -120,6 +123,19 @@ class UNet(nn.Module):
                     fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm), transpose=conv == "up")
                     setattr(module, conv, fused)
                     setattr(module, norm, nn.Identity())
+
+    def pack(self, bfloat16: Container[str]) -> None:
+        """Pack the convolutions of a folded network for a CPU (`models.packed_convolutions`). Irreversible.
+
+        bfloat16: the names of those that are computed in it; the others stay in float32.
+        """
+        for name, module in list(self.named_modules()):
+            half = torch.bfloat16 if name in bfloat16 else torch.float32
+            if isinstance(module, nn.ConvTranspose2d):
+                self.set_submodule(name, PackedUpsampling(module, half))
+            elif isinstance(module, nn.Conv2d) and module is not self.logits:
+                self.set_submodule(name, PackedConvolution.of(module, half))
+        self.packed = True
 
     def shift_layers(self) -> list[nn.Linear]:
         """Return the linear layers of the query, in the order in which `mask` uses their outputs."""
@@ -155,13 +171,19 @@ class UpBlock(nn.Module):
 
     def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
         image = relu_and_shift(self.norm(self.up(image)), shifts)
-        return self.block(torch.cat([image[:, :, :-1, :-1], skip], dim=1), shifts)
+        image = image[:, :, : skip.shape[2], : skip.shape[3]]  # without the last row and column
+        return self.block(torch.cat([image, skip], dim=1), shifts)
 
 
 def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
     """Apply ReLU and add the next shift. `image` is overwritten: at full resolution memory limits the speed."""
     shift = next(shifts).to(image.dtype)
     return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
+
+
+def as_packed(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """Return the block's output; packed convolutions determine the number format themselves."""
+    return block(*images, shifts)
 
 
 def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
