@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 _ONE = [1, 1]
+# An image of this size stands for all: without one, oneDNN expects another order for 1 x 1 convolutions of many channels
+# than it chooses in the end, and a call of them takes 40 times as long.
+_EXPECTED_SIZE = [16, 16]
 
 
 class PackedConvolution(nn.Module):
@@ -21,7 +24,7 @@ class PackedConvolution(nn.Module):
         self._padding = list(padding)
         # Not registered: packed weights cannot be moved, saved or converted.
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.detach().to(dtype).contiguous(), self._padding, _ONE, _ONE, 1, None
+            weight.detach().to(dtype).contiguous(), self._padding, _ONE, _ONE, 1, [1, weight.shape[1], *_EXPECTED_SIZE]
         )
         self._bias = bias.detach().to(dtype)
 

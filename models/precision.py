@@ -1,7 +1,7 @@
 """Device and numerical precision of the networks."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -43,18 +43,14 @@ class Arithmetic:
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def accelerate(self, separator: Separator, bfloat16: Collection[str] | None = None) -> None:
-        """Merge a prepared separator's layers; on a CPU pack its convolutions too, if it is the paper's, whose weights
-        are large. With `exact`, nothing. Irreversible.
-
-        bfloat16: names of the packed convolutions that are not computed in float32, by default those of
-        `UNet.BFLOAT16` where the CPU has it.
-        """
+    def accelerate(self, separator: Separator) -> None:
+        """Merge a prepared separator's layers, and on a CPU pack the convolutions of the paper's, whose weights are
+        large. Outputs change by rounding; with `exact`, not at all. Irreversible."""
         if self.exact:
             return
         separator.fold()
         if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            separator.pack(bfloat16 if bfloat16 is not None else separator.convolutions() if self.bfloat16 else ())
+            separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32)
 
     @contextmanager
     def float32(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ Letters in shapes: B mixtures, T samples, C channels of a level, D query, K cond
 (B, C, frames, bins).
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,7 @@ class UNet(nn.Module):
         )
         self.last = ConvBlock(channels[0], channels[0], size)
         self.logits = nn.Conv2d(channels[0], 1, 1)
-        self.packed = False  # its convolutions, each in a number format of its own
+        self.packed = False
 
     def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
         """Mixtures (B, T) and queries (B, D) to estimates (B, T), with the mixture's phase."""
@@ -117,24 +117,27 @@ class UNet(nn.Module):
 
         Irreversible: a folded network can be neither trained nor saved.
         """
-        for module in list(self.modules()):
+        # A list of blocks only: one of layers would keep the weights that are replaced.
+        for block in [module for module in self.modules() if isinstance(module, (ConvBlock, UpBlock))]:
             for conv, norm in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
-                if isinstance(module, (ConvBlock, UpBlock)) and hasattr(module, conv):
-                    fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm), transpose=conv == "up")
-                    setattr(module, conv, fused)
-                    setattr(module, norm, nn.Identity())
+                if hasattr(block, conv):
+                    fused = fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm), transpose=conv == "up")
+                    setattr(block, conv, fused)
+                    setattr(block, norm, nn.Identity())
 
-    def pack(self, bfloat16: Container[str]) -> None:
-        """Pack the convolutions of a folded network for a CPU (`models.packed_convolutions`). Irreversible.
+    def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
+        """Pack the convolutions of a folded network for a CPU (`models.packed_convolutions`), to compute in `dtype`.
 
-        bfloat16: the names of those that are computed in it; the others stay in float32.
+        float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Irreversible.
         """
-        for name, module in list(self.named_modules()):
-            half = torch.bfloat16 if name in bfloat16 else torch.float32
-            if isinstance(module, nn.ConvTranspose2d):
-                self.set_submodule(name, PackedUpsampling(module, half))
-            elif isinstance(module, nn.Conv2d) and module is not self.logits:
-                self.set_submodule(name, PackedConvolution.of(module, half))
+        blocks = [(name, block) for name, block in self.named_modules() if isinstance(block, (ConvBlock, UpBlock))]
+        for name, block in blocks:
+            kept = any(f"{name}.".startswith(f"{prefix}.") for prefix in float32)
+            for place, layer in block.named_children():
+                if isinstance(layer, nn.ConvTranspose2d):
+                    setattr(block, place, PackedUpsampling(layer, torch.float32 if kept else dtype))
+                elif isinstance(layer, nn.Conv2d):
+                    setattr(block, place, PackedConvolution.of(layer, torch.float32 if kept else dtype))
         self.packed = True
 
     def shift_layers(self) -> list[nn.Linear]:
@@ -182,7 +185,7 @@ def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
 
 
 def as_packed(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the block's output; packed convolutions determine the number format themselves."""
+    """Return the block's output, in the number format of its packed convolutions."""
     return block(*images, shifts)
 
 
