@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.packed_convolutions import PackedConvolution, PackedUpsampling
+from models.packed_layers import PackedConvolution, PackedUpsampling
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
@@ -126,7 +126,7 @@ class UNet(nn.Module):
                     setattr(block, norm, nn.Identity())
 
     def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
-        """Pack the convolutions of a folded network for a CPU (`models.packed_convolutions`), to compute in `dtype`.
+        """Pack the convolutions of a folded network for a CPU (`models.packed_layers`), to compute in `dtype`.
 
         float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Irreversible.
         """

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from models.audio import mono, resample
+from models.networks.htsat import HTSAT
 from models.networks.unet import HyperParameters, UNet
-from models.packed_convolutions import PackedConvolution, PackedUpsampling
+from models.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
 from models.validation.metrics import sdr, si_sdr
 from tests.models.demo_recordings import recording
+from tests.models.test_networks import SMALL_EAR
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="packs with oneDNN")
 
@@ -54,6 +56,31 @@ def test_a_packed_layer_equals_the_plain_one(channels: tuple[int, int], size: tu
     torch.testing.assert_close(PackedConvolution.of(plain, torch.float32)(images), plain(images), rtol=0, atol=1e-5)
     expected = up(images)[:, :, :-1, :-1]
     torch.testing.assert_close(PackedUpsampling(up, torch.float32)(images), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_a_packed_linear_layer_computes_in_the_number_format_around_it(bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, tokens = torch.nn.Linear(48, 24, bias=bias), torch.randn(2, 5, 7, 48)
+    layer = PackedLinear(plain, half=True)
+    torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(tokens).dtype == torch.bfloat16
+        torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=0.02)
+
+
+@torch.inference_mode()
+def test_a_packed_detector_hears_the_same(mixture: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    detector = HTSAT(SMALL_EAR).eval()
+    expected = detector(mixture)
+    pack_linear_layers(detector, half=True)
+    assert not any(isinstance(module, torch.nn.Linear) for module in detector.modules())
+    torch.testing.assert_close(detector(mixture), expected, rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        sketch = detector.embed(mixture)
+    assert torch.cosine_similarity(sketch, expected.embedding).min() > 0.995
 
 
 @torch.inference_mode()

@@ -1,10 +1,12 @@
-"""Convolutions packed for inference on a CPU: the sums of the layers that they replace, in less time.
+"""Layers packed for inference on a CPU: the sums of those that they replace, in less time.
 
-A packed convolution holds its weights once, in the number format that it computes in and in the order in which oneDNN
-reads them; an unpacked one brings them into that order at every call. Images are in channels-last layout.
+A packed layer holds its weights in the number format that it computes in and in the order in which oneDNN reads them;
+an unpacked one brings them into that order at every call. Images are in channels-last layout.
 
 Letters in shapes: B images, C channels, H x W pixels.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -68,3 +70,30 @@ class PackedUpsampling(nn.Module):
         for number, phase in enumerate(self.phases):
             output[:, :, number // 2 :: 2, number % 2 :: 2] = phase(image)[:, :, :height, :width]
         return output
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with weights for float32 and, if `half`, for bfloat16 under autocast.
+
+    In float32, oneDNN takes half the time of the library that torch uses for unpacked layers on AMD's processors.
+    """
+
+    def __init__(self, layer: nn.Linear, half: bool) -> None:
+        super().__init__()
+        self._weights = {
+            dtype: (
+                torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), None),
+                None if layer.bias is None else layer.bias.detach().to(dtype),
+            )
+            for dtype in ([torch.float32, torch.bfloat16] if half else [torch.float32])
+        }
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], "none", [], "")
+
+
+def pack_linear_layers(network: nn.Module, half: bool) -> None:
+    """Replace a network's linear layers by packed ones. Irreversible."""
+    for name in [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]:
+        network.set_submodule(name, PackedLinear(cast(nn.Linear, network.get_submodule(name)), half))
