@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 _ONE = [1, 1]
-# An image of this size stands for all: without one, oneDNN expects another order for 1 x 1 convolutions of many channels
-# than it chooses in the end, and a call of them takes 40 times as long.
+# An image of this size stands for all: without one, oneDNN expects another order for 1 x 1 convolutions of many
+# channels than it chooses in the end, and a call of them takes 40 times as long.
 _EXPECTED_SIZE = [16, 16]
+# Weights that are held in bfloat16 beside float32. Above are those of the paper's last stage: over half of its weights,
+# and a sixth of its products.
+_MOST_TWICE = 1 << 22
 
 
 class PackedConvolution(nn.Module):
@@ -22,11 +25,16 @@ class PackedConvolution(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, padding: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__()
-        self.dtype, self.channels = dtype, weight.shape[0]
+        self._dtype = dtype
         self._padding = list(padding)
         # Not registered: packed weights cannot be moved, saved or converted.
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.detach().to(dtype).contiguous(), self._padding, _ONE, _ONE, 1, [1, weight.shape[1], *_EXPECTED_SIZE]
+            weight.detach().to(dtype, memory_format=torch.contiguous_format),
+            self._padding,
+            _ONE,
+            _ONE,
+            1,
+            [1, weight.shape[1], *_EXPECTED_SIZE],
         )
         self._bias = bias.detach().to(dtype)
 
@@ -36,7 +44,7 @@ class PackedConvolution(nn.Module):
         return cls(layer.weight, layer.bias, layer.padding, dtype)
 
     def forward(self, image: Tensor) -> Tensor:
-        image = image.to(self.dtype, memory_format=torch.channels_last)
+        image = image.to(self._dtype, memory_format=torch.channels_last)
         return torch.ops.mkldnn._convolution_pointwise(
             image, self._weight, self._bias, self._padding, _ONE, _ONE, 1, "none", [], ""
         )
@@ -54,6 +62,7 @@ class PackedUpsampling(nn.Module):
     def __init__(self, layer: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
         super().__init__()
         assert layer.bias is not None  # noqa: S101  of a folded network
+        self._dtype, self._channels = dtype, layer.out_channels
         weight = layer.weight.detach().transpose(0, 1)  # (C', C, 3, 3)
         taps = ([2, 0], [1])  # of even and odd outputs, from the input's earlier row to the later
         self.phases = nn.ModuleList(
@@ -64,16 +73,22 @@ class PackedUpsampling(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         batch, _, height, width = image.shape
-        channels = self.phases[0].channels
         # Channels-last: a pixel's channels lie next to each other.
-        output = torch.empty(batch, 2 * height, 2 * width, channels, dtype=self.phases[0].dtype).permute(0, 3, 1, 2)
+        output = torch.empty(batch, 2 * height, 2 * width, self._channels, dtype=self._dtype).permute(0, 3, 1, 2)
         for number, phase in enumerate(self.phases):
             output[:, :, number // 2 :: 2, number % 2 :: 2] = phase(image)[:, :, :height, :width]
         return output
 
 
+def pack_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Module:
+    """Return the packed layer that replaces a convolution of a folded network."""
+    return (
+        PackedUpsampling(layer, dtype) if isinstance(layer, nn.ConvTranspose2d) else PackedConvolution.of(layer, dtype)
+    )
+
+
 class PackedLinear(nn.Module):
-    """A linear layer with weights for float32 and, if `half`, for bfloat16 under autocast.
+    """A linear layer with weights for float32 and, if `half`, other ones for bfloat16 under autocast.
 
     In float32, oneDNN takes half the time of the library that torch uses for unpacked layers on AMD's processors.
     """
@@ -89,11 +104,13 @@ class PackedLinear(nn.Module):
         }
 
     def forward(self, tokens: Tensor) -> Tensor:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        dtype = torch.bfloat16 if len(self._weights) > 1 and torch.is_autocast_enabled("cpu") else torch.float32
         return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], "none", [], "")
 
 
 def pack_linear_layers(network: nn.Module, half: bool) -> None:
-    """Replace a network's linear layers by packed ones. Irreversible."""
+    """Replace a network's linear layers by packed ones; `half`: with second weights in bfloat16, unless they are large.
+    Irreversible."""
     for name in [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]:
-        network.set_submodule(name, PackedLinear(cast(nn.Linear, network.get_submodule(name)), half))
+        layer = cast(nn.Linear, network.get_submodule(name))
+        network.set_submodule(name, PackedLinear(layer, half and layer.weight.numel() <= _MOST_TWICE))

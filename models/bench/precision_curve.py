@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ _POINTS = {
 _LONG_WINDOW = 20.47  # s; its 2048 frames fill the network's grid
 EXACT, AUTHORS = "exact", "authors"
 NOTE = (
-    "The separator of the paper alone, in the windows and batches of the engine; float32: the blocks that are not computed in"
+    "The separator of the paper alone, in the windows of the engine; float32: the blocks that are not computed in"
     " bfloat16. Ratio: to the authors' way in the same run, in processor time. SNR: to exact. Random weights (`paper`),"
     " with batch norms fitted to the recording, are no trained ones: for those, give the folder that `convert` makes."
 )
@@ -111,7 +112,7 @@ def measure(model: str, point: str, seconds: float, folder: Path) -> dict:
     }
 
 
-def _separator(model: str) -> UNet:
+def _separator(model: str) -> Any:
     if model != "paper":
         return checkpoints.load(model).separator
     torch.manual_seed(0)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.packed_layers import PackedConvolution, PackedUpsampling
+from models.packed_layers import pack_convolution
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
@@ -98,15 +97,17 @@ class UNet(nn.Module):
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
-        at_full_resolution = as_packed if self.packed else in_float32
+        at_full_resolution = run if self.packed else in_float32
         skips = []
         for block in self.encoder:
-            skips.append(block(image, shifts) if skips else at_full_resolution(block, (image,), shifts))
+            skips.append((run if skips else at_full_resolution)(block, (image,), shifts))
             image = F.avg_pool2d(skips[-1], 2)
         image = self.centre(image, shifts)
-        for block in self.decoder:
-            images = (image, skips.pop())
-            image = block(*images, shifts) if skips else at_full_resolution(block, images, shifts)
+        # The images of a level are let go as soon as they are joined: at full resolution they are most of the memory.
+        for up in self.decoder:
+            at_level = run if len(skips) > 1 else at_full_resolution
+            image = at_level(up, (image, skips.pop()), shifts)
+            image = at_level(up.get_submodule("block"), (image,), shifts)
         image = at_full_resolution(self.last, (image,), shifts)
         with torch.autocast(image.device.type, enabled=False):
             logits = self.logits(image.float()).squeeze(1)
@@ -117,13 +118,11 @@ class UNet(nn.Module):
 
         Irreversible: a folded network can be neither trained nor saved.
         """
-        # A list of blocks only: one of layers would keep the weights that are replaced.
         for block in [module for module in self.modules() if isinstance(module, (ConvBlock, UpBlock))]:
-            for conv, norm in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
-                if hasattr(block, conv):
-                    fused = fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm), transpose=conv == "up")
-                    setattr(block, conv, fused)
-                    setattr(block, norm, nn.Identity())
+            for name, norm_name in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
+                if hasattr(block, name):
+                    fold_norm(getattr(block, name), getattr(block, norm_name))
+                    setattr(block, norm_name, nn.Identity())
 
     def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
         """Pack the convolutions of a folded network for a CPU (`models.packed_layers`), to compute in `dtype`.
@@ -132,12 +131,10 @@ class UNet(nn.Module):
         """
         blocks = [(name, block) for name, block in self.named_modules() if isinstance(block, (ConvBlock, UpBlock))]
         for name, block in blocks:
-            kept = any(f"{name}.".startswith(f"{prefix}.") for prefix in float32)
-            for place, layer in block.named_children():
-                if isinstance(layer, nn.ConvTranspose2d):
-                    setattr(block, place, PackedUpsampling(layer, torch.float32 if kept else dtype))
-                elif isinstance(layer, nn.Conv2d):
-                    setattr(block, place, PackedConvolution.of(layer, torch.float32 if kept else dtype))
+            of_block = torch.float32 if any(f"{name}.".startswith(f"{prefix}.") for prefix in float32) else dtype
+            for layer in ("up", "conv1", "conv2"):
+                if hasattr(block, layer):
+                    setattr(block, layer, pack_convolution(getattr(block, layer), of_block))
         self.packed = True
 
     def shift_layers(self) -> list[nn.Linear]:
@@ -163,7 +160,8 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """A transposed convolution that doubles frames and bins, then a block over it and the encoder's image."""
+    """A transposed convolution that doubles frames and bins, its output beside the encoder's image; and the block over
+    both, which `UNet.predict` calls."""
 
     def __init__(self, before: int, after: int, query_size: int) -> None:
         super().__init__()
@@ -175,7 +173,7 @@ class UpBlock(nn.Module):
     def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
         image = relu_and_shift(self.norm(self.up(image)), shifts)
         image = image[:, :, : skip.shape[2], : skip.shape[3]]  # without the last row and column
-        return self.block(torch.cat([image, skip], dim=1), shifts)
+        return torch.cat([image, skip], dim=1)
 
 
 def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
@@ -184,8 +182,18 @@ def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
     return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
 
 
-def as_packed(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the block's output, in the number format of its packed convolutions."""
+@torch.no_grad()
+def fold_norm(layer: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
+    """Merge a batch norm into the convolution before it, in place: a copy of the largest weights is 150 MB."""
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  it keeps statistics
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    outputs = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    layer.weight.mul_(scale.view(outputs))
+    layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+
+
+def run(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """Return the block's output, in the number format of its packed convolutions or of autocast."""
     return block(*images, shifts)
 
 
