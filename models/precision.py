@@ -51,7 +51,7 @@ class Arithmetic:
             return
         separator.fold()
         if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32)
+            separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
 
     @contextmanager

@@ -26,7 +26,7 @@ from models.precision import Arithmetic
 from models.separation import Masking, Windows, estimates
 from models.validation.metrics import sdr
 
-# Blocks in float32, the others in bfloat16; `auto` is the first.
+# Blocks in float32, the others in bfloat16; `auto` is "full resolution".
 _POINTS = {
     "nothing": (),
     "last block": ("last",),

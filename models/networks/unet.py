@@ -137,6 +137,11 @@ class UNet(nn.Module):
                     setattr(block, layer, pack_convolution(getattr(block, layer), of_block))
         self.packed = True
 
+    @property
+    def full_resolution(self) -> tuple[str, ...]:
+        """The names of the blocks at full resolution, which determine the estimate's noise: see `in_float32`."""
+        return "encoder.0", f"decoder.{len(self.decoder) - 1}", "last"
+
     def shift_layers(self) -> list[nn.Linear]:
         """Return the linear layers of the query, in the order in which `mask` uses their outputs."""
         return [module for module in self.modules() if isinstance(module, nn.Linear)]
