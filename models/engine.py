@@ -56,8 +56,7 @@ class Engine:
         self._detector, self._separator = bundle.detector, bundle.separator
         self._arithmetic.prepare(self._detector)
         self._arithmetic.prepare(self._separator)
-        if not self._arithmetic.exact:
-            self._separator.fold()
+        self._arithmetic.accelerate(self._detector, self._separator)
         self._runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
         self._named = NamedQueries(bundle)

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 from models.errors import DeviceUnavailable
+from models.networks import Separator
+from models.networks.unet import UNet
+from models.packed_layers import pack_linear_layers
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,16 @@ class Arithmetic:
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def accelerate(self, detector: nn.Module, separator: Separator) -> None:
+        """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
+        large. Outputs change by rounding; with `exact`, not at all. Irreversible."""
+        if self.exact:
+            return
+        separator.fold()
+        if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
+            pack_linear_layers(detector, half=self.bfloat16)
 
     @contextmanager
     def float32(self) -> Iterator[None]:

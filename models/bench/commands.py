@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from models import checkpoints
-from models.bench import machine, programs, separations
+from models.bench import machine, precision_curve, programs, separations
 
-Section = Literal["machine", "separations", "programs", "files"]
+Section = Literal["machine", "separations", "precision", "programs", "files"]
 
 
 def bench(
@@ -36,15 +36,19 @@ def bench(
         Path | None, typer.Option("--output", "-o", help="A file for the JSON too.", dir_okay=False)
     ] = None,
     way: Annotated[str, typer.Option(hidden=True)] = "",
+    point: Annotated[str, typer.Option(hidden=True)] = "",
     folder: Annotated[Path, typer.Option(hidden=True)] = Path(),
 ) -> None:
     """Measure speed and peak memory on this machine.
 
-    The sections: its limits, separations beside other ways of making them, whole commands, and many short files. For
-    meaningful figures, run nothing else.
+    The sections: its limits, separations beside other ways of making them, the paper's separator with more or fewer
+    layers in float32, whole commands, and many short files. For meaningful figures, run nothing else.
     """
+    model = (weights or ["base"])[0]
+    if point:
+        typer.echo(json.dumps(precision_curve.measure(model, point, seconds, folder)))
+        return
     if way:
-        model = (weights or ["base"])[0]
         typer.echo(json.dumps(separations.measure(way, model, seconds, targets, device, folder)))
         return
     models = weights or [*checkpoints.model_names(), "paper", separations.DEMUCS]
@@ -52,6 +56,7 @@ def bench(
     measured: dict[str, Callable[[], Iterable[dict]]] = {
         "machine": lambda: [machine.measure()],
         "separations": lambda: separations.measure_all(models, lengths, targets, device),
+        "precision": lambda: precision_curve.measure_all(models, seconds),
         "programs": programs.measure_commands,
         "files": programs.measure_many_files,
     }
@@ -106,6 +111,25 @@ def _separations_table(rows: list[dict]) -> Table:
     return _table("separations", separations.NOTES, columns, cells)
 
 
+def _precision_table(rows: list[dict]) -> Table:
+    columns = "model", "float32", "window", "audio", "time", "of all cores", "ratio", "peak memory", "SNR"
+    cells = [
+        (
+            row["model"],
+            row["float32"],
+            f"{row['window']:g} s" if row["window"] else "",
+            f"{row['seconds']:g} s",
+            f"{row['took']:.1f} s",
+            f"{row['cpu']:.1f} s",
+            f"{row['ratio']:.2f}",
+            f"{row['peak_mib']:.0f} MiB",
+            "" if row["snr"] is None else f"{row['snr']:.0f} dB",
+        )
+        for row in rows
+    ]
+    return _table("precision", precision_curve.NOTE, columns, cells)
+
+
 def _programs_table(rows: list[dict]) -> Table:
     cells = [(row["program"], row["condition"], f"{row['took']:.2f} s", f"{row['cpu']:.2f} s") for row in rows]
     return _table("commands", programs.NOTE, ("command", "condition", "time", "of all cores"), cells)
@@ -121,6 +145,7 @@ def _table(title: str, note: str | None, columns: Iterable[str], rows: Iterable[
 _TABLES: dict[str, Callable[[list[dict[str, Any]]], Table]] = {
     "machine": _machine_table,
     "separations": _separations_table,
+    "precision": _precision_table,
     "programs": _programs_table,
     "files": _programs_table,
 }

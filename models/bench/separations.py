@@ -40,7 +40,7 @@ NOTES = (
     " detects the presence of targets, measures loudness, and writes the residual too. SNR: to the stems of --precision"
     " exact, all without the gate."
 )
-_RATE = 32000  # Hz, the models' own: the cost of resampling is not measured
+RATE = 32000  # Hz, the models' own: the cost of resampling is not measured
 _WINDOW_SECONDS = 10
 
 
@@ -108,11 +108,11 @@ def _separate_in_memory(way: str, separator: Any, queries: Tensor, folder: Path,
         if way == "authors":
             stem = authors_way.separate(separator, mixture.to(device), query.to(device)).cpu()
         else:
-            windows = mixture.split(_WINDOW_SECONDS * _RATE)
+            windows = mixture.split(_WINDOW_SECONDS * RATE)
             stem = torch.cat(
                 [separator(window[None].to(device), query[None].to(device))[0].cpu() for window in windows]
             )
-        with open_writer(folder / way / f"target {number}.wav", "wav", _RATE, 1) as writer:
+        with open_writer(folder / way / f"target {number}.wav", "wav", RATE, 1) as writer:
             writer.write(stem[None].numpy())
 
 
@@ -120,7 +120,7 @@ def _separate_in_memory(way: str, separator: Any, queries: Tensor, folder: Path,
 def _measure_demucs(seconds: float) -> dict:
     rate, window = 44100, _WINDOW_SECONDS * 44100
     network = torchaudio.models.hdemucs_high(["drums", "bass", "other", "vocals"]).eval()
-    mixture = torch.from_numpy(_sound(0, round(seconds * rate), rate)).expand(2, -1)
+    mixture = torch.from_numpy(sound(0, round(seconds * rate), rate)).expand(2, -1)
     network(mixture[None, :, : 2 * rate])
     began, busy = time.perf_counter(), time.process_time()
     for start in range(0, mixture.shape[1], window * 9 // 10):
@@ -140,12 +140,12 @@ def _snr(exact: Path, other: Path) -> float:
 
 
 def _write_recording(path: Path, seconds: float) -> None:
-    with open_writer(path, "wav", _RATE, 1) as writer:
-        for start in range(0, round(seconds * _RATE), _RATE):
-            writer.write(_sound(start, min(start + _RATE, round(seconds * _RATE)), _RATE))
+    with open_writer(path, "wav", RATE, 1) as writer:
+        for start in range(0, round(seconds * RATE), RATE):
+            writer.write(sound(start, min(start + RATE, round(seconds * RATE)), RATE))
 
 
-def _sound(start: int, end: int, rate: int) -> np.ndarray:
+def sound(start: int, end: int, rate: int) -> np.ndarray:
     """Return samples (1, end - start) of a sliding tone in noise: it takes as long to separate as music."""
     time_ = np.arange(start, end) / rate
     tone = 0.2 * np.sin(2 * math.pi * (300 + 20 * time_ % 3000) * time_)

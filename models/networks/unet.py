@@ -7,14 +7,14 @@ Letters in shapes: B mixtures, T samples, C channels of a level, D query, K cond
 (B, C, frames, bins).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from models.packed_layers import pack_convolution
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
@@ -60,6 +60,7 @@ class UNet(nn.Module):
         )
         self.last = ConvBlock(channels[0], channels[0], size)
         self.logits = nn.Conv2d(channels[0], 1, 1)
+        self.packed = False
 
     def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
         """Mixtures (B, T) and queries (B, D) to estimates (B, T), with the mixture's phase."""
@@ -96,17 +97,20 @@ class UNet(nn.Module):
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
+        at_full_resolution = run if self.packed else in_float32
         skips = []
         for block in self.encoder:
-            skips.append(block(image, shifts) if skips else in_float32(block, (image,), shifts))
+            skips.append((run if skips else at_full_resolution)(block, (image,), shifts))
             image = F.avg_pool2d(skips[-1], 2)
         image = self.centre(image, shifts)
-        for block in self.decoder:
-            images = (image, skips.pop())
-            image = block(*images, shifts) if skips else in_float32(block, images, shifts)
-        image = in_float32(self.last, (image,), shifts)
+        # The images of a level are let go as soon as they are joined: at full resolution they are most of the memory.
+        for up in self.decoder:
+            at_level = run if len(skips) > 1 else at_full_resolution
+            image = at_level(up, (image, skips.pop()), shifts)
+            image = at_level(up.get_submodule("block"), (image,), shifts)
+        image = at_full_resolution(self.last, (image,), shifts)
         with torch.autocast(image.device.type, enabled=False):
-            logits = self.logits(image).squeeze(1)
+            logits = self.logits(image.float()).squeeze(1)
         return F.pad(logits, (0, 1)).sigmoid()
 
     def fold(self) -> None:
@@ -114,12 +118,29 @@ class UNet(nn.Module):
 
         Irreversible: a folded network can be neither trained nor saved.
         """
-        for module in list(self.modules()):
-            for conv, norm in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
-                if isinstance(module, (ConvBlock, UpBlock)) and hasattr(module, conv):
-                    fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm), transpose=conv == "up")
-                    setattr(module, conv, fused)
-                    setattr(module, norm, nn.Identity())
+        for block in [module for module in self.modules() if isinstance(module, (ConvBlock, UpBlock))]:
+            for name, norm_name in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
+                if hasattr(block, name):
+                    fold_norm(getattr(block, name), getattr(block, norm_name))
+                    setattr(block, norm_name, nn.Identity())
+
+    def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
+        """Pack the convolutions of a folded network for a CPU (`models.packed_layers`), to compute in `dtype`.
+
+        float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Irreversible.
+        """
+        blocks = [(name, block) for name, block in self.named_modules() if isinstance(block, (ConvBlock, UpBlock))]
+        for name, block in blocks:
+            of_block = torch.float32 if any(f"{name}.".startswith(f"{prefix}.") for prefix in float32) else dtype
+            for layer in ("up", "conv1", "conv2"):
+                if hasattr(block, layer):
+                    setattr(block, layer, pack_convolution(getattr(block, layer), of_block))
+        self.packed = True
+
+    @property
+    def full_resolution(self) -> tuple[str, ...]:
+        """The names of the blocks at full resolution, which determine the estimate's noise: see `in_float32`."""
+        return "encoder.0", f"decoder.{len(self.decoder) - 1}", "last"
 
     def shift_layers(self) -> list[nn.Linear]:
         """Return the linear layers of the query, in the order in which `mask` uses their outputs."""
@@ -144,7 +165,8 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """A transposed convolution that doubles frames and bins, then a block over it and the encoder's image."""
+    """A transposed convolution that doubles frames and bins, its output beside the encoder's image; and the block over
+    both, which `UNet.predict` calls."""
 
     def __init__(self, before: int, after: int, query_size: int) -> None:
         super().__init__()
@@ -155,13 +177,29 @@ class UpBlock(nn.Module):
 
     def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
         image = relu_and_shift(self.norm(self.up(image)), shifts)
-        return self.block(torch.cat([image[:, :, :-1, :-1], skip], dim=1), shifts)
+        image = image[:, :, : skip.shape[2], : skip.shape[3]]  # without the last row and column
+        return torch.cat([image, skip], dim=1)
 
 
 def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
     """Apply ReLU and add the next shift. `image` is overwritten: at full resolution memory limits the speed."""
     shift = next(shifts).to(image.dtype)
     return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
+
+
+@torch.no_grad()
+def fold_norm(layer: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> None:
+    """Merge a batch norm into the convolution before it, in place: a copy of the largest weights is 150 MB."""
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  it keeps statistics
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    outputs = (1, -1, 1, 1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    layer.weight.mul_(scale.view(outputs))
+    layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+
+
+def run(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """Return the block's output, in the number format of its packed convolutions or of autocast."""
+    return block(*images, shifts)
 
 
 def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:

@@ -3,14 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
-from models.bench import separations, surroundings
+from models import checkpoints
+from models.bench import precision_curve, separations, surroundings
 from models.bench.commands import bench
+from models.networks import htsat
+from models.networks.unet import HyperParameters, UNet
+from models.query import PAPER_RULES
+from tests.models.test_networks import SMALL_EAR
 
 APP = typer.Typer()
 APP.command()(bench)
@@ -56,3 +63,23 @@ def test_a_quota_holds() -> None:
 def test_busy_processes_end_with_the_measurement() -> None:
     with surroundings.busy(1):
         pass
+
+
+def test_layers_in_float32_trade_speed_for_a_higher_ratio(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = htsat.HTSAT(SMALL_EAR)
+    separator = UNet(HyperParameters(query_size=16, channels=(4, 4, 8, 8, 8, 8)))
+    names = {"name": "small", "version": "1", "preset": "paper", "query": vars(PAPER_RULES)}
+    config = names | {"detector": asdict(detector.hyper), "separator": asdict(separator.hyper)}
+    checkpoints.save(checkpoints.Bundle("small", "1", detector.eval(), separator.eval(), config), tmp_path)
+    assert precision_curve.is_paper(str(tmp_path))
+    assert not precision_curve.is_paper("base")
+    rows = [
+        precision_curve.measure(str(tmp_path), json.dumps(point), 2.0, tmp_path)
+        for point in (("exact", 10.0), ("authors", 0.0), ("nothing", 10.0), ("everything", 10.0))
+    ]
+    exact, authors, nothing, everything = (row["snr"] for row in rows)
+    assert exact is None
+    assert authors > 10
+    assert 30 < nothing < everything
+    assert all(row["cpu"] > 0 and row["peak_mib"] > 100 for row in rows)

@@ -7,7 +7,7 @@ import models
 
 ROWS = (
     {"errors", "threads"},
-    {"audio", "formats", "loudness", "spectrum", "wiener", "plda", "presence"},
+    {"audio", "formats", "loudness", "packed_layers", "spectrum", "wiener", "plda", "presence"},
     {"networks", "speeds"},
     {"encoding", "labels", "matching", "options", "precision", "profiles", "query"},
     {"media", "authors", "excerpts", "detection", "detector_runner"},

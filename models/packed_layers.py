@@ -1,0 +1,116 @@
+"""Layers packed for inference on a CPU: the sums of those that they replace, in less time.
+
+A packed layer holds its weights in the number format that it computes in and in the order in which oneDNN reads them;
+an unpacked one brings them into that order at every call. Images are in channels-last layout.
+
+Letters in shapes: B images, C channels, H x W pixels.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+_ONE = [1, 1]
+# An image of this size stands for all: without one, oneDNN expects another order for 1 x 1 convolutions of many
+# channels than it chooses in the end, and a call of them takes 40 times as long.
+_EXPECTED_SIZE = [16, 16]
+# Weights that are held in bfloat16 beside float32. Above are those of the paper's last stage: over half of its weights,
+# and a sixth of its products.
+_MOST_TWICE = 1 << 22
+
+
+class PackedConvolution(nn.Module):
+    """A convolution of stride 1 with bias: (B, C, H, W) of any type to `dtype`, float32 or bfloat16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, padding: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+        self._padding = list(padding)
+        # Not registered: packed weights cannot be moved, saved or converted.
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.detach().to(dtype, memory_format=torch.contiguous_format),
+            self._padding,
+            _ONE,
+            _ONE,
+            1,
+            [1, weight.shape[1], *_EXPECTED_SIZE],
+        )
+        self._bias = bias.detach().to(dtype)
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d, dtype: torch.dtype) -> "PackedConvolution":
+        assert layer.bias is not None and not isinstance(layer.padding, str)  # noqa: S101  of a folded network
+        return cls(layer.weight, layer.bias, layer.padding, dtype)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = image.to(self._dtype, memory_format=torch.channels_last)
+        return torch.ops.mkldnn._convolution_pointwise(
+            image, self._weight, self._bias, self._padding, _ONE, _ONE, 1, "none", [], ""
+        )
+
+
+class PackedUpsampling(nn.Module):
+    """A transposed 3 x 3 convolution of stride 2 with bias, without the last row and column of its output: (B, C, H, W)
+    to (B, C', 2H, 2W).
+
+    An even row of the output sees two rows of the input, an odd one sees one, and columns alike. So it is four
+    convolutions, of 2 x 2, 2 x 1, 1 x 2 and 1 x 1, whose outputs interleave: no product is wasted, and oneDNN's own
+    primitive takes 2 to 15 times as long.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert layer.bias is not None  # noqa: S101  of a folded network
+        self._dtype, self._channels = dtype, layer.out_channels
+        weight = layer.weight.detach().transpose(0, 1)  # (C', C, 3, 3)
+        taps = ([2, 0], [1])  # of even and odd outputs, from the input's earlier row to the later
+        self.phases = nn.ModuleList(
+            PackedConvolution(weight[:, :, taps[row]][:, :, :, taps[column]], layer.bias, (1 - row, 1 - column), dtype)
+            for row in (0, 1)
+            for column in (0, 1)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        batch, _, height, width = image.shape
+        # Channels-last: a pixel's channels lie next to each other.
+        output = torch.empty(batch, 2 * height, 2 * width, self._channels, dtype=self._dtype).permute(0, 3, 1, 2)
+        for number, phase in enumerate(self.phases):
+            output[:, :, number // 2 :: 2, number % 2 :: 2] = phase(image)[:, :, :height, :width]
+        return output
+
+
+def pack_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> nn.Module:
+    """Return the packed layer that replaces a convolution of a folded network."""
+    return (
+        PackedUpsampling(layer, dtype) if isinstance(layer, nn.ConvTranspose2d) else PackedConvolution.of(layer, dtype)
+    )
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with weights for float32 and, if `half`, other ones for bfloat16 under autocast.
+
+    In float32, oneDNN takes half the time of the library that torch uses for unpacked layers on AMD's processors.
+    """
+
+    def __init__(self, layer: nn.Linear, half: bool) -> None:
+        super().__init__()
+        self._weights = {
+            dtype: (
+                torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), None),
+                None if layer.bias is None else layer.bias.detach().to(dtype),
+            )
+            for dtype in ([torch.float32, torch.bfloat16] if half else [torch.float32])
+        }
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        dtype = torch.bfloat16 if len(self._weights) > 1 and torch.is_autocast_enabled("cpu") else torch.float32
+        return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], "none", [], "")
+
+
+def pack_linear_layers(network: nn.Module, half: bool) -> None:
+    """Replace a network's linear layers by packed ones; `half`: with second weights in bfloat16, unless they are large.
+    Irreversible."""
+    for name in [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]:
+        layer = cast(nn.Linear, network.get_submodule(name))
+        network.set_submodule(name, PackedLinear(layer, half and layer.weight.numel() <= _MOST_TWICE))

@@ -1,0 +1,116 @@
+"""Packed convolutions compute what the layers that they replace do, and keep their weights once."""
+
+import copy
+from collections.abc import Collection
+
+import pytest
+import torch
+
+from models.audio import mono, resample
+from models.networks.htsat import HTSAT
+from models.networks.unet import HyperParameters, UNet
+from models.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
+from models.validation.metrics import sdr, si_sdr
+from tests.models.demo_recordings import recording
+from tests.models.test_networks import SMALL_EAR
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="packs with oneDNN")
+
+
+@pytest.fixture(scope="module")
+def mixture() -> torch.Tensor:
+    """Two seconds of a real mixture, (1, samples) at 32 kHz."""
+    loaded = recording("mixture")
+    return resample(mono(loaded.samples)[None], loaded.rate, 32000)[:, 32000:96000]
+
+
+@pytest.fixture(scope="module")
+def separator(mixture: torch.Tensor) -> UNet:
+    """The paper's architecture with fewer channels. Its norms are fitted to the mixture, as training does: its layers
+    are as loud as each other, and its mask is no constant."""
+    torch.manual_seed(0)
+    network = UNet(HyperParameters(query_size=16, channels=(8, 8, 16, 16, 32, 32)))
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        network(mixture, torch.rand(1, 16))
+    return network.eval()
+
+
+def packed(separator: UNet, dtype: torch.dtype, float32: Collection[str] = ()) -> UNet:
+    network = copy.deepcopy(separator)
+    network.fold()
+    network.pack(dtype, float32)
+    return network
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+@pytest.mark.parametrize("channels", [(3, 5), (32, 16)])
+@torch.inference_mode()
+def test_a_packed_layer_equals_the_plain_one(channels: tuple[int, int], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, channels[0], *size)
+    plain = torch.nn.Conv2d(*channels, 3, padding=1)
+    up = torch.nn.ConvTranspose2d(*channels, 3, stride=2)
+    torch.testing.assert_close(PackedConvolution.of(plain, torch.float32)(images), plain(images), rtol=0, atol=1e-5)
+    expected = up(images)[:, :, :-1, :-1]
+    torch.testing.assert_close(PackedUpsampling(up, torch.float32)(images), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_a_packed_linear_layer_computes_in_the_number_format_around_it(bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, tokens = torch.nn.Linear(48, 24, bias=bias), torch.randn(2, 5, 7, 48)
+    layer = PackedLinear(plain, half=True)
+    torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(tokens).dtype == torch.bfloat16
+        torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=0.02)
+
+
+@torch.inference_mode()
+def test_a_packed_detector_hears_the_same(mixture: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    detector = HTSAT(SMALL_EAR).eval()
+    expected = detector(mixture)
+    pack_linear_layers(detector, half=True)
+    assert not any(isinstance(module, torch.nn.Linear) for module in detector.modules())
+    torch.testing.assert_close(detector(mixture), expected, rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        sketch = detector.embed(mixture)
+    assert torch.cosine_similarity(sketch, expected.embedding).min() > 0.995
+
+
+@torch.inference_mode()
+def test_packing_in_float32_changes_rounding_only(separator: UNet, mixture: torch.Tensor) -> None:
+    queries = torch.rand(3, 16)
+    expected = separator(mixture, queries[:1])
+    network = packed(separator, torch.float32)
+    assert (network(mixture, queries[:1]) - expected).abs().max() < 1e-5
+    together = network(mixture.expand(3, -1), queries)
+    assert (together[:1] - expected).abs().max() < 1e-5, "whatever the batch"
+
+
+@torch.inference_mode()
+def test_bfloat16_is_close_and_blocks_in_float32_bring_it_closer(separator: UNet, mixture: torch.Tensor) -> None:
+    query, loaded = torch.rand(1, 16), recording("target")
+    target = resample(mono(loaded.samples)[None], loaded.rate, 32000)[:, 32000:96000]
+    expected = separator(mixture, query)
+    points = [(), ("encoder.0", "encoder.1", "decoder", "last"), ("encoder", "centre", "decoder", "last")]
+    networks = [packed(separator, torch.bfloat16, point) for point in points]
+    estimates = [network(mixture, query) for network in networks]
+    ratios = [sdr(estimate, expected).item() for estimate in estimates]
+    assert ratios[0] > 30
+    assert ratios[0] + 1 < ratios[1] < ratios[2]
+    assert ratios[2] > 90
+    assert abs(si_sdr(estimates[0], target) - si_sdr(expected, target)).max() <= 0.05
+    assert torch.equal(networks[0](mixture, query), estimates[0]), "the same bytes twice"
+
+
+def test_a_packed_network_keeps_no_second_copy_of_its_weights(separator: UNet) -> None:
+    network = packed(separator, torch.bfloat16)
+    left = {name for name, _ in network.named_parameters() if not name.startswith("bin_norm")}
+    shifts = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert left == {f"{name}.{kind}" for name in (*shifts, "logits") for kind in ("weight", "bias")}
