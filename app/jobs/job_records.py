@@ -45,6 +45,9 @@ class JobRecords:
         self._quarantine = quarantine
         self._orphans = OrphanLedger(redis)
         self._clock = server_clock(redis)
+        # The record of a running job that this process has written last: a worker, which changes it again and again,
+        # need not read it, since the compare-and-set tells whether another process has changed it.
+        self._recent: tuple[bytes, Job] | None = None
 
     def read(self, job_id: str) -> tuple[bytes, Job]:
         """Return a record as it is stored, and parsed. Raises `NotFound`, `RecordTooNew` and `RecordUnreadable`."""
@@ -64,23 +67,31 @@ class JobRecords:
 
         also: adds commands that belong to the change to its transaction.
         """
+        recent = self._recent
+        if recent is not None and recent[1].id != job_id:
+            recent = None
         while True:
-            document, job = self.read(job_id)
+            document, job = recent or self.read(job_id)
             changed = step(job)
             if changed is None or changed == job:
-                return changed
+                if recent is None:
+                    return changed
+                recent = None  # another process may have changed the record since
+                continue
             if changed.is_finished and not job.is_finished:
                 changed.expires_at = self._expiry_time(changed)
             changed.revision = job.revision + 1
             with self._redis.pipeline() as pipe:
-                self.write(pipe, changed, event, job)
+                written = self.write(pipe, changed, event, job)
                 if changed.is_finished and not job.is_finished:
                     WebhookOutbox.put(pipe, changed)
                 if also is not None:
                     also(pipe, changed)
                 if self._fair_queue.commit(job.model, pipe, [is_unchanged(job, document)]) is not None:
                     metrics.count_change(job, changed)
+                    self._recent = (written, changed.model_copy()) if changed.status == "running" else None
                     return changed
+            recent = None
 
     def change_own(
         self,
@@ -95,12 +106,13 @@ class JobRecords:
         except (NotFound, RecordUnreadable):
             return False
 
-    def write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> None:
-        """Write the record, its event, and every index that follows from its state."""
+    def write(self, pipe: Pipeline, job: Job, event: str, before: Job | None = None) -> bytes:
+        """Write the record, its event, and every index that follows from its state; return the record's document."""
         until = None
         if job.is_finished and job.expires_at is not None:
             until = int(job.expires_at + self._settings.record_retention)
-        pipe.set(record_key(job.id), job.document(), exat=until)
+        document = job.document().encode()
+        pipe.set(record_key(job.id), document, exat=until)
         events.append(pipe, job, event, before)
         if job.is_finished:
             self.leave_indices(pipe, job)
@@ -110,12 +122,13 @@ class JobRecords:
                     self._orphans.add(pipe, record_folder(job.id), until + _DROP_MARGIN)
             if job.expires_at is not None and not job.expired:
                 pipe.zadd(EXPIRY_KEY, {job.id: job.expires_at})
-            return
+            return document
         pipe.sadd(OPEN_JOBS_KEY, job.id)
         for audio_id in job.audio_ids:
             pipe.sadd(users_key(audio_id), job.id)
         if job.status == "running" and event == "state":
             self._fair_queue.leave(pipe, job, finished=False)
+        return document
 
     def leave_indices(self, pipe: Pipeline, job: Job) -> None:
         """Take a job that has finished, or is deleted, out of the queue, the open jobs and its uploads' users."""

@@ -19,6 +19,13 @@ _MOST_TAGS = 8
 _MOST_CHUNKS = 256  # of a RIFF file, before its sound
 _UNKNOWN_BYTES = 0x7FFF0000  # and more: the length of a stream, which its recorder did not know
 _TOLD_BY_TAG = 145  # bytes of an mp3's Xing tag and LAME's addition to it
+_MOST_PROBED = 6_000_000  # bytes; FFmpeg ends after 5 MB
+_PROBED_SECONDS = 3.2  # of 16-bit samples, in which FFmpeg looks for another codec: 32 packets of at most 0.1 s
+# The sync words of DTS: two byte orders of its frames in 16 and in 14 bits; of its extension alone.
+_DTS = (
+    *(b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b"\x1f\xff\xe8\x00", b"\xff\x1f\x00\xe8"),
+    b"\x64\x58\x20\x25",
+)
 _EXTENSIBLE = struct.pack("<H", 0xFFFE)  # WAVE_FORMAT_EXTENSIBLE
 _MOST_ATOMS = 256  # of an MP4, on one level
 _MOST_EDITS = 4096
@@ -67,6 +74,25 @@ def wav_seconds(path: Path, seconds: float | None) -> float | None:
             is_known = size < _UNKNOWN_BYTES or size == long_size
             return seconds * size / there if seconds is not None and is_known and 0 < there < size else None
     return None
+
+
+def wav_is_plain(path: Path) -> bool:
+    """Whether a WAV tells samples of 16 bits, and FFmpeg need not look far into them for another codec: no sync word of
+    DTS, which may follow silence, and no beginning of MPEG audio, before which zeros or a tag may stand."""
+    rate, channels = 0, 0
+    with path.open("rb") as file:
+        for name, place, _ in _riff_chunks(file):
+            file.seek(place)
+            if name == b"fmt ":
+                tag, channels, rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", file.read(16).ljust(16, b"\0"))
+                if tag not in (1, 0xFFFE) or bits != 16 or frame_bytes != 2 * channels:
+                    return False
+            elif name == b"data":
+                probed = file.read(min(int(_PROBED_SECONDS * rate * 2 * channels), _MOST_PROBED))
+                sound = probed.lstrip(b"\0")
+                is_mpeg = sound[:3] == b"ID3" or (sound[:1] == b"\xff" and sound[1:2] >= b"\xe0")
+                return bool(sound) and not is_mpeg and not any(word in sound for word in _DTS)
+    return False
 
 
 def _riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:

@@ -5,6 +5,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -267,6 +268,29 @@ def test_what_is_refused_is_named(field: Folder, name: str, words: str) -> None:
         read(field.make(name))
     if name not in ("encrypted.mp4", "drm.m4p", "no-moov.m4a") and "own-order" not in name:
         assert "Accepted are WAV" in raised.value.detail
+
+
+@pytest.mark.parametrize("silence", [0.0, 1.0])
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_dts_in_a_wav_of_16_bits_is_no_noise(field: Folder, tmp_path: Path, silence: float, is_swapped: bool) -> None:
+    """As CDs of DTS are copied: FFmpeg finds it behind a header that tells PCM."""
+    with av.open(str(field.make("dts.mkv"))) as film:
+        frames = b"".join(bytes(packet) for packet in film.demux(audio=0))
+    words = np.frombuffer(frames[: len(frames) // 2 * 2], ">u2" if is_swapped else "<u2").astype("<u2")
+    samples = bytes(round(silence * RATE) * 4) + words.tobytes()
+    (tmp_path / "a.wav").write_bytes(media_files.wav_bytes(samples, 2, RATE, 16))
+    with pytest.raises(AudioUndecodable, match="codec dts is not accepted"):
+        read(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("before", [b"", bytes(4 * RATE), b"ID3\x04\0\0\0\0\0\x16" + bytes(22)])
+def test_an_mp3_in_a_wav_of_16_bits_is_no_noise(tmp_path: Path, before: bytes) -> None:
+    media_files.write_packets(tmp_path / "a.mp3", noise(8 * RATE), RATE, "mp3", "libmp3lame")
+    with av.open(str(tmp_path / "a.mp3")) as mp3:
+        frames = b"".join(bytes(packet) for packet in mp3.demux(audio=0))
+    (tmp_path / "a.wav").write_bytes(media_files.wav_bytes(before + frames, 2, RATE, 16))
+    with MediaFile(tmp_path / "a.wav") as media:
+        assert (media.container, media.codec) == ("wav", "mp3")
 
 
 # The child process

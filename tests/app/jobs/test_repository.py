@@ -302,6 +302,27 @@ def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, jo
     assert jobs.get(job.id).status == "canceled"
 
 
+def test_a_worker_that_reports_reads_its_record_again_only_where_another_process_has_changed_it(
+    redis: Redis, jobs: JobRepository, job: Job
+) -> None:
+    def reads() -> int:
+        calls: Any = redis.info("commandstats")
+        return calls.get("cmdstat_get", {"calls": 0})["calls"]
+
+    others = JobRepository(redis, Settings())
+    others.create(job)
+    jobs.claim(job.id, "a")
+    redis.config_resetstat()
+    assert jobs.report_progress(job.id, "a", 0.25, "separating")
+    assert reads() == 1  # by the compare-and-set itself
+    others.cancel(job.id)
+    assert jobs.report_progress(job.id, "a", 0.5, "separating")
+    assert jobs.get(job.id).cancel_requested_at is not None
+    assert jobs.get(job.id).progress.ratio == 0.5 and jobs.get(job.id).revision == 5
+    others.delete(job.id)
+    assert not jobs.report_progress(job.id, "a", 0.75, "separating")
+
+
 def test_a_job_whose_worker_died_after_a_request_to_cancel_is_canceled(jobs: JobRepository, job: Job) -> None:
     jobs.create(job)
     jobs.claim(job.id, "a")
