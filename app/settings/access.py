@@ -86,6 +86,6 @@ class AccessSettings(BaseModel):
 
     # Rules beyond types
     _require_ports = field_validator("outside_ports")(rules.require_ports)
-    _require_networks = field_validator("outside_networks")(rules.require_networks)
+    _require_outside_networks = field_validator("outside_networks")(rules.require_networks)
     _require_origins = field_validator("cors_origins")(rules.require_origins)
     _require_signing_secret = field_validator("webhook_secret")(rules.require_signing_secret)

@@ -44,4 +44,4 @@ class ServerSettings(BaseModel):
 
     # Rules beyond types
     _require_own_port = field_validator("port")(rules.require_own_port)
-    _require_networks = field_validator("proxy_networks")(rules.require_networks)
+    _require_proxy_networks = field_validator("proxy_networks")(rules.require_networks)

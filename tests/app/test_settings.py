@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 from typer.testing import CliRunner
 
 from app.__main__ import cli
@@ -107,6 +109,15 @@ def start(environment: Mapping[str, str], *words: str) -> subprocess.CompletedPr
         text=True,
         timeout=120,
     )
+
+
+def test_no_part_of_the_settings_replaces_a_rule_or_a_field_of_another() -> None:
+    """Parts are base classes of one: of two that have the same name, one would be lost."""
+    parts = [part for part in Settings.__bases__ if part is not BaseSettings]
+    fields = Counter(name for part in parts for name in part.model_fields)
+    rules = Counter(name for part in parts for name in part.__pydantic_decorators__.field_validators)
+    assert not [name for name, count in (fields + rules).items() if count > 1]
+    assert rules.keys() == Settings.__pydantic_decorators__.field_validators.keys()
 
 
 @pytest.mark.parametrize("words", [("app",), ("app", "housekeeping"), ("worker",)])
