@@ -94,6 +94,8 @@ class Dependencies:
         """Close the connections and the files."""
         self.local_copies.close()
         await self.event_feed.close()
+        self.url_signer.close()
+        self.clock.close()
         await self.async_redis.aclose()
         self.redis.close()
 

@@ -101,6 +101,11 @@ class BackgroundRefresh:
         """Let the next call be due after `seconds` from now."""
         self._next = time.monotonic() + self._seconds
 
+    def close(self, seconds: float = 1.0) -> None:
+        """Start no thread any more, and wait so long for one that runs: redis-py fails where another thread closes the
+        connection that it uses."""
+        self._running.acquire(timeout=seconds)
+
     def _run(self) -> None:
         try:
             self._refresh()
@@ -133,6 +138,10 @@ class ServerClock:
         else:
             self._refresh.start_if_due()
         return time.monotonic() + distance
+
+    def close(self) -> None:
+        """Use the client no longer in the background."""
+        self._refresh.close()
 
     def _measure(self) -> float:
         start = time.monotonic()

@@ -131,7 +131,7 @@ def _wait_for_bucket(server: S3Server, process: subprocess.Popen, log: Path) -> 
 
     probe = log.with_name("probe")
     probe.write_bytes(b"1")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         try:
             httpx.get(server.endpoint, timeout=2)

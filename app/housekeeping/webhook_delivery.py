@@ -259,4 +259,6 @@ def _deliver_until(settings: Settings, stopping: threading.Event, schedule: Sche
             stopping.wait(schedule.poll_interval)
             continue
         asyncio.run(WebhookDelivery(deps, schedule).run(stopping.is_set))
+        deps.url_signer.close()
+        deps.clock.close()
         deps.redis.close()

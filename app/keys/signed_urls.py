@@ -67,6 +67,10 @@ class UrlSigner:
         self.clock()
         self.is_ready = True
 
+    def close(self) -> None:
+        """Use the client no longer in the background."""
+        self._refresh.close()
+
     def signer_for(self, owner: str) -> Sign:
         """Return a function that signs paths for this key; without an owner it returns them unchanged."""
         return lambda path: self.sign(path, owner) if owner else path
@@ -119,7 +123,7 @@ class UrlSigner:
             stored = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True) or candidate
             if stored == self._secret:
                 log.warning("Redis had lost the secret of signed URLs; it is written back")
-        if self._secret and stored != self._secret:
+        previous, self._secret = self._secret, stored
+        if previous and stored != previous:
             log.warning("another secret signs URLs from now on; those signed before are invalid")
-            self._secret_changes += 1
-        self._secret = stored
+            self._secret_changes += 1  # not before: URLs of the previous secret must not be of the new edition

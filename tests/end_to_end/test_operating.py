@@ -14,7 +14,7 @@ import pytest
 from app.settings import Settings
 from tests.app.receivers import receiver
 from tests.conftest import REPOSITORY, S3Server
-from tests.end_to_end.deployment import FAST, Deployment, eventually
+from tests.end_to_end.deployment import FAST, TIMEOUT, Deployment, eventually
 from tests.end_to_end.log_secrets import require_no_secrets
 from tests.end_to_end.recordings import noise
 from tests.end_to_end.topology import Topology, topology
@@ -185,13 +185,13 @@ def test_a_missing_bucket_is_told_and_takes_no_uploads(running: Topology) -> Non
     api = running.python("api-without-bucket", "app", port=port, store="s3://no-such-bucket/x")
     url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {running.key}"}
     eventually(lambda: running.responds(api, f"{url}/livez"))
-    ready = httpx.get(f"{url}/readyz", timeout=30)
+    ready = httpx.get(f"{url}/readyz", timeout=60)
     uploaded = httpx.post(f"{url}/v1/audio", files={"file": ("a.flac", noise(0.5))}, headers=headers, timeout=60)
     presigned = httpx.post(f"{url}/v1/audio/presign", json={"bytes": 9}, headers=headers, timeout=60)
-    for response in (ready, uploaded, presigned, httpx.get(f"{url}/readyz", timeout=30)):
+    for response in (ready, uploaded, presigned, httpx.get(f"{url}/readyz", timeout=60)):
         assert response.status_code == 503 and response.json()["detail"].startswith("The bucket"), response.text
     api.terminate()
-    api.wait(30)
+    api.wait(TIMEOUT)
 
 
 def test_the_page_of_housekeeping_tells_why_its_rounds_fail(deploy: Callable[..., Deployment]) -> None:

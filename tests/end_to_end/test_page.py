@@ -112,12 +112,12 @@ def test_every_way_of_asking_at_once(page: Page, service: str, tmp_path: Path) -
     hear(page)
     expect(page.get_by_text("Taken to mean: Electric guitar")).to_be_visible()
 
-    (job,) = httpx.get(f"{service}/v1/separations?limit=1").json()["data"]
+    (job,) = httpx.get(f"{service}/v1/separations?limit=1", timeout=60).json()["data"]
     page.get_by_role("button", name="As a request").click()
     for file in ("mixture.flac", "example.flac"):
         shutil.copy(RECORDINGS / file, tmp_path)
     assert call(page, "curl", ["bash", "-e"], tmp_path) == ""
-    (again,) = httpx.get(f"{service}/v1/separations?limit=1").json()["data"]
+    (again,) = httpx.get(f"{service}/v1/separations?limit=1", timeout=60).json()["data"]
     assert again["id"] != job["id"]
     assert [stem["name"] for stem in again["stems"]] == names
     assert (tmp_path / "stems.zip").stat().st_size > sum(stem["bytes"] for stem in again["stems"])

@@ -27,7 +27,7 @@ def test_workers_die_independently_and_stop_together(deploy: Callable[..., Deplo
     words = ("worker", "--model", str(deployment.model), "--device", "cpu", "--hand-over-after", "0.1")
     program = deployment.start(*words, "--processes", "2")
     eventually(lambda: deployment.registry.workers_by_name().get("base", 0) == 2)
-    pages = [httpx.get(f"http://127.0.0.1:{port + index}/metrics").text for index in range(2)]
+    pages = [httpx.get(f"http://127.0.0.1:{port + index}/metrics", timeout=60).text for index in range(2)]
     assert all("earmark_batch_size" in page for page in pages)
 
     long = deployment.submit(deployment.upload(seconds=300.0), [{"name": "dog", "label": "Dog"}])

@@ -141,7 +141,7 @@ def test_the_proxy_limits_the_connections_of_an_address(deployment: Topology) ->
         eventually(lambda: live(deployment.url, CLIENT).status_code == 429)
         assert_problem(live(deployment.url, CLIENT), 429, "rate_limited")
         for port in deployment.apis:
-            assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=60).status_code == 200
     eventually(lambda: live(deployment.url, CLIENT).status_code == 200)
 
 
@@ -228,15 +228,15 @@ def test_the_api_itself_refuses_what_is_not_http_with_a_problem(deployment: Topo
 
 def test_objects_that_are_gone_are_problems(deployment: Topology) -> None:
     url = Storage.open(deployment.settings).signed_url("audio/none", 60)
-    assert_problem(httpx.get(url), 404, "not_found")
+    assert_problem(httpx.get(url, timeout=60), 404, "not_found")
 
 
 def test_ranges_that_an_object_does_not_have_are_problems(deployment: Topology) -> None:
     storage = Storage.open(deployment.settings)
     storage.put("audio/short", b"fLaC")
     url = storage.signed_url("audio/short", 60)
-    assert httpx.get(url, headers={"Range": "bytes=1-2"}).content == b"La"
-    assert_problem(httpx.get(url, headers={"Range": "bytes=7-9"}), 416, "range_not_satisfiable")
+    assert httpx.get(url, headers={"Range": "bytes=1-2"}, timeout=60).content == b"La"
+    assert_problem(httpx.get(url, headers={"Range": "bytes=7-9"}, timeout=60), 416, "range_not_satisfiable")
 
 
 def test_an_api_and_a_store_that_are_away_are_problems(deployment: Topology) -> None:
@@ -246,8 +246,8 @@ def test_an_api_and_a_store_that_are_away_are_problems(deployment: Topology) -> 
     program = deployment.spawn("proxy-alone", command, programs.environment())
     url = f"http://127.0.0.1:{port}"
     eventually(lambda: deployment.responds(program, f"{url}/metrics", 404))
-    assert_problem(httpx.get(f"{url}/v1/models"), 502, "unavailable")
-    assert_problem(httpx.get(f"{url}/earmark/audio/a"), 502, "store_unavailable")
+    assert_problem(httpx.get(f"{url}/v1/models", timeout=60), 502, "unavailable")
+    assert_problem(httpx.get(f"{url}/earmark/audio/a", timeout=60), 502, "store_unavailable")
 
 
 # Pages
@@ -286,7 +286,7 @@ def test_no_log_holds_a_grant(deployment: Topology) -> None:
     storage = Storage.open(deployment.settings)
     signed = storage.signed_url("audio/none", 60)
     signature = re.findall(r"X-Amz-Signature=(\w{32,})", signed)[0]
-    assert httpx.get(signed).status_code == 404
+    assert httpx.get(signed, timeout=60).status_code == 404
     too_large = (
         f'POST /v1/audio?a="b&token={GRANT} HTTP/1.1\r\nHost: x\r\nReferer: http://x/y?token={GRANT}\r\n'
         f"X-Request-Id: order-20\r\nContent-Length: {7 << 30}\r\n\r\n"
@@ -295,13 +295,15 @@ def test_no_log_holds_a_grant(deployment: Topology) -> None:
     ((port, api),) = deployment.apis.items()
     api.kill()
     api.wait()
-    away = httpx.get(f"{deployment.url}/v1/audio/a/content?token={GRANT}", headers={"Referer": f"http://x/?{GRANT}"})
+    away = httpx.get(
+        f"{deployment.url}/v1/audio/a/content?token={GRANT}", headers={"Referer": f"http://x/?{GRANT}"}, timeout=60
+    )
     assert_problem(away, 502, "unavailable")
-    long = httpx.get(f"{deployment.url}/v1/{'a' * 1800}?pad={'b' * 400}&token={GRANT}")  # cut by nginx
+    long = httpx.get(f"{deployment.url}/v1/{'a' * 1800}?pad={'b' * 400}&token={GRANT}", timeout=60)  # cut by nginx
     assert_problem(long, 502, "unavailable")
     deployment.start_apis(port)
     eventually(lambda: deployment.responds(deployment.proxy, f"{deployment.url}/livez"))
-    assert httpx.get(f"{deployment.url}/v1/audio/a/content?token={GRANT}").status_code == 401
+    assert httpx.get(f"{deployment.url}/v1/audio/a/content?token={GRANT}", timeout=60).status_code == 401
 
     log = deployment.logs[deployment.proxy]
     eventually(lambda: log.read_text().count("Connection refused") >= 2)

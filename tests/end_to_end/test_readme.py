@@ -15,7 +15,7 @@ import soundfile
 
 from tests.end_to_end import shop
 from tests.end_to_end.conftest import Receiver
-from tests.end_to_end.deployment import eventually
+from tests.end_to_end.deployment import TIMEOUT, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_the_walk_through_with_python(service: str, folder: Path) -> None:
 def test_the_resumable_upload(service: str, folder: Path) -> None:
     script = block("python", "TusClient").replace("http://127.0.0.1:8000", service)
     audio_id = run([sys.executable, "-c", script], folder).strip()
-    audio = httpx.get(f"{service}/v1/audio/{audio_id}").raise_for_status().json()
+    audio = httpx.get(f"{service}/v1/audio/{audio_id}", timeout=60).raise_for_status().json()
     assert (audio["filename"], audio["bytes"]) == ("mixture.flac", (RECORDINGS / "mixture.flac").stat().st_size)
 
 
@@ -92,10 +92,10 @@ def test_the_integration_with_django(service: str, receiver: Receiver, tmp_path:
         stem = eventually(lambda: list((tmp_path / "media").glob("speech*.flac")))[0]
     finally:
         program.terminate()
-        program.wait(20)
+        program.wait(TIMEOUT)
         print((tmp_path / "log").read_text())
     assert soundfile.info(stem).frames == soundfile.info(RECORDINGS / "mixture.flac").frames
-    jobs = httpx.get(f"{service}/v1/separations").json()["data"]
+    jobs = httpx.get(f"{service}/v1/separations", timeout=60).json()["data"]
     assert sum(job["metadata"] == {"recording": "1"} for job in jobs) == 1, "a task that runs twice creates one job"
 
 

@@ -14,7 +14,7 @@ from tusclient.client import TusClient
 
 from app.storage import PART_BYTES
 from tests.app.conftest import wav
-from tests.end_to_end.deployment import Deployment, eventually
+from tests.end_to_end.deployment import TIMEOUT, Deployment, eventually
 from tests.ports import free_ports
 
 CHUNK = 3_000_000
@@ -33,7 +33,7 @@ class PausedFile(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         if self.tell() == self._position:
             self.is_reached.set()
-            assert self.may_go_on.wait(120)
+            assert self.may_go_on.wait(TIMEOUT)
         return super().read(size)
 
 
@@ -58,7 +58,7 @@ def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> N
 
     # Killed between two requests: the client repeats by itself what had no answer.
     file = PausedFile(content, 2 * CHUNK)
-    upload = TusClient(url).uploader(file_stream=file, chunk_size=CHUNK, retries=60, retry_delay=1)
+    upload = TusClient(url).uploader(file_stream=file, chunk_size=CHUNK, retries=round(TIMEOUT), retry_delay=1)
     failures: list[BaseException] = []
 
     def send(stop_at: int) -> None:
@@ -69,22 +69,25 @@ def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> N
 
     sender = threading.Thread(target=send, args=(3 * CHUNK,))
     sender.start()
-    assert file.is_reached.wait(120)
+    assert file.is_reached.wait(TIMEOUT)
     deployment.kill(api)
     file.may_go_on.set()
     api = deployment.start_api(port)
-    sender.join(120)
+    sender.join(TIMEOUT)
     assert not failures and not sender.is_alive() and upload.offset == 3 * CHUNK and upload.url is not None
 
     # Killed during a request: its whole pieces count.
     path = httpx.URL(upload.url).path
     head = f"PATCH {path} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: {upload.offset}\r\n"
     head += f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(content) - upload.offset}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as connection,
+        httpx.Client(timeout=TIMEOUT, headers=VERSION) as client,
+    ):
         connection.sendall(head.encode() + content[upload.offset : 3 * PART_BYTES + 1000])
 
         def whole_pieces() -> bool:
-            return httpx.head(upload.url or "", headers=VERSION).headers["upload-offset"] == str(3 * PART_BYTES)
+            return client.head(upload.url or "").headers["upload-offset"] == str(3 * PART_BYTES)
 
         eventually(whole_pieces)
         deployment.kill(api)
@@ -94,8 +97,8 @@ def test_an_upload_goes_on_after_its_api_was_killed(deployment: Deployment) -> N
     rest = TusClient("unused").uploader(file_stream=io.BytesIO(content), url=f"http://127.0.0.1:{other_port}{path}")
     assert rest.offset == 3 * PART_BYTES
     rest.upload()
-    audio = httpx.get(f"http://127.0.0.1:{other_port}{path}").raise_for_status().json()
+    audio = httpx.get(f"http://127.0.0.1:{other_port}{path}", timeout=TIMEOUT).raise_for_status().json()
     assert audio["sha256"] == hashlib.sha256(content).hexdigest()
-    stored = httpx.get(f"http://127.0.0.1:{other_port}{audio['url']}").content
+    stored = httpx.get(f"http://127.0.0.1:{other_port}{audio['url']}", timeout=TIMEOUT).content
     assert hashlib.sha256(stored).hexdigest() == audio["sha256"]
     assert deployment.storage.keys("incoming") == []

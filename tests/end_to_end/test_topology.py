@@ -81,7 +81,7 @@ def test_jobs_through_the_proxy_survive_the_death_of_an_api(deployment: Topology
             # To the store, through a presigned URL of the proxy.
             assert redirect.headers["location"].startswith(f"{deployment.url}/earmark/")
             stem_read, _ = soundfile.read(
-                io.BytesIO(httpx.get(redirect.headers["location"]).raise_for_status().content)
+                io.BytesIO(httpx.get(redirect.headers["location"], timeout=60).raise_for_status().content)
             )
             total += stem_read
         assert np.abs(total - samples / 2**15).max() < 1e-5
@@ -112,7 +112,7 @@ def test_workers_export_metrics_of_their_jobs(deployment: Topology, client: http
     job = client.post("/v1/separations", files={"mixture": content}, data={"label": "Dog"}).raise_for_status().json()
     eventually(lambda: client.get(job["url"]).json()["status"] == "succeeded")
     ports = [deployment.metrics_ports[program] for program in deployment.workers]
-    pages = [httpx.get(f"http://127.0.0.1:{port}/metrics").text for port in ports]
+    pages = [httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text for port in ports]
 
     def total(name: str) -> float:
         return sum(

@@ -48,6 +48,7 @@ class Topology:
         )
         self.redis = Redis.from_url(self.redis_url)
         self.registry = ModelRegistry(self.redis, self.settings)
+        self._client = httpx.Client(timeout=5, limits=httpx.Limits(max_keepalive_connections=0))
         self.key = ""  # an API key, without limits
         self.logs: dict[subprocess.Popen, Path] = {}
         self.apis: dict[int, subprocess.Popen] = {}  # by port
@@ -133,7 +134,7 @@ class Topology:
         """Return whether a running program responds with a status at a URL."""
         assert program.poll() is None, self.logs[program].read_text()
         try:
-            return httpx.get(url, timeout=5).status_code == status
+            return self._client.get(url).status_code == status
         except httpx.TransportError:
             return False
 
@@ -156,6 +157,7 @@ class Topology:
                     program.wait(20)
                 program.kill()
                 program.wait()
+        self._client.close()
         self.redis.close()
         logs = {log.name: log.read_text(errors="replace") for log in self.logs.values()}
         require_no_secrets(logs, {self.key, *secrets_of(self.settings)})

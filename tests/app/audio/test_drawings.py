@@ -182,7 +182,7 @@ def test_a_client_that_leaves_gives_up_its_place(folder_service: Service) -> Non
     sections, url = folder_service.deps.budgets.sections, f"/v1/audio/{folder_service.recording()['id']}/spectrogram"
     sections.take("", sections.total)
     try:
-        with socket.create_connection(folder_service.address, timeout=20) as connection:
+        with socket.create_connection(folder_service.address, timeout=60) as connection:
             connection.sendall(f"GET {url}?start=0.25&end=0.75 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             eventually(lambda: sections.waiting == 1)
         eventually(lambda: sections.waiting == 0)

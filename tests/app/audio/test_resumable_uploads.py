@@ -101,7 +101,7 @@ def test_an_interrupted_request_counts_as_far_as_it_came(service: Service) -> No
     url, came = create_upload(service, len(LARGE)), PART_BYTES + 70_000
     head = f"PATCH {url} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
     head += f"Content-Type: application/offset+octet-stream\r\nContent-Length: {len(LARGE)}\r\n\r\n"
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=60) as connection:
         connection.sendall(head.encode() + LARGE[:came])
         eventually(lambda: offset(service, url) == PART_BYTES)  # a whole piece counts while the request lasts
     eventually(lambda: offset(service, url) == came)
@@ -130,7 +130,7 @@ def test_a_request_that_comes_too_late_changes_nothing(service: Service) -> None
     audio_id = url.rpartition("/")[2]
     head = f"PATCH {url} HTTP/1.1\r\nHost: x\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
     head += "Content-Type: application/offset+octet-stream\r\nContent-Length: 9000\r\n\r\n"
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=60) as connection:
         connection.sendall(head.encode() + bytes(8999))
         eventually(lambda: deps.budgets.upload_room.used == 8999)
         assert send_bytes(service, url, 0, LARGE[: PART_BYTES + 5]).status_code == 204

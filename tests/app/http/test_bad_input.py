@@ -125,7 +125,7 @@ def test_text_with_lone_surrogates_is_refused(folder_service: Service) -> None:
 
 def exchange(service: Service, request: bytes) -> bytes:
     """Send bytes; return all that the server sends until it closes the connection."""
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=60) as connection:
         connection.sendall(request)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 

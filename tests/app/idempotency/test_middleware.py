@@ -164,14 +164,14 @@ def test_a_repetition_during_the_first_request_is_a_conflict(
 
     def create_slowly(job: Any) -> Any:
         started.set()
-        assert proceed.wait(20)
+        assert proceed.wait(200)
         return create(job)
 
     monkeypatch.setattr(folder_service.deps.jobs, "create", create_slowly)
     first: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: first.append(post(folder_service, "slow", json=request)))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(200)
     problem(post(folder_service, "slow", json=request), 409, "idempotency_in_progress")
     proceed.set()
     thread.join()

@@ -96,7 +96,7 @@ def test_raw_paths_reach_no_file(folder_service: Service) -> None:
             "/\x01",
         ),
     ):
-        with socket.create_connection(folder_service.address, timeout=5) as connection:
+        with socket.create_connection(folder_service.address, timeout=60) as connection:
             connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1"))
             answer = b""
             while chunk := connection.recv(65536):

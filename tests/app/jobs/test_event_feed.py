@@ -36,8 +36,8 @@ def test_a_job_that_is_followed_while_the_connection_is_closed_is_read(
         feed = EventFeed(settings)
         with feed.subscribe("first") as subscription:
             subscription.start(0)
-            await asyncio.wait_for(opened.wait(), 20)
-        await asyncio.wait_for(closing.wait(), 20)
+            await asyncio.wait_for(opened.wait(), 200)
+        await asyncio.wait_for(closing.wait(), 200)
         with feed.subscribe("second") as subscription:
             subscription.start(0)
             redis.xadd(events_key("second"), {"type": "state", "job": "{}"}, id="1-0")

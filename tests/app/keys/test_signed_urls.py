@@ -81,7 +81,7 @@ def test_processes_that_start_at_once_on_an_empty_server_share_a_secret(valkey: 
     start = threading.Barrier(len(signers))
 
     def sign(signer: UrlSigner) -> str:
-        start.wait(30)
+        start.wait(200)
         return signer.sign("/v1/audio/x", KEY)
 
     for _ in range(5):
@@ -101,7 +101,8 @@ def test_a_process_writes_back_the_secret_that_the_server_has_lost(redis: Redis)
         assert living.sign(url, KEY) == before
         return bool(redis.keys())
 
-    eventually(is_written_back, 20)
+    eventually(is_written_back)
+    living.close()
     assert UrlSigner(redis, Settings(), clock=lambda: 0.0).sign(url, KEY) == before
     assert living.edition == edition
 
@@ -114,7 +115,9 @@ def test_all_processes_follow_when_another_secret_was_written(redis: Redis) -> N
     redis.set("earmark:url-secret", b"n" * 32)
     after = UrlSigner(redis, Settings(), clock=lambda: 0.0).sign(url, KEY)
     assert after != before
-    eventually(lambda: all(signer.sign(url, KEY) == after for signer in living), 20)
+    eventually(lambda: all(signer.sign(url, KEY) == after for signer in living))
+    for signer in living:
+        signer.close()
     assert not editions & {signer.edition for signer in living}
     assert [signer.verify(before.partition("?token=")[2], url) for signer in living] == [None, None]
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_crash_has_its_signal_and_the_next_child_does_not_notice(run: Run, nam
 def test_a_hanging_program_is_killed_after_its_time(run: Run) -> None:
     outcome = run(HUNG, SandboxLimits(0.5, 10, 1 << 30, 0))
     assert outcome.status == "timed_out"
-    assert 0.5 <= outcome.seconds < 30
+    assert outcome.seconds >= 0.5
 
 
 def test_reading_a_pipe_without_a_writer_times_out(run: Run, tmp_path: Path) -> None:
@@ -94,9 +94,8 @@ def test_reading_a_pipe_without_a_writer_times_out(run: Run, tmp_path: Path) -> 
 
 
 def test_cpu_time_is_limited(run: Run) -> None:
-    outcome = run("while True: pass", SandboxLimits(120, 1, 1 << 30, 0))
-    assert outcome.status == "timed_out"
-    assert outcome.seconds < 100
+    outcome = run("while True: pass", SandboxLimits(600, 1, 1 << 30, 0))
+    assert (outcome.status, outcome.signal) == ("timed_out", signal.SIGXCPU)
 
 
 def test_memory_is_limited(run: Run) -> None:
@@ -267,16 +266,14 @@ def test_the_event_loop_is_not_blocked(sandbox: Sandbox, tmp_path: Path) -> None
 
 
 def test_a_cancelled_task_leaves_no_process(sandbox: Sandbox) -> None:
-    async def cancel() -> float:
-        running = asyncio.create_task(sandbox.run_async(SCRIPT, [HUNG], GENEROUS))
+    async def cancel() -> None:
+        running = asyncio.create_task(sandbox.run_async(SCRIPT, [HUNG], replace(GENEROUS, seconds=600)))
         await asyncio.sleep(0.3)
-        start = time.monotonic()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        return time.monotonic() - start
 
-    assert asyncio.run(cancel()) < GENEROUS.seconds / 2
+    asyncio.run(cancel())
     assert not zygote().children()
 
 
@@ -308,9 +305,12 @@ def _noted(note: Path) -> int:
 
 
 def _has_ended(pid: int) -> bool:
+    """Wait for the end of a process, which its new parent may not reap; return False if it does not end."""
     end = time.monotonic() + 60
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
     return True
