@@ -1,6 +1,6 @@
 """A separator's run as a model: both networks, the class embeddings and the PLDA prior, without presence."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +26,19 @@ class Assembly(NamedTuple):
 
 
 def assemble(run: Path, name: str, version: str) -> Assembly:
-    """Return a separator's run as a model."""
+    """Return a separator's run as a model.
+
+    Classes and prior are of the run's first corpus: a few sound banks play all songs that are rendered beside it.
+    """
     query_encoder, separator, setup, log = run_folder.load_separator(run)
     place = run_folder.Place.of(setup)
     rules = PAPER_RULES if setup["paper"] else BASE_RULES
-    clips = place.clips("train")
-    vectors = keep_share(place.embeddings(query_encoder, clips, rules), clips, setup["share"])
+    first = replace(place, more=())
+    clips = first.clips("train")
+    vectors = keep_share(first.embeddings(query_encoder, clips, rules), clips, setup["share"])
     made = Bundle(name, version, query_encoder, separator, config(name, version, query_encoder, setup, rules))
     made.prior = plda_fit.fit(vectors, clips) if setup["prior"] else None
-    return Assembly(made, clips, name_classes(made, vectors, clips), log)
+    return Assembly(made, place.clips("train"), name_classes(made, vectors, clips), log)
 
 
 def name_classes(bundle: Bundle, embeddings: np.ndarray, clips: Clips) -> dict[str, ClassQuery]:

@@ -17,6 +17,7 @@ from models.checkpoints import SHIPPED
 from models.corpus.decoded import load
 from models.engine import Engine
 from models.errors import QueryModelMismatch
+from models.labels import find
 from models.options import SeparationOptions
 from models.query import Query
 from models.validation import mixtures
@@ -72,7 +73,8 @@ def test_every_training_clip_is_named_with_its_licence() -> None:
     assert all(row["package"] and row["path"] and row["licence"] and row["label"] for row in rows)
     classes = {row["mid"] for row in rows}
     config = json.loads((SHIPPED / "base.json").read_text())
-    assert classes == set(config["class_embeddings"]) - set(config["predicted"])
+    only_in_songs = {find(name).mid for name in ("Accordion", "Harmonica")}
+    assert classes == (set(config["class_embeddings"]) - set(config["predicted"])) | only_in_songs
 
 
 def test_every_class_that_it_detects_is_askable_by_name(exact: Engine) -> None:
@@ -94,7 +96,7 @@ def test_every_class_that_it_detects_is_askable_by_name(exact: Engine) -> None:
         "Cough",
         "Conversation",
     ):
-        assert exact.label(name).model == "base@5"
+        assert exact.label(name).model == "base@6"
 
 
 def test_its_card_lists_every_class_with_source_and_groups() -> None:
@@ -113,7 +115,7 @@ def test_a_version_is_a_separator() -> None:
     bundle = checkpoints.load("base")
     for name, entry in sorted(bundle.separator.state_dict().items()):
         digest.update(name.encode() + entry.contiguous().numpy().tobytes())
-    assert (bundle.version, digest.hexdigest()[:16]) == ("5", "674d8d4d019ac185")
+    assert (bundle.version, digest.hexdigest()[:16]) == ("6", "2c23c4ef6a76f0e8")
 
 
 def test_a_predicted_class_takes_birds_from_a_guitar(exact: Engine) -> None:

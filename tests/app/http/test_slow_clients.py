@@ -32,7 +32,8 @@ class PatientProtocol(HttpProtocol):
 @pytest.fixture(scope="module")
 def _strict_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("strict-service")
-    settings = Settings(home=folder, redis_url=valkey.connection_url, **LIMITS | {"upload_idle": 1.0})
+    limits: dict[str, Any] = LIMITS | {"upload_idle": 1.0}
+    settings = Settings(home=folder, redis_url=valkey.connection_url, **limits)
     yield from serve(settings, folder, StrictProtocol)
 
 
