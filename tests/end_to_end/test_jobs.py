@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import soundfile
 from rq.command import send_stop_job_command
@@ -217,12 +216,10 @@ def test_a_killed_decoder_fails_only_its_job_or_target(deployment: Deployment, w
         targets.insert(0, {"name": "mine", "examples": [{"audio_id": long}]})
     job = deployment.submit(long if victim == "mixture" else short, targets)
 
-    def decoder() -> psutil.Process | None:
-        if victim == "example" and deployment.jobs.get(job.id).progress.stage != "detecting":
-            return None
-        return deployment.decoder(worker)
+    def is_meant() -> bool:
+        return victim == "mixture" or deployment.jobs.get(job.id).progress.stage == "detecting"
 
-    eventually(decoder).kill()
+    deployment.suspend_decoder([worker], is_meant).kill()
     done = deployment.wait(job)
     if victim == "mixture":
         assert done.status == "failed"
