@@ -276,7 +276,7 @@ def test_jobs_survive_a_restart_of_the_service(service: Service):
     programs = service.programs()
     assert service.client.get(urls[-1]).json()["status"] == "queued"
     assert service.stop() == 0
-    assert not [program for program in programs if program.is_running()]
+    eventually(lambda: not [program for program in programs if is_alive(program)])
     service.start()
     assert [service.wait(url)["status"] for url in urls] == ["succeeded"] * 3
 
