@@ -1,279 +1,30 @@
-"""Training: examples of detectors and separators, and the way from a corpus to a shipped model."""
+"""Runs: cached embeddings, held-out classes, and the way from a corpus to a shipped model."""
 
 import csv
 import json
 import wave
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from models import checkpoints
 from models.__main__ import main
 from models.audio import Waveform
 from models.corpus.clips import RATE, Clip, Clips
-from models.corpus.decoded import load_source
-from models.corpus.relations import ancestors, are_related, with_descendants
-from models.corpus.unlabelled import Unlabelled
+from models.corpus.relations import ancestors, with_descendants
 from models.engine import Engine
 from models.errors import LabelUnknown
-from models.evaluation.detector_under_test import DetectorUnderTest
 from models.experiments.zero_shot_training import HELD_OUT
-from models.labels import classes, find
-from models.networks import DetectorOutput
-from models.networks.htsat import HTSAT, HyperParameters
-from models.networks.unet import HyperParameters as UNetSizes
+from models.labels import find
 from models.networks.yamnet import Yamnet
 from models.runs import clip_embeddings, run_folder
-from models.spectrum import stft
-from models.training import anchors, paper, trainers
-from models.training.detector import (
-    DetectorLearner,
-    LabelTargets,
-    Lessons,
-    Teacher,
-    blend_with_reversed,
-    mask_stripes,
-    over_patches,
-)
-from models.training.mixing import UNLABELLED, Mixer
-from models.training.recipe import Recipe
+from models.training import trainers
 from models.validation import mixtures
-from models.validation.metrics import attenuation, sdr, si_sdr
-from models.validation.separation_figures import area_under_curve
 from tests.models import small_corpus
 
-DETECTOR = HyperParameters(
-    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False, level=0.08
-)
-LIKE_THE_PAPERS = HyperParameters(frames=128, runs=4, channels=8, depths=(1, 2), heads=(2, 2), window=4, level=0.08)
-UNET = UNetSizes(fft_size=256, hop=64, channels=(4, 8), query_size=16)
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def column(name: str) -> int:
-    return [label.name for label in classes()].index(name)
-
-
-# --- detectors ---
-
-
-def test_targets_hold_what_is_implied_and_leave_out_what_is_unknown() -> None:
-    labelled = [frozenset({find("Dog").mid}), frozenset({find("Bark").mid, find("Speech").mid})]
-    wanted, known = LabelTargets()(labelled, torch.device("cpu"))
-    for name, there, told in [("Dog", 1, True), ("Animal", 1, True), ("Bark", 0, False), ("Cat", 0, True)]:
-        assert (wanted[0, column(name)], known[0, column(name)]) == (there, told), name
-    assert wanted[1, [column("Bark"), column("Dog"), column("Speech"), column("Animal")]].tolist() == [1, 1, 1, 1]
-    assert known[1, column("Bark")] and not known[1, column("Conversation")]
-
-
-def test_of_a_mixture_with_an_unlabelled_part_only_its_labels_are_known() -> None:
-    wanted, known = LabelTargets()([frozenset({UNLABELLED, find("Dog").mid})], torch.device("cpu"))
-    assert wanted[0, [column("Dog"), column("Animal")]].tolist() == [1, 1]
-    assert known.sum() == wanted.sum()
-
-
-def test_unlabelled_audio_is_used_with_the_teacher_and_at_most_once_in_a_mixture(tmp_path: Path) -> None:
-    for number in range(3):
-        path = tmp_path / "more" / f"{number}.wav"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, np.random.default_rng(number).standard_normal(RATE) * 0.1, RATE)
-    more = load_source(Unlabelled(tmp_path / "more"), tmp_path / "cache", workers=1)
-    assert [clip.mids for clip in more.clips] == [()] * 3
-    joined = small_corpus.clips().join(more)
-    assert np.array_equal(joined.waveform(joined.clips[-1]), more.waveform(more.clips[-1]))
-    drawn = Mixer(joined, None, Recipe(mixtures=50, queries=0, single_source=0.0, third_source=0.5), (1024, 320, 800))
-    plan = drawn.plan(0)
-    counts = [0] * 50
-    for play, source in enumerate(plan.source_of_play):
-        counts[plan.mixture_of_source[source]] += not joined.clips[plan.clips[play]].mids
-    classes_of = drawn.classes_of(plan)
-    with_some = [UNLABELLED in mids for mids in classes_of]
-    assert 10 < sum(with_some) < 40
-    assert all(bool(count) == some for count, some in zip(counts, with_some, strict=True))
-
-
-def test_stripes_hide_stretches_of_frames_and_of_bands_and_nothing_else() -> None:
-    torch.manual_seed(0)
-    bands = torch.ones(64, 200, 64)
-    masked = mask_stripes(bands, 2, (64, 8))
-    hidden = masked == 0
-    frames, rows = hidden.all(2), hidden.all(1)
-    assert (hidden == (frames[:, :, None] | rows[:, None])).all(), "whole frames or whole bands"
-    assert frames.sum(1).max() <= 128 and rows.sum(1).max() <= 16
-    assert 30 < frames.sum(1).float().mean() < 80 and 3 < rows.sum(1).float().mean() < 10
-    assert torch.equal(mask_stripes(bands, 0, (64, 8)), bands)
-
-
-def test_blending_mixes_a_batch_with_its_reverse() -> None:
-    rows = torch.arange(4.0)[:, None]
-    assert blend_with_reversed(rows, torch.full((4, 1), 0.75)).flatten().tolist() == [0.75, 1.25, 1.75, 2.25]
-
-
-def small_batches(queries: int = 0) -> Mixer:
-    clips = small_corpus.clips()
-    recipe = Recipe(
-        mixtures=8, queries=queries, third_source=0.0, single_source=1.0, filtered=0.0, room=0.0, seconds=0.96
-    )
-    return Mixer(clips, small_corpus.embeddings(clips), recipe, (1024, 320, 800))
-
-
-def train_and_compare(learner: DetectorLearner, steps: int = 60) -> tuple[float, float]:
-    """The loss before and after."""
-    drawn = small_batches()
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3)
-    learner.train()
-    losses = []
-    for step in range(steps):
-        optimizer.zero_grad()
-        loss = learner(drawn.batch(step))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return sum(losses[:5]) / 5, sum(losses[-5:]) / 5
-
-
-@pytest.mark.parametrize("hyper", [DETECTOR, LIKE_THE_PAPERS], ids=["small", "like the paper's"])
-def test_a_detector_learns_from_clip_level_labels(hyper: HyperParameters) -> None:
-    torch.manual_seed(0)
-    learner = DetectorLearner(hyper, Lessons(mixup=0.0, stripes=0, drop_path=0.0))
-    before, after = train_and_compare(learner)
-    assert after < 0.5 * before, (before, after)
-    clips, detector = small_corpus.clips(), learner.network.eval()
-    with torch.inference_mode():
-        answers = detector(torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips])).clipwise
-    places = [find(name).index for name, _ in small_corpus.CLASSES]
-    right = answers[:, places].argmax(1) == torch.arange(4).repeat_interleave(small_corpus.GROUPS)
-    assert right.float().mean() > 0.8
-
-
-def test_a_trained_detector_hears_every_clip_at_the_level_of_its_training() -> None:
-    """Tagging, anchors, the timeline and queries give it clips as they are; its mixtures had no level of their own."""
-    torch.manual_seed(0)
-    detector = HTSAT(DETECTOR).eval()
-    clips = small_corpus.clips()
-    sounds = torch.stack([torch.from_numpy(clips.waveform(clip)) for clip in clips.clips[:3]])
-    levels = torch.tensor([0.02, 1.0, 30.0])[:, None]
-    with torch.inference_mode():
-        for part, other in zip(detector(sounds), detector(sounds * levels), strict=True):
-            torch.testing.assert_close(part, other, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(detector.embed(sounds), detector.embed(levels * sounds), rtol=1e-3, atol=1e-4)
-        # A mixture of a batch, of whatever energy, is heard as the clip of the same sound.
-        spectra = stft(sounds, 1024, 320, 800).abs() / levels[:, :, None]
-        torch.testing.assert_close(
-            detector.bands_of(detector.at_level(spectra)), detector.log_bands(sounds), rtol=1e-3, atol=1e-3
-        )
-        raw = HTSAT(replace(DETECTOR, level=None)).eval()
-        raw.load_state_dict(detector.state_dict())
-        assert not torch.allclose(raw(sounds[:1]).embedding, raw(0.02 * sounds[:1]).embedding, atol=1e-2), (
-            "the authors'"
-        )
-    tagged = DetectorUnderTest("it", detector, "cpu")
-    waveform = clips.waveform(clips.clips[0])
-    np.testing.assert_allclose(tagged.clipwise(waveform, RATE), tagged.clipwise(0.02 * waveform, RATE), atol=1e-4)
-    with pytest.raises(ValueError, match="have no level"):
-        DetectorLearner(replace(DETECTOR, level=None))
-
-
-def test_a_student_comes_nearer_to_its_teacher() -> None:
-    torch.manual_seed(0)
-    clips = small_corpus.clips()
-    detector = Yamnet(list(range(521))).eval().requires_grad_(False)
-    teacher = Teacher(detector, small_corpus.embeddings(clips)[:, 0])
-    # Nothing but the teacher is learned from: neither labels nor masks.
-    learner = DetectorLearner(DETECTOR, Lessons(labels=0.0, stripes=0, drop_path=0.0), teacher)
-    before, after = train_and_compare(learner, 40)
-    assert after < 0.8 * before, (before, after)
-    assert not any(name.startswith("teacher") for name, _ in learner.named_parameters())
-
-
-def test_patches_are_means_of_three_columns() -> None:
-    columns = torch.arange(5.0)[None, :, None]
-    assert over_patches(columns).flatten().tolist() == [1, 2, 3]
-
-
-# --- anchors, and the paper's recipe ---
-
-
-@pytest.mark.parametrize(("loud", "expected"), [((3.0, 5.0), 3.0), ((0.0, 0.5), 0.0), ((9.5, 10.0), 8.0)])
-def test_anchors_lie_where_the_curve_is_high(loud: tuple[float, float], expected: float) -> None:
-    curve = np.full(500, 0.01)
-    curve[int(loud[0] / 0.02) : int(loud[1] / 0.02)] = 1
-    start = anchors.loudest_stretch(curve, 0.02, 2 * RATE, 10 * RATE)
-    assert start / RATE == pytest.approx(expected, abs=0.75)
-    held = curve[int(start / RATE / 0.02) : int((start / RATE + 2) / 0.02)]
-    assert held.sum() == pytest.approx(curve.sum() - 0.01 * (500 - len(held)), rel=0.02), "all of the sound is in it"
-
-
-def test_anchors_are_found_once_for_a_detector_and_its_clips(tmp_path: Path) -> None:
-    from tests.models.bands import BandDetector
-
-    class Counting(BandDetector):
-        heard = 0
-
-        def forward(self, waveforms: torch.Tensor) -> DetectorOutput:
-            self.heard += 1
-            return super().forward(waveforms)
-
-    detector, clips = Counting(), small_corpus.clips()
-    found = [anchors.load(detector, clips, tmp_path, seconds) for seconds in (0.5, 0.5, 0.25)]
-    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
-    assert detector.heard == 2 and len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_flat_curve_is_cut_in_the_middle() -> None:
-    assert anchors.loudest_stretch(np.ones(500), 0.02, 2 * RATE, 10 * RATE) / RATE == pytest.approx(4, abs=0.5)
-
-
-def test_anchors_find_the_sound_that_the_detector_detects() -> None:
-    """Silence, then the tone: the band detector's curve of its class follows the sound."""
-    from tests.models.bands import BandDetector
-
-    samples = np.zeros(5 * RATE, np.int16)
-    samples[3 * RATE : 4 * RATE] = 20_000 * np.sin(2 * np.pi * 250 * np.arange(RATE) / RATE)
-    mid = classes()[0].mid
-    detector = BandDetector()
-    found = anchors.mine(detector, Clips(samples, [Clip("a", 0, 5 * RATE, (mid,), "a", "effect", {})]), 1.0)
-    assert found[0] / RATE == pytest.approx(3, abs=0.3)
-
-
-def test_pairs_have_equal_energy_and_come_from_different_classes() -> None:
-    clips = small_corpus.clips()
-    drawn = paper.PairMixer(clips, np.zeros(len(clips.clips), int), 16)
-    pairs = drawn.batch(0)
-    energy = pairs.sources.square().sum(1).unflatten(0, (-1, 2))
-    assert torch.allclose(energy[:, 0], energy[:, 1], rtol=1e-3)
-    classes_of = drawn.mixer.classes_of(drawn.mixer.plan(0))
-    assert all(len(mids) == 2 for mids in classes_of)
-    halves = torch.cat([drawn.batch(0, part, 2).sources for part in range(2)])
-    assert torch.allclose(halves, pairs.sources, atol=1e-6)
-
-
-def test_the_papers_separator_learns() -> None:
-    torch.manual_seed(0)
-
-    detector = HTSAT(DETECTOR).eval().requires_grad_(False)
-    learner = paper.PaperLearner(detector, UNET)
-    clips = small_corpus.clips()
-    batch = paper.Pairs(paper.PairMixer(clips, np.zeros(len(clips.clips), int), 2).batch(0).sources[:, :16_000])
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=3e-3, amsgrad=True)
-    losses = []
-    for _ in range(30):
-        optimizer.zero_grad()
-        loss = learner(batch)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0], losses
-    with pytest.raises(ValueError, match="queries of 8 values"):
-        paper.PaperLearner(detector, replace(UNET, query_size=8))
-
-
-# --- embeddings ---
 
 
 def test_embeddings_are_cached_for_the_same_encoder_and_the_same_clips(tmp_path: Path) -> None:
@@ -287,9 +38,6 @@ def test_embeddings_are_cached_for_the_same_encoder_and_the_same_clips(tmp_path:
     torch.nn.init.normal_(detector.stem.weight)
     clip_embeddings.load(detector, clips, tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "other clips, another ear"
-
-
-# --- runs ---
 
 
 @pytest.mark.parametrize(
@@ -479,41 +227,3 @@ def test_the_papers_recipe_ends_in_a_model_of_the_papers_kind(
     assert bundle.config["preset"] == "paper" and bundle.presence is None
     with torch.inference_mode():
         assert bundle.separator(torch.randn(1, RATE), torch.randn(1, 256)).shape == (1, RATE)
-
-
-# --- what is measured with ---
-
-
-def test_the_validation_list_is_what_it_says(shared: Path) -> None:
-    import tarfile
-
-    rows = mixtures.read()
-    assert len(rows) == 300
-    listed = {key for row in rows for key in (row.target, row.interference, row.query, row.absent)}
-    with tarfile.open(shared / "corpus" / "valid-000.tar") as tar:
-        described = {
-            member.name.split(".")[0]: json.loads(tar.extractfile(member).read())  # type: ignore[union-attr]
-            for member in tar
-            if member.name.endswith(".json") and member.name.split(".")[0] in listed
-        }
-    assert set(described) == listed
-    for row in rows:
-        target, interference, query, absent = (
-            described[key] for key in (row.target, row.interference, row.query, row.absent)
-        )
-        assert target["mids"] == query["mids"] and target["group"] != query["group"]
-        assert not are_related(target["mids"][0], interference["mids"][0])
-        assert not any(are_related(absent["mids"][0], other["mids"][0]) for other in (target, interference))
-
-
-def test_measures() -> None:
-    target, noise = torch.randn(4, 1_000), torch.randn(4, 1_000)
-    noise -= (noise * target).sum(1, keepdim=True) / target.square().sum(1, keepdim=True) * target
-    noise *= (target.square().sum(1) / noise.square().sum(1)).sqrt()[:, None]
-    estimate = target + 0.1 * noise
-    assert torch.allclose(si_sdr(estimate, target), torch.full((4,), 20.0), atol=1e-3)
-    assert torch.allclose(si_sdr(3 * estimate, target), torch.full((4,), 20.0), atol=1e-3)
-    assert torch.allclose(sdr(estimate, target), torch.full((4,), 20.0), atol=1e-3)
-    assert torch.allclose(sdr(0.5 * target, target), torch.full((4,), 6.02), atol=1e-2)
-    assert torch.allclose(attenuation(0.1 * target, target), torch.full((4,), 20.0), atol=1e-3)
-    assert area_under_curve(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([1, 1, 0, 0])) == 0.75
