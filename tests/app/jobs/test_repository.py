@@ -12,49 +12,18 @@ from redis import Redis
 from rq.job import Job as Entry
 from rq.serializers import JSONSerializer
 
-from app.errors import AlreadyFinished, AudioInUse, NotFound, QueueFull, RecordTooNew
+from app.errors import AudioInUse, NotFound, QueueFull, RecordTooNew
 from app.jobs.events import events_key
 from app.jobs.kinds import KINDS, QUERY, SEPARATION, TASK_NAMES, Kind, output_folder
-from app.jobs.lifecycle import Job, JobError, TargetState
+from app.jobs.lifecycle import Job, JobError
 from app.jobs.listing import record_key
 from app.jobs.repository import JobRepository, QueuedJob
-from app.jobs.rq_queues import queue_name
-from app.records.audio import AudioRepository, users_key
+from app.records.audio import AudioRepository
 from app.records.ids import first_id
 from app.settings import Settings
 from app.settings.units import HOUR
-from tests.app.records import new_audio, new_job
-
-
-@pytest.fixture
-def audio(redis: Redis) -> AudioRepository:
-    return AudioRepository(redis, Settings())
-
-
-@pytest.fixture
-def upload(audio: AudioRepository) -> str:
-    record = new_audio()
-    audio.create(record)
-    return record.id
-
-
-@pytest.fixture(params=list(KINDS.values()), ids=list(KINDS))
-def job(request: pytest.FixtureRequest, upload: str) -> Job:
-    """A job of each kind: they share one life cycle."""
-    return new_job(upload, kind=request.param)
-
-
-DONE = [TargetState(name="dog", status="succeeded")]
-
-
-def ready_ids(redis: Redis) -> list[bytes]:
-    found: Any = redis.lrange(f"rq:queue:{queue_name('base')}", 0, -1)
-    return found
-
-
-def read_events(redis: Redis, job: Job) -> list[tuple[bytes, str, dict]]:
-    found: Any = redis.xrange(events_key(job.id))
-    return [(name, fields[b"type"].decode(), json.loads(fields[b"job"])) for name, fields in found]
+from tests.app.jobs.steps import DONE, read_events, ready_ids
+from tests.app.records import new_job
 
 
 def test_a_job_waits_runs_and_is_published(redis: Redis, jobs: JobRepository, job: Job) -> None:
@@ -189,164 +158,6 @@ def test_output_that_is_never_published_is_in_the_orphan_ledger(redis: Redis, jo
     jobs.claim(job.id, "b")
     jobs.publish(job.id, "b", DONE, {})
     assert redis.zrange("earmark:leftovers", 0, -1) == [f"{output_folder(job.kind, job.id)}/a".encode()]
-
-
-def test_a_job_in_no_queue_is_found_and_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
-    assert JobRepository(redis, Settings(lost_after=60)).find_lost() == []
-    lost = jobs.find_lost()
-    assert [each.id for each in lost] == [job.id]
-    assert jobs.requeue(lost[0]) is not None
-    assert ready_ids(redis) == [job.id.encode()]
-    assert jobs.find_lost() == []
-
-
-def test_a_lost_job_that_changed_meanwhile_is_not_requeued(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    redis.delete(f"rq:queue:{queue_name('base')}")
-    (lost,) = jobs.find_lost()
-    assert jobs.requeue(lost) is not None  # one housekeeping process
-    assert jobs.claim(job.id, "a") is not None
-    assert jobs.requeue(lost) is None  # another, which read the same state
-    assert jobs.get(job.id).execution == "a"
-
-
-def test_a_job_that_moves_back_meanwhile_is_not_lost(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    """RQ retries it: it moves from the started registry back to the queue, which is read before the registry."""
-    jobs.create(job)
-    queue = f"rq:queue:{queue_name('base')}"
-    stop = threading.Event()
-
-    def move_back_and_forth() -> None:
-        while not stop.is_set():
-            for command in (("LREM", queue, 0, job.id), ("RPUSH", queue, job.id)):
-                with redis.pipeline() as pipe:
-                    pipe.execute_command(*command)
-                    pipe.execute_command(
-                        *("ZADD", f"rq:wip:{queue_name('base')}", time.time() + 60, f"{job.id}:e")
-                        if command[0] == "LREM"
-                        else ("ZREM", f"rq:wip:{queue_name('base')}", f"{job.id}:e")
-                    )
-                    pipe.execute()
-
-    thread = threading.Thread(target=move_back_and_forth)
-    thread.start()
-    try:
-        assert [jobs.find_lost() for _ in range(200)] == [[]] * 200
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_a_server_that_has_dropped_its_scripts_loses_nothing(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    redis.script_flush()
-    jobs.create(job)
-    redis.script_flush()
-    assert jobs.claim(job.id, "a") is not None
-    redis.script_flush()
-    assert jobs.publish(job.id, "a", DONE, {})
-    assert len(read_events(redis, job)) == 3 and jobs.fair_queue.waiting_count("base") == 0
-
-
-def test_a_job_whose_workers_keep_dying_is_given_up(
-    redis: Redis, jobs: JobRepository, job: Job, audio: AudioRepository
-) -> None:
-    jobs.create(job)
-    for execution in ("a", "b", "c"):
-        assert jobs.claim(job.id, execution)
-        redis.delete(f"rq:queue:{queue_name('base')}", f"rq:job:{job.id}")
-        for lost in jobs.find_lost():
-            jobs.requeue(lost)
-    finished = jobs.get(job.id)
-    assert finished.status == "failed" and finished.error is not None and finished.error.code == "worker_lost"
-    assert jobs.claim(job.id, "d") is None
-    assert ready_ids(redis) == [] and jobs.find_lost() == []
-    audio.delete(job.audio_ids[0])
-
-
-def test_a_job_delivered_too_often_is_given_up_by_its_claim(jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    assert [jobs.claim(job.id, execution) is not None for execution in "abcd"] == [True, True, True, False]
-    assert jobs.get(job.id).status == "failed"
-
-
-def test_released_attempts_do_not_count(jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    for number in range(9):
-        assert jobs.claim(job.id, f"e{number}")
-        assert jobs.release(job.id, f"e{number}")
-    waiting = jobs.get(job.id)
-    assert (waiting.status, waiting.attempts, jobs.fair_queue.position(waiting)) == ("queued", 0, 1)
-
-
-def test_a_waiting_job_is_canceled_at_once(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    assert jobs.cancel(job.id).status == "canceled"
-    assert ready_ids(redis) == [] and redis.keys(f"rq:job:{job.id}") == []
-    assert jobs.claim(job.id, "a") is None
-    assert [target.status for target in jobs.get(job.id).targets] == ["canceled"]
-    with pytest.raises(AlreadyFinished):
-        jobs.cancel(job.id)
-
-
-def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    jobs.claim(job.id, "a")
-    assert not jobs.confirm_cancel(job.id, "a")
-    canceling = jobs.cancel(job.id)
-    assert canceling.status == "running" and canceling.cancel_requested_at is not None
-    assert jobs.cancel(job.id).cancel_requested_at == canceling.cancel_requested_at
-    assert jobs.should_stop(job.id, "a")
-    assert jobs.confirm_cancel(job.id, "a")
-    assert jobs.get(job.id).status == "canceled"
-
-
-def test_a_worker_that_reports_reads_its_record_again_only_where_another_process_has_changed_it(
-    redis: Redis, jobs: JobRepository, job: Job
-) -> None:
-    def reads() -> int:
-        calls: Any = redis.info("commandstats")
-        return calls.get("cmdstat_get", {"calls": 0})["calls"]
-
-    others = JobRepository(redis, Settings())
-    others.create(job)
-    jobs.claim(job.id, "a")
-    redis.config_resetstat()
-    assert jobs.report_progress(job.id, "a", 0.25, "separating")
-    assert reads() == 1  # by the compare-and-set itself
-    others.cancel(job.id)
-    assert jobs.report_progress(job.id, "a", 0.5, "separating")
-    assert jobs.get(job.id).cancel_requested_at is not None
-    assert jobs.get(job.id).progress.ratio == 0.5 and jobs.get(job.id).revision == 5
-    others.delete(job.id)
-    assert not jobs.report_progress(job.id, "a", 0.75, "separating")
-
-
-def test_a_job_whose_worker_died_after_a_request_to_cancel_is_canceled(jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    jobs.claim(job.id, "a")
-    jobs.cancel(job.id)
-    assert jobs.claim(job.id, "b") is None
-    assert jobs.get(job.id).status == "canceled"
-
-
-def test_a_deleted_job_cannot_be_published_and_leaves_no_index(redis: Redis, jobs: JobRepository, job: Job) -> None:
-    jobs.create(job)
-    jobs.claim(job.id, "a")
-    jobs.delete(job.id)
-    assert jobs.should_stop(job.id, "a")
-    assert not jobs.publish(job.id, "a", DONE, {})
-    with pytest.raises(NotFound):
-        jobs.get(job.id)
-    assert redis.exists(users_key(job.audio_ids[0])) == 0
-    keys: Any = redis.keys("earmark:job*")
-    assert keys == [events_key(job.id).encode()]  # tells subscribers that the job was deleted
-    assert 0 < redis.ttl(keys[0]) <= 60
-    last: Any = redis.xrange(keys[0])
-    assert [fields for _, fields in last] == [{b"type": b"deleted"}]
-    # The worker may write after the deletion: the prefix stays in the ledger.
-    assert output_folder(job.kind, job.id).encode() in redis.zrange("earmark:leftovers", 0, -1)
 
 
 def test_a_full_queue_refuses_new_jobs(redis: Redis, jobs: JobRepository, upload: str) -> None:
