@@ -166,10 +166,9 @@ def test_a_probe_is_fast_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "temporary").mkdir()
     media_files.write_sound(tmp_path / "a.wav", noise(44100), 44100, "PCM_16")
     probe(tmp_path / "a.wav")  # starts the zygote
-    fastest = 60.0
-    for _ in range(3):
-        start = children_cpu_seconds()
+    # Many: the system counts in hundredths of a second, and one takes about that.
+    count, start = 20, children_cpu_seconds()
+    for _ in range(count):
         probe(tmp_path / "a.wav")
-        fastest = min(fastest, children_cpu_seconds() - start)
-    assert 0 < fastest < 0.1
+    assert 0 < (children_cpu_seconds() - start) / count < 0.1
     assert not list((tmp_path / "temporary").iterdir())
