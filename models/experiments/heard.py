@@ -24,7 +24,7 @@ from models.corpus.reserved import reserved_groups
 from models.evaluation.bootstrap import TwoLevel
 from models.evaluation.commands import Cache, Corpus, console, progress_console
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.rendering import Mix, mix_sources, random_start
+from models.evaluation.rendering import Mix, Sounds, mix_sources, random_start
 from models.evaluation.summaries import table_of, with_interval
 from models.labels import find
 from models.training.recipe import LASTING
@@ -57,7 +57,7 @@ class Drawing:
     """Draws the cases of a scene from clips: classes evenly, then groups."""
 
     def __init__(self, clips: Clips, seed: int) -> None:
-        self._clips, self._random = clips, np.random.default_rng(seed)
+        self._sounds, self._random = Sounds(clips), np.random.default_rng(seed)
         self._groups: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
         for clip in clips.clips:
             if clip.mids and clip.frames >= LEAST_SECONDS * RATE:
@@ -85,15 +85,11 @@ class Drawing:
         sounds = [self._segment(clip) for clip in (target, other)]
         if min(np.square(sound).sum() for sound in sounds) < 1e-3:
             return None
-        return Case(target.label, target.group, mix_sources(*sounds), self._clips.waveform(example))
+        return Case(target.label, target.group, mix_sources(*sounds), self._sounds.waveform(example.key))
 
     def _segment(self, clip: Clip) -> np.ndarray:
-        whole = self._clips.waveform(clip)
-        start = random_start(whole, SAMPLES, self._random)
-        sound = np.zeros(SAMPLES, np.float32)
-        taken = whole[max(0, start) : start + SAMPLES]
-        sound[max(0, -start) :][: len(taken)] = taken
-        return sound
+        start = random_start(self._sounds.waveform(clip.key), SAMPLES, self._random)
+        return self._sounds.segment(clip.key, start, SAMPLES)
 
     def _clip(self, mid: str, apart_from: str | None = None) -> Clip:
         groups = [clips for name, clips in self._groups[mid].items() if name != apart_from]
