@@ -20,16 +20,23 @@ from models.many.decoded import DecodedAhead
 from models.many.inputs import find
 from models.own_recordings import open_recording
 
+def say(word):
+    os.write(1, f"{word}\\n".encode())  # whole lines: two processes write to one pipe
+
+def wait():
+    while True:
+        time.sleep(0.05)  # a signal just before a sleep is handled after it only
+
 def one(path, near):
     with open_recording(path, near=near) as recording:
-        print(recording.path, flush=True)
-        time.sleep(600)
+        say(recording.path)
+        wait()
 
 def many(path, near):
     with DecodedAhead(find([str(path)], near), near).running() as ahead:
         for _, recording in ahead:
-            print(recording.path, flush=True)
-        time.sleep(600)
+            say(recording.path)
+        wait()
 
 for line in sys.stdin:
     command, path, near, ignored = line.split()
@@ -44,9 +51,9 @@ for line in sys.stdin:
             {"one": one, "many": many}[command](Path(path), Path(near))
         finally:
             os._exit(1)
-    print(child, flush=True)
+    say(child)
     os.waitpid(child, 0)
-    print("ended", flush=True)
+    say("ended")
 """
 
 Start = Callable[..., tuple[int, Path]]

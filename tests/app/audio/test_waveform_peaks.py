@@ -123,15 +123,17 @@ def test_a_recording_of_hidden_length_is_decoded_up_to_the_limit(tmp_path: Path,
 
 
 def test_a_recording_without_an_end_costs_no_more_than_one_of_the_longest_duration(tmp_path: Path) -> None:
-    """Measured as CPU time of the child: twenty times the limit takes about as long as the limit itself."""
+    """Measured as CPU time of children: twenty times the limit takes about as long as the limit itself."""
     seconds = {}
+    repeats = 10  # one takes about two of the hundredths of a second that the system counts in
     for name, duration in (("legal", 60), ("endless", 1200)):
         media_files.write_flac_silence(tmp_path / name, duration, rate=8000, hide_length=True)
         start = children_cpu_seconds()
-        with suppress(AudioTooLong):
-            compute(tmp_path / name, Settings(recording_seconds=60))
+        for _ in range(repeats):
+            with suppress(AudioTooLong):
+                compute(tmp_path / name, Settings(recording_seconds=60))
         seconds[name] = children_cpu_seconds() - start
-    assert seconds["endless"] < 2 * seconds["legal"]
+    assert 0 < seconds["endless"] < 2 * seconds["legal"]
 
 
 def test_a_recording_that_takes_too_long_to_decode_is_refused(tmp_path: Path) -> None:
