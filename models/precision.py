@@ -33,8 +33,12 @@ class Arithmetic:
         """device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1". Raises DeviceUnavailable."""
         if precision not in ("auto", "exact"):
             raise ValueError(f"precision must be 'auto' or 'exact', not {precision!r}")
-        chosen = _device(device)
-        return cls(chosen, precision == "auto" and _has_bfloat16(chosen.type), precision == "exact")
+        return cls.on(_device(device), precision)
+
+    @classmethod
+    def on(cls, device: torch.device, precision: Precision = "auto") -> "Arithmetic":
+        """Arithmetic on a device that exists."""
+        return cls(device, precision == "auto" and has_bfloat16(device.type), precision == "exact")
 
     def prepare(self, network: nn.Module) -> None:
         """Move a network to the device, in the memory layout that is fastest for its convolutions."""
@@ -93,14 +97,14 @@ def _device(name: str) -> torch.device:
 
 
 @cache
-def _has_bfloat16(kind: str) -> bool:
+def has_bfloat16(kind: str) -> bool:
     """Return whether the hardware multiplies bfloat16; elsewhere it is emulated, and slower than float32."""
     if kind == "cuda":
         there = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         there = kind == "cpu" and torch.backends.mkldnn.is_available() and _cpu_has_bfloat16()
     if not there:
-        logger.warning("this %s has no bfloat16: computing masks in float32", kind)
+        logger.warning("this %s has no bfloat16: computing in float32", kind)
     return there
 
 

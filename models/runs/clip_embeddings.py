@@ -13,7 +13,7 @@ from models.corpus.augmentation import SPEEDS, equalise, filter_points, play
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
 from models.networks import Detector
-from models.precision import device_of
+from models.precision import Arithmetic, device_of
 from models.query import BASE_RULES, QueryRules, cut
 
 VERSIONS = 4  # of each clip: unchanged, and augmented
@@ -84,8 +84,7 @@ def keep_share(embeddings: np.ndarray, clips: Clips, share: float) -> np.ndarray
 def _embed_waiting(query_encoder: Detector, waiting: list[tuple[int, int, Tensor]], embeddings: np.ndarray) -> None:
     batch = torch.cat([windows for _, _, windows in waiting])
     device = device_of(query_encoder)  # pyright: ignore[reportArgumentType]  encoders are modules
-    # On processors depthwise convolutions in bfloat16 take twelve times as long as in float32.
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+    with torch.inference_mode(), Arithmetic.on(device).masks():
         vectors = torch.cat([query_encoder.embed(part.to(device)).float().cpu() for part in batch.split(BATCH)]).numpy()
     place = 0
     for index, version, windows in waiting:

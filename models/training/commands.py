@@ -36,7 +36,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch", help="Mixtures in a ba
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="The peak; warmed up, then decayed to zero.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Devices = Annotated[int, typer.Option(help="Processes: a GPU each. Or start this command with torchrun.", min=1)]
-Precision = Annotated[str, typer.Option(help="bf16-mixed or 32-true.")]
+Precision = Annotated[str, typer.Option(help="auto, bf16-mixed, 32-true.")]
 Seed = Annotated[int, typer.Option(help="Of batches, masks and first weights.")]
 
 
@@ -61,7 +61,7 @@ def train_detector(
     learning_rate: Rate = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
-    precision: Precision = "bf16-mixed",
+    precision: Precision = trainers.AUTO,
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
@@ -130,7 +130,7 @@ def train_separator(
     ] = "",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
-    precision: Precision = "bf16-mixed",
+    precision: Precision = trainers.AUTO,
     seed: Seed = 0,
 ) -> None:
     """Train a separator on mixtures of labelled clips, with examples as queries."""

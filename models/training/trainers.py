@@ -22,6 +22,7 @@ from models.corpus.unlabelled import Unlabelled
 from models.errors import CorpusInvalid, SilentQuery
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
+from models.precision import has_bfloat16
 from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.runs import plda_fit, teacher
 from models.runs.clip_embeddings import keep_share, sounding, weights_digest
@@ -47,17 +48,29 @@ from models.validation.separation_figures import figures, queries_of, summary
 
 DEVICE_SHARE = 0.6  # largest share of a GPU's free memory for the corpus
 STATISTICS = 100_000  # most clips of which the mean and the deviation of queries are taken
+AUTO = "auto"
 COURSE = ("seed", "learning_rate", "precision")
 WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The hardware of a run. devices: number of processes, one for each GPU or, on a CPU, sharing its cores."""
+    """The hardware of a run. devices: number of processes, one for each GPU or, on a CPU, sharing its cores.
+
+    precision: of Fabric; "auto" is that of the run where it goes on, else bfloat16 if the hardware multiplies it.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
-    precision: str = "bf16-mixed"
+    precision: str = AUTO
+
+    def for_run(self, run: Path) -> "Machine":
+        """Return the machine with the precision that a run has, or is to have."""
+        if self.precision != AUTO:
+            return self
+        begun = read_setup(run).get("precision") if (run / SETUP).exists() else None
+        kind = "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+        return replace(self, precision=begun or ("bf16-mixed" if has_bfloat16(kind) else "32-true"))
 
     def fabric(self) -> Fabric:
         """Launch Fabric: after this call there are `devices` processes (or those of torchrun)."""
@@ -114,6 +127,7 @@ def train_detector(
     run: Path, setup: DetectorSetup, schedule: Schedule, machine: Machine, report: Report, advance: Advance
 ) -> Loop:
     """Train a detector in a run's folder, or resume the run."""
+    machine = machine.for_run(run)
     fabric = machine.fabric()
     _write(run, {"kind": "detector", **_plain(setup), **_course(schedule, machine)}, fabric)
     torch.manual_seed(schedule.seed)
@@ -145,6 +159,7 @@ def train_separator(
 ) -> Loop:
     """Train a separator in a run's folder, or resume the run. Raises ValueError if its query encoder was trained on
     held-out classes."""
+    machine = machine.for_run(run)
     fabric = machine.fabric()
     query_encoder = load_query_encoder(setup.query_encoder, setup.place.held_out, setup.query)
     if setup.paper and not isinstance(query_encoder, HTSAT):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.plda import PLDAPrior
-from models.precision import device_of
+from models.precision import Arithmetic, device_of
 from models.query import BASE_RULES, Embedder, QueryRules, embed
 from models.validation.metrics import attenuation, sdr, si_sdr
 from models.validation.mixtures import Mixture
@@ -30,9 +30,9 @@ def queries_of(
 
 @torch.inference_mode()
 def estimate_targets(separator: Any, rows: list[Mixture], queries: Tensor) -> Tensor:
-    """Return estimates (N, samples) on the CPU, for one query (N, D) of each row, in bfloat16 as in the service."""
+    """Return estimates (N, samples) on the CPU, for one query (N, D) of each row, computed as the service does."""
     mixtures, device = stack(rows, "mixture"), device_of(separator)
-    with torch.autocast(device.type, torch.bfloat16):
+    with Arithmetic.on(device).masks():
         pairs = zip(mixtures.split(BATCH), queries.split(BATCH), strict=True)
         return torch.cat(
             [separator(some.to(device), query_batch.to(device)).float().cpu() for some, query_batch in pairs]
