@@ -43,8 +43,11 @@ _POLL_SECONDS = 0.05
 # Reads after the child has ended: enough for a full pipe. A pipe that still fills belongs to a process that left the
 # child's session.
 _MAX_DRAIN_READS = 64
-# To fork a child: the zygote may die before it reads the request, and be found dead only when the next is sent.
+# Children that are forked for one call while the zygote dies, which ends them: for lack of memory, or with a signal to
+# all processes of a service. That it is dead may be found only when the next request is sent.
 _TRIES = 3
+# In which a zygote that runs ends a child, or itself, however busy the machine is.
+_STUCK_SECONDS = 60.0
 
 _Interruption = Literal["timed_out", "cancelled", "flooded"]
 
@@ -90,11 +93,13 @@ class Outcome:
 class Sandbox:
     """Children of one zygote, which starts when it is needed, and again after its death. May be shared by threads.
 
-    modules: what the zygote imports, so that no child needs to.
+    modules: what the zygote imports, so that no child needs to. stuck_seconds: after which a zygote that does not end a
+    child, such as a suspended one, is killed.
     """
 
-    def __init__(self, *modules: str) -> None:
+    def __init__(self, *modules: str, stuck_seconds: float = _STUCK_SECONDS) -> None:
         self._modules = modules
+        self._stuck_seconds = stuck_seconds
         self._lock = threading.Lock()
         self._zygote: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -112,7 +117,8 @@ class Sandbox:
 
         Blocks. The child's exit status is what `main` returns. It gets none of our environment variables and none of
         our open files, and works in `folder`, by default an empty one that is deleted afterwards. `cancelled` is called
-        20 times a second; when it returns true, the child is killed. Raises OSError only if no process can be started.
+        20 times a second; when it returns true, the child is killed. A child whose zygote has died is run again. Raises
+        OSError only if no process can be started, or the zygote dies again and again.
         """
         if folder is None:
             with tempfile.TemporaryDirectory(prefix="earmark-child-") as private:
@@ -125,12 +131,12 @@ class Sandbox:
             }
         ).encode()
         for _ in range(_TRIES):
-            with _Child(limits.output_bytes) as child:
+            with _Child(limits.output_bytes, self._stuck_seconds) as child:
                 self._fork(request, child)
                 interruption = child.wait(start + limits.seconds, cancelled)
             if child.returncode is not None or interruption is not None:
                 return child.outcome(interruption, time.monotonic() - start)
-        raise OSError(errno.ECHILD, "the sandbox's zygote dies before it has forked a child")
+        raise OSError(errno.ECHILD, "the sandbox's zygote dies before its child has ended")
 
     async def run_async(
         self, module: str, arguments: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None
@@ -167,7 +173,9 @@ class Sandbox:
         """Let the zygote fork a child, which `child` notices if it dies before. Raises OSError."""
         with self._lock:
             try:
-                socket.send_fds(self._start_zygote(), [request], child.their_descriptors())
+                control = self._start_zygote()
+                child.zygote = self._zygote
+                socket.send_fds(control, [request], child.their_descriptors())
             except (BrokenPipeError, ConnectionResetError):
                 self._end_zygote()
 
@@ -194,23 +202,29 @@ class Sandbox:
         if self._control is not None:
             self._control.close()
         if self._zygote is not None:
-            self._zygote.wait()
+            try:
+                self._zygote.wait(self._stuck_seconds)
+            except subprocess.TimeoutExpired:
+                self._zygote.kill()
+                self._zygote.wait()
         self._control = self._zygote = None
         atexit.unregister(self.close)
 
 
 class _Child:
     """A child from its caller's side: the link to its zygote, and its output, of which only the first `max_bytes` are
-    kept. A context manager that kills the child and waits for its end.
+    kept. A context manager that kills the child and waits for its end, at most `stuck_seconds` for its zygote.
 
-    returncode: as in `subprocess`; None if no child was forked, and until it has ended.
+    returncode: as in `subprocess`; None until it has ended, and if its zygote has died.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, stuck_seconds: float) -> None:
         self.returncode: int | None = None
+        self.zygote: subprocess.Popen[bytes] | None = None
         self._output, self._errors = bytearray(), bytearray()
         self._max_bytes = max_bytes
-        self._flooded = self._has_ended = self._was_forked = False
+        self._stuck_seconds = stuck_seconds
+        self._flooded = self._has_ended = False
         with ExitStack() as opened:
             self._selector = opened.enter_context(selectors.DefaultSelector())
             self._link, link = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -277,17 +291,14 @@ class _Child:
         return has_read
 
     def _receive(self) -> None:
-        """Receive a message of the zygote, or the end of the link. Raises OSError if it cannot fork."""
+        """Receive how the child has ended, or nothing: its zygote has died, and it with it. Raises OSError if the
+        zygote could not fork, and TimeoutError."""
         message: dict[str, int] = json.loads(self._link.recv(MAX_MESSAGE_BYTES) or "{}")
-        self._was_forked |= "pid" in message
-        if "pid" in message:
-            return
         self._has_ended = True
         self._selector.unregister(self._link)
         if "errno" in message:
             raise OSError(message["errno"], f"the sandbox cannot fork: {os.strerror(message['errno'])}")
-        if self._was_forked:  # without a message the zygote has died, and its children with it
-            self.returncode = message.get("returncode", -signal.SIGKILL)
+        self.returncode = message.get("returncode")
 
     def __enter__(self) -> _Child:
         return self
@@ -299,8 +310,13 @@ class _Child:
             self._close_theirs()
             with suppress(OSError):  # the zygote has closed its end
                 self._link.shutdown(socket.SHUT_WR)
+            self._link.settimeout(self._stuck_seconds)
             while not self._has_ended:
-                self._receive()
+                try:
+                    self._receive()
+                except TimeoutError:
+                    if self.zygote is not None:
+                        self.zygote.kill()
             for _ in range(_MAX_DRAIN_READS):
                 if not self._read(0):
                     break

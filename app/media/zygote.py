@@ -5,8 +5,8 @@ is closed. It has one thread and never opens a client's file, so that no child s
 takes milliseconds; a new interpreter with its decoders takes a third of a second.
 
 A request is a JSON object with three descriptors: the caller's link, and the child's stdout and stderr. Over the link
-the zygote sends {"pid": N}, or {"errno": N} if it cannot fork, and {"returncode": N} (negative: a signal) once the
-child has ended. When the caller shuts its end of the link down, or dies, the child is killed. Linux only.
+the zygote sends {"returncode": N} (negative: a signal) once the child has ended, or {"errno": N} if it cannot fork.
+When the caller shuts its end of the link down, or dies, the child is killed. Linux only.
 """
 
 from __future__ import annotations
@@ -76,7 +76,6 @@ class Zygote:
             if pid == 0:
                 self._become_child(message, descriptors[1:])
             self._links[pid] = link
-            _send(link, {"pid": pid})
         for stream in descriptors[1:]:
             os.close(stream)
         return True

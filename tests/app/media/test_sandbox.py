@@ -189,17 +189,51 @@ def test_the_childs_own_children_are_killed(run: Run) -> None:
     assert _has_ended(int(outcome.output))
 
 
-def test_a_killed_zygote_ends_its_child_and_the_next_one_has_a_new_zygote(run: Run, tmp_path: Path) -> None:
+def test_a_killed_zygote_ends_its_child_which_a_new_one_runs_again(run: Run, tmp_path: Path) -> None:
     note = tmp_path / "pid"
+    again = f"import pathlib; print('again') if pathlib.Path({str(note)!r}).exists() else exec({_noting(note)!r})"
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(run, _noting(note))
+        running = threads.submit(run, again)
         child = _noted(note)
         first = zygote()
         first.kill()
-        assert (running.result().status, running.result().signal) == ("crashed", signal.SIGKILL)
+        assert (running.result().status, running.result().output) == ("exited", b"again\n")
     assert _has_ended(child)
-    assert run("print('done')").is_success
     assert zygote().pid != first.pid
+
+
+def test_a_child_whose_zygotes_die_is_an_error_of_this_machine(run: Run, tmp_path: Path) -> None:
+    text = (
+        f"import os, signal; open({str(tmp_path / 'tries')!r}, 'a').write('x'); os.kill(os.getppid(), signal.SIGKILL)"
+    )
+    with pytest.raises(OSError, match="zygote"):
+        run(f"{text}; {HUNG}")
+    assert 1 < (tmp_path / "tries").stat().st_size < 10
+    assert run("print('done')").is_success
+
+
+def test_a_zygote_that_does_not_end_a_child_is_killed(tmp_path: Path) -> None:
+    note, stop = tmp_path / "pid", threading.Event()
+    with closing(Sandbox(SCRIPT, stuck_seconds=0.5)) as sandbox, ThreadPoolExecutor(1) as threads:
+        running = threads.submit(sandbox.run, SCRIPT, [_noting(note)], GENEROUS, cancelled=stop.is_set)
+        child = _noted(note)
+        zygote = psutil.Process(child).parent()
+        assert zygote is not None
+        zygote.suspend()
+        assert sandbox.run(SCRIPT, [HUNG], replace(GENEROUS, seconds=0.0)).status == "timed_out"
+        stop.set()
+        assert running.result().status == "cancelled"
+        assert _has_ended(child) and _has_ended(zygote.pid)
+        assert sandbox.run(SCRIPT, ["print('done')"], GENEROUS).is_success
+
+
+def test_a_suspended_zygote_does_not_outlive_its_sandbox() -> None:
+    sandbox, before = Sandbox(stuck_seconds=0.2), set(psutil.Process().children())
+    sandbox.start()
+    [zygote] = set(psutil.Process().children()) - before
+    zygote.suspend()
+    sandbox.close()
+    assert not zygote.is_running()
 
 
 def test_a_zygote_that_has_died_unnoticed_is_replaced(run: Run) -> None:
