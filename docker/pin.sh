@@ -1,6 +1,7 @@
 #!/bin/sh
 # Pins the images that compose, the Dockerfiles and Kubernetes name by tag to the digests that the tags have now, in place.
-# `make pin` runs it. Our own images, whose tag is a variable in compose, are left as they are. References that have a digest get the present one. Needs docker with buildx, and the registries.
+# `make pin` runs it. Our own images, whose tag is a variable in compose, are left as they are. References that have a
+# digest get the present one. Needs docker with buildx, and the registries.
 set -eu
 cd "$(dirname "$0")/.."
 

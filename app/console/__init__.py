@@ -1,1 +1,1 @@
-"""What the commands of operators share: the deployment that they open, and how they end when it does not answer."""
+"""Common parts of operators' commands: opening the deployment, and the exit if it does not answer."""

@@ -1,6 +1,6 @@
 """The deployment that a command of an operator works on: its settings and its Redis.
 
-What may go wrong is told in a sentence, and the command exits with 1; a traceback is for defects.
+An expected error is printed as a sentence, and the command exits with 1; a traceback is for defects.
 """
 
 from collections.abc import Iterator

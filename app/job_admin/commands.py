@@ -114,7 +114,7 @@ def _key(jobs: AllJobs, job: Job) -> str:
 
 
 def _rows(jobs: AllJobs, job: Job) -> Iterator[tuple[str, str]]:
-    """Yield names and values of what a job's record tells, without what is not there."""
+    """Yield the names and values of the properties that a job's record has."""
     yield "id", job.id
     yield "status", f"{job.status}, its output has expired" if job.expired else job.status
     if position := jobs.position(job):

@@ -57,7 +57,7 @@ class UrlSigner:
 
     @property
     def edition(self) -> tuple[float, int]:
-        """What newly signed URLs depend on beside their paths: while it is the same, so are they."""
+        """Edition of newly signed URLs, by period and secret: a path has the same URL while it is the same."""
         self._get_secret()
         return self.clock() // self._period, self._secret_changes
 

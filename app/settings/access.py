@@ -1,4 +1,4 @@
-"""Outbound requests, API keys, signed URLs, `Idempotency-Key`, CORS and webhooks."""
+"""Settings of access: outbound requests, API keys, signed URLs, `Idempotency-Key`, CORS and webhooks."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Where the data is: Redis, and the object store."""
+"""Settings of the backends: Redis, the object store and the folder of the embedded service."""
 
 from pathlib import Path
 

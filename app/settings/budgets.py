@@ -1,4 +1,4 @@
-"""What the clients share, and how much of it one API key may use."""
+"""Settings of budgets: the resources that all clients share, and the share that one API key may use."""
 
 from pydantic import BaseModel, Field, field_validator
 

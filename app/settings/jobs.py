@@ -1,4 +1,4 @@
-"""How jobs are done: models, workers, housekeeping and the fair queue."""
+"""Settings of jobs: models, workers, housekeeping and the fair queue."""
 
 from pathlib import Path
 

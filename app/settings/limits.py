@@ -1,4 +1,4 @@
-"""What one request, recording or job may be at most."""
+"""Settings of limits on one request, recording or job."""
 
 from pydantic import BaseModel, Field, field_validator
 

@@ -1,4 +1,4 @@
-"""How long things are kept."""
+"""Settings of retention: how long uploads, stems, records and usage are kept."""
 
 from pydantic import BaseModel, Field
 

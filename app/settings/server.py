@@ -1,4 +1,4 @@
-"""What the programs listen on and write: addresses, polls, logs, metrics."""
+"""Settings of the programs as servers: addresses, polls, logs and metrics."""
 
 from typing import Literal
 

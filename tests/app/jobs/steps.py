@@ -1,4 +1,4 @@
-"""What tests of job records read, and how a target ends."""
+"""Ready queues, events and targets, for tests of job records."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a visitor does on the page, and what a worker does meanwhile."""
+"""Steps of a visitor on the page, and of a worker meanwhile."""
 
 from typing import Any
 
