@@ -117,13 +117,14 @@ class UrlSigner:
 
     def _share_secret(self) -> None:
         """Use the secret in Redis; where there is none, write this process's, of several the first one that arrives."""
+        own = self._secret
         stored: Any = self._redis.get(_SECRET_KEY)  # a full server allows this alone
         if stored is None:
-            candidate = self._secret or secrets.token_bytes(32)
+            candidate = own or secrets.token_bytes(32)
             stored = self._redis.set(_SECRET_KEY, candidate, nx=True, get=True) or candidate
-            if stored == self._secret:
+            if stored == own:
                 log.warning("Redis had lost the secret of signed URLs; it is written back")
-        previous, self._secret = self._secret, stored
-        if previous and stored != previous:
+        self._secret = stored
+        if own and stored != own:
             log.warning("another secret signs URLs from now on; those signed before are invalid")
             self._secret_changes += 1  # not before: URLs of the previous secret must not be of the new edition

@@ -91,6 +91,26 @@ def test_processes_that_start_at_once_on_an_empty_server_share_a_secret(valkey: 
         signers = [UrlSigner(Redis.from_url(valkey.connection_url), Settings(), clock=lambda: 0.0) for _ in signers]
 
 
+def test_threads_that_sign_at_once_on_an_empty_server_report_no_loss(
+    valkey: Any, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    class InterruptedRedis(Redis):
+        """A client that lets another thread of the process sign between its first read and what follows."""
+
+        def get(self, name: Any) -> Any:
+            reply = super().get(name)
+            if not urls:
+                urls.append("")
+                urls[0] = signer.sign("/v1/audio/x", KEY)
+            return reply
+
+    urls: list[str] = []
+    with InterruptedRedis.from_url(valkey.connection_url) as client:
+        signer = UrlSigner(client, Settings(), clock=lambda: 0.0)
+        assert [signer.sign("/v1/audio/x", KEY)] == urls
+    assert not caplog.records
+
+
 def test_a_process_writes_back_the_secret_that_the_server_has_lost(redis: Redis) -> None:
     url = "/v1/audio/x"
     living = UrlSigner(redis, Settings(), clock=lambda: 0.0, refresh_seconds=0.02)
