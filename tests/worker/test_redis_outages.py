@@ -65,14 +65,14 @@ def test_the_heartbeat_of_a_running_job_needs_no_room(
     alive = []
 
     def task(execution: str, job_id: str) -> None:
-        fill(1.7)
-        time.sleep(1.5)
+        fill(4.2)
+        time.sleep(4)
         key = Execution(id=execution, job_id=job_id, connection=redis).key
         alive.append(redis.exists(key))
         time.sleep(0.3)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"task": task}, heartbeat_timeout=1).work(burst=True)
+    make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
     assert alive == [1]
 
 

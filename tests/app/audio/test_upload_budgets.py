@@ -190,8 +190,9 @@ def test_room_for_a_file_of_known_size_is_held_before_its_first_byte(small_servi
 
 def test_a_slow_upload_goes_on_until_another_of_its_key_waits(patient_service: Service) -> None:
     key, other = patient_service.with_key(), patient_service.with_key()
-    with unfinished_upload(key) as connection, drip(connection, bytes(500)):
-        time.sleep(2.5)  # two windows at 5 KB/s
+    # 14 KB/s are less than `busy_upload_rate`; one piece in a window suffices for `upload_rate`, on a busy machine too.
+    with unfinished_upload(key) as connection, drip(connection, bytes(1400)):
+        time.sleep(2.5)  # two windows
         assert upload(other, wav()).status_code == 201
         assert patient_service.deps.budgets.uploads.used == 1
         assert upload(key, wav()).status_code == 201

@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 
 from app.errors import AudioInUse, NotFound, QueueFull, RecordTooNew
 from app.jobs.events import events_key
+from app.jobs.job_records import EXPIRY_KEY
 from app.jobs.kinds import KINDS, QUERY, SEPARATION, TASK_NAMES, Kind, output_folder
 from app.jobs.lifecycle import Job, JobError
 from app.jobs.listing import record_key
@@ -234,12 +235,15 @@ def test_audio_deleted_while_a_job_is_created_makes_one_of_them_fail(
 
 
 def test_stems_expire_and_the_status_stays(redis: Redis, upload: str) -> None:
-    jobs = JobRepository(redis, Settings(stem_retention=0.05))
+    jobs = JobRepository(redis, Settings(stem_retention=600))
     job = jobs.create(new_job(upload)).job
     jobs.claim(job.id, "a")
     jobs.publish(job.id, "a", DONE, {"stems": []})
+    done = jobs.get(job.id)
+    assert done.finished_at is not None and done.expires_at is not None
+    assert redis.zscore(EXPIRY_KEY, job.id) == done.expires_at >= done.finished_at + 600
     assert jobs.expired_ids(9) == []
-    time.sleep(0.1)
+    redis.zadd(EXPIRY_KEY, {job.id: done.finished_at - 60})
     assert jobs.expired_ids(9) == [job.id]
     jobs.expire(job.id)
     assert jobs.expired_ids(9) == []
