@@ -136,7 +136,8 @@ class Sandbox:
                 interruption = child.wait(start + limits.seconds, cancelled)
             if child.returncode is not None or interruption is not None:
                 return child.outcome(interruption, time.monotonic() - start)
-        raise OSError(errno.ECHILD, "the sandbox's zygote dies before its child has ended")
+        # As where the system has no memory for a fork, which may be why: callers try again later.
+        raise OSError(errno.EAGAIN, "the sandbox's zygote dies before its child has ended")
 
     async def run_async(
         self, module: str, arguments: Sequence[str], limits: SandboxLimits, *, folder: Path | None = None
