@@ -211,7 +211,8 @@ class CpuReading:
 
     def cores_since(self, earlier: "CpuReading", program: str) -> float:
         """Return how many cores a program has used on average."""
-        return (self.seconds[program] - earlier.seconds[program]) / (self.time - earlier.time)
+        # The system counts the machine's time otherwise than that of programs, so that the rest may come out negative.
+        return max(0.0, (self.seconds[program] - earlier.seconds[program]) / (self.time - earlier.time))
 
 
 def read_cpu(deployment: Topology, attacker: int) -> CpuReading:
