@@ -61,7 +61,12 @@ class Songs:
 
     def about(self) -> dict[str, Any]:
         """Return what the rows depend on apart from files."""
-        return {"seed": self.seed, "songs": self.count, "voices": [voice.group for voice in self.voices]}
+        return {
+            "seed": self.seed,
+            "songs": self.count,
+            "voices": [voice.group for voice in self.voices],
+            "apart_from": sorted(self.apart_from),
+        }
 
     @cached_property
     def _midi_files(self) -> list[tuple[Path, ScoreFolder]]:
