@@ -97,7 +97,10 @@ class Songs:
         return Encoded(pieces, 0.0, [])
 
     def render(self, number: int, seconds: float) -> list["Part"]:
-        """Return the audible parts of a song's excerpt. Raises ValueError if its score cannot be read."""
+        """Return the audible parts of a song's excerpt.
+
+        Raises ValueError if its score cannot be read, ChildProcessError if FluidSynth fails.
+        """
         random = np.random.default_rng([self.seed, number])
         excerpt = self._draw_excerpt(random, seconds)
         dry = random.random() < SHARE_DRY
