@@ -111,7 +111,8 @@ def render_songs(
     vocals: Annotated[
         Path | None,
         typer.Option(
-            help="Corpus whose singing clips are laid over songs. Instruments of its validation split are left out."
+            help="Corpus whose singing clips are laid over songs, and the instruments of whose validation split are "
+            "left out: give the one that is trained and evaluated on."
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=2.0, max=20.0, help="Of a song's excerpt.")] = 10.0,

@@ -18,7 +18,6 @@ from models.checkpoints import as_tuples
 from models.checkpoints import load as load_model
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
-from models.corpus.formats import splits_of
 from models.corpus.relations import with_descendants
 from models.corpus.reserved import reserved_groups
 from models.labels import find, lookup
@@ -61,11 +60,11 @@ class Place:
     def clips(self, split: str) -> Clips:
         """Return the split's clips without held-out classes, nor what is reserved for evaluation.
 
-        The clips of several corpora are joined in memory; only `corpus` needs to have the split."""
+        Those of several corpora are joined in memory; of `more`, the split `train` alone. Raises CorpusInvalid if one
+        lacks it."""
         clips = load(self.corpus, split, self.cache, progress_console.print)
-        for corpus in self.more:
-            if split in splits_of(corpus):
-                clips = clips.join(load(corpus, split, self.cache, progress_console.print))
+        for corpus in self.more if split == "train" else ():
+            clips = clips.join(load(corpus, split, self.cache, progress_console.print))
         return clips.without(frozenset(self.held_out + self.separator_held_out)).without_groups(reserved_groups())
 
     def embeddings(self, query_encoder: Any, clips: Clips, rules: QueryRules = BASE_RULES) -> np.ndarray:

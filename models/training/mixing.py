@@ -79,6 +79,8 @@ class Mixer:
     anchors: (clips,) first sample of each clip's anchored segment, or None.
     prior: corrects queries made from other recordings than the target's, or None.
     device: of the samples and the mixtures.
+
+    Raises ValueError if the recipe has songs and the clips have none.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class Mixer:
         players = [at for at, mid in enumerate(self.classes) if mid in instruments]
         self._players = Turns(np.array(players), self.shares[players]) if players else None
         self._songs = Songs(clips.clips, usable) if recipe.songs else None
+        if self._songs is not None and not self._songs:
+            raise ValueError("the recipe has songs, and no corpus has any: give another --corpus, of rendered songs")
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Return the batch of a step, or one of `parts` equal shares of its mixtures."""

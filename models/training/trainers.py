@@ -256,6 +256,9 @@ def _write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
     if path.exists():
         # Runs of earlier releases do not tell their course: they go on with the one given.
         before = {name: setup[name] for name in COURSE} | read_setup(run)
+        # They lack some fields too, whose defaults change nothing.
+        fields = {"place": asdict(Place.of(before)), "recipe": asdict(Recipe()) | before["recipe"]}
+        before |= json.loads(json.dumps(fields, default=str))
         others = _differences(before, json.loads(json.dumps(setup)))
         if others:
             raise ValueError(f"{run} holds another run ({others}): give --run a new folder, or the options in {path}")

@@ -4,8 +4,8 @@ import csv
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from models import checkpoints
 from models.audio import Waveform
 from models.checkpoints import SHIPPED
-from models.corpus.decoded import load
+from models.corpus.clips import Clips
 from models.engine import Engine
 from models.errors import QueryModelMismatch
 from models.labels import find
@@ -29,10 +29,10 @@ SOME = range(0, 300, 10)  # of the validation mixtures: enough for a floor, and 
 
 
 @pytest.fixture(scope="module")
-def rows(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[mixtures.Mixture]:
-    clips = load(shared / "corpus", "valid", tmp_path_factory.mktemp("cache"))
+def rows(validation_clips: Callable[[Iterable[object]], Clips]) -> list[mixtures.Mixture]:
     listed = mixtures.read()
-    return list(mixtures.render([listed[at] for at in SOME], clips))
+    some = [listed[at] for at in SOME]
+    return list(mixtures.render(some, validation_clips(some)))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from models.corpus.rendering.song_writer import (
     write_song,
 )
 from models.corpus.rendering.songs import SHARE_OF_SCORES, Songs
-from models.corpus.rendering.synthesizer import synthesizer
+from models.corpus.rendering.synthesizer import Synthesizer, synthesizer
 from models.errors import CorpusInvalid
 from models.labels import find
 from tests.models.small_corpora import pair, tone, write_shard
@@ -47,6 +47,11 @@ LOSSLESS = Settings("flac", max_seconds=3.0)
 
 def random(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+def made_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def songs(seed: int, count: int, voices: tuple[Voice, ...] = (), **more: object) -> Songs:
@@ -144,6 +149,12 @@ def test_sources_of_evaluations_and_of_no_licence_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="give FOLDER=LICENCE"):
         sources.score_folders([str(tmp_path / "songs")])
     assert sources.score_folders([f"{tmp_path / 'songs'}=CC0"])[0].package == "songs"
+    write_score(made_folder(tmp_path / "freedink-data_1.0") / "one.mid", 2)
+    with pytest.raises(ValueError, match="belongs to the evaluations"):
+        sources.score_folders([f"{tmp_path / 'freedink-data_1.0'}=CC0"])
+    mine = made_folder(tmp_path / "mmartin") / "mine.sf2"  # begins like mma, but is another word
+    mine.write_bytes(b"RIFF")
+    assert sources.banks([f"{mine}=CC0"])[0].path == mine
 
 
 def test_without_fluidsynth_it_says_what_to_install(
@@ -165,6 +176,26 @@ def test_the_same_seed_makes_the_same_parts_which_add_up_to_a_mix_without_clippi
         assert np.array_equal(one.sound, other.sound) and one.sound.shape == (3 * RATE,)
     assert 0.25 < np.abs(np.sum([part.sound for part in first], axis=0)).max() <= 0.96
     assert not np.array_equal(first[0].sound, songs(6, 1).render(0, 3.0)[0].sound)
+
+
+@rendered
+def test_a_bank_that_cannot_be_read_is_not_replaced_by_the_systems(tmp_path: Path) -> None:
+    (tmp_path / "damaged.sf2").write_bytes(BANKS[0].read_bytes()[:100_000])
+    damaged = Songs(1, 1, sources.banks([f"{tmp_path / 'damaged.sf2'}=CC0"]))
+    with pytest.raises(ChildProcessError, match=r"fluidsynth cannot render with damaged\.sf2"):
+        damaged.encode(0, LOSSLESS)
+
+
+@rendered
+def test_what_fluidsynth_fails_at_is_no_silence(tmp_path: Path) -> None:
+    """As on a full disk: it leaves a shorter file, and ends with 0."""
+    program = tmp_path / "fluidsynth"
+    real = shutil.which("fluidsynth")
+    program.write_text(f"#!/bin/sh\n'{real}' \"$@\"\necho 'fluidsynth: error: No space left on device.' >&2\n")
+    program.chmod(0o755)
+    part = Score("", 1.0, [Note("Piano", 0, 60, 100, 0.0, 1.0)], []).excerpt(0.0, 1.0)["Piano"]
+    with pytest.raises(ChildProcessError, match="No space left on device"):
+        Synthesizer(str(program), BANKS[0]).render(part, 1.0)
 
 
 @rendered
@@ -229,9 +260,13 @@ def test_packed_songs_are_clips_in_their_mix(tmp_path: Path) -> None:
     assert {clip.song for clip in clips.clips} == set(by_song) and all(clip.frames == 3 * RATE for clip in clips.clips)
     again = pack(made, tmp_path / "packed", LOSSLESS, 1, lambda _: None, made.encode, made.about())
     assert again.clips == tally.clips
-    other = songs(3, 2, voices=sung)
-    with pytest.raises(CorpusInvalid, match="another seed"):
-        pack(other, tmp_path / "packed", LOSSLESS, 1, lambda _: None, other.encode, other.about())
+    others = {
+        "seed": songs(3, 2, voices=sung),
+        "apart_from": songs(2, 2, voices=sung, apart_from=frozenset({"gm-program-000/fluid+musescore"})),
+    }
+    for name, other in others.items():
+        with pytest.raises(CorpusInvalid, match=f"another {name}"):
+            pack(other, tmp_path / "packed", LOSSLESS, 1, lambda _: None, other.encode, other.about())
 
 
 @rendered

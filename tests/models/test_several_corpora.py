@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.corpus.clips import Clip
+from models.errors import CorpusInvalid
 from models.networks.yamnet import Yamnet
 from models.runs import run_folder
 from tests.models.small_corpora import noise, pair, write_shard
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> tuple[Path, Path]:
-    """Dogs, with a validation split; a song of two parts, without."""
+    """Dogs; a song of two parts; both with a validation split."""
     made = tmp_path / "clips", tmp_path / "songs"
     for folder in made:
         folder.mkdir()
@@ -23,6 +24,7 @@ def corpora(tmp_path: Path) -> tuple[Path, Path]:
     write_shard(made[0] / "valid-000.tar", pair("three", noise(3, 1.0), "Dog"))
     parts = [pair(f"song-{at}", noise(4 + at, 2.0), label, song="1-0") for at, label in enumerate(("Piano", "Flute"))]
     write_shard(made[1] / "train-000.tar", [member for part in parts for member in part])
+    write_shard(made[1] / "valid-000.tar", pair("four", noise(6, 1.0), "Cat"))
     return made
 
 
@@ -42,6 +44,12 @@ def test_clips_of_all_corpora_are_trained_on_and_those_of_the_first_validate(
         assert np.array_equal(trained.energy(joined), alone.energy(own))
     read = run_folder.Place.of({"place": {"corpus": "a", "cache": "b", "more": ["c"]}})
     assert read == run_folder.Place(Path("a"), Path("b"), more=(Path("c"),))
+
+
+def test_a_corpus_without_clips_to_train_on_is_refused(corpora: tuple[Path, Path], tmp_path: Path) -> None:
+    (corpora[1] / "train-000.tar").unlink()
+    with pytest.raises(CorpusInvalid, match="train"):
+        run_folder.Place(corpora[0], tmp_path / "cache", more=corpora[1:]).clips("train")
 
 
 def test_a_corpus_keeps_its_cached_queries_when_another_is_added(corpora: tuple[Path, Path], tmp_path: Path) -> None:

@@ -184,8 +184,9 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
         assert Path("ear/run.json").read_text() == written
     assert main([*begun, "--steps", "2"]) == 0
     assert Path("ear/run.json").read_text() == written
-    # What an earlier release began tells neither, and goes on as a new run would.
+    # What an earlier release began tells none of them, lacks newer fields, and goes on as a new run would.
     old = {name: value for name, value in json.loads(written).items() if name not in trainers.COURSE}
+    del old["place"]["more"], old["recipe"]["songs"]
     Path("ear/run.json").write_text(json.dumps(old))
     assert main([*begun, "--steps", "3"]) == 0
     assert json.loads(Path("ear/run.json").read_text()) == json.loads(written) | {"precision": here}

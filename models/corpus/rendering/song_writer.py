@@ -231,8 +231,7 @@ def _write_melody(player: Player, harmony: Harmony, quarters: int, random: np.ra
     """A walk through the key that rests on the chord on the beats; a rhythm of two bars comes again."""
     low, high = player.range
     pitches = harmony.pitches(low, high)
-    halves = -(-2 * quarters // 2)
-    motif = [MELODY_RHYTHMS[int(random.integers(len(MELODY_RHYTHMS)))] for _ in range(halves)]
+    motif = [MELODY_RHYTHMS[int(random.integers(len(MELODY_RHYTHMS)))] for _ in range(quarters)]
     onsets = sorted({place / 4 + 2 * half for half, rhythm in enumerate(motif) for place in rhythm})
     onsets = [at for at in onsets if at < 2 * quarters] or [0.0, 2.0]
     at_place = len(pitches) // 2

@@ -61,7 +61,12 @@ class Songs:
 
     def about(self) -> dict[str, Any]:
         """Return what the rows depend on apart from files."""
-        return {"seed": self.seed, "songs": self.count, "voices": [voice.group for voice in self.voices]}
+        return {
+            "seed": self.seed,
+            "songs": self.count,
+            "voices": [voice.group for voice in self.voices],
+            "apart_from": sorted(self.apart_from),
+        }
 
     @cached_property
     def _midi_files(self) -> list[tuple[Path, ScoreFolder]]:
@@ -92,7 +97,10 @@ class Songs:
         return Encoded(pieces, 0.0, [])
 
     def render(self, number: int, seconds: float) -> list["Part"]:
-        """Return the audible parts of a song's excerpt. Raises ValueError if its score cannot be read."""
+        """Return the audible parts of a song's excerpt.
+
+        Raises ValueError if its score cannot be read, ChildProcessError if FluidSynth fails.
+        """
         random = np.random.default_rng([self.seed, number])
         excerpt = self._draw_excerpt(random, seconds)
         dry = random.random() < SHARE_DRY

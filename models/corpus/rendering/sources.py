@@ -1,5 +1,6 @@
 """Sound banks and scores that songs are rendered with, and their licences."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def _split(text: str) -> tuple[Path, str]:
 
 
 def _licence(path: Path, licence: str, what: str) -> str:
-    if any(part.startswith(RESERVED) for part in path.resolve().parts):
+    # Of a part such as "freedink-data" or "TimGM6mb.sf2", the first word; "mmartin" is not of mma.
+    if any(re.split(r"[^A-Za-z0-9]", part)[0] in RESERVED for part in path.resolve().parts):
         raise ValueError(f"{path} belongs to the evaluations: nothing may be trained on it")
     if not licence:
         raise ValueError(f"the licence of {path} is not known: give {what}=LICENCE")

@@ -39,7 +39,7 @@ class Synthesizer:
     def render(self, part: mido.MidiFile, seconds: float) -> np.ndarray:
         """Render an excerpt's part after LEAD: (n,) float32 at 32 kHz, the mean of both channels.
 
-        Raises ValueError if FluidSynth fails.
+        Raises ChildProcessError if FluidSynth fails: it cannot read the bank, or the disk is full.
         """
         frames = round(seconds * RATE)
         with tempfile.TemporaryDirectory() as folder:
@@ -48,11 +48,14 @@ class Synthesizer:
             command = [self.program, "-n", "-i", "-q", "-f", "/dev/null", "-r", str(RATE), "-g", str(GAIN)]
             command += ["-O", "float", "-T", "wav", "-F", str(sound)]
             command += ["-o", "synth.dynamic-sample-loading=1"]  # only the samples that are played
+            # Without this it plays the system's bank, an evaluation's, in place of one that it cannot read.
+            command += ["-o", "synth.default-soundfont="]
             command += [] if self.ambience else ["-R", "0", "-C", "0"]
             command += [str(self.bank), str(score)]
             done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603
-            if done.returncode or not sound.exists():
-                raise ValueError(f"fluidsynth cannot render with {self.bank.name}: {done.stderr.strip()[-300:]}")
+            # After an error it goes on, with less sound or none, and ends with 0.
+            if done.returncode or not sound.exists() or "error:" in done.stderr:
+                raise ChildProcessError(f"fluidsynth cannot render with {self.bank.name}: {done.stderr.strip()[-300:]}")
             samples, _ = soundfile.read(sound, dtype="float32", always_2d=True)
         mono = samples.mean(axis=1)[round(LEAD * RATE) :][:frames]
         return np.pad(mono, (0, frames - len(mono)))
