@@ -129,7 +129,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),
         (("separate", "mixture.flac", "--label", "Dgo"), 1, "Did you mean 'Dog'"),
         (("separate", "mixture.flac", "--label", "Bark"), 1, "give --query an example"),
-        (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: Dog; give --query an example"),
+        (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: 'Dog'; give --query an example"),
         (("separate", "mixture.flac", "--text", "dog and siren"), 1, "a target of its own"),
         (("separate", "mixture.flac", "--text", "no dog"), 1, "Ask for the sound itself"),
         (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),
