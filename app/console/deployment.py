@@ -53,7 +53,11 @@ def open_deployment(embedded: bool = False) -> Iterator[tuple[Settings, Redis]]:
 def load_settings(embedded: bool) -> Settings:
     """Return the settings of the environment; embedded: those of the service on EARMARK_HOME, else EmbeddedError."""
     settings = Settings.load_or_exit()
-    return queue_settings(settings) if embedded else settings
+    if not embedded:
+        return settings
+    if "auth" not in settings.model_fields_set:
+        settings = Settings.load_or_exit(auth="off")  # its default, as `python -m app --embedded` has it
+    return queue_settings(settings)
 
 
 def print_error(sentence: str) -> None:
