@@ -1,6 +1,7 @@
 """`python -m app`: the API; `--embedded`: the whole service; `python -m app housekeeping`: recovery and expiry."""
 
 import logging
+import os
 import resource
 import socket
 import tempfile
@@ -169,4 +170,4 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name=os.environ.get("_EARMARK_PROGRAM"))  # `earmark` sets it

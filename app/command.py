@@ -7,9 +7,10 @@ torch nor the other two packages.
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -55,8 +56,18 @@ cli = typer.Typer(
 )
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"earmark {metadata.version('earmark')}")
+        raise typer.Exit
+
+
 @cli.callback()
-def _commands() -> None:
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     pass
 
 
@@ -90,7 +101,9 @@ def start(name: str, words: Sequence[str]) -> None:
         raise SystemExit(1)
     paths = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH")) if part)
     # Not the folder where the user is, which may hold a folder named models.
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+    # What the program calls itself in its help and errors.
+    called = "earmark" if len(COMMANDS[name].words) > 1 else f"earmark {name}"
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "_EARMARK_PROGRAM": called}
     os.execve(sys.executable, program(name, words), environment)  # noqa: S606 - our own program
 
 

@@ -1,5 +1,6 @@
 """python -m models: separate, detect, embed, convert, describe; corpus, train, ship, name-classes; evaluate ..."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -97,7 +98,7 @@ def models() -> None:
 _NEXT = {
     "checkpoint_invalid": "give --weights a model's name or a folder made by convert, or --separator the authors' file",
     "query_model_mismatch": "make the query again with embed and the same --weights",
-    "corpus_invalid": "python -m models corpus --help lists the formats",
+    "corpus_invalid": "corpus --help lists the formats",
     "label_unknown": "give --query an example of the sound, or ask in your own words with --text",
     "text_unknown": "give --query an example of the sound",
 }
@@ -107,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 1 for unusable input (one line on stderr), 2 for usage, 130 for
     Ctrl-C."""
     try:
-        app(arguments, prog_name="python -m models")
+        app(arguments, prog_name=os.environ.get("_EARMARK_PROGRAM", "python -m models"))  # `earmark` sets it
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             sys.stderr.write("stopped\n")

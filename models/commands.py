@@ -56,6 +56,7 @@ SeparatorFile = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto: bfloat16 where it is fast; exact: float32.")]
+PRESENT = 0.5  # probability from which a sound is taken to be in a recording
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Track = Annotated[
     int | None, typer.Option("--track", min=1, help="Audio track, from 1. Default: the first that can be read.")
@@ -172,7 +173,7 @@ def separate(
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
         _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": warnings})
         return
-    table = Table("stem", "presence", "peak", "loudness", "file")
+    table = Table("stem", "presence", "peak", "loudness", Column("file", overflow="fold"))
     for stem in done.stems:
         table.add_row(
             _shown(stem.name),
@@ -182,6 +183,12 @@ def separate(
             _shown(stem.path),
         )
     console.print(table)
+    for name, presence in done.presence.items():
+        if presence < PRESENT:
+            advice = (
+                f"{_shown(name)} may not be in the recording ({presence:.0%}): try a span of it, or another example."
+            )
+            progress_console.print(f"[yellow]{advice}")
     if done.gain != 1:
         console.print(f"All stems are {-20 * math.log10(done.gain):.1f} dB quieter, so that nothing clips.")
 

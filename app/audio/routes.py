@@ -11,12 +11,10 @@ from app.audio.drawing_parameters import SPECTROGRAM, End, Height, Points, Start
 from app.audio.drawings import CACHE_CONTROL, Drawable
 from app.audio.schemas import AudioAnswer, AwaitedAudio, DirectUpload, PeaksAnswer, PresignAnswer, PresignSent, UrlSent
 from app.dependencies import InjectedDependencies
-from app.errors import NotFound, RequestInvalid
+from app.errors import NotFound
 from app.http import bodies
 from app.http.forms import file_field, read_form
-from app.http.multipart import Part
 from app.http.openapi import FILE, json_or_form, problems, reference
-from app.http.problems import field_error
 from app.http.ranges import object_response
 from app.http.validation import validate
 from app.records.audio import store_key
@@ -49,16 +47,10 @@ async def upload(request: Request, response: Response, deps: InjectedDependencie
             await bodies.run_while_connected(request, uploads.fetch(body.url))
         else:
             file = file_field("file", uploads.receive, is_required=True)
-            await read_form(request, deps.settings, file, refuse=_refuse)
+            await read_form(request, deps.settings, file)
     answer = service.to_answer(deps, uploads.created[0])
     response.headers["Location"] = f"/v1/audio/{answer.id}"
     return answer
-
-
-def _refuse(part: Part) -> RequestInvalid:
-    if part.name != "file" or part.filename is None:
-        return RequestInvalid("The form has an unknown field.", [field_error("Not known.", part.name)])
-    return RequestInvalid("One file at a time.", [field_error("Sent twice.", "file")])
 
 
 @router.post(

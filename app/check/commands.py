@@ -2,12 +2,12 @@
 
 import typer
 
-from app.settings import Settings
+from app.console.deployment import Embedded, exit_on_failure, load_settings
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
-def check() -> None:
+def check(embedded: Embedded = False) -> None:
     """Try queue, store, keys, clock and memory policy as the settings name them; exit with 1 on a fault.
 
     The store is written to, read and deleted from. Nothing else is changed.
@@ -15,7 +15,8 @@ def check() -> None:
     from app import logs
     from app.check import checks
 
-    settings = Settings.load_or_exit()
+    with exit_on_failure():
+        settings = load_settings(embedded)
     logs.configure(settings)
     has_fault = False
     for finding in checks.run_all(settings):

@@ -20,8 +20,8 @@ Embedded = Annotated[bool, typer.Option("--embedded", help="Use the embedded ser
 
 
 @contextmanager
-def exit_on_failure() -> Iterator[None]:
-    """Print an expected error as a sentence and exit with 1."""
+def exit_on_failure(embedded: bool = False) -> Iterator[None]:
+    """Print an expected error as a sentence and exit with 1. embedded: whether Redis is that of `--embedded`."""
     try:
         yield
     except StoreUnavailable as error:
@@ -29,7 +29,9 @@ def exit_on_failure() -> Iterator[None]:
     except (EmbeddedError, EarmarkError) as error:
         sentence = str(error)
     except RedisError as error:
-        sentence = f"Redis (EARMARK_REDIS_URL) does not answer: {error}"
+        where = "of the embedded service" if embedded else "(EARMARK_REDIS_URL)"
+        hint = "Start that: earmark serve --embedded." if embedded else "For the embedded service, give --embedded."
+        sentence = f"Redis {where} does not answer: {str(error).rstrip('.')}. {hint}"
     else:
         return
     print_error(sentence)
@@ -42,12 +44,20 @@ def open_deployment(embedded: bool = False) -> Iterator[tuple[Settings, Redis]]:
 
     embedded: those of the embedded service that runs on EARMARK_HOME.
     """
-    with exit_on_failure():
-        settings = Settings.load_or_exit()
-        if embedded:
-            settings = queue_settings(settings)
+    with exit_on_failure(embedded):
+        settings = load_settings(embedded)
         with connect(settings) as redis:
             yield settings, redis
+
+
+def load_settings(embedded: bool) -> Settings:
+    """Return the settings of the environment; embedded: those of the service on EARMARK_HOME, else EmbeddedError."""
+    settings = Settings.load_or_exit()
+    if not embedded:
+        return settings
+    if "auth" not in settings.model_fields_set:
+        settings = Settings.load_or_exit(auth="off")  # its default, as `python -m app --embedded` has it
+    return queue_settings(settings)
 
 
 def print_error(sentence: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.console.deployment import exit_on_failure, open_deployment
+from app.console.deployment import Embedded, exit_on_failure, open_deployment
 from app.settings import Settings
 
 commands = typer.Typer()
@@ -31,6 +31,7 @@ def reconcile(
         float | None,
         typer.Option(min=0, help="Seconds until they are deleted.  [default: EARMARK_ORPHAN_RETENTION]"),
     ] = None,
+    embedded: Embedded = False,
 ) -> None:
     """Find stored objects that no record in Redis owns; housekeeping deletes them after the grace time.
 
@@ -41,7 +42,7 @@ def reconcile(
     from app.storage import Storage
 
     objects = size = 0
-    with open_deployment() as (settings, redis):
+    with open_deployment(embedded) as (settings, redis):
         grace = settings.orphan_retention if grace is None else grace
         reconciliation = Reconciliation(redis, None if dry_run else grace)
         for page in pages(Storage.open(settings)):

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 import anyio
@@ -120,7 +121,7 @@ async def read_json(request: Request, settings: Settings) -> Any:
     Raises `MediaTypeUnsupported`, `RequestInvalid`, and what `chunks` raises.
     """
     if not is_json(request):
-        raise MediaTypeUnsupported("Send application/json.")
+        raise MediaTypeUnsupported("Send application/json; where files can be sent, also multipart/form-data.")
     body = bytearray()
     async for chunk in chunks(request, settings, settings.body_bytes, settings.upload_idle):
         body += chunk
@@ -135,7 +136,10 @@ def parse_json(text: bytes, *pointer: str) -> Any:
     try:
         return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RequestInvalid("The body is not JSON.", [field_error("This is not JSON.", *pointer)]) from error
+        where = f"field {pointer[0]}" if pointer else "body"
+        why = f": {error.msg}, line {error.lineno}, column {error.colno}" if isinstance(error, JSONDecodeError) else ""
+        detail = f"The {where} is not JSON{why}."
+        raise RequestInvalid(detail, [field_error(detail, *pointer)]) from error
 
 
 def _refuse_constant(constant: str) -> None:

@@ -9,7 +9,7 @@ A route declares the fields of its form, reads the form, and builds its request 
     return DetectionCreate(audio_id=file.values[0].id, **fields)
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -18,7 +18,7 @@ from fastapi import Request
 
 from app.errors import AudioUndecodable, EarmarkError, RequestInvalid, UploadTooLarge
 from app.http import multipart
-from app.http.multipart import Part, unexpected_part
+from app.http.multipart import Part
 from app.http.problems import field_error
 from app.http.validation import Model, validate
 from app.settings import Settings
@@ -79,20 +79,19 @@ async def read_form(
     request: Request,
     settings: Settings,
     *fields: FormField,
-    refuse: Callable[[Part], RequestInvalid] = unexpected_part,
 ) -> None:
     """Read the form of a request into the values of its fields.
 
     An error of a field's value points at the field, and at the value's number where a form may have several. Raises
-    what `refuse` returns for a part that no field accepts, `RequestInvalid` for a missing required field, and what
-    `multipart.parts` and the readers of the fields raise.
+    `RequestInvalid` for a part that no field accepts, and for a missing required field; and what `multipart.parts` and
+    the readers of the fields raise.
     """
     files = sum(each.limit for each in fields if each.is_file)
     async with aclosing(multipart.parts(request, settings, files)) as form:
         async for part in form:
             accepting = next((each for each in fields if each.accepts(part)), None)
             if accepting is None:
-                raise refuse(part)
+                raise _unexpected(part, fields)
             try:
                 accepting.values.append(await accepting.read(part))
             except EarmarkError as error:
@@ -103,3 +102,17 @@ async def read_form(
     for each in fields:
         if each.is_required and not each.values:
             raise RequestInvalid(f"The form has no {each.name}.", [field_error("Field required.", each.name)])
+
+
+def _unexpected(part: Part, fields: Sequence[FormField]) -> RequestInvalid:
+    """Return the error for a part that no field accepts. What the client sent comes last, since it may be cut."""
+    meant = next((each for each in fields if each.name == part.name), None)
+    if meant is None:
+        detail = f"The fields of this form are {', '.join(each.name for each in fields)}; none is named {part.name}."
+    elif meant.is_file and part.filename is None:
+        detail = f"The field {meant.name} is a file: curl -F {meant.name}=@PATH, with the @."
+    elif meant.limit == 1:
+        detail = f"The form may have one {meant.name}."
+    else:
+        detail = f"The form may have {meant.limit} of {meant.name}."
+    return RequestInvalid(detail, [field_error(detail, part.name)])

@@ -11,7 +11,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import NotMultipart, RequestInvalid
 from app.http import bodies
-from app.http.problems import field_error
 from app.settings import Settings
 
 _OVERHEAD = 64 * 1024  # bytes of boundaries and headers allowed beyond the parts themselves
@@ -40,12 +39,6 @@ class Part:
     async def json(self, limit: int) -> Any:
         """Return the JSON of a plain field of at most `limit` bytes. Raises `RequestInvalid` that points at it."""
         return bodies.parse_json((await self.text(limit)).encode(), self.name)
-
-
-def unexpected_part(part: Part) -> RequestInvalid:
-    """Return the error for a part that the form does not allow."""
-    detail = "Unknown, sent too often, a file instead of text, or text instead of a file."
-    return RequestInvalid("The form has a field that does not fit.", [field_error(detail, part.name)])
 
 
 class Collector:
@@ -87,7 +80,7 @@ async def parts(request: Request, settings: Settings, files: int) -> AsyncGenera
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if bodies.media_type(request) != "multipart/form-data" or not boundary:
-        raise NotMultipart("Send multipart/form-data with a boundary.")
+        raise NotMultipart("Send multipart/form-data with a boundary, as curl -F does.")
     try:
         collector = Collector(boundary)
     except FormParserError as error:

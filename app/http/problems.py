@@ -35,6 +35,10 @@ _FRAMEWORK_CODES = {
     415: "media_type_unsupported",
     422: "request_invalid",
 }
+_SENTENCES = {  # of Pydantic's errors by type, where its own has Python's words
+    "extra_forbidden": "Unknown field.",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "Input should be an object."),
+}
 _MAX_ERRORS = 32  # field errors listed in one response
 MAX_TEXT = 200  # characters of a detail, a pointer, a parameter and the path: they may repeat what a client sent
 
@@ -113,16 +117,20 @@ def install(app: FastAPI) -> None:
 
     async def answer_validation_error(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return problem(
-            request, RequestInvalid("The request is not valid; see errors."), errors=field_errors(error.errors())
-        )
+        errors = field_errors(error.errors())
+        return problem(request, RequestInvalid(_summary(errors)), errors=errors)
 
     async def answer_http_exception(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
         title = HTTPStatus(error.status_code).phrase
         code = _FRAMEWORK_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "request_invalid")
         headers = dict(error.headers or {})
-        return _response(*_subject(request), error.status_code, code, title, f"{title}.", [], headers)
+        detail = f"{title}."
+        if error.status_code == 404:
+            detail = "There is nothing at this path: /docs lists those of the API."
+        if error.status_code == 405 and "Allow" in headers:
+            detail = f"This path takes {headers['Allow']}."
+        return _response(*_subject(request), error.status_code, code, title, detail, [], headers)
 
     app.add_exception_handler(EarmarkError, answer_earmark_error)
     app.add_exception_handler(RedisError, answer_redis_error)
@@ -135,7 +143,7 @@ def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
     problems = []
     for error in list(errors)[:_MAX_ERRORS]:
         location, *rest = error["loc"] or ("body",)
-        detail = "Unknown field." if error["type"] == "extra_forbidden" else f"{error['msg']}."
+        detail = _SENTENCES.get(error["type"]) or f"{error['msg']}."
         if error["type"] == "json_invalid":
             problems.append({"pointer": "", "detail": "The body is not JSON."})
         elif location == "body":
@@ -143,6 +151,14 @@ def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
         else:
             problems.append({"parameter": str(rest[0]) if rest else str(location), "detail": detail})
     return problems
+
+
+def _summary(errors: list[dict[str, str]]) -> str:
+    """Return the first field error as a sentence, since many clients show the detail alone."""
+    first = errors[0]
+    where = first.get("pointer") or first.get("parameter")
+    sentence = f"{where}: {first['detail']}" if where else first["detail"]
+    return f"{sentence} More in errors." if len(errors) > 1 else sentence
 
 
 def pointer(*steps: str | int) -> str:

@@ -110,8 +110,7 @@ def find_class(description: ModelDescription, label: str, *pointer: str | int) -
         return match
     reason = "No class has this name" if match is None else "The model cannot be asked for this class by name"
     near = classes.near(label)
-    hint = f"; near it: {', '.join(near)}" if near else ""
-    detail = f"{reason}{hint}. Give `text` in place of a label to ask in words of your own."
+    detail = f"{reason}{matching.near_names(near)}. Give `text` in place of a label to ask in words of your own."
     raise LabelUnknown(detail, [field_error(detail, *pointer)])
 
 
@@ -123,7 +122,8 @@ def match_text(description: ModelDescription, text: str, *pointer: str | int) ->
     try:
         matches = vocabulary(description).resolve(text)
     except matching.TextUnknown as error:
-        raise TextUnknown(str(error), [field_error(str(error), *pointer)]) from error
+        detail = str(error) if error.near else f"{error} Give an example of it, or a span in which it is heard."
+        raise TextUnknown(detail, [field_error(detail, *pointer)]) from error
     except matching.TextRefused as error:
         raise RequestInvalid(str(error), [field_error(str(error), *pointer)]) from error
     return [MatchedClass(label=match.label, weight=weight) for match, weight in matches]

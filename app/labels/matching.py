@@ -120,6 +120,11 @@ class TextUnknown(TextRefused):
         self.near = near
 
 
+def near_names(near: Sequence[str]) -> str:
+    """Return the end of a sentence about an unknown name: names in its place, quoted, since some have commas."""
+    return f"; near it: {', '.join(map(repr, near))}" if near else ""
+
+
 @dataclass(frozen=True)
 class _Term:
     """A name, a part of a name or a synonym; `exact` is the score of a text that is the same."""
@@ -203,8 +208,7 @@ class Vocabulary(Generic[Class]):
         matches = whole or self._sure(text)
         if not matches or not all(one.askable for one, _ in matches):
             near = self.near(text)
-            hint = f"; near it: {', '.join(near)}" if near else ""
-            raise TextUnknown(UNKNOWN.format(text=text, near=hint), near)
+            raise TextUnknown(UNKNOWN.format(text=text, near=near_names(near)), near)
         total = sum(score for _, score in matches)
         return [(one, round(score / total, 3)) for one, score in matches]
 

@@ -7,7 +7,6 @@ from app.audio.service import Uploads
 from app.errors import RequestInvalid
 from app.http import bodies
 from app.http.forms import file_field, json_field, read_form, text_field
-from app.http.multipart import Part, unexpected_part
 from app.http.problems import field_error
 from app.http.validation import validate
 from app.job_api.schemas import AudioReference
@@ -32,18 +31,12 @@ async def read(request: Request, settings: Settings, uploads: Uploads) -> Separa
     texts = text_field("text", _TEXT_BYTES, limit=settings.targets)
     track = text_field("track", _NUMBER_BYTES)
     options = json_field("options", Options, settings.body_bytes)
-    await read_form(request, settings, mixture, queries, labels, texts, track, options, refuse=_refuse)
+    await read_form(request, settings, mixture, queries, labels, texts, track, options)
     query_ids = [query.id for query in queries.values]
     names = [{"label": label} for label in labels.values] + [{"text": text} for text in texts.values]
     number = int(track.value) if track.value and track.value.isdecimal() else track.value
     recording = validate(AudioReference, {"audio_id": mixture.values[0].id, "track": number})
     return _separation(recording, query_ids, names, options.value or Options())
-
-
-def _refuse(part: Part) -> RequestInvalid:
-    if part.name in ("mixture", "query") and part.filename is None:
-        return RequestInvalid(f"The field {part.name} is a file.", [field_error("Send a file.", part.name)])
-    return unexpected_part(part)
 
 
 def _separation(
@@ -54,7 +47,8 @@ def _separation(
         targets.append(Target(name=TARGET, examples=[AudioReference(audio_id=audio_id) for audio_id in queries]))
     targets += [validate(Target, name) for name in names]
     if not targets and options.auto is None:
-        raise RequestInvalid("The form has no target.", [field_error("Send query files, labels or texts.", "query")])
+        detail = "The form has no target: send query files, labels or texts, or options with auto."
+        raise RequestInvalid(detail, [field_error(detail, "query")])
     if targets and options.auto is not None:
         raise RequestInvalid(
             "Give either targets or auto, not both.", [field_error("Not with query, label or text.", "options", "auto")]

@@ -36,7 +36,8 @@ WORKERS = usable_cores()
 app = typer.Typer(
     no_args_is_help=True,
     help="Labelled audio: WebDataset shards, CSV files with audio (AudioSet's segments, or columns path,labels), "
-    "packed HDF5, MUSDB18. Invalid rows are reported with their place and left out.",
+    "packed HDF5, MUSDB18. A file's name is its split (train.csv, valid.csv, test.csv), or a CSV has a column split. "
+    "Invalid rows are reported with their place and left out.",
 )
 console = Console()
 errors = Console(stderr=True)

@@ -37,7 +37,8 @@ def open_source(path: Path, split: str) -> Source:
     """
     known = splits_of(path)
     if split not in known:
-        raise CorpusInvalid(f"{path} has no split {split!r}; it has {', '.join(known)}")
+        named = f"a file's name is its split ({split}.csv, {split}-000.tar), or a CSV has a column split"
+        raise CorpusInvalid(f"{path} has no split {split!r}; it has {', '.join(known)}: {named}")
     return _kind(path)(path, split)
 
 

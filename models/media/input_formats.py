@@ -43,9 +43,10 @@ CODECS = (
 GUESSED_DURATION = ("mp3", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg")
 # Their headers tell the duration for sure. Others may be joined or cut: only decoding tells.
 EXACT_DURATION = ("wav", "w64", "aiff", "caf", "au", "mov")
+# Short enough that a sentence about a file and this list fit into the detail of an error response.
 ACCEPTED = (
-    "WAV, W64, AIFF, CAF, AU, FLAC, ALAC, WavPack, TTA, DSF, MP3, AAC and M4A, Ogg (Vorbis, Opus, FLAC), WebM, AMR, "
-    "AC-3, WMA, and the sound of MP4, MOV, MKV, MPEG, TS, AVI and FLV"
+    "WAV, AIFF, CAF, AU, FLAC, ALAC, WavPack, TTA, DSF, MP3, AAC, M4A, Ogg, Opus, WebM, AMR, AC-3, WMA, MP4, MOV, MKV, "
+    "MPEG, AVI, FLV"
 )
 
 _ID3_HEADER_BYTES = 10

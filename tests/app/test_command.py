@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from app.command import COMMANDS, missing_extras, program
@@ -24,6 +25,16 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     heavy = {"torch", "numpy", "models", "worker", "fastapi", "pydantic", "redis", "rich", "app.settings"}
     assert not heavy & set(loaded.stdout.split())
+
+
+def test_the_version_is_told() -> None:
+    assert earmark("--version").stdout == f"earmark {metadata.version('earmark')}\n"
+
+
+def test_the_programs_call_themselves_as_the_user_did() -> None:
+    assert earmark("separate").stderr.startswith("Usage: earmark separate ")
+    assert earmark("keys", "create", "--help").stdout.strip().startswith("Usage: earmark keys create ")
+    assert earmark("serve", "--help").stdout.strip().startswith("Usage: earmark serve ")
 
 
 def test_the_words_after_a_command_are_the_programs() -> None:

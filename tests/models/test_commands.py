@@ -79,6 +79,16 @@ def test_separate_prints_a_table_and_leaves_the_residual_out(folder, weights):
     assert [path.name for path in (folder / "mixture-stems").iterdir()] == ["mixture-dog.wav"]
 
 
+def test_separate_says_which_sounds_may_not_be_there(folder, weights):
+    words = ("separate", "mixture.flac", "--label", "Dog", "--label", "Siren", "--weights", weights)
+    presence = json.loads(run(*words, "--json"))["presence"]
+    said = " ".join(CliRunner().invoke(app, words).stderr.split())
+    assert presence["dog"] < 0.5
+    assert [name for name in presence if f"{name} may not be in the recording" in said] == [
+        name for name, probability in presence.items() if probability < 0.5
+    ]
+
+
 def test_separate_takes_words_with_and_without_examples(folder, weights):
     words = ("--text", "my dog", "--text", "SIRENS [/a]", "--query", "example1.wav", "--query-text", "a dog")
     answer = json.loads(run("separate", "mixture.flac", *words, "-o", "out", "--weights", weights, "--json"))
@@ -129,7 +139,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),
         (("separate", "mixture.flac", "--label", "Dgo"), 1, "Did you mean 'Dog'"),
         (("separate", "mixture.flac", "--label", "Bark"), 1, "give --query an example"),
-        (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: Dog; give --query an example"),
+        (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: 'Dog'; give --query an example"),
         (("separate", "mixture.flac", "--text", "dog and siren"), 1, "a target of its own"),
         (("separate", "mixture.flac", "--text", "no dog"), 1, "Ask for the sound itself"),
         (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),

@@ -357,7 +357,7 @@ def test_what_holds_no_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusInvalid, match="columns named path and labels"):
         open_source(tmp_path / "table.csv", "train")
     write_shard(tmp_path / "train-000.tar", pair("one", tone(500, 0.1), "Dog"))
-    with pytest.raises(CorpusInvalid, match="no split 'test'; it has train"):
+    with pytest.raises(CorpusInvalid, match=r"no split 'test'; it has train: a file's name is its split \(test\.csv"):
         open_source(tmp_path, "test")
 
 

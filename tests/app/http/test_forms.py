@@ -11,7 +11,6 @@ from fastapi.exceptions import RequestValidationError
 from app.errors import RequestInvalid, UploadTooLarge
 from app.http.forms import FormField, file_field, json_field, read_form, text_field
 from app.http.multipart import Part
-from app.http.problems import field_error
 from app.http.validation import RequestModel
 from app.settings import Settings
 
@@ -35,7 +34,7 @@ def fields() -> tuple[FormField[bytes], FormField[str], FormField[Options]]:
     )
 
 
-def read(parts: Sequence[tuple[str, str | None, bytes]], *into: FormField, **options: Any) -> None:
+def read(parts: Sequence[tuple[str, str | None, bytes]], *into: FormField) -> None:
     body = b""
     for name, filename, content in parts:
         file = "" if filename is None else f'; filename="{filename}"'
@@ -47,7 +46,7 @@ def read(parts: Sequence[tuple[str, str | None, bytes]], *into: FormField, **opt
 
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
-    asyncio.run(read_form(Request(scope, receive_message), SETTINGS, *into, **options))
+    asyncio.run(read_form(Request(scope, receive_message), SETTINGS, *into))
 
 
 def test_values_are_those_of_the_form_in_its_order() -> None:
@@ -80,12 +79,21 @@ def test_parts_that_no_field_accepts_are_pointed_at(parts: Sequence[tuple[str, s
     assert [error.pointer for error in refused.value.errors] == [f"/{name}"]
 
 
-def test_a_route_may_say_itself_why_it_refuses_a_part() -> None:
-    def refuse(part: Part) -> RequestInvalid:
-        return RequestInvalid("One file at a time.", [field_error("Sent twice.", part.name)])
-
-    with pytest.raises(RequestInvalid, match=r"One file at a time\."):
-        read([FILE, FILE], file_field("file", receive), refuse=refuse)
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([("file", None, b"/home/me/a.wav")], "The field file is a file: curl -F file=@PATH, with the @."),
+        ([FILE, FILE, FILE], "The form may have 2 of file."),
+        ([("options", None, b"{}"), ("options", None, b"{}")], "The form may have one options."),
+        ([("audio", "a.wav", b"RIFF")], "The fields of this form are file, label, options; none is named audio."),
+    ],
+)
+def test_parts_that_no_field_accepts_are_explained(
+    parts: Sequence[tuple[str, str | None, bytes]], sentence: str
+) -> None:
+    with pytest.raises(RequestInvalid) as refused:
+        read(parts, *fields())
+    assert [refused.value.detail, *(error.detail for error in refused.value.errors)] == [sentence] * 2
 
 
 def test_a_required_field_that_is_missing_is_named() -> None:
@@ -101,7 +109,7 @@ def test_wrong_options_are_pointed_at() -> None:
 
 
 def test_options_that_are_no_json_are_pointed_at() -> None:
-    with pytest.raises(RequestInvalid) as refused:
+    with pytest.raises(RequestInvalid, match=r"The field options is not JSON: .*, line 1, column 2") as refused:
         read([FILE, ("options", None, b"{")], *fields())
     assert [error.pointer for error in refused.value.errors] == ["/options"]
 

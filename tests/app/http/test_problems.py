@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from app.errors import EarmarkError, FieldError, LabelUnknown, NotFound, RequestInvalid
 from app.http.problems import MAX_TEXT, ProblemResponse, problem
 from app.http.validation import validate
+from app.media import input_formats
 from app.separations.schemas import SeparationCreate
 from tests.app.conftest import Service, wav
 from tests.app.conftest import problem as problem_in
@@ -94,6 +95,7 @@ def test_many_errors_are_cut_and_frameworks_errors_bounded() -> None:
 
 
 LONG = "é" * 4000
+JSON_TYPE = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,33 @@ def test_a_pointer_that_was_cut_ends_with_an_ellipsis(folder_service: Service) -
     answer = folder_service.client.post("/v1/separations", json={LONG: 1})
     pointers = [error["pointer"] for error in problem_in(answer, 422, "request_invalid")["errors"]]
     assert f"/{LONG[:198]}…" in pointers
+
+
+@pytest.mark.parametrize(
+    ("send", "detail"),
+    [
+        (
+            lambda client, audio: client.post("/v1/separations", json={"mixture": audio, "targets": [{"nam": "x"}]}),
+            "/targets/0/nam: Unknown field.",
+        ),
+        (
+            lambda client, audio: client.post("/v1/separations", json={"mixture": audio["audio_id"], "targets": [1]}),
+            "/mixture: Input should be an object. More in errors.",
+        ),
+        (lambda client, audio: client.post("/v1/audio", content=b"{url}", headers=JSON_TYPE), "The body is not JSON: "),
+        (lambda client, audio: client.get("/v1/audio"), "This path takes POST."),
+        (lambda client, audio: client.get("/v1/separate"), "There is nothing at this path: /docs lists"),
+    ],
+)
+def test_the_detail_alone_says_what_is_wrong(
+    folder_service: Service, send: Callable[[httpx.Client, dict[str, str]], httpx.Response], detail: str
+) -> None:
+    """Many clients show nothing else of an error."""
+    answer = send(folder_service.client, {"audio_id": folder_service.recording()["id"]})
+    assert answer.json()["detail"].startswith(detail)
+
+
+@pytest.mark.parametrize("start", [b"<html>", b"%PDF-1.7", b"[playlist]", b"PK\3\4", b"\x89PNG", b"no sound at all"])
+def test_the_list_of_accepted_files_is_told_whole(folder_service: Service, start: bytes) -> None:
+    answer = folder_service.client.post("/v1/audio", files={"file": ("a.wav", start * 100)})
+    assert answer.json()["detail"].endswith(f"Accepted are {input_formats.ACCEPTED}.")

@@ -243,10 +243,13 @@ def test_a_queue_that_does_not_answer_is_reported_in_a_sentence(
     monkeypatch.setenv("EARMARK_HOME", str(tmp_path / "never"))
     code, output = run("list", "--embedded")
     assert code == 1 and "no embedded service has run" in output
+    for other in (["check", "--embedded"], ["housekeeping", "reconcile", "--dry-run", "--embedded"]):
+        result = CliRunner().invoke(cli, other)
+        assert result.exit_code == 1 and "no embedded service has run" in result.output
     monkeypatch.setenv("EARMARK_REDIS_URL", "redis://:hush@127.0.0.1:9")
     monkeypatch.setenv("EARMARK_REDIS_TIMEOUT", "0.2")
     code, output = run("list")
-    assert code == 1 and "does not answer" in output and "hush" not in output
+    assert code == 1 and "does not answer" in output and "give --embedded" in output and "hush" not in output
 
 
 def test_an_invalid_setting_is_a_sentence_for_every_command() -> None:
