@@ -69,12 +69,19 @@ def mono(samples: Tensor) -> Tensor:
     """
     if samples.shape[0] == 1:
         return samples[0]
+    samples = samples.contiguous()  # of interleaved channels, as files have them, sums take ten times as long
     mean = samples.mean(dim=0)
     powers = samples.double().square().sum(dim=1)
     loudest = int(powers.argmax())
     if mean.double().square().sum() <= CANCELLATION * powers[loudest]:
         return samples[loudest]
     return mean
+
+
+def peak(samples: Tensor) -> float:
+    """Return the highest amplitude of samples on the CPU, 0 if there are none."""
+    values = samples.numpy()
+    return max(float(values.max(initial=0)), -float(values.min(initial=0)))
 
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:

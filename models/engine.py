@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import checkpoints, detection, query, stems
+from models import audio, checkpoints, detection, query, stems
 from models.audio import Waveform, mono, require_inside, resample
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
@@ -386,7 +386,7 @@ class Engine:
                 if cancelled():
                     raise Cancelled("the separation was cancelled")
                 read += block.shape[1]
-                peak = max(peak, block.abs().max().item())
+                peak = max(peak, audio.peak(block))
                 yield block
 
         report(0.0, "detecting")

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models import audio
 from models.errors import Cancelled
 from models.formats import FORMATS, content_type
 from models.loudness import LoudnessMeter
@@ -105,8 +106,7 @@ class Spool:
 
     def append(self, stem: int, block: Tensor) -> None:
         """Append a block (C, n) to a stem."""
-        if block.numel():
-            self.peaks[stem] = max(self.peaks[stem], block.abs().max().item())
+        self.peaks[stem] = max(self.peaks[stem], audio.peak(block))
         self._rows[stem].write(np.ascontiguousarray(block.numpy().T))
 
     def rewind(self, for_the_last_time: bool = False) -> None:
@@ -115,11 +115,12 @@ class Spool:
             row.rewind(for_the_last_time)
 
     def read(self, count: int) -> Tensor:
-        """Return the next `count` samples, (Q, C, count). Raises ValueError beyond the end."""
-        stems = np.empty((len(self._rows), self._channels, count), np.float32)
+        """Return the next `count` samples, (Q, C, count), channels interleaved as in files. Raises ValueError beyond
+        the end."""
+        stems = np.empty((len(self._rows), count, self._channels), np.float32)
         for stem, row in zip(stems, self._rows, strict=True):
-            stem[:] = row.read(count * self._channels).reshape(count, self._channels).T
-        return torch.from_numpy(stems)
+            stem[:] = row.read(count * self._channels).reshape(count, self._channels)
+        return torch.from_numpy(stems).transpose(1, 2)
 
     def __enter__(self) -> "Spool":
         return self

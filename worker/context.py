@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from models.engine import Engine
 
 CANCELLATION_SECONDS = 0.25  # between two reads of the record for a request to cancel
-PROGRESS_SECONDS = 0.25  # between two reports of progress within a stage
+PROGRESS_SECONDS = 0.25  # between two reports of progress: each is an event, which all who follow the job read
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One worker process's model, stores and signals; the same for every job."""
+    """One worker process's model, stores and signals; the same for every job.
+
+    progress_seconds: between two reports of progress, and before the first one; a job that takes less has none.
+    """
 
     engine: "Engine"
     jobs: JobRepository
@@ -31,6 +34,7 @@ class WorkerContext:
     scratch: Scratch
     signals: Signals
     settings: Settings
+    progress_seconds: float = PROGRESS_SECONDS
 
     @property
     def large_fields(self) -> LargeFields:
@@ -49,14 +53,15 @@ class ExecutionControl:
         self._job_id = job_id
         self._execution_id = execution_id
         self._is_unwanted = False
-        self._next_cancellation_check = 0.0
-        self._next_progress_report = 0.0
-        self._stage = ""
+        self._next_cancellation_check = time.monotonic() + CANCELLATION_SECONDS  # the claim has just read the record
+        self._next_progress_report = time.monotonic() + context.progress_seconds
+        self._reached: tuple[float, str] | None = None  # not reported yet
 
     def is_cancelled(self) -> bool:
         """Whether to stop: the record is cancelled, RQ's stop command came, or the worker shuts down."""
         if self._context.signals.stop.is_set() or self._context.signals.hand_over.is_set():
             return True
+        self._report_if_due()
         if not self._is_unwanted and time.monotonic() >= self._next_cancellation_check:
             self._is_unwanted = self._context.jobs.should_stop(self._job_id, self._execution_id)
             self._next_cancellation_check = time.monotonic() + CANCELLATION_SECONDS
@@ -76,10 +81,14 @@ class ExecutionControl:
             time.sleep(0.1)
 
     def report_progress(self, ratio: float, stage: str) -> None:
-        """Write to the record how far the job is, 0 to 1; reports within a stage are thinned out."""
-        if stage == self._stage and time.monotonic() < self._next_progress_report:
+        """Say how far the job is, 0 to 1. The record is told when a report is due, here or in `is_cancelled`."""
+        self._reached = ratio, stage
+        self._report_if_due()
+
+    def _report_if_due(self) -> None:
+        if self._reached is None or time.monotonic() < self._next_progress_report:
             return
-        self._stage = stage
-        if not self._context.jobs.report_progress(self._job_id, self._execution_id, ratio, stage):
+        reached, self._reached = self._reached, None
+        if not self._context.jobs.report_progress(self._job_id, self._execution_id, *reached):
             self._is_unwanted = True
-        self._next_progress_report = time.monotonic() + PROGRESS_SECONDS
+        self._next_progress_report = time.monotonic() + self._context.progress_seconds

@@ -371,7 +371,12 @@ class EarmarkWorker(SimpleWorker):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         with _tolerate_redis_errors():
             try:
-                super().heartbeat(timeout, pipeline)
+                if pipeline is not None:
+                    super().heartbeat(timeout, pipeline)
+                else:
+                    with self.connection.pipeline(transaction=False) as commands:  # one round trip, not three
+                        super().heartbeat(timeout, commands)
+                        commands.execute()
             except REFUSALS as error:
                 # RQ waits for ever for a connection that is refused, and sends heartbeats meanwhile.
                 self.refusal = error

@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from app.jobs.event_feed import EventFeed
+from app.jobs.events import PROGRESS
 from app.settings import Settings
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
@@ -34,8 +35,9 @@ async def wait_for_change(
     """Return what `look` found as soon as that is news, or after so many seconds.
 
     hold: what is held of a budget during the wait; its errors are raised. look: returns what it found, the job's
-    revision that it saw, and whether that is news; it is called again when the job has changed. The wait ends early
-    when the client disconnects or the server stops.
+    revision that it saw, and whether that is news; it is called again when the job has changed, but for changes of its
+    progress alone, which are no news, only at the end of the wait. The wait ends early when the client disconnects or
+    the server stops.
     """
     if seconds <= 0:
         return (await look())[0]
@@ -47,10 +49,16 @@ async def wait_for_change(
         async with hold:
             while not is_news:
                 subscription.start(revision)
-                while not await subscription.next(
-                    min(_DISCONNECT_CHECK_SECONDS, max(0.0, deadline - time.monotonic()))
-                ):
-                    if feed.ended or time.monotonic() >= deadline or await request.is_disconnected():
+                has_progressed = False
+                while True:
+                    seconds = min(_DISCONNECT_CHECK_SECONDS, max(0.0, deadline - time.monotonic()))
+                    entries = await subscription.next(seconds)
+                    if any(entry.type != PROGRESS for entry in entries):
+                        break
+                    has_progressed |= bool(entries)
+                    if time.monotonic() >= deadline:
+                        return (await look())[0] if has_progressed else found
+                    if feed.ended or (not entries and await request.is_disconnected()):
                         return found
                 found, revision, is_news = await look()
             return found

@@ -20,8 +20,9 @@ from app.jobs.lifecycle import Job, Progress, TargetState
 log = logging.getLogger("earmark.jobs")
 
 DELETED = "deleted"  # the last entry of a deleted record; it is not sent to clients
+PROGRESS = "progress"  # the progress alone has changed
 _PRIVATE_FIELDS = {"request", "webhook"}
-_CHANGED_FIELDS = {"progress": {"progress"}, "target": {"targets", "changed_at"}}  # by event; others: all
+_CHANGED_FIELDS = {PROGRESS: {"progress"}, "target": {"targets", "changed_at"}}  # by event; others: all
 _DELETED_SECONDS = 60  # how long the last entry is kept for subscribers
 
 
@@ -87,7 +88,7 @@ class RecordReplay:
 
     def _restore(self, entry: EventEntry) -> Job:
         changed = json.loads(entry.job)
-        if entry.type == "progress":
+        if entry.type == PROGRESS:
             update = {"progress": Progress.model_validate(changed["progress"]), "revision": entry.revision}
             return self._job.model_copy(update=update)
         if entry.type == "target" and "id" not in changed:  # earlier releases wrote the whole record

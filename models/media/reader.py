@@ -19,6 +19,7 @@ from models.media.demuxing import MediaFile
 from models.media.input_formats import EXACT_DURATION
 from models.media.limits import Limits, MediaInfo
 from models.media.opening import Refused
+from models.media.plain_wav import PlainWav
 from models.media.vorbis import VorbisFile
 
 Block = NDArray[np.float32]
@@ -59,7 +60,7 @@ class AudioReader:
         self._limits = limits
         self._vorbis: VorbisFile | None = None
         try:
-            self._media = MediaFile(path, track)
+            self._media = _open_plain(path, track) or MediaFile(path, track)
         except Refused as error:
             raise AudioUndecodable(str(error)) from error
         try:
@@ -75,14 +76,18 @@ class AudioReader:
         media = self._media
         if media.channels > self._limits.channels:
             self._limits.check(self._limits.lowest_rate, media.channels, None)
+        if isinstance(media, PlainWav):
+            self._frames: Iterator[Block] = media.blocks(BLOCK_FRAMES)
+            self.rate, self.channels, self._mask = media.rate, media.channels, media.mask
+            self._limits.check(self.rate, self.channels, None)
         # Beside a picture, sound may begin later, which libsndfile does not see.
-        if media.container == "ogg" and media.codec == "vorbis" and media.is_alone:
+        elif media.container == "ogg" and media.codec == "vorbis" and media.is_alone:
             self._vorbis = _open_vorbis(path)
         if self._vorbis is not None:
-            self._frames: Iterator[Block] = self._vorbis.blocks()
+            self._frames = self._vorbis.blocks()
             self.rate, self.channels, self._mask = self._vorbis.rate, self._vorbis.channels, self._vorbis.mask
-        else:
-            self._frames = self._decode_frames()
+        elif isinstance(media, MediaFile):
+            self._frames = self._decode_frames(media)
         first = next(self._frames, None)
         if first is None:
             raise AudioUndecodable(_NO_AUDIO)
@@ -100,7 +105,7 @@ class AudioReader:
         longest = self._limits.longest(self.rate, self.channels)
         frames = 0
         try:
-            for block in _blocks(_cut_padding(self._chain(), self._cut)):
+            for block in self._blocks():
                 frames += block.shape[1]
                 if frames > longest * self.rate:
                     raise AudioTooLong(f"longer than the {longest:g} s allowed for such a recording")
@@ -115,6 +120,10 @@ class AudioReader:
         self.info = dataclasses.replace(
             self.info, frames=frames, duration=frames / self.rate, damaged=source.damaged, warnings=tuple(warnings)
         )
+
+    def _blocks(self) -> Iterator[Block]:
+        is_cut_already = isinstance(self._media, PlainWav)
+        return self._chain() if is_cut_already else _blocks(_cut_padding(self._chain(), self._cut))
 
     def _chain(self) -> Iterator[Block]:
         yield self._first
@@ -134,9 +143,9 @@ class AudioReader:
     ) -> None:
         self.close()
 
-    def _decode_frames(self) -> Generator[Block, None, None]:
+    def _decode_frames(self, media: MediaFile) -> Generator[Block, None, None]:
         is_first = True
-        for frame in self._media.frames():
+        for frame in media.frames():
             if is_first:
                 self.rate, self.channels, is_first = frame.sample_rate, frame.layout.nb_channels, False
                 self._mask = _speaker_mask([channel.name for channel in frame.layout.channels])
@@ -148,6 +157,15 @@ def _speaker_mask(channels: list[str]) -> int:
     """Return the mask of channels by FFmpeg's names; 0 unless it names each one's speaker."""
     mask = sum({_SPEAKERS.get(name, 0) for name in channels})
     return mask if mask.bit_count() == len(channels) else 0
+
+
+def _open_plain(path: Path, track: int | None) -> PlainWav | None:
+    if track not in (None, 1):
+        return None  # the file's list of tracks tells what there is
+    try:
+        return PlainWav(path)
+    except ValueError:
+        return None
 
 
 def _open_vorbis(path: Path) -> VorbisFile | None:

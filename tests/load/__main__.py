@@ -10,6 +10,7 @@ import io
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -298,12 +299,13 @@ def sharing(table: Table, running: Topology, api: str, model: str, jobs: int) ->
                 "workers", [sys.executable, *words], {**os.environ, **running.settings.as_environment()}
             )
             eventually(lambda processes=processes: running.registry.workers_by_name().get("base", 0) == processes)
-            started = time.monotonic()
+            started, before = time.monotonic(), _processor_seconds(running, program)
             urls = [client.post("/v1/separations", json=body).raise_for_status().json()["url"] for _ in range(jobs)]
             for url in urls:
                 while client.get(url, headers={"Prefer": "wait=30"}).json()["status"] != "succeeded":
                     assert program.poll() is None, running.read_logs()
             rate = jobs * SHARED_SECONDS / (time.monotonic() - started)
+            spent = {part: (end - before[part]) / jobs for part, end in _processor_seconds(running, program).items()}
             family = [psutil.Process(program.pid), *psutil.Process(program.pid).children(recursive=True)]
             memory = sum(process.memory_full_info().pss for process in family) / MIB
             program.terminate()
@@ -316,6 +318,26 @@ def sharing(table: Table, running: Topology, api: str, model: str, jobs: int) ->
                 f"{rate / alone:.2f}",
                 _WANTED_SHARED.get(processes, ""),
             )
+            parts = ", ".join(f"{part} {seconds * 1000:.0f}" for part, seconds in spent.items())
+            table.add(
+                "the processors' time of each of these jobs", f"{sum(spent.values()):.2f} s", f"{parts} ms", "", ""
+            )
+
+
+def _processor_seconds(running: Topology, workers: subprocess.Popen) -> dict[str, float]:
+    """Return the processor time, in seconds, that the parts of a deployment and this client have taken so far."""
+    seconds = {"workers": 0.0, "decoders": 0.0, "API": 0.0, "queue": 0.0, "client": time.process_time()}
+    programs = [(workers, "workers"), *((api, "API") for api in running.apis.values()), (running.queue, "queue")]
+    for program, part in programs:
+        root = psutil.Process(program.pid)
+        for process in (root, *root.children(recursive=True)):
+            times = process.cpu_times()
+            own = times.user + times.system
+            if "app.media.zygote" in process.cmdline():
+                seconds["decoders"] += own + times.children_user + times.children_system
+            else:
+                seconds[part] += own
+    return seconds
 
 
 def main(

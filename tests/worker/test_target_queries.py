@@ -287,8 +287,19 @@ def test_a_detection_has_tags_events_and_a_picture(runner: JobRunner, tmp_path: 
 
 
 def test_a_separation_passes_each_stage_once(runner: JobRunner, redis: Redis, tmp_path: Path) -> None:
-    """Each change is an event, and costs a short job as much as a second of sound."""
     jobs = StageNotes(redis, runner.context.settings)
-    JobRunner(replace(runner.context, jobs=jobs), redis, tmp_path).separate("mixture", {"name": "a", "label": "Dog"})
+    context = replace(runner.context, jobs=jobs, progress_seconds=0.0)
+    JobRunner(context, redis, tmp_path).separate("mixture", {"name": "a", "label": "Dog"})
     stages = [stage for stage, _ in groupby(jobs.stages)]
     assert stages == ["decoding", "detecting", "separating", "encoding", "storing"]
+
+
+def test_a_job_that_takes_less_than_the_time_between_two_reports_has_none(
+    runner: JobRunner, redis: Redis, tmp_path: Path
+) -> None:
+    """Each change is an event, and costs a short job as much as a second of sound."""
+    jobs = StageNotes(redis, runner.context.settings)
+    context = replace(runner.context, jobs=jobs, progress_seconds=600.0)
+    job = JobRunner(context, redis, tmp_path).separate("mixture", {"name": "a", "label": "Dog"})
+    assert job.status == "succeeded" and job.progress.ratio == 1
+    assert jobs.stages == []

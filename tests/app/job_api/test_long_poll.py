@@ -69,6 +69,20 @@ def test_a_poll_with_an_etag_waits_until_it_differs(folder_service: Service) -> 
     act.join()
 
 
+def test_progress_ends_no_wait_and_is_told_at_its_end(folder_service: Service) -> None:
+    job = folder_service.separate()
+    folder_service.deps.jobs.claim(job["id"], "a")
+    headers = {"Prefer": "wait=2", "If-None-Match": folder_service.client.get(job["url"]).headers["etag"]}
+    act = act_soon(lambda: folder_service.deps.jobs.report_progress(job["id"], "a", 0.5, "separating"))
+    begun = time.monotonic()
+    answer = folder_service.client.get(job["url"], headers={"Prefer": "wait=2"})
+    assert answer.json()["progress"] == {"ratio": 0.5, "stage": "separating"} and time.monotonic() - begun > 1.9
+    act.join()
+    act = act_soon(lambda: folder_service.deps.jobs.report_progress(job["id"], "a", 0.75, "separating"))
+    assert folder_service.client.get(job["url"], headers=headers).status_code == 304
+    act.join()
+
+
 def test_a_poll_waits_no_longer_than_requested(folder_service: Service) -> None:
     job = folder_service.separate()
     begun = time.monotonic()
