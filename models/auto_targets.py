@@ -5,10 +5,12 @@ the target: the most specific one whose probability is close to its ancestor's. 
 classes too, but no targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from models import labels
 from models.detection import RELEASE, Detection, smooth, spans
@@ -16,6 +18,8 @@ from models.labels import Label
 
 MOST = 8  # classes
 THRESHOLD = 0.3  # of a class's probability
+SAME_SOUND = 0.9  # correlation of two stems from which both hold one sound: the residual would lack it twice
+_COMPARED_SECONDS = 4.0  # of each class's spans, which are separated to compare the stems
 _NOT_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
 _NEARLY_AS_SURE = 0.75  # share of its ancestor's probability from which a class replaces it
 _SURE = 0.5  # probability from which a row of a class's curve belongs to a span
@@ -46,6 +50,36 @@ def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESH
     chosen = sorted(chosen, key=lambda label: -probabilities[label.mid])[:most]
     curves = {label.mid: smooth(found.framewise[:, _column(label)].numpy(), found.frame_seconds) for label in chosen}
     return [_target(label, chosen, curves, found) for label in chosen]
+
+
+def compared_spans(targets: Sequence[AutoTarget]) -> list[tuple[float, float]]:
+    """Return the parts of the recording, in seconds and in order, that suffice to compare the targets' stems."""
+    joined: list[tuple[float, float]] = []
+    for start, end in sorted(span for target in targets for span in _first_seconds(target.spans, _COMPARED_SECONDS)):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def same_sounds(stems: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return, for each stem (channels, samples) that holds the sound of one before it, the name of that one.
+
+    Classes are words, and a detector finds several for one sound: a bird that is heard as a chirp, as a cricket and as
+    environmental noise would be separated three times.
+    """
+    found: dict[str, str] = {}
+    directions: dict[str, Tensor] = {}
+    for name, stem in stems.items():
+        direction = F.normalize(stem.flatten(), dim=0)
+        alike = (other for other, known in directions.items() if direction @ known >= SAME_SOUND)
+        before = next(alike, None)
+        if before is None:
+            directions[name] = direction
+        else:
+            found[name] = before
+    return found
 
 
 def most_specific(known: Sequence[Label], probabilities: dict[str, float]) -> list[Label]:
@@ -80,11 +114,14 @@ def _target(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], fo
 
 def _seconds(rows: list[tuple[int, int]], found: Detection) -> list[tuple[float, float]]:
     """Convert rows to seconds within the recording, up to `_LONGEST_SECONDS` of them together."""
+    all_of_them = [(first * found.frame_seconds, min(end * found.frame_seconds, found.duration)) for first, end in rows]
+    return _first_seconds(all_of_them, _LONGEST_SECONDS)
+
+
+def _first_seconds(spans_by_rank: Sequence[tuple[float, float]], left: float) -> list[tuple[float, float]]:
     taken: list[tuple[float, float]] = []
-    left = _LONGEST_SECONDS
-    for first, end in rows:
-        start, stop = first * found.frame_seconds, min(end * found.frame_seconds, found.duration)
-        stop = min(stop, start + left)
+    for start, end in spans_by_rank:
+        stop = min(end, start + left)
         if stop > start:
             taken.append((start, stop))
             left -= stop - start

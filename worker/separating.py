@@ -74,7 +74,8 @@ class _Separation:
         return self._target_queries(mixture)
 
     def _auto_queries(self, mixture: Recording, auto: AutoRecord) -> dict[str, Query]:
-        targets = list(auto_targets(self._execution, mixture, auto))
+        targets, warnings = auto_targets(self._execution, mixture, auto)
+        self._warnings += warnings
         if not targets:
             self._warnings.append(
                 f"No sound is detected with a probability of {auto.threshold:g}: there are no targets."

@@ -1,6 +1,6 @@
 """Queries of a separation's targets: from the request, or from what the detector finds in the mixture."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +10,9 @@ from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
 from models import auto_targets as detected
 from models import labels
+from models.audio import Waveform
 from models.errors import LabelUnknown, SilentQuery
+from models.options import SeparationOptions
 from models.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
 from worker.saved_queries import find_embedding
@@ -30,11 +32,14 @@ def target_query(execution: JobExecution, mixture: Recording, target: TargetReco
     return difference
 
 
-def auto_targets(execution: JobExecution, mixture: Recording, auto: AutoRecord) -> Iterator[tuple[TargetState, Query]]:
-    """Yield a target and its query for each sound that the detector finds, the most probable first.
+def auto_targets(
+    execution: JobExecution, mixture: Recording, auto: AutoRecord
+) -> tuple[list[tuple[TargetState, Query]], list[str]]:
+    """Return a target and its query for each sound that the detector finds, the most probable first, and warnings.
 
     A query comes from the spans in which its class sounds alone; without such spans it is the class embedding; a class
-    that has no embedding is queried by the spans in which it is most probable.
+    that has no embedding is queried by the spans in which it is most probable. Of classes that are the same sound to
+    the separator, only the first is a target.
     """
     engine = execution.context.engine
     detection = engine.detect_file(
@@ -44,12 +49,41 @@ def auto_targets(execution: JobExecution, mixture: Recording, auto: AutoRecord) 
         cancelled=execution.control.is_cancelled,
         limits=execution.recording_limits,
     )
-    for sound in detected.choose_targets(detection, auto.max_targets, auto.threshold):
+    queries: dict[str, Query] = {}
+    sounds: dict[str, detected.AutoTarget] = {}
+    for sound in detected.choose_targets(detection, 2 * auto.max_targets, auto.threshold):
         execution.control.check()
         query = _sound_query(execution, mixture, sound)
         if query is not None:
-            state = TargetState(name=sound.label.slug[:64], label=sound.label.name)
-            yield state, query
+            name = sound.label.slug[:64]
+            queries[name], sounds[name] = query, sound
+    same = _same_sounds(execution, mixture, queries, list(sounds.values()))
+    chosen = [name for name in queries if name not in same][: auto.max_targets]
+    warnings = [
+        f'"{sounds[name].label.name}" is no target: it is the same sound as "{sounds[other].label.name}" here.'
+        for name, other in same.items()
+        if other in chosen
+    ]
+    return [(TargetState(name=name, label=sounds[name].label.name), queries[name]) for name in chosen], warnings
+
+
+def _same_sounds(
+    execution: JobExecution, mixture: Recording, queries: dict[str, Query], sounds: list[detected.AutoTarget]
+) -> dict[str, str]:
+    rate = mixture.info.rate
+    parts = [
+        read_mono(mixture.path, round(start * rate), round(end * rate)).samples
+        for start, end in detected.compared_spans(sounds)
+    ]
+    if len(queries) < 2 or not parts:
+        return {}
+    stems = execution.context.engine.separate(
+        Waveform(torch.cat(parts, dim=1), rate),
+        queries,
+        SeparationOptions(gate=False),
+        cancelled=execution.control.is_cancelled,
+    ).stems
+    return detected.same_sounds({name: stem.samples for name, stem in stems.items()})
 
 
 def _sound_query(execution: JobExecution, mixture: Recording, sound: detected.AutoTarget) -> Query | None:

@@ -77,3 +77,18 @@ def test_silence_and_places_are_no_sounds():
 def test_every_slug_can_name_a_target():
     slugs = {label.slug[:64] for label in labels.classes()}
     assert len(slugs) == labels.CLASSES and "residual" not in slugs
+
+
+def test_stems_that_hold_one_sound_are_found():
+    torch.manual_seed(0)
+    bird, music, faint = torch.randn(3, 1, 8000)
+    stems = {"bird": bird, "music": music, "cricket": 0.5 * bird + 0.1 * faint, "piano": music, "silence": 0 * bird}
+    assert auto_targets.same_sounds(stems) == {"cricket": "bird", "piano": "music"}
+
+
+def test_a_few_seconds_of_each_class_are_compared():
+    dog = [0.9] * 20 + [0] * 60
+    siren = [0] * 10 + [0.8] * 20 + [0] * 50
+    far = [0] * 60 + [0.7] * 20
+    chosen = auto_targets.choose_targets(detection(80, dog=dog, siren=siren, bird=far))
+    assert auto_targets.compared_spans(chosen) == [(0.0, 4.0), (10.0, 14.0), (30.0, 34.0)]
