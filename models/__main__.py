@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from models import threads
+from models.allocator import keep_freed_memory
 from models.errors import MediaError, ModelsError
 
 _INTERRUPTED = 130
@@ -123,4 +124,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     threads.prepare()
+    keep_freed_memory()
     sys.exit(main())

@@ -41,7 +41,6 @@ WORKER_ROWS = (
     {"job_run"},
     {"tasks"},
     {"process", "pool"},
-    {"command"},
     {"__main__"},
 )
 APP_ROOMS_OF_WORKERS = {

@@ -7,6 +7,7 @@ import typer
 
 from app import logs
 from app.settings import Settings
+from models.allocator import keep_freed_memory
 from models.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
@@ -57,6 +58,7 @@ def main(
         _start_several(settings, hand_over_after)
         return
     prepare(settings.worker_threads)
+    keep_freed_memory()
     # After the validation of settings, since importing torch takes seconds, and after `prepare`.
     from worker.decode import SANDBOX
 

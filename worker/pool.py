@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
-from models import allocator, threads
+from models import threads
 
 EXIT_UNUSABLE = 2  # the exit status of a worker that cannot start, and so need not be restarted
 PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to hand its job over
@@ -46,7 +46,6 @@ def _program(settings: Settings, index: int, options: Sequence[str], hand_over_a
     environment = {
         "EARMARK_WORKER_METRICS_PORT": str(port + index if port else 0),
         **threads.variables(os.environ, settings.worker_threads, settings.worker_processes),
-        **allocator.variables(os.environ),
     }
     # A worker whose parent was killed still gives its job back.
     death_signal, stop_timeout = signal.SIGTERM, hand_over_after + PATIENCE
