@@ -6,14 +6,15 @@ describes the networks and holds the other file's SHA-256. `authors.py` reads th
 
 import hashlib
 import json
+import mmap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.authors import load_authors
@@ -35,6 +36,9 @@ REQUIRED = {
     "sha256": str,
 }
 PRIOR = "prior."
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}  # of safetensors
+# Smaller entries are read: each one mapped keeps a file open.
+MAPPED_BYTES = 1 << 22
 
 
 @dataclass
@@ -214,11 +218,46 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         found = digest(path)
         if found != sha256:
             raise CheckpointInvalid(f"{path}: its SHA-256 is {found}, and the config says {sha256}")
-        return load_file(path)
+        return read_entries(path)
     except OSError as fault:
         raise CheckpointInvalid(f"{path}: {fault.strerror}") from fault
     except SafetensorError as fault:
         raise CheckpointInvalid(f"{path}: not a safetensors file: {fault}") from fault
+
+
+def read_entries(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, large ones mapped, each by itself.
+
+    So the memory of an entry is given back when its layer is packed. `safetensors.torch.load_file` maps the file as
+    one, and all of it stays as long as one entry does.
+
+    Raises SafetensorError, OSError.
+    """
+    with safe_open(path, "pt"):  # verifies the header: all entries lie in the file, and have their shapes' sizes
+        pass
+    entries = {}
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_bytes))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            if entry["dtype"] not in TYPES:
+                raise SafetensorError(f"entry {name!r} is of type {entry['dtype']}")
+            begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
+            entries[name] = read_entry(file, begin, end, TYPES[entry["dtype"]]).view(entry["shape"])
+    return entries
+
+
+def read_entry(file: BinaryIO, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+    """Return the flat tensor between two places of a file; what is written to it stays in memory."""
+    if begin == end:
+        return torch.empty(0, dtype=dtype)
+    if end - begin < MAPPED_BYTES:
+        file.seek(begin)
+        return torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype)
+    before = begin % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(file.fileno(), end - begin + before, access=mmap.ACCESS_COPY, offset=begin - before)
+    return torch.frombuffer(mapped, dtype=dtype, offset=before)
 
 
 def fill(network: nn.Module, prefix: str, state: dict[str, Tensor], path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from models import checkpoints
@@ -333,6 +334,29 @@ def test_a_bundle_comes_back_as_it_was_saved(tmp_path, bundle, half, error):
     torch.testing.assert_close(answers, estimates, rtol=0, atol=error * estimates.abs().max())
     assert not loaded.detector.training
     assert not loaded.separator.training
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's figures")
+def test_the_memory_of_an_entry_is_given_back_with_it(tmp_path):
+    def resident() -> int:
+        """Return MiB of files that this process has in memory."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("RssFile:")).split()[1]) >> 10
+
+    saved = {f"layer {number}": torch.full((2 << 20,), float(number)) for number in range(16)}  # 8 MiB each
+    saved |= {"small": torch.arange(3.0), "empty": torch.zeros(0, 5), "number": torch.tensor(7)}
+    save_file(saved, tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    entries = checkpoints.read_entries(tmp_path / "model.safetensors")
+    for name, entry in saved.items():
+        assert torch.equal(entries[name], entry), name
+    whole = resident()
+    entries["layer 15"].mul_(2)  # as batch norms are merged into weights
+    kept = {name: entries.pop(name) for name in ("layer 15", "small", "empty", "number")}
+    entries.clear()
+    assert whole - resident() > 100
+    assert kept["layer 15"].eq(30).all()
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_a_bundle_is_saved_over_another(tmp_path, bundle):
