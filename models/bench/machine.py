@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
+from models.precision import has_bfloat16
+
 _SIZE = 2048  # of square matrices: as large as the layers of large networks, and larger than the caches
+_EMULATED_SIZE = 256  # where the processor has no bfloat16, whose product then takes a thousand times as long
 _COPIED_BYTES = 1 << 28
 _REPEATS = 5  # the fastest counts: other programs only slow a measurement down
 
@@ -16,17 +19,16 @@ _REPEATS = 5  # the fastest counts: other programs only slow a measurement down
 def measure() -> dict:
     """Return processor, cores, matrix products in float32 and bfloat16 (GFLOP/s) and copied memory (GB/s, read and
     written bytes each counted once)."""
-    matrix = torch.rand(_SIZE, _SIZE)
+    half_size = _SIZE if has_bfloat16("cpu") else _EMULATED_SIZE
+    matrix, half = torch.rand(_SIZE, _SIZE), torch.rand(half_size, half_size).bfloat16()
     block = torch.zeros(_COPIED_BYTES, dtype=torch.uint8)
     target = torch.empty_like(block)
-    operations = 2 * _SIZE**3
-    half = matrix.bfloat16()
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "float32_gflops": operations / _fastest(lambda: matrix @ matrix) / 1e9,
-        "bfloat16_gflops": operations / _fastest(lambda: half @ half) / 1e9,
+        "float32_gflops": 2 * _SIZE**3 / _fastest(lambda: matrix @ matrix) / 1e9,
+        "bfloat16_gflops": 2 * half_size**3 / _fastest(lambda: half @ half) / 1e9,
         "copy_gb_per_second": 2 * _COPIED_BYTES / _fastest(lambda: target.copy_(block)) / 1e9,
     }
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from models.separation import Masking, Windows, estimates
 from models.validation.metrics import sdr
 
 # Blocks in float32, the others in bfloat16; `auto` is "full resolution".
-_POINTS = {
-    "nothing": (),
-    "last block": ("last",),
-    "full resolution": ("encoder.0", "decoder.5", "last"),
-    "two finest levels": ("encoder.0", "encoder.1", "decoder.4", "decoder.5", "last"),
-    "everything": ("encoder", "centre", "decoder", "last"),
+_POINTS: dict[str, Callable[[UNet], tuple[str, ...]]] = {
+    "nothing": lambda separator: (),
+    "last block": lambda separator: ("last",),
+    "full resolution": lambda separator: separator.full_resolution,
+    "two finest levels": lambda separator: ("encoder.1", "decoder.4", *separator.full_resolution),
+    "everything": lambda separator: ("encoder", "centre", "decoder", "last"),
 }
 _LONG_WINDOW = 20.47  # s; its 2048 frames fill the network's grid
 EXACT, AUTHORS = "exact", "authors"
@@ -47,9 +47,13 @@ def measure_all(models: list[str], seconds: float) -> Iterator[dict]:
     """Yield a row for the authors' way and each point, of the models that have the paper's networks.
 
     A row has: model, float32 (blocks), window (s), seconds (of audio), took, cpu (s of all cores), peak_mib, ratio
-    (of the authors' processor time to this), and snr (dB; None for `exact`).
+    (of the authors' processor time to this), and snr (dB; None for `exact`). On a CPU without bfloat16 "everything" is
+    the only point.
     """
-    points = [(EXACT, 10.0), (AUTHORS, 0.0), *((name, 10.0) for name in _POINTS), ("nothing", _LONG_WINDOW)]
+    points = [(EXACT, 10.0), (AUTHORS, 0.0), ("everything", 10.0)]
+    if Arithmetic.of("cpu").bfloat16:
+        points[2:2] = [(name, 10.0) for name in _POINTS if name != "everything"]
+        points.append(("nothing", _LONG_WINDOW))
     for model in filter(is_paper, models):
         with tempfile.TemporaryDirectory() as folder:
             rows = [_in_process(model, name, window, seconds, Path(folder)) for name, window in points]
@@ -80,7 +84,7 @@ def measure(model: str, point: str, seconds: float, folder: Path) -> dict:
     separator, arithmetic = _separator(model), Arithmetic.of("cpu", EXACT)
     if name in _POINTS:
         separator.fold()
-        separator.pack(torch.bfloat16, _POINTS[name])
+        separator.pack(torch.bfloat16, _POINTS[name](separator))
     query = torch.rand(separator.query_size, generator=torch.Generator().manual_seed(0))
     mixture = torch.from_numpy(sound(0, round(seconds * RATE), RATE))
 

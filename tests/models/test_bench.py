@@ -16,6 +16,7 @@ from models.bench import precision_curve, separations, surroundings
 from models.bench.commands import bench
 from models.networks import htsat
 from models.networks.unet import HyperParameters, UNet
+from models.precision import Arithmetic
 from models.query import PAPER_RULES
 from tests.models.test_networks import SMALL_EAR
 
@@ -74,12 +75,12 @@ def test_layers_in_float32_trade_speed_for_a_higher_ratio(tmp_path: Path) -> Non
     checkpoints.save(checkpoints.Bundle("small", "1", detector.eval(), separator.eval(), config), tmp_path)
     assert precision_curve.is_paper(str(tmp_path))
     assert not precision_curve.is_paper("base")
-    rows = [
-        precision_curve.measure(str(tmp_path), json.dumps(point), 2.0, tmp_path)
-        for point in (("exact", 10.0), ("authors", 0.0), ("nothing", 10.0), ("everything", 10.0))
-    ]
-    exact, authors, nothing, everything = (row["snr"] for row in rows)
+    # Without bfloat16, a network can only be packed in float32.
+    points = ["exact", "authors", "everything", *(["nothing"] if Arithmetic.of("cpu").bfloat16 else [])]
+    rows = [precision_curve.measure(str(tmp_path), json.dumps([point, 10.0]), 2.0, tmp_path) for point in points]
+    exact, authors, everything, *nothing = (row["snr"] for row in rows)
     assert exact is None
     assert authors > 10
-    assert 30 < nothing < everything
+    assert everything > 90
+    assert all(30 < ratio < everything for ratio in nothing)
     assert all(row["cpu"] > 0 and row["peak_mib"] > 100 for row in rows)
