@@ -6,7 +6,7 @@ from pathlib import Path
 import models
 
 ROWS = (
-    {"errors", "threads"},
+    {"allocator", "errors", "threads"},
     {"audio", "formats", "loudness", "packed_layers", "spectrum", "wiener", "plda", "presence"},
     {"networks", "speeds"},
     {"encoding", "labels", "matching", "options", "precision", "profiles", "query"},
