@@ -15,11 +15,13 @@ DIRECTIONS = 192  # a few more than there are classes
 DIAGONAL = 0.5  # shrinkage of W to its diagonal: a few thousand clips do not determine all covariances
 LEAST = 0.02  # share of W's mean variance added to all variances: some features of a query encoder are constant
 MOST_GROUPS = 10_000  # of a class; its statistics need no more, and all of AudioSet's do not fit in memory
+ROUNDING = 1e-12  # share of a mean's square that variances of equal embeddings may reach
 UNSEEN = 0.3  # share of W added to B: unseen classes differ along other directions too
 
 
 def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
-    """Fit a prior to the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups."""
+    """Fit a prior to the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups, or
+    all of them sound the same to the encoder."""
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index in np.flatnonzero(sounding(embeddings)).tolist():
         clip = clips.clips[index]
@@ -43,6 +45,8 @@ def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
             within += weights[-1] * offsets.T @ offsets / (len(parts) - 1)
             weight += weights[-1]
     if weight == 0.0 or len(means) < 2:
+        return None
+    if within.trace() <= ROUNDING * weight * torch.stack(means).square().sum(1).mean():
         return None
     centre = torch.stack(means).mean(0)
     offsets, shares = torch.stack(means) - centre, torch.tensor(weights, dtype=torch.float64)

@@ -35,6 +35,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     valid, train = (tones.corpus(split, longest=LONGEST) for split in ("valid", "train"))
     reporting_mixtures.write(reporting_mixtures.draw(valid, train, 4), tmp_path / "list.csv")
     detector = Yamnet(**DETECTOR).eval()
+    for module in detector.modules():  # by default the layers forget what they hear: all embeddings are equal
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
     separator = ResUNet(detector, **checkpoints.as_tuples(SMALL)).eval()
     query = asdict(BASE_RULES)
     config = {"name": "small", "version": "7", "preset": "base"}

@@ -88,6 +88,12 @@ def test_classes_of_one_group_tell_nothing():
     assert plda_fit.fit(np.ones((3, 1, SIZE), np.float32), Clips(np.zeros(1, np.int16), clips)) is None
 
 
+def test_an_encoder_that_tells_nothing_apart_gives_no_prior():
+    clips = [Clip(f"{at}", 0, 1, (f"/m/{at % 2}",), f"{at}", "sound", {}) for at in range(12)]
+    equal = np.full((12, 4, SIZE), 0.1, np.float32)
+    assert plda_fit.fit(equal, Clips(np.zeros(1, np.int16), clips)) is None
+
+
 def test_parts_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match="do not match"):
         PLDAPrior.of(prior.state() | {"centre": torch.zeros(3)})
