@@ -19,7 +19,8 @@ from models.labels import Label
 MOST = 8  # classes
 THRESHOLD = 0.3  # of a class's probability
 SAME_SOUND = 0.9  # correlation of two stems from which both hold one sound: the residual would lack it twice
-_COMPARED_SECONDS = 4.0  # of each class's spans, which are separated to compare the stems
+# Of each class's spans, and of all classes together: they are separated, in memory, to compare the stems.
+_COMPARED_SECONDS, _COMPARED_IN_ALL = 4.0, 20.0
 _NOT_SOUNDS = {"Silence", "Acoustic environment"}  # and what belongs to them
 _NEARLY_AS_SURE = 0.75  # share of its ancestor's probability from which a class replaces it
 _SURE = 0.5  # probability from which a row of a class's curve belongs to a span
@@ -55,7 +56,8 @@ def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESH
 def compared_spans(targets: Sequence[AutoTarget]) -> list[tuple[float, float]]:
     """Return the parts of the recording, in seconds and in order, that suffice to compare the targets' stems."""
     joined: list[tuple[float, float]] = []
-    for start, end in sorted(span for target in targets for span in _first_seconds(target.spans, _COMPARED_SECONDS)):
+    share = min(_COMPARED_SECONDS, _COMPARED_IN_ALL / max(1, len(targets)))
+    for start, end in sorted(span for target in targets for span in _first_seconds(target.spans, share)):
         if joined and start <= joined[-1][1]:
             joined[-1] = joined[-1][0], max(end, joined[-1][1])
         else:

@@ -10,7 +10,7 @@ from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
 from models import auto_targets as detected
 from models import labels
-from models.audio import Waveform
+from models.audio import Waveform, resample
 from models.errors import LabelUnknown, SilentQuery
 from models.options import SeparationOptions
 from models.query import Query, surroundings
@@ -77,8 +77,9 @@ def _same_sounds(
     ]
     if len(queries) < 2 or not parts:
         return {}
-    stems = execution.context.engine.separate(
-        Waveform(torch.cat(parts, dim=1), rate),
+    engine = execution.context.engine
+    stems = engine.separate(
+        Waveform(resample(torch.cat(parts, dim=1), rate, engine.rate), engine.rate),
         queries,
         SeparationOptions(gate=False),
         cancelled=execution.control.is_cancelled,

@@ -92,3 +92,5 @@ def test_a_few_seconds_of_each_class_are_compared():
     far = [0] * 60 + [0.7] * 20
     chosen = auto_targets.choose_targets(detection(80, dog=dog, siren=siren, bird=far))
     assert auto_targets.compared_spans(chosen) == [(0.0, 4.0), (10.0, 14.0), (30.0, 34.0)]
+    assert auto_targets.compared_spans(chosen * 10) == [(0.0, 20 / 30), (10.0, 10 + 20 / 30), (30.0, 30 + 20 / 30)]
+    assert auto_targets.compared_spans([]) == []
