@@ -1,8 +1,8 @@
 """Waveform of a recording: decodes it to the minimum and maximum sample (peaks) of each bin and channel.
 
 A bin is a number of consecutive samples. `compute` runs `python -m app.media.waveform` in the sandbox, which decodes
-the recording, or a section of it, bin by bin and takes the two values from FFmpeg's `astats`. When the number of bins
-reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
+the recording, or a section of it, bin by bin. Short bins are searched here, long ones by FFmpeg's `astats`. When the
+number of bins reaches `MAX_BINS`, neighbours are merged, so that memory does not grow with the recording's length.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ MAX_BINS = 16384  # a recording with enough samples has at least half as many
 _HEADER = struct.Struct("<IQII")  # sample rate, samples per channel, samples per bin, channels
 _LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: smaller bins are costly
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
+# Samples of a block, up to which it is searched here: 0.08 us a sample, where `astats` takes 50 us for any block.
+_SHORT_BLOCK = 256
+_SAMPLES_OF_BLOCKS = 8192  # per channel, of short blocks that are taken from FFmpeg together
+_MAX_LEVEL = 3e38  # what exceeds a 32-bit float may be infinite
 # Six hours of stereo take half a minute; a slow codec on a slow machine passes. It yields to the server and to probes.
 SANDBOX_LIMITS = SandboxLimits(
     seconds=360, cpu_seconds=360, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64, niceness=10
@@ -131,26 +135,33 @@ class WaveformBuilder:
         self._blocks_per_bin = 1
         self._blocks_in_last_bin = 0  # 0: the last bin is full
 
-    def add(self, samples: int, metadata: dict[str, str]) -> None:
-        """Add the next block by its `astats` metadata; only the last block may be shorter than the others."""
+    def add(self, samples: int, minima: Iterable[float], maxima: Iterable[float]) -> None:
+        """Add the next block, its extremes by channel; only the last block may be shorter than the others."""
         starts_bin = self._blocks_in_last_bin == 0
-        for number, (minima, maxima) in enumerate(zip(self._minima, self._maxima, strict=True), start=1):
-            minimum = _parse_level(metadata[f"lavfi.astats.{number}.Min_level"])
-            maximum = _parse_level(metadata[f"lavfi.astats.{number}.Max_level"])
-            if starts_bin:
-                minima.append(minimum)
-                maxima.append(maximum)
-            else:
-                minima[-1], maxima[-1] = min(minima[-1], minimum), max(maxima[-1], maximum)
+        for channels, levels, extreme in ((self._minima, minima, min), (self._maxima, maxima, max)):
+            for bins, level in zip(channels, levels, strict=True):
+                if starts_bin:
+                    bins.append(level)
+                else:
+                    bins[-1] = extreme(bins[-1], level)
         self.samples += samples
         self._blocks_in_last_bin = (self._blocks_in_last_bin + 1) % self._blocks_per_bin
         if len(self._minima[0]) == self._max_bins and self._blocks_in_last_bin == 0:
             self._merge_neighbours()
 
     def extend(self, frames: Iterable[Any]) -> None:
-        """Add the blocks that a filter graph yields."""
+        """Add the blocks that the graph of `_filters` yields."""
+        channels = range(1, len(self._minima) + 1)
         for frame in frames:
-            self.add(frame.samples, frame.metadata)
+            if self._block_size <= _SHORT_BLOCK:
+                for block in _split(frame, self._block_size):
+                    self.add(len(block[0]), *zip(*map(_extremes, block), strict=True))
+                continue
+            minima, maxima = (
+                [_parse_level(frame.metadata[f"lavfi.astats.{channel}.{name}_level"]) for channel in channels]
+                for name in ("Min", "Max")
+            )
+            self.add(frame.samples, minima, maxima)
 
     def build(self) -> Waveform:
         """Return the waveform of all blocks so far."""
@@ -226,7 +237,14 @@ def read_section(path: Path, start: float, end: float, track: int | None = None)
 
 
 def _filters(block_size: int) -> list[tuple[str, str]]:
-    """Return filters that cut frames into blocks and measure each channel's minimum and maximum."""
+    """Return filters that cut frames into blocks and measure each channel's minimum and maximum, or, of short blocks,
+    into many of them, with interleaved samples."""
+    if block_size <= _SHORT_BLOCK:
+        return [
+            ("aformat", "sample_fmts=flt"),
+            ("asetnsamples", f"n={_SAMPLES_OF_BLOCKS // block_size * block_size}:p=0"),
+            ("abuffersink", ""),
+        ]
     return [
         ("aformat", "sample_fmts=fltp"),
         ("asetnsamples", f"n={block_size}:p=0"),
@@ -235,10 +253,31 @@ def _filters(block_size: int) -> list[tuple[str, str]]:
     ]
 
 
+def _split(frame: Any, block_size: int) -> Iterator[list[array[float]]]:
+    """Yield the blocks of a frame of interleaved 32-bit floats, each as the samples of its channels."""
+    from av.audio.plane import AudioPlane  # the front end itself loads no decoder
+
+    channels = frame.layout.nb_channels
+    plane: Any = AudioPlane(frame, 0)
+    samples = array("f", bytes(plane)[: 4 * channels * frame.samples])
+    split = [samples[channel::channels] for channel in range(channels)]
+    for start in range(0, frame.samples, block_size):
+        yield [channel[start : start + block_size] for channel in split]
+
+
+def _extremes(samples: array[float]) -> tuple[float, float]:
+    """Return the least and the greatest sample; 0 counts for not-a-number, infinities and what exceeds a float."""
+    least, greatest = min(samples), max(samples)
+    if least > -_MAX_LEVEL and greatest < _MAX_LEVEL:  # a comparison with not-a-number is false
+        return least, greatest
+    finite = [sample if abs(sample) < _MAX_LEVEL else 0.0 for sample in samples]
+    return min(finite), max(finite)
+
+
 def _parse_level(text: str) -> float:
     """Return a level of `astats` as a float; 0 for not-a-number, infinities and what exceeds a 32-bit float."""
     level = float(text)
-    return level if math.isfinite(level) and abs(level) < 3e38 else 0.0
+    return level if abs(level) < _MAX_LEVEL else 0.0
 
 
 def _to_little_endian(levels: array[float]) -> array[float]:
