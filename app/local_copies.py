@@ -1,12 +1,12 @@
-"""Local copies of stored recordings, for child processes that read them."""
+"""Local copies of uploads and of stored recordings, for child processes that read them."""
 
 import asyncio
 import errno
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from io import RawIOBase
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import DiskFull, NotFound, Overloaded, StoreUnavailable
-from app.storage import Storage
+from app.storage import Storage, check_size
 
 log = logging.getLogger("earmark.audio")
 
+_CHUNK_BYTES = 256 * 1024  # of a copy that is read
 _KEPT_SECONDS = 60.0  # after its last use
 
 # Errors of the system that pass: disk space and quota; open files, processes, memory.
@@ -25,32 +26,24 @@ _SHORTAGES = {*DiskFull.errnos, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.
 
 
 class LocalCopy:
-    """A path at which a child process can read an upload: the store's own file, or a temporary copy of it.
+    """A temporary copy of an upload, at a path at which a child process can read it.
 
     The copy is an unnamed file in the folder for temporary files (TMPDIR), which the system deletes when this process
     ends, however it ends. That folder belongs on a disk: a tmpfs is charged to the memory of the container.
 
-    store_path: the object as a file of this machine, if the store is a folder (`Storage.local_path`).
-
     Raises `DiskFull` if disk space runs out while it is open, `Overloaded` if processes or open files do.
     """
 
-    def __init__(self, store_path: Path | None) -> None:
-        self._store_path = store_path
-        self._copy: RawIOBase | None = None
-
     def __enter__(self) -> "LocalCopy":
-        if self._store_path is None:
-            try:
-                self._copy = tempfile.TemporaryFile(buffering=0)  # a child process reads it
-            except OSError as error:
-                raise _translate(error) from error
+        try:
+            self._copy: RawIOBase = tempfile.TemporaryFile(buffering=0)  # a child process reads it
+        except OSError as error:
+            raise _translate(error) from error
         return self
 
     def close(self) -> None:
         """Delete the copy."""
-        if self._copy is not None:
-            self._copy.close()
+        self._copy.close()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
@@ -59,23 +52,22 @@ class LocalCopy:
 
     @property
     def path(self) -> Path:
-        """Path of the file, complete once the stream has ended."""
-        if self._copy is not None:
-            return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
-        assert self._store_path is not None  # noqa: S101 (one of the two is set)
-        return self._store_path
+        """Path of the copy, complete once it is written."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
 
-    async def fill(self, key: str, size: int, storage: Storage) -> None:
-        """Copy an object of `size` bytes from the store, unless the store has it as a file."""
-        if self._copy is not None:
-            async for _ in self.copy_chunks(await storage.open_range(key, 0, size)):
-                pass
-
-    async def copy_chunks(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pass chunks through and copy them, unless the store has the object as a file."""
+    async def write(self, chunks: AsyncIterator[bytes], limit: int) -> None:
+        """Write a stream of bytes. Raises `UploadTooLarge` after `limit` bytes, and what `chunks` raises."""
+        size = 0
         async for chunk in chunks:
-            if self._copy is not None:
-                await run_in_threadpool(_write, self._copy, chunk)
+            size += len(chunk)
+            check_size(size, limit)
+            await run_in_threadpool(_write, self._copy, chunk)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Yield the bytes that were written."""
+        position = 0
+        while chunk := await run_in_threadpool(os.pread, self._copy.fileno(), _CHUNK_BYTES, position):
+            position += len(chunk)
             yield chunk
 
 
@@ -113,7 +105,7 @@ class LocalCopies:
         if path is not None:
             if not await run_in_threadpool(path.exists):
                 raise NotFound("There is no such recording any more.")
-            with LocalCopy(path):
+            with _translate_shortages():
                 yield path
             return
         kept = self._kept.pop(key, None) or self._fetch(key, size)
@@ -122,15 +114,12 @@ class LocalCopies:
         if kept.expiry is not None:
             kept.expiry.cancel()
         try:
-            with anyio.move_on_after(self._timeout) as copying:
-                await asyncio.shield(kept.filled)
-            if copying.cancelled_caught:
-                raise StoreUnavailable("Reading the recording from the store took too long.")
-            yield kept.copy.path
-        except OSError as error:
-            if error.errno in _SHORTAGES:
-                raise _translate(error) from error
-            raise
+            with _translate_shortages():
+                with anyio.move_on_after(self._timeout) as copying:
+                    await asyncio.shield(kept.filled)
+                if copying.cancelled_caught:
+                    raise StoreUnavailable("Reading the recording from the store took too long.")
+                yield kept.copy.path
         finally:
             kept.users -= 1
             if not kept.users:
@@ -142,10 +131,13 @@ class LocalCopies:
             self._drop(key)
 
     def _fetch(self, key: str, size: int) -> _Kept:
-        copy = LocalCopy(None).__enter__()
-        filled = asyncio.create_task(copy.fill(key, size, self._storage))
+        copy = LocalCopy().__enter__()
+        filled = asyncio.create_task(self._fill(copy, key, size))
         filled.add_done_callback(lambda done: done.cancelled() or done.exception())  # its users may have left
         return _Kept(copy, size, filled)
+
+    async def _fill(self, copy: LocalCopy, key: str, size: int) -> None:
+        await copy.write(await self._storage.open_range(key, 0, size), size)
 
     def _release(self, key: str, kept: _Kept) -> None:
         """Keep a copy that nobody uses for a while, unless it is incomplete."""
@@ -176,6 +168,16 @@ def _write(copy: RawIOBase, chunk: bytes) -> None:
     remaining = memoryview(chunk)
     while remaining:
         remaining = remaining[copy.write(remaining) or 0 :]
+
+
+@contextmanager
+def _translate_shortages() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise _translate(error) from error
+        raise
 
 
 def _translate(error: OSError) -> DiskFull | Overloaded:

@@ -1,4 +1,4 @@
-"""Uploads: receive, store and probe a file, then create its record; a failure leaves nothing."""
+"""Uploads: receive, probe and store a file, then create its record; a failure leaves nothing."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class Uploads:
             return await self.receive(Part("url", response.url.path, response.chunks))
 
     async def receive(self, part: Part, audio_id: str | None = None, size: int = 0) -> Audio:
-        """Stream one file to the store, probe it and create its record, with a new id unless one is given.
+        """Receive one file, probe it, store it and create its record, with a new id unless one is given.
 
         size: bytes for which room is held from the start, of a file that is known to have so many.
         Raises `QuotaExceeded`, `UploadTooLarge`, `StoreUnavailable`, `RateLimited`, `Overloaded`, and what the probe
@@ -58,23 +58,34 @@ class Uploads:
             return await self._receive(replace(part, chunks=chunks), audio_id)
 
     async def _receive(self, part: Part, audio_id: str | None) -> Audio:
-        settings = self._deps.settings
-        await self._deps.storage.require_bucket()
-        audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(self._deps.clock.now))
-        key = store_key(audio_id)
-        with self._deps.budgets.count_refusal("kept_uploads"):
-            await run_in_threadpool(self._deps.audio.register_write, audio_id, self._deps.caller.key_id)
+        deps, settings, owner = self._deps, self._deps.settings, self._deps.caller.key_id
+        await deps.storage.require_bucket()
+        with deps.budgets.count_refusal("kept_uploads"):
+            await run_in_threadpool(deps.audio.require_room, owner)
+        with LocalCopy() as copy:
+            await copy.write(part.chunks, settings.upload_bytes)
+            # First, so that what is no audio costs the store nothing.
+            async with deps.budgets.probes.hold(owner):
+                info = await probe.probe(copy.path, settings)
+            async with deps.budgets.store_writes.hold(owner):
+                audio = await self._store(copy, info, audio_id, part.filename)
+        self.created.append(audio)
+        access_log.note_made(audio.id)
+        deps.metrics.uploaded.inc(audio.bytes)
+        return audio
+
+    async def _store(self, copy: LocalCopy, info: probe.MediaInfo, audio_id: str | None, filename: str | None) -> Audio:
+        """Write a probed file to the store, and its record."""
+        deps, settings = self._deps, self._deps.settings
+        audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(deps.clock.now))
+        await run_in_threadpool(deps.audio.register_write, audio_id)
         try:
-            with LocalCopy(self._deps.storage.local_path(key)) as copy:
-                copied = copy.copy_chunks(part.chunks)
-                stored = await self._deps.storage.put_stream(key, copied, settings.upload_bytes)
-                async with self._deps.budgets.probes.hold(self._deps.caller.key_id):
-                    info = await probe.probe(copy.path, settings)
-            now = self._deps.clock.now()
+            stored = await deps.storage.put_stream(store_key(audio_id), copy.read(), settings.upload_bytes)
+            now = deps.clock.now()
             audio = Audio(
                 id=audio_id,
-                owner=self._deps.caller.key_id,
-                filename=sanitize_filename(part.filename),
+                owner=deps.caller.key_id,
+                filename=sanitize_filename(filename),
                 bytes=stored.bytes,
                 sha256=stored.sha256,
                 content_type=info.content_type,
@@ -87,14 +98,11 @@ class Uploads:
                 created_at=now,
                 expires_at=now + settings.upload_retention,
             )
-            await run_in_threadpool(self._deps.audio.create, audio)
+            await run_in_threadpool(deps.audio.create, audio)
         except BaseException:
             with anyio.CancelScope(shield=True), _log_errors():
-                await run_sync(_discard, self._deps, audio_id)
+                await run_sync(_discard, deps, audio_id)
             raise
-        self.created.append(audio)
-        access_log.note_made(audio.id)
-        self._deps.metrics.uploaded.inc(stored.bytes)
         return audio
 
     def discard(self) -> None:

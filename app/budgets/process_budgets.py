@@ -32,6 +32,7 @@ class ProcessBudgets(Collector):
         self.upload_room = Budget("upload_room", "bytes of uploads in flight", settings.upload_room, share)
         self.fetches = Budget("fetches", "fetches of URLs", settings.fetch_slots, share, patience)
         self.probes = Budget("probes", "files being probed", settings.probe_slots, share, patience)
+        self.store_writes = Budget("store_writes", "uploads being stored", settings.store_slots, share, patience)
         self.waveforms = Budget("waveforms", "waveforms being computed", settings.waveform_slots, share, patience)
         self.sections = Budget("sections", "sections being decoded", settings.section_slots, share, patience)
         self.redis_memory = RedisMemory(redis, settings.redis_share)

@@ -158,15 +158,15 @@ class AudioRepository:
         self._delete = redis.register_script(_DELETE)
         self._advance = redis.register_script(_ADVANCE)
 
-    def register_write(self, audio_id: str, owner: str = "") -> None:
-        """Register bytes before they are written; orphans unless `create` follows within the upload's time.
-
-        Raises `QuotaExceeded` while an API key keeps as many uploads as it may; concurrent calls may exceed that a
-        little.
-        """
+    def require_room(self, owner: str) -> None:
+        """Raise `QuotaExceeded` if an API key keeps as many uploads as it may; concurrent ones may exceed that a
+        little."""
         if owner:
             detail = "uploads are kept already: delete some, or wait until they expire."
             self._require_room(_ids_key(owner), self._settings.kept_uploads, detail)
+
+    def register_write(self, audio_id: str) -> None:
+        """Register bytes before they are written; orphans unless `create` follows within the upload's time."""
         self._orphans.add(None, store_key(audio_id), self._clock.now() + 2 * self._settings.upload_timeout)
 
     def create(self, audio: Audio) -> None:

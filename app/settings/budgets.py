@@ -60,7 +60,7 @@ class BudgetSettings(BaseModel):
     upload_slots: int = Field(
         default=32,
         ge=1,
-        description="uploads in flight; with S3, each holds up to 25 MiB in memory",
+        description="uploads in flight",
     )
     upload_room: int = Field(
         default=16 * 1024 * MIB,
@@ -71,6 +71,11 @@ class BudgetSettings(BaseModel):
     )
     fetch_slots: int = Field(default=16, ge=1, description="fetches of URLs at once")
     probe_slots: int = Field(default=4, ge=1, description="uploads whose headers are read at once, by a process each")
+    store_slots: int = Field(
+        default=8,
+        ge=1,
+        description="uploads that are written to the store at once; with S3, each holds up to 25 MiB in memory",
+    )
     waveform_slots: int = Field(
         default=2, ge=1, description="recordings that are decoded for their waveform at once, by a process each"
     )
@@ -94,8 +99,8 @@ class BudgetSettings(BaseModel):
     budget_patience: float = Field(
         default=30.0,
         ge=0,
-        description="seconds that a request waits for an upload, a fetch, a probe, a waveform or a section before it "
-        "is refused",
+        description="seconds that a request waits for an upload, a fetch, a probe, the store, a waveform or a section "
+        "before it is refused",
     )
 
     # Rules beyond types

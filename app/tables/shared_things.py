@@ -23,6 +23,7 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
     "upload_room": ("upload_room", "busy_upload_rate"),
     "fetches": ("fetch_slots", "budget_patience"),
     "probes": ("probe_slots", "budget_patience"),
+    "store_writes": ("store_slots", "budget_patience"),
     "waveforms": ("waveform_slots", "budget_patience"),
     "sections": ("section_slots", "budget_patience"),
 }

@@ -17,7 +17,7 @@ class Relay:
         """target: URL of the server."""
         self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 80)
         self._port = free_ports(1)[0]
-        self.pause = 0.0  # s before a request is forwarded
+        self.pause = 0.0  # s before a request is forwarded; a shorter one ends those that have begun
         self.replies_to_lose = 0  # in place of so many replies the connection is closed
         self.url = f"http://127.0.0.1:{self._port}"
         self._listener: socket.socket | None = None
@@ -53,7 +53,9 @@ class Relay:
             back.join()
 
     def _passes_request(self) -> bool:
-        time.sleep(self.pause)
+        begin = time.monotonic()
+        while (left := begin + self.pause - time.monotonic()) > 0:
+            time.sleep(min(left, 0.02))
         return True
 
     def _passes_reply(self) -> bool:

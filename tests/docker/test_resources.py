@@ -116,9 +116,9 @@ def test_uploads_in_flight_fit_on_a_disk_and_are_not_in_memory(
 def test_memory_holds_all_uploads_and_the_worst_of_one_key(compose_api: dict[str, Any], pod: dict[str, Any]) -> None:
     """All budgets used with ordinary files, and one key's share of them with files that use all that a child may."""
     children = (SETTINGS.probe_slots, SETTINGS.waveform_slots, SETTINGS.section_slots)
-    ordinary = SETTINGS.upload_slots * MEMORY_OF_UPLOAD + sum(children) * CHILD
+    ordinary = SETTINGS.store_slots * MEMORY_OF_UPLOAD + sum(children) * CHILD
     share = SETTINGS.key_share
-    worst = int(SETTINGS.upload_slots * share) * MEMORY_OF_UPLOAD + sum(int(n * share) * MEMORY_BYTES for n in children)
+    worst = int(SETTINGS.store_slots * share) * MEMORY_OF_UPLOAD + sum(int(n * share) * MEMORY_BYTES for n in children)
     [tmpfs] = compose_api["tmpfs"]
     in_memory = size(re.findall(r"size=(\w+)", tmpfs)[0])
     for limit in (compose_api["mem_limit"], pod["containers"][0]["resources"]["limits"]["memory"]):

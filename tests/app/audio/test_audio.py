@@ -140,13 +140,13 @@ def disconnect(service: Service, content_start: bytes, announced: int) -> None:
     with socket.create_connection(service.address) as connection:
         head = f"POST /v1/audio HTTP/1.1\r\nHost: x\r\nContent-Type: {FORM['Content-Type']}\r\n"
         connection.sendall(head.encode() + f"Content-Length: {announced}\r\n\r\n".encode() + content_start)
-        eventually(service.orphans)
+        eventually(lambda: service.deps.budgets.upload_room.used)
 
 
 @pytest.mark.parametrize("size", [10, MIB])
 def test_a_client_that_disconnects_leaves_nothing(service: Service, size: int) -> None:
     disconnect(service, form_ends("a.wav")[0] + os.urandom(size), 2 * MIB)
-    eventually(lambda: not service.orphans())
+    eventually(lambda: not service.deps.budgets.uploads.used)
     assert_nothing_left(service)
 
 
@@ -160,7 +160,7 @@ def test_the_local_copy_for_the_probe_has_no_name(
 
     def chunks() -> Iterator[bytes]:
         yield head + wav(2.0)
-        eventually(s3_service.orphans)
+        eventually(lambda: s3_service.deps.budgets.upload_room.used)
         files.append(list(tmp_path.iterdir()))
         yield tail
 
