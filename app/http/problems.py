@@ -19,25 +19,29 @@ from starlette.exceptions import HTTPException
 from app.errors import (
     EarmarkError,
     FieldError,
+    MediaTypeUnsupported,
+    NotFound,
     QueueUnavailable,
     RangeNotSatisfiable,
     RequestInvalid,
     TusVersionUnsupported,
+    UploadTooLarge,
 )
 
 log = logging.getLogger("earmark.http")
 
-_FRAMEWORK_CODES = {
-    400: "request_invalid",
-    404: "not_found",
-    405: "method_not_allowed",
-    413: "upload_too_large",
-    415: "media_type_unsupported",
-    422: "request_invalid",
+_FRAMEWORK_ERRORS: dict[int, type[EarmarkError]] = {  # whose code and title an error of FastAPI's has
+    400: RequestInvalid,
+    404: NotFound,
+    413: UploadTooLarge,
+    415: MediaTypeUnsupported,
+    422: RequestInvalid,
 }
+UNKNOWN_FIELD = "extra_forbidden"  # types of Pydantic's errors
+NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 _SENTENCES = {  # of Pydantic's errors by type, where its own has Python's words
-    "extra_forbidden": "Unknown field.",
-    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "Input should be an object."),
+    UNKNOWN_FIELD: "Unknown field.",
+    **dict.fromkeys(NOT_AN_OBJECT, "Input should be an object."),
 }
 _MAX_ERRORS = 32  # field errors listed in one response
 MAX_TEXT = 200  # characters of a detail, a pointer, a parameter and the path: they may repeat what a client sent
@@ -96,10 +100,10 @@ def internal_error(request: Request) -> ProblemResponse:
 
 def malformed_request(request_id: str) -> ProblemResponse:
     """Return the response to what is not an HTTP request; it has no path, and ends its connection."""
-    title = HTTPStatus.BAD_REQUEST.phrase
     detail = "The request is not valid HTTP."
     headers = {"Connection": "close", "X-Request-Id": request_id}
-    return _response("", request_id, HTTPStatus.BAD_REQUEST, _FRAMEWORK_CODES[400], title, detail, [], headers)
+    kind = RequestInvalid
+    return _response("", request_id, HTTPStatus.BAD_REQUEST, kind.code, kind.title, detail, [], headers)
 
 
 def install(app: FastAPI) -> None:
@@ -122,12 +126,14 @@ def install(app: FastAPI) -> None:
 
     async def answer_http_exception(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
-        title = HTTPStatus(error.status_code).phrase
-        code = _FRAMEWORK_CODES.get(error.status_code, "internal" if error.status_code >= 500 else "request_invalid")
+        kind = _FRAMEWORK_ERRORS.get(error.status_code, EarmarkError if error.status_code >= 500 else RequestInvalid)
+        code, title = kind.code, kind.title
         headers = dict(error.headers or {})
-        detail = f"{title}."
+        detail = f"{HTTPStatus(error.status_code).phrase}."
         if error.status_code == 404:
             detail = "There is nothing at this path: /docs lists those of the API."
+        if error.status_code == 405:
+            code, title = "method_not_allowed", "The method is not allowed here"
         if error.status_code == 405 and "Allow" in headers:
             detail = f"This path takes {headers['Allow']}."
         return _response(*_subject(request), error.status_code, code, title, detail, [], headers)

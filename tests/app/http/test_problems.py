@@ -138,11 +138,37 @@ def test_a_pointer_that_was_cut_ends_with_an_ellipsis(folder_service: Service) -
     [
         (
             lambda client, audio: client.post("/v1/separations", json={"mixture": audio, "targets": [{"nam": "x"}]}),
-            "/targets/0/nam: Unknown field.",
+            "/targets/0/nam: Unknown field; those here are name, examples, label, text, spans, query_id, embedding, ",
         ),
         (
             lambda client, audio: client.post("/v1/separations", json={"mixture": audio["audio_id"], "targets": [1]}),
-            "/mixture: Input should be an object. More in errors.",
+            "/mixture: Input should be an object; its fields are audio_id, track. More in errors.",
+        ),
+        (  # the field that is missing is there under another name
+            lambda client, audio: client.post("/v1/separations", json={"mixture_id": audio["audio_id"], "auto": {}}),
+            "/mixture_id: Unknown field; those here are model, webhook, metadata, output, auto, mixture, targets.",
+        ),
+        (
+            lambda client, audio: client.post(
+                "/v1/separations",
+                json={"mixture": audio, "targets": [{"name": "x", "examples": [audio["audio_id"]]}]},
+            ),
+            "/targets/0/examples/0: Input should be an object; its fields are audio_id, track.",
+        ),
+        (
+            lambda client, audio: client.post("/v1/separations", json={"mixture": audio, "auto": {}, "output": "wav"}),
+            "/output: Input should be an object; its fields are format, bit_depth, residual, joint, gate, quality.",
+        ),
+        (
+            lambda client, audio: client.post("/v1/separations", json={"mixture": audio, "auto": {}, "metadata": "x"}),
+            "/metadata: Input should be an object.",
+        ),
+        (
+            lambda client, audio: client.post(
+                "/v1/separations",
+                files={"mixture": wav(), "label": (None, "Dog"), "options": (None, '{"format": "wav"}')},
+            ),
+            "/options/format: Unknown field; those here are model, webhook, metadata, output, auto.",
         ),
         (lambda client, audio: client.post("/v1/audio", content=b"{url}", headers=JSON_TYPE), "The body is not JSON: "),
         (lambda client, audio: client.get("/v1/audio"), "This path takes POST."),
