@@ -37,8 +37,13 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 def attachment(filename: str) -> str:
-    """Return the `Content-Disposition` of a download under this name (RFC 6266)."""
-    return f"attachment; filename*=UTF-8''{quote(filename, safe='')}"
+    """Return the `Content-Disposition` of a download under this name (RFC 6266).
+
+    `filename` is for clients that know nothing else, such as `curl -OJ`; in it, what they may misread becomes `_`.
+    """
+    plain = re.sub(r'[^ -~]|["%\\]', "_", filename)
+    exact = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'attachment; filename="{plain}"{exact}'
 
 
 async def object_response(

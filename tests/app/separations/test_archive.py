@@ -13,7 +13,7 @@ def test_all_stems_in_one_zip(service: Service) -> None:
     service.finish(job["id"], stems)
     answer = service.client.get(job["archive_url"])
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
-    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''street.zip"
+    assert answer.headers["content-disposition"] == 'attachment; filename="street.zip"'
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None
         assert {entry.filename: archive.read(entry) for entry in archive.infolist()} == {

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.http.ranges import attachment
 from app.records.separations import StemRecord, file_name
 from app.separations import names
 from models.stems import check_names
@@ -99,9 +100,10 @@ def test_a_stem_is_found_by_its_address_and_named_after_its_recording(service: S
     answer = service.client.get(f"{stem['url']}{separator}download=1")
     assert answer.content == b"0123456789"
     disposition = answer.headers["content-disposition"]
-    assert disposition.startswith("attachment; filename*=UTF-8''street-") and disposition.endswith(".flac")
+    assert disposition.startswith('attachment; filename="street-') and disposition.isascii()
+    assert disposition.rstrip('"').endswith(".flac")
     answer = service.client.get(f"{stem['url']}{separator}filename=d%C3%B6g.flac")
-    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''d%C3%B6g.flac"
+    assert answer.headers["content-disposition"] == "attachment; filename=\"d_g.flac\"; filename*=UTF-8''d%C3%B6g.flac"
     problem(service.client.get(f"{stem['url']}{separator}filename=..%2Fx"), 422, "request_invalid")
 
 
@@ -145,4 +147,16 @@ def test_an_archive_and_downloads_have_the_same_distinct_names(service: Service)
         for stem, name in zip(done["stems"], archive.namelist(), strict=True):
             separator = "&" if "?" in stem["url"] else "?"
             answer = service.client.get(f"{stem['url']}{separator}download=1")
-            assert answer.headers["content-disposition"] == f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+            assert answer.headers["content-disposition"] == attachment(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a b;c='d'.flac", """attachment; filename="a b;c='d'.flac\""""),
+        ("dög.flac", """attachment; filename="d_g.flac"; filename*=UTF-8''d%C3%B6g.flac"""),
+        ('50%"\\.flac', """attachment; filename="50___.flac"; filename*=UTF-8''50%25%22%5C.flac"""),
+    ],
+)
+def test_a_download_is_named_also_for_clients_that_know_plain_names_alone(name: str, told: str) -> None:
+    assert attachment(name) == told
