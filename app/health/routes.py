@@ -33,12 +33,14 @@ class Ready(BaseModel):
     workers: dict[str, int]
 
 
+@router.head("/livez", include_in_schema=False)  # monitors often send HEAD
 @router.get("/livez")
 async def alive() -> Alive:
     """Check that the process responds."""
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems(503))
 async def ready(deps: InjectedDependencies) -> Ready:
     """Check that jobs can be accepted: Redis takes writes, and the last check of the store did not fail.

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.errors import NotFound
 from app.settings import Settings
 from tests.app.conftest import MODEL, Service, eventually, problem, serve, wav
 from tests.conftest import REPOSITORY
@@ -33,7 +34,8 @@ def test_an_invalid_request_id_is_replaced(folder_service: Service, request_id: 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v2/audio", "/v1/separations/sep_1/events", "/%2e%2e/etc/passwd"])
 def test_unknown_paths_are_problems(folder_service: Service, path: str) -> None:
-    problem(folder_service.client.get(path), 404, "not_found")
+    body = problem(folder_service.client.get(path), 404, "not_found")
+    assert body["title"] == NotFound.title, "one title a code, whoever refuses"
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/v1/audio"), ("GET", "/v1/separations/"), ("PATCH", "/livez")])
@@ -80,6 +82,9 @@ def test_health(service: Service) -> None:
     assert service.client.get("/livez").json() == {"status": "alive"}
     readiness = service.client.get("/readyz").json()
     assert readiness == {"status": "ready", "queue": "ok", "store": "ok", "workers": {"base": 1}}
+    for path in ("/livez", "/readyz"):
+        head = service.client.head(path)
+        assert (head.status_code, head.content) == (200, b""), "monitors often send HEAD"
     service.deps.model_registry.leave("base@1", "worker-1")
     answer = service.client.get("/readyz")
     assert (answer.status_code, answer.json()["workers"]) == (200, {"base": 0})
