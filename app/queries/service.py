@@ -72,3 +72,8 @@ def find_embedding(deps: Dependencies, query_id: str, model: ModelDescription, *
         detail = result.mismatch(model.id)
         raise QueryModelMismatch(detail, [field_error(detail, *pointer)])
     return found or result.embeddings[0]
+
+
+def find_name(deps: Dependencies, query_id: str) -> str:
+    """Return the name of the caller's saved query. Raises `NotFound`, and `RecordUnreadable`."""
+    return request_of(QUERIES.get(deps, query_id), QueryRequest).name

@@ -36,6 +36,7 @@ Name = Annotated[
 ]
 _QUERY_FIELDS = ("examples", "label", "text", "spans", "query_id", "embedding")
 _NAMES = {"label", "text"}  # of a sound: either may stand beside examples of it
+_NAMING = {*_NAMES, "query_id"}  # what a target's name can be made of
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=False)]
@@ -56,7 +57,7 @@ class SpanSent(RequestModel):
 
 class Target(RequestModel):
     """One sound to separate, queried in exactly one way, or by examples and by what they are (`label` or `text`); the
-    name of a target with a `label` or a `text` defaults to its slug.
+    name of a target with a `label` or a `text` defaults to its slug, with a `query_id` to that of the saved query.
 
     `text`: a sound in words of your own, such as `a dog barking`; it means one class, or a weighted mean of close ones.
     `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
@@ -83,7 +84,7 @@ class Target(RequestModel):
                 f"Give exactly one of {', '.join(_QUERY_FIELDS[:-1])} and {_QUERY_FIELDS[-1]}, or examples with a "
                 "label or a text",
             )
-        if self.name is None and not given & _NAMES:
+        if self.name is None and not given & _NAMING:
             raise PydanticCustomError("name_missing", "Give the target a name")
         if (self.embedding is None) != (self.model is None):
             raise PydanticCustomError("embedding_model", "Give model with embedding, and only with it")

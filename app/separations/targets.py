@@ -13,7 +13,7 @@ from app.queries import service as queries
 from app.records.audio import Audio
 from app.records.separations import TargetRecord
 from app.records.shared import EmbeddingRecord, embedding_mismatch, pack_vector, unpack_vector
-from app.separations import validation
+from app.separations import names, validation
 from app.separations.schemas import Target
 
 
@@ -39,6 +39,7 @@ def build_target(
     elif target.query_id is not None:
         record.query_id = target.query_id
         record.embedding = queries.find_embedding(deps, target.query_id, model, *pointer, "query_id")
+        record.name = target.name or _name_of_query(deps, target.query_id, *pointer)
     elif target.embedding is not None:
         record.embedding = _embedding_record(model, target.embedding, target.model, *pointer)
     _add_negative(deps, model, target, record, *pointer)
@@ -75,6 +76,15 @@ def upload_ids(record: TargetRecord) -> list[str]:
 def initial_state(record: TargetRecord) -> TargetState:
     """Return a target's state in a new job."""
     return TargetState(name=record.name, label=None if record.matched else record.label, matched=record.matched)
+
+
+def _name_of_query(deps: Dependencies, query_id: str, *pointer: str | int) -> str:
+    """Return the name of a saved query, for its target. Raises `RequestInvalid` if a stem cannot have it."""
+    try:
+        return names.normalize(queries.find_name(deps, query_id))
+    except ValueError as error:
+        detail = f"Give the target a name, since that of the saved query does not fit. {error}."
+        raise RequestInvalid(detail, [field_error(detail, *pointer, "name")]) from error
 
 
 def _add_negative(

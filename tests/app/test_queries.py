@@ -46,6 +46,27 @@ def test_a_saved_query_from_examples_to_a_separation(service: Service) -> None:
     assert unpack_vector(asked["vector"]) == pytest.approx(VECTOR) and asked["coherence"] == 0.8
 
 
+def test_a_target_may_have_the_name_of_its_saved_query(folder_service: Service) -> None:
+    def save(name: str) -> str:
+        examples = [{"audio_id": folder_service.recording()["id"]}]
+        query = folder_service.client.post("/v1/queries", json={"name": name, "examples": examples}).json()
+        model = ModelRecord(name="base", version="1")
+        embedding = EmbeddingRecord(vector=pack_vector(VECTOR), model=model, coherence=0.8, seconds_used=1.0)
+        return folder_service.publish(query["id"], embedding).id
+
+    query_id = save("my dög")
+    job = folder_service.separate(targets=[{"query_id": query_id}, {"name": "other", "query_id": query_id}])
+    assert [target["name"] for target in job["targets"]] == ["my dög", "other"]
+    mixture = {"audio_id": folder_service.recording()["id"]}
+    for targets, code, pointer in (
+        ([{"query_id": query_id}, {"query_id": query_id}], "request_invalid", "/targets/1/name"),
+        ([{"query_id": save("dog/cat")}], "request_invalid", "/targets/0/name"),
+        ([{"query_id": save("Residual")}], "name_reserved", "/targets/0/name"),
+    ):
+        answer = folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": targets})
+        assert problem(answer, 422, code)["errors"][0]["pointer"] == pointer
+
+
 def test_a_saved_query_in_one_form(service: Service) -> None:
     files = [("examples", ("a.wav", wav(0.5))), ("examples", ("b.wav", wav(0.7)))]
     options = json.dumps({"metadata": {"a": "b"}, "model": "base"})
