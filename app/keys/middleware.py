@@ -80,8 +80,10 @@ class Authenticator:
             scheme, _, credentials = headers[0].partition(" ")
             api_key = credentials.strip()
             key_id = repository.parse_key_id(api_key)
-            if len(headers) > 1 or scheme.lower() != "bearer" or key_id is None:
+            if len(headers) > 1 or scheme.lower() != "bearer":
                 raise Unauthorized("Send one header `Authorization: Bearer KEY`.", "malformed")
+            if key_id is None:
+                raise Unauthorized("This is no whole key: `keys create` prints one that begins with emk_.", "malformed")
             return key_id, repository.digest(api_key)
         token = _url_token(scope)
         if token is None:

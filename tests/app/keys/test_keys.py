@@ -64,6 +64,15 @@ def test_invalid_credentials_are_refused(keyed_service: Service, header: str | N
     assert UNKNOWN not in json.dumps(body) and "ratelimit" not in answer.headers
 
 
+def test_a_key_that_was_cut_is_told_from_a_header_of_another_form(keyed_service: Service) -> None:
+    def refuse(header: str) -> str:
+        answer = keyed_service.client.get("/v1/models", headers={"Authorization": header})
+        return problem(answer, 401, "unauthorized")["detail"]
+
+    assert "emk_" in refuse(f"Bearer {UNKNOWN[:-5]}")
+    assert refuse(UNKNOWN) == refuse(f"Basic {UNKNOWN}") == "Send one header `Authorization: Bearer KEY`."
+
+
 def test_a_key_is_valid_until_it_is_revoked(keyed_service: Service) -> None:
     keys = KeyRepository(keyed_service.deps.redis)
     key, api_key = keys.create("first", 0, 0, 1)
