@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from app.audio import service as audio
 from app.dependencies import Dependencies
 from app.errors import AudioTooLong, LabelUnknown, NotFound, RequestInvalid, TextUnknown
-from app.http.problems import field_error
+from app.http.problems import MAX_TEXT, field_error
 from app.job_api.schemas import AudioReference
 from app.jobs.fair_queue import UNKNOWN_SECONDS
 from app.labels import matching
@@ -110,7 +110,9 @@ def find_class(description: ModelDescription, label: str, *pointer: str | int) -
         return match
     reason = "No class has this name" if match is None else "The model cannot be asked for this class by name"
     near = classes.near(label)
-    detail = f"{reason}{matching.near_names(near)}. Give `text` in place of a label to ask in words of your own."
+    advice = ". Give `text` in place of a label to ask in words of your own."
+    while len(detail := f"{reason}{matching.near_names(near)}{advice}") > MAX_TEXT:
+        near.pop()  # the farthest: the advice is not to be cut
     raise LabelUnknown(detail, [field_error(detail, *pointer)])
 
 

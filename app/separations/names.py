@@ -16,7 +16,7 @@ def normalize(name: str) -> str:
     if not name.isprintable():  # control and format characters, and those that change the direction of text
         raise ValueError("A name has printable characters only")
     if "/" in name or "\\" in name or name in (".", ".."):
-        raise ValueError("A name has no slashes, and is neither . nor ..")
+        raise ValueError("A name has no slashes, and is not '.' or '..'")
     if name != name.strip():
         raise ValueError("A name neither begins nor ends with a space")
     return name

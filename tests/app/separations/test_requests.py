@@ -216,6 +216,28 @@ def test_unknown_labels_come_with_near_names(folder_service: Service) -> None:
         assert near in detail and "`text`" in detail
 
 
+def test_the_advice_beside_long_near_names_is_whole(folder_service: Service) -> None:
+    names = [f"Hubbub, speech noise, speech babble of {kind} people" for kind in ("many", "some", "few", "loud")]
+    classes = [
+        {
+            "label": name,
+            "mid": f"/m/{index}",
+            "slug": f"hubbub-{index}",
+            "path": [name],
+            "askable": True,
+            "synonyms": [],
+        }
+        for index, name in enumerate(names)
+    ]
+    folder_service.deps.model_registry.announce(MODEL | {"name": "hall", "classes": classes}, "worker-1")
+    mixture = {"audio_id": folder_service.recording()["id"]}
+    answer = folder_service.client.post(
+        "/v1/separations", json={"mixture": mixture, "targets": [{"label": "Hubbub, speech"}], "model": "hall"}
+    )
+    detail = problem(answer, 422, "label_unknown")["detail"]
+    assert "Hubbub" in detail and detail.endswith("in words of your own.")
+
+
 def test_a_text_means_one_class_or_a_mean_of_close_ones(folder_service: Service) -> None:
     kin = {"askable": True, "synonyms": ["hound"]}
     classes = [
