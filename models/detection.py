@@ -158,7 +158,7 @@ def timeline(
         curve = smooth(curves[:, index], frame_seconds)
         tags.append(Tag(label.name, label.mid, float(curve.max())))
         for first, end in spans(curve, threshold, RELEASE * threshold):
-            start, stop = first * frame_seconds, min(end * frame_seconds, duration)
+            start, stop = round(first * frame_seconds, 3), min(round(end * frame_seconds, 3), duration)
             events.append(Event(label.name, label.mid, start, stop, float(curve[first:end].max())))
     tags.sort(key=lambda tag: -tag.probability)
     events.sort(key=lambda event: (event.start, -event.confidence))

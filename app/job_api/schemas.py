@@ -128,7 +128,7 @@ def result_metrics(job: Job, metrics: dict[str, float] | None) -> dict[str, floa
     """Return a result's metrics with the seconds that its job waited; None while there is no result."""
     if metrics is None:
         return None
-    queued = {} if job.started_at is None else {"queued": round(job.started_at - job.created_at, 3)}
+    queued = {} if job.started_at is None else {"queued": round(max(0.0, job.started_at - job.created_at), 3)}
     return queued | metrics
 
 

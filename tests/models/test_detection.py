@@ -102,6 +102,14 @@ def test_an_event_has_its_class_time_and_confidence():
     assert (found.tags[0].label, round(found.tags[0].probability, 4)) == ("Siren", 0.9)
 
 
+def test_the_times_of_events_have_few_digits():
+    """3 x 4.8 is 14.399999999999999 in binary, which no one wants to read in JSON."""
+    curve = torch.zeros(40, labels.CLASSES)
+    curve[30:34, 0] = 0.9
+    (event,) = timeline(curve, 0.48, 20.0).events
+    assert (event.start, event.end) == (14.4, 16.32)
+
+
 def test_an_event_ends_with_the_recording():
     curve = torch.full((10, labels.CLASSES), 0.9)
     assert {event.end for event in timeline(curve, 1.0, 9.3).events} == {9.3}
