@@ -46,7 +46,7 @@ add_job_routes(router, service.DETECTIONS, service.create_again)
 @router.get(
     "/{job_id}/timeline.png",
     response_class=Response,
-    responses=problems(404, 410, 416, 503) | {200: {"content": {"image/png": {}}}},
+    responses=problems(404, 410, 416, 503) | {200: {"content": {"image/png": {"schema": FILE}}}},
 )
 async def timeline(job_id: str, request: Request, deps: InjectedDependencies) -> Response:
     """The timeline as a picture: the likeliest classes over time, with their events."""

@@ -135,7 +135,7 @@ async def _drawable(deps: Dependencies, job_id: str, name: str) -> Drawable:
 @router.get(
     "/{job_id}/archive",
     response_class=StreamingResponse,
-    responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {}}}},
+    responses=problems(404, 410, 503) | {200: {"content": {"application/zip": {"schema": FILE}}}},
 )
 async def archive(job_id: str, deps: InjectedDependencies, filename: FileName = None) -> StreamingResponse:
     """All stems in one zip, not compressed."""
