@@ -65,7 +65,8 @@ add_job_routes(router, service.SEPARATIONS, service.create_again)
 @router.get(
     "/{job_id}/stems/{name}",
     response_class=Response,
-    responses=problems(404, 410, 416, 503) | {303: {"description": "A signed address in the store"}},
+    responses=problems(404, 410, 416, 503)
+    | {200: {"content": {"audio/*": {"schema": FILE}}}, 303: {"description": "A signed address in the store"}},
 )
 async def stem(
     job_id: str,
