@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=openapi.operation_id,
         # Off unless OTEL_EXPORTER_OTLP_ENDPOINT is set; then the extra `telemetry` must be installed. Routes and
         # durations alone: texts of errors may hold what clients sent.
         telemetry={"auto_configure": True, "logs": False, "metrics": False, "exclude": _has_signed_url},

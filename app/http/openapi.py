@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -42,6 +43,11 @@ def json_or_form(model: type[BaseModel], properties: dict[str, Any], required: l
 def reference(model: type[BaseModel]) -> dict[str, Any]:
     """Return a reference to the schema of a body that `describe` adds to the document."""
     return {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the id of an operation, such as `separations_create`, after which generators of clients name functions."""
+    return "_".join((*map(str, route.tags), route.name))
 
 
 def to_json(app: FastAPI) -> str:

@@ -106,6 +106,7 @@ def add_job_routes(
     router.add_api_route(
         "",
         newest,
+        name="list",
         response_model=Page[resource.answer],
         responses=problems(422, 503),
         summary=f"List {resource.kind.folder}",

@@ -66,7 +66,7 @@ class LimitsAnswer(BaseModel):
     resets_at: datetime
 
 
-@router.get("", responses=problems(503))
+@router.get("", name="get", responses=problems(503))
 async def limits(deps: InjectedDependencies) -> LimitsAnswer:
     """Get the limits on uploads and jobs, the rate limit and the quotas, and what is left of these."""
     now = datetime.fromtimestamp(await run_in_threadpool(deps.clock.now), UTC)

@@ -29,7 +29,7 @@ class ModelsAnswer(BaseModel):
     data: list[ModelAnswer]
 
 
-@router.get("", responses=problems(503))
+@router.get("", name="list", responses=problems(503))
 def models(deps: InjectedDependencies) -> ModelsAnswer:
     """List the models, each version of its own, and the number of their workers."""
     models = deps.model_registry.models()
