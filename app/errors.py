@@ -134,7 +134,7 @@ class AudioTooLong(RequestInvalid):
 
 
 class AudioTooWide(RequestInvalid):
-    """The recording has more channels than the limit, or a sampling rate outside the limits."""
+    """The recording has more channels than the limit."""
 
     code = "audio_too_wide"
     title = "The audio has too many channels"

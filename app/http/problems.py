@@ -149,7 +149,7 @@ def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
     problems = []
     for error in list(errors)[:_MAX_ERRORS]:
         location, *rest = error["loc"] or ("body",)
-        detail = _SENTENCES.get(error["type"]) or f"{error['msg']}."
+        detail = _SENTENCES.get(error["type"]) or f"{error['msg'].replace(' after validation', '')}."
         if error["type"] == "json_invalid":
             problems.append({"pointer": "", "detail": "The body is not JSON."})
         elif location == "body":

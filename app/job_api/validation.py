@@ -83,7 +83,7 @@ def find_examples(deps: Dependencies, references: Sequence[AudioReference], *poi
     duration for sure; the worker checks the others.
     """
     if len(references) > deps.settings.examples:
-        detail = f"There may be {deps.settings.examples} examples."
+        detail = f"There may be at most {deps.settings.examples} examples."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
     examples = []
     for index, reference in enumerate(references):

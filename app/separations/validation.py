@@ -20,7 +20,7 @@ TWO_CHANNELS = ("mp3", "ogg", "opus", "m4a")
 def require_target_count(count: int, settings: Settings, *pointer: str) -> None:
     """Require that there are no more targets than are allowed."""
     if count > settings.targets:
-        detail = f"A separation may have {settings.targets} targets."
+        detail = f"A separation may have at most {settings.targets} targets."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
 
 
@@ -40,7 +40,7 @@ def require_distinct_names(names: list[str]) -> None:
             detail = "The name residual is reserved for what remains of the mixture."
             raise NameReserved(detail, [field_error(detail, "targets", index, "name")])
         if folded in seen:
-            detail = f"Two targets are named {name}."
+            detail = f"Two targets are named {name}; give one another name (case does not count)."
             raise RequestInvalid(detail, [field_error(detail, "targets", index, "name")])
         seen.add(folded)
 
@@ -48,7 +48,7 @@ def require_distinct_names(names: list[str]) -> None:
 def span_records(spans: list[SpanSent], mixture: Audio, settings: Settings, *pointer: str | int) -> list[Span]:
     """Return the records of spans: no more than are allowed, all within the mixture."""
     if len(spans) > settings.examples:
-        detail = f"A target may have {settings.examples} spans."
+        detail = f"A target may have at most {settings.examples} spans."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
     seconds = exact_duration(mixture)
     for number, span in enumerate(spans):

@@ -170,6 +170,16 @@ def test_a_pointer_that_was_cut_ends_with_an_ellipsis(folder_service: Service) -
             ),
             "/options/format: Unknown field; those here are model, webhook, metadata, output, auto.",
         ),
+        (
+            lambda client, audio: client.post("/v1/separations", json={"mixture": audio, "targets": []}),
+            "/targets: List should have at least 1 item, not 0.",
+        ),
+        (
+            lambda client, audio: client.post(
+                "/v1/separations", json={"mixture": audio, "targets": [{"label": "Dog"}, {"label": "dog"}]}
+            ),
+            "Two targets are named dog; give one another name",
+        ),
         (lambda client, audio: client.post("/v1/audio", content=b"{url}", headers=JSON_TYPE), "The body is not JSON: "),
         (lambda client, audio: client.get("/v1/audio"), "This path takes POST."),
         (lambda client, audio: client.get("/v1/separate"), "There is nothing at this path: /docs lists"),
