@@ -169,6 +169,9 @@ def separate(
                 limits=ANY_LENGTH,
                 source_name=mixture.stem,
             )
+    warnings += done.warnings
+    for warning in done.warnings:
+        progress_console.print(f"[yellow]{_shown(mixture.name)}: {escape(warning)}")
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
         _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": warnings})

@@ -89,6 +89,17 @@ def test_separate_says_which_sounds_may_not_be_there(folder, weights):
     ]
 
 
+def test_separate_says_that_a_mixture_is_silent(folder, weights):
+    words = ("--label", "Dog", "--weights", weights, "-o", "out")
+    answer = json.loads(run("separate", "silence.wav", *words, "--json"))
+    assert [warning[:21] for warning in answer["warnings"]] == ["The mixture is silent"]
+    said = " ".join(CliRunner().invoke(app, ("separate", "silence.wav", *words)).stderr.split())
+    assert "silence.wav: The mixture is silent" in said
+    rows = json.loads(run("separate", "silence.wav", "example1.wav", *words, "--json"))
+    assert ["silent" in row["warnings"] for row in rows] == [True, False]
+    assert json.loads(run("separate", "mixture.flac", *words, "--json"))["warnings"] == []
+
+
 def test_separate_takes_words_with_and_without_examples(folder, weights):
     words = ("--text", "my dog", "--text", "SIRENS [/a]", "--query", "example1.wav", "--query-text", "a dog")
     answer = json.loads(run("separate", "mixture.flac", *words, "-o", "out", "--weights", weights, "--json"))

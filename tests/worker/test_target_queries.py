@@ -267,6 +267,20 @@ def test_without_automatic_targets_the_residual_is_the_mixture(runner: JobRunner
         assert np.abs(runner.stem(job, "residual")[:, 0] - np.round(quiet * 2**15) / 2**15).max() < 1e-6
 
 
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_silent_mixture_is_told_and_its_stems_are_silent(runner: JobRunner, auto: bool) -> None:
+    """Digital silence succeeds, as any recording in which a target is not."""
+    mixture, bird = np.zeros(48000), {"name": "bird", "label": "Bird"}
+    requested: dict[str, Any] = {"auto": {"max_targets": 2, "threshold": 0.9}} if auto else {}
+    job = runner.separate(mixture, *([] if auto else [bird]), **requested)
+    assert job.status == "succeeded", job.error
+    assert len(job.warnings) == 1 + auto and job.warnings[-1].startswith("The mixture is silent")
+    for stem in SeparationResult.model_validate(job.result).stems:
+        assert runner.stem(job, stem.name).shape == (48000, 1) and not runner.stem(job, stem.name).any()
+    mixture[100] = 2 / 2**15  # the quietest sound is no silence
+    assert not any("silent" in warning for warning in runner.separate(mixture, bird).warnings)
+
+
 def test_large_requests_and_results_are_in_the_store(runner: JobRunner, redis: Redis) -> None:
     recording = {"audio_id": runner.upload("mixture"), "duration": None, "sample_rate": 1, "channels": 1}
     labels, metadata = {"kind": "detection", "model": "base"}, large_metadata(16)
