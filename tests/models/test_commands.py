@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     for number in (1, 2):
         soundfile.write(f"example{number}.wav", tone(number, 44100, 44100).numpy(), 44100)
     soundfile.write("silence.wav", np.zeros(44100), 44100)
+    soundfile.write("crumb.wav", tone(1, 441, 44100).numpy(), 44100)
     (tmp_path / "notes.txt").write_text("no audio")
     return tmp_path
 
@@ -155,6 +156,8 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--text", "no dog"), 1, "Ask for the sound itself"),
         (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),
         (("separate", "mixture.flac", "--query", "silence.wav"), 1, "silent"),
+        (("separate", "mixture.flac", "--query", "crumb.wav"), 1, "the example lasts 0.010 s, which is too short: at"),
+        (("separate", "mixture.flac", "--span", "1-1.05"), 1, "the span lasts 0.050 s, which is too short: at"),
         (("separate", "mixture.flac", "--query", "notes.txt"), 1, "notes.txt: "),
         (("separate", "notes.txt", "--label", "Dog"), 1, "notes.txt: This is not a media file"),
         (("separate", "mixture.flac", "--label", "Dog", "--format", "aiff"), 1, "known are wav"),
@@ -165,6 +168,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("detect", "notes.txt"), 1, "notes.txt: This is not a media file"),
         (("embed", "example1.wav", "example2.wav", "-o", "q.safetensors", "--span", "0-1"), 2, "one file"),
         (("embed", "silence.wav", "-o", "q.safetensors"), 1, "silent"),
+        (("embed", "example1.wav", "crumb.wav", "-o", "q.safetensors"), 1, "example 2 lasts 0.010 s"),
     ],
     ids=lambda value: " ".join(value[2:] or value) if isinstance(value, tuple) else None,
 )

@@ -168,6 +168,19 @@ def test_a_silent_example_makes_no_query(runner: JobRunner) -> None:
     assert job.status == "failed" and job.error is not None and job.error.code == "audio_silent"
 
 
+def test_what_is_too_short_is_not_called_silent(runner: JobRunner) -> None:
+    crumb = [{"audio_id": runner.upload(0.5 * np.random.default_rng(0).standard_normal(320).clip(-1, 1))}]
+    spans = [{"start": 1.0, "end": 1.01}]
+    jobs = [
+        (runner.run(QUERY, {"name": "crumb", "examples": crumb}), "example"),
+        (runner.separate("mixture", {"name": "crumb", "examples": crumb}), "example"),
+        (runner.separate("mixture", {"name": "crumb", "spans": spans}), "span"),
+    ]
+    for job, part in jobs:
+        assert job.status == "failed" and job.error is not None and job.error.code == "request_invalid"
+        assert f"{part} lasts 0.010 s, which is too short: at least 0.1 s" in job.error.detail
+
+
 def test_a_saved_query_gives_the_stem_of_its_examples(runner: JobRunner) -> None:
     example = runner.upload("example")
     saved = runner.run(QUERY, {"name": "bird", "examples": [{"audio_id": example}]}).result
