@@ -6,20 +6,18 @@ What takes long to import, torch above all, is imported by what uses it, so that
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from models import labels
+from models.console import console, print_journal, print_json, print_separation, progress_bar, progress_console, shown
 from models.formats import FORMATS
 from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, SeparationOptions
 
@@ -27,13 +25,9 @@ if TYPE_CHECKING:
     from models.audio import Waveform
     from models.engine import Engine
     from models.many.inputs import Input
-    from models.many.journal import Journal
     from models.own_recordings import OwnRecording
     from models.precision import Precision
     from models.query import Query
-
-progress_console = Console(stderr=True)
-console = Console()
 
 Recordings = Annotated[
     list[str],
@@ -56,7 +50,6 @@ SeparatorFile = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto: bfloat16 where it is fast; exact: float32.")]
-PRESENT = 0.5  # probability from which a sound is taken to be in a recording
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Track = Annotated[
     int | None, typer.Option("--track", min=1, help="Audio track, from 1. Default: the first that can be read.")
@@ -150,16 +143,16 @@ def separate(
         from models.many.separating import separate_all
 
         queries = _queries(engine, None, query or [], query_text, spans, classes, [])
-        with _bar("separating") as advance:
+        with progress_bar("separating") as advance:
             journal = separate_all(engine, inputs, queries, output or Path("stems"), options, track, advance)
-        _print_journal(journal, as_json)
+        print_journal(journal, as_json)
         return
     mixture = Path(mixtures[0])
     folder = output or Path(f"{mixture.stem}-stems")
     with _recording(mixture, track, near=folder) as recording:
         warnings = recording.warnings
         queries = _queries(engine, recording, query or [], query_text, spans, classes, warnings)
-        with _bar("separating") as advance:
+        with progress_bar("separating") as advance:
             done = engine.separate_file(
                 recording.path,
                 queries,
@@ -169,28 +162,14 @@ def separate(
                 limits=ANY_LENGTH,
                 source_name=mixture.stem,
             )
+    warnings += done.warnings
+    for warning in done.warnings:
+        progress_console.print(f"[yellow]{shown(mixture.name)}: {escape(warning)}")
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]
-        _print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": warnings})
+        print_json(asdict(done) | {"stems": stems, "model": engine.model_id, "warnings": warnings})
         return
-    table = Table("stem", "presence", "peak", "loudness", Column("file", overflow="fold"))
-    for stem in done.stems:
-        table.add_row(
-            _shown(stem.name),
-            f"{done.presence[stem.name]:.2f}" if stem.name in done.presence else "",
-            f"{stem.peak:.3f}",
-            f"{stem.loudness:.1f} LUFS" if stem.loudness is not None else "silent",
-            _shown(stem.path),
-        )
-    console.print(table)
-    for name, presence in done.presence.items():
-        if presence < PRESENT:
-            advice = (
-                f"{_shown(name)} may not be in the recording ({presence:.0%}): try a span of it, or another example."
-            )
-            progress_console.print(f"[yellow]{advice}")
-    if done.gain != 1:
-        console.print(f"All stems are {-20 * math.log10(done.gain):.1f} dB quieter, so that nothing clips.")
+    print_separation(done)
 
 
 def detect(
@@ -233,9 +212,9 @@ def detect(
         folder = output or Path("detections")
         inputs = _inputs(recordings, folder)
         engine = _engine(weights, detector, separator, device, precision)
-        with _bar("detecting") as advance:
+        with progress_bar("detecting") as advance:
             journal = detect_all(engine, inputs, folder, top, threshold, track, advance)
-        _print_journal(journal, as_json)
+        print_journal(journal, as_json)
         return
     recording = Path(recordings[0])
     engine = _engine(weights, detector, separator, device, precision)
@@ -246,7 +225,7 @@ def detect(
 
         draw_detection(found, plot, printable(recording.name))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "duration": found.duration,
                 "tags": [asdict(tag) for tag in found.tags],
@@ -286,9 +265,9 @@ def embed(
     made.save(output)
     if as_json:
         answer = {key: value for key, value in vars(made).items() if key != "vector"}
-        _print_json(answer | {"warnings": [*warnings, *made.warnings], "path": str(output)})
+        print_json(answer | {"warnings": [*warnings, *made.warnings], "path": str(output)})
         return
-    console.print(f"{_shown(output)}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
+    console.print(f"{shown(output)}: {made.model}, {made.seconds_used:.1f} s of sound, coherence {made.coherence:.2f}")
     for warning in made.warnings:
         console.print(f"[yellow]{escape(warning)}")
 
@@ -304,7 +283,7 @@ def convert(
 
     with progress_console.status("converting"):
         checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
-    console.print(f"{_shown(output)}: use it with --weights {_shown(output)}")
+    console.print(f"{shown(output)}: use it with --weights {shown(output)}")
 
 
 def describe(
@@ -316,7 +295,7 @@ def describe(
     """Describe a model: its version and classes. An API that has the description takes jobs before any worker lives."""
     description = _engine(weights, None, None, "cpu", "auto").describe()
     if output is None:
-        _print_json(description)
+        print_json(description)
     else:
         output.write_text(json.dumps(description, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
@@ -328,23 +307,6 @@ def _inputs(arguments: list[str], output: Path) -> list[Input]:
         return find(arguments, output)
     except NothingFound as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def _print_journal(journal: Journal, as_json: bool) -> None:
-    """Print what was done with many recordings, and exit with 1 if any has failed."""
-    if as_json:
-        typer.echo(json.dumps(journal.rows, indent=2))
-    else:
-        table = Table(Column("recording", overflow="fold"), "status", *journal.shown)
-        for row in journal.rows:
-            table.add_row(*(_shown(row.get(column, "")) for column in ("recording", "status", *journal.shown)))
-        console.print(table)
-        for row in journal.rows:
-            if row["error"]:
-                progress_console.print(f"[red]{_shown(row['error'])}", soft_wrap=True)
-        console.print(f"{journal.summary}: {_shown(journal.path)}")
-    if journal.failed:
-        raise typer.Exit(1)
 
 
 def _engine(weights: str, detector: Path | None, separator: Path | None, device: str, precision: str) -> Engine:
@@ -407,7 +369,7 @@ def _recording(path: Path, track: int | None = None, near: Path | None = None) -
         with progress_console.status("decoding"):
             recording = stack.enter_context(open_recording(path, track, near))
         for warning in recording.warnings:
-            progress_console.print(f"[yellow]{_shown(path.name)}: {escape(warning)}")
+            progress_console.print(f"[yellow]{shown(path.name)}: {escape(warning)}")
         yield recording
 
 
@@ -422,30 +384,9 @@ def _read(
         return [recording.span(*span) for span in spans] or [recording.read()]
 
 
-def _shown(name: str | Path) -> str:
-    """Return a file's name for rich, which takes brackets for markup."""
-    from models.own_recordings import printable
-
-    return escape(printable(name))
-
-
 def _seconds(text: str) -> tuple[float, float]:
     start, _, end = text.partition("-")
     try:
         return float(start), float(end)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a span: write START-END in seconds, such as 3.2-5.0") from None
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[float, str], None]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    shown = progress_console.is_terminal  # a log has no use for a bar
-    columns = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console, transient=True, disable=not shown) as progress:
-        task = progress.add_task(title, total=1.0)
-        yield lambda ratio, stage: progress.update(task, completed=ratio, description=stage)
-
-
-def _print_json(answer: dict[str, Any]) -> None:
-    typer.echo(json.dumps(answer, indent=2))

@@ -137,7 +137,8 @@ class Engine:
         spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
         the examples are parts of the very recording that is to be separated, so that the query needs no correction
         towards its class (`models.plda`). surroundings: parts of that recording around the examples (see
-        `models.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, SpanOutside.
+        `models.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, ExampleTooShort,
+        SpanOutside.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -146,7 +147,8 @@ class Engine:
                 raise ValueError("spans belong to one recording")
             recordings = [_span(recordings[0], start, end) for start, end in spans]
         prior = None if from_mixture else self._bundle.prior
-        made = query.embed(self._runner, self._heard(recordings), self._rules, self.model_id, prior)
+        part = "span" if from_mixture or spans is not None else "example"
+        made = query.embed(self._runner, self._heard(recordings), self._rules, self.model_id, prior, part)
         if not surroundings:
             return made
         try:

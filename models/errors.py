@@ -3,6 +3,7 @@
 ModelsError
   CheckpointInvalid     a weights file or folder is missing, damaged or of a wrong shape
   SilentQuery           an example holds no sound
+    ExampleTooShort     an example is too short to tell
   QueryModelMismatch    a query was made by another model
   LabelUnknown          no such class, or one without an embedding
   TextRefused           a text names several sounds, or what is not wanted
@@ -37,6 +38,12 @@ class SilentQuery(ModelsError):
     """An example holds no sound that a query could be made from."""
 
     code = "audio_silent"
+
+
+class ExampleTooShort(SilentQuery):
+    """An example, or a span, lasts less than a query needs, whether or not it is silent."""
+
+    code = "request_invalid"
 
 
 class QueryModelMismatch(ModelsError):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import QueryModelMismatch, SilentQuery
+from models.errors import ExampleTooShort, QueryModelMismatch, SilentQuery
 from models.networks import ENCODER_LEVEL
 from models.plda import PLDAPrior, root
 
@@ -185,16 +185,21 @@ class Windows(NamedTuple):
 
 
 def embed(
-    embedder: Embedder, recordings: Sequence[Tensor], rules: QueryRules, model: str, prior: PLDAPrior | None = None
+    embedder: Embedder,
+    recordings: Sequence[Tensor],
+    rules: QueryRules,
+    model: str,
+    prior: PLDAPrior | None = None,
+    part: str = "example",
 ) -> Query:
     """Make one query from mono recordings (n,) at the embedder's rate, each at least 0.1 s long.
 
     prior: corrects the embedding towards the class of the sound; None if the recordings are parts of the mixture.
-    Raises SilentQuery if a recording is too short or holds no sound.
+    part: what errors call a recording. Raises SilentQuery if one holds no sound, ExampleTooShort.
     """
     means, all_windows, seconds = [], [], 0.0
     for number, recording in enumerate(recordings, 1):
-        name = f"example {number}" if len(recordings) > 1 else "the example"
+        name = f"{part} {number}" if len(recordings) > 1 else f"the {part}"
         windows = cut(recording, embedder.rate, rules, name)
         embeddings = torch.cat([embedder.embed(batch) for batch in windows.waveforms.split(BATCH)])
         means.append(embeddings.mean(0))
@@ -222,9 +227,10 @@ class AllWindows(NamedTuple):
 
 
 def cut_all(recording: Tensor, rate: int, rules: QueryRules, name: str = "the example") -> AllWindows:
-    """Cut a mono recording (n,) into windows. Raises SilentQuery if none of them holds sound."""
+    """Cut a mono recording (n,) into windows. Raises SilentQuery if none of them holds sound, ExampleTooShort."""
     if len(recording) < SHORTEST_SECONDS * rate:
-        raise SilentQuery(f"{name} lasts {len(recording) / rate:.3f} s: at least {SHORTEST_SECONDS} s are needed")
+        lasts = f"{name} lasts {len(recording) / rate:.3f} s"
+        raise ExampleTooShort(f"{lasts}, which is too short: at least {SHORTEST_SECONDS} s are needed")
     size, hop = rules.window_samples(rate)
     padded = F.pad(recording, (0, max(0, size - len(recording))))
     windows = padded.unfold(0, size, hop)

@@ -12,6 +12,7 @@ from models.stems import StemFile
 
 Progress = Callable[[float, str], None]
 
+SILENT_MIXTURE = "The mixture is silent: there is nothing to separate, and all stems are silent too."
 
 # The approximate share of a separation's time that each stage takes, as start and end.
 _STAGES = {"detecting": (0.0, 0.05), "separating": (0.05, 0.9), "encoding": (0.9, 1.0)}
@@ -33,7 +34,7 @@ class SeparatedFiles:
     """Stems as files, the residual last and named "residual". gain: the factor on mixture and stems that avoids
     clipping. frames, duration (s): of the mixture and of every stem. computation: what the samples depend on beside the
     recording and the queries, to the last bit: threads, batch (masks at once), bits (of the masks' arithmetic) and
-    speeds (whose masks are averaged)."""
+    speeds (whose masks are averaged). warnings: sentences about the mixture."""
 
     stems: list[StemFile]
     presence: dict[str, float]
@@ -43,6 +44,7 @@ class SeparatedFiles:
     frames: int
     duration: float
     computation: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -51,7 +53,10 @@ class SeparatedFiles:
         files, gain = written
         presence = {name: decision.presence for name, decision in zip(names, done.decisions, strict=True)}
         seconds = done.frames / source.rate
-        return cls(files, presence, gain, source.rate, source.channels, done.frames, seconds, done.computation)
+        warnings = [] if done.peak else [SILENT_MIXTURE]
+        return cls(
+            files, presence, gain, source.rate, source.channels, done.frames, seconds, done.computation, warnings
+        )
 
 
 @contextmanager

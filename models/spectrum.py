@@ -39,10 +39,14 @@ def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: 
     """Return the waveforms (B, samples) of a complex spectrum (B, frames, bins); inverse of `stft` with the same sizes.
 
     Overlapping frames are weighted by the window and divided by the sum of its squares (Griffin and Lim, 1984).
-    The window must span at least two hops, so that the samples after the last frame's centre are covered.
+    The window must span at least two hops, so that the samples after the last frame's centre are covered. Raises
+    ValueError for more samples than the frames' windows cover.
     """
     window = hann(window_size or fft_size, spectrum.device, spectrum.real.dtype)
     size, half = len(window), len(window) // 2
+    covered = (spectrum.shape[-2] - 1) * hop + size - half
+    if samples > covered:
+        raise ValueError(f"{spectrum.shape[-2]} frames cover {covered} samples, not {samples}")
     left = (fft_size - size) // 2  # of the window in the FFT
     frames = torch.fft.irfft(spectrum, fft_size)[..., left : left + size]
     rows = frames.shape[-2] + math.ceil(size / hop) - 1

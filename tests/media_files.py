@@ -49,6 +49,17 @@ def write_packets(path: Path, sound: Samples, rate: int, muxer: str, codec: str,
         _send(container, stream, sound, rate, layout)
 
 
+def write_tracks(path: Path, sounds: list[Samples], rate: int) -> None:
+    """Write a QuickTime file with a track of stereo PCM for each sound."""
+    with av.open(str(path), "w", format="mov") as container:
+        streams = [cast(Any, container.add_stream("pcm_s16le", rate=rate)) for _ in sounds]
+        for stream in streams:
+            stream.codec_context.layout, stream.codec_context.format = "stereo", "s16"
+            stream.codec_context.open()
+        for stream, sound in zip(streams, sounds, strict=True):
+            _send(container, stream, cast(Any, sound * 32767).astype(np.int16), rate, "stereo")
+
+
 def write_undecodable_packets(path: Path, count: int, then: Samples | None = None) -> None:
     """Write AAC in Matroska: `count` packets that cannot be decoded, 18 bytes each, then those of `then` at 48 kHz."""
     with av.open(str(path), "w", format="matroska") as container:

@@ -161,7 +161,7 @@ class JobExecution:
     def embed_examples(self, examples: Sequence[ExampleRecord]) -> Query:
         """Return one query from uploads that hold examples of a sound; its warnings tell what is missing from them.
 
-        Raises SilentQuery, whose message ends with these warnings.
+        Raises SilentQuery and ExampleTooShort, whose messages end with these warnings.
         """
         return self.embed(self.read_examples(examples))
 
@@ -178,8 +178,8 @@ class JobExecution:
         """Return the query of decoded examples; raises as `embed_examples` does."""
         try:
             query = self.context.engine.embed(examples.waveforms)
-        except SilentQuery as error:
-            raise SilentQuery(" ".join([str(error), *examples.warnings])) from error
+        except SilentQuery as error:  # or its subclass, for an example that is too short
+            raise type(error)(" ".join([str(error), *examples.warnings])) from error
         return replace(query, warnings=[*examples.warnings, *query.warnings])
 
     def retry_store(self, action: Callable[[], T]) -> T:

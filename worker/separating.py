@@ -46,6 +46,7 @@ class _Separation:
         self._execution.enter(DETECTING, "detecting")
         queries = self._queries(mixture)
         files = self._separate(mixture, queries)
+        self._warnings += files.warnings
         self._execution.enter(STORING, "storing")
         stems = self._store(files)
         for name in queries:

@@ -122,7 +122,7 @@ def _named_query(execution: JobExecution, label: str, matched: Sequence[MatchedC
 
 
 def _span_query(execution: JobExecution, mixture: Recording, spans: list[Span]) -> Query:
-    """Return a query from spans of the mixture. Raises SpanOutside, AudioTooLong, SilentQuery."""
+    """Return a query from spans of the mixture. Raises SpanOutside, AudioTooLong, SilentQuery, ExampleTooShort."""
     rate, duration, longest = mixture.info.rate, mixture.duration, execution.context.settings.example_seconds
     parts = []
     for span in spans:

@@ -1,7 +1,6 @@
 """The jobs of a whole deployment, whoever owns them. Over HTTP a caller reaches its own jobs only (`app/job_api/`)."""
 
-import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from redis import Redis
 
@@ -16,8 +15,6 @@ from app.keys.repository import KeyRepository
 from app.records import ids
 from app.settings import Settings
 from app.storage import Storage
-
-_PAGE = 50  # records that are read at once from each list
 
 
 class AllJobs:
@@ -41,10 +38,9 @@ class AllJobs:
             raise NotFound(f"There is no key named {key}; revoked ones are known by their ids.")
         return named
 
-    def newest(self, owners: Iterable[str], kinds: Iterable[str], status: Status | None) -> Iterator[Job]:
+    def newest(self, owners: Collection[str], kinds: Collection[str], status: Status | None) -> Iterator[Job]:
         """Yield the jobs of these owners, kinds and state, the newest first, without large fields."""
-        lists = [self._list(owner, kind, status) for kind in kinds for owner in owners]
-        return heapq.merge(*lists, key=lambda job: ids.timestamp(job.id), reverse=True)
+        return self._jobs.listing.merged(owners, kinds, status)
 
     def get(self, job_id: str) -> Job:
         """Return a job without large fields."""
@@ -72,14 +68,6 @@ class AllJobs:
         except RecordUnreadable:
             owner = self._owner_by_list(kind, job_id)
         delete_job(self._jobs, self._storage, kind, job_id, owner)
-
-    def _list(self, owner: str, kind: str, status: Status | None) -> Iterator[Job]:
-        before = None
-        while True:
-            page, before = self._jobs.listing.page(owner, kind, _PAGE, before, status)
-            yield from page
-            if before is None:
-                return
 
     def _owner_by_list(self, kind: Kind, job_id: str) -> str:
         """Return whose list has a job; without one, the owner of jobs without a key."""

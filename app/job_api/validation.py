@@ -55,9 +55,12 @@ def choose_track(recording: Audio, track: int | None, *pointer: str | int) -> Au
     )
 
 
-def exact_duration(recording: Audio) -> float | None:
-    """Return the seconds that a recording lasts if its headers tell for sure; None if they do not."""
-    return recording.duration if recording.container in EXACT_DURATION else None
+def exact_duration(recording: Audio, track: int | None = None) -> float | None:
+    """Return the seconds that a recording lasts if its headers tell for sure; None if they do not.
+
+    An upload's record has the duration of the first track that can be read: that of a chosen one is not known.
+    """
+    return recording.duration if recording.container in EXACT_DURATION and track is None else None
 
 
 def expected_seconds(duration: float | None) -> float:
@@ -90,8 +93,7 @@ def find_examples(deps: Dependencies, references: Sequence[AudioReference], *poi
         field = (*pointer, index, "audio_id")
         example = find_recording(deps, reference.audio_id, *field)
         examples.append(choose_track(example, reference.track, *pointer, index, "track"))
-        if reference.track is None:
-            _require_short(example, deps.settings, *field)
+        _require_short(exact_duration(example, reference.track), deps.settings, *field)
     if len({(reference.audio_id, reference.track) for reference in references}) != len(references):
         raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
     return examples
@@ -131,8 +133,7 @@ def match_text(description: ModelDescription, text: str, *pointer: str | int) ->
     return [MatchedClass(label=match.label, weight=weight) for match, weight in matches]
 
 
-def _require_short(example: Audio, settings: Settings, *pointer: str | int) -> None:
-    seconds = exact_duration(example)
+def _require_short(seconds: float | None, settings: Settings, *pointer: str | int) -> None:
     if seconds is not None and seconds > settings.example_seconds + HEADER_SLACK:
         detail = f"An example may last {settings.example_seconds:g} s; this one lasts {seconds:.1f} s."
         raise AudioTooLong(detail, [field_error(detail, *pointer)])

@@ -3,6 +3,9 @@
 Each list is a sorted set with equal scores: Redis then sorts by the ids, which sort by their time of creation.
 """
 
+import heapq
+from collections.abc import Collection, Iterator
+from itertools import islice
 from typing import Any
 
 from redis import Redis
@@ -17,6 +20,8 @@ from app.records.quarantine import Quarantine
 from app.redis_client import server_clock
 
 _TRIM_BATCH = 1000  # entries whose records are looked up in one round trip
+_MERGE_LISTS = 1000  # of which a batch is read in one round trip
+_MERGE_BATCH = 50  # ids of a list, and records of all, that are read at once
 _OWNERS = "earmark:owners"  # all owners who ever created a job: at most as many as there are keys
 
 
@@ -77,6 +82,31 @@ class Listing:
             if len(jobs) == limit or count == max_reads:
                 return jobs, job_ids[count - 1] if count < len(job_ids) else None
         return jobs, None
+
+    def merged(self, owners: Collection[str], kinds: Collection[str], status: Status | None) -> Iterator[Job]:
+        """Yield the jobs of several owners and kinds, the newest first, as `page` has those of one."""
+        keys = [self.key(owner, kind) for kind in kinds for owner in owners]
+        lists = [self._ids(key, first) for key, first in zip(keys, self._first_ids(keys), strict=True) if first]
+        newest = heapq.merge(*lists, key=ids.timestamp, reverse=True)
+        while job_ids := list(islice(newest, _MERGE_BATCH)):
+            for job_id, document in zip(job_ids, self._documents(job_ids), strict=True):
+                if (job := self._parse(job_id, document)) is not None and status in (None, job.status):
+                    yield job
+
+    def _first_ids(self, keys: list[str]) -> Iterator[list[bytes]]:
+        """Yield the newest ids of each list, of many lists in one round trip."""
+        for start in range(0, len(keys), _MERGE_LISTS):
+            with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys[start : start + _MERGE_LISTS]:
+                    pipe.zrange(key, "+", "-", desc=True, bylex=True, offset=0, num=_MERGE_BATCH)
+                yield from pipe.execute()
+
+    def _ids(self, key: str, members: Any) -> Iterator[str]:
+        """Yield the ids in a list, the newest first, of which these members are the newest."""
+        while members:
+            yield from (member.decode() for member in members)
+            before = f"({members[-1].decode()}"
+            members = self._redis.zrange(key, before, "-", desc=True, bylex=True, offset=0, num=_MERGE_BATCH)
 
     def trim(self, kind: Kind, age: float) -> int:
         """Remove jobs created more than `age` seconds ago whose records Redis has dropped. Returns how many.

@@ -1,7 +1,9 @@
 """`/v1/models`: the models that take jobs, each version of its own."""
 
+from typing import Annotated
+
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
@@ -17,8 +19,14 @@ class ModelAnswer(BaseModel):
     version: str
     default: bool
     embedding_size: int
-    labels: int
-    askable_labels: int
+    labels: Annotated[int, Field(description="classes that detections find")]
+    askable_labels: Annotated[
+        int,
+        Field(
+            description="classes that targets can name, `GET /v1/labels?askable=true`; among them may be some that "
+            "detections do not find, of which the model has heard clips"
+        ),
+    ]
     sample_rate: int
     workers: int
 

@@ -45,7 +45,7 @@ Source = Literal["clips", "predicted"]
 
 
 class ClassDescription(BaseModel):
-    """A class of the detector; `path` leads to it from the root of AudioSet's tree."""
+    """A class that a model detects, or separates by name; `path` leads to it from the root of AudioSet's tree."""
 
     label: str
     mid: str

@@ -41,7 +41,8 @@ def create(deps: Dependencies, body: SeparationCreate) -> QueuedJob:
     mixture = job_validation.find_recording(deps, body.mixture.audio_id, "mixture", "audio_id")
     mixture = job_validation.choose_track(mixture, body.mixture.track, "mixture", "track")
     output = validation.output_record(body.output, mixture)
-    targets = [build_target(deps, model, mixture, target, index) for index, target in enumerate(requested)]
+    seconds = job_validation.exact_duration(mixture, body.mixture.track)
+    targets = [build_target(deps, model, seconds, target, index) for index, target in enumerate(requested)]
     validation.require_distinct_names([target.name for target in targets])
     request = SeparationRequest(
         mixture=job_validation.recording_record(mixture, body.mixture.track),

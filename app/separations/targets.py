@@ -10,7 +10,6 @@ from app.jobs.lifecycle import TargetState
 from app.labels.matching import slug
 from app.model_registry.registry import ModelDescription
 from app.queries import service as queries
-from app.records.audio import Audio
 from app.records.separations import TargetRecord
 from app.records.shared import EmbeddingRecord, embedding_mismatch, pack_vector, unpack_vector
 from app.separations import names, validation
@@ -18,9 +17,12 @@ from app.separations.schemas import Target
 
 
 def build_target(
-    deps: Dependencies, model: ModelDescription, mixture: Audio, target: Target, index: int
+    deps: Dependencies, model: ModelDescription, seconds: float | None, target: Target, index: int
 ) -> TargetRecord:
-    """Return one target's record. Raises `RequestInvalid` and its subclasses, `NotFound`, `QueryNotReady`."""
+    """Return one target's record; `seconds` that the mixture lasts, if that is known for sure.
+
+    Raises `RequestInvalid` and its subclasses, `NotFound`, `QueryNotReady`.
+    """
     pointer = ("targets", index)
     record = TargetRecord(name=target.name or "")
     if target.label is not None:
@@ -32,7 +34,7 @@ def build_target(
         record.label = record.matched[0].label
         record.name = target.name or slug(target.text)
     if target.spans is not None:
-        record.spans = validation.span_records(target.spans, mixture, deps.settings, *pointer, "spans")
+        record.spans = validation.span_records(target.spans, seconds, deps.settings, *pointer, "spans")
     elif target.examples is not None:
         job_validation.find_examples(deps, target.examples, *pointer, "examples")
         record.examples = job_validation.example_records(target.examples)

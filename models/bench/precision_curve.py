@@ -4,8 +4,6 @@ A process for each point, with the separator alone: no detector, one mono record
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models import checkpoints
-from models.bench import authors_way
+from models.bench import authors_way, own_programs
 from models.bench.machine import peak_mib
 from models.bench.separations import RATE, sound
 from models.networks.unet import UNet
@@ -70,11 +68,7 @@ def is_paper(model: str) -> bool:
 def _in_process(model: str, name: str, window: float, seconds: float, folder: Path) -> dict:
     point = json.dumps([name, window])
     arguments = ["--weights", model, "--seconds", str(seconds), "--point", point, "--folder", str(folder)]
-    command = [sys.executable, "-m", "models", "bench", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  our own program
-    if done.returncode:
-        raise ValueError(f"measuring {model} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(own_programs.run(["bench", *arguments], model).splitlines()[-1])
 
 
 @torch.inference_mode()

@@ -2,8 +2,6 @@
 
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bench import surroundings
+from models.bench import own_programs, surroundings
 from models.engine import Engine
 from models.media import open_writer
 from models.threads import usable_cores
@@ -91,11 +89,8 @@ def _row(
 def _run(arguments: list[str], prefix: Sequence[str] = ()) -> tuple[float, float]:
     """Run `python -m models` with arguments; return its time and that of the cores, in s."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command = [*prefix, sys.executable, "-m", "models", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  our own program
+    own_programs.run(arguments, arguments[0], prefix)
     took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise ValueError(f"measuring {arguments[0]} failed: {done.stderr.strip().splitlines()[-1]}")
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import torchaudio
 from torch import Tensor
 
 from models import checkpoints
-from models.bench import authors_way
+from models.bench import authors_way, own_programs
 from models.bench.machine import peak_mib
 from models.engine import Engine
 from models.media import open_audio, open_writer
@@ -74,11 +72,8 @@ def measure(way: str, model: str, seconds: float, targets: int, device: str, fol
 
 def _in_process(way: str, model: str, seconds: float, targets: int, device: str, folder: Path) -> dict:
     arguments = ["--weights", model, "--seconds", str(seconds), "--targets", str(targets), "--device", device]
-    command = [sys.executable, "-m", "models", "bench", "--way", way, "--folder", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603  our own program
-    if done.returncode:
-        raise ValueError(f"measuring {model} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    printed = own_programs.run(["bench", "--way", way, "--folder", str(folder), *arguments], model)
+    return json.loads(printed.splitlines()[-1])
 
 
 def _measure(way: str, model: str, seconds: float, targets: int, device: str, folder: Path) -> dict:

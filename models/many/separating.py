@@ -73,6 +73,6 @@ def _cells(made: SeparatedFiles, recording: OwnRecording, output: Path) -> dict[
         "duration": f"{made.duration:.3f}",
         "gain": f"{made.gain:.4g}",
         **{f"presence of {name}": f"{presence:.3f}" for name, presence in made.presence.items()},
-        "warnings": " ".join(recording.warnings),
+        "warnings": " ".join([*recording.warnings, *made.warnings]),
         "stems": "|".join(str(stem.path.relative_to(output)) for stem in made.stems),
     }

@@ -5,6 +5,7 @@ or a detector's run. Training writes these folders; shipping and evaluation read
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,22 @@ def class_mids(names: str) -> tuple[str, ...]:
     return tuple(sorted(with_descendants(found)))
 
 
-def separator_weights(start: str) -> dict[str, torch.Tensor]:
-    """Return the separator's state of a run or of a model, including the queries' mean and deviation."""
-    is_run = (Path(start) / SETUP).exists()
-    return (load_separator(Path(start))[1] if is_run else load_model(start).separator).state_dict()
+def separator_weights(source: str, network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the separator's state of a run or of a model, including the queries' mean and deviation, for a network of
+    the same sizes. Raises ValueError, which names both, for one of others."""
+    is_run = (Path(source) / SETUP).exists()
+    found = (load_separator(Path(source))[1] if is_run else load_model(source).separator).state_dict()
+    wanted = network.state_dict()
+    shapes = [{name: tuple(entry.shape) for name, entry in state.items()} for state in (found, wanted)]
+    if shapes[0] != shapes[1]:
+        name = next(name for name in (*shapes[1], *shapes[0]) if shapes[0].get(name) != shapes[1].get(name))
+        theirs, own = (f"{sum(map(math.prod, each.values())):,} weights" for each in shapes)
+        their_entry, own_entry = (each.get(name, "none") for each in shapes)
+        raise ValueError(
+            f"the separator of {source} has other sizes than this run's: {theirs}, not {own} ({name}: {their_entry}, "
+            f"not {own_entry})"
+        )
+    return found
 
 
 def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:

@@ -20,8 +20,8 @@ from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
 from models.training import paper
 from models.training.loop import Learner, Schedule
-from models.training.mixing import UNLABELLED, Batch
 from models.training.recipe import Recipe
+from models.training.rendering import UNLABELLED, Batch
 
 SCHEDULE = Schedule(weight_decay=0.05, warmup_steps=200, decay_from=0.3, ema=0.998)
 RECIPE = Recipe(mixtures=16, queries=0, seconds=2.56, third_source=0.1, single_source=0.6, class_power=0.3, room=0.2)

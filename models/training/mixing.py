@@ -1,22 +1,17 @@
 """Training examples: mixtures of clips of unrelated classes, each with several queries.
 
 A batch is drawn in two steps. `plan` decides everything with small arrays on the CPU: clips, offsets, speeds, levels
-and queries. `render` computes the audio with tensors on the corpus's device: on a GPU no sample leaves it. Mixture i of
-step s is drawn from a generator seeded by (seed, s, i), independent of earlier steps and of the number of processes, so
-that a run resumes exactly where it stopped.
+and queries. `models.training.rendering` computes the audio. Mixture i of step s is drawn from a generator seeded by
+(seed, s, i), independent of earlier steps and of the number of processes, so that a run resumes exactly where it
+stopped.
 """
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from models import spectrum
-from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_curves, filter_points, in_rooms, play, rooms
+from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_points
 from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
@@ -24,52 +19,15 @@ from models.plda import PLDAPrior
 from models.runs.clip_embeddings import sounding
 from models.training.clip_index import ClipIndex, Turns
 from models.training.recipe import LASTING, Recipe
+from models.training.rendering import ROOMS, UNLABELLED, Batch, Plan, Renderer, labels_of
 from models.training.songs import Songs
 
 SILENT = 1e-4  # energy of a segment below which it counts as silent
-UNLABELLED = ""  # the class of unlabelled clips; unrelated to every class but itself
 TRIES = 20  # draws of an unrelated clip before giving up
-ROOMS = 64
 FIRST_WANTED = 0.75  # share of the first of several wanted classes
 SONG_LEVEL_DB = 3.0  # most by which a part of a song is louder or softer than in it
 SONG_FILTER = 0.4  # of the gains of other sources' filters
 SONG_QUIET = 1e-3  # energy of a part, relative to the loudest one's in the segment, below which it is left out
-
-
-@dataclass
-class Batch:
-    """mixture: complex (M, frames, bins); targets: complex (R, frames, bins), zero where absent; queries: (R, D);
-    R rows are the M mixtures x the recipe's queries, mixture by mixture. classes: of each mixture, the mids of its
-    clips."""
-
-    mixture: Tensor
-    targets: Tensor
-    queries: Tensor
-    classes: list[frozenset[str]]
-    samples: int  # of each mixture
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of audio trained on: a mixture counts once for each of its queries."""
-        return max(len(self.queries), len(self.mixture)) * self.samples / RATE
-
-
-@dataclass
-class Plan:
-    """A batch before rendering. Plays are in order; a source has one or two plays, a mixture one or more sources."""
-
-    clips: list[int] = field(default_factory=list)  # of each play, place among the corpus's clips
-    offsets: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
-    source_of_play: list[int] = field(default_factory=list)
-    mixture_of_source: list[int] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)  # dB, of each source
-    # Of each source, the first of those whose common energy is that of one: itself, or a song's first part.
-    level_of: list[int] = field(default_factory=list)
-    filters: list[np.ndarray] = field(default_factory=list)
-    rooms: list[int] = field(default_factory=list)  # -1: none
-    target_sources: list[tuple[int, int]] = field(default_factory=list)  # mixture, and source or -1 where it is absent
-    queries: list[np.ndarray] = field(default_factory=list)
 
 
 class Mixer:
@@ -96,12 +54,8 @@ class Mixer:
     ) -> None:
         self.prior = prior
         self.clips, self.embeddings, self.recipe, self.seed, self.anchors = clips, embeddings, recipe, seed, anchors
-        self.fft_size, self.hop, self.window_size = stft
         self.frames = int(recipe.seconds * RATE)
-        self.samples = _tensor(clips.samples).to(device)
-        self.begins = torch.tensor([clip.start for clip in clips.clips], device=device)
-        self.lengths = torch.tensor([clip.frames for clip in clips.clips], device=device)
-        self.responses = _responses().to(device)
+        self.renderer = Renderer(clips, self.frames, stft, device)
         # A clip without an embedding cannot be a query.
         usable = np.ones(len(clips.clips), bool) if embeddings is None else sounding(embeddings)
         self.index = ClipIndex(
@@ -130,7 +84,7 @@ class Mixer:
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Batch:
         """Return the batch of a step, or one of `parts` equal shares of its mixtures."""
-        return self.render(self.plan(step, part, parts))
+        return self.renderer.render(self.plan(step, part, parts))
 
     def plan(self, step: int, part: int = 0, parts: int = 1) -> Plan:
         """Draw the plan of a step's batch, or of one of `parts` equal shares of it."""
@@ -141,54 +95,6 @@ class Mixer:
         for mixture in range(part * share, (part + 1) * share):
             self._add_mixture(plan, np.random.default_rng([self.seed, step, mixture]))
         return plan
-
-    def render(self, plan: Plan) -> Batch:
-        """Render a plan: spectra of mixtures and targets, on the corpus's device."""
-        device = self.samples.device
-        sources = self.sources(plan)
-        spectra = spectrum.stft(sources, self.fft_size, self.hop, self.window_size)
-        points = torch.from_numpy(np.stack(plan.filters)).to(device)
-        spectra = spectra * filter_curves(points, spectra.shape[2], RATE)[:, None]
-        energy = spectra.abs().square().sum((1, 2))
-        together = torch.tensor(plan.level_of, device=device)
-        energy = torch.zeros_like(energy).index_add_(0, together, energy)[together].clamp(min=1e-8)
-        scale = 10 ** (torch.tensor(plan.gains, device=device, dtype=torch.float32) / 20) / energy.sqrt()
-        spectra = spectra * scale[:, None, None]
-        owners = torch.tensor(plan.mixture_of_source, device=device)
-        count = plan.mixture_of_source[-1] + 1
-        mixtures = spectra.new_zeros(count, *spectra.shape[1:]).index_add_(0, owners, spectra)
-        silence = torch.zeros_like(spectra[:1])
-        wanted = torch.tensor([source for _, source in plan.target_sources], device=device, dtype=torch.long)
-        targets = torch.cat([spectra, silence])[wanted]  # -1 is the silence at the end
-        queries = torch.from_numpy(np.array(plan.queries, np.float32)).to(device)
-        return Batch(mixtures, targets, queries, self.classes_of(plan), self.frames)
-
-    def sources(self, plan: Plan) -> Tensor:
-        """Return waveforms (S, T) of a plan's sources, each in its room, before filters and levels."""
-        device = self.samples.device
-        chosen = torch.tensor(plan.clips, device=device)
-        played = play(
-            self.samples,
-            self.begins[chosen],
-            self.lengths[chosen],
-            torch.tensor(plan.offsets, device=device, dtype=torch.float64),
-            torch.tensor(plan.speeds, device=device, dtype=torch.float64),
-            self.frames,
-        )
-        sources = played.new_zeros(len(plan.mixture_of_source), self.frames)
-        sources.index_add_(0, torch.tensor(plan.source_of_play, device=device), played)
-        inside = [source for source, room in enumerate(plan.rooms) if room >= 0]
-        if inside:
-            responses = self.responses[[plan.rooms[source] for source in inside]]
-            sources[inside] = in_rooms(sources[inside], responses)
-        return sources
-
-    def classes_of(self, plan: Plan) -> list[frozenset[str]]:
-        """Return the labels of each mixture's clips, with UNLABELLED for unlabelled ones."""
-        found: list[set[str]] = [set() for _ in range(plan.mixture_of_source[-1] + 1)]
-        for clip, source in zip(plan.clips, plan.source_of_play, strict=True):
-            found[plan.mixture_of_source[source]].update(self._labels(clip))
-        return [frozenset(mids) for mids in found]
 
     def _add_mixture(self, plan: Plan, random: np.random.Generator) -> None:
         recipe = self.recipe
@@ -273,8 +179,7 @@ class Mixer:
             plan.queries.append(self.draw_query(index, mid, missing is None, against, random))
 
     def _labels(self, index: int) -> tuple[str, ...]:
-        """Return the classes of a clip, or UNLABELLED."""
-        return self.clips.clips[index].mids or (UNLABELLED,)
+        return labels_of(self.clips.clips[index])
 
     def _mids(self, chosen: list[tuple[int, str]]) -> list[tuple[int, tuple[str, ...]]]:
         return [(number, self._labels(index)) for number, (index, _) in enumerate(chosen)]
@@ -401,16 +306,3 @@ class Mixer:
         if random.random() < self.recipe.query_dropout:  # so that no single feature is indispensable
             query = query * (random.random(len(query)) > 0.1)
         return query.astype(np.float32)
-
-
-@cache
-def _responses() -> Tensor:
-    """Return the rooms' responses, the same in every run."""
-    return rooms(ROOMS, RATE, np.random.default_rng(0))
-
-
-def _tensor(samples: np.ndarray) -> Tensor:
-    """Return samples as a tensor that shares their memory. It is never written, so a read-only file map is allowed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(samples)

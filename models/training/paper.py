@@ -66,7 +66,7 @@ class PairMixer:
         plan = self.mixer.plan(step, part, parts)
         if plan.mixture_of_source != [source // 2 for source in range(len(plan.mixture_of_source))]:
             raise ValueError("a clip of the corpus has labels related to every other clip's: it cannot be paired")
-        first, second = self.mixer.sources(plan).unflatten(0, (-1, 2)).unbind(1)
+        first, second = self.mixer.renderer.sources(plan).unflatten(0, (-1, 2)).unbind(1)
         ratio = (first.square().sum(1) / second.square().sum(1).clamp(min=1e-12)).sqrt().clamp(*GAINS)
         return Pairs(torch.stack([first, second * ratio[:, None]], dim=1).flatten(0, 1))
 

@@ -9,7 +9,7 @@ from models.networks import QueryEncoder
 from models.networks.resunet import ResUNet
 from models.training.loop import Learner
 from models.training.losses import separation_loss, waveform_l1
-from models.training.mixing import Batch
+from models.training.rendering import Batch
 
 LOSSES = ("snr", "l1")
 

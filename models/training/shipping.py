@@ -34,13 +34,13 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
     output: folder for the model, or None to put it among the shipped ones, by `name`.
     blend: models or runs whose weights are averaged with the run's, all alike, one named twice counting twice. The
     mean of a start and of runs that went apart from it generalises better to sounds that were not in training than any
-    of them (Wortsman et al., arXiv 2109.01903 and 2203.05482).
+    of them (Wortsman et al., arXiv 2109.01903 and 2203.05482). Raises ValueError for one of other sizes.
 
     Presence is fitted on every second validation mixture of the run, if it has any.
     """
     made, clips, classes, log = assembly.assemble(run, name, version)
     if blend:
-        states = [made.separator.state_dict(), *(run_folder.separator_weights(each) for each in blend)]
+        states = [made.separator.state_dict(), *(run_folder.separator_weights(each, made.separator) for each in blend)]
         made.separator.load_state_dict(_mean(states))
     made.config |= _understood(made)
     rules = QueryRules(**made.config["query"])

@@ -191,7 +191,7 @@ def train_separator(
             some = heard[:: -(-len(heard) // STATISTICS) or 1]
             learner.network.learn_queries(torch.from_numpy(vectors[some, 0].astype(np.float32)))
         else:
-            learner.network.load_state_dict(separator_weights(setup.start))
+            learner.network.load_state_dict(separator_weights(setup.start, learner.network))
         found = _anchors(query_encoder, clips, setup, setup.recipe.seconds) if setup.recipe.anchored else None
         prior = plda_fit.fit(vectors, clips) if setup.prior else None
         draw = Mixer(clips, vectors, setup.recipe, learner.stft, schedule.seed, found, device, prior).batch

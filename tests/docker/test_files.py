@@ -92,6 +92,12 @@ def test_every_service_is_confined(compose: dict[str, Any]) -> None:
     assert {port for port in published if not port.startswith("127.0.0.1:")} == {"${EARMARK_PUBLIC_PORT:-8080}:8080"}
 
 
+def test_services_that_start_decoders_have_an_init_that_reaps_orphans(compose: dict[str, Any]) -> None:
+    """The programs themselves reap only the processes that they have started."""
+    with_init = {name for name, service in compose["services"].items() if service.get("init")}
+    assert with_init == {"api", "worker", "worker-gpu"}
+
+
 def test_passwords_are_not_in_the_files(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in (service.get("environment") or {}).items():

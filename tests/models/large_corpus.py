@@ -79,7 +79,7 @@ def measure(folder: Path) -> dict[str, object]:
         found[f"{name}_plan"] = digest(drawing.plan(BATCHES))
     found["classes_drawn"] = len(drawn)
     found["most_drawn"] = drawn.most_common(1)[0][1] / drawn.total()
-    found["sound"] = float(mixer.sources(mixer.plan(0)).abs().max())
+    found["sound"] = float(mixer.renderer.sources(mixer.plan(0)).abs().max())
     found["peak_mebibytes"] = round(peak_mib())
     return found
 

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from models import checkpoints
-from models.bench import precision_curve, separations, surroundings
+from models.bench import own_programs, precision_curve, separations, surroundings
 from models.bench.commands import bench
 from models.networks import htsat
 from models.networks.unet import HyperParameters, UNet
@@ -47,6 +47,21 @@ def test_separations_are_compared_with_the_exact_one() -> None:
     assert exact["snr"] is None
     assert engine["snr"] >= 30
     assert networks["snr"] > 10
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("kill -KILL $$", "its process was killed, as the kernel does when memory runs out"),
+        ("kill -TERM $$", "its process ended by SIGTERM"),
+        ("exit 137", "its process ended with status 137 and said nothing"),
+        ("echo 'much' >&2; echo 'error: why' >&2; exit 1", "error: why"),
+    ],
+)
+def test_a_measured_program_that_fails_is_told_in_one_line(end: str, reason: str) -> None:
+    with pytest.raises(ValueError, match="measuring") as raised:
+        own_programs.run(["bench"], "base", prefix=["sh", "-c", end])
+    assert str(raised.value) == f"measuring base failed: {reason}"
 
 
 def test_a_quota_holds() -> None:

@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch):
     for number in (1, 2):
         soundfile.write(f"example{number}.wav", tone(number, 44100, 44100).numpy(), 44100)
     soundfile.write("silence.wav", np.zeros(44100), 44100)
+    soundfile.write("crumb.wav", tone(1, 441, 44100).numpy(), 44100)
     (tmp_path / "notes.txt").write_text("no audio")
     return tmp_path
 
@@ -87,6 +88,17 @@ def test_separate_says_which_sounds_may_not_be_there(folder, weights):
     assert [name for name in presence if f"{name} may not be in the recording" in said] == [
         name for name, probability in presence.items() if probability < 0.5
     ]
+
+
+def test_separate_says_that_a_mixture_is_silent(folder, weights):
+    words = ("--label", "Dog", "--weights", weights, "-o", "out")
+    answer = json.loads(run("separate", "silence.wav", *words, "--json"))
+    assert [warning[:21] for warning in answer["warnings"]] == ["The mixture is silent"]
+    said = " ".join(CliRunner().invoke(app, ("separate", "silence.wav", *words)).stderr.split())
+    assert "silence.wav: The mixture is silent" in said
+    rows = json.loads(run("separate", "silence.wav", "example1.wav", *words, "--json"))
+    assert ["silent" in row["warnings"] for row in rows] == [True, False]
+    assert json.loads(run("separate", "mixture.flac", *words, "--json"))["warnings"] == []
 
 
 def test_separate_takes_words_with_and_without_examples(folder, weights):
@@ -144,6 +156,8 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--text", "no dog"), 1, "Ask for the sound itself"),
         (("separate", "mixture.flac", "--label", "Dog", "--query-text", "dog"), 2, "--query"),
         (("separate", "mixture.flac", "--query", "silence.wav"), 1, "silent"),
+        (("separate", "mixture.flac", "--query", "crumb.wav"), 1, "the example lasts 0.010 s, which is too short: at"),
+        (("separate", "mixture.flac", "--span", "1-1.05"), 1, "the span lasts 0.050 s, which is too short: at"),
         (("separate", "mixture.flac", "--query", "notes.txt"), 1, "notes.txt: "),
         (("separate", "notes.txt", "--label", "Dog"), 1, "notes.txt: This is not a media file"),
         (("separate", "mixture.flac", "--label", "Dog", "--format", "aiff"), 1, "known are wav"),
@@ -154,6 +168,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("detect", "notes.txt"), 1, "notes.txt: This is not a media file"),
         (("embed", "example1.wav", "example2.wav", "-o", "q.safetensors", "--span", "0-1"), 2, "one file"),
         (("embed", "silence.wav", "-o", "q.safetensors"), 1, "silent"),
+        (("embed", "example1.wav", "crumb.wav", "-o", "q.safetensors"), 1, "example 2 lasts 0.010 s"),
     ],
     ids=lambda value: " ".join(value[2:] or value) if isinstance(value, tuple) else None,
 )

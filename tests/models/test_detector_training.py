@@ -68,7 +68,7 @@ def test_unlabelled_audio_is_used_with_the_teacher_and_at_most_once_in_a_mixture
     counts = [0] * 50
     for play, source in enumerate(plan.source_of_play):
         counts[plan.mixture_of_source[source]] += not joined.clips[plan.clips[play]].mids
-    classes_of = drawn.classes_of(plan)
+    classes_of = drawn.renderer.classes_of(plan)
     with_some = [UNLABELLED in mids for mids in classes_of]
     assert 10 < sum(with_some) < 40
     assert all(bool(count) == some for count, some in zip(counts, with_some, strict=True))

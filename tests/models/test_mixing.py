@@ -107,7 +107,7 @@ def test_wanted_classes_come_first_and_lasting_ones_interfere(clips: Clips) -> N
 
     def classes(chosen: Recipe) -> list[frozenset[str]]:
         drawn = Mixer(clips, small_corpus.embeddings(clips), chosen, STFT)
-        return drawn.classes_of(drawn.plan(0))
+        return drawn.renderer.classes_of(drawn.plan(0))
 
     noisy = classes(replace(recipe, wanted="Dog", wanted_share=1.0, lasting=1e6))
     assert all(mid("Dog") in mids for mids in noisy)
@@ -125,7 +125,7 @@ def test_what_is_held_out_never_reaches_a_batch(clips: Clips, held_out: str) -> 
     assert {clip.mid for clip in without.clips} == {clip.mid for clip in never.clips}
     held, there = mixer(without), mixer(never)
     for step in range(20):
-        assert not any(classes & mids for classes in held.classes_of(held.plan(step)))
+        assert not any(classes & mids for classes in held.renderer.classes_of(held.plan(step)))
         assert torch.equal(held.batch(step).mixture, there.batch(step).mixture)
         assert torch.equal(held.batch(step).queries, there.batch(step).queries)
 
@@ -265,11 +265,11 @@ def test_a_band_is_three_or_four_instruments_that_are_not_one_another() -> None:
     plan = drawn.plan(0)
     sizes = np.bincount(plan.mixture_of_source)
     assert set(sizes) == {3, 4}
-    for played in drawn.classes_of(plan):
+    for played in drawn.renderer.classes_of(plan):
         assert not played & {mid("Dog"), mid("Speech")}
         assert not any(are_related(one, other) for one in played for other in played if one != other)
     some = Mixer(Clips(sound, listed), embeddings, Recipe(mixtures=50, seconds=1.0, band=0.0), STFT)
-    assert any(played & {mid("Dog"), mid("Speech")} for played in some.classes_of(some.plan(0)))
+    assert any(played & {mid("Dog"), mid("Speech")} for played in some.renderer.classes_of(some.plan(0)))
 
 
 def song_mixer(**recipe: float) -> tuple[Mixer, list[Clip]]:

@@ -16,6 +16,7 @@ ROWS = (
     {"named_queries", "separated_files"},
     {"engine", "runs", "validation"},
     {"many"},
+    {"console"},
     {"bench", "commands"},
     {"training", "evaluation"},  # neither imports the other
     {"experiments"},

@@ -69,7 +69,7 @@ def test_pairs_have_equal_energy_and_come_from_different_classes() -> None:
     pairs = drawn.batch(0)
     energy = pairs.sources.square().sum(1).unflatten(0, (-1, 2))
     assert torch.allclose(energy[:, 0], energy[:, 1], rtol=1e-3)
-    classes_of = drawn.mixer.classes_of(drawn.mixer.plan(0))
+    classes_of = drawn.mixer.renderer.classes_of(drawn.mixer.plan(0))
     assert all(len(mids) == 2 for mids in classes_of)
     halves = torch.cat([drawn.batch(0, part, 2).sources for part in range(2)])
     assert torch.allclose(halves, pairs.sources, atol=1e-6)

@@ -38,11 +38,18 @@ def test_any_length_from_a_tenth_of_a_second_makes_a_query(rules, seconds: float
 
 @pytest.mark.parametrize("rules", [BASE_RULES, PAPER_RULES])
 @pytest.mark.parametrize(
-    "recording", [torch.zeros(RATE), torch.zeros(0), tone(500, 0.05)], ids=["zeros", "empty", "short"]
+    ("recording", "code", "words"),
+    [
+        (torch.zeros(RATE), "audio_silent", "the example is silent"),
+        (torch.zeros(0), "request_invalid", "lasts 0.000 s, which is too short: at least 0.1 s"),
+        (tone(500, 0.05), "request_invalid", "lasts 0.050 s, which is too short: at least 0.1 s"),
+    ],
+    ids=["zeros", "empty", "short"],
 )
-def test_silence_and_crumbs_are_typed_errors(rules, recording: Tensor) -> None:
-    with pytest.raises(SilentQuery):
+def test_silence_and_crumbs_are_typed_errors(rules, recording: Tensor, code: str, words: str) -> None:
+    with pytest.raises(SilentQuery, match=words) as raised:
         embed(Bands(), [recording], rules, "tests@1")
+    assert raised.value.code == code
 
 
 def test_paper_leaves_out_windows_by_absolute_energy() -> None:

@@ -14,6 +14,19 @@ def test_the_inverse_returns_every_sample(samples, fft_size, hop, window_size):
     torch.testing.assert_close(returned, waveforms, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("fft_size", "hop", "window_size"), [(1024, 320, None), (1024, 320, 800)])
+def test_samples_that_no_frame_covers_are_refused(fft_size, hop, window_size):
+    """The last frame's window ends half a window after its centre; `torch.istft` warns and pads with zeros there."""
+    waveforms = torch.randn(1, 3200, generator=torch.Generator().manual_seed(0))
+    spectrum = stft(waveforms, fft_size, hop, window_size)
+    covered = 3200 + (window_size or fft_size) // 2
+    longest = istft(spectrum, fft_size, hop, covered, window_size)
+    assert longest.shape == (1, covered) and longest.isfinite().all()
+    for samples in (covered + 1, covered + 10 * hop):
+        with pytest.raises(ValueError, match=f"11 frames cover {covered} samples, not {samples}"):
+            istft(spectrum, fft_size, hop, samples, window_size)
+
+
 def test_a_frame_is_centred_on_its_hop():
     click = torch.zeros(1, 3200)
     click[0, 1600] = 1

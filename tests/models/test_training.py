@@ -93,7 +93,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_from_labels_alone_to_a_model_with_a_held_out_class(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The paper's claim as commands: detector, separator, model, all of them without the class."""
     monkeypatch.chdir(tmp_path)
@@ -128,6 +128,15 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
     name = "head_norm.weight"
     assert not torch.allclose(first[name], last[name], rtol=1e-4)
     torch.testing.assert_close(shipped[name], (2 * first[name] + last[name]) / 3, rtol=1e-6, atol=0)
+
+    # Only networks of the same sizes have a mean, or can begin where another ended.
+    assert main(["ship", "--run", "second", "--name", "model", "--output", "other", "--blend", "base"]) == 1
+    assert main(["train", "separator", *common, *sizes, "--ear", "ear", "--run", "third", "--from", "base"]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    base = checkpoints.load("base").separator
+    base_size, run_size = (sum(entry.numel() for entry in state.values()) for state in (base.state_dict(), last))
+    assert f"base has other sizes than this run's: {base_size:,} weights, not {run_size:,} weights" in said[0]
+    assert said == 2 * said[:1] and not Path("other").exists()
 
 
 def test_every_stage_trains_as_if_the_class_had_never_been_there(

@@ -168,6 +168,19 @@ def test_a_silent_example_makes_no_query(runner: JobRunner) -> None:
     assert job.status == "failed" and job.error is not None and job.error.code == "audio_silent"
 
 
+def test_what_is_too_short_is_not_called_silent(runner: JobRunner) -> None:
+    crumb = [{"audio_id": runner.upload(0.5 * np.random.default_rng(0).standard_normal(320).clip(-1, 1))}]
+    spans = [{"start": 1.0, "end": 1.01}]
+    jobs = [
+        (runner.run(QUERY, {"name": "crumb", "examples": crumb}), "example"),
+        (runner.separate("mixture", {"name": "crumb", "examples": crumb}), "example"),
+        (runner.separate("mixture", {"name": "crumb", "spans": spans}), "span"),
+    ]
+    for job, part in jobs:
+        assert job.status == "failed" and job.error is not None and job.error.code == "request_invalid"
+        assert f"{part} lasts 0.010 s, which is too short: at least 0.1 s" in job.error.detail
+
+
 def test_a_saved_query_gives_the_stem_of_its_examples(runner: JobRunner) -> None:
     example = runner.upload("example")
     saved = runner.run(QUERY, {"name": "bird", "examples": [{"audio_id": example}]}).result
@@ -265,6 +278,20 @@ def test_without_automatic_targets_the_residual_is_the_mixture(runner: JobRunner
     assert [stem.name for stem in result.stems] == ["residual"][: int(residual)]
     if residual:
         assert np.abs(runner.stem(job, "residual")[:, 0] - np.round(quiet * 2**15) / 2**15).max() < 1e-6
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_silent_mixture_is_told_and_its_stems_are_silent(runner: JobRunner, auto: bool) -> None:
+    """Digital silence succeeds, as any recording in which a target is not."""
+    mixture, bird = np.zeros(48000), {"name": "bird", "label": "Bird"}
+    requested: dict[str, Any] = {"auto": {"max_targets": 2, "threshold": 0.9}} if auto else {}
+    job = runner.separate(mixture, *([] if auto else [bird]), **requested)
+    assert job.status == "succeeded", job.error
+    assert len(job.warnings) == 1 + auto and job.warnings[-1].startswith("The mixture is silent")
+    for stem in SeparationResult.model_validate(job.result).stems:
+        assert runner.stem(job, stem.name).shape == (48000, 1) and not runner.stem(job, stem.name).any()
+    mixture[100] = 2 / 2**15  # the quietest sound is no silence
+    assert not any("silent" in warning for warning in runner.separate(mixture, bird).warnings)
 
 
 def test_large_requests_and_results_are_in_the_store(runner: JobRunner, redis: Redis) -> None:

@@ -146,6 +146,12 @@ def test_models_and_their_workers(folder_service: Service) -> None:
         ("base", shipped, False, 0),
         ("paper", "3", False, 0),
     ]
+    # The shipped model's figures are those of its classes: more can be asked for than are detected.
+    labels = folder_service.client.get("/v1/labels", params={"model": f"base@{shipped}", "limit": 1000}).json()["data"]
+    assert models[1]["askable_labels"] == sum(label["askable"] for label in labels) > models[1]["labels"]
+    fields = folder_service.client.get("/openapi.json").json()["components"]["schemas"]["ModelAnswer"]["properties"]
+    assert "detections find" in fields["labels"]["description"]
+    assert "/v1/labels?askable=true" in fields["askable_labels"]["description"]
     assert set(models[0]) == {
         *("name", "version", "default", "embedding_size", "labels", "askable_labels", "sample_rate", "workers")
     }

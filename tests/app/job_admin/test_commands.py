@@ -99,6 +99,25 @@ def test_long_lists_are_read_page_by_page(keyed_service: Service, run: Any, redi
     assert listed(run, "--status", "canceled") == [pattern.id]
 
 
+def test_jobs_of_many_keys_are_read_together(keyed_service: Service, run: Any, redis: Redis) -> None:
+    """Not list by list: a thousand keys have three thousand."""
+    jobs = keyed_service.deps.jobs
+    pattern = jobs.get(created(keyed_service.with_key()))
+    now, made = time.time(), [pattern.id]
+    with redis.pipeline() as pipe:
+        for number in range(1000):
+            changed = {"id": new_id("sep", now + number + 1), "owner": new_id("key"), "audio_ids": []}
+            job = pattern.model_copy(update=changed)
+            pipe.set(record_key(job.id), job.document())
+            jobs.listing.add(pipe, job)
+            made.append(job.id)
+        pipe.execute()
+    before = redis.info("stats")["total_reads_processed"]  # pyright: ignore[reportIndexIssue]
+    assert listed(run, "--limit", "60") == made[:-61:-1]
+    reads = redis.info("stats")["total_reads_processed"] - before  # pyright: ignore[reportIndexIssue]
+    assert reads < 500, "round trips, and parts of long requests"
+
+
 def test_a_job_is_shown_with_all_that_its_record_tells(keyed_service: Service, run: Any) -> None:
     mine = named(keyed_service, "web")
     job_id = created(mine)

@@ -113,6 +113,11 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
         "span_outside",
         ["/targets/0/spans/1"],
     ),
+    "span in the slack after the end": (
+        {"targets": [{"name": "x", "spans": [{"start": 0, "end": 1.05}, {"start": 1.0, "end": 1.05}]}]},
+        "span_outside",
+        ["/targets/0/spans/1"],
+    ),
     "span backwards": (
         {"targets": [{"name": "x", "spans": [{"start": 0.5, "end": 0.5}]}]},
         "request_invalid",
@@ -169,6 +174,17 @@ def test_an_estimated_duration_refuses_nothing(folder_service: Service, tmp_path
         {"name": "short", "examples": [{"audio_id": short["id"]}]},
     ]
     folder_service.separate(mixture={"audio_id": long["id"]}, targets=targets)
+
+
+def test_the_duration_of_the_first_track_refuses_no_span_of_another(folder_service: Service, tmp_path: Path) -> None:
+    media_files.write_tracks(tmp_path / "a.mov", [media_files.noise(seconds * 8000) for seconds in (1, 3)], 8000)
+    mixture = {"audio_id": folder_service.upload((tmp_path / "a.mov").read_bytes())["id"]}
+    late = [{"name": "late", "spans": [{"start": 2.0, "end": 2.5}]}]
+    folder_service.separate(mixture=mixture | {"track": 2}, targets=late)
+    told = problem(
+        folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": late}), 422, "span_outside"
+    )
+    assert told["errors"][0]["pointer"] == "/targets/0/spans/0"
 
 
 def test_every_field_of_a_target(folder_service: Service) -> None:
