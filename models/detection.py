@@ -1,8 +1,8 @@
-"""Long recordings to tags and a timeline of events.
+"""Recordings to tags and a timeline of events.
 
-The detector runs over windows that overlap by half; only the middle of each is kept, so that seams lose nothing. An
-event is a span where a class's smoothed curve exceeds a threshold, extended to where it falls below a lower one
-(hysteresis, as in DCASE's sound event detection baselines).
+The detector runs over windows that overlap; only the middle of each is kept, so that seams lose nothing. An event is a
+span where a class's smoothed curve exceeds a threshold, extended to where it falls below a lower one (hysteresis, as in
+DCASE's sound event detection baselines).
 
 Letters: F rows of the framewise curve, C classes, n samples.
 """
@@ -24,6 +24,9 @@ from models.options import THRESHOLD, TOP
 RELEASE = 0.5  # times the threshold, where an event ends
 _MINIMUM_ROWS = 1024  # that a timeline has room for from the beginning
 _SMOOTHING_SECONDS = 0.5  # median filter; not smaller than one row
+# Times the window: up to this length, what is left of a recording is one window, where a detector takes any length. So
+# a recording of 10 s is one.
+_LONGEST = 1.5
 
 
 @dataclass(frozen=True)
@@ -62,22 +65,42 @@ def row_seconds(detector: Detector) -> float:
     return detector.frame_seconds * detector.rows_held
 
 
+def longest_window(detector: Detector) -> int:
+    """Return the samples of the longest recording whose timeline is one window."""
+    return detector.window_samples if detector.reach_rows is None else round(_LONGEST * detector.window_samples)
+
+
+def row_count(samples: int, detector: Detector) -> int:
+    """Return the number of rows of a recording of so many samples, at least 1."""
+    return max(1, math.ceil(samples / (row_seconds(detector) * detector.rate)))
+
+
+def last_window(samples: Tensor, detector: Detector) -> Tensor:
+    """Return what is left of a recording (n,) as a window, ended by silence: whole rows, or the detector's length."""
+    size = detector.window_samples
+    if detector.reach_rows is not None:
+        size = round(row_count(len(samples), detector) * row_seconds(detector) * detector.rate)
+    return F.pad(samples, (0, size - len(samples)))
+
+
 class Timeline:
     """Framewise curve (F, C) of a mono recording at the detector's rate, computed block by block.
 
-    Windows have the detector's own `window_samples` and advance by half of it; a row is taken from the window whose
-    middle it is closest to. Rows that depend on more than their own frame are thus never computed at a window's edge.
+    Windows have the detector's own `window_samples` and overlap by the rows that its rows reach, or by half; a row is
+    taken from the window whose middle it is closest to. Rows that depend on more than their own frame are thus never
+    computed at a window's edge.
     """
 
     def __init__(self, detector: Detector, infer: Callable[[Tensor], Tensor]) -> None:
         """infer: windows (1, T) -> framewise (1, rows, C)."""
+        self._detector = detector
         self._infer = infer
         self._repeats = detector.rows_held
         self._frame = row_seconds(detector) * detector.rate  # samples a row
         self._size = detector.window_samples
-        self._rows = round(self._size / self._frame)
-        self._stride_rows = self._rows // 2
-        self._margin_rows = (self._rows - self._stride_rows) // 2
+        rows, reach = round(self._size / self._frame), detector.reach_rows
+        self._stride_rows = rows // 2 if reach is None else rows - 2 * reach
+        self._margin_rows = (rows - self._stride_rows) // 2
         self._waiting = torch.zeros(0)
         self._start_row = 0  # the row at which the window that begins `_waiting` begins
         # One tensor that doubles: small ones kept between the large ones of windows would keep the heap from shrinking.
@@ -87,8 +110,8 @@ class Timeline:
     def add(self, block: Tensor) -> None:
         """Add the next samples (n,)."""
         self._waiting = torch.cat([self._waiting, block])
-        # One sample more than a window: then it is not the last.
-        while len(self._waiting) > self._size:
+        # One sample more than the longest window: then it is not the last.
+        while len(self._waiting) > longest_window(self._detector):
             rows = self._rows_of(self._waiting[: self._size])
             self._keep(rows[: self._margin_rows + self._stride_rows])
             before = self._first_sample(self._start_row)
@@ -96,11 +119,10 @@ class Timeline:
             self._waiting = self._waiting[self._first_sample(self._start_row) - before :]
 
     def finish(self) -> Tensor:
-        """Return the whole curve (F, C) of the recording; the last window is padded with silence."""
+        """Return the whole curve (F, C) of the recording."""
         samples = self._first_sample(self._start_row) + len(self._waiting)
-        rows = max(1, math.ceil(samples / self._frame))
-        window = F.pad(self._waiting, (0, self._size - len(self._waiting)))
-        self._keep(self._rows_of(window)[: rows - self._start_row])
+        rows = row_count(samples, self._detector)
+        self._keep(self._rows_of(last_window(self._waiting, self._detector))[: rows - self._start_row])
         return self._kept[: self._count].clone()
 
     def _rows_of(self, window: Tensor) -> Tensor:
@@ -128,6 +150,8 @@ def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int
 
     The spans are disjoint and in order; each holds at least one row that reaches the threshold.
     """
+    if curve.max(initial=0) < threshold:
+        return []
     above = np.concatenate([[False], curve >= min(release, threshold), [False]])
     edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
     return [(int(first), int(end)) for first, end in edges if curve[first:end].max() >= threshold]
@@ -136,6 +160,8 @@ def spans(curve: np.ndarray, threshold: float, release: float) -> list[tuple[int
 def smooth(curve: np.ndarray, frame_seconds: float) -> np.ndarray:
     """Apply a median filter of half a second: it removes shorter peaks and keeps edges in place."""
     width = max(1, round(_SMOOTHING_SECONDS / frame_seconds)) // 2 * 2 + 1
+    if width == 1:
+        return curve
     padded = np.pad(curve, width // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1).astype(curve.dtype)
 

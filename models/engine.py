@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import audio, checkpoints, detection, query, stems
+from models import audio, checkpoints, detection, query, short_detections, stems
 from models.audio import Waveform, mono, require_inside, resample
+from models.batches import Failure, run_in_batches
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.errors import Cancelled, ModelsError, SilentQuery
+from models.errors import Cancelled, SilentQuery
 from models.excerpts import excerpts
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
@@ -24,7 +25,7 @@ from models.query import Query, QueryRules, require_model
 from models.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
 from models.separation import Masking, Source, Windows, at_rate, never
 from models.separation import stems as separated_blocks
-from models.short_recordings import RecordingFile, ShortRecording, read_short, run_in_batches, separate_short
+from models.short_recordings import RecordingFile, ShortRecording, read_short, separate_short
 from models.sources import in_file, in_memory
 from models.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
 
@@ -210,6 +211,27 @@ class Engine:
         with in_file(Path(path), limits) as source:
             return self._detect(source, top, threshold, cancelled, progress)
 
+    def detect_files(
+        self,
+        paths: Iterable[Path],
+        top: int = TOP,
+        threshold: float = THRESHOLD,
+        *,
+        limits: Limits | None = None,
+    ) -> Iterator[tuple[Path, Detection | Failure]]:
+        """Detect the sounds in many files; yield each with what `detect_file` returns or raises, not in order.
+
+        Recordings that fit a window of the detector share batches.
+        """
+        return short_detections.run(
+            paths,
+            self._detector,
+            self._runner.framewise,
+            limits,
+            finish=lambda short, curve: self._timeline(curve, short.samples, top, threshold),
+            run_long=lambda path: self.detect_file(path, top, threshold, limits=limits),
+        )
+
     def _detect(
         self, source: Source, top: int, threshold: float, cancelled: Callable[[], bool], progress: Progress | None
     ) -> Detection:
@@ -225,6 +247,11 @@ class Engine:
 
         blocks = (mono(block) for block in at_rate(replace(source, blocks=count_blocks), detector.rate))
         curve, samples = detection.framewise(detector, blocks, self._runner.framewise, cancelled)
+        return self._timeline(curve, samples, top, threshold)
+
+    def _timeline(self, curve: Tensor, samples: int, top: int, threshold: float) -> Detection:
+        """Curve (F, 527) of so many samples at the detector's rate -> its tags and events."""
+        detector = self._detector
         return detection.timeline(curve, detection.row_seconds(detector), samples / detector.rate, top, threshold)
 
     # Separation
@@ -303,7 +330,7 @@ class Engine:
         options: SeparationOptions = DEFAULT_OPTIONS,
         *,
         limits: Limits | None = None,
-    ) -> Iterator[tuple[RecordingFile, SeparatedFiles | ModelsError | OSError | ValueError]]:
+    ) -> Iterator[tuple[RecordingFile, SeparatedFiles | Failure]]:
         """Separate many files; yield each with what `separate_file` returns or raises, not in order.
 
         Recordings that fit a window share batches, which are written while the next one is computed.
@@ -337,7 +364,13 @@ class Engine:
 
         windows = Windows.of(self._separator, options)
         yield from run_in_batches(
-            recordings, read, separate, write, separate_long, lambda size: self._plan(queries, options, size).at_once
+            recordings,
+            read,
+            shape=lambda short: short.window.samples.shape,
+            room=lambda shape: self._plan(queries, options, shape[1]).at_once,
+            compute=separate,
+            finish=lambda short, found: write(short, *found),
+            run_long=separate_long,
         )
 
     def _plan(self, queries: Mapping[str, Query], options: SeparationOptions, window: int | None = None) -> "_Plan":

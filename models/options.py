@@ -26,8 +26,8 @@ class SeparationOptions:
 
     window, context, overlap: seconds. A window is what the separator sees at once; `context` at each of its sides is
         computed and discarded, since estimates are wrong near a window's edges; `overlap` is cross-faded with the next
-        window. Longer windows cost memory and gain nothing: networks are trained on 2 s. Without context and overlap,
-        seams are audible.
+        window. Longer windows cost memory and gain nothing: networks are trained on 2 s. The last is at most a tenth
+        longer. Without context and overlap, seams are audible.
     joint: refine all targets together with a Wiener filter. Off: it costs time, and helps only where targets overlap.
     exhaustive: with `joint`, the targets are all that the recording holds, so nothing is reserved for a residual. Off:
         few recordings hold nothing but their targets.

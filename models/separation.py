@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
+# Of a window, by which the last may be longer: a recording of 10 s is one window of 11 s, not two of 10 and 2 s.
+_LONGER = 0.1
 # Stems are resampled in pieces of this length: at 192 kHz, with 8 channels, a window would be 61 MB.
 _PIECE_SECONDS = 1.0
 
@@ -54,12 +56,14 @@ class Windows:
     """Layout of the windows, in samples at the separator's rate.
 
     The core of window k is [k * stride, k * stride + core) of the recording; `context` samples on each side of it are
-    computed and discarded, and `overlap` samples are cross-faded with the next window.
+    computed and discarded, and `overlap` samples are cross-faded with the next window. The last window has no context
+    after it, and may be `longer` than the others.
     """
 
     size: int
     context: int
     overlap: int
+    longer: int
 
     def __post_init__(self) -> None:
         if self.stride < max(self.overlap, 1):
@@ -73,9 +77,14 @@ class Windows:
     def stride(self) -> int:
         return self.core - self.overlap
 
+    @property
+    def longest_end(self) -> int:
+        """Most samples, context before them included, that are the last window."""
+        return self.size + self.longer
+
     def count(self, samples: int) -> int:
         """Return the number of windows for a recording of `samples`."""
-        return max(1, math.ceil((samples - self.core) / self.stride) + 1)
+        return max(1, math.ceil((self.context + samples - self.longest_end) / self.stride) + 1)
 
     @classmethod
     def of(cls, separator: Separator, options: SeparationOptions) -> "Windows":
@@ -94,12 +103,12 @@ class Windows:
                 f"a window of {window:g} s is too short for {context:g} s of context on each side and {overlap:g} s of"
                 " overlap: make it longer, or them shorter"
             )
-        return cls(size, side, fade)
+        return cls(size, side, fade, math.floor(_LONGER * size / hop) * hop)
 
 
 @dataclass(frozen=True)
 class Window:
-    """`samples` (C, W), zeros outside the recording; `core` counts the samples kept, fewer in the last window only."""
+    """`samples` (C, W), zeros outside the recording; `core` counts the samples kept, the rest in the last window."""
 
     samples: Tensor
     first: bool
@@ -108,29 +117,20 @@ class Window:
 
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
-    """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds."""
+    """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds, or a
+    little longer."""
     held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
     first = True
     for block in blocks:
         held = torch.cat([held, block], dim=1)
-        # With a sample beyond its core, the window is not the last.
-        while held.shape[1] >= windows.size and held.shape[1] > windows.context + windows.core:
+        while held.shape[1] > windows.longest_end:
             yield Window(held[:, : windows.size], first, False, windows.core)
             held = held[:, windows.stride :]
             first = False
-    while True:
-        left = held.shape[1] - windows.context
-        last = left <= windows.core
-        size = windows.size
-        if last:
-            quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
-            size = min(size, quantum * math.ceil(max(held.shape[1], 1) / quantum))
-        samples = torch.nn.functional.pad(held[:, :size], (0, max(0, size - held.shape[1])))
-        yield Window(samples, first, last, min(left, windows.core))
-        if last:
-            return
-        held = held[:, windows.stride :]
-        first = False
+    quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
+    size = min(windows.longest_end, quantum * math.ceil(max(held.shape[1], 1) / quantum))
+    samples = torch.nn.functional.pad(held, (0, size - held.shape[1]))
+    yield Window(samples, first, True, held.shape[1] - windows.context)
 
 
 class CrossFade:

@@ -1,22 +1,15 @@
-"""Separation of many recordings that fit one window each, in batches: networks take half as long for a window of a
-batch as for a single short one."""
+"""Separation of several recordings that fit one window each, in one batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from models.audio import Waveform, resample
 from models.detector_runner import Decision, PresenceTracker, decide_together
-from models.errors import ModelsError
 from models.separation import Masking, Source, Window, Windows, cut
-
-Made = TypeVar("Made")
-_Failure = ModelsError | OSError | ValueError
 
 
 @dataclass(frozen=True)
@@ -81,58 +74,3 @@ def separate_short(
         found.append(stems)
         trackers.append(tracker)
     return list(zip(found, decide_together(trackers, gated), strict=True))
-
-
-def run_in_batches(
-    files: Iterable[RecordingFile],
-    read: Callable[[RecordingFile], ShortRecording | None],
-    separate: Callable[[Sequence[ShortRecording]], list[tuple[Tensor, Sequence[Decision]]]],
-    write: Callable[[ShortRecording, Tensor, Sequence[Decision]], Made],
-    separate_long: Callable[[RecordingFile], Made],
-    batch: Callable[[int], int],
-) -> Iterator[tuple[RecordingFile, Made | _Failure]]:
-    """Yield each file with what is made of it, or its error, as soon as it is done.
-
-    Those that `read` returns wait until there are `batch(samples of a window)` of one shape; `separate_long` is called
-    for the others at once. A batch is written by other threads while the next one is computed.
-    """
-    waiting: dict[torch.Size, list[ShortRecording]] = {}
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        writing: list[tuple[RecordingFile, Future[Made]]] = []
-
-        def separate_batch(shape: torch.Size) -> Iterator[tuple[RecordingFile, Made | _Failure]]:
-            nonlocal writing
-            group = waiting.pop(shape)
-            separated = separate(group)
-            done, writing = (
-                writing,
-                [(one.file, threads.submit(write, one, *result)) for one, result in zip(group, separated, strict=True)],
-            )
-            yield from _results(done)
-
-        for file in files:
-            try:
-                short = read(file)
-                if short is None:
-                    yield file, separate_long(file)
-                    continue
-            except (ModelsError, OSError, ValueError) as error:
-                yield file, error
-                continue
-            shape = short.window.samples.shape
-            waiting.setdefault(shape, []).append(short)
-            if len(waiting[shape]) >= batch(shape[1]):
-                yield from separate_batch(shape)
-        for shape in list(waiting):
-            yield from separate_batch(shape)
-        yield from _results(writing)
-
-
-def _results(
-    writing: Sequence[tuple[RecordingFile, Future[Made]]],
-) -> Iterator[tuple[RecordingFile, Made | _Failure]]:
-    for file, future in writing:
-        try:
-            yield file, future.result()
-        except (ModelsError, OSError, ValueError) as error:
-            yield file, error

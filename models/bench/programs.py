@@ -55,17 +55,35 @@ def measure_many_files() -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [_write_noise(folder / "in" / f"{n:03}.wav", _FILE_SECONDS, 44100, 1) for n in range(_FILES)]
-        what = f"{_FILES} files of {_FILE_SECONDS:g} s"
+        engine = Engine.load("base")
+        siren = {"siren": engine.label("Siren")}
 
         def separate(paths: Sequence[Path], output: str) -> list[str]:
             return ["separate", *map(str, paths), "--label", "Siren", "-o", str(folder / output)]
 
-        yield _row(what, "one command", separate([folder / "in"], "together"), repeats=1)
-        took, cpu = _one_after_another(files, folder / "apart")
-        yield {"program": what, "condition": "one after the other in one process", "took": took, "cpu": cpu}
-        single = [_run(separate([path], f"single {path.stem}")) for path in files[:_SINGLE_CALLS]]
-        took, cpu = (_FILES * statistics.median(values) for values in zip(*single, strict=True))
-        yield {"program": what, "condition": f"one command each (of {_SINGLE_CALLS} files)", "took": took, "cpu": cpu}
+        def detect(paths: Sequence[Path], output: str) -> list[str]:
+            return ["detect", *map(str, paths), "-o", str(folder / output)]
+
+        yield from _many_rows(
+            "separate", separate, files, lambda path: engine.separate_file(path, siren, folder / "apart" / path.stem)
+        )
+        yield from _many_rows("detect", detect, files, engine.detect_file)
+
+
+def _many_rows(
+    command: str,
+    arguments: Callable[[Sequence[Path], str], list[str]],
+    files: Sequence[Path],
+    run_one: Callable[[Path], object],
+) -> Iterator[dict]:
+    """Yield the rows of a command: `arguments(files, output folder)`, and `run_one(file)` in this process."""
+    what = f"{command}, {_FILES} files of {_FILE_SECONDS:g} s"
+    yield _row(what, "one command", arguments([files[0].parent], f"{command} together"), repeats=1)
+    took, cpu = _one_after_another(files, run_one)
+    yield {"program": what, "condition": "one after the other in one process", "took": took, "cpu": cpu}
+    single = [_run(arguments([path], f"{command} {path.stem}")) for path in files[:_SINGLE_CALLS]]
+    took, cpu = (_FILES * statistics.median(values) for values in zip(*single, strict=True))
+    yield {"program": what, "condition": f"one command each (of {_SINGLE_CALLS} files)", "took": took, "cpu": cpu}
 
 
 def _conditions() -> dict[str, Callable[[], AbstractContextManager[None]]]:
@@ -94,12 +112,10 @@ def _run(arguments: list[str], prefix: Sequence[str] = ()) -> tuple[float, float
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _one_after_another(files: Sequence[Path], output: Path) -> tuple[float, float]:
-    engine = Engine.load("base")
-    query = engine.label("Siren")
+def _one_after_another(files: Sequence[Path], run_one: Callable[[Path], object]) -> tuple[float, float]:
     began, busy = time.perf_counter(), time.process_time()
     for path in files:
-        engine.separate_file(path, {"siren": query}, output / path.stem)
+        run_one(path)
     return time.perf_counter() - began, time.process_time() - busy
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from models.detection import Detection
 from models.engine import Engine
-from models.errors import ModelsError
-from models.many.decoded import DecodedAhead
 from models.many.inputs import Input
 from models.many.journal import Journal
+from models.many.running import run_all
 from models.media import ANY_LENGTH
+from models.own_recordings import OwnRecording
 
 
 def detect_all(
@@ -36,24 +36,18 @@ def detect_all(
     def report_path(key: str) -> Path:
         return output / f"{key}.json"
 
-    with journal:
-        waiting = journal.waiting(lambda row: report_path(row["output"]).is_file())
-        with DecodedAhead(waiting, output, track).running() as decoded:
-            for done, (one, recording) in enumerate(decoded, len(inputs) - len(waiting) + 1):
-                if isinstance(recording, Exception):
-                    journal.add(one, recording)
-                else:
-                    try:
-                        found = engine.detect_file(recording.path, top, threshold, limits=ANY_LENGTH)
-                        warnings = recording.warnings
-                        _write(output / one.folder / f"{one.name}.json", found, engine.model_id, warnings)
-                    except (ModelsError, OSError, ValueError) as error:
-                        journal.add(one, error)
-                    else:
-                        journal.add(one, **_cells(found), warnings=" ".join(warnings))
-                    finally:
-                        decoded.release(recording)
-                advance(done / len(inputs), one.path.name)
+    def cells(one: Input, recording: OwnRecording, found: Detection) -> dict[str, Any]:
+        _write(output / one.folder / f"{one.name}.json", found, engine.model_id, recording.warnings)
+        return _cells(found) | {"warnings": " ".join(recording.warnings)}
+
+    run_all(
+        journal,
+        lambda row: report_path(row["output"]).is_file(),
+        track,
+        lambda recordings: engine.detect_files((path for path, _ in recordings), top, threshold, limits=ANY_LENGTH),
+        cells,
+        advance,
+    )
     return journal
 
 

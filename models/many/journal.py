@@ -19,7 +19,8 @@ DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 class Journal:
     """A row of text for each recording. A context manager that leaves the rows in the order of the recordings.
 
-    path: the CSV file. shown, hidden: the columns of this command, of which the first are for people too.
+    inputs: the recordings. path: the CSV file. shown, hidden: the columns of this command, of which the first are for
+    people too.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Journal:
         self.path = path
         self.shown = list(shown)
         self.columns = ["recording", "status", *shown, *hidden, "warnings", "error", "output", "made_of"]
-        self._inputs = inputs
+        self.inputs = inputs
         self._digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         self._rows: dict[str, dict[str, str]] = {}
         self._earlier = self._read()
@@ -38,7 +39,7 @@ class Journal:
     @property
     def rows(self) -> list[dict[str, str]]:
         """The rows, in the order of the recordings."""
-        return [self._rows[key] for key in map(_key, self._inputs) if key in self._rows]
+        return [self._rows[key] for key in map(_key, self.inputs) if key in self._rows]
 
     @property
     def failed(self) -> bool:
@@ -54,7 +55,7 @@ class Journal:
     def waiting(self, exist: Callable[[dict[str, str]], bool]) -> list[Input]:
         """Return the recordings that are not done; the others become rows. exist: whether a row's outputs are there."""
         left = []
-        for one in self._inputs:
+        for one in self.inputs:
             row = self._earlier.get(_key(one))
             if row and row["status"] != FAILED and row["made_of"] == self._made_of(one) and exist(row):
                 self._rows[_key(one)] = row | {"status": SKIPPED, "recording": printable(one.path)}

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from models.batches import Failure
 from models.engine import Engine, SeparatedFiles
-from models.many.decoded import DecodedAhead
 from models.many.inputs import Input
 from models.many.journal import Journal
+from models.many.running import run_all
 from models.media import ANY_LENGTH
 from models.options import SeparationOptions
 from models.own_recordings import OwnRecording
@@ -40,31 +41,15 @@ def separate_all(
         names = row.get("stems", "").split("|")
         return all((output / name).is_file() for name in names if name) and any(names)
 
-    with journal:
-        waiting = journal.waiting(stems_exist)
-        done = len(inputs) - len(waiting)
-        with DecodedAhead(waiting, output, track).running() as decoded:
-            opened: dict[Path, tuple[Input, OwnRecording]] = {}
+    def separate(recordings: Iterator[tuple[Path, Input]]) -> Iterator[tuple[Path, SeparatedFiles | Failure]]:
+        files = (RecordingFile(path, output / one.folder, one.name) for path, one in recordings)
+        for file, made in engine.separate_files(files, queries, options, limits=ANY_LENGTH):
+            yield file.path, made
 
-            def files() -> Iterator[RecordingFile]:
-                nonlocal done
-                for one, recording in decoded:
-                    if isinstance(recording, Exception):
-                        journal.add(one, recording)
-                        done += 1
-                        continue
-                    opened[recording.path] = one, recording
-                    yield RecordingFile(recording.path, output / one.folder, one.name)
-                    decoded.release(recording)  # it has been read
+    def cells(one: Input, recording: OwnRecording, made: SeparatedFiles) -> dict[str, Any]:
+        return _cells(made, recording, output)
 
-            for file, made in engine.separate_files(files(), queries, options, limits=ANY_LENGTH):
-                one, recording = opened.pop(file.path)
-                if isinstance(made, Exception):
-                    journal.add(one, made)
-                else:
-                    journal.add(one, **_cells(made, recording, output))
-                done += 1
-                advance(done / len(inputs), one.path.name)
+    run_all(journal, stems_exist, track, separate, cells, advance)
     return journal
 
 

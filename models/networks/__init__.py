@@ -32,6 +32,7 @@ class Detector(Protocol):
     window_samples: int  # length of the windows that long recordings are cut into
     frame_seconds: float  # one framewise row of such a window: row i covers [i, i + 1) * frame_seconds
     rows_held: int  # rows of one step of the network: all but the first are repeats
+    reach_rows: int | None  # neighbours on each side that a row depends on, in a clip of any length; None: all of them
 
     def __call__(self, waveforms: Tensor) -> DetectorOutput: ...
 

@@ -90,6 +90,7 @@ class HTSAT(nn.Module):
     """
 
     signed_embeddings = True
+    reach_rows: int | None = None
     band_filters: Tensor
 
     def __init__(self, hyper: HyperParameters | None = None, drop_path: float = 0.0) -> None:

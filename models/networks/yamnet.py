@@ -50,6 +50,7 @@ class Yamnet(nn.Module):
     signed_embeddings = False
     frame_seconds = HOP_FRAMES * HEARD_HOP / HEARD_RATE
     rows_held = 1
+    reach_rows: int | None = 1
     class_indices: Tensor
     mel: Tensor
     window: Tensor
@@ -146,7 +147,7 @@ class Yamnet(nn.Module):
             center=False,
             return_complex=True,
         )
-        magnitude = spectrum.abs().transpose(1, 2)[..., : HEARD_FFT // 2 + 1]
+        magnitude = spectrum[:, : HEARD_FFT // 2 + 1].abs().transpose(1, 2)
         return self.log_mel_of_magnitude(magnitude / self.scale)
 
     def log_mel_of_magnitude(self, magnitude: Tensor) -> Tensor:

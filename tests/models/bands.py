@@ -34,6 +34,7 @@ class BandDetector(nn.Module):
     window_samples = 4 * RATE
     frame_seconds = 0.1
     rows_held = 1
+    reach_rows: int | None = None
 
     def powers(self, waveforms: Tensor) -> Tensor:
         power = stft(waveforms, 1024, 320).abs().square()

@@ -7,13 +7,13 @@ import models
 
 ROWS = (
     {"allocator", "errors", "threads"},
-    {"audio", "formats", "loudness", "packed_layers", "spectrum", "wiener", "plda", "presence"},
+    {"audio", "batches", "formats", "loudness", "packed_layers", "spectrum", "wiener", "plda", "presence"},
     {"networks", "speeds"},
     {"encoding", "labels", "matching", "options", "precision", "profiles", "query"},
     {"media", "authors", "excerpts", "detection", "detector_runner"},
     {"auto_targets", "checkpoints", "corpus", "own_recordings", "plots", "separation"},
     {"short_recordings", "sources", "stems"},
-    {"named_queries", "separated_files"},
+    {"named_queries", "separated_files", "short_detections"},
     {"engine", "runs", "validation"},
     {"many"},
     {"console"},

@@ -87,13 +87,14 @@ def test_a_mask_of_ones_returns_the_mixture(windows, channels, frames):
     size=st.integers(3, 40),
     context=st.integers(0, 10),
     overlap=st.integers(0, 20),
+    longer=st.integers(0, 5),
     frames=st.integers(1, 20000),
     block=st.integers(100, 9000),
 )
-def test_windows_of_any_layout_put_the_recording_together_again(size, context, overlap, frames, block):
+def test_windows_of_any_layout_put_the_recording_together_again(size, context, overlap, longer, frames, block):
     hop = 100
     try:
-        windows = Windows(size * hop, context * hop, overlap * hop)
+        windows = Windows(size * hop, context * hop, overlap * hop, longer * hop)
     except ValueError:
         assert size - 2 * context - overlap < max(overlap, 0.01)
         return
@@ -107,7 +108,15 @@ def test_windows_of_any_layout_put_the_recording_together_again(size, context, o
     assert joined.shape == mixture.shape
     assert torch.allclose(joined, mixture, atol=1e-6)
     assert {piece.samples.shape[1] for piece in pieces[:-1]} <= {windows.size}
-    assert pieces[-1].samples.shape[1] <= windows.size
+    assert pieces[-1].samples.shape[1] <= windows.longest_end
+
+
+def test_a_recording_a_little_longer_than_a_window_is_one() -> None:
+    """Ten seconds are the clips that most people have; a second window would cost a fifth more."""
+    windows = in_seconds(10, 0.5, 0.5)
+    (window,) = cut([noise(1, 10 * RATE)], 1, windows, RATE)
+    assert (window.samples.shape[1], window.core, windows.count(10 * RATE)) == (11 * RATE, 10 * RATE, 1)
+    assert windows.count(11 * RATE) == 2
 
 
 def test_window_sizes_agree_away_from_edges():
@@ -215,8 +224,8 @@ def test_joint_with_one_target_is_not_the_whole_mixture():
 def test_a_short_recording_does_not_cost_a_full_window():
     pieces = list(cut([noise(1, 40000)], 1, in_seconds(10, 0.5, 0.25), RATE))
     assert [piece.samples.shape for piece in pieces] == [(1, 64000)]
-    pieces = list(cut([noise(1, 300000)], 1, in_seconds(10, 0.5, 0.25), RATE))
-    assert [piece.samples.shape for piece in pieces] == [(1, 320000), (1, 64000)]
+    pieces = list(cut([noise(1, 350000)], 1, in_seconds(10, 0.5, 0.25), RATE))
+    assert [piece.samples.shape for piece in pieces] == [(1, 320000), (1, 96000)]
 
 
 def test_separation_stops_between_batches_when_cancelled():

@@ -7,8 +7,11 @@ import pytest
 import soundfile
 import torch
 
+from models import checkpoints
 from models.audio import Waveform
+from models.detection import Detection, framewise
 from models.engine import Engine, SeparatedFiles
+from models.media import AudioUndecodable
 from models.options import SeparationOptions
 from models.short_recordings import RecordingFile
 from models.validation.metrics import sdr, si_sdr
@@ -110,3 +113,38 @@ def test_the_difference_to_one_pass_has_nothing_at_the_seams_of_windows(exact: E
         return float(near[0] / near[1])
 
     assert steps_at_seams(0.5, 0.25) < 1.5 < 3 < steps_at_seams(0, 0)
+
+
+def test_batches_of_short_recordings_are_detected_as_one_at_a_time(
+    exact: Engine, clips: list[Path], tmp_path: Path
+) -> None:
+    """Curves differ by rounding, whatever the length; one that fails, and one that is longer, do not stop others."""
+    whole, rate = soundfile.read(RECORDINGS / "mixture.flac", dtype="float32", always_2d=True)
+    tiny, long, broken = (tmp_path / name for name in ("tiny.wav", "long.wav", "broken.wav"))
+    soundfile.write(tiny, whole[: rate // 100], rate, "FLOAT")
+    soundfile.write(long, np.concatenate([whole] * 3), rate, "FLOAT")
+    broken.write_text("no audio")
+    paths = [*clips[:2], broken, tiny, long, *clips[2:]]
+    found = dict(exact.detect_files(paths, threshold=0.1))
+    assert found.keys() == set(paths)
+    assert isinstance(found.pop(broken), AudioUndecodable)
+    for path, many in found.items():
+        alone = exact.detect_file(path, threshold=0.1)
+        assert isinstance(many, Detection)
+        assert many.framewise.shape == alone.framewise.shape
+        assert (many.framewise - alone.framewise).abs().max() < 1e-5
+        assert many.duration == alone.duration
+        assert [tag.label for tag in many.tags] == [tag.label for tag in alone.tags]
+        assert [(event.label, event.start, event.end) for event in many.events] == [
+            (event.label, event.start, event.end) for event in alone.events
+        ]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.0, 10.0, 14.4, 14.5, 31.0])
+def test_windows_of_a_timeline_are_as_one_pass_over_the_recording(seconds: float) -> None:
+    detector = checkpoints.load("base").detector
+    noise = torch.randn(round(seconds * detector.rate), generator=torch.Generator().manual_seed(0))
+    recording_ = 0.1 * noise * torch.linspace(0, 6 * seconds, len(noise)).sin()
+    with torch.inference_mode():
+        curve, _ = framewise(detector, recording_.split(65536), lambda windows: detector(windows).framewise)
+        assert (curve - detector(recording_[None]).framewise[0]).abs().max() < 1e-5
