@@ -186,7 +186,7 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
         (["--seed", "1"], "seed 0, not 1"),
         (["--learning-rate", "0.5"], "learning rate 0.001, not 0.5"),
         (["--precision", here], f"precision {other}, not {here}"),
-        (["--batch", "4"], "(recipe)"),
+        (["--batch", "4"], "(recipe: mixtures 2, not 4)"),
     ):
         assert main([*begun, "--steps", "2", *option]) == 1
         assert said in " ".join(capfd.readouterr().err.split())
@@ -199,6 +199,28 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
     Path("ear/run.json").write_text(json.dumps(old))
     assert main([*begun, "--steps", "3"]) == 0
     assert json.loads(Path("ear/run.json").read_text()) == json.loads(written) | {"precision": here}
+
+
+def test_a_run_that_was_killed_before_its_first_validation_is_told_as_over_and_ships(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu", "--steps", "1"]
+    assert main(["train", "detector", *common, "--run", "ear"]) == 0
+    separator = ["train", "separator", *common, "--channels", "8,8,8,8", "--ear", "ear", "--run", "cut"]
+    assert main(separator) == 0
+    whole = torch.load("cut/checkpoint.pt", weights_only=True)
+    whole["state"]["rows"] = []
+    torch.save(whole, "cut/checkpoint.pt")
+    Path("cut/log.csv").unlink()
+    capfd.readouterr()
+    assert main(separator) == 0
+    assert "cut is finished (1 steps" in " ".join(capfd.readouterr().err.split())
+    assert main(["describe", "--weights", "cut"]) == 1
+    assert "cut is a training's run, not a model: make one of it with `ship --run cut`" in capfd.readouterr().err
+    assert main(["ship", "--run", "cut", "--name", "mine", "--output", "made"]) == 0
+    assert checkpoints.load("made").model_id == "mine@1"
+    assert not Path("made/training.csv").exists()
 
 
 @pytest.mark.parametrize("names", [("Dog", "Siren"), ("Music", "Piano"), ()])
