@@ -42,6 +42,7 @@ COMMANDS = {
     "ship": Command(("models", "ship"), "Make a model of a run.", ("worker", "train")),
     "name-classes": Command(("models", "name-classes"), "Make a model's class queries anew.", ("worker", "train")),
     "evaluate": Command(("models", "evaluate"), "Evaluate a model.", ("worker", "train")),
+    "ablate": Command(("models", "ablate"), "Train small separators, and compare them.", ("worker", "train")),
     "bench": Command(("models", "bench"), "Measure speed and memory.", ("worker",)),
 }
 # A package of each group of optional dependencies in pyproject.toml.

@@ -18,22 +18,28 @@ CANCELLATION = 10 ** (-6 / 10)
 
 # Seconds: times typed by hand are rounded.
 _SPAN_SLACK = 0.01
+# More channels than any array of microphones has are the samples of a transposed recording.
+_MOST_CHANNELS = 1024
 # soxr's high quality: linear phase, 20 bits, pass band to 0.91 of the lower Nyquist frequency.
 _QUALITY = "HQ"
 
 
 @dataclass(frozen=True)
 class Waveform:
-    """A recording in memory: `samples` (C, n) float32 at `rate` Hz."""
+    """A recording in memory: `samples` (C, n) float32 at `rate` Hz. Raises ValueError for anything else."""
 
     samples: Tensor
     rate: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.samples, Tensor):
+            raise ValueError(f"samples must be a tensor, as torch.from_numpy makes, not of {type(self.samples)}")
         if self.samples.ndim != 2 or self.samples.shape[0] == 0:
             raise ValueError(f"samples must be (channels, n), not {tuple(self.samples.shape)}")
+        if self.samples.shape[0] > _MOST_CHANNELS:
+            raise ValueError(f"samples must be (channels, n), not {tuple(self.samples.shape)}: transpose them")
         if self.samples.dtype != torch.float32:
-            raise ValueError(f"samples must be float32, not {self.samples.dtype}")
+            raise ValueError(f"samples must be float32 between -1 and 1, not {self.samples.dtype}")
         if self.rate <= 0:
             raise ValueError(f"rate must be positive, not {self.rate}")
 
@@ -60,6 +66,15 @@ def require_inside(start: float, end: float, duration: float) -> None:
     """Require that a span, in seconds, is inside a recording of `duration`. Raises SpanOutside."""
     if not 0 <= start < end <= duration + _SPAN_SLACK:
         raise SpanOutside(f"the span from {start:g} to {end:g} s is not inside the recording of {duration:g} s")
+
+
+def require_finite(recording: Waveform) -> None:
+    """Require that all samples are numbers: one that is not would make all of a window's estimate none. Raises
+    ValueError."""
+    sound = recording.samples.isfinite()
+    if not sound.all():
+        at = int((~sound).any(dim=0).nonzero()[0])
+        raise ValueError(f"samples must be finite: at {at / recording.rate:.3f} s, one is NaN or infinite")
 
 
 def mono(samples: Tensor) -> Tensor:

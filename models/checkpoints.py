@@ -88,6 +88,8 @@ def load(source: str | Path) -> Bundle:
         raise CheckpointInvalid(
             f"{source}: neither a folder nor one of the shipped models ({', '.join(model_names())})"
         )
+    if (folder / "run.json").exists() and not (folder / CONFIG).exists():
+        raise CheckpointInvalid(f"{source} is a training's run, not a model: make one of it with `ship --run {source}`")
     return read(folder / WEIGHTS, folder / CONFIG)
 
 

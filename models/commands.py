@@ -35,7 +35,7 @@ Recordings = Annotated[
         metavar="RECORDING", help="Recordings in any format that FFmpeg reads: files, folders, or quoted globs."
     ),
 ]
-Weights = Annotated[str, typer.Option(help="A shipped model's name, or a folder made by convert.")]
+Weights = Annotated[str, typer.Option(help="A shipped model's name, or a folder made by convert or ship.")]
 DetectorFile = Annotated[
     Path | None, typer.Option("--detector", help="The authors' htsat_audioset_2048d.ckpt.", exists=True, dir_okay=False)
 ]

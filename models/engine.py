@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import audio, checkpoints, detection, query, short_detections, stems
-from models.audio import Waveform, mono, require_inside, resample
+from models.audio import Waveform, mono, require_finite, require_inside, resample
 from models.batches import Failure, run_in_batches
 from models.detection import Detection
 from models.detector_runner import Decision, DetectorRunner, PresenceTracker
@@ -139,7 +139,7 @@ class Engine:
         the examples are parts of the very recording that is to be separated, so that the query needs no correction
         towards its class (`models.plda`). surroundings: parts of that recording around the examples (see
         `models.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, ExampleTooShort,
-        SpanOutside.
+        SpanOutside, and ValueError for samples that are not finite.
         """
         if not recordings:
             raise ValueError("a query needs at least one example")
@@ -166,6 +166,8 @@ class Engine:
         return [Waveform(samples[None], rate) for samples in found]
 
     def _heard(self, recordings: Sequence[Waveform]) -> list[Tensor]:
+        for one in recordings:
+            require_finite(one)
         return [resample(mono(one.samples)[None], one.rate, self._detector.rate)[0] for one in recordings]
 
     def label(self, name: str) -> Query:
@@ -191,11 +193,13 @@ class Engine:
         cancelled: Callable[[], bool] = never,
         progress: Progress | None = None,
     ) -> Detection:
-        """Detect the sounds in a recording of any length: tags and events. Raises Cancelled.
+        """Detect the sounds in a recording of any length: tags and events. Raises Cancelled, and ValueError for
+        samples that are not finite.
 
         top: the number of tags. threshold: the probability that an event must reach; it ends below half of that.
         progress(ratio, "detecting").
         """
+        require_finite(recording)
         return self._detect(in_memory(recording), top, threshold, cancelled, progress)
 
     def detect_file(
@@ -267,8 +271,12 @@ class Engine:
     ) -> Separation:
         """Separate a recording in memory into stems of its rate, channels and length. Options of files have no effect.
 
-        progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names.
+        progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names, and
+        for recordings that are empty or hold samples that are not finite.
         """
+        if not recording.frames:
+            raise ValueError("the recording is empty")
+        require_finite(recording)
         source = in_memory(recording)
         report = reporter(progress)
         plan = self._plan(queries, options)

@@ -107,6 +107,7 @@ class Loop:
     def __init__(self, fabric: Fabric, learner: Learner, folder: Path, schedule: Schedule) -> None:
         self.fabric, self.folder, self.schedule = fabric, folder, schedule
         self.state = State()
+        self.recent_loss = math.nan  # mean over some tens of steps of this call, for people who watch
         folder.mkdir(parents=True, exist_ok=True)
         optimizer = torch.optim.AdamW(
             [weight for weight in learner.parameters() if weight.requires_grad],
@@ -125,6 +126,11 @@ class Loop:
         """The network after the last step; `average` is the one to use."""
         return self.learner.network
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached the end of its schedule."""
+        return self.schedule.progress(self.state.step, self.state.seconds) >= 1
+
     def run(
         self,
         draw: Draw,
@@ -137,24 +143,24 @@ class Loop:
         saved = validated = state.seconds
         losses: list[float] = []
         with self._ahead(draw) as batches:
-            while schedule.progress(state.step, state.seconds) < 1:
+            while not self.finished:
                 began = time.monotonic()
                 batch = next(batches)
                 state.waited += time.monotonic() - began
                 losses.append(self._step(batch))
+                self._watch(losses[-1])
                 state.audio += batch.seconds * fabric.world_size
                 # Of the slowest process, so that all of them agree on the end of the run.
                 state.seconds += self._slowest(time.monotonic() - began)
                 if fabric.is_global_zero:
                     advance(self)
-                finished = schedule.progress(state.step, state.seconds) >= 1
-                if finished or state.seconds - validated >= schedule.validate_minutes * 60:
+                if self.finished or state.seconds - validated >= schedule.validate_minutes * 60:
                     validated = state.seconds
                     row = self._row(losses, validate)
                     losses.clear()
                     if fabric.is_global_zero:
                         report(row)
-                if finished or state.seconds - saved >= schedule.checkpoint_minutes * 60:
+                if self.finished or state.seconds - saved >= schedule.checkpoint_minutes * 60:
                     saved = state.seconds
                     self.save()
 
@@ -204,6 +210,11 @@ class Loop:
         self.optimizer.step()
         self._follow()
         return loss.item()
+
+    def _watch(self, loss: float) -> None:
+        if math.isfinite(loss):
+            before = self.recent_loss if math.isfinite(self.recent_loss) else loss
+            self.recent_loss = before + (loss - before) / 20
 
     @torch.no_grad()
     def _follow(self) -> None:

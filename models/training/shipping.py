@@ -29,7 +29,7 @@ CUT_SHARE = 0.05  # share of present targets that the gate may attenuate
 
 def ship(run: Path, name: str, version: str, output: Path | None = None, blend: Sequence[str] = ()) -> Bundle:
     """Turn a separator's run into a model: weights, config, tables of the training clips and of the
-    classes that can be asked for by name, and the run's curve.
+    classes that can be asked for by name, and the run's curve if it has been validated.
 
     output: folder for the model, or None to put it among the shipped ones, by `name`.
     blend: models or runs whose weights are averaged with the run's, all alike, one named twice counting twice. The
@@ -60,7 +60,8 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
         checkpoints.save(made, folder, half=True)
     manifest.write(clips, "train", folder / f"{prefix}manifest.csv")
     class_queries.write(classes, folder / f"{prefix}classes.csv")
-    write_curve(log, folder / f"{prefix}training.csv", folder / f"{prefix}training.png")
+    if log:  # none before the first validation
+        write_curve(log, folder / f"{prefix}training.csv", folder / f"{prefix}training.png")
     return made
 
 

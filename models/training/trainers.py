@@ -150,6 +150,7 @@ def train_detector(
     def validate(network: nn.Module) -> dict[str, float]:
         return {"map": mean_average_precision(network, validation)} if validation else {}
 
+    _say_if_over(loop)
     loop.run(mixer.batch, validate, report, advance)
     return loop
 
@@ -203,8 +204,16 @@ def train_separator(
     def validate(network: nn.Module) -> dict[str, float]:
         return summary(figures(network, rows, *query_vectors)) if rows else {}
 
+    _say_if_over(loop)
     loop.run(draw, validate, report, advance)
     return loop
+
+
+def _say_if_over(loop: Loop) -> None:
+    state = loop.state
+    if loop.finished and loop.fabric.is_global_zero:
+        length = f"{state.step} steps, {state.seconds / 60:.2f} minutes"
+        progress_console.print(f"{loop.folder} is finished ({length}): with more --minutes or --steps it goes on")
 
 
 def _anchors(encoder: Any, clips: Clips, setup: SeparatorSetup, seconds: float) -> np.ndarray:
@@ -274,8 +283,11 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     found = []
     for name in sorted(before.keys() | now.keys()):
         ours, theirs = (of.get(name) for of in (before, now))
-        if ours != theirs:
-            found.append(name if isinstance(ours, dict | list) else f"{name.replace('_', ' ')} {ours}, not {theirs}")
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            inner = _differences(ours, theirs)
+            found += [f"{name}: {inner}"] if inner else []
+        elif ours != theirs:
+            found.append(f"{name.replace('_', ' ')} {ours}, not {theirs}")
     return "; ".join(found)
 
 

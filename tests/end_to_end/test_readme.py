@@ -64,6 +64,16 @@ def test_the_walk_through_with_python(service: str, folder: Path) -> None:
     assert_adds_up(folder, "birds")
 
 
+def test_the_library_and_a_network_of_ones_own(folder: Path) -> None:
+    script = block("python", "Engine.load") + block("python", "class Filter")
+    printed = run([sys.executable, "-W", "error", "-c", script], folder).splitlines()
+    assert printed[1] == "adds up: True"
+    assert "encoding 100%" in printed
+    assert {path.name for path in (folder / "stems").iterdir()} == {"bird.wav", "residual.wav"}
+    frames = soundfile.info(RECORDINGS / "mixture.flac").frames
+    assert printed[-1] == f"filter@6 torch.Size([2, {frames}])"
+
+
 def test_the_resumable_upload(service: str, folder: Path) -> None:
     script = block("python", "TusClient").replace("http://127.0.0.1:8000", service)
     audio_id = run([sys.executable, "-c", script], folder).strip()

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,7 +79,17 @@ def test_a_span_is_cut_to_the_recording():
     assert recording.span(2.0, 3.0).frames == 0
 
 
-@pytest.mark.parametrize("samples", [torch.zeros(5), torch.zeros(0, 5), torch.zeros(1, 5, dtype=torch.float64)])
-def test_a_waveform_of_another_shape_or_type_is_refused(samples):
-    with pytest.raises(ValueError, match="samples must be"):
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (torch.zeros(5), r"\(channels, n\), not \(5,\)"),
+        (torch.zeros(0, 5), r"\(channels, n\), not \(0, 5\)"),
+        (torch.zeros(44100, 2), r"\(channels, n\), not \(44100, 2\): transpose them"),
+        (torch.zeros(1, 5, dtype=torch.float64), "float32 between -1 and 1, not torch.float64"),
+        (torch.zeros(1, 5, dtype=torch.int16), "float32 between -1 and 1, not torch.int16"),
+        (np.zeros((1, 5), np.float32), "a tensor, as torch.from_numpy makes, not of <class 'numpy.ndarray'>"),
+    ],
+)
+def test_a_waveform_of_another_shape_or_type_is_refused(samples, said):
+    with pytest.raises(ValueError, match=f"samples must be {said}"):
         Waveform(samples, 8000)

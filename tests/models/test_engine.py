@@ -82,6 +82,24 @@ def test_silence_is_no_query():
         engine().embed([Waveform(torch.zeros(1, 32000), 32000)])
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_refused_before_they_spread(wrong):
+    broken = recording(1.0)
+    broken.samples[1, 22050] = wrong
+    model = engine()
+    for ask_it in (lambda: model.embed([broken]), lambda: model.detect(broken), lambda: model.separate(broken, {})):
+        with pytest.raises(ValueError, match=r"finite: at 0\.500 s"):
+            ask_it()
+
+
+def test_an_empty_recording_is_refused_in_words():
+    nothing = recording(0.0)
+    with pytest.raises(ValueError, match="the recording is empty"):
+        engine().separate(nothing, {"low": ask(0)})
+    with pytest.raises(SilentQuery, match=r"lasts 0\.000 s"):
+        engine().embed([nothing])
+
+
 def test_examples_in_anti_phase_are_heard():
     wave = tone(2, 32000, 32000)
     assert engine().embed([Waveform(torch.stack([wave, -wave]), 32000)]).vector.argmax() == 2

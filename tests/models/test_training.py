@@ -121,8 +121,13 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
     second = ["--ear", "ear", "--run", "second", "--from", "cut", "--learning-rate", "0.1", "--set", "room=0.5"]
     assert main(["train", "separator", *common, *sizes, *second]) == 0
     assert json.loads(Path("second/run.json").read_text())["recipe"]["room"] == 0.5
+    # It ships without a curve where it was killed before its first validation.
+    whole = torch.load("second/checkpoint.pt", weights_only=True)
+    whole["state"]["rows"] = []
+    torch.save(whole, "second/checkpoint.pt")
     blend = ["--blend", "cut", "--blend", "cut"]
     assert main(["ship", "--run", "second", "--name", "model", "--output", "mean", *blend]) == 0
+    assert Path("made/training.csv").exists() and not Path("mean/training.csv").exists()
     first, last = (run_folder.load_separator(Path(run))[1].state_dict() for run in ("cut", "second"))
     shipped = checkpoints.load("mean").separator.state_dict()
     name = "head_norm.weight"
@@ -186,13 +191,17 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
         (["--seed", "1"], "seed 0, not 1"),
         (["--learning-rate", "0.5"], "learning rate 0.001, not 0.5"),
         (["--precision", here], f"precision {other}, not {here}"),
-        (["--batch", "4"], "(recipe)"),
+        (["--batch", "4"], "(recipe: mixtures 2, not 4)"),
     ):
         assert main([*begun, "--steps", "2", *option]) == 1
         assert said in " ".join(capfd.readouterr().err.split())
         assert Path("ear/run.json").read_text() == written
-    assert main([*begun, "--steps", "2"]) == 0
+    for said in ("'step': 2,", "ear is finished (2 steps"):
+        assert main([*begun, "--steps", "2"]) == 0
+        assert said in " ".join(capfd.readouterr().err.split())
     assert Path("ear/run.json").read_text() == written
+    assert main(["describe", "--weights", "ear"]) == 1
+    assert "ear is a training's run, not a model: make one of it with `ship --run ear`" in capfd.readouterr().err
     # What an earlier release began tells none of them, lacks newer fields, and goes on as a new run would.
     old = {name: value for name, value in json.loads(written).items() if name not in trainers.COURSE}
     del old["place"]["more"], old["recipe"]["songs"]

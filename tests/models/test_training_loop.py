@@ -20,6 +20,7 @@ from models.training.detector import DetectorLearner
 from models.training.loop import Learner, Loop, Schedule
 from models.training.losses import separation_loss
 from models.training.mixing import Batch, Mixer
+from models.training.progress import training_bar
 from models.training.recipe import Recipe
 from models.training.separator import SeparatorLearner
 from models.validation.metrics import si_sdr
@@ -192,6 +193,16 @@ def test_the_log_tells_pace_and_waiting(tmp_path: Path) -> None:
     assert all(float(row["answer"]) == 42 and 0 <= float(row["waited"]) <= 1 for row in rows)
     assert float(rows[-1]["audio_hours"]) == pytest.approx(6 / 3600, abs=1e-3)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_a_run_without_a_terminal_tells_its_loss_in_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = Loop(fabric(), Line(), tmp_path, SHORT)
+    with training_bar("line", line_seconds=0.0) as (report, advance):
+        loop.run(numbers, report=report, advance=advance)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "s of audio a second" in line]
+    for step, line in enumerate(lines[:6], 1):
+        assert line.startswith(f"line {step / 6:.0%}, step {step}, loss ")
+    assert f"loss {loop.recent_loss:.3f}," in lines[5] and math.isfinite(loop.recent_loss)
 
 
 def test_a_run_by_the_clock_ends_and_goes_on_until_its_time_is_over(tmp_path: Path) -> None:
