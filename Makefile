@@ -58,8 +58,8 @@ pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docke
 	sh docker/pin.sh
 
 # One thread per process: tests run servers and workers in parallel, and threads that wait for each other double the time.
-# Programs that tests start are no parts of this make.
-PYTEST := env -u MAKEFLAGS -u MAKELEVEL OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Programs that tests start are no parts of this make. They are many: without bytecode, each would compile all its modules.
+PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 LARGE_PARTS := models app end_to_end
 
 # Two parts at a time, one a core; each has servers and ports of its own. The output of a part is printed when it ends. A

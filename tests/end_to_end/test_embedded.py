@@ -170,7 +170,7 @@ def test_a_separation_in_one_request(service: Service):
 
 
 def bad_uploads(folder: Path) -> dict[str, bytes]:
-    write_flac_silence(folder / "bomb.flac", 21700, rate=8000)
+    write_flac_silence(folder / "bomb.flac", 21700, rate=8000, channels=1)
     return not_media() | {
         "one-hertz.wav": wav_bytes(bytes(400), 1, 1, 16),
         "channels.wav": wav_bytes(bytes(2048 * 8), 1024, 44100, 16),

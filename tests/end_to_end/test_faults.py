@@ -186,13 +186,3 @@ def test_sigterm_hands_a_job_over_or_lets_it_finish(pair: Deployment, figures: F
     assert (done.attempts, done.execution) == (1, first.execution)
     assert pair.registry.workers_by_name().get("base", 0) == 0
     assert pair.temporary_files() == []
-
-
-def test_a_worker_reports_why_it_cannot_start(deploy: Deploy):
-    deployment = deploy()
-    program = deployment.start("worker", "--model", "no-such-model")
-    assert program.wait(TIMEOUT) == 2
-    log = (deployment.folder / "worker-0.log").read_text()
-    assert log.splitlines()[-1].startswith("The worker cannot start: the model no-such-model does not load")
-    assert "Traceback" not in log
-    assert deployment.temporary_files() == []

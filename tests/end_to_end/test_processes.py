@@ -59,7 +59,7 @@ def busy_worker(deployment: Deployment) -> int:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "/nowhere"), "The worker cannot start"),
+        (("--model", "no-such-model"), "\nThe worker cannot start: the model no-such-model does not load"),
         (("--burst",), "--processes 1"),
     ],
 )
@@ -68,4 +68,7 @@ def test_workers_that_cannot_start_end_the_program(tmp_path: Path, options: tupl
     command = [sys.executable, "-m", "worker", "--processes", "2", *options]
     program = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
     assert program.returncode == 2
-    assert message in program.stderr
+    assert message in f"\n{program.stderr}"
+    assert "Traceback" not in program.stderr
+    scratch = [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+    assert [path for path in scratch if path.name != "lock"] == []

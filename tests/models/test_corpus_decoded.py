@@ -14,7 +14,8 @@ import pytest
 
 from models.corpus import parallel
 from models.corpus.clips import Clips, energies_of
-from models.corpus.decoded import load
+from models.corpus.decoded import decode, load
+from models.corpus.formats import open_source
 from models.corpus.manifest import write
 from models.errors import CorpusInvalid
 from models.labels import find
@@ -111,9 +112,12 @@ def test_several_processes_give_what_one_gives(tmp_path: Path) -> None:
     waveforms = np.random.default_rng(0).integers(-3_000, 3_000, (parallel.FEW + 6, 500), np.int16)
     names, labels = [f"{row}.wav" for row in range(len(waveforms))], [["Dog"]] * len(waveforms)
     write_hdf5(folder / "train.h5", names, waveforms, labels, rate=16_000)
-    one, two = (load(folder, "train", tmp_path / f"{workers}", workers=workers) for workers in (1, 2))
-    assert len(one.clips) == len(waveforms)
-    assert one.clips == two.clips and np.array_equal(one.samples, two.samples)
+    clips = load(folder, "train", tmp_path / "cache", workers=2)
+    here = [decode(row) for row in open_source(folder, "train")]
+    assert len(clips.clips) == len(here) == len(waveforms)
+    for clip, (row, samples, _) in zip(clips.clips, here, strict=True):
+        assert row is not None and (clip.key, clip.mids) == (row.key, row.mids)
+        assert np.array_equal(clips.samples[clip.start : clip.start + clip.frames], samples)
 
 
 def test_work_is_taken_up_no_faster_than_its_answers_are_used() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import wave
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_ear(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector's run of one step."""
+    run = tmp_path_factory.mktemp("trained") / "ear"
+    common = ["--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu", "--steps", "1"]
+    assert main(["train", "detector", *common, "--run", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def ear(trained_ear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that run, `ear` in the folder where commands are run."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(trained_ear, "ear"))
+
+
 def test_from_labels_alone_to_a_model_with_a_held_out_class(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,10 +185,9 @@ def test_every_stage_trains_as_if_the_class_had_never_been_there(
         assert all(torch.equal(value, without[name]) for name, value in held.items())
 
 
-def test_a_changed_query_encoder_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("ear")
+def test_a_changed_query_encoder_is_refused(corpus: Path) -> None:
     common = ["--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu"]
-    assert main(["train", "detector", *common, "--steps", "1", "--run", "ear"]) == 0
     sizes = ["--channels", "8,8,8,8", "--ear", "ear", "--run", "cut"]
     assert main(["train", "separator", *common, "--steps", "1", *sizes]) == 0
     assert main(["train", "detector", *common, "--steps", "2", "--run", "ear"]) == 0
@@ -223,12 +239,9 @@ def test_too_few_classes_to_watch_by_are_said_so(names: tuple[str, ...]) -> None
         mixtures.draw(Clips(samples, listed), 4)
 
 
-def test_an_encoder_trained_on_a_held_out_class_is_refused(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("ear")
+def test_an_encoder_trained_on_a_held_out_class_is_refused(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--corpus", str(corpus), "--steps", "1", "--batch", "2", "--accelerator", "cpu"]
-    assert main(["train", "detector", *common, "--run", "ear"]) == 0
     assert main(["train", "separator", *common, "--hold-out", "Siren", "--ear", "ear", "--run", "cut"]) == 1
     assert "was trained on held-out classes" in capsys.readouterr().err
     assert main(["train", "detector", *common, "--hold-out", "Dog", "--run", "ear"]) == 1
@@ -237,12 +250,9 @@ def test_an_encoder_trained_on_a_held_out_class_is_refused(
     assert "ship the run of a separator" in capsys.readouterr().err
 
 
-def test_the_papers_recipe_ends_in_a_model_of_the_papers_kind(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("ear")
+def test_the_papers_recipe_ends_in_a_model_of_the_papers_kind(corpus: Path) -> None:
     common = ["--corpus", str(corpus), "--steps", "1", "--batch", "2", "--accelerator", "cpu"]
-    assert main(["train", "detector", *common, "--run", "ear"]) == 0
     wanted = ["--recipe", "paper", "--channels", "4,4", "--ear", "ear", "--run", "cut"]
     assert main(["train", "separator", *common, *wanted]) == 0
     assert main(["ship", "--run", "cut", "--name", "model", "--output", "made"]) == 0
