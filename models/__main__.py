@@ -8,8 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from models import threads
-from models.allocator import keep_freed_memory
+from models.compute import threads
+from models.compute.allocator import keep_freed_memory
 from models.errors import MediaError, ModelsError
 
 _INTERRUPTED = 130

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from models.authors import load_authors
 from models.errors import CheckpointInvalid
-from models.plda import PLDAPrior
-from models.query import PAPER_RULES
+from models.queries.plda import PLDAPrior
+from models.queries.query import PAPER_RULES
 
 __all__ = ["PRESETS", "Bundle", "authors_bundle", "load", "load_authors", "model_names", "save", "write"]
 

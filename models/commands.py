@@ -23,11 +23,11 @@ from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, Sep
 
 if TYPE_CHECKING:
     from models.audio import Waveform
+    from models.compute.precision import Precision
     from models.engine import Engine
     from models.many.inputs import Input
     from models.own_recordings import OwnRecording
-    from models.precision import Precision
-    from models.query import Query
+    from models.queries.query import Query
 
 Recordings = Annotated[
     list[str],
@@ -115,8 +115,8 @@ def separate(
     tell what was done, recordings that are done already are skipped, and the exit status is 1 if any has failed.
     """
     from models.many.inputs import is_one
-    from models.matching import slug
     from models.media import ANY_LENGTH
+    from models.queries.matching import slug
 
     if not (query or label or text or span):
         raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS or --span START-END")
@@ -330,8 +330,8 @@ def _queries(
     warnings: list[str],
 ) -> dict[str, Query]:
     """Return the targets' queries by name, and add their warnings, and those of the examples, to `warnings`."""
-    from models.query import Query, surroundings
-    from models.stems import check_names
+    from models.queries.query import Query, surroundings
+    from models.separation.stems import check_names
 
     saved = [path for path in files if path.suffix == ".safetensors"]
     examples = [path for path in files if path.suffix != ".safetensors"]

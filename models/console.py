@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from models.many.journal import Journal
-    from models.separated_files import SeparatedFiles
+    from models.separation.separated_files import SeparatedFiles
 
 progress_console = Console(stderr=True)
 console = Console()

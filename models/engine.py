@@ -8,26 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import audio, checkpoints, detection, query, short_detections, stems
+from models import audio, checkpoints, detection, short_detections
 from models.audio import Waveform, mono, require_finite, require_inside, resample
-from models.batches import Failure, run_in_batches
+from models.compute.batches import Failure, run_in_batches
+from models.compute.precision import Arithmetic, Precision
 from models.detection import Detection
-from models.detector_runner import Decision, DetectorRunner, PresenceTracker
 from models.errors import Cancelled, SilentQuery
-from models.excerpts import excerpts
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
 from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
-from models.precision import Arithmetic, Precision
-from models.presence import Rule
-from models.profiles import Profiles
-from models.query import Query, QueryRules, require_model
-from models.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
-from models.separation import Masking, Source, Windows, at_rate, never
-from models.separation import stems as separated_blocks
-from models.short_recordings import RecordingFile, ShortRecording, read_short, separate_short
-from models.sources import in_file, in_memory
-from models.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
+from models.queries import query
+from models.queries.excerpts import excerpts
+from models.queries.profiles import Profiles
+from models.queries.query import Query, QueryRules, require_model
+from models.separation import stems
+from models.separation.detector_runner import Decision, DetectorRunner, PresenceTracker
+from models.separation.long_recordings import Masking, Source, Windows, at_rate, never
+from models.separation.long_recordings import stems as separated_blocks
+from models.separation.presence import Rule
+from models.separation.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
+from models.separation.short_recordings import RecordingFile, ShortRecording, read_short, separate_short
+from models.separation.sources import in_file, in_memory
+from models.separation.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
@@ -137,8 +139,8 @@ class Engine:
 
         spans: (start, end) in seconds of the one recording given; each is an example. from_mixture:
         the examples are parts of the very recording that is to be separated, so that the query needs no correction
-        towards its class (`models.plda`). surroundings: parts of that recording around the examples (see
-        `models.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, ExampleTooShort,
+        towards its class (`models.queries.plda`). surroundings: parts of that recording around the examples (see
+        `models.queries.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, ExampleTooShort,
         SpanOutside, and ValueError for samples that are not finite.
         """
         if not recordings:
@@ -160,7 +162,7 @@ class Engine:
 
     def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
         """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to
-        be embedded by another model one day (`models.excerpts`). Raises SilentQuery."""
+        be embedded by another model one day (`models.queries.excerpts`). Raises SilentQuery."""
         rate = self._detector.rate
         found = excerpts(self._heard(recordings), rate, self._rules, most_seconds)
         return [Waveform(samples[None], rate) for samples in found]

@@ -5,11 +5,12 @@ from functools import cached_property
 
 import torch
 
-from models import labels, matching
+from models import labels
 from models.checkpoints import Bundle
 from models.errors import LabelUnknown, TextRefused, TextUnknown
 from models.labels import KnownClass
-from models.query import Query
+from models.queries import matching
+from models.queries.query import Query
 
 
 class NamedQueries:

@@ -12,8 +12,8 @@ THRESHOLD = 0.2
 
 
 Quality = Literal["standard", "high"]
-# Speeds at which the separator sees each window; the estimates' mean is the stem (`models.speeds`). Chosen on the half
-# `choose` of the reporting mixtures: the card has what other means gain.
+# Speeds at which the separator sees each window; the estimates' mean is the stem (`models.separation.speeds`). Chosen
+# on the half `choose` of the reporting mixtures: the card has what other means gain.
 SPEEDS: dict[Quality, tuple[Fraction, ...]] = {
     "standard": (Fraction(1),),
     "high": (Fraction(1), Fraction(50, 47), Fraction(50, 53)),

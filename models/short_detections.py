@@ -9,12 +9,12 @@ from torch import Tensor
 
 from models import detection
 from models.audio import mono
-from models.batches import Failure, run_in_batches
+from models.compute.batches import Failure, run_in_batches
 from models.detection import Detection
 from models.media import Limits
 from models.networks import Detector
-from models.separation import Source, at_rate
-from models.sources import in_file
+from models.separation.long_recordings import Source, at_rate
+from models.separation.sources import in_file
 
 # Of windows in a batch, at least one: of more, a network's layers leave the processor's cache.
 _AT_ONCE_SECONDS = 30.0

@@ -141,7 +141,7 @@ def test_workers_use_only_what_both_programs_share() -> None:
 
 def test_both_sides_match_texts_by_the_same_rule() -> None:
     """Neither may import the other, so each has the file; whoever edits one copies it over the other."""
-    one, other = (REPOSITORY / path for path in ("app/labels/matching.py", "models/matching.py"))
+    one, other = (REPOSITORY / path for path in ("app/labels/matching.py", "models/queries/matching.py"))
     assert one.read_text() == other.read_text()
     assert {name.split(".")[0] for name in imports(one)} & OURS == set()
 

@@ -16,8 +16,8 @@ import pytest
 from app.labels import matching as front_end
 from app.model_registry.registry import ClassDescription
 from models import labels
-from models import matching as command_line
 from models.labels import KnownClass
+from models.queries import matching as command_line
 from tests.conftest import REPOSITORY
 
 LEAST_RIGHT = 0.95

@@ -11,7 +11,7 @@ from app.records.separations import OutputRecord
 from app.records.sizes import SeparationSize
 from models.engine import Engine
 from models.options import SeparationOptions
-from models.query import Query
+from models.queries.query import Query
 from tests.models.bands import BANDS, bundle
 
 SECONDS = 3

@@ -7,8 +7,8 @@ import typer
 
 from app import logs
 from app.settings import Settings
-from models.allocator import keep_freed_memory
-from models.threads import prepare
+from models.compute.allocator import keep_freed_memory
+from models.compute.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -20,7 +20,7 @@ from app.storage import StoredObject
 from models.audio import Waveform, mono
 from models.errors import SilentQuery
 from models.media import Limits, MediaInfo
-from models.query import Query
+from models.queries.query import Query
 from worker.context import ExecutionControl, WorkerContext
 from worker.decode import decode
 from worker.stage_timer import StageTimer

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
-from models import threads
+from models.compute import threads
 
 EXIT_UNUSABLE = 2  # the exit status of a worker that cannot start, and so need not be restarted
 PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to hand its job over

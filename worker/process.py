@@ -23,9 +23,9 @@ from app.model_registry.registry import ModelRegistry
 from app.redis_client import connect
 from app.settings import Settings
 from app.storage import Storage
+from models.compute.precision import Precision
 from models.engine import Engine
 from models.errors import ModelsError
-from models.precision import Precision
 from worker import metrics
 from worker.context import WorkerContext
 from worker.rq_worker import REFUSALS, EarmarkWorker, Signals, wait_for_redis

@@ -14,7 +14,7 @@ from app.records.ids import new_id
 from app.records.queries import EXCERPT_SECONDS, ExcerptRecord, QueryResult
 from app.records.shared import EmbeddingRecord, ModelRecord, pack_vector
 from models.audio import Waveform
-from models.query import Query
+from models.queries.query import Query
 from worker.execution import JobExecution
 
 logger = logging.getLogger("earmark.worker")

@@ -6,7 +6,7 @@ from app.records.separations import AutoRecord, SeparationRequest, SeparationRes
 from app.records.sizes import SeparationSize
 from models.engine import SeparatedFiles, SeparationOptions
 from models.errors import Cancelled, ModelsError
-from models.query import Query
+from models.queries.query import Query
 from worker.execution import JobExecution, NoTargetLeft, Outcome, Recording
 from worker.target_queries import auto_targets, target_query
 

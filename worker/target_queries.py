@@ -8,12 +8,12 @@ from app.errors import AudioTooLong, QueryModelMismatch, RequestInvalid, SpanOut
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
-from models import auto_targets as detected
 from models import labels
 from models.audio import Waveform, resample
 from models.errors import LabelUnknown, SilentQuery
 from models.options import SeparationOptions
-from models.query import Query, surroundings
+from models.queries import auto_targets as detected
+from models.queries.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
 from worker.saved_queries import find_embedding
 

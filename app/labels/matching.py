@@ -1,8 +1,9 @@
 """Matching of a text to classes: what people type, such as `a dog barking`, to the classes of AudioSet that it means.
 
 One rule for the front end and for the command line. Neither package may import the other, so this file stands in both,
-`app/labels/matching.py` and `models/matching.py`; it imports nothing of either, and a test keeps the two identical. Its
-data, names and synonyms, are in `models/audioset/` and reach the front end with the descriptions of models.
+`app/labels/matching.py` and `models/queries/matching.py`; it imports nothing of either, and a test keeps the two
+identical. Its data, names and synonyms, are in `models/audioset/` and reach the front end with the descriptions of
+models.
 
 A class has several terms: its name, the parts of its name (`Male speech, man speaking` has two), and its synonyms. A
 text is compared with them by the stems of its words: how much of the text a term, with the names above its class,

@@ -1,4 +1,5 @@
-"""Names of targets: any printable text that can be a file name; `models.stems` has the same rule for commands."""
+"""Names of targets: any printable text that can be a file name; commands have the same rule
+(`models.separation.stems`)."""
 
 import unicodedata
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from models.precision import has_bfloat16
+from models.compute.precision import has_bfloat16
 
 _SIZE = 2048  # of square matrices: as large as the layers of large networks, and larger than the caches
 _EMULATED_SIZE = 256  # where the processor has no bfloat16, whose product then takes a thousand times as long

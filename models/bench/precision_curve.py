@@ -18,10 +18,10 @@ from models import checkpoints
 from models.bench import authors_way, own_programs
 from models.bench.machine import peak_mib
 from models.bench.separations import RATE, sound
+from models.compute.precision import Arithmetic
 from models.networks.unet import UNet
 from models.options import SeparationOptions
-from models.precision import Arithmetic
-from models.separation import Masking, Windows, estimates
+from models.separation.long_recordings import Masking, Windows, estimates
 from models.validation.metrics import sdr
 
 # Blocks in float32, the others in bfloat16; `auto` is "full resolution".

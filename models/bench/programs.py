@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from models.bench import own_programs, surroundings
+from models.compute.threads import usable_cores
 from models.engine import Engine
 from models.media import open_writer
-from models.threads import usable_cores
 
 NOTE = (
     "Whole commands with base: interpreter, imports, weights and writing included, medians of three. Recordings are"

@@ -20,7 +20,7 @@ from models.engine import Engine
 from models.media import open_audio, open_writer
 from models.networks.unet import UNet
 from models.options import SeparationOptions
-from models.query import PAPER_RULES, Query
+from models.queries.query import PAPER_RULES, Query
 
 # `exact` comes first: the others' stems are compared with its.
 WAYS = {

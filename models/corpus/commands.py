@@ -14,21 +14,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
+from models.compute.threads import usable_cores
 from models.corpus import checks, statistics
 from models.corpus import manifest as manifests
 from models.corpus.decoded import write_faults
 from models.corpus.duplicates import Pair
-from models.corpus.formats import open_source, splits_of
 from models.corpus.measurements import CorpusMeasurements, Measurement, measure_corpus
 from models.corpus.packing import Settings, Tally, pack
-from models.corpus.recordings import Fault, Recording, by_reason, summarise
 from models.corpus.rendering import sources
 from models.corpus.rendering.singing import validation_groups, voices
 from models.corpus.rendering.songs import Songs
 from models.corpus.rendering.synthesizer import synthesizer
+from models.corpus.sources.formats import open_source, splits_of
+from models.corpus.sources.recordings import Fault, Recording, by_reason, summarise
 from models.encoding import check_format
 from models.errors import CorpusInvalid
-from models.threads import usable_cores
 
 FIRST = 10  # places shown of each sort
 WORKERS = usable_cores()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from models.compute.threads import usable_cores
 from models.corpus.clips import ENERGY_HOP, RATE, Clip, Clips, energies_of
-from models.corpus.formats import fingerprint, open_source
 from models.corpus.parallel import exclusive_lock, in_order
-from models.corpus.recordings import Fault, Recording, Samples, Source, Unusable, summarise
+from models.corpus.sources.formats import fingerprint, open_source
+from models.corpus.sources.recordings import Fault, Recording, Samples, Source, Unusable, summarise
 from models.errors import CorpusInvalid
-from models.threads import usable_cores
 
 LAYOUT = 2  # version of the cache, part of its name: changes whenever clips are decoded or written differently
 REPORT = 1000  # recordings between two calls of `advance`

@@ -16,8 +16,8 @@ import torch
 
 from models.corpus.clips import RATE
 from models.corpus.decoded import decode
-from models.corpus.formats import open_source
-from models.corpus.recordings import Recording, Samples
+from models.corpus.sources.formats import open_source
+from models.corpus.sources.recordings import Recording, Samples
 from models.spectrum import mel_bands, stft
 
 BANDS = 24

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.corpus.clips import Clip, Clips
-from models.corpus.recordings import Recording
+from models.corpus.sources.recordings import Recording
 from models.labels import ontology
 
 COLUMNS = ("package", "path", "licence", "label", "mid", "split")

@@ -10,9 +10,9 @@ import numpy as np
 from models.corpus.clips import RATE
 from models.corpus.decoded import decode
 from models.corpus.duplicates import thumbnail
-from models.corpus.formats import open_source
 from models.corpus.parallel import in_order
-from models.corpus.recordings import Fault, Recording, Samples
+from models.corpus.sources.formats import open_source
+from models.corpus.sources.recordings import Fault, Recording, Samples
 
 # A silent recording's peak is below -60 dBFS.
 SILENT_PEAK = 1e-3

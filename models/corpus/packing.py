@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from models.corpus.clips import RATE
-from models.corpus.formats import Files, fingerprint
 from models.corpus.parallel import exclusive_lock, in_order
 from models.corpus.reading import pieces
-from models.corpus.recordings import Fault, Recording, Samples, Unusable, summarise
+from models.corpus.sources.formats import Files, fingerprint
+from models.corpus.sources.recordings import Fault, Recording, Samples, Unusable, summarise
 from models.encoding import open_writer
 from models.errors import CorpusInvalid
 from models.labels import ontology

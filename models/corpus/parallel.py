@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TypeVar
 
-from models import threads
+from models.compute import threads
 from models.errors import CorpusInvalid
 
 Given = TypeVar("Given")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.audio import CANCELLATION, Resampler
 from models.corpus.clips import RATE
-from models.corpus.recordings import Samples, Unusable
+from models.corpus.sources.recordings import Samples, Unusable
 from models.errors import MediaError
 from models.media import AudioReader, open_audio
 

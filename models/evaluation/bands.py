@@ -23,12 +23,20 @@ from models.corpus.decoded import load
 from models.corpus.rendering.scores import midi_files
 from models.evaluation import band_mixtures, midi_scores, reporting_mixtures
 from models.evaluation.band_mixtures import Bands, Row
-from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.json_report import write_rows
 from models.evaluation.mixture_figures import MAIN_QUERIES
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, Sounds
-from models.evaluation.summaries import QUERY_NAMES, decibels, percent, plain, rows_as_json, table_of, with_interval
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.json_report import write_rows
+from models.evaluation.reports.summaries import (
+    QUERY_NAMES,
+    decibels,
+    percent,
+    plain,
+    rows_as_json,
+    table_of,
+    with_interval,
+)
 from models.labels import find
 from models.validation.metrics import improvements, sdr, si_sdr
 

@@ -13,24 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models import checkpoints
 from models.commands import DetectorFile, Device, QualityOption, SeparatorFile
 from models.corpus.decoded import load
-from models.corpus.formats import open_source, splits_of
-from models.evaluation import (
-    bands,
-    comparison,
-    events,
-    failures_report,
-    mixture_figures,
-    musdb,
-    practical,
-    reporting_mixtures,
-    tagging,
-)
-from models.evaluation.json_report import write_rows
+from models.corpus.sources.formats import open_source, splits_of
+from models.evaluation import bands, failures_report, mixture_figures, practical, reporting_mixtures
+from models.evaluation.detectors import events, tagging
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.pictures import draw_gains
+from models.evaluation.musdb18 import musdb
 from models.evaluation.presence_figures import measure_presence
 from models.evaluation.rendering import Sounds, decode_clips
-from models.evaluation.summaries import Summary
+from models.evaluation.reports import comparison
+from models.evaluation.reports.json_report import write_rows
+from models.evaluation.reports.pictures import draw_gains
+from models.evaluation.reports.summaries import Summary
 from models.options import DEFAULT_OPTIONS, Quality
 from models.validation import mixtures
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from models.corpus.clips import RATE
 from models.corpus.relations import are_related
-from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.comparison import Figures
-from models.evaluation.detector_under_test import DetectorUnderTest
+from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds, sounding
 from models.evaluation.reporting_mixtures import MixtureRow, render
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.comparison import Figures
 from models.labels import classes, find
 from models.spectrum import mel_bands, stft
 

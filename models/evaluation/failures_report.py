@@ -17,14 +17,15 @@ from rich.table import Table
 from models.commands import Device
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
-from models.evaluation import comparison, failures, json_report, reporting_mixtures
-from models.evaluation.comparison import Figures
-from models.evaluation.detector_under_test import DetectorUnderTest
+from models.evaluation import failures, reporting_mixtures
+from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.failures import GAIN, PROPERTIES, Property
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
 from models.evaluation.reporting_mixtures import MixtureRow, render
-from models.evaluation.summaries import decibels, percent, plain, table_of, with_interval
+from models.evaluation.reports import comparison, json_report
+from models.evaluation.reports.comparison import Figures
+from models.evaluation.reports.summaries import decibels, percent, plain, table_of, with_interval
 from models.plots import save_small
 from models.spectrum import mel_bands, stft
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from models import checkpoints
 from models.checkpoints import Bundle
-from models.detector_runner import DetectorRunner
+from models.compute.precision import Arithmetic
 from models.errors import SilentQuery
 from models.options import DEFAULT_OPTIONS, SPEEDS, Quality
-from models.precision import Arithmetic
-from models.profiles import Profiles
-from models.query import QueryRules, embed
+from models.queries.profiles import Profiles
+from models.queries.query import QueryRules, embed
 from models.runs import assembly, run_folder
-from models.speeds import mean_estimate, play
+from models.separation.detector_runner import DetectorRunner
+from models.separation.speeds import mean_estimate, play
 
 AT_ONCE_SECONDS = 40.0  # of mixtures in a batch; more is no faster on a CPU
 MASKING_BYTES = {"cpu": 1 << 28, "cuda": 1 << 33}  # memory for the masks of a batch

@@ -21,14 +21,14 @@ from models.corpus.rendering.scores import midi_files
 from models.corpus.reserved import reserved_groups
 from models.evaluation import midi_scores, practical_mixtures, reporting_mixtures
 from models.evaluation.band_mixtures import Bands
-from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.json_report import write_rows
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.practical_mixtures import PracticalRow, PracticalSounds
 from models.evaluation.rendering import FRAME, Mix, Sounds
-from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.json_report import write_rows
+from models.evaluation.reports.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
-from models.query import Query
+from models.queries.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
 
 console, progress_console = Console(), Console(stderr=True)

@@ -7,8 +7,8 @@ from rich.table import Table
 from torch import Tensor
 
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.summaries import table_of
-from models.presence import Rule, measure
+from models.evaluation.reports.summaries import table_of
+from models.separation.presence import Rule, measure
 from models.validation import separation_figures
 from models.validation.metrics import attenuation
 from models.validation.mixtures import Mixture

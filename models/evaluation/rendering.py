@@ -10,7 +10,7 @@ import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import decode
-from models.corpus.recordings import Recording, Source
+from models.corpus.sources.recordings import Recording, Source
 
 FRAME = RATE // 100
 SOUNDING_RANGE = 1e-4  # a frame sounds if its power is within 40 dB of the loudest one

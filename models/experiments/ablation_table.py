@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
-from models.evaluation import comparison
-from models.evaluation.bootstrap import Estimate
-from models.evaluation.summaries import decibels, percent, table_of, with_interval
+from models.evaluation.reports import comparison
+from models.evaluation.reports.bootstrap import Estimate
+from models.evaluation.reports.summaries import decibels, percent, table_of, with_interval
 from models.runs import run_folder
 from models.runs.run_folder import LOG
 

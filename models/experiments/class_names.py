@@ -21,17 +21,17 @@ from models.commands import Device
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
 from models.evaluation import reporting_mixtures
-from models.evaluation.bootstrap import TwoLevel
 from models.evaluation.commands import Cache, Corpus, Output, console, progress_bar, progress_console
-from models.evaluation.json_report import write_rows
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Mix, Sounds
-from models.evaluation.summaries import percent, table_of, with_interval
+from models.evaluation.reports.bootstrap import TwoLevel
+from models.evaluation.reports.json_report import write_rows
+from models.evaluation.reports.summaries import percent, table_of, with_interval
 from models.experiments import zero_shot
 from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import find
 from models.networks.yamnet import Yamnet
-from models.query import LABEL_WEIGHT, Query, QueryRules
+from models.queries.query import LABEL_WEIGHT, Query, QueryRules
 from models.runs import run_folder
 from models.runs.class_queries import predict_means
 from models.runs.run_folder import Place

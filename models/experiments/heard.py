@@ -21,11 +21,11 @@ from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import load
 from models.corpus.relations import are_related, with_descendants
 from models.corpus.reserved import reserved_groups
-from models.evaluation.bootstrap import TwoLevel
 from models.evaluation.commands import Cache, Corpus, console, progress_console
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, Sounds, mix_sources, random_start
-from models.evaluation.summaries import table_of, with_interval
+from models.evaluation.reports.bootstrap import TwoLevel
+from models.evaluation.reports.summaries import table_of, with_interval
 from models.labels import find
 from models.training.recipe import LASTING
 from models.validation.metrics import improvements, si_sdr

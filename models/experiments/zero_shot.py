@@ -17,10 +17,10 @@ import torch
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import CheckpointInvalid
-from models.evaluation.bootstrap import Estimate, TwoLevel
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import FRAME, Mix, Sounds, mix_sources, random_start, sounding
 from models.evaluation.reporting_mixtures import LEAST_ENERGY, SHORTEST, are_unrelated
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel
 from models.labels import ontology
 from models.validation.metrics import sdr, si_sdr
 

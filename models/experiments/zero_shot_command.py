@@ -9,9 +9,9 @@ from models.commands import Device
 from models.corpus.decoded import load
 from models.evaluation.commands import Cache, Corpus, Output, Plot, console, progress_bar, progress_console
 from models.evaluation.commands import app as evaluate_app
-from models.evaluation.json_report import write_rows
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
+from models.evaluation.reports.json_report import write_rows
 from models.experiments import zero_shot
 from models.experiments.zero_shot_report import Report, draw_gaps
 from models.experiments.zero_shot_training import HELD_OUT, train_without

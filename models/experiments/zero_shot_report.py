@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from models.checkpoints import Bundle
-from models.evaluation.bootstrap import Estimate, TwoLevel
-from models.evaluation.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.experiments.zero_shot import OWN, SIDES, PairFigures, Result, classes_never_seen, drop_incomplete, summarise
 from models.labels import ontology
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from models.batches import Failure
+from models.compute.batches import Failure
 from models.errors import ModelsError
 from models.many.decoded import DecodedAhead
 from models.many.inputs import Input

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from models.batches import Failure
+from models.compute.batches import Failure
 from models.engine import Engine, SeparatedFiles
 from models.many.inputs import Input
 from models.many.journal import Journal
@@ -14,8 +14,8 @@ from models.many.running import run_all
 from models.media import ANY_LENGTH
 from models.options import SeparationOptions
 from models.own_recordings import OwnRecording
-from models.query import Query
-from models.short_recordings import RecordingFile
+from models.queries.query import Query
+from models.separation.short_recordings import RecordingFile
 
 
 def separate_all(

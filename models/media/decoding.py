@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from models.compute.threads import ONE_THREAD
 from models.encoding import WavWriter
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, MediaError
 from models.media.limits import Limits, MediaInfo
 from models.media.reader import open_audio
-from models.threads import ONE_THREAD
 
 _ERRORS: dict[str, type[MediaError]] = {error.code: error for error in (AudioUndecodable, AudioTooLong, AudioTooWide)}
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from models.compute.threads import ONE_THREAD
 from models.media.decoding import ROOT, read_report, report
 from models.media.limits import Limits, MediaInfo
-from models.threads import ONE_THREAD
 
 
 class DecodingChild:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.packed_layers import pack_convolution
+from models.networks.packed_layers import pack_convolution
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
@@ -125,7 +125,7 @@ class UNet(nn.Module):
                     setattr(block, norm_name, nn.Identity())
 
     def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
-        """Pack the convolutions of a folded network for a CPU (`models.packed_layers`), to compute in `dtype`.
+        """Pack the convolutions of a folded network for a CPU (`models.networks.packed_layers`), to compute in `dtype`.
 
         float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Irreversible.
         """

@@ -9,7 +9,7 @@ import numpy as np
 from models.checkpoints import Bundle
 from models.corpus.clips import Clips
 from models.networks.yamnet import Yamnet
-from models.query import BASE_RULES, PAPER_RULES, QueryRules
+from models.queries.query import BASE_RULES, PAPER_RULES, QueryRules
 from models.runs import plda_fit, run_folder
 from models.runs.class_queries import ClassQuery, class_queries
 from models.runs.clip_embeddings import keep_share

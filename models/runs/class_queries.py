@@ -20,7 +20,7 @@ from torch import Tensor
 from models.corpus.clips import Clips
 from models.labels import ontology
 from models.networks.yamnet import Yamnet
-from models.plda import PLDAPrior, root
+from models.queries.plda import PLDAPrior, root
 
 # Source groups of clips that a prediction counts as, measured with the mixtures of the half `choose` (see the card).
 PREDICTION_GROUPS = 2.0

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.compute.precision import Arithmetic, device_of
 from models.corpus.augmentation import SPEEDS, equalise, filter_points, play
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import SilentQuery
 from models.networks import Detector
-from models.precision import Arithmetic, device_of
-from models.query import BASE_RULES, QueryRules, cut
+from models.queries.query import BASE_RULES, QueryRules, cut
 
 VERSIONS = 4  # of each clip: unchanged, and augmented
 LAYOUT = 2  # version of the cache: changes whenever the embeddings are computed differently

@@ -1,4 +1,4 @@
-"""Fitting of the PLDA prior (`models.plda`) to the training clips' embeddings."""
+"""Fitting of the PLDA prior (`models.queries.plda`) to the training clips' embeddings."""
 
 from collections import defaultdict
 
@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from models.corpus.clips import Clips
-from models.plda import PLDAPrior, root
+from models.queries.plda import PLDAPrior, root
 from models.runs.clip_embeddings import sounding
 
 DIRECTIONS = 192  # a few more than there are classes

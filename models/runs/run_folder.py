@@ -26,7 +26,7 @@ from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.resunet import ResUNet
 from models.networks.unet import HyperParameters as UNetSizes
 from models.networks.unet import UNet
-from models.query import BASE_RULES, QueryRules
+from models.queries.query import BASE_RULES, QueryRules
 from models.runs import clip_embeddings, teacher
 from models.runs.clip_embeddings import weights_digest
 

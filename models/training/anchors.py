@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from models.compute.precision import device_of
 from models.corpus.clips import RATE, Clip, Clips
 from models.labels import classes
 from models.networks import Detector
-from models.precision import device_of
 from models.runs.clip_embeddings import fingerprint
 
 BATCH = 16

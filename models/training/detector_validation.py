@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchmetrics.functional.classification import multilabel_average_precision
 
+from models.compute.precision import device_of
 from models.corpus.clips import RATE, Clips
 from models.labels import classes
-from models.precision import device_of
 from models.training.detector import LabelTargets
 
 SECONDS = 2.56  # of each clip, from its beginning: the length of training examples

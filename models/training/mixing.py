@@ -15,7 +15,7 @@ from models.corpus.augmentation import FILTER_POINTS, SPEEDS, filter_points
 from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
-from models.plda import PLDAPrior
+from models.queries.plda import PLDAPrior
 from models.runs.clip_embeddings import sounding
 from models.training.clip_index import ClipIndex, Turns
 from models.training.recipe import LASTING, Recipe

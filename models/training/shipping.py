@@ -13,10 +13,10 @@ from models import checkpoints
 from models.checkpoints import Bundle
 from models.corpus import manifest
 from models.plots import save_small
-from models.presence import Rule, measure
-from models.profiles import Profiles
-from models.query import BASE_RULES, QueryRules
+from models.queries.profiles import Profiles
+from models.queries.query import BASE_RULES, QueryRules
 from models.runs import assembly, class_queries, run_folder
+from models.separation.presence import Rule, measure
 from models.training import trainers
 from models.validation import mixtures
 from models.validation.mixtures import Mixture

@@ -16,14 +16,15 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from models.checkpoints import as_tuples
+from models.compute.precision import has_bfloat16
+from models.compute.threads import usable_cores
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load_source
-from models.corpus.unlabelled import Unlabelled
+from models.corpus.sources.unlabelled import Unlabelled
 from models.errors import CorpusInvalid, SilentQuery
 from models.networks.htsat import HTSAT, SMALL, HyperParameters
 from models.networks.unet import HyperParameters as UNetSizes
-from models.precision import has_bfloat16
-from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut
+from models.queries.query import BASE_RULES, PAPER_RULES, QueryRules, cut
 from models.runs import plda_fit, teacher
 from models.runs.clip_embeddings import keep_share, sounding, weights_digest
 from models.runs.run_folder import (
@@ -35,7 +36,6 @@ from models.runs.run_folder import (
     read_setup,
     separator_weights,
 )
-from models.threads import usable_cores
 from models.training import anchors, detector, paper
 from models.training.detector import DetectorLearner, Lessons, Teacher
 from models.training.detector_validation import mean_average_precision
@@ -108,7 +108,7 @@ class SeparatorSetup:
     the paper's UNet. start: initial weights: a shipped model's name, a model's folder or another run; None: random.
     query: what represents an example, the encoder's "embeddings" or the teacher's "probabilities" of classes.
     loss: see SeparatorLearner; the paper's separator has its own.
-    prior: whether examples are corrected by a PLDA prior (`models.plda`).
+    prior: whether examples are corrected by a PLDA prior (`models.queries.plda`).
     share: of the corpus's source groups, to measure the effect of their number."""
 
     place: Place

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.plda import PLDAPrior
-from models.precision import Arithmetic, device_of
-from models.query import BASE_RULES, Embedder, QueryRules, embed
+from models.compute.precision import Arithmetic, device_of
+from models.queries.plda import PLDAPrior
+from models.queries.query import BASE_RULES, Embedder, QueryRules, embed
 from models.validation.metrics import attenuation, sdr, si_sdr
 from models.validation.mixtures import Mixture
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models import labels
 from models.checkpoints import Bundle
 from models.networks import DetectorOutput
-from models.query import QueryRules
+from models.queries.query import QueryRules
 from models.spectrum import istft, stft
 
 RATE = 32000

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from models.allocator import keep_freed_memory
+from models.compute.allocator import keep_freed_memory
 from tests.conftest import REPOSITORY
 
 _COUNT = """

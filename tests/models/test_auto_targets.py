@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import auto_targets, labels
+from models import labels
 from models.detection import Detection, timeline
+from models.queries import auto_targets
 
 ROW = 0.5  # seconds
 CLASSES = [label.name for label in labels.classes()]

@@ -19,7 +19,7 @@ from models.engine import Engine
 from models.errors import QueryModelMismatch
 from models.labels import find
 from models.options import SeparationOptions
-from models.query import Query
+from models.queries.query import Query
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
 from tests.models.demo_recordings import recording

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from models import checkpoints
 from models.bench import own_programs, precision_curve, separations, surroundings
 from models.bench.commands import bench
+from models.compute.precision import Arithmetic
 from models.networks import htsat
 from models.networks.unet import HyperParameters, UNet
-from models.precision import Arithmetic
-from models.query import PAPER_RULES
+from models.queries.query import PAPER_RULES
 from tests.models.test_networks import SMALL_EAR
 
 APP = typer.Typer()

@@ -21,8 +21,8 @@ from models.errors import CheckpointInvalid
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.unet import HyperParameters as UNetHyperParameters
 from models.networks.unet import UNet
-from models.plda import PLDAPrior
-from models.query import PAPER_RULES
+from models.queries.plda import PLDAPrior
+from models.queries.query import PAPER_RULES
 
 
 def one_number(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -15,7 +15,7 @@ from models.experiments.class_names import QUERIES
 from models.labels import classes, find
 from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
-from models.query import BASE_RULES
+from models.queries.query import BASE_RULES
 from models.runs import clip_embeddings, plda_fit
 from tests.models import tones
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.corpus.clips import Clip, Clips
 from models.labels import classes
 from models.networks.yamnet import Yamnet
-from models.plda import PLDAPrior, root
+from models.queries.plda import PLDAPrior, root
 from models.runs import class_queries
 from models.runs.class_queries import PREDICTION_GROUPS, predict_means
 

@@ -16,7 +16,7 @@ from models.__main__ import COMMANDS, LazyCommand, app, main
 from models.media import Limits
 from models.networks import htsat, unet
 from models.own_recordings import open_recording
-from models.query import PAPER_RULES
+from models.queries.query import PAPER_RULES
 from tests.conftest import REPOSITORY
 from tests.models.bands import tone
 
@@ -199,7 +199,7 @@ def test_ctrl_c_is_no_traceback_and_leaves_nothing(folder, weights, capsys, monk
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("models.separation.Masking.__call__", interrupt)
+    monkeypatch.setattr("models.separation.long_recordings.Masking.__call__", interrupt)
     assert fails(capsys, "separate", "mixture.flac", "--label", "Dog", "--weights", weights) == (130, "stopped\n")
     assert not (folder / "mixture-stems").exists()
 

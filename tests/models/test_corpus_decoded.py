@@ -15,8 +15,8 @@ import pytest
 from models.corpus import parallel
 from models.corpus.clips import Clips, energies_of
 from models.corpus.decoded import decode, load
-from models.corpus.formats import open_source
 from models.corpus.manifest import write
+from models.corpus.sources.formats import open_source
 from models.errors import CorpusInvalid
 from models.labels import find
 from tests.models.small_corpora import encode, noise, pair, tone, write_hdf5, write_shard

@@ -11,11 +11,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.corpus.csv_tables import labels_of
 from models.corpus.decoded import decode
-from models.corpus.formats import fingerprint, open_source, splits_of
 from models.corpus.reading import FileAudio, Segment, pieces
-from models.corpus.recordings import Fault, Recording, Unusable, key_of, kind_of
+from models.corpus.sources.csv_tables import labels_of
+from models.corpus.sources.formats import fingerprint, open_source, splits_of
+from models.corpus.sources.recordings import Fault, Recording, Unusable, key_of, kind_of
 from models.errors import CorpusInvalid
 from models.labels import find, ontology
 from tests.models.small_corpora import (
@@ -336,7 +336,7 @@ def test_stem_files_give_what_musdb_reads(tmp_path: Path) -> None:
 
 
 def test_musdb_without_ffmpeg_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.corpus import musdb18
+    from models.corpus.sources import musdb18
 
     write_musdb_hq(tmp_path, {"train": ["A - Song"]})
     monkeypatch.setenv("PATH", str(tmp_path))

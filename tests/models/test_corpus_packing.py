@@ -14,10 +14,10 @@ import pytest
 import soundfile
 
 from models.corpus.decoded import decode
-from models.corpus.formats import open_source
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.parallel import exclusive_lock
-from models.corpus.recordings import Recording
+from models.corpus.sources.formats import open_source
+from models.corpus.sources.recordings import Recording
 from models.errors import CorpusInvalid
 from tests.models.small_corpora import RATE, encode, noise, pitch, tone, write_hdf5, write_musdb_hq, write_shard
 

@@ -12,9 +12,7 @@ from models.__main__ import main
 from models.corpus import decoded
 from models.corpus.clips import RATE
 from models.corpus.decoded import decode
-from models.corpus.formats import open_source
 from models.corpus.packing import Settings, pack
-from models.corpus.recordings import Recording
 from models.corpus.relations import are_related
 from models.corpus.rendering import sources, studio
 from models.corpus.rendering.drum_patterns import FOUR_FOUR, THREE_FOUR
@@ -33,6 +31,8 @@ from models.corpus.rendering.song_writer import (
 )
 from models.corpus.rendering.songs import SHARE_OF_SCORES, Songs
 from models.corpus.rendering.synthesizer import Synthesizer, synthesizer
+from models.corpus.sources.formats import open_source
+from models.corpus.sources.recordings import Recording
 from models.errors import CorpusInvalid
 from models.labels import find
 from tests.models.small_corpora import pair, tone, write_shard

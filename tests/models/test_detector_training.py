@@ -10,8 +10,8 @@ import torch
 
 from models.corpus.clips import RATE
 from models.corpus.decoded import load_source
-from models.corpus.unlabelled import Unlabelled
-from models.evaluation.detector_under_test import DetectorUnderTest
+from models.corpus.sources.unlabelled import Unlabelled
+from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.labels import classes, find
 from models.networks.htsat import HTSAT, HyperParameters
 from models.networks.yamnet import Yamnet

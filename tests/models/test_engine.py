@@ -17,7 +17,7 @@ from models.errors import (
     SpanOutside,
 )
 from models.options import SeparationOptions
-from models.query import Query
+from models.queries.query import Query
 from tests.models.bands import BANDS, bundle, tone
 
 FITTED = {"window_seconds": 0.5, "level": 0.1}

@@ -19,9 +19,10 @@ from models.__main__ import main
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
 from models.corpus.rendering import general_midi, scores
-from models.evaluation import band_mixtures, bands, comparison, midi_scores, reporting_mixtures
+from models.evaluation import band_mixtures, bands, midi_scores, reporting_mixtures
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Sounds
+from models.evaluation.reports import comparison
 from models.labels import find
 from tests.models.bands import bundle
 

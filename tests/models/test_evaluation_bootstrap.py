@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.evaluation.bootstrap import TwoLevel
+from models.evaluation.reports.bootstrap import TwoLevel
 
 TRUTH = 5.0
 

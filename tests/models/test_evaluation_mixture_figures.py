@@ -12,16 +12,17 @@ import torch
 from rich.console import Console
 
 from models.corpus.clips import Clips
-from models.evaluation import comparison, mixture_figures, reporting_mixtures
+from models.evaluation import mixture_figures, reporting_mixtures
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.pictures import draw_gains
 from models.evaluation.rendering import Sounds
-from models.evaluation.summaries import Summary
+from models.evaluation.reports import comparison
+from models.evaluation.reports.pictures import draw_gains
+from models.evaluation.reports.summaries import Summary
 from models.labels import find
 from models.networks import unet
 from models.options import SPEEDS, Quality
-from models.query import PAPER_RULES
-from models.separation import Masking
+from models.queries.query import PAPER_RULES
+from models.separation.long_recordings import Masking
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
 

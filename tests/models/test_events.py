@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import are_related
-from models.evaluation import events, soundscapes, strong_labels
-from models.evaluation.detector_under_test import DetectorUnderTest
-from models.evaluation.event_counts import MEASURES, count
-from models.evaluation.events import THRESHOLDS, DetectedScene
-from models.evaluation.soundscapes import KnownEvent, sounding
+from models.evaluation.detectors import events, soundscapes, strong_labels
+from models.evaluation.detectors.detector_under_test import DetectorUnderTest
+from models.evaluation.detectors.event_counts import MEASURES, count
+from models.evaluation.detectors.events import THRESHOLDS, DetectedScene
+from models.evaluation.detectors.soundscapes import KnownEvent, sounding
 from models.labels import CLASSES, classes, find
 from models.networks import DetectorOutput
 from tests.models.bands import BANDS, BandDetector, tone

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.errors import SilentQuery
-from models.excerpts import excerpts
-from models.query import BASE_RULES, PAPER_RULES, QueryRules, cut, embed
+from models.queries.excerpts import excerpts
+from models.queries.query import BASE_RULES, PAPER_RULES, QueryRules, cut, embed
 from tests.models.test_query import RATE, Bands
 
 # Parts of a recording: seconds, and level; hardly any of them begins or ends with a window.

@@ -13,7 +13,7 @@ import torch
 from models.audio import Waveform
 from models.engine import Engine
 from models.media import open_audio
-from models.query import Query
+from models.queries.query import Query
 from tests.end_to_end.small_model import save_small_model
 from tests.ffmpeg_files import Folder
 from tests.field_truth import CONTAINERS, FAULTS, assert_heard, expected

@@ -14,8 +14,8 @@ from models import encoding
 from models.encoding import AudioWriter, open_writer
 from models.formats import FORMATS
 from models.options import SeparationOptions
-from models.separation import Source
-from models.stems import Spool, SpooledStems, write
+from models.separation.long_recordings import Source
+from models.separation.stems import Spool, SpooledStems, write
 from tests.full_disk import full_disk
 
 CHANNELS = {"wav": 6, "flac": 6}  # of two, the others

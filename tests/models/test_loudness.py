@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.loudness import LoudnessMeter
+from models.separation.loudness import LoudnessMeter
 
 
 def measure(samples: np.ndarray, rate: int, block: int = 65536) -> float | None:

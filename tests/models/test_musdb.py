@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from models.audio import Waveform
 from models.engine import Engine
 from models.errors import SilentQuery
-from models.evaluation import musdb, musdb_songs
-from models.evaluation.musdb_scores import StemScores, mean, median_of_medians, score
-from models.evaluation.musdb_songs import STEMS
+from models.evaluation.musdb18 import musdb, musdb_songs
+from models.evaluation.musdb18.musdb_scores import StemScores, mean, median_of_medians, score
+from models.evaluation.musdb18.musdb_songs import STEMS
 from models.options import SeparationOptions
 from tests.models import bands, rendered_songs
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from models.audio import mono, resample
+from models.compute.precision import Arithmetic
 from models.networks.htsat import HTSAT
+from models.networks.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
 from models.networks.unet import HyperParameters, UNet
-from models.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
-from models.precision import Arithmetic
 from models.validation.metrics import sdr, si_sdr
 from tests.models.demo_recordings import recording
 from tests.models.test_networks import SMALL_EAR

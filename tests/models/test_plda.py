@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from models.corpus.clips import Clip, Clips
-from models.plda import PLDAPrior, root
-from models.profiles import Profiles
+from models.queries.plda import PLDAPrior, root
+from models.queries.profiles import Profiles
 from models.runs import plda_fit
 from models.runs.clip_embeddings import keep_share
 

@@ -3,7 +3,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.presence import FEATURES, LOWEST_GAIN_DB, Gate, Levels, QuerySimilarity, Rule, features, level_db, measure
+from models.separation.presence import (
+    FEATURES,
+    LOWEST_GAIN_DB,
+    Gate,
+    Levels,
+    QuerySimilarity,
+    Rule,
+    features,
+    level_db,
+    measure,
+)
 from tests.models.bands import BANDS, RATE, BandDetector, tone
 
 RULE = Rule(window_seconds=0.5)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, surroundings
+from models.queries.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, surroundings
 
 RATE = 32_000
 

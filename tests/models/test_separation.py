@@ -10,8 +10,8 @@ from torch import Tensor
 from models.errors import Cancelled, FormatUnsupported
 from models.networks import Separator
 from models.options import SPEEDS, SeparationOptions
-from models.separation import CrossFade, Masking, Source, Windows, cut, estimates, stems
-from models.speeds import mean_estimate, play
+from models.separation.long_recordings import CrossFade, Masking, Source, Windows, cut, estimates, stems
+from models.separation.speeds import mean_estimate, play
 from tests.models.bands import BANDS, BandSeparator, tone
 
 RATE = 32000

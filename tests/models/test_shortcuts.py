@@ -13,7 +13,7 @@ from models.detection import Detection, framewise
 from models.engine import Engine, SeparatedFiles
 from models.media import AudioUndecodable
 from models.options import SeparationOptions
-from models.short_recordings import RecordingFile
+from models.separation.short_recordings import RecordingFile
 from models.validation.metrics import sdr, si_sdr
 from tests.models.demo_recordings import RECORDINGS, recording
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from models.errors import Cancelled, FormatUnsupported
 from models.options import SeparationOptions
-from models.presence import Gate
-from models.separation import Source
-from models.stems import Spool, SpooledStems, check_names, write
+from models.separation.long_recordings import Source
+from models.separation.presence import Gate
+from models.separation.stems import Spool, SpooledStems, check_names, write
 from tests.models.bands import tone
 
 RATE = 44100

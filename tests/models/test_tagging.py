@@ -15,9 +15,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from typer.testing import CliRunner
 
 from models.corpus.clips import RATE, Clip
-from models.evaluation import group_bootstrap, tagging
-from models.evaluation.detector_under_test import DetectorUnderTest
-from models.evaluation.ranking import area_under_curve, average_precision, d_prime
+from models.evaluation.detectors import tagging
+from models.evaluation.detectors.detector_under_test import DetectorUnderTest
+from models.evaluation.detectors.ranking import area_under_curve, average_precision, d_prime
+from models.evaluation.reports import group_bootstrap
 from models.labels import classes, find
 from tests.models.bands import BandDetector, tone
 

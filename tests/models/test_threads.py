@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.threads import usable_cores, variables
+from models.compute.threads import usable_cores, variables
 from tests.conftest import REPOSITORY
 
 ALLOWED = len(os.sched_getaffinity(0))

@@ -13,6 +13,7 @@ import torch
 from models import checkpoints
 from models.__main__ import main
 from models.audio import Waveform
+from models.compute.precision import has_bfloat16
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import ancestors, with_descendants
 from models.engine import Engine
@@ -20,7 +21,6 @@ from models.errors import LabelUnknown
 from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import find
 from models.networks.yamnet import Yamnet
-from models.precision import has_bfloat16
 from models.runs import clip_embeddings, run_folder
 from models.training import trainers
 from models.validation import mixtures

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models import wiener
+from models.separation import wiener
 
 
 def spectrum(seed: int, *shape: int) -> torch.Tensor:

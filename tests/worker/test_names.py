@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.records.separations import StemRecord, file_name
 from app.separations import names
-from models.stems import check_names
-from models.stems import file_name as file_of_stem
+from models.separation.stems import check_names
+from models.separation.stems import file_name as file_of_stem
 from tests.app.separations.test_names import VALID
 
 INVALID = ["", " ", "a ", "a/b", "a\\b", ".", "..", "x" * 65, "a\nb", "a\x00", "\u202egod", "a\u200b"]

@@ -32,7 +32,7 @@ from app.settings import Settings
 from app.storage import Storage
 from models.audio import Waveform, mono
 from models.engine import Engine
-from models.query import Query
+from models.queries.query import Query
 from tests.app.large_jobs import large_metadata
 from tests.conftest import REPOSITORY
 from tests.worker.test_saved_queries import LEAST_COSINE

@@ -8,10 +8,10 @@ import numpy as np
 
 from models.corpus.clips import RATE
 from models.corpus.decoded import decode
-from models.corpus.formats import open_source, splits_of
-from models.corpus.recordings import Recording
 from models.corpus.relations import with_descendants
 from models.corpus.reserved import reserved_groups
+from models.corpus.sources.formats import open_source, splits_of
+from models.corpus.sources.recordings import Recording
 from models.labels import find
 
 SINGING = "Singing"

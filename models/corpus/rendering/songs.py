@@ -16,7 +16,6 @@ import numpy as np
 
 from models.corpus.clips import RATE
 from models.corpus.packing import Encoded, Settings, encode_piece
-from models.corpus.recordings import Fault, key_of
 from models.corpus.rendering.general_midi import OTHER
 from models.corpus.rendering.scores import midi_files, read
 from models.corpus.rendering.singing import SINGING, Voice
@@ -24,6 +23,7 @@ from models.corpus.rendering.song_writer import write_song
 from models.corpus.rendering.sources import PACKAGES, Bank, ScoreFolder
 from models.corpus.rendering.studio import ROLE_DB, SPREAD_DB, at_level, produce
 from models.corpus.rendering.synthesizer import synthesizer
+from models.corpus.sources.recordings import Fault, key_of
 from models.labels import find
 
 SHARE_OF_SCORES = 0.3  # of songs that are excerpts of MIDI files, if there are any

@@ -1,0 +1,1 @@
+"""Sources of labelled audio: kinds of corpora, each read as recordings."""

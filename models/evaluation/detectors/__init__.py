@@ -1,0 +1,1 @@
+"""Evaluations of detectors: ranking of classes, and times of events."""

@@ -1,0 +1,1 @@
+"""Figures with intervals, as tables, JSON and pictures."""

@@ -1,0 +1,1 @@
+"""Separation: windows, presence of targets, stems."""
