@@ -31,13 +31,16 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
     """Turn a separator's run into a model: weights, config, tables of the training clips and of the
     classes that can be asked for by name, and the run's curve if it has been validated.
 
-    output: folder for the model, or None to put it among the shipped ones, by `name`.
+    output: folder for the model, or None to put it among the shipped ones, by a `name` that none of them has.
     blend: models or runs whose weights are averaged with the run's, all alike, one named twice counting twice. The
     mean of a start and of runs that went apart from it generalises better to sounds that were not in training than any
     of them (Wortsman et al., arXiv 2109.01903 and 2203.05482). Raises ValueError for one of other sizes.
 
-    Presence is fitted on every second validation mixture of the run, if it has any.
+    Presence is fitted on every second validation mixture of the run, if it has any. Raises ValueError for the name of a
+    shipped model.
     """
+    if output is None and name in checkpoints.model_names():
+        raise ValueError(f"{name} is shipped with the program, and would be lost: give --output, or another --name")
     made, clips, classes, log = assembly.assemble(run, name, version)
     if blend:
         states = [made.separator.state_dict(), *(run_folder.separator_weights(each, made.separator) for each in blend)]

@@ -247,6 +247,8 @@ def test_an_encoder_trained_on_a_held_out_class_is_refused(corpus: Path, capsys:
     assert main(["train", "detector", *common, "--hold-out", "Dog", "--run", "ear"]) == 1
     assert "holds another run" in capsys.readouterr().err
     assert main(["ship", "--run", "ear"]) == 1
+    assert "base is shipped with the program, and would be lost" in capsys.readouterr().err
+    assert main(["ship", "--run", "ear", "--output", "made"]) == 1
     assert "ship the run of a separator" in capsys.readouterr().err
 
 
