@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import logging
 import os
 import tempfile
@@ -14,11 +15,10 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import DiskFull, NotFound, Overloaded, StoreUnavailable
-from app.storage import Storage, check_size
+from app.storage import Storage, StoredObject, check_size
 
 log = logging.getLogger("earmark.audio")
 
-_CHUNK_BYTES = 256 * 1024  # of a copy that is read
 _KEPT_SECONDS = 60.0  # after its last use
 
 # Errors of the system that pass: disk space and quota; open files, processes, memory.
@@ -55,20 +55,14 @@ class LocalCopy:
         """Path of the copy, complete once it is written."""
         return Path(f"/proc/{os.getpid()}/fd/{self._copy.fileno()}")
 
-    async def write(self, chunks: AsyncIterator[bytes], limit: int) -> None:
+    async def write(self, chunks: AsyncIterator[bytes], limit: int) -> StoredObject:
         """Write a stream of bytes. Raises `UploadTooLarge` after `limit` bytes, and what `chunks` raises."""
-        size = 0
+        digest, size = hashlib.sha256(), 0
         async for chunk in chunks:
             size += len(chunk)
             check_size(size, limit)
-            await run_in_threadpool(_write, self._copy, chunk)
-
-    async def read(self) -> AsyncIterator[bytes]:
-        """Yield the bytes that were written."""
-        position = 0
-        while chunk := await run_in_threadpool(os.pread, self._copy.fileno(), _CHUNK_BYTES, position):
-            position += len(chunk)
-            yield chunk
+            await run_in_threadpool(_write, self._copy, chunk, digest)
+        return StoredObject(size, digest.hexdigest())
 
 
 class _Kept:
@@ -164,7 +158,8 @@ class LocalCopies:
             kept.filled.cancel()
 
 
-def _write(copy: RawIOBase, chunk: bytes) -> None:
+def _write(copy: RawIOBase, chunk: bytes, digest: "hashlib._Hash") -> None:
+    digest.update(chunk)
     remaining = memoryview(chunk)
     while remaining:
         remaining = remaining[copy.write(remaining) or 0 :]

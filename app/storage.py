@@ -143,6 +143,22 @@ class Storage:
                 raise _translate(error) from error
         return StoredObject(size, digest.hexdigest())
 
+    async def put_local(self, key: str, path: Path) -> None:
+        """Write a local file, which the store's client reads itself, with a few parts of it in memory at a time."""
+        with _observe("upload"):
+            try:
+                await obstore.put_async(
+                    self._store,
+                    _check_key(key),
+                    path,
+                    use_multipart=True,
+                    chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
+                    max_concurrency=_CONCURRENT_PARTS,
+                )
+            except Exception as error:
+                log.error("upload %s: %s", key, error)
+                raise _translate(error) from error
+
     def put_file(self, key: str, path: Path) -> StoredObject:
         """Write a local file, block by block."""
         digest, size = hashlib.sha256(), 0

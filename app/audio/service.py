@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 import anyio
 from anyio.to_thread import run_sync
@@ -23,7 +23,7 @@ from app.local_copies import LocalCopy
 from app.media import probe
 from app.records.audio import Audio, TrackRecord, store_key, waveform_key
 from app.records.ids import AUDIO, is_id, new_id
-from app.storage import check_size
+from app.storage import StoredObject, check_size
 
 log = logging.getLogger("earmark.audio")
 
@@ -63,31 +63,33 @@ class Uploads:
         with deps.budgets.count_refusal("kept_uploads"):
             await run_in_threadpool(deps.audio.require_room, owner)
         with LocalCopy() as copy:
-            await copy.write(part.chunks, settings.upload_bytes)
+            received = await copy.write(part.chunks, settings.upload_bytes)
             # First, so that what is no audio costs the store nothing.
             async with deps.budgets.probes.hold(owner):
                 info = await probe.probe(copy.path, settings)
             async with deps.budgets.store_writes.hold(owner):
-                audio = await self._store(copy, info, audio_id, part.filename)
+                audio = await self._store(copy.path, received, info, audio_id, part.filename)
         self.created.append(audio)
         access_log.note_made(audio.id)
         deps.metrics.uploaded.inc(audio.bytes)
         return audio
 
-    async def _store(self, copy: LocalCopy, info: probe.MediaInfo, audio_id: str | None, filename: str | None) -> Audio:
+    async def _store(
+        self, path: Path, received: StoredObject, info: probe.MediaInfo, audio_id: str | None, filename: str | None
+    ) -> Audio:
         """Write a probed file to the store, and its record."""
         deps, settings = self._deps, self._deps.settings
         audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(deps.clock.now))
         await run_in_threadpool(deps.audio.register_write, audio_id)
         try:
-            stored = await deps.storage.put_stream(store_key(audio_id), copy.read(), settings.upload_bytes)
+            await deps.storage.put_local(store_key(audio_id), path)
             now = deps.clock.now()
             audio = Audio(
                 id=audio_id,
                 owner=deps.caller.key_id,
                 filename=sanitize_filename(filename),
-                bytes=stored.bytes,
-                sha256=stored.sha256,
+                bytes=received.bytes,
+                sha256=received.sha256,
                 content_type=info.content_type,
                 container=info.container,
                 codec=info.codec,
