@@ -97,7 +97,7 @@ def models() -> None:
 
 # Advice that the error itself cannot give, by its code.
 _NEXT = {
-    "checkpoint_invalid": "give --weights a model's name or a folder of convert or ship, or --separator the authors' file",
+    "checkpoint_invalid": "give --weights a model's name or a folder of convert or ship, or --separator a checkpoint",
     "query_model_mismatch": "make the query again with embed and the same --weights",
     "corpus_invalid": "corpus --help lists the formats",
     "label_unknown": "give --query an example of the sound, or ask in your own words with --text",
