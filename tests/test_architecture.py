@@ -4,6 +4,7 @@ Read from the source. Architecture tests inside `models` are in `tests/models`.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,9 +170,30 @@ def test_the_front_end_loads_no_torch_and_no_decoder() -> None:
     assert not set(loaded) & (HEAVY | {"av", "models", "worker"})
 
 
+def test_programs_written_as_text_import_modules_that_exist() -> None:
+    """Tests start programs from strings, and documents show some: none imports a module that has moved."""
+    statement = re.compile(r"^\s*(?:from|import) ((?:app|models|worker|tests)(?:\.\w+)+)\b", re.MULTILINE)
+    found = {
+        (path, module)
+        for path in tracked_files("*.py", "*.md")
+        for module in statement.findall((REPOSITORY / path).read_text())
+    }
+    assert len(found) > 1000
+
+    def exists(module: str) -> bool:
+        path = REPOSITORY.joinpath(*module.split("."))
+        return path.is_dir() or path.with_suffix(".py").exists()
+
+    assert sorted((path, module) for path, module in found if not exists(module)) == []
+
+
+def tracked_files(*patterns: str) -> list[str]:
+    ran = subprocess.run(["git", "ls-files", *patterns], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
 def test_the_top_level_is_closed() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert {line.split("/")[0] for line in tracked.stdout.splitlines()} <= TOP_LEVEL
+    assert {path.split("/")[0] for path in tracked_files()} <= TOP_LEVEL
 
 
 def test_no_file_is_named_for_nothing() -> None:

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 _COUNT = """
 import resource, sys
 import numpy as np
-from models.allocator import keep_freed_memory
+from models.compute.allocator import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory({}):
     sys.exit("another allocator")
 np.ones(1 << 21).sum()

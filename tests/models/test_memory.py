@@ -18,7 +18,7 @@ import soundfile
 import torch
 from models.bench.machine import peak_mib
 from models.engine import Engine
-from models.query import Query
+from models.queries.query import Query
 from tests.models.bands import BANDS, bundle
 
 folder, rate, random = Path(sys.argv[1]), 44100, np.random.default_rng(0)
@@ -42,7 +42,7 @@ import torch
 from models.bench.machine import peak_mib
 from models.engine import Engine
 from models.options import SeparationOptions
-from models.query import Query
+from models.queries.query import Query
 from tests.models.bands import BANDS, bundle
 
 torch.set_num_threads(1)
