@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
 
+from models.evaluation.detectors.ranking import area_under_curve
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.reports.summaries import table_of
 from models.separation.presence import Rule, measure
@@ -64,12 +66,12 @@ def figures(rule: Rule, there: Tensor, missing: Tensor, below: Tensor) -> Presen
     """Return the figures. there, missing: presence of each row's present and absent query (N,); below: level of the
     latter's estimates below the mixtures in dB, before the gate."""
     gains = torch.tensor([[rule.gain_db(presence) for presence in of.tolist()] for of in (there, missing)])
-    scores = torch.cat([there, missing])
-    truth = torch.cat([torch.ones_like(there), torch.zeros_like(missing)])
+    scores = torch.cat([there, missing]).numpy()
+    truth = np.arange(len(scores)) < len(there)
     limit = there.double().quantile(CUT_SHARE, interpolation="lower")
     return Presence(
         rows=len(there),
-        area=separation_figures.area_under_curve(scores, truth),
+        area=float(area_under_curve(scores, truth)),
         lost=_share(gains[0] < -LOSS_DB),
         cut_by_mask=_share(below >= CUT_DB),
         cut_by_gate=_share(below - gains[1] >= CUT_DB),

@@ -23,7 +23,6 @@ class Report:
         self._held_out = sorted(classes_never_seen(bundle.config))
         self._from = "every stage" if bundle.config.get("held_out") else "the separator"
         self.other: str | None = None
-        self.other_measured: PairFigures | None = None
         self.other_result: Result | None = None
         self.differences: dict[str, Estimate] = {}
 
@@ -31,7 +30,7 @@ class Report:
         """Add another model's figures. Raises ValueError if they are of other rows."""
         if measured.rows != self.measured.rows:
             raise ValueError("the two models were measured on different mixtures: their rows do not pair")
-        self.other, self.other_measured, self.other_result = bundle.model_id, measured, summarise(measured)
+        self.other, self.other_result = bundle.model_id, summarise(measured)
         bootstrap = TwoLevel(measured.labels, measured.groups)
         ours, theirs = drop_incomplete(self.measured.values), drop_incomplete(measured.values)
         self.differences = {name: bootstrap.difference(ours[name], theirs[name]) for name in ours}

@@ -1,6 +1,5 @@
 """Figures of a separator on listed mixtures."""
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -75,21 +74,6 @@ def summary(measured: dict[str, Tensor]) -> dict[str, float]:
         "right_si_sdri": measured["si_sdri"][~measured["wrong"]].mean().item(),
         "absent": measured["absent"].mean().item(),
     }
-
-
-def by_class(improvements: Tensor, labels: list[str]) -> list[tuple[str, float]]:
-    """Return the mean improvement of each class, best first."""
-    gains: dict[str, list[float]] = defaultdict(list)
-    for label, gain in zip(labels, improvements.tolist(), strict=True):
-        gains[label].append(gain)
-    return sorted(((label, sum(some) / len(some)) for label, some in gains.items()), key=lambda item: -item[1])
-
-
-def area_under_curve(scores: Tensor, there: Tensor) -> float:
-    """Return the probability that a present target scores above an absent one."""
-    present, absent = scores[there > 0], scores[there == 0]
-    above = (present[:, None] > absent[None]).double() + 0.5 * (present[:, None] == absent[None]).double()
-    return above.mean().item()
 
 
 def stack(rows: list[Mixture], kind: str) -> Tensor:

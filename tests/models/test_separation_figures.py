@@ -52,8 +52,3 @@ def test_the_ideal_mask_is_a_bound(rows: list[Mixture], figures: dict[str, torch
     ideal = ideal_mask(BandSeparator(), mixtures, targets)
     bound = separation_figures.si_sdr(ideal, targets) - separation_figures.si_sdr(mixtures, targets)
     assert (bound >= figures["si_sdri"]).all()
-
-
-def test_classes_are_listed_best_first() -> None:
-    listed = separation_figures.by_class(torch.tensor([1.0, 5.0, 3.0]), ["a", "b", "a"])
-    assert listed == [("b", 5.0), ("a", 2.0)]

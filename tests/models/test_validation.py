@@ -9,7 +9,6 @@ import torch
 from models.corpus.relations import are_related
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
-from models.validation.separation_figures import area_under_curve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,4 +45,3 @@ def test_measures() -> None:
     assert torch.allclose(sdr(estimate, target), torch.full((4,), 20.0), atol=1e-3)
     assert torch.allclose(sdr(0.5 * target, target), torch.full((4,), 6.02), atol=1e-2)
     assert torch.allclose(attenuation(0.1 * target, target), torch.full((4,), 20.0), atol=1e-3)
-    assert area_under_curve(torch.tensor([3.0, 1.0, 2.0, 0.0]), torch.tensor([1, 1, 0, 0])) == 0.75

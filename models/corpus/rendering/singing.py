@@ -23,7 +23,6 @@ REPEATS = 0.5  # share of phrases that are the one before again
 class Voice:
     """Phrases of one source group: samples int16 at 32 kHz."""
 
-    mids: tuple[str, ...]
     group: str
     source: dict[str, Any]
     phrases: tuple[np.ndarray, ...]
@@ -54,8 +53,7 @@ def voices(corpus: Path) -> tuple[Voice, ...]:
             if recording is not None and len(samples) >= SHORTEST * RATE:
                 found.setdefault(row.group, []).append((row, samples))
     return tuple(
-        Voice(rows[0][0].mids, group, rows[0][0].source, tuple(samples for _, samples in rows))
-        for group, rows in sorted(found.items())
+        Voice(group, rows[0][0].source, tuple(samples for _, samples in rows)) for group, rows in sorted(found.items())
     )
 
 

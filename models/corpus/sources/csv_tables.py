@@ -38,10 +38,6 @@ class Tables:
         return self.folder.name
 
     @property
-    def splits(self) -> tuple[str, ...]:
-        return splits(self.root)
-
-    @property
     def folder(self) -> Path:
         return self.root.parent if self.root.is_file() else self.root
 

@@ -34,10 +34,6 @@ class Musdb:
     def name(self) -> str:
         return self.root.name
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return splits(self.root)
-
     def files(self) -> Iterator[Path]:
         for track in _tracks(self.root, self.split):
             yield from sorted(track.glob("*.wav")) if track.is_dir() else [track]

@@ -52,10 +52,6 @@ class Packed:
     def name(self) -> str:
         return self.root.stem if self.root.is_file() else self.root.name
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return splits(self.root)
-
     def files(self) -> Iterator[Path]:
         yield from (path for path in hdf5_files(self.root) if split_of(path) == self.split)
 

@@ -89,11 +89,6 @@ class Source(Protocol):
     @property
     def split(self) -> str: ...
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """All splits of the corpus."""
-        ...
-
     def files(self) -> Iterator[Path]:
         """Yield every file of the split, on which the cache's name depends."""
         ...

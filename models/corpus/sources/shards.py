@@ -34,10 +34,6 @@ class Shards:
     def name(self) -> str:
         return self.root.name
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return splits(self.root)
-
     def files(self) -> Iterator[Path]:
         named = [(path, _NAME.fullmatch(path.name)) for path in self.root.glob("*.tar")]
         # By number: from a thousand shards on, names sort differently.

@@ -12,7 +12,7 @@ from models.errors import CorpusInvalid
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Source of every audio file below a folder, each a recording without classes; it has no splits."""
+    """Source of every audio file below a folder, each a recording without classes."""
 
     root: Path
     split: str = "unlabelled"
@@ -20,10 +20,6 @@ class Unlabelled:
     @property
     def name(self) -> str:
         return self.root.name
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return (self.split,)
 
     def files(self) -> Iterator[Path]:
         if not self.root.is_dir():
