@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from models import labels
-from models.console import console, print_journal, print_json, print_separation, progress_bar, progress_console, shown
+from models.console import console, print_json, print_separation, progress_bar, progress_console, shown
 from models.formats import FORMATS
 from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, SeparationOptions
 
@@ -140,6 +140,7 @@ def separate(
     classes = [(labels.find(name).slug, engine.label(name)) for name in label or []]
     classes += [(slug(words), _text_query(engine, words)) for words in text or []]
     if several:
+        from models.many.journal import print_journal
         from models.many.separating import separate_all
 
         queries = _queries(engine, None, query or [], query_text, spans, classes, [])
@@ -206,6 +207,7 @@ def detect(
 
     if output is not None or not is_one(recordings):
         from models.many.detecting import detect_all
+        from models.many.journal import print_journal
 
         if plot is not None:
             raise typer.BadParameter("draws one recording: give one file, and no --output", param_hint="--plot")

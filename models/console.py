@@ -1,4 +1,4 @@
-"""What the commands of `python -m models` print: tables, JSON, progress bars; warnings and progress to stderr."""
+"""What the commands of `python -m models` print: tables, JSON and progress bars; warnings and progress to stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from models.many.journal import Journal
     from models.separation.separated_files import SeparatedFiles
 
 progress_console = Console(stderr=True)
@@ -47,23 +55,6 @@ def print_separation(done: SeparatedFiles) -> None:
         console.print(f"All stems are {-20 * math.log10(done.gain):.1f} dB quieter, so that nothing clips.")
 
 
-def print_journal(journal: Journal, as_json: bool) -> None:
-    """Print what was done with many recordings, and exit with 1 if any has failed."""
-    if as_json:
-        typer.echo(json.dumps(journal.rows, indent=2))
-    else:
-        table = Table(Column("recording", overflow="fold"), "status", *journal.shown)
-        for row in journal.rows:
-            table.add_row(*(shown(row.get(column, "")) for column in ("recording", "status", *journal.shown)))
-        console.print(table)
-        for row in journal.rows:
-            if row["error"]:
-                progress_console.print(f"[red]{shown(row['error'])}", soft_wrap=True)
-        console.print(f"{journal.summary}: {shown(journal.path)}")
-    if journal.failed:
-        raise typer.Exit(1)
-
-
 def shown(name: str | Path) -> str:
     """Return a file's name for rich, which takes brackets for markup."""
     from models.own_recordings import printable
@@ -75,11 +66,23 @@ def shown(name: str | Path) -> str:
 def progress_bar(title: str) -> Iterator[Callable[[float, str], None]]:
     """Show a bar; yield the function that advances it to a ratio, and changes its title."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    visible = progress_console.is_terminal  # a log has no use for a bar
-    columns = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console, transient=True, disable=not visible) as progress:
+    with _transient_bar(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda ratio, stage: progress.update(task, completed=ratio, description=stage)
+
+
+@contextmanager
+def count_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar; yield the function that adds to its count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with _transient_bar(*columns, TimeRemainingColumn()) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _transient_bar(*columns: ProgressColumn) -> Progress:
+    """Return a bar that is shown in terminals only, since a log has no use for one."""
+    return Progress(*columns, console=progress_console, transient=True, disable=not progress_console.is_terminal)
 
 
 def print_json(answer: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from models.compute.threads import usable_cores
+from models.console import console, progress_console
 from models.corpus import checks, statistics
 from models.corpus import manifest as manifests
 from models.corpus.decoded import write_faults
@@ -39,8 +39,6 @@ app = typer.Typer(
     "packed HDF5, MUSDB18. A file's name is its split (train.csv, valid.csv, test.csv), or a CSV has a column split. "
     "Invalid rows are reported with their place and left out.",
 )
-console = Console()
-errors = Console(stderr=True)
 
 Corpus = Annotated[
     Path,
@@ -81,7 +79,7 @@ def pack_corpus(
     table = Table("split", "shards", "clips", "hours", "left over", "faults")
     for name in _splits(source, split):
         opened = open_source(source, name)
-        with errors.status(f"counting {name}"):
+        with progress_console.status(f"counting {name}"):
             rows = sum(1 for _ in opened)
         with _bar(f"packing {name}", rows) as advance:
             tally = pack(opened, output, settings, workers, _tally_reporter(advance))
@@ -129,7 +127,7 @@ def render_songs(
     check_format(format, 32_000, 1)
     banks = sources.banks(bank)
     synthesizer(banks[0].path, sources.PACKAGES)
-    with errors.status("reading the sources"):
+    with progress_console.status("reading the sources"):
         apart_from = validation_groups(vocals) if vocals else frozenset()
         sung = voices(vocals) if vocals else ()
     count = math.ceil(hours * 3600 / seconds)
@@ -208,7 +206,7 @@ def check(
     console.print(f"{len(shared)} groups in two splits")
     for group, splits in list(shared.items())[:FIRST]:
         console.print(f"  {group}: {', '.join(splits)}", highlight=False)
-    with errors.status("comparing splits"):
+    with progress_console.status("comparing splits"):
         same = checks.duplicates_across_splits(corpus, measured.recordings)
     _show_pairs(same, measured.recordings, pairs)
     if shared or same:
@@ -240,7 +238,7 @@ def _splits(corpus: Path, wanted: list[str] | None) -> tuple[str, ...]:
 
 def _survey(corpus: Path, split: list[str] | None, workers: int) -> CorpusMeasurements:
     names = _splits(corpus, split)
-    with errors.status("counting"):
+    with progress_console.status("counting"):
         rows = sum(1 for name in names for _ in open_source(corpus, name))
     with _bar("decoding", rows) as advance:
         measured = measure_corpus(corpus, names, workers, lambda seconds: advance(1, seconds))
@@ -256,7 +254,7 @@ def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
         *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[speed]}"), TimeElapsedColumn()),
     )
-    with Progress(*columns, console=errors) as progress:
+    with Progress(*columns, console=progress_console) as progress:
         task = progress.add_task(doing, total=rows, speed="")
         measured = 0.0
 
@@ -317,8 +315,8 @@ def _report(faults: list[Fault], output: Path | None, quiet: bool = False) -> No
         write_faults(faults, output)
     if quiet or not faults:
         return
-    errors.print(f"{len(faults)} faults: {summarise(faults)}", highlight=False)
+    progress_console.print(f"{len(faults)} faults: {summarise(faults)}", highlight=False)
     for fault in faults[:FIRST]:
-        errors.print(f"  {fault}", highlight=False, markup=False)
+        progress_console.print(f"  {fault}", highlight=False, markup=False)
     if len(faults) > FIRST and output is None:
-        errors.print(f"  and {len(faults) - FIRST} more: --faults FILE lists all", highlight=False)
+        progress_console.print(f"  and {len(faults) - FIRST} more: --faults FILE lists all", highlight=False)

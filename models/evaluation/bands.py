@@ -13,15 +13,16 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from models.commands import Device
+from models.console import console, progress_console
 from models.corpus.decoded import load
 from models.corpus.rendering.scores import midi_files
 from models.evaluation import band_mixtures, midi_scores, reporting_mixtures
+from models.evaluation.arguments import Bank, Cache, DrawnRows, Output, Scores, WeightsOrRun
 from models.evaluation.band_mixtures import Bands, Row
 from models.evaluation.mixture_figures import MAIN_QUERIES
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
@@ -40,14 +41,7 @@ from models.evaluation.reports.summaries import (
 from models.labels import find
 from models.validation.metrics import improvements, sdr, si_sdr
 
-console, progress_console = Console(), Console(stderr=True)
-
-Folders = Annotated[
-    list[Path] | None,
-    typer.Option("--scores", help="Folder of MIDI files, again for each. Default: those of Debian's packages."),
-]
-Bank = Annotated[Path, typer.Option(help="Sound bank, SF2.", dir_okay=False)]
-Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False)]
+Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")]
 
 
 @dataclass(frozen=True)
@@ -155,17 +149,17 @@ class Report:
 
 
 def evaluate_bands(
-    corpus: Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")],
-    weights: Annotated[
-        str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
-    ] = "base",
-    folders: Folders = None,
+    corpus: Corpus,
+    weights: WeightsOrRun = "base",
+    folders: Scores = None,
     bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
-    list_file: Rows = band_mixtures.BANDS,
+    list_file: Annotated[
+        Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False)
+    ] = band_mixtures.BANDS,
     device: Device = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    cache: Cache = Path(".cache"),
+    output: Output = None,
 ) -> None:
     """Evaluate on instruments of bands that play scores: one instrument against the rest, at the score's levels."""
     bands = _bands(folders, bank)
@@ -183,13 +177,13 @@ def evaluate_bands(
 
 
 def draw_bands(
-    corpus: Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")],
-    folders: Folders = None,
+    corpus: Corpus,
+    folders: Scores = None,
     bank: Bank = midi_scores.BANK,
-    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = band_mixtures.BANDS,
+    output: DrawnRows = band_mixtures.BANDS,
     rows: Annotated[int, typer.Option(help="How many.", min=1)] = band_mixtures.ROWS,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = band_mixtures.SEED,
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    cache: Cache = Path(".cache"),
 ) -> None:
     """Draw the list of instruments in bands; the same scores, bank, corpus and seed draw the same rows."""
     bands = _bands(folders, bank)

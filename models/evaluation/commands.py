@@ -1,20 +1,18 @@
 """`python -m models evaluate ...`: each command prints a table, and writes JSON and a picture on request."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import checkpoints
 from models.commands import DetectorFile, Device, QualityOption, SeparatorFile
+from models.console import console, count_bar, progress_console
 from models.corpus.decoded import load
 from models.corpus.sources.formats import open_source, splits_of
 from models.evaluation import bands, failures_report, mixture_figures, practical, reporting_mixtures
+from models.evaluation.arguments import Cache, Corpus, DrawnRows, Output, Plot, WeightsOrRun
 from models.evaluation.detectors import events, tagging
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.musdb18 import musdb
@@ -36,14 +34,6 @@ app.command("bands")(bands.evaluate_bands)
 app.command("draw-bands")(bands.draw_bands)
 app.command("practical")(practical.evaluate_practical)
 app.command("draw-practical")(practical.draw_practical)
-console = Console()
-progress_console = Console(stderr=True)
-
-Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split is used.")]
-Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
-WeightsOrRun = Annotated[str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")]
-Output = Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)]
-Plot = Annotated[Path | None, typer.Option(help="Picture, such as gains.png.", dir_okay=False)]
 
 
 @app.command("mixtures")
@@ -80,7 +70,7 @@ def evaluate_mixtures(
         trained = Sounds(decode_clips(open_source(corpus, "train"), keys))
     else:
         progress_console.print(f"{corpus} has no training split: no figures for queries from training clips")
-    with progress_bar("mixtures", len(listed)) as advance:
+    with count_bar("mixtures", len(listed)) as advance:
         summary = Summary(mixture_figures.measure(subject, listed, Sounds(clips), trained, advance))
     if "label" not in summary.queries:
         progress_console.print(f"{subject.model_id} has no class embeddings: no figures for labels")
@@ -118,7 +108,7 @@ def evaluate_compare(
 @app.command("draw")
 def evaluate_draw(
     corpus: Corpus,
-    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = reporting_mixtures.REPORTING,
+    output: DrawnRows = reporting_mixtures.REPORTING,
     rows: Annotated[int, typer.Option(help="How many.", min=2)] = reporting_mixtures.ROWS,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = reporting_mixtures.SEED,
     cache: Cache = Path(".cache"),
@@ -136,15 +126,3 @@ def _subject(
     if detector or separator:
         return ModelUnderTest(checkpoints.authors_bundle(detector, separator), device, quality)
     return ModelUnderTest(load_bundle(weights), device, quality)
-
-
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where that is a terminal; yields a function that adds to it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    shown = progress_console.is_terminal  # a log has no use for a bar
-    with Progress(
-        *columns, TimeRemainingColumn(), console=progress_console, transient=True, disable=not shown
-    ) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)

@@ -10,14 +10,14 @@ import torch
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from models.commands import Device
+from models.console import console, count_bar, progress_console
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
 from models.evaluation import failures, reporting_mixtures
+from models.evaluation.arguments import Cache, WeightsOrRun
 from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.failures import GAIN, PROPERTIES, Property
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
@@ -33,8 +33,6 @@ SHOWN = 10
 PICTURE_BANDS, PICTURE_HOP = 64, 640
 RANGE_DB, STEP_DB = 60.0, 4.0  # below a picture's loudest point, which is the darkest; steps keep the file small
 
-console, progress_console = Console(), Console(stderr=True)
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -47,14 +45,12 @@ class Shown:
 def evaluate_worst(
     corpus: Annotated[Path, typer.Option(help="Folder with the corpus that the figures are of.")],
     figures: Annotated[Path, typer.Option(help="JSON that `evaluate mixtures` wrote.", exists=True, dir_okay=False)],
-    weights: Annotated[
-        str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
-    ] = "base",
+    weights: WeightsOrRun = "base",
     list_file: Annotated[
         Path, typer.Option("--list", help="The list of the figures.", exists=True, dir_okay=False)
     ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
+    cache: Cache = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the tables.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the worst, such as worst.png.", dir_okay=False)] = None,
 ) -> None:
@@ -67,10 +63,9 @@ def evaluate_worst(
     everything = reporting_mixtures.read(list_file)
     listed = [everything[number] for number in measured.numbers]
     sounds = Sounds(load(corpus, "valid", cache, progress_console.print))
-    with Progress(console=progress_console, transient=True, disable=not progress_console.is_terminal) as progress:
-        task = progress.add_task("detecting", total=len(listed))
+    with count_bar("detecting", len(listed)) as advance:
         network = DetectorUnderTest(subject.model_id, bundle.detector, device)
-        values = failures.properties(subject, network, listed, sounds, lambda done: progress.advance(task, done))
+        values = failures.properties(subject, network, listed, sounds, advance)
     found = [failures.thirds(name, values[name], measured) for name in PROPERTIES]
     for table in (losses_table(measured), properties_table(found)):
         console.print(table)

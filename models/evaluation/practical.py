@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from models.commands import Device
+from models.console import console, progress_console
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load
 from models.corpus.rendering.scores import midi_files
 from models.corpus.reserved import reserved_groups
 from models.evaluation import midi_scores, practical_mixtures, reporting_mixtures
+from models.evaluation.arguments import Bank, Cache, DrawnRows, Output, WeightsOrRun
 from models.evaluation.band_mixtures import Bands
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.practical_mixtures import PracticalRow, PracticalSounds
@@ -31,8 +32,6 @@ from models.labels import find
 from models.queries.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
 
-console, progress_console = Console(), Console(stderr=True)
-
 QUERIES = {"own": "own segment", "example": "1 clip", "label": "label", "span": "span of it"}
 SPAN = RATE  # samples of the recording that a user points at
 
@@ -40,9 +39,6 @@ Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid 
 Scores = Annotated[
     list[Path] | None, typer.Option("--scores", help="Folder of MIDI files, again for each. Default: as unpacked.")
 ]
-Bank = Annotated[Path, typer.Option(help="Sound bank, SF2.", dir_okay=False)]
-Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False)]
-Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
 
 
 @dataclass(frozen=True)
@@ -183,16 +179,16 @@ class Report:
 
 def evaluate_practical(
     corpus: Corpus,
-    weights: Annotated[
-        str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
-    ] = "base",
+    weights: WeightsOrRun = "base",
     folders: Scores = None,
     bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
-    list_file: Rows = practical_mixtures.PRACTICAL,
+    list_file: Annotated[
+        Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False)
+    ] = practical_mixtures.PRACTICAL,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    output: Output = None,
 ) -> None:
     """Evaluate on what people ask for most: speech in weather and crowds, singing, instruments, animals, sirens."""
     listed = practical_mixtures.read_rows(list_file)
@@ -211,7 +207,7 @@ def draw_practical(
     corpus: Corpus,
     folders: Scores = None,
     bank: Bank = midi_scores.BANK,
-    output: Annotated[Path, typer.Option(help="CSV file for the rows.", dir_okay=False)] = practical_mixtures.PRACTICAL,
+    output: DrawnRows = practical_mixtures.PRACTICAL,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = practical_mixtures.SEED,
     cache: Cache = Path(".cache"),
 ) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from models.console import console
 from models.experiments.ablation_table import BASELINE, figures_of, hides, row_of, tables, write
 from models.experiments.zero_shot_command import evaluate_app
 from models.training import commands as training
@@ -23,7 +23,6 @@ CHANNELS = "16,32,64,128"  # 2.6 M parameters: trains on 110 s of audio a second
 STEPS = 700  # 12 hours of audio, about 7 minutes of one core
 ROWS = 300
 DONE = "ablation.json"  # in a run's folder once it is evaluated: the commands that made it
-console = Console()
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from torch import Tensor
 from models import checkpoints
 from models.checkpoints import Bundle
 from models.commands import Device
+from models.console import console, count_bar, progress_console
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
 from models.evaluation import reporting_mixtures
-from models.evaluation.commands import Cache, Corpus, Output, console, progress_bar, progress_console
+from models.evaluation.arguments import Cache, Corpus, Output
 from models.evaluation.model_under_test import ModelUnderTest
 from models.evaluation.rendering import Mix, Sounds
 from models.evaluation.reports.bootstrap import TwoLevel
@@ -182,7 +183,7 @@ def evaluate_names(
     }
     report = {"model": subject.model_id, "label_weight": LABEL_WEIGHT, "lists": {}}
     for title, (cases, predicted) in lists.items():
-        with progress_bar(title, len(cases)) as advance:
+        with count_bar(title, len(cases)) as advance:
             values = measure(subject, cases, sounds, predicted, advance)
         report["lists"][title] = _print(title, cases, values)
     if output:

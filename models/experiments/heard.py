@@ -17,11 +17,12 @@ from rich.progress import track
 from torch import Tensor
 
 from models.commands import Device
+from models.console import console, progress_console
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import load
 from models.corpus.relations import are_related, with_descendants
 from models.corpus.reserved import reserved_groups
-from models.evaluation.commands import Cache, Corpus, console, progress_console
+from models.evaluation.arguments import Cache, Corpus
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Mix, Sounds, mix_sources, random_start
 from models.evaluation.reports.bootstrap import TwoLevel

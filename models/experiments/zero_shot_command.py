@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from models.commands import Device
+from models.console import console, count_bar, progress_console
 from models.corpus.decoded import load
-from models.evaluation.commands import Cache, Corpus, Output, Plot, console, progress_bar, progress_console
+from models.evaluation.arguments import Cache, Corpus, Output, Plot
 from models.evaluation.commands import app as evaluate_app
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.rendering import Sounds
@@ -66,7 +67,7 @@ def evaluate_zero_shot(
     if other and not valid_only:
         progress_console.print(f"{other.name} was trained on some of these clips, if on this corpus: see --valid-only")
     sounds = Sounds(*clips)
-    with progress_bar("mixtures", len(drawn) * (2 if other else 1)) as advance:
+    with count_bar("mixtures", len(drawn) * (2 if other else 1)) as advance:
         report = Report(bundle, zero_shot.measure(ModelUnderTest(bundle, device), drawn, sounds, advance))
         if other:
             report.put_beside(other, zero_shot.measure(ModelUnderTest(other, device), drawn, sounds, advance))

@@ -10,6 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+import typer
+from rich.table import Column, Table
+
+from models.console import console, progress_console, shown
 from models.many.inputs import Input
 from models.own_recordings import printable
 
@@ -119,6 +123,23 @@ class Journal:
         digest = self._digest.copy()
         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
         return digest.hexdigest()[:16]
+
+
+def print_journal(journal: Journal, as_json: bool) -> None:
+    """Print what was done with many recordings, and exit with 1 if any has failed."""
+    if as_json:
+        typer.echo(json.dumps(journal.rows, indent=2))
+    else:
+        table = Table(Column("recording", overflow="fold"), "status", *journal.shown)
+        for row in journal.rows:
+            table.add_row(*(shown(row.get(column, "")) for column in ("recording", "status", *journal.shown)))
+        console.print(table)
+        for row in journal.rows:
+            if row["error"]:
+                progress_console.print(f"[red]{shown(row['error'])}", soft_wrap=True)
+        console.print(f"{journal.summary}: {shown(journal.path)}")
+    if journal.failed:
+        raise typer.Exit(1)
 
 
 def _key(one: Input) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import nn
 
 from models.checkpoints import as_tuples
 from models.checkpoints import load as load_model
+from models.console import progress_console
 from models.corpus.clips import Clips
 from models.corpus.decoded import load
 from models.corpus.relations import with_descendants
@@ -34,8 +34,6 @@ SETUP = "run.json"
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 QUERIES = ("embeddings", "probabilities")
-
-progress_console = Console(stderr=True)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from models import checkpoints
+from models.console import progress_console
 from models.runs import run_folder
-from models.runs.run_folder import progress_console
 from models.training import detector as detecting
 from models.training import paper, shipping, trainers
 from models.training.loop import Schedule

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.runs.run_folder import progress_console
+from models.console import progress_console
 from models.training.loop import Advance, Loop, Report
 
 LINE_SECONDS = 60.0

@@ -18,6 +18,7 @@ from torch import nn
 from models.checkpoints import as_tuples
 from models.compute.precision import has_bfloat16
 from models.compute.threads import usable_cores
+from models.console import progress_console
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load_source
 from models.corpus.sources.unlabelled import Unlabelled
@@ -32,7 +33,6 @@ from models.runs.run_folder import (
     SETUP,
     Place,
     load_query_encoder,
-    progress_console,
     read_setup,
     separator_weights,
 )

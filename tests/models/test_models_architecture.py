@@ -14,10 +14,9 @@ ROWS = (
     {"media", "authors", "detection"},
     {"queries"},
     {"checkpoints", "corpus", "own_recordings", "plots", "separation"},
-    {"named_queries", "short_detections"},
+    {"console", "named_queries", "short_detections"},
     {"engine", "runs", "validation"},
     {"many"},
-    {"console"},
     {"bench", "commands"},
     {"training", "evaluation"},  # neither imports the other
     {"experiments"},

@@ -16,15 +16,16 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from models.commands import Device, Weights
+from models.console import console, progress_console
 from models.corpus.decoded import load
 from models.corpus.relations import are_related
 from models.detection import timeline
+from models.evaluation.arguments import Cache, Output, Plot
 from models.evaluation.detectors import soundscapes, strong_labels
 from models.evaluation.detectors.detector_under_test import DetectorAlone, DetectorUnderTest
 from models.evaluation.detectors.event_counts import MEASURES, Counts, count
@@ -34,8 +35,6 @@ from models.labels import ontology
 from models.options import THRESHOLD
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-
-console, progress_console = Console(), Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,9 @@ def evaluate_events(
         float, typer.Option(help="Probability that an event must reach.", min=0.001, max=1)
     ] = THRESHOLD,
     device: Device = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture, such as out.png.", dir_okay=False)] = None,
+    cache: Cache = Path(".cache"),
+    output: Output = None,
+    plot: Plot = None,
 ) -> None:
     """Evaluate a model's detector: event-based and segment-based F1 on strongly labelled recordings or soundscapes."""
     if (corpus is None) == (strong_table is None):

@@ -14,14 +14,15 @@ import numpy as np
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from models.commands import Device, Weights
+from models.console import console, progress_console
 from models.corpus.clips import RATE, Clip
 from models.corpus.decoded import load
 from models.corpus.relations import self_and_ancestors, uncertain_classes
+from models.evaluation.arguments import Cache, Output
 from models.evaluation.detectors.detector_under_test import DetectorAlone, DetectorUnderTest
 from models.evaluation.detectors.ranking import area_under_curve, average_precision, d_prime
 from models.evaluation.reports import group_bootstrap, json_report
@@ -29,8 +30,6 @@ from models.evaluation.reports.group_bootstrap import interval
 from models.labels import ontology
 
 _SHOWN = 8  # of the best and of the worst classes
-
-console, progress_console = Console(), Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ def evaluate_tagging(
     detector: DetectorAlone = None,
     least_groups: Annotated[int, typer.Option(help="Leave out classes of fewer source groups.", min=1)] = 1,
     device: Device = "auto",
-    cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    cache: Cache = Path(".cache"),
+    output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of all classes, such as out.png.", dir_okay=False)] = None,
 ) -> None:
     """Evaluate a model's detector on labelled clips: mean average precision, area under the curve, d'."""

@@ -18,21 +18,20 @@ import numpy as np
 import typer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
-from rich.console import Console
 from rich.progress import track as progress
 from rich.table import Table
 
 from models.audio import Waveform
 from models.commands import DetectorFile, Device, SeparatorFile, Weights
+from models.console import console, progress_console
 from models.engine import Engine
+from models.evaluation.arguments import Output
 from models.evaluation.musdb18 import musdb_songs
 from models.evaluation.musdb18.musdb_scores import Figure, StemScores, mean, median_of_medians, score
 from models.evaluation.musdb18.musdb_songs import HIGHLIGHT_SECONDS, HIGHLIGHTS, STEMS, Song
 from models.evaluation.reports import json_report
 from models.options import DEFAULT_OPTIONS, SeparationOptions
 from models.queries.query import Query
-
-console, progress_console = Console(), Console(stderr=True)
 
 # Chen et al., AAAI 2022 (arXiv 2112.07891): median SDR in dB on MUSDB18's test set by kind of query; the last is the
 # paper's own. Stems in the order of `STEMS`.
@@ -82,7 +81,7 @@ def evaluate_musdb(
     ] = DEFAULT_OPTIONS.context,
     overlap: Annotated[float, typer.Option(help="Seconds of cross-fade between windows.")] = DEFAULT_OPTIONS.overlap,
     device: Device = "auto",
-    output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
+    output: Output = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of the songs' medians, such as out.png.")] = None,
 ) -> None:
     """Evaluate on MUSDB18's four stems by the paper's protocol: median SDR, with the paper's published figures."""
