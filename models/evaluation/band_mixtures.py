@@ -5,10 +5,9 @@ validation split that is its query. Levels are those of the score. The target so
 most 20 dB below the rest; no other instrument in the band is of its class or a related one.
 """
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ from models.corpus.relations import are_related
 from models.corpus.rendering.general_midi import OTHER
 from models.corpus.rendering.scores import Score, midi_files, read
 from models.corpus.rendering.synthesizer import Synthesizer
-from models.evaluation.rendering import PEAK, Mix, sounding
-from models.evaluation.reporting_mixtures import Groups
 from models.labels import find
+from models.validation import row_lists
+from models.validation.rendering import PEAK, Groups, Mix, sounding
 
 BANDS = Path(__file__).with_name("bands.csv")
 ROWS = 120
@@ -46,20 +45,13 @@ class Row:
 
 
 def read_rows(path: Path = BANDS) -> list[Row]:
-    """Return the listed rows."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Row(row["score"], row["digest"], float(row["start"]), row["label"], row["query"])
-            for row in csv.DictReader(file)
-        ]
+    """Return the listed rows. Raises ValueError for another kind of file."""
+    return row_lists.read(path, Row)
 
 
 def write_rows(rows: list[Row], path: Path) -> None:
     """Write rows as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    row_lists.write(rows, path, Row)
 
 
 class Bands:

@@ -26,8 +26,7 @@ from models.evaluation.arguments import Bank, Cache, DrawnRows, Output, Scores, 
 from models.evaluation.band_mixtures import Bands, Row
 from models.evaluation.mixture_figures import MAIN_QUERIES
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.rendering import Mix, Sounds
-from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel, by_class
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.summaries import (
     QUERY_NAMES,
@@ -40,6 +39,7 @@ from models.evaluation.reports.summaries import (
 )
 from models.labels import find
 from models.validation.metrics import improvements, sdr, si_sdr
+from models.validation.rendering import Mix, Sounds, stack, usable
 
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")]
 
@@ -63,7 +63,7 @@ def measure(subject: ModelUnderTest, rows: Iterable[Row], bands: Bands, sounds: 
 
 
 def _figures(subject: ModelUnderTest, row: Row, mix: Mix, sounds: Sounds) -> dict[str, Tensor]:
-    mixture, target, rest = (torch.from_numpy(part)[None] for part in (mix.mixture, mix.target, mix.interference))
+    mixture, target, rest = stack([mix])
     missing = torch.full((subject.query_size,), float("nan"))
     label = subject.bundle.class_embeddings.get(find(row.label).mid, missing).float()
     queries = (subject.embed(mix.target), subject.query(sounds.waveform(row.query)), label)
@@ -92,13 +92,10 @@ class Report:
         self.queries = [name for name in MAIN_QUERIES if not np.isnan(values[f"band/{name}/si_sdri"]).all()]
         self.means = {name: bootstrap.mean(of) for name, of in values.items() if not np.isnan(of).all()}
         self.medians = {name: bootstrap.quantile(values[f"band/{name}/si_sdri"], 0.5) for name in self.queries}
-        labels = np.array([row.label for row in rows])
-        self.classes: dict[str, dict[str, Estimate]] = {}
-        for label in sorted(set(labels.tolist())):
-            there = labels == label
-            scores = [rows[at].score for at in np.flatnonzero(there)]
-            of_class = TwoLevel([label] * len(scores), scores, draws=500)
-            self.classes[label] = {name: of_class.mean(of[there]) for name, of in values.items() if name in self.means}
+        self.classes: dict[str, dict[str, Estimate]] = {
+            label: {name: of_class.mean(of[there]) for name, of in values.items() if name in self.means}
+            for label, there, of_class in by_class([row.label for row in rows], [row.score for row in rows])
+        }
 
     def tables(self, title: str) -> list[Table]:
         """Return the tables to print."""
@@ -187,7 +184,7 @@ def draw_bands(
 ) -> None:
     """Draw the list of instruments in bands; the same scores, bank, corpus and seed draw the same rows."""
     bands = _bands(folders, bank)
-    queries = reporting_mixtures.usable(load(corpus, "valid", cache, progress_console.print))
+    queries = usable(load(corpus, "valid", cache, progress_console.print))
     drawn = band_mixtures.draw(bands, queries, rows, seed)
     band_mixtures.write_rows(drawn, output)
     console.print(f"{output}: {len(drawn)} instruments in bands, {len({row.score for row in drawn})} scores")

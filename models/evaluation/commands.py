@@ -17,13 +17,13 @@ from models.evaluation.detectors import events, tagging
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.musdb18 import musdb
 from models.evaluation.presence_figures import measure_presence
-from models.evaluation.rendering import Sounds, decode_clips
 from models.evaluation.reports import comparison
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.pictures import draw_gains
 from models.evaluation.reports.summaries import Summary
 from models.options import DEFAULT_OPTIONS, Quality
 from models.validation import mixtures
+from models.validation.rendering import Sounds, decode_clips
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate a model.")
 app.command("musdb")(musdb.evaluate_musdb)

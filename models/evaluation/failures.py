@@ -16,12 +16,12 @@ from models.corpus.clips import RATE
 from models.corpus.relations import are_related
 from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds, sounding
 from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.evaluation.reports.bootstrap import Estimate, TwoLevel
 from models.evaluation.reports.comparison import Figures
 from models.labels import classes, find
 from models.spectrum import mel_bands, stft
+from models.validation.rendering import Sounds, sounding
 
 BANDS = 64  # of the spectra whose overlap is measured, on the mel scale
 # Levels in dB, similarities as cosines of embeddings, overlap as the share of energy in the same bands.

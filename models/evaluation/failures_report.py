@@ -21,13 +21,13 @@ from models.evaluation.arguments import Cache, WeightsOrRun
 from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.failures import GAIN, PROPERTIES, Property
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.rendering import Sounds
 from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.evaluation.reports import comparison, json_report
 from models.evaluation.reports.comparison import Figures
 from models.evaluation.reports.summaries import decibels, percent, plain, table_of, with_interval
 from models.plots import save_small
 from models.spectrum import mel_bands, stft
+from models.validation.rendering import Sounds
 
 SHOWN = 10
 PICTURE_BANDS, PICTURE_HOP = 64, 640

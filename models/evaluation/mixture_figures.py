@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Mix, Sounds, add_third, loudest_start
 from models.evaluation.reporting_mixtures import MixtureRow, render
 from models.labels import find
 from models.validation.metrics import attenuation, improvements, sdr, si_sdr
+from models.validation.rendering import Mix, Sounds, add_third, loudest_start, stack
 
 # Kinds of query: the target's own segment (as the paper trains), one, two or four other clips of the class from other
 # source groups, the class's label, a training clip of the class.
@@ -88,7 +88,7 @@ class _Measurement:
         """Compute all figures of rows of one length."""
         rows = list(listed.values())
         mixes = [render(row, self.sounds) for row in rows]
-        mixtures, targets, others = _stack(mixes)
+        mixtures, targets, others = stack(mixes)
         queries = self._queries(rows, mixes)
         numbers = list(listed)
         absent = torch.stack([self._examples(self.sounds, [row.absent]) for row in rows])
@@ -115,7 +115,7 @@ class _Measurement:
             add_third(mix, self.sounds.segment(key, start, samples))
             for mix, (key, start) in zip(mixes, places, strict=True)
         ]
-        self._separation("three", numbers, *_stack(of_three), main)
+        self._separation("three", numbers, *stack(of_three), main)
 
     def _separation(
         self,
@@ -158,10 +158,3 @@ class _Measurement:
 
     def _keep(self, numbers: list[int], name: str, values: Tensor) -> None:
         self.found.setdefault(name, {}).update(zip(numbers, values.tolist(), strict=True))
-
-
-def _stack(mixes: list[Mix]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mixtures, targets and interferences, (B, T) each."""
-    parts = zip(*((mix.mixture, mix.target, mix.interference) for mix in mixes), strict=True)
-    mixtures, targets, others = (torch.from_numpy(np.stack(part)) for part in parts)
-    return mixtures, targets, others

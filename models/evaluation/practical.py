@@ -24,13 +24,13 @@ from models.evaluation.arguments import Bank, Cache, DrawnRows, Output, WeightsO
 from models.evaluation.band_mixtures import Bands
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
 from models.evaluation.practical_mixtures import PracticalRow, PracticalSounds
-from models.evaluation.rendering import FRAME, Mix, Sounds
 from models.evaluation.reports.bootstrap import Estimate, TwoLevel
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
 from models.queries.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
+from models.validation.rendering import FRAME, Mix, Sounds, stack
 
 QUERIES = {"own": "own segment", "example": "1 clip", "label": "label", "span": "span of it"}
 SPAN = RATE  # samples of the recording that a user points at
@@ -76,7 +76,7 @@ def clearest_span(mix: Mix) -> slice:
 
 
 def _figures(subject: ModelUnderTest, row: PracticalRow, mix: Mix, sounds: PracticalSounds) -> dict[str, torch.Tensor]:
-    mixture, target, rest = (torch.from_numpy(part)[None] for part in (mix.mixture, mix.target, mix.interference))
+    mixture, target, rest = stack([mix])
     missing = torch.full((subject.query_size,), float("nan"))
     queries = {
         "own": subject.embed(mix.target),

@@ -7,10 +7,9 @@ the clip that is its example. All clips are of the corpus's validation split or 
 rendered from scores and a sound bank that neither the training corpus nor `evaluate bands` uses.
 """
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ import numpy as np
 from models.corpus.clips import RATE, Clip
 from models.corpus.relations import are_related
 from models.evaluation.band_mixtures import Bands, askable
-from models.evaluation.rendering import PEAK, Mix, Sounds, mix_sources, random_start, sounding
 from models.evaluation.reporting_mixtures import HALVES
 from models.labels import find
+from models.validation import row_lists
+from models.validation.rendering import PEAK, Mix, Sounds, mix_sources, random_start, sounding
 
 PRACTICAL = Path(__file__).with_name("practical.csv")
 # Scores of Debian's packages mma and freedink-data, unpacked by `make evaluate`.
@@ -145,21 +145,12 @@ def siren(seed: int) -> np.ndarray:
 
 def read_rows(path: Path = PRACTICAL) -> list[PracticalRow]:
     """Return the listed rows. Raises ValueError for another kind of file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        names = [field.name for field in fields(PracticalRow)]
-        if reader.fieldnames != names:
-            raise ValueError(f"{path} is not a practical list: its columns should be {', '.join(names)}")
-        kinds = {field.name: field.type for field in fields(PracticalRow)}
-        return [PracticalRow(**{name: kinds[name](text) for name, text in row.items()}) for row in reader]  # pyright: ignore
+    return row_lists.read(path, PracticalRow)
 
 
 def write_rows(rows: list[PracticalRow], path: Path = PRACTICAL) -> None:
     """Write rows as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(PracticalRow)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    row_lists.write(rows, path, PracticalRow)
 
 
 def draw(

@@ -7,11 +7,10 @@ training clip of the class, for comparison. Source groups are split into two hal
 reporting: rows alternate between them, and any range of rows holds nearly all classes.
 """
 
-import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import are_related
-from models.evaluation.rendering import FRAME, Mix, Sounds, mix_sources, random_start, sounding
+from models.validation import row_lists
+from models.validation.rendering import FRAME, Groups, Mix, Sounds, mix_sources, random_start, sounding, usable
 
 REPORTING = Path(__file__).with_name("reporting.csv")
 ROWS = 1000
@@ -27,8 +27,6 @@ SEED = 2027
 HALVES = ("choose", "report")
 SECONDS = (2, 4)
 EXAMPLES = 4
-SHORTEST = 0.1  # seconds of a clip
-LEAST_ENERGY = 1e-2  # of a clip, sum of squares
 OVERLAP = 0.5  # share of the target's sounding part in which the interference must sound too
 LOUDEST_RATIO = 10.0  # largest power of the interference's loudest frame over the target's
 
@@ -51,38 +49,12 @@ class MixtureRow:
 
 def read(path: Path = REPORTING) -> list[MixtureRow]:
     """Return the listed rows. Raises ValueError for another kind of file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            MixtureRow(
-                half=row["half"],
-                label=row["label"],
-                seconds=int(row["seconds"]),
-                target=row["target"],
-                target_start=int(row["target_start"]),
-                interference=row["interference"],
-                interference_start=int(row["interference_start"]),
-                examples=tuple(row["examples"].split()),
-                absent=row["absent"],
-                trained=row["trained"],
-            )
-            for row in _read_rows(file, path)
-        ]
-
-
-def _read_rows(file: Iterable[str], path: Path) -> Iterator[dict[str, str]]:
-    reader = csv.DictReader(file)
-    names = [field.name for field in fields(MixtureRow)]
-    if reader.fieldnames != names:
-        raise ValueError(f"{path} is not a list of mixtures: its columns should be {', '.join(names)}")
-    yield from reader
+    return row_lists.read(path, MixtureRow)
 
 
 def write(rows: list[MixtureRow], path: Path) -> None:
     """Write rows as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(MixtureRow)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) | {"examples": " ".join(row.examples)} for row in rows)
+    row_lists.write(rows, path, MixtureRow)
 
 
 def digest(path: Path = REPORTING) -> str:
@@ -95,18 +67,6 @@ def render(row: MixtureRow, sounds: Sounds) -> Mix:
     samples = row.seconds * RATE
     target = sounds.segment(row.target, row.target_start, samples)
     return mix_sources(target, sounds.segment(row.interference, row.interference_start, samples), sounding(target))
-
-
-Groups = dict[str, dict[str, list[Clip]]]  # clips by group by class
-
-
-def usable(clips: Clips) -> Groups:
-    """Return the clips that are long and loud enough for a source or an example."""
-    groups: Groups = defaultdict(lambda: defaultdict(list))
-    for clip in clips.clips:
-        if clip.frames >= SHORTEST * RATE and np.square(clips.waveform(clip)).sum() > LEAST_ENERGY:
-            groups[clip.mid][clip.group].append(clip)
-    return groups
 
 
 def are_unrelated(first: Clip, second: Clip) -> bool:

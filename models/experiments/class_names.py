@@ -24,7 +24,6 @@ from models.corpus.decoded import load
 from models.evaluation import reporting_mixtures
 from models.evaluation.arguments import Cache, Corpus, Output
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Mix, Sounds
 from models.evaluation.reports.bootstrap import TwoLevel
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.summaries import percent, table_of, with_interval
@@ -36,8 +35,10 @@ from models.queries.query import LABEL_WEIGHT, Query, QueryRules
 from models.runs import run_folder
 from models.runs.class_queries import predict_means
 from models.runs.run_folder import Place
-from models.validation.metrics import si_sdr
+from models.validation.metrics import improvements
+from models.validation.rendering import Mix, Sounds, stack
 
+FIGURES = ("si_sdri", "wrong")
 QUERIES = ("example", "name", "predicted", "example and name", "example and predicted")
 
 
@@ -120,24 +121,17 @@ def measure(
         asked = Query(example, subject.model_id)
         return [example, *names, *(asked.with_label(Query(name, subject.model_id)).vector for name in names)]
 
-    values = {f"{query}/{figure}": np.full(len(cases), np.nan) for query in QUERIES for figure in ("si_sdri", "wrong")}
+    values = {f"{query}/{figure}": np.full(len(cases), np.nan) for query in QUERIES for figure in FIGURES}
     for seconds in sorted({case.seconds for case in cases}):
         of_length = [at for at, case in enumerate(cases) if case.seconds == seconds]
         size = subject.rows_at_once(seconds)
         for batch in (of_length[at : at + size] for at in range(0, len(of_length), size)):
-            mixes = [cases[at].render() for at in batch]
-            mixtures, targets, others = (
-                torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes]))
-                for name in ("mixture", "target", "interference")
-            )
+            mixtures, targets, others = stack([cases[at].render() for at in batch])
             columns = [torch.stack(column) for column in zip(*(queries(cases[at]) for at in batch), strict=True)]
-            before = si_sdr(mixtures, targets)
             for name, estimate in zip(QUERIES, subject.estimates(mixtures, columns), strict=True):
-                near = si_sdr(estimate, targets)
-                values[f"{name}/si_sdri"][batch] = (near - before).numpy()
-                values[f"{name}/wrong"][batch] = torch.where(
-                    near.isnan(), near, (si_sdr(estimate, others) > near).float()
-                ).numpy()
+                gained = improvements(estimate, mixtures, targets, others)
+                for figure in FIGURES:
+                    values[f"{name}/{figure}"][batch] = gained[figure].numpy()
             advance(len(batch))
     return values
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.progress import track
 from torch import Tensor
@@ -24,12 +23,12 @@ from models.corpus.relations import are_related, with_descendants
 from models.corpus.reserved import reserved_groups
 from models.evaluation.arguments import Cache, Corpus
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.rendering import Mix, Sounds, mix_sources, random_start
 from models.evaluation.reports.bootstrap import TwoLevel
 from models.evaluation.reports.summaries import table_of, with_interval
 from models.labels import find
 from models.training.recipe import LASTING
 from models.validation.metrics import improvements, si_sdr
+from models.validation.rendering import Mix, Sounds, mix_sources, random_start, stack
 
 SECONDS = 4.0
 SAMPLES = int(SECONDS * RATE)
@@ -135,9 +134,7 @@ def measure(subject: ModelUnderTest, cases: Iterable[Case]) -> dict[str, np.ndar
     """Return SI-SDR improvements (N,) by the ideal mask, asked with the target itself, and with the example."""
     found: dict[str, list[float]] = defaultdict(list)
     for case in cases:
-        mixture, target, others = (
-            torch.from_numpy(sound)[None] for sound in (case.mix.mixture, case.mix.target, case.mix.interference)
-        )
+        mixture, target, others = stack([case.mix])
         queries: list[Tensor] = [subject.embed(case.mix.target), subject.query(case.example)]
         estimates = subject.estimates(mixture, [query[None] for query in queries])
         found["ideal mask"].append(float(si_sdr(subject.oracle(mixture, target), target) - si_sdr(mixture, target)))

@@ -18,11 +18,22 @@ import torch
 from models.corpus.clips import RATE, Clip, Clips
 from models.errors import CheckpointInvalid
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import FRAME, Mix, Sounds, mix_sources, random_start, sounding
-from models.evaluation.reporting_mixtures import LEAST_ENERGY, SHORTEST, are_unrelated
-from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reporting_mixtures import are_unrelated
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel, by_class
 from models.labels import ontology
-from models.validation.metrics import sdr, si_sdr
+from models.validation.metrics import improvements
+from models.validation.rendering import (
+    FRAME,
+    LEAST_ENERGY,
+    SHORTEST,
+    Groups,
+    Mix,
+    Sounds,
+    mix_sources,
+    random_start,
+    sounding,
+    stack,
+)
 
 ROWS = 400
 SECONDS = 2
@@ -137,21 +148,15 @@ def measure(
     size = subject.rows_at_once(rows[0].seconds) if rows else 1
     for at in range(0, len(rows), size):
         batch = rows[at : at + size]
-        mixes = [render(row, sounds) for row in batch]
-        mixtures = torch.from_numpy(np.stack([mix.mixture for mix in mixes]))
-        sources = [
-            torch.from_numpy(np.stack([getattr(mix, name) for mix in mixes])) for name in ("target", "interference")
-        ]
+        mixtures, *sources = stack([render(row, sounds) for row in batch])
         queries = [torch.stack([query(getattr(row, f"{side}_query")) for row in batch]) for side in SIDES]
         queries += [torch.stack([subject.embed(segment.numpy()) for segment in of_side]) for of_side in sources]
         estimates = subject.estimates(mixtures, queries)
         sought = zip(query_kinds, estimates, 2 * sources, 2 * sources[::-1], strict=True)
         for side, estimate, source, other in sought:
-            near = si_sdr(estimate, source)
-            wrong = torch.where(near.isnan(), near, (si_sdr(estimate, other) > near).float())
-            columns[f"{side}/si_sdri"] += (near - si_sdr(mixtures, source)).tolist()
-            columns[f"{side}/sdri"] += (sdr(estimate, source) - sdr(mixtures, source)).tolist()
-            columns[f"{side}/wrong"] += wrong.tolist()
+            gained = improvements(estimate, mixtures, source, other)
+            for figure in FIGURES:
+                columns[f"{side}/{figure}"] += gained[figure].tolist()
         advance(len(batch))
     values = {name: np.array(column) for name, column in columns.items()}
     for kind in ("", OWN):
@@ -172,13 +177,10 @@ def summarise(measured: PairFigures) -> Result:
     """Return means over rows with queries for both sources, with intervals over unseen classes, then their groups."""
     values = drop_incomplete(measured.values)
     bootstrap = TwoLevel(measured.labels, measured.groups)
-    labels = np.array(measured.labels)
-    classes = {}
-    for label in sorted(set(labels.tolist())):
-        there = labels == label
-        groups = [group for group, of_class in zip(measured.groups, there, strict=True) if of_class]
-        of_class = TwoLevel([label] * len(groups), groups, draws=500)
-        classes[label] = {name: of_class.mean(column[there]) for name, column in values.items()}
+    classes = {
+        label: {name: of_class.mean(column[there]) for name, column in values.items()}
+        for label, there, of_class in by_class(measured.labels, measured.groups)
+    }
     return Result({name: bootstrap.mean(column) for name, column in values.items()}, classes)
 
 
@@ -186,9 +188,6 @@ def drop_incomplete(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Set every column of a row to NaN if any is."""
     missing = np.isnan(np.stack(list(values.values()))).any(0)
     return {name: np.where(missing, np.nan, column) for name, column in values.items()}
-
-
-Groups = dict[str, dict[str, list[Clip]]]
 
 
 def _askable(splits: Sequence[Clips], class_of: Callable[[Clip], str | None]) -> Groups:

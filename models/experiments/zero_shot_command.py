@@ -11,7 +11,6 @@ from models.corpus.decoded import load
 from models.evaluation.arguments import Cache, Corpus, Output, Plot
 from models.evaluation.commands import app as evaluate_app
 from models.evaluation.model_under_test import ModelUnderTest, load_bundle
-from models.evaluation.rendering import Sounds
 from models.evaluation.reports.json_report import write_rows
 from models.experiments import zero_shot
 from models.experiments.zero_shot_report import Report, draw_gaps
@@ -19,6 +18,7 @@ from models.experiments.zero_shot_training import HELD_OUT, train_without
 from models.runs import run_folder
 from models.training.progress import training_bar
 from models.training.trainers import Machine
+from models.validation.rendering import Sounds
 
 
 @evaluate_app.command("zero-shot")

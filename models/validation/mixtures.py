@@ -6,16 +6,16 @@ query is a clip of the target's class from another source group. All clips are o
 trained on. `absent` is a clip of a class that is unrelated to both sources.
 """
 
-import csv
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import are_related
+from models.validation import row_lists
+from models.validation.rendering import Sounds, random_start, usable
 
 VALIDATION = Path(__file__).with_name("validation.csv")
 SEGMENT = 2 * RATE
@@ -48,45 +48,24 @@ class Mixture:
 
 
 def read(path: Path = VALIDATION) -> list[Row]:
-    """Return the listed rows."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            Row(
-                target=row["target"],
-                target_start=int(row["target_start"]),
-                interference=row["interference"],
-                interference_start=int(row["interference_start"]),
-                query=row["query"],
-                absent=row["absent"],
-                label=row["label"],
-            )
-            for row in csv.DictReader(file)
-        ]
+    """Return the listed rows. Raises ValueError for another kind of file."""
+    return row_lists.read(path, Row)
 
 
 def render(rows: list[Row], clips: Clips) -> Iterator[Mixture]:
     """Render each row: both sources at equal energy and the target's level, scaled down only where they would clip."""
-    by_key = {clip.key: clip for clip in clips.clips}
-
-    def segment(key: str, start: int) -> np.ndarray:
-        clip = by_key[key]
-        sound = np.zeros(SEGMENT, np.float32)
-        taken = clips.waveform(clip)[max(0, start) : start + SEGMENT]
-        place = max(0, -start)
-        sound[place : place + len(taken)] = taken[: SEGMENT - place]
-        return sound
-
+    sounds = Sounds(clips)
     for row in rows:
-        target = segment(row.target, row.target_start)
-        interference = segment(row.interference, row.interference_start)
+        target = sounds.segment(row.target, row.target_start, SEGMENT)
+        interference = sounds.segment(row.interference, row.interference_start, SEGMENT)
         interference = interference * np.sqrt(np.square(target).sum() / np.square(interference).sum())
         gain = min(1.0, 0.99 / np.abs(target + interference).max())
         yield Mixture(
             row,
             (target + interference) * gain,
             target * gain,
-            clips.waveform(by_key[row.query]),
-            clips.waveform(by_key[row.absent]),
+            sounds.waveform(row.query),
+            sounds.waveform(row.absent),
         )
 
 
@@ -95,10 +74,7 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
 
     Raises ValueError if there is no such class, or if too few classes are unrelated."""
     random = np.random.default_rng(seed)
-    groups: dict[str, dict[str, list[Clip]]] = defaultdict(lambda: defaultdict(list))
-    for clip in clips.clips:
-        if clip.frames >= 0.1 * RATE and np.square(clips.waveform(clip)).sum() > 1e-2:
-            groups[clip.mid][clip.group].append(clip)
+    groups = usable(clips)
     askable = [mid for mid in groups if len(groups[mid]) >= 2]
 
     def choose(options: list) -> int:
@@ -110,13 +86,7 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
         return group[choose(group)]
 
     def start(clip: Clip) -> int:
-        spare = clip.frames - SEGMENT
-        if spare <= 0:
-            return -int(random.integers(-spare + 1))
-        power = np.concatenate([[0.0], np.square(clips.waveform(clip), dtype=np.float64).cumsum()])
-        starts = random.integers(0, spare + 1, 8)
-        # A segment of a sparse clip may be silent: take the loudest of eight.
-        return int(max(starts, key=lambda first: power[first + SEGMENT] - power[first]))
+        return random_start(clips.waveform(clip), SEGMENT, random)
 
     rows = []
     if not askable:
@@ -150,7 +120,4 @@ def draw(clips: Clips, count: int = ROWS, seed: int = 2026) -> list[Row]:
 
 def write(rows: list[Row], path: Path = VALIDATION) -> None:
     """Write rows as CSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    row_lists.write(rows, path, Row)

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.compute.precision import Arithmetic, device_of
 from models.queries.plda import PLDAPrior
 from models.queries.query import BASE_RULES, Embedder, QueryRules, embed
-from models.validation.metrics import attenuation, sdr, si_sdr
+from models.validation.metrics import attenuation, improvements
 from models.validation.mixtures import Mixture
 
 BATCH = 20
@@ -55,12 +55,8 @@ def figures(separator: Any, rows: list[Mixture], queries: Tensor, absent: Tensor
     interference than to the target, and the attenuation of an absent query's estimate."""
     mixtures, targets = stack(rows, "mixture"), stack(rows, "target")
     estimates = estimate_targets(separator, rows, queries)
-    return {
-        "si_sdri": si_sdr(estimates, targets) - si_sdr(mixtures, targets),
-        "sdri": sdr(estimates, targets) - sdr(mixtures, targets),
-        "wrong": si_sdr(estimates, mixtures - targets) > si_sdr(estimates, targets),
-        "absent": attenuation(estimate_targets(separator, rows, absent), mixtures),
-    }
+    gained = improvements(estimates, mixtures, targets, mixtures - targets)
+    return gained | {"absent": attenuation(estimate_targets(separator, rows, absent), mixtures)}
 
 
 def summary(measured: dict[str, Tensor]) -> dict[str, float]:
@@ -70,8 +66,8 @@ def summary(measured: dict[str, Tensor]) -> dict[str, float]:
         "si_sdri_error": (measured["si_sdri"].std() / len(measured["si_sdri"]) ** 0.5).item(),
         "si_sdri_median": measured["si_sdri"].median().item(),
         "sdri": measured["sdri"].mean().item(),
-        "wrong": measured["wrong"].float().mean().item(),
-        "right_si_sdri": measured["si_sdri"][~measured["wrong"]].mean().item(),
+        "wrong": measured["wrong"].mean().item(),
+        "right_si_sdri": measured["si_sdri"][measured["wrong"] == 0].mean().item(),
         "absent": measured["absent"].mean().item(),
     }
 

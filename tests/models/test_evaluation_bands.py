@@ -19,11 +19,11 @@ from models.__main__ import main
 from models.corpus.clips import RATE
 from models.corpus.decoded import load
 from models.corpus.rendering import general_midi, scores
-from models.evaluation import band_mixtures, bands, midi_scores, reporting_mixtures
+from models.evaluation import band_mixtures, bands, midi_scores
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds
 from models.evaluation.reports import comparison
 from models.labels import find
+from models.validation.rendering import Sounds, usable
 from tests.models.bands import bundle
 
 BEAT = 0.5  # seconds, as long as a score does not say otherwise
@@ -252,7 +252,7 @@ def test_a_model_of_frequency_bands_separates_a_band(folder: Path, corpus: Path,
     said: list[str] = []
     playing = band_mixtures.Bands((folder,), midi_scores.synthesizer(midi_scores.BANK), said.append)
     clips = load(corpus, "valid", tmp_path)
-    rows = band_mixtures.draw(playing, reporting_mixtures.usable(clips), 6, seed=1)
+    rows = band_mixtures.draw(playing, usable(clips), 6, seed=1)
     assert said and all("torn.mid" in line for line in said)
     assert {row.label for row in rows} == PARTS.keys()
     band_mixtures.write_rows(rows, tmp_path / "rows.csv")

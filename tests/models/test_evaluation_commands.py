@@ -12,8 +12,8 @@ from models.checkpoints import CONFIG, SHIPPED, WEIGHTS, load
 from models.corpus.clips import Clips
 from models.evaluation import mixture_figures, reporting_mixtures
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds
 from models.labels import find
+from models.validation.rendering import Sounds
 from tests.models import tones
 
 VERSION = json.loads((SHIPPED / "base.json").read_text())["version"]

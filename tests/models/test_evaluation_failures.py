@@ -11,11 +11,11 @@ from models.corpus.clips import Clips
 from models.evaluation import failures, failures_report, mixture_figures, reporting_mixtures
 from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds
 from models.evaluation.reports import comparison
 from models.evaluation.reports.comparison import Figures
 from models.evaluation.reports.summaries import Summary
 from models.spectrum import mel_bands
+from models.validation.rendering import Sounds
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
 from tests.models.test_evaluation_mixture_figures import deaf

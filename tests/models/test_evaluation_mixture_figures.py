@@ -14,7 +14,6 @@ from rich.console import Console
 from models.corpus.clips import Clips
 from models.evaluation import mixture_figures, reporting_mixtures
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds
 from models.evaluation.reports import comparison
 from models.evaluation.reports.pictures import draw_gains
 from models.evaluation.reports.summaries import Summary
@@ -23,6 +22,7 @@ from models.networks import unet
 from models.options import SPEEDS, Quality
 from models.queries.query import PAPER_RULES
 from models.separation.long_recordings import Masking
+from models.validation.rendering import Sounds
 from tests.models import tones
 from tests.models.bands import BANDS, bundle
 

@@ -24,7 +24,7 @@ from models.evaluation.practical_mixtures import (
     read_rows,
     siren,
 )
-from models.evaluation.rendering import Mix, Sounds
+from models.validation.rendering import Mix, Sounds
 
 
 def test_every_scene_has_its_rows_and_both_halves_of_most() -> None:

@@ -15,9 +15,9 @@ from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.relations import are_related
 from models.evaluation import reporting_mixtures
 from models.evaluation.mixture_figures import in_sparse
-from models.evaluation.rendering import Sounds, add_third, loudest_start, mix_sources, sounding
 from models.evaluation.reporting_mixtures import MixtureRow
 from models.labels import find
+from models.validation.rendering import Sounds, add_third, loudest_start, mix_sources, sounding
 from tests.models import tones
 
 

@@ -15,10 +15,10 @@ from models.checkpoints import Bundle
 from models.corpus.clips import RATE, Clips
 from models.errors import CheckpointInvalid
 from models.evaluation.model_under_test import ModelUnderTest
-from models.evaluation.rendering import Sounds
 from models.experiments import zero_shot
 from models.experiments.zero_shot_report import Report, draw_gaps
 from models.labels import find
+from models.validation.rendering import Sounds
 from tests.models import tones
 from tests.models.bands import bundle
 

@@ -13,9 +13,10 @@ ROWS = (
     {"compute", "encoding", "labels", "options"},
     {"media", "authors", "detection"},
     {"queries"},
-    {"checkpoints", "corpus", "own_recordings", "plots", "separation"},
+    {"checkpoints", "own_recordings", "plots", "separation"},
     {"console", "named_queries", "short_detections"},
-    {"engine", "runs", "validation"},
+    {"corpus", "engine"},
+    {"runs", "validation"},
     {"many"},
     {"bench", "commands"},
     {"training", "evaluation"},  # neither imports the other

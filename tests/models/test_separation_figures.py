@@ -6,6 +6,7 @@ import torch
 
 from models.evaluation.model_under_test import ideal_mask
 from models.validation import separation_figures
+from models.validation.metrics import si_sdr
 from models.validation.mixtures import Mixture, Row
 from tests.models.bands import CENTRES, RULES, BandDetector, BandSeparator
 
@@ -50,5 +51,5 @@ def test_the_summary_counts_wrong_ones_in_the_mean_and_leaves_them_out_of_the_re
 def test_the_ideal_mask_is_a_bound(rows: list[Mixture], figures: dict[str, torch.Tensor]) -> None:
     targets, mixtures = separation_figures.stack(rows, "target"), separation_figures.stack(rows, "mixture")
     ideal = ideal_mask(BandSeparator(), mixtures, targets)
-    bound = separation_figures.si_sdr(ideal, targets) - separation_figures.si_sdr(mixtures, targets)
+    bound = si_sdr(ideal, targets) - si_sdr(mixtures, targets)
     assert (bound >= figures["si_sdri"]).all()

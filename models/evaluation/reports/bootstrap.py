@@ -4,12 +4,13 @@ Rows of one source group sound alike, and groups of one class more so than any t
 would be far too narrow. Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 DRAWS = 2000
+CLASS_DRAWS = 500  # of one class
 LEVEL = 0.95
 
 
@@ -91,6 +92,15 @@ class TwoLevel:
             return Estimate(value, float("nan"), float("nan"), len(groups))
         low, high = np.quantile(drawn, [self._tail, 1 - self._tail])
         return Estimate(value, float(low), float(high), len(groups))
+
+
+def by_class(labels: Sequence[str], groups: Sequence[str]) -> Iterator[tuple[str, np.ndarray, TwoLevel]]:
+    """Yield each class of rows by name, which rows are of it, (rows,) bool, and the bootstrap over its groups."""
+    named = np.array(labels)
+    for label in sorted(set(labels)):
+        there = named == label
+        own = [group for group, inside in zip(groups, there, strict=True) if inside]
+        yield label, there, TwoLevel([label] * len(own), own, CLASS_DRAWS)
 
 
 _NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from models.evaluation.mixture_figures import MAIN_QUERIES, QUERIES, MixtureFigures
-from models.evaluation.reports.bootstrap import Estimate, TwoLevel
+from models.evaluation.reports.bootstrap import Estimate, TwoLevel, by_class
 
 QUERY_NAMES = {
     "own": "own segment",
@@ -53,15 +53,11 @@ class Summary:
 
     def _by_class(self, query: str) -> dict[str, dict[str, Estimate]]:
         """Return each class's gain, with the interval over its groups, median, lowest tenth, confusion; best first."""
-        labels = np.array(self.measured.labels)
         found = {}
-        for label in sorted(set(labels.tolist())):
-            there = labels == label
-            groups = [group for group, of_class in zip(self.measured.groups, there, strict=True) if of_class]
+        for label, there, bootstrap in by_class(self.measured.labels, self.measured.groups):
             gains = self._values[f"mixture/{query}/si_sdri"][there]
             if np.isnan(gains).all():
                 continue
-            bootstrap = TwoLevel([label] * len(groups), groups, draws=500)
             found[label] = {
                 "si_sdri": bootstrap.mean(gains),
                 "median": bootstrap.quantile(gains, 0.5),

@@ -3,10 +3,13 @@
 Clips are named by key, segments by their first sample at 32 kHz (negative: the clip begins later in the segment).
 """
 
-from collections.abc import Set
+from collections import defaultdict
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from models.corpus.clips import RATE, Clip, Clips
 from models.corpus.decoded import decode
@@ -15,6 +18,10 @@ from models.corpus.sources.recordings import Recording, Source
 FRAME = RATE // 100
 SOUNDING_RANGE = 1e-4  # a frame sounds if its power is within 40 dB of the loudest one
 PEAK = 0.99
+SHORTEST = 0.1  # seconds of a clip
+LEAST_ENERGY = 1e-2  # of a clip, sum of squares
+
+Groups = dict[str, dict[str, list[Clip]]]  # clips by group by class
 
 
 class Sounds:
@@ -62,6 +69,15 @@ def decode_clips(source: Source, keys: Set[str]) -> Clips:
     return Clips(np.concatenate(samples), clips)
 
 
+def usable(clips: Clips) -> Groups:
+    """Return the clips that are long and loud enough for a source or an example."""
+    groups: Groups = defaultdict(lambda: defaultdict(list))
+    for clip in clips.clips:
+        if clip.frames >= SHORTEST * RATE and np.square(clips.waveform(clip)).sum() > LEAST_ENERGY:
+            groups[clip.mid][clip.group].append(clip)
+    return groups
+
+
 def random_start(clip: np.ndarray, samples: int, random: np.random.Generator) -> int:
     """Draw the start of a segment of a clip (n,): the loudest of eight, since a segment of a sparse clip may be silent;
     a shorter clip is placed anywhere in the segment."""
@@ -85,6 +101,13 @@ class Mix:
     mixture: np.ndarray
     target: np.ndarray
     interference: np.ndarray
+
+
+def stack(mixes: Sequence[Mix]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mixtures, targets and interferences of mixes of one length, (B, samples) each."""
+    parts = zip(*((mix.mixture, mix.target, mix.interference) for mix in mixes), strict=True)
+    mixtures, targets, others = (torch.from_numpy(np.stack(part)) for part in parts)
+    return mixtures, targets, others
 
 
 def mix_sources(target: np.ndarray, interference: np.ndarray, over: np.ndarray | None = None) -> Mix:
