@@ -1,15 +1,10 @@
 """The validated request and the published result in a separation's record. Workers use these too."""
 
-import re
-from pathlib import PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from app.records.shared import EmbeddingRecord, ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
-
-_MAX_FILE_NAME = 255  # bytes
-_DEVICE = re.compile(r"^((con|prn|aux|nul|com\d|lpt\d)\.)", re.IGNORECASE)  # names that Windows keeps for devices
 
 Format = Literal["wav", "flac", "mp3", "ogg", "opus", "m4a"]
 Quality = Literal["standard", "high"]
@@ -84,34 +79,6 @@ class StemRecord(BaseModel):
     sha256: str
     peak: float
     loudness: float | None
-
-
-def file_name(stem: StemRecord, source: str | None, mark: str = "") -> str:
-    """Return the file name under which a stem of a recording is downloaded, such as `street-dog.flac`.
-
-    `source`: the name of the recording's file, if it is known. `mark`: what the name ends with, before the suffix; see
-    `app.separations.names.file_names`.
-    """
-    suffix = mark + PurePosixPath(stem.key).suffix
-    name = _replace_separators(stem.name)
-    room = _MAX_FILE_NAME - len(f"-{suffix}".encode())
-    prefix = f"{_cut(source_name(source), room - len(name.encode()))}-" if source else ""
-    complete = f"{prefix if prefix != '-' else ''}{_cut(name, room)}{suffix}"
-    return _DEVICE.sub(r"_\1", complete)
-
-
-def source_name(source: str) -> str:
-    """Return the name of a recording's file without its suffix."""
-    return _replace_separators(PurePosixPath(source).stem)
-
-
-def _replace_separators(name: str) -> str:
-    """Replace what Windows does not allow in a file name."""
-    return re.sub(r'[<>:"|?*\\/]', "_", name)
-
-
-def _cut(name: str, size: int) -> str:
-    return name.encode()[: max(0, size)].decode(errors="ignore")
 
 
 # Metrics of a result that are no durations: what the samples depend on to the last bit. bits: 16 for bfloat16; speeds:

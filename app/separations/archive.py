@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import AsyncIterator
 
 from app.records.separations import StemRecord
-from app.separations.names import file_names
+from app.separations.file_names import file_names
 from app.storage import Storage
 
 

@@ -2,9 +2,6 @@
 (`models.separation.stems`)."""
 
 import unicodedata
-from collections.abc import Iterable
-
-from app.records.separations import StemRecord, file_name
 
 MAX_NAME = 64  # characters
 
@@ -26,19 +23,3 @@ def normalize(name: str) -> str:
 def fold(name: str) -> str:
     """Return what two names share that differ only in case, or in how their accents are encoded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def file_names(stems: Iterable[StemRecord], source: str | None) -> list[str]:
-    """Return the names of the files of a recording's stems, distinct on every file system.
-
-    Names of stems may differ only in characters that files cannot have, or at an end for which there is no room: the
-    second such file gets a number. `source`: the name of the recording's file, if it is known.
-    """
-    names: dict[str, str] = {}
-    for stem in stems:
-        name, number = file_name(stem, source), 1
-        while fold(name) in names:
-            number += 1
-            name = file_name(stem, source, f"-{number}")
-        names[fold(name)] = name
-    return list(names.values())

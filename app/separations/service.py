@@ -13,10 +13,10 @@ from app.jobs.lifecycle import Job
 from app.jobs.repository import QueuedJob
 from app.model_registry.registry import ModelDescription
 from app.records.audio import Audio
-from app.records.separations import SeparationRequest, SeparationResult, StemRecord, source_name
+from app.records.separations import SeparationRequest, SeparationResult, StemRecord
 from app.records.sizes import SeparationSize
 from app.separations import archive, validation
-from app.separations.names import file_names
+from app.separations.file_names import file_names, source_name
 from app.separations.schemas import SeparationAnswer, SeparationCreate
 from app.separations.targets import build_target, initial_state, require_usable, upload_ids
 

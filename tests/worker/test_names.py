@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.records.separations import StemRecord, file_name
+from app.records.separations import StemRecord
 from app.separations import names
+from app.separations.file_names import file_name
 from models.separation.stems import check_names
 from models.separation.stems import file_name as file_of_stem
 from tests.app.separations.test_names import VALID

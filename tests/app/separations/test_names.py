@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.http.ranges import attachment
-from app.records.separations import StemRecord, file_name
+from app.records.separations import StemRecord
 from app.separations import names
+from app.separations.file_names import file_name, file_names
 from tests.app.conftest import Service, problem
 
 VALID = ["dog", "é", "鳥", "Vocals (left)", ".hidden", "a b.c", "50 % & more", "x" * 64, "鳥" * 64, "🐦" * 64, "#1?"]
@@ -69,7 +70,7 @@ ENDS = st.text(st.sampled_from('aA?*:"_é鳥🐦İß'), max_size=3)
 def test_files_of_an_archive_are_distinct_on_every_file_system(wanted: list[str], source: str) -> None:
     """Whatever the case and the encoding of accents, and although names are cut and `?` becomes `_`."""
     distinct = list({names.fold(name): names.normalize(name) for name in wanted if name}.values())
-    files = names.file_names([stem_of(name) for name in distinct], source or None)
+    files = file_names([stem_of(name) for name in distinct], source or None)
     for form in ("NFC", "NFD"):
         assert len({unicodedata.normalize(form, file).casefold() for file in files}) == len(distinct)
     assert all(len(file.encode()) <= 255 and file.endswith(".flac") for file in files)
@@ -77,7 +78,7 @@ def test_files_of_an_archive_are_distinct_on_every_file_system(wanted: list[str]
 
 
 def test_names_that_need_no_change_are_kept() -> None:
-    found = names.file_names([stem_of(name) for name in ("a?", "a*", "A_", "b", "con", "b-2")], "street.wav")
+    found = file_names([stem_of(name) for name in ("a?", "a*", "A_", "b", "con", "b-2")], "street.wav")
     assert found == [f"street-{name}.flac" for name in ("a_", "a_-2", "A_-3", "b", "con", "b-2")]
 
 
