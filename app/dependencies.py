@@ -28,7 +28,8 @@ from app.records.audio import AudioRepository
 from app.records.usage import Usage
 from app.redis_client import ServerClock, connect, connect_async, server_clock
 from app.settings import Settings
-from app.storage import Storage, StorageProbe
+from app.storage import Storage
+from app.storage_probe import StorageProbe
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,8 @@ whose source fails, leaves nothing under its key. Media types and file names are
 store's error messages are logged and not sent to clients.
 """
 
-import asyncio
 import hashlib
 import logging
-import math
 import re
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -20,8 +18,6 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import obstore
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
@@ -128,14 +124,7 @@ class Storage:
 
         with _observe("upload"):
             try:
-                await obstore.put_async(
-                    self._store,
-                    _check_key(key),
-                    regroup(),
-                    use_multipart=True,
-                    chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
-                    max_concurrency=_CONCURRENT_PARTS,
-                )
+                await self._put_parts(key, regroup())
             except Exception as error:
                 if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
@@ -147,17 +136,20 @@ class Storage:
         """Write a local file, which the store's client reads itself, with a few parts of it in memory at a time."""
         with _observe("upload"):
             try:
-                await obstore.put_async(
-                    self._store,
-                    _check_key(key),
-                    path,
-                    use_multipart=True,
-                    chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
-                    max_concurrency=_CONCURRENT_PARTS,
-                )
+                await self._put_parts(key, path)
             except Exception as error:
                 log.error("upload %s: %s", key, error)
                 raise _translate(error) from error
+
+    async def _put_parts(self, key: str, source: AsyncIterator[bytes] | Path) -> None:
+        await obstore.put_async(
+            self._store,
+            _check_key(key),
+            source,
+            use_multipart=True,
+            chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
+            max_concurrency=_CONCURRENT_PARTS,
+        )
 
     def put_file(self, key: str, path: Path) -> StoredObject:
         """Write a local file, block by block."""
@@ -315,52 +307,6 @@ class Storage:
                 except FileNotFoundError:  # finished, or deleted by another process
                     continue
         return deleted
-
-
-class StorageProbe:
-    """Whether the store responds, as its last check showed; for code on one event loop.
-
-    One check runs at a time, in a thread of its own, and may take as long as the store lets it: only a check that fails
-    says that the store is away. A slow store is not, nor one whose first check is still running.
-
-    wait_seconds: the longest that a call waits for the running check. keep_seconds: how long an outcome is kept before
-    the store is checked again. stale_seconds: its age above which a call waits for the next one.
-    """
-
-    def __init__(
-        self, storage: Storage, wait_seconds: float = 1.5, keep_seconds: float = 3.0, stale_seconds: float = 15.0
-    ) -> None:
-        self._storage = storage
-        self._wait_seconds = wait_seconds
-        self._keep_seconds = keep_seconds
-        self._stale_seconds = stale_seconds
-        self._thread = CapacityLimiter(1)
-        self._running: asyncio.Task[None] | None = None
-        self._error: StoreUnavailable | None = None
-        self._checked_at = -math.inf
-
-    async def check(self) -> None:
-        """Raise `StoreUnavailable` if the last finished check failed."""
-        age = time.monotonic() - self._checked_at
-        if self._running is None and age >= self._keep_seconds:
-            self._running = asyncio.create_task(self._run())
-        if self._running is not None and age >= self._stale_seconds:
-            await asyncio.wait([self._running], timeout=self._wait_seconds)
-        if self._error is not None:
-            raise StoreUnavailable(self._error.detail)
-
-    async def _run(self) -> None:
-        try:
-            await run_sync(self._storage.check, limiter=self._thread, abandon_on_cancel=True)
-            self._error = None
-        except StoreUnavailable as error:
-            self._error = error
-        except Exception:
-            log.exception("the store cannot be checked")
-            self._error = StoreUnavailable()
-        finally:
-            self._checked_at = time.monotonic()
-            self._running = None
 
 
 def _prune(folder: Path) -> None:

@@ -19,7 +19,7 @@ APP_ROWS = (
     {"settings", "errors", "metrics", "supervisor", "web", "sample_recordings"},
     {"redis_client"},
     {"budgets", "logs", "storage", "outbound", "media", "model_registry", "records", "embedded"},
-    {"jobs", "http", "local_copies", "console"},
+    {"jobs", "http", "local_copies", "storage_probe", "console"},
     {"keys"},
     {"dependencies", "idempotency"},
     {"audio", "labels", "limits", "usage", "model_catalogue", "health"},

@@ -8,7 +8,8 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.metrics import PROCESS
-from app.storage import Storage, StorageProbe
+from app.storage import Storage
+from app.storage_probe import StorageProbe
 from tests.app.conftest import LIMITS, eventually, problem, serve
 from tests.app.relay import relay
 from tests.conftest import S3Server
