@@ -9,12 +9,12 @@ from redis.asyncio import Redis as AsyncRedis
 
 from app.budgets.process_budgets import ProcessBudgets
 from app.jobs.event_feed import EventFeed
+from app.jobs.housekeeping_metrics import HousekeepingMetrics
 from app.jobs.large_fields import LargeFields
 from app.jobs.large_fields_cache import LargeFieldsCache
 from app.jobs.poll_cache import PollCache
 from app.jobs.queue_metrics import QueueMetrics
 from app.jobs.repository import JobRepository
-from app.jobs.rounds import HousekeepingMetrics
 from app.keys import callers
 from app.keys.callers import ANONYMOUS, Caller
 from app.keys.quotas import Quotas

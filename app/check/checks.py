@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from app.budgets.redis_memory import MemoryReading
 from app.errors import EarmarkError, NotFound, StoreUnavailable
-from app.jobs.rounds import Rounds
+from app.jobs.housekeeping_metrics import Rounds
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.keys.repository import KeyRepository
 from app.model_registry.registry import ModelRegistry

@@ -27,10 +27,10 @@ from app.errors import AudioInUse, EarmarkError, NotFound, RecordUnreadable, Sto
 from app.housekeeping.health import Health
 from app.housekeeping.reconciliation import SlowSweep
 from app.housekeeping.webhook_delivery import deliver_in_background
+from app.jobs.housekeeping_metrics import HousekeepingMetrics, Rounds
 from app.jobs.kinds import kind_of_id, output_folder
 from app.jobs.lifecycle import Job
 from app.jobs.repository import JobRepository
-from app.jobs.rounds import HousekeepingMetrics, Rounds
 from app.model_registry.registry import ModelRegistry, choose
 from app.records.audio import AudioRepository, store_key
 from app.records.orphans import OrphanLedger

@@ -26,8 +26,8 @@ from app.jobs.poll_cache import PollCache
 from app.keys import callers, repository
 from app.keys.callers import Caller
 from app.keys.quotas import Allowance, quota_key, rate_key
-from app.keys.refusals import WrongKeyLimit
 from app.keys.signed_urls import UrlSigner
+from app.keys.wrong_keys import WrongKeyLimit
 from app.metrics import Metrics
 from app.records.usage import usage_prefix
 from app.redis_client import CoalescedScript

@@ -12,8 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from app.keys.refusals import WrongKeyLimit
 from app.keys.repository import KeyRepository
+from app.keys.wrong_keys import WrongKeyLimit
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from tests.app.conftest import MODEL, Service, empty, problem, serve, wav

@@ -1,4 +1,4 @@
-"""Rounds of housekeeping, as Redis remembers them, and metrics of what housekeeping is behind with.
+"""Metrics of housekeeping: its rounds, which Redis remembers, and what it is behind with.
 
 All times are the Redis server's, so that neither the clock of a process nor Prometheus' matters. Every front end and
 every housekeeping process exports the same values: take their maximum, not their sum.

@@ -9,7 +9,7 @@ from redis import Redis
 from app.errors import StoreUnavailable
 from app.housekeeping.health import Health
 from app.housekeeping.sweeps import Housekeeping
-from app.jobs.rounds import HousekeepingMetrics, Rounds
+from app.jobs.housekeeping_metrics import HousekeepingMetrics, Rounds
 from app.jobs.webhook_outbox import DUE_KEY
 from app.records.audio import AudioRepository
 from app.records.orphans import OrphanLedger

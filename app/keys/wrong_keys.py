@@ -1,4 +1,4 @@
-"""Refusals of wrong keys: counted by reason, and limited by the address that they come from.
+"""Limit of the wrong keys that one address may send.
 
 The limit protects logs and metrics from floods and slows guessing down; it never affects a valid key, whatever its
 address. Each front-end process counts for itself, and remembers a bounded number of addresses: those that sent a wrong
