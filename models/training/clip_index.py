@@ -71,7 +71,7 @@ class ClipIndex:
         return bool(self.group_counts[self.places[mid]] > 1)
 
 
-class Turns:
+class WeightedDraw:
     """Draws of numbers by weights, each in a microsecond: numpy's `choice` adds all weights up at every draw."""
 
     def __init__(self, numbers: np.ndarray, weights: np.ndarray) -> None:

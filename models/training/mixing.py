@@ -17,7 +17,7 @@ from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
 from models.queries.plda import PLDAPrior
 from models.runs.clip_embeddings import sounding
-from models.training.clip_index import ClipIndex, Turns
+from models.training.clip_index import ClipIndex, WeightedDraw
 from models.training.recipe import LASTING, Recipe
 from models.training.rendering import ROOMS, UNLABELLED, Batch, Plan, Renderer, labels_of
 from models.training.songs import Songs
@@ -68,16 +68,16 @@ class Mixer:
             weights[place] = 0.0
             weights[place] = weights.sum() * recipe.unlabelled / (1 - recipe.unlabelled)
         self.shares = weights / weights.sum()
-        self._turns = Turns(np.arange(len(self.classes)), self.shares)
+        self._class_draw = WeightedDraw(np.arange(len(self.classes)), self.shares)
         self.wanted = [self.classes.index(mid) for mid in self._known(recipe.wanted.split(";"))]
         lasting = with_descendants(find(name).mid for name in LASTING)
-        self.foe_weights = weights * [recipe.lasting if mid in lasting else 1.0 for mid in self.classes]
+        self.interferer_weights = weights * [recipe.lasting if mid in lasting else 1.0 for mid in self.classes]
         # Of each class, the classes that may interfere with it: all, and its siblings (places in `classes`).
-        self.foes = {mid: self._foes(mid, lambda one, other: True) for mid in self.classes}
-        self.near_foes = {mid: self._foes(mid, siblings) for mid in self.classes}
+        self.interferers = {mid: self._interferers(mid, lambda one, other: True) for mid in self.classes}
+        self.near_interferers = {mid: self._interferers(mid, siblings) for mid in self.classes}
         instruments = with_descendants([find("Musical instrument").mid])
         players = [at for at, mid in enumerate(self.classes) if mid in instruments]
-        self._players = Turns(np.array(players), self.shares[players]) if players else None
+        self._players = WeightedDraw(np.array(players), self.shares[players]) if players else None
         self._songs = Songs(clips.clips, usable) if recipe.songs else None
         if self._songs is not None and not self._songs:
             raise ValueError("the recipe has songs, and no corpus has any: give another --corpus, of rendered songs")
@@ -198,11 +198,11 @@ class Mixer:
         for _ in range(count * TRIES):
             if len(chosen) == count:
                 break
-            near = self.near_foes[mid] is not None and random.random() < recipe.hard_negative
-            foes = self.near_foes[mid] if near else self.foes[mid]
-            if foes is None:
+            near = self.near_interferers[mid] is not None and random.random() < recipe.hard_negative
+            interferers = self.near_interferers[mid] if near else self.interferers[mid]
+            if interferers is None:
                 raise ValueError(f"no class of the corpus is unrelated to {mid}: nothing to mix it with")
-            other = self.classes[foes.draw(random)]
+            other = self.classes[interferers.draw(random)]
             clip = self._clip(other, [mids for _, mids in self._mids(chosen)], random)
             if clip is not None:
                 chosen.append((clip, other))
@@ -211,7 +211,7 @@ class Mixer:
     def _first_class(self, random: np.random.Generator) -> int:
         """Choose the place of the first source's class."""
         if not self.wanted or random.random() >= self.recipe.wanted_share:
-            return self._turns.draw(random)
+            return self._class_draw.draw(random)
         rest = self.wanted[1:]
         return rest[random.integers(len(rest))] if rest and random.random() >= FIRST_WANTED else self.wanted[0]
 
@@ -219,7 +219,7 @@ class Mixer:
         """Return the mids of the named classes that the clips have."""
         return [mid for name in names if name and (mid := find(name).mid) in self.index]
 
-    def _band(self, players: Turns, random: np.random.Generator) -> list[tuple[int, str]]:
+    def _band(self, players: WeightedDraw, random: np.random.Generator) -> list[tuple[int, str]]:
         """Choose three or four unrelated instruments, fewer if they are rare."""
         chosen: list[tuple[int, str]] = []
         count = int(random.integers(3, 5))
@@ -235,7 +235,7 @@ class Mixer:
     def _absent(self, there: list[tuple[str, ...]], random: np.random.Generator) -> tuple[int, str] | None:
         """Choose a clip, and its class, that is unrelated to the sources; None if there is hardly any."""
         for _ in range(TRIES):
-            mid = self.classes[self._turns.draw(random)]
+            mid = self.classes[self._class_draw.draw(random)]
             clip = self._clip(mid, there, random)
             if clip is not None:
                 return clip, mid
@@ -245,19 +245,19 @@ class Mixer:
         """Choose a clip of a class, groups evenly, with no label related to `against`; None if there is hardly any."""
         for _ in range(TRIES):
             index = self.index.draw(mid, random)
-            if not self._kin(index, against):
+            if not self._is_related(index, against):
                 return index
         return None
 
-    def _kin(self, index: int, against: list[tuple[str, ...]]) -> bool:
+    def _is_related(self, index: int, against: list[tuple[str, ...]]) -> bool:
         """Return whether a label of a clip is related to one of `against`."""
         mids = self._labels(index)
         return any(are_related(own, other) for own in mids for others in against for other in others)
 
-    def _foes(self, mid: str, wanted: Callable[[str, str], bool]) -> Turns | None:
-        """Return the turns of the unrelated `wanted` classes; None if there are none."""
+    def _interferers(self, mid: str, wanted: Callable[[str, str], bool]) -> WeightedDraw | None:
+        """Return draws among the unrelated `wanted` classes; None if there are none."""
         places = [at for at, other in enumerate(self.classes) if wanted(mid, other) and not are_related(mid, other)]
-        return Turns(np.array(places), self.foe_weights[places]) if places else None
+        return WeightedDraw(np.array(places), self.interferer_weights[places]) if places else None
 
     def _play(self, plan: Plan, index: int, random: np.random.Generator) -> None:
         clip = self.clips.clips[index]
@@ -298,7 +298,7 @@ class Mixer:
         if not own or (self.index.has_others(mid) and random.random() < self.recipe.other_group):
             count = 1 if random.random() < 0.7 else random.integers(2, 4)
             drawn = [self.index.draw(mid, random, apart_from=index) for _ in range(count)]
-            chosen = [other for other in drawn if not self._kin(other, against)] or [index]
+            chosen = [other for other in drawn if not self._is_related(other, against)] or [index]
         versions = random.integers(min(self.recipe.query_versions, self.embeddings.shape[1]), size=len(chosen))
         query = self.embeddings[chosen, versions].astype(np.float32).mean(0)
         if self.prior is not None and not (own and chosen == [index]):

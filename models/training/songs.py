@@ -34,9 +34,9 @@ class Songs:
         count = int(random.integers(LEAST_PARTS, len(song) + 1))
         chosen: list[int] = []
         for index in random.permutation(song).tolist():
-            if len(chosen) < count and not any(self._kin(index, other) for other in chosen):
+            if len(chosen) < count and not any(self._are_related(index, other) for other in chosen):
                 chosen.append(index)
         return chosen
 
-    def _kin(self, one: int, other: int) -> bool:
+    def _are_related(self, one: int, other: int) -> bool:
         return any(are_related(a, b) for a in self._clips[one].mids for b in self._clips[other].mids)
