@@ -17,7 +17,7 @@ from models.experiments.zero_shot_report import Report, draw_gaps
 from models.experiments.zero_shot_training import HELD_OUT, train_without
 from models.runs import run_folder
 from models.training.progress import training_bar
-from models.training.trainers import Machine
+from models.training.setups import Machine
 from models.validation.rendering import Sounds
 
 

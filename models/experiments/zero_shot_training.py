@@ -7,6 +7,7 @@ from models.runs.run_folder import Place
 from models.training import shipping, trainers
 from models.training.detector import SCHEDULE
 from models.training.loop import Advance, Report, Schedule
+from models.training.setups import DetectorSetup, Machine, SeparatorSetup
 
 # Ten classes of the shared corpus with eight source groups or more each: animals, vehicles, tools, instruments.
 HELD_OUT = (
@@ -16,7 +17,7 @@ DETECTOR_SHARE = 0.45  # of the time
 
 
 def train_without(
-    place: Place, folder: Path, minutes: float, machine: trainers.Machine, report: Report, advance: Advance
+    place: Place, folder: Path, minutes: float, machine: Machine, report: Report, advance: Advance
 ) -> Path:
     """Train detector and separator without `place.held_out`, ship them, and return the model's folder.
 
@@ -24,8 +25,8 @@ def train_without(
     """
     query_encoder, separator, model = folder / "detector", folder / "separator", folder / "model"
     first = replace(SCHEDULE, minutes=DETECTOR_SHARE * minutes)
-    trainers.train_detector(query_encoder, trainers.DetectorSetup(place), first, machine, report, advance)
+    trainers.train_detector(query_encoder, DetectorSetup(place), first, machine, report, advance)
     second = Schedule(minutes=(1 - DETECTOR_SHARE) * minutes)
-    trainers.train_separator(separator, trainers.SeparatorSetup(place, query_encoder), second, machine, report, advance)
+    trainers.train_separator(separator, SeparatorSetup(place, query_encoder), second, machine, report, advance)
     shipping.ship(separator, "zero-shot", "1", model)
     return model

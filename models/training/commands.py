@@ -10,10 +10,10 @@ from models import checkpoints
 from models.console import progress_console
 from models.runs import run_folder
 from models.training import detector as detecting
-from models.training import paper, shipping, trainers
+from models.training import paper, setups, shipping, trainers
 from models.training.loop import Schedule
 from models.training.progress import training_bar
-from models.training.recipe import Recipe
+from models.training.recipe import Recipe, with_batch, with_changes
 from models.training.separator import LOSSES
 
 app = typer.Typer(no_args_is_help=True, help="Train a detector, and a separator with it as query encoder.")
@@ -61,7 +61,7 @@ def train_detector(
     learning_rate: Rate = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
-    precision: Precision = trainers.AUTO,
+    precision: Precision = setups.AUTO,
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
@@ -72,7 +72,7 @@ def train_detector(
         raise typer.BadParameter("the paper's detector learns from labels alone: leave out --teacher or --paper")
     if unlabelled and not teacher:
         raise typer.BadParameter("--unlabelled needs --teacher: without it there is nothing to learn from such audio")
-    setup = trainers.DetectorSetup(place, teacher, unlabelled)
+    setup = setups.DetectorSetup(place, teacher, unlabelled)
     if as_paper:
         setup = replace(
             setup,
@@ -80,12 +80,10 @@ def train_detector(
             lessons=detecting.PAPER_LESSONS,
             recipe=detecting.PAPER_RECIPE,
         )
-    setup = replace(setup, recipe=trainers.with_batch(setup.recipe, batch))
+    setup = replace(setup, recipe=with_batch(setup.recipe, batch))
     schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
     with training_bar("detector") as (report, advance):
-        trainers.train_detector(
-            run, setup, schedule, trainers.Machine(accelerator, devices, precision), report, advance
-        )
+        trainers.train_detector(run, setup, schedule, setups.Machine(accelerator, devices, precision), report, advance)
 
 
 @app.command("separator")
@@ -130,7 +128,7 @@ def train_separator(
     ] = "",
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
-    precision: Precision = trainers.AUTO,
+    precision: Precision = setups.AUTO,
     seed: Seed = 0,
 ) -> None:
     """Train a separator on mixtures of labelled clips, with examples as queries."""
@@ -143,14 +141,14 @@ def train_separator(
     sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
     if bias_only:
         sizes["scales"] = False
-    setup = trainers.SeparatorSetup(
+    setup = setups.SeparatorSetup(
         run_folder.Place(
             corpus[0], cache, run_folder.class_mids(hold_out), run_folder.class_mids(hide), tuple(corpus[1:])
         ),
         query_encoder,
         by_paper,
         sizes,
-        trainers.with_changes(trainers.with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
+        with_changes(with_batch(paper.recipe(128) if by_paper else Recipe(), batch), change or []),
         start,
         query,
         loss,
@@ -159,9 +157,7 @@ def train_separator(
     )
     schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
     with training_bar("separator") as (report, advance):
-        trainers.train_separator(
-            run, setup, schedule, trainers.Machine(accelerator, devices, precision), report, advance
-        )
+        trainers.train_separator(run, setup, schedule, setups.Machine(accelerator, devices, precision), report, advance)
 
 
 def ship(

@@ -1,6 +1,7 @@
 """The recipe of training examples: how often a mixture, a source or a query is of which kind."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from models.runs.clip_embeddings import VERSIONS
 
@@ -53,3 +54,26 @@ class Recipe:
     louder_of: int = 2
     query_versions: int = VERSIONS
     query_dropout: float = 0.5
+
+
+def with_batch(recipe: Recipe, mixtures_a_batch: int | None) -> Recipe:
+    """Return the recipe with another batch size."""
+    return replace(recipe, mixtures=mixtures_a_batch) if mixtures_a_batch else recipe
+
+
+def with_changes(recipe: Recipe, changes: list[str]) -> Recipe:
+    """Return the recipe with changed fields, such as ["room=0.2", "interference_db=-5:5"]. Raises ValueError."""
+    known = asdict(recipe)
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in known:
+            raise ValueError(f"a recipe has no {name!r}, but {', '.join(known)}")
+        kind = type(known[name])
+        try:
+            found[name] = tuple(float(part) for part in text.split(":")) if kind is tuple else kind(text)
+        except ValueError:
+            raise ValueError(f"{change}: {text!r} is not such as {known[name]}") from None
+        if kind is tuple and len(found[name]) != len(known[name]):
+            raise ValueError(f"{change}: {len(known[name])} numbers with a colon between them")
+    return replace(recipe, **found)

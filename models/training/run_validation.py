@@ -1,4 +1,4 @@
-"""A detector's mean average precision during training; `evaluate tagging` measures it with intervals."""
+"""What a run is validated on: mixtures for a separator, and the mean average precision of a detector."""
 
 import numpy as np
 import torch
@@ -6,17 +6,26 @@ from torch import nn
 from torchmetrics.functional.classification import multilabel_average_precision
 
 from models.compute.precision import device_of
+from models.console import progress_console
 from models.corpus.clips import RATE, Clips
+from models.errors import CorpusInvalid, SilentQuery
 from models.labels import classes
+from models.queries.query import QueryRules, cut
+from models.runs.run_folder import Place
 from models.training.detector import LabelTargets
+from models.validation import mixtures
 
 SECONDS = 2.56  # of each clip, from its beginning: the length of training examples
 BATCH = 32
+WATCHED = 40  # validation mixtures that are drawn if the committed list is of another corpus
 
 
 @torch.inference_mode()
 def mean_average_precision(detector: nn.Module, clips: Clips) -> float:
-    """Return the mean over the classes of the clips' labels; ancestors of a label count as present too."""
+    """Return the mean over the classes of the clips' labels; ancestors of a label count as present too.
+
+    `evaluate tagging` measures it with intervals.
+    """
     size = int(SECONDS * RATE)
     device = device_of(detector)
     wanted, _ = LabelTargets()([frozenset(clip.mids) for clip in clips.clips], torch.device("cpu"))
@@ -33,3 +42,39 @@ def mean_average_precision(detector: nn.Module, clips: Clips) -> float:
         torch.cat(scores)[:, columns], wanted[:, columns].long(), num_labels=len(columns), average="macro"
     )
     return float(found)
+
+
+def validation_clips(place: Place) -> Clips | None:
+    """Return the clips of a run's split `valid`; None if its corpus has none."""
+    try:
+        return place.clips("valid")
+    except (FileNotFoundError, CorpusInvalid):
+        return None
+
+
+def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixture]:
+    """Return the validation mixtures of a run: the committed list without held-out classes or, for another corpus, some
+    drawn from its split `valid`; none if it has none. Rows whose examples are silent by the rules are left out."""
+    clips = validation_clips(place)
+    if clips is None:
+        return []
+    there = {clip.key for clip in clips.clips}
+    listed = mixtures.read()
+    rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
+    if len(rows) < len(listed) // 2:
+        try:
+            rows = mixtures.draw(clips, WATCHED)
+        except ValueError as fault:
+            progress_console.print(f"the run is not validated: {fault}")
+            return []
+    return [
+        row for row in mixtures.render(rows, clips) if all(_is_audible(clip, rules) for clip in (row.query, row.absent))
+    ]
+
+
+def _is_audible(clip: np.ndarray, rules: QueryRules) -> bool:
+    try:
+        cut(torch.from_numpy(clip), RATE, rules)
+    except SilentQuery:
+        return False
+    return True

@@ -17,7 +17,7 @@ from models.queries.profiles import Profiles
 from models.queries.query import BASE_RULES, QueryRules
 from models.runs import assembly, class_queries, run_folder
 from models.separation.presence import Rule, measure
-from models.training import trainers
+from models.training.run_validation import validation_mixtures
 from models.validation import mixtures
 from models.validation.mixtures import Mixture
 from models.validation.separation_figures import estimate_targets, queries_of
@@ -47,7 +47,7 @@ def ship(run: Path, name: str, version: str, output: Path | None = None, blend: 
         made.separator.load_state_dict(_mean(states))
     made.config |= _understood(made)
     rules = QueryRules(**made.config["query"])
-    rows = trainers.validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
+    rows = validation_mixtures(run_folder.Place.of(run_folder.read_setup(run)), rules)
     if rows and made.config["preset"] != "paper":  # the paper's preset has no gate
         features, there = presence_features(made, rows, Rule(window_seconds=PRESENCE_WINDOW, level=rules.level))
         # The even rows of the committed list, even if some are left out: `evaluate` measures on the odd ones.

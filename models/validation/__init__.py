@@ -1,2 +1,4 @@
-"""Lists of mixtures, their rendering, the validation mixtures and a separator's figures on them: training watches these,
-evaluation reports them."""
+"""Lists of mixtures and their rendering, the validation mixtures, and a separator's figures on them.
+
+Training watches these, evaluation reports them.
+"""

@@ -13,7 +13,7 @@ from models.experiments import ablations
 from models.labels import ontology
 from models.runs import run_folder
 from models.training import commands as training
-from models.training import trainers
+from models.training.recipe import Recipe, with_changes
 from tests.models import tones
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,9 +26,9 @@ def test_every_line_is_a_command(ablation: ablations.Ablation, shared: Path, tmp
     budget = ablations.Budget(shared / "corpus", tmp_path, shared / "teacher", tmp_path, tmp_path)
     _, name, *arguments = budget.training(ablation)
     asked = typer.main.get_group(training.app).commands[name].make_context(name, arguments).params
-    changed = trainers.with_changes(trainers.Recipe(), asked["change"] or [])
+    changed = with_changes(Recipe(), asked["change"] or [])
     assert asked["steps"] == ablation.steps(ablations.STEPS)
-    assert (changed != trainers.Recipe()) == bool(asked["change"]), "a change is one"
+    assert (changed != Recipe()) == bool(asked["change"]), "a change is one"
     assert str(asked["query_encoder"]) == str(tmp_path if ablation.name == "transformer" else shared / "teacher")
 
 

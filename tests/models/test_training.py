@@ -22,7 +22,7 @@ from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import find
 from models.networks.yamnet import Yamnet
 from models.runs import clip_embeddings, run_folder
-from models.training import trainers
+from models.training import setups
 from models.validation import mixtures
 from tests.models import small_corpus
 
@@ -219,7 +219,7 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
     assert main(["describe", "--weights", "ear"]) == 1
     assert "ear is a training's run, not a model: make one of it with `ship --run ear`" in capfd.readouterr().err
     # What an earlier release began tells none of them, lacks newer fields, and goes on as a new run would.
-    old = {name: value for name, value in json.loads(written).items() if name not in trainers.COURSE}
+    old = {name: value for name, value in json.loads(written).items() if name not in setups.COURSE}
     del old["place"]["more"], old["recipe"]["songs"]
     Path("ear/run.json").write_text(json.dumps(old))
     assert main([*begun, "--steps", "3"]) == 0
