@@ -1,9 +1,9 @@
 """Excerpts of examples: the parts of recordings that their query is made of, to make it anew with another model.
 
-An excerpt is one contiguous part of a recording at the query encoder's rate, from the first to the last window that holds sound
-(`models.queries.query`). Silent windows inside stay, so that the windows of the excerpt that count are those of the
-recording, and the same model makes the same query of both. Recordings that are too long together are cut further:
-then each keeps the part of its share in which the most windows hold sound.
+An excerpt is one contiguous part of a recording at the query encoder's rate, from the first to the last window that
+holds sound (`models.queries.query`). Silent windows inside stay, so that the windows of the excerpt that count are
+those of the recording, and the same model makes the same query of both. Recordings that are too long together are cut
+further: then each keeps the part of its share in which the most windows hold sound.
 """
 
 from collections.abc import Sequence
