@@ -1,4 +1,4 @@
-"""How the authors' program separates a recording, for comparison: windows of 3 s every 2 s in batches of 8, float32,
+"""Separation as the authors' program does it, for comparison: windows of 3 s every 2 s in batches of 8, float32,
 and a Fourier transform by convolution."""
 
 import torch

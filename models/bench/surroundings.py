@@ -1,4 +1,4 @@
-"""What else happens on the machine while a program is measured: busy processes, and a quota of cores."""
+"""Load and limits on a measured program: busy processes beside it, and a quota of cores."""
 
 import subprocess
 import sys

@@ -38,7 +38,7 @@ _BIT_DEPTHS = {"flac": 16, "wav": 16}
 
 @dataclass(frozen=True)
 class Settings:
-    """How shards are written: audio format, size of a shard in MiB, and length of a long recording's pieces in s."""
+    """Settings of a pack: audio format, size of a shard in MiB, and length of a long recording's pieces in s."""
 
     format: str = "opus"
     shard_mb: float = 24
@@ -74,7 +74,7 @@ class Encoder(Protocol):
 
 
 class Rows(Files, Protocol):
-    """What a split is packed from: a `Source` of recordings, or rows of another kind with an encoder of their own.
+    """Rows that a split is packed from: a `Source` of recordings, or rows of another kind with an encoder of their own.
     Iterating, which can be repeated, yields them in a fixed order."""
 
     @property

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import soundfile
 
-from models.encoding.writer import AudioWriter, Block, ResamplingWriter, beginning, integers
+from models.encoding.writer import AudioWriter, Block, ResamplingWriter, delete_on_failure, integers
 
 _FLAC_HEADER_BYTES = 4096
 # libsndfile's Vorbis encoder puts each block on the stack.
@@ -57,7 +57,7 @@ class FlacWriter(AudioWriter):
         self._comment = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask if mask and channels > 2 else b""
         # libsndfile writes no comments of other names: this one is renamed in the finished file.
         self._placeholder = b"title=".ljust(len(self._comment), b".")
-        with beginning(path) as opened:
+        with delete_on_failure(path) as opened:
             self._written = _SystemFile(path)
             opened.callback(self._written.close)
             with self._written.errors():
@@ -93,7 +93,7 @@ class VorbisWriter(ResamplingWriter):
 
     def __init__(self, path: Path, rate: int, channels: int, file_rate: int) -> None:
         super().__init__(path, rate, channels, file_rate)
-        with beginning(path) as opened:
+        with delete_on_failure(path) as opened:
             self._written = _SystemFile(path)
             opened.callback(self._written.close)
             with self._written.errors():

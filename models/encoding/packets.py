@@ -12,7 +12,7 @@ from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 
-from models.encoding.writer import Block, ResamplingWriter, beginning
+from models.encoding.writer import Block, ResamplingWriter, delete_on_failure
 
 
 class _Packets(NamedTuple):
@@ -43,7 +43,7 @@ class PacketWriter(ResamplingWriter):
             options["movie_timescale"] = str(file_rate)
         self._layout = "mono" if channels == 1 else "stereo"
         self._samples = packets.samples
-        with beginning(path) as opened:
+        with delete_on_failure(path) as opened:
             self._container = av.open(f"file:{path.absolute()}", "w", format=packets.muxer, container_options=options)
             opened.callback(self._container.close)
             self._stream = cast(AudioStream, self._container.add_stream(packets.codec, rate=file_rate))

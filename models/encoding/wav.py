@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from models.encoding.writer import AudioWriter, Block, beginning, integers
+from models.encoding.writer import AudioWriter, Block, delete_on_failure, integers
 
 # RIFF counts bytes in 32 bits.
 _RIFF_BYTES = 2**32 - 1
@@ -26,7 +26,7 @@ class WavWriter(AudioWriter):
         self._mask = mask if channels > 2 else 0
         self._riff_bytes = riff_bytes
         self._bytes = 0
-        with beginning(path) as opened:
+        with delete_on_failure(path) as opened:
             self._file: BinaryIO = path.open("wb")
             opened.callback(self._file.close)
             self._file.write(self._header())

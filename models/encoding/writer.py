@@ -1,4 +1,4 @@
-"""What the writers of all formats share, and what those that resample do."""
+"""Base classes of the writers: of all formats, and of those whose codec needs another rate."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ResamplingWriter(AudioWriter):
 
 
 @contextmanager
-def beginning(path: Path) -> Iterator[ExitStack]:
+def delete_on_failure(path: Path) -> Iterator[ExitStack]:
     """Close what the stack holds, and delete the file, if a writer cannot begin."""
     with ExitStack() as opened:
         opened.callback(path.unlink, missing_ok=True)

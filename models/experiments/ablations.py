@@ -55,7 +55,7 @@ class Budget:
     rows: int = ROWS
     list_file: Path | None = None
 
-    def training(self, ablation: Ablation) -> list[str]:
+    def training_arguments(self, ablation: Ablation) -> list[str]:
         """Return the arguments of `python -m models` that train an ablation."""
         sizes = ["--channels", self.channels] + (["--batch", str(self.batch)] if self.batch else [])
         of_its_own = [part.format(transformer=self.transformer) for part in shlex.split(ablation.arguments)]
@@ -63,7 +63,7 @@ class Budget:
         run = ["--steps", str(ablation.steps(self.steps)), "--run", str(self.folder / ablation.name)]
         return ["train", "separator", *place, *sizes, *run, *of_its_own]
 
-    def measuring(self, ablation: Ablation) -> list[str]:
+    def evaluation_arguments(self, ablation: Ablation) -> list[str]:
         """Return the arguments that evaluate it: on the mixtures of all, or on classes that it was not trained on."""
         run = self.folder / ablation.name
         place = ["--corpus", str(self.corpus), "--cache", str(self.cache), "--weights", str(run)]
@@ -102,7 +102,7 @@ def ablate(
             continue
         console.print(f"[bold]{ablation.name}[/bold]: {ablation.asks}")
         finish(ablation, baseline, budget)
-        command = shlex.join(["python", "-m", "models", *budget.training(ablation)])
+        command = shlex.join(["python", "-m", "models", *budget.training_arguments(ablation)])
         table.append(row_of(ablation.name, ablation.asks, command, run))
         write(table, output or run / "ablations.csv")  # after each one: all of them take hours
     for shown in tables(table):
@@ -134,10 +134,13 @@ def finish(ablation: Ablation, baseline: Ablation, budget: Budget) -> None:
     """Train and evaluate an ablation, unless its folder holds the results of the same commands."""
     done_path = budget.folder / ablation.name / DONE
     done = json.loads(done_path.read_text()) if done_path.exists() else {}
-    trained = {"training": budget.training(ablation)}
+    trained = {"training": budget.training_arguments(ablation)}
     if done.get("training") != trained["training"]:
         give(trained["training"])
-    wanted = trained | {"measuring": budget.measuring(ablation), "baseline": budget.training(baseline)}
+    wanted = trained | {
+        "measuring": budget.evaluation_arguments(ablation),
+        "baseline": budget.training_arguments(baseline),
+    }
     if done != wanted:
         give(wanted["measuring"])
         done_path.write_text(json.dumps(wanted, indent=1) + "\n")

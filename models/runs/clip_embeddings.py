@@ -63,7 +63,7 @@ def load(
     return np.load(path, mmap_mode="r")
 
 
-def sounding(embeddings: np.ndarray) -> np.ndarray:
+def have_embeddings(embeddings: np.ndarray) -> np.ndarray:
     """Return which clips (clips,) have an embedding, and can be queries; in parts, since not all need fit in memory."""
     parts = [embeddings[at : at + REPORT, 0].any(1) for at in range(0, len(embeddings), REPORT)]
     return np.concatenate([np.zeros(0, bool), *parts])

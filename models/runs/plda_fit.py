@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.corpus.clips import Clips
 from models.queries.plda import PLDAPrior, root
-from models.runs.clip_embeddings import sounding
+from models.runs.clip_embeddings import have_embeddings
 
 DIRECTIONS = 192  # a few more than there are classes
 DIAGONAL = 0.5  # shrinkage of W to its diagonal: a few thousand clips do not determine all covariances
@@ -23,7 +23,7 @@ def fit(embeddings: np.ndarray, clips: Clips) -> PLDAPrior | None:
     """Fit a prior to the clips' queries (clips, VERSIONS, D); None if no class has clips of two groups, or
     all of them sound the same to the encoder."""
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index in np.flatnonzero(sounding(embeddings)).tolist():
+    for index in np.flatnonzero(have_embeddings(embeddings)).tolist():
         clip = clips.clips[index]
         for mid in clip.mids:
             if clip.group in groups[mid] or len(groups[mid]) < MOST_GROUPS:

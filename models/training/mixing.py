@@ -16,7 +16,7 @@ from models.corpus.clips import ENERGY_HOP, RATE, Clips
 from models.corpus.relations import are_related, siblings, with_descendants
 from models.labels import find
 from models.queries.plda import PLDAPrior
-from models.runs.clip_embeddings import sounding
+from models.runs.clip_embeddings import have_embeddings
 from models.training.clip_index import ClipIndex, WeightedDraw
 from models.training.recipe import LASTING, Recipe
 from models.training.rendering import ROOMS, UNLABELLED, Batch, Plan, Renderer, labels_of
@@ -57,7 +57,7 @@ class Mixer:
         self.frames = int(recipe.seconds * RATE)
         self.renderer = Renderer(clips, self.frames, stft, device)
         # A clip without an embedding cannot be a query.
-        usable = np.ones(len(clips.clips), bool) if embeddings is None else sounding(embeddings)
+        usable = np.ones(len(clips.clips), bool) if embeddings is None else have_embeddings(embeddings)
         self.index = ClipIndex(
             (index, self._labels(index), clips.clips[index].group) for index in np.flatnonzero(usable).tolist()
         )

@@ -1,4 +1,4 @@
-"""What a run is validated on: mixtures for a separator, and the mean average precision of a detector."""
+"""Validation during training: the mixtures of a separator, and the mean average precision of a detector."""
 
 import numpy as np
 import torch

@@ -21,7 +21,7 @@ from models.networks.htsat import HTSAT
 from models.networks.unet import HyperParameters as UNetSizes
 from models.queries.query import BASE_RULES, PAPER_RULES
 from models.runs import plda_fit, teacher
-from models.runs.clip_embeddings import keep_share, sounding, weights_digest
+from models.runs.clip_embeddings import have_embeddings, keep_share, weights_digest
 from models.runs.run_folder import (
     load_query_encoder,
     separator_weights,
@@ -104,7 +104,7 @@ def train_separator(
     else:
         learner = SeparatorLearner(query_encoder, as_tuples(setup.sizes), setup.loss)
         if setup.start is None:
-            heard = np.flatnonzero(sounding(vectors))
+            heard = np.flatnonzero(have_embeddings(vectors))
             some = heard[:: -(-len(heard) // STATISTICS) or 1]
             learner.network.learn_queries(torch.from_numpy(vectors[some, 0].astype(np.float32)))
         else:

@@ -211,7 +211,7 @@ def test_the_parts_of_an_excerpt_begin_where_the_score_says() -> None:
     assert set(parts) == set(programs)
     for label, part in parts.items():
         sound = synthesizer(BANKS[0], sources.PACKAGES, ambience=False).render(part, 2.0)
-        assert studio.sounding(sound).argmax() / 100 == pytest.approx(1.0, abs=0.02), label
+        assert studio.sounding_frames(sound).argmax() / 100 == pytest.approx(1.0, abs=0.02), label
 
 
 @rendered

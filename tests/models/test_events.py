@@ -19,7 +19,7 @@ from models.evaluation.detectors import events, soundscapes, strong_labels
 from models.evaluation.detectors.detector_under_test import DetectorUnderTest
 from models.evaluation.detectors.event_counts import MEASURES, count
 from models.evaluation.detectors.events import THRESHOLDS, DetectedScene
-from models.evaluation.detectors.soundscapes import KnownEvent, sounding
+from models.evaluation.detectors.soundscapes import KnownEvent, sounding_spans
 from models.labels import CLASSES, classes, find
 from models.networks import DetectorOutput
 from tests.models.bands import BANDS, BandDetector, tone
@@ -117,17 +117,21 @@ def test_a_sound_is_cut_at_long_pauses_and_nowhere_else(bursts: list[tuple[int, 
             expected[-1][1] = at
         else:
             expected.append([start, at])
-    assert [list(span) for span in sounding(np.concatenate(sound), rate)] == pytest.approx(np.array(expected) / 100)
+    assert [list(span) for span in sounding_spans(np.concatenate(sound), rate)] == pytest.approx(
+        np.array(expected) / 100
+    )
 
 
 @pytest.mark.parametrize(("level", "end"), [(-30, 2.0), (-50, 1.0)])
 def test_what_is_forty_decibels_below_the_loudest_is_no_part_of_the_sound(level: float, end: float) -> None:
     loud = tone(1, RATE, RATE).numpy()
-    assert sounding(np.concatenate([loud, loud * 10 ** (level / 20)]), RATE) == [(0.0, pytest.approx(end, abs=0.01))]
+    assert sounding_spans(np.concatenate([loud, loud * 10 ** (level / 20)]), RATE) == [
+        (0.0, pytest.approx(end, abs=0.01))
+    ]
 
 
 def test_silence_holds_no_sound() -> None:
-    assert sounding(np.zeros(1000), 1000) == []
+    assert sounding_spans(np.zeros(1000), 1000) == []
 
 
 # Tables

@@ -24,7 +24,7 @@ LISTED = ablations.read(ablations.LISTED)
 @pytest.mark.parametrize("ablation", LISTED, ids=lambda ablation: ablation.name)
 def test_every_line_is_a_command(ablation: ablations.Ablation, shared: Path, tmp_path: Path) -> None:
     budget = ablations.Budget(shared / "corpus", tmp_path, shared / "teacher", tmp_path, tmp_path)
-    _, name, *arguments = budget.training(ablation)
+    _, name, *arguments = budget.training_arguments(ablation)
     asked = typer.main.get_group(training.app).commands[name].make_context(name, arguments).params
     changed = with_changes(Recipe(), asked["change"] or [])
     assert asked["steps"] == ablation.steps(ablations.STEPS)

@@ -29,7 +29,7 @@ def powers(sound: np.ndarray) -> np.ndarray:
     return np.square(sound[: len(sound) // FRAME * FRAME], dtype=np.float64).reshape(-1, FRAME).mean(1)
 
 
-def sounding(sound: np.ndarray) -> np.ndarray:
+def sounding_frames(sound: np.ndarray) -> np.ndarray:
     """Return which frames of a sound (n,) sound."""
     frames = powers(sound)
     return frames > frames.max(initial=0.0) * 10 ** (SOUNDING_DB / 10)
@@ -37,7 +37,7 @@ def sounding(sound: np.ndarray) -> np.ndarray:
 
 def at_level(sound: np.ndarray, decibels: float) -> np.ndarray:
     """Return a sound at a level relative to full scale where it sounds; silence stays as it is."""
-    heard = sounding(sound)
+    heard = sounding_frames(sound)
     if not heard.any():
         return sound
     return sound * np.float32(10 ** (decibels / 20) / np.sqrt(powers(sound)[heard].mean()))
@@ -50,7 +50,7 @@ def audible(parts: Parts) -> Parts:
         name: sound
         for name, sound in parts.items()
         if powers(sound).mean() > whole * 10 ** (AUDIBLE_DB / 10)
-        and sounding(sound).sum() * FRAME / RATE >= LEAST_SECONDS
+        and sounding_frames(sound).sum() * FRAME / RATE >= LEAST_SECONDS
     }
 
 

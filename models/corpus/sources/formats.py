@@ -16,7 +16,7 @@ from models.errors import CorpusInvalid
 
 
 class Files(Protocol):
-    """What a fingerprint is taken of: a `Source`, or other files that a split is made of."""
+    """Files that a fingerprint is taken of: a `Source`, or others that a split is made of."""
 
     @property
     def root(self) -> Path: ...

@@ -90,7 +90,7 @@ def _scene(name: str, clips: Clips, by_class: dict[str, dict[str, list[Clip]]], 
         if any(are_related(one, other) for one in mids for other in there):
             continue
         sound = _part(clips.waveform(clip))
-        spans = sounding(sound, RATE)
+        spans = sounding_spans(sound, RATE)
         mask = np.concatenate([sound[round(start * RATE) : round(end * RATE)] for start, end in spans])
         level = 10 ** (random.uniform(*LEVELS_DB) / 20)
         first = int(random.integers(len(samples) - len(sound) + 1))
@@ -118,7 +118,7 @@ def _part(sound: np.ndarray) -> np.ndarray:
     return sound * edges
 
 
-def sounding(sound: np.ndarray, rate: int) -> list[tuple[float, float]]:
+def sounding_spans(sound: np.ndarray, rate: int) -> list[tuple[float, float]]:
     """Return the spans, in seconds, where (n,) is within `RANGE_DB` of its loudest 10 ms; short pauses are bridged."""
     size = round(FRAME_SECONDS * rate)
     padded = np.pad(sound.astype(np.float64), (0, -len(sound) % size))
