@@ -131,6 +131,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
 
     from app import logs, metrics
     from app.dependencies import Dependencies
+    from app.http import garbage
     from app.http.uvicorn_protocol import HttpProtocol
     from app.main import create_app
 
@@ -144,7 +145,12 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
         budget = deps.budgets.connections
 
     class Server(uvicorn.Server):
-        """Ends the event streams at shutdown; open streams would delay it."""
+        """Collects no garbage among what lives as long as the process; ends the event streams at shutdown, which open
+        streams would delay."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            garbage.freeze()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             deps.event_feed.end()
