@@ -141,9 +141,6 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     deps: Dependencies = app.state.deps
     metrics.serve(settings.metrics_port, settings.metrics_host, deps.metrics.registry)
 
-    class Protocol(HttpProtocol):
-        budget = deps.budgets.connections
-
     class Server(uvicorn.Server):
         """Collects no garbage among what lives as long as the process; ends the event streams at shutdown, which open
         streams would delay."""
@@ -163,7 +160,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
-            http=Protocol,
+            http=HttpProtocol.for_server(deps.budgets.connections),
             ws="none",
             server_header=False,
             forwarded_allow_ips=settings.proxy_networks.split(","),
