@@ -131,6 +131,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
 
     from app import logs, metrics
     from app.dependencies import Dependencies
+    from app.http import garbage
     from app.http.uvicorn_protocol import HttpProtocol
     from app.main import create_app
 
@@ -140,11 +141,13 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
     deps: Dependencies = app.state.deps
     metrics.serve(settings.metrics_port, settings.metrics_host, deps.metrics.registry)
 
-    class Protocol(HttpProtocol):
-        budget = deps.budgets.connections
-
     class Server(uvicorn.Server):
-        """Ends the event streams at shutdown; open streams would delay it."""
+        """Collects no garbage among what lives as long as the process; ends the event streams at shutdown, which open
+        streams would delay."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            garbage.freeze()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             deps.event_feed.end()
@@ -157,7 +160,7 @@ def _serve(settings: Settings, listener: socket.socket | None) -> None:
             port=settings.port,
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACEFUL_TIMEOUT,
-            http=Protocol,
+            http=HttpProtocol.for_server(deps.budgets.connections),
             ws="none",
             server_header=False,
             forwarded_allow_ips=settings.proxy_networks.split(","),

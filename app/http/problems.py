@@ -168,8 +168,8 @@ def _summary(errors: list[dict[str, str]]) -> str:
 
 
 def pointer(*steps: str | int) -> str:
-    """Return a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+    """Return a JSON pointer (RFC 6901), whose steps end where a response cuts it anyway."""
+    return "".join("/" + str(step)[: MAX_TEXT + 1].replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def field_error(detail: str, *steps: str | int) -> FieldError:

@@ -7,11 +7,15 @@ answered is read for a short time, so that the client sees the response, before 
 
 uvicorn's own limit of connections answers liveness probes with 503 too, so that the process would be killed when it is
 busiest. Here connections beyond the budget are open as well, and refused only what is not `HEALTH_PATHS`.
+
+Hundreds of requests that arrive at once begin in turns of the event loop, those of each client after one another, and
+so end those whose connections are closed: the others are answered between them.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from starlette.types import Scope
@@ -21,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from app.budgets.budget import Budget
 from app.errors import Overloaded
 from app.http import problems
+from app.http.turns import Turns
 from app.records.ids import new_id
 
 log = logging.getLogger("earmark.http")
@@ -51,10 +56,12 @@ class _ResponseTransport:
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on httptools that closes connections whose heads take too long or are too large.
 
-    A server has a subclass with its budget of connections; requests on those beyond it are marked for `get_refusal`.
+    A server has a subclass of its own (`for_server`). Requests on connections beyond its budget are marked for
+    `get_refusal`.
     """
 
     budget: Budget
+    turns: Turns
 
     head_seconds = 15.0  # from the connection, or a later request's first byte, to the end of the head
     head_bytes = 64 * 1024  # checked while a head is incomplete: one that arrives in one piece may be somewhat larger
@@ -68,6 +75,11 @@ class HttpProtocol(HttpToolsProtocol):
     _is_half_closed = False  # the response is sent, and nothing follows it
     _active: RequestResponseCycle | None = None  # `cycle` is the latest request, which may wait in the pipeline
 
+    @classmethod
+    def for_server(cls, budget: Budget) -> "type[HttpProtocol]":
+        """Return the protocol of one server, which runs on one event loop. budget: of its connections."""
+        return type("ServerProtocol", (cls,), {"budget": budget, "turns": Turns()})
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._is_within_budget = self.budget.used < self.budget.total
@@ -79,6 +91,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         if self._is_within_budget:
             self.budget.give_back("", 1)
+        self.turns.add(self._client_of(self._active), partial(self._end, exc))
+
+    def _end(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._active is not None and not self._active.response_complete:
@@ -103,7 +118,13 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._is_within_budget and scope["path"] not in HEALTH_PATHS:
             scope[_REFUSAL] = self.budget.refuse("", 1)
         cycle.transport = cast(asyncio.Transport, _ResponseTransport(self.transport, self._close_after_body))
-        super()._start_asgi_task(cycle, app)
+        self.turns.add(self._client_of(cycle), partial(super()._start_asgi_task, cycle, app))
+
+    def _client_of(self, cycle: RequestResponseCycle | None) -> object:
+        """Return who sent a request: a key, or an address, neither of them verified."""
+        headers = () if cycle is None else cycle.scope["headers"]
+        address = self.client[0] if self.client else None
+        return next((value for name, value in headers if name == b"authorization"), address)
 
     def on_message_complete(self) -> None:
         self._is_body_pending = False

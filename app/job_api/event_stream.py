@@ -99,13 +99,18 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
     def format_shared(entry: EventEntry) -> Callable[[Job], Awaitable[tuple[Job, bytes]]]:
         return lambda record: feed.share(entry, lambda: _format(deps, record, [entry], 0, render))
 
+    def format_past(past: list[EventEntry]) -> Callable[[Job], Awaitable[tuple[Job, bytes]]]:
+        # Not kept for later streams: places in the queue and signatures of URLs change by themselves.
+        what = (job.id, after, past[-1].revision if past else 0)
+        return lambda record: feed.join(what, lambda: _format(deps, record, past, after, render))
+
     with feed.subscribe(job.id) as subscription:
         past = await run_in_threadpool(events.read_all, deps.redis, job.id)
         subscription.start(past[-1].revision if past else job.revision)
         yield format_sse_event(retry=_RETRY_MS)
         if past and past[-1].type == DELETED:
             return
-        async for chunk in send(lambda record: _format(deps, record, past, after, render)):
+        async for chunk in send(format_past(past)):
             yield chunk
         while not finished and not feed.ended:
             entries = await subscription.next(HEARTBEAT_SECONDS)
@@ -116,7 +121,7 @@ async def _events(deps: Dependencies, job: Job, after: int, render: Render) -> A
                     yield chunk
             if not entries and not feed.ended:
                 yield KEEPALIVE_COMMENT
-                finished = await run_in_threadpool(_has_finished, deps, job)
+                finished = await feed.join(job.id, lambda: run_in_threadpool(_has_finished, deps, job))
 
 
 async def _format(

@@ -2,13 +2,14 @@
 
 Subscribers are tasks on the event loop and hold no threads. An entry reaches them within milliseconds; the first entry
 of a job that had no subscriber before, within `_BLOCK_MS`. While Redis is away subscribers keep waiting and miss
-nothing: each stream is read on from where reading stopped. What subscribers make of an entry is made once (`share`):
-hundreds of one job's, each for itself, would keep the event loop from all other clients.
+nothing: each stream is read on from where reading stopped. What subscribers make of an entry is made once (`share`),
+and what many of them do at the same time is done together (`join`): hundreds of one job's, each for itself, would keep
+the event loop from all other clients.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -49,6 +50,7 @@ class Subscription:
             async with asyncio.timeout(seconds):
                 received = [await self.entries.get()]
         except TimeoutError:
+            await self._feed.wait_for_turn()  # those that have begun together end together
             return []
         while not self.entries.empty():
             received.append(self.entries.get_nowait())
@@ -67,6 +69,7 @@ class EventFeed:
         self._last_revisions: dict[str, int] = {}  # by job: the last revision that its subscriptions have received
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._shared: WeakKeyDictionary[EventEntry, asyncio.Task[Any]] = WeakKeyDictionary()
+        self._joined: dict[Hashable, asyncio.Task[Any]] = {}
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
 
@@ -104,9 +107,29 @@ class EventFeed:
 
             making.add_done_callback(forget_failure)
         made = await asyncio.shield(making)
+        await self.wait_for_turn()
+        return made
+
+    async def join(self, what: Hashable, make: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Return what `make` returns, or what it does for another subscriber that is waiting for the same."""
+        making = self._joined.get(what)
+        if making is None:
+            making = self._joined[what] = asyncio.create_task(make())
+
+            def forget(done: asyncio.Task[Any]) -> None:
+                del self._joined[what]
+                if not done.cancelled():
+                    done.exception()  # its subscribers may have left
+
+            making.add_done_callback(forget)
+        made = await asyncio.shield(making)
+        await self.wait_for_turn()
+        return made
+
+    async def wait_for_turn(self) -> None:
+        """Go on in a turn of the event loop in which few others do."""
         async with self._turns:
             await asyncio.sleep(0)
-        return made
 
     def start_reading(self, job_id: str, after: int) -> None:
         """Read the job's stream from that revision, unless it is read already."""

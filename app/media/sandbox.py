@@ -41,7 +41,7 @@ _ENVIRONMENT = {
 # Interval between checks of the clock and of the caller's `cancelled`.
 _POLL_SECONDS = 0.05
 # Reads after the child has ended: enough for a full pipe. A pipe that still fills belongs to a process that left the
-# child's session.
+# child's group.
 _MAX_DRAIN_READS = 64
 # Children that are forked for one call while the zygote dies, which ends them: for lack of memory, or with a signal to
 # all processes of a service. That it is dead may be found only when the next request is sent.

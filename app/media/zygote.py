@@ -99,7 +99,9 @@ class Zygote:
             if os.getppid() != self._pid:  # it died before the call
                 os._exit(status)
             self._prctl(_PR_SET_NAME, CHILD_NAME.encode(), 0, 0, 0)
-            os.setsid()
+            # A group to kill. Not a session: where Linux groups processes by session (autogroup), each gets an equal
+            # part of the processors, as large as that of the server, and niceness counts within one session only.
+            os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for number, stream in enumerate(streams, 1):

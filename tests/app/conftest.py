@@ -236,10 +236,10 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, folder: Path, protocol: type[HttpProtocol] = HttpProtocol) -> Iterator[Service]:
     """A front end with these settings."""
     app = create_app(settings)
-    with_budget = type("Protocol", (protocol,), {"budget": app.state.deps.budgets.connections})
+    http = protocol.for_server(app.state.deps.budgets.connections)
     server = _Server(
         uvicorn.Config(
-            app, port=0, http=with_budget, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
+            app, port=0, http=http, ws="none", log_level="warning", lifespan="on", timeout_graceful_shutdown=2
         )
     )
     thread, port = server.start()

@@ -75,3 +75,31 @@ def test_what_subscribers_make_of_an_entry_is_made_once_and_again_after_a_failur
         assert sorted(calls) == ["job 0", "job 0", "job 1"]
 
     asyncio.run(run())
+
+
+def test_what_subscribers_do_at_the_same_time_is_done_once_and_later_again() -> None:
+    calls: list[str] = []
+
+    async def run() -> None:
+        feed = EventFeed(Settings())
+
+        async def subscriber(job: str, fails: bool = False) -> str:
+            async def make() -> str:
+                calls.append(job)
+                await asyncio.sleep(0.01)
+                if fails:
+                    raise ValueError
+                return job
+
+            return await feed.join(job, make)
+
+        impatient = asyncio.create_task(subscriber("a"))
+        await asyncio.sleep(0)
+        impatient.cancel()  # the others get it all the same
+        assert await asyncio.gather(*(subscriber("ab"[number % 2]) for number in range(100))) == ["a", "b"] * 50
+        assert sorted(calls) == ["a", "b"]
+        failed = await asyncio.gather(*(subscriber("a", fails=True) for _ in range(3)), return_exceptions=True)
+        assert [type(error) for error in failed] == [ValueError] * 3
+        assert await subscriber("a") == "a" and sorted(calls) == ["a", "a", "a", "b"]
+
+    asyncio.run(run())

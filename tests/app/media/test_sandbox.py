@@ -54,6 +54,13 @@ def test_the_child_yields_to_other_processes(run: Run) -> None:
     assert int(outcome.output) == min(ours + 3, 19)
 
 
+def test_children_share_a_session_in_which_their_niceness_counts_and_each_leads_a_group(run: Run) -> None:
+    text = "import os; print(os.getsid(0), os.getpgid(0) == os.getpid())"
+    first, second = run(text).output.split(), run(text).output.split()
+    assert first == second == [str(os.getsid(zygote().pid)).encode(), b"True"]
+    assert int(first[0]) != os.getsid(0)  # beside the caller, all of them together count as one
+
+
 def test_a_program_that_succeeds(run: Run) -> None:
     outcome = run("print('done')")
     assert outcome.is_success
