@@ -61,12 +61,20 @@ pin: ## pin the images of docker-compose.yml and docker/ to digests (needs docke
 # Programs that tests start are no parts of this make. They are many: without bytecode, each would compile all its modules.
 PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 LARGE_PARTS := models app end_to_end
+MODELS_FIRST := $(wildcard tests/models/test_[a-l]*.py)
 
-# Two parts at a time, one a core; each has servers and ports of its own. The output of a part is printed when it ends. A
-# part that fails keeps others from beginning, and fails the whole. In this order test-end_to_end, whose services need
-# both cores, is mostly alone.
-test: $(READY) tools ## run linters and all tests, two parts side by side
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint $(addprefix test-,$(LARGE_PARTS) rest page)
+# Three parts at a time on two cores: test-end_to_end uses half of them, waiting for the rest. Models are two parts, so
+# that none is left alone for long. Each has servers and ports of its own. The output of a part is printed when it ends. A
+# part that fails keeps others from beginning, and fails the whole.
+test: $(READY) tools ## run linters and all tests, three parts side by side
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target \
+	  lint $(addprefix test-,models-first app end_to_end models-others rest page)
+
+test-models-first: $(READY)
+	$(PYTEST) $(MODELS_FIRST)
+
+test-models-others: $(READY) # also those that are made later
+	$(PYTEST) tests/models $(addprefix --ignore=,$(MODELS_FIRST))
 
 test-rest: $(READY) # all others, also those of folders that are made later
 	$(PYTEST) $(addprefix --ignore=tests/,$(LARGE_PARTS))

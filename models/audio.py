@@ -5,23 +5,16 @@ Shapes: C channels, n samples. Samples are float32, nominally in [-1, 1].
 
 from dataclasses import dataclass
 
-import numpy as np
-import soxr
 import torch
 from torch import Tensor
 
 from models.errors import SpanOutside
-
-# Channels in anti-phase cancel in their mean. From this loss on (a power ratio of 6 dB) the loudest channel is used
-# instead of the mean.
-CANCELLATION = 10 ** (-6 / 10)
+from models.media.conversion import CANCELLATION, BlockResampler
 
 # Seconds: times typed by hand are rounded.
 _SPAN_SLACK = 0.01
 # More channels than any array of microphones has are the samples of a transposed recording.
 _MOST_CHANNELS = 1024
-# soxr's high quality: linear phase, 20 bits, pass band to 0.91 of the lower Nyquist frequency.
-_QUALITY = "HQ"
 
 
 @dataclass(frozen=True)
@@ -105,35 +98,11 @@ def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 class Resampler:
-    """Resampler that takes a recording block by block; its output does not depend on how the recording is cut.
-
-    Rates are any positive integers in Hz. The output lags behind the input (the filter looks ahead) until the last
-    block, which flushes the rest.
-    """
+    """`BlockResampler` of tensors."""
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
-        self._channels = channels
-        self._from_rate = from_rate
-        self._to_rate = to_rate
-        self._taken = 0
-        self._given = 0
-        self._stream = (
-            None
-            if from_rate == to_rate
-            else soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=_QUALITY)
-        )
+        self._blocks = None if from_rate == to_rate else BlockResampler(from_rate, to_rate, channels)
 
     def feed(self, block: Tensor, last: bool = False) -> Tensor:
         """Take (C, n), where n may be 0, and return the (C, m) that are ready. Nothing may follow a `last` block."""
-        if self._stream is None:
-            return block
-        self._taken += block.shape[1]
-        interleaved = np.ascontiguousarray(block.numpy().T)
-        ready = torch.from_numpy(np.ascontiguousarray(self._stream.resample_chunk(interleaved, last=last).T))
-        self._given += ready.shape[1]
-        if not last:
-            return ready
-        # soxr may round the total length up or down, depending on the blocks: make it exact.
-        missing = round(self._taken * self._to_rate / self._from_rate) - self._given
-        self._given += missing
-        return torch.nn.functional.pad(ready, (0, missing)) if missing > 0 else ready[:, : ready.shape[1] + missing]
+        return block if self._blocks is None else torch.from_numpy(self._blocks.feed(block.numpy(), last))

@@ -23,7 +23,6 @@ from models.corpus.measurements import CorpusMeasurements, Measurement, measure_
 from models.corpus.packing import Settings, Tally, pack
 from models.corpus.rendering import sources
 from models.corpus.rendering.singing import validation_groups, voices
-from models.corpus.rendering.songs import Songs
 from models.corpus.rendering.synthesizer import synthesizer
 from models.corpus.sources.formats import open_source, splits_of
 from models.corpus.sources.recordings import Fault, Recording, by_reason, summarise
@@ -124,6 +123,8 @@ def render_songs(
     Parts of one song share `song`, begin together and keep their levels in the mix. Clips are mono: nothing is panned.
     An interrupted call resumes when it is called again. `manifest.csv` lists sources and licences.
     """
+    from models.corpus.rendering.songs import Songs  # it imports torch, which takes seconds
+
     check_format(format, 32_000, 1)
     banks = sources.banks(bank)
     synthesizer(banks[0].path, sources.PACKAGES)

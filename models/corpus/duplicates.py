@@ -3,6 +3,8 @@
 Two steps. Each recording has a thumbnail, its log-mel spectrogram without silent ends, pooled to a fixed size; a matrix
 product of two splits' thumbnails finds similar pairs of about the same length. The highest normalised cross-correlation
 of their waveforms over all shifts then decides: other takes of a sound have similar thumbnails, but do not correlate.
+
+Torch is imported where thumbnails are made or compared: the commands that need none start in a blink.
 """
 
 from collections import defaultdict
@@ -12,13 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import soxr
-import torch
 
 from models.corpus.clips import RATE
 from models.corpus.decoded import decode
 from models.corpus.sources.formats import open_source
 from models.corpus.sources.recordings import Recording, Samples
-from models.spectrum import mel_bands, stft
 
 BANDS = 24
 PARTS = 32
@@ -48,10 +48,15 @@ class Pair:
 
 def thumbnail(samples: Samples) -> np.ndarray:
     """int16 (n,) at 32 kHz -> float16 (PARTS * BANDS,), of length 1 and mean 0; zeros for silence."""
+    import torch
+
+    from models.spectrum import mel_bands, stft
+
     floats = torch.from_numpy(samples.astype(np.float32) / 32768)
     # Short sounds need a smaller hop, for at least PARTS frames.
     hop = int(np.clip(len(floats) // (4 * PARTS), 32, 320))
-    power = stft(floats[None], FFT_SIZE, hop)[0].abs().square() @ _bands()
+    bands = mel_bands(FFT_SIZE, RATE, BANDS, LOWEST_HZ, HIGHEST_HZ)
+    power = stft(floats[None], FFT_SIZE, hop)[0].abs().square() @ bands
     loudness = power.sum(1)
     sounding = torch.nonzero(loudness > SOUNDING * loudness.max())[:, 0]
     if not len(sounding):
@@ -67,6 +72,8 @@ def alike(
     first: np.ndarray, second: np.ndarray, first_seconds: np.ndarray, second_seconds: np.ndarray
 ) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows of two sets of thumbnails (N, K), (M, K) that are similar and of about the same length."""
+    import torch
+
     factor, more = LONGER
     others = torch.from_numpy(second).float().T
     for start in range(0, len(first), ROWS):
@@ -107,7 +114,3 @@ def compare(corpus: Path, pairs: Iterable[tuple[tuple[str, str], tuple[str, str]
 def _low_rate(samples: Samples) -> np.ndarray:
     floats = samples[: round(LONGEST * RATE)].astype(np.float32) / 32768
     return soxr.resample(floats, RATE, RATE // LOW_RATE)
-
-
-def _bands() -> torch.Tensor:
-    return mel_bands(FFT_SIZE, RATE, BANDS, LOWEST_HZ, HIGHEST_HZ)

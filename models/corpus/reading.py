@@ -1,4 +1,5 @@
-"""Reading of audio files as mono int16 at 32 kHz, block by block.
+"""Reading of audio files as mono int16 at 32 kHz, block by block. Imports no torch: processes that decode start in a
+blink.
 
 The downmix is that of `models.audio.mono`, decided over the whole recording (or its labelled segment): the mean of the
 channels, or the loudest one if the mean cancels. Files with several channels are therefore read twice.
@@ -13,17 +14,15 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from models.audio import CANCELLATION, Resampler
 from models.corpus.clips import RATE
 from models.corpus.sources.recordings import Samples, Unusable
 from models.errors import MediaError
 from models.media import AudioReader, open_audio
+from models.media.conversion import CANCELLATION, Block, BlockResampler
 
-Block = NDArray[np.float32]
 Damaged = Callable[[str], None]
 
 # How much longer than its segment a file may be to be taken for the segment itself: cutting may round to key frames.
@@ -144,10 +143,10 @@ def as_samples(
 ) -> Iterator[Samples]:
     """Float blocks (channels, n) at `rate` Hz -> int16 (n,) at 32 kHz; `play` begins from the start each time."""
     weights = _downmix(play(_ignore)) if channels > 1 else np.ones(1, np.float32)
-    resampler = Resampler(rate, RATE, 1)
+    resampler = BlockResampler(rate, RATE, 1)
     for block in play(damaged):
-        yield _as_int16(resampler.feed(torch.from_numpy((weights @ block)[None])).numpy()[0])
-    yield _as_int16(resampler.feed(torch.zeros(1, 0), last=True).numpy()[0])
+        yield _as_int16(resampler.feed((weights @ block)[None])[0])
+    yield _as_int16(resampler.feed(np.zeros((1, 0), np.float32), last=True)[0])
 
 
 def pieces(blocks: Iterator[Samples], frames: int) -> Iterator[Samples]:

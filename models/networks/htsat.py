@@ -378,6 +378,8 @@ def shift_mask(grid: tuple[int, int], window: tuple[int, int], shift: tuple[int,
 
 def initialise(module: nn.Module) -> None:
     """Initialise a layer as Swin does: narrow normal weights, no bias."""
+    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return  # there is nothing to fill, and torch would load its compiler to clamp it, which takes two seconds
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

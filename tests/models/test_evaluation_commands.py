@@ -32,7 +32,7 @@ def list_file(corpus: Path, cache: Path) -> Path:
     """Rows of that corpus, drawn by the command."""
     path = corpus / "rows" / "drawn.csv"
     path.parent.mkdir()
-    assert evaluate("draw", corpus, cache, "--output", path, "--rows", 12) == 0
+    assert evaluate("draw", corpus, cache, "--output", path, "--rows", 6) == 0
     return path
 
 
@@ -65,13 +65,13 @@ def test_mixtures_are_measured_drawn_and_compared(
 
     measure("--output", tmp_path / "all.json", "--plot", tmp_path / "all.png")
     said = capfd.readouterr().out
-    assert f"base@{VERSION}, 12 mixtures" in said and "trained clip" in said and "clean" in said
+    assert f"base@{VERSION}, 6 mixtures" in said and "trained clip" in said and "clean" in said
     assert (tmp_path / "all.png").stat().st_size > 10_000
     whole = json.loads((tmp_path / "all.json").read_text())
     assert whole["model"] == f"base@{VERSION}"
-    assert whole["mixtures"] == len(whole["rows"]["number"]) == 12
+    assert whole["mixtures"] == len(whole["rows"]["number"]) == 6
     assert whole["list"] == reporting_mixtures.digest(list_file)
-    assert whole["means"]["mixture/example/si_sdri"]["rows"] == 12
+    assert whole["means"]["mixture/example/si_sdri"]["rows"] == 6
 
     measure("--half", "report", "--rows", 3, "--output", tmp_path / "half.json")
     half = json.loads((tmp_path / "half.json").read_text())

@@ -8,11 +8,11 @@ import models
 
 ROWS = (
     {"errors"},
-    {"audio", "formats", "spectrum"},
+    {"formats", "spectrum"},
     {"networks"},
     {"compute", "encoding", "labels", "options"},
     {"media", "authors", "detection"},
-    {"queries"},
+    {"audio", "queries"},
     {"checkpoints", "own_recordings", "plots", "separation"},
     {"console", "named_queries", "short_detections"},
     {"corpus", "engine"},
