@@ -200,13 +200,13 @@ def _derive(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def plain(figures: Any, digits: int = 3) -> Any:
-    """Convert estimates, numbers, lists and dictionaries of them for JSON: rounded, NaN as None."""
+    """Convert estimates, numbers, sequences and dictionaries of them for JSON: rounded, None for what is not finite."""
     if isinstance(figures, Estimate):
         return plain(asdict(figures), digits)
     if isinstance(figures, dict):
         return {name: plain(of, digits) for name, of in figures.items()}
-    if isinstance(figures, list):
+    if isinstance(figures, list | tuple):
         return [plain(of, digits) for of in figures]
     if isinstance(figures, float):
-        return None if math.isnan(figures) else round(figures, digits)
+        return round(figures, digits) if math.isfinite(figures) else None
     return figures
