@@ -47,7 +47,9 @@ Folders = Annotated[
     typer.Option("--scores", help="Folder of MIDI files, again for each. Default: those of Debian's packages."),
 ]
 Bank = Annotated[Path, typer.Option(help="Sound bank, SF2.", dir_okay=False)]
-Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False)]
+Rows = Annotated[
+    Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False, show_default="the committed list")
+]
 
 
 @dataclass(frozen=True)

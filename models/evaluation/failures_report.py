@@ -51,7 +51,10 @@ def evaluate_worst(
         str, typer.Option(help="A shipped model's name, a model's folder, or a separator's run.")
     ] = "base",
     list_file: Annotated[
-        Path, typer.Option("--list", help="The list of the figures.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            "--list", help="The list of the figures.", exists=True, dir_okay=False, show_default="the committed list"
+        ),
     ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Annotated[Path, typer.Option(help="Where decoded clips are kept.")] = Path(".cache"),

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from models.commands import Device
+from models.commands import Device, QualityOption
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load
 from models.corpus.rendering.scores import midi_files
@@ -28,6 +28,7 @@ from models.evaluation.reports.bootstrap import Estimate, TwoLevel
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
+from models.options import DEFAULT_OPTIONS
 from models.queries.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
 
@@ -41,7 +42,9 @@ Scores = Annotated[
     list[Path] | None, typer.Option("--scores", help="Folder of MIDI files, again for each. Default: as unpacked.")
 ]
 Bank = Annotated[Path, typer.Option(help="Sound bank, SF2.", dir_okay=False)]
-Rows = Annotated[Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False)]
+Rows = Annotated[
+    Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False, show_default="the committed list")
+]
 Cache = Annotated[Path, typer.Option(help="Where decoded clips are kept.")]
 
 
@@ -190,6 +193,7 @@ def evaluate_practical(
     bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
     list_file: Rows = practical_mixtures.PRACTICAL,
+    quality: QualityOption = DEFAULT_OPTIONS.quality,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.", dir_okay=False)] = None,
@@ -198,12 +202,13 @@ def evaluate_practical(
     listed = practical_mixtures.read_rows(list_file)
     listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
     sounds, _, _ = _sounds(corpus, cache, folders, bank)
-    subject = ModelUnderTest(load_bundle(weights), device)
+    subject = ModelUnderTest(load_bundle(weights), device, quality)
     shown = track(listed, "practical", console=progress_console, transient=True)
     report = Report(measure(subject, shown, sounds))
     console.print(report.table(f"{subject.model_id}, {len(listed)} practical mixtures: SI-SDR improvement, dB"))
     if output:
         about = {"model": subject.model_id, "list": reporting_mixtures.digest(list_file)}
+        about |= {"quality": quality} if quality != DEFAULT_OPTIONS.quality else {}
         write_rows(about | report.as_json(), output)
 
 
