@@ -115,8 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stderr.write("stopped\n")
         return end.code if isinstance(end.code, int) else 1
     except ModelsError as error:
-        hint = f"; {_NEXT[error.code]}" if error.code in _NEXT else ""
-        sys.stderr.write(f"error: {error.detail if isinstance(error, MediaError) else error}{hint}\n")
+        text = error.detail if isinstance(error, MediaError) else str(error)
+        if hint := _NEXT.get(error.code):
+            text += f" {hint[0].upper()}{hint[1:]}." if text.endswith(("?", ".")) else f"; {hint}"
+        sys.stderr.write(f"error: {text}\n")
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
     return 1

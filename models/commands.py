@@ -118,6 +118,8 @@ def separate(
     from models.media import ANY_LENGTH
     from models.queries.matching import slug
 
+    if output is not None and output.suffix.removeprefix(".").lower() in FORMATS and not output.is_dir():
+        raise typer.BadParameter("is the folder of the stems; --format chooses their format", param_hint="--output")
     if not (query or label or text or span):
         raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS or --span START-END")
     options = SeparationOptions(
@@ -255,13 +257,14 @@ def embed(
     detector: DetectorFile = None,
     separator: SeparatorFile = None,
     device: Device = "auto",
+    precision: PrecisionOption = "exact",
     as_json: Json = False,
 ) -> None:
     """Make a query from examples of a sound and save it for separate --query."""
     spans = [_seconds(text) for text in span or []]
     if spans and len(examples) != 1:
         raise typer.BadParameter("--span selects parts of one example: give one file")
-    engine = _engine(weights, detector, separator, device, "exact")
+    engine = _engine(weights, detector, separator, device, precision)
     warnings: list[str] = []
     made = engine.embed([part for path in examples for part in _read(path, warnings, track, spans)])
     made.save(output)
@@ -278,13 +281,14 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", file_okay=False)],
     separator: Annotated[Path, typer.Option(help="The authors' zeroshot_asp_full.ckpt.", exists=True, dir_okay=False)],
     detector: DetectorFile = None,
+    name: Annotated[str, typer.Option(help="Name of the model, by which requests ask for it.")] = "paper",
     half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
 ) -> None:
     """Convert the authors' files to a folder for --weights, without pickles."""
     from models import checkpoints
 
     with progress_console.status("converting"):
-        checkpoints.save(checkpoints.authors_bundle(detector, separator), output, half)
+        checkpoints.save(checkpoints.authors_bundle(detector, separator, name), output, half)
     console.print(f"{shown(output)}: use it with --weights {shown(output)}")
 
 

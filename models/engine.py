@@ -143,6 +143,8 @@ class Engine:
         `models.queries.query.surroundings`), whose sound is taken off the query. Raises SilentQuery, ExampleTooShort,
         SpanOutside, and ValueError for samples that are not finite.
         """
+        if isinstance(recordings, Waveform):
+            raise TypeError("a query is made of a list of recordings: embed([recording])")
         if not recordings:
             raise ValueError("a query needs at least one example")
         if spans is not None:

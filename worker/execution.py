@@ -18,7 +18,7 @@ from app.records.shared import ExampleRecord, ModelRecord, RecordingRecord
 from app.records.sizes import charged_seconds
 from app.storage import StoredObject
 from models.audio import Waveform, mono
-from models.errors import SilentQuery
+from models.errors import MediaError, SilentQuery
 from models.media import Limits, MediaInfo
 from models.queries.query import Query
 from worker.context import ExecutionControl, WorkerContext
@@ -158,20 +158,23 @@ class JobExecution:
             self.context.quotas.adjust(self.job.owner, difference, self.job.created_at)
             self._charged_seconds = charged
 
-    def embed_examples(self, examples: Sequence[ExampleRecord]) -> Query:
+    def embed_examples(self, examples: Sequence[ExampleRecord], role: str = "Example") -> Query:
         """Return one query from uploads that hold examples of a sound; its warnings tell what is missing from them.
 
-        Raises SilentQuery and ExampleTooShort, whose messages end with these warnings.
+        Raises as `read_examples`, and SilentQuery and ExampleTooShort, whose messages end with these warnings.
         """
-        return self.embed(self.read_examples(examples))
+        return self.embed(self.read_examples(examples, role))
 
-    def read_examples(self, examples: Sequence[ExampleRecord]) -> Examples:
-        """Fetch and decode uploads that hold examples of a sound."""
+    def read_examples(self, examples: Sequence[ExampleRecord], role: str = "Example") -> Examples:
+        """Fetch and decode uploads that hold examples of a sound. Raises MediaError, which names the example."""
         found = Examples([], [])
         for number, example in enumerate(examples, 1):
-            waveform, info = self._example(example)
+            try:
+                waveform, info = self._example(example)
+            except MediaError as error:
+                raise type(error)(f"{role} {number}: {error.detail}") from error
             found.waveforms.append(waveform)
-            found.warnings.extend(f"Example {number}: {sentence}" for sentence in info.warnings)
+            found.warnings.extend(f"{role} {number}: {sentence}" for sentence in info.warnings)
         return found
 
     def embed(self, examples: Examples) -> Query:

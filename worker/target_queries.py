@@ -140,7 +140,7 @@ def _negative_query(execution: JobExecution, target: TargetRecord) -> Query | No
     if target.not_label is not None:
         return execution.context.engine.label(target.not_label)
     if target.not_examples:
-        return execution.embed_examples(target.not_examples)
+        return execution.embed_examples(target.not_examples, "Negative example")
     return None
 
 

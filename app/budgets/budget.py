@@ -112,7 +112,7 @@ class Budget:
         self._note_shortage(key_id, amount)
         if self._exceeds_share(key_id, amount):
             self.refused["key"] += 1
-            return RateLimited(f"A key may have {self.per_key:.0f} {self.noun} at once.", _RETRY_AFTER)
+            return RateLimited(f"The limit of a key on {self.noun} is {self.per_key:.0f} at once.", _RETRY_AFTER)
         self.refused["all"] += 1
         return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")
 

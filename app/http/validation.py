@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +23,22 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+async def require_known_parameters(request: Request) -> None:
+    """Require that a request has only parameters of its route: a mistyped filter would return what was not asked for.
+
+    Raises `RequestValidationError` that names each.
+    """
+    sent = request.query_params.keys() - {"token"}  # of a signed URL, on any path
+    if not sent:
+        return
+    known = _parameters(request.scope["route"].dependant)
+    here = f"those here are {', '.join(known)}" if known else "there are none here"
+    if unknown := sorted(sent - known.keys()):
+        raise RequestValidationError(
+            [{"type": "unknown_parameter", "loc": ("query", name), "msg": f"Unknown; {here}"} for name in unknown]
+        )
+
+
 def validate(model: type[Model], document: Any, *location: str) -> Model:
     """Return a model of parsed JSON; `location` is the path of the form field that it comes from.
 
@@ -36,6 +54,14 @@ def validate(model: type[Model], document: Any, *location: str) -> Model:
         raise RequestValidationError(
             [{**_with_fields(model, each), "loc": ("body", *location, *each["loc"])} for each in errors]
         ) from error
+
+
+def _parameters(dependant: Dependant) -> dict[str, None]:
+    """Return the names of the query parameters of a route and of its dependencies, in their order."""
+    names = {parameter.alias: None for parameter in dependant.query_params}
+    for dependency in dependant.dependencies:
+        names |= _parameters(dependency)
+    return names
 
 
 def _with_fields(model: type[BaseModel], error: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def find_stem(deps: Dependencies, job: Job, name: str) -> tuple[StemRecord, str]
         if stem.name == wanted:
             require_unexpired(deps, job, "stems")
             return stem, file_names(stems, _source_of(job))[index]
-    raise NotFound("There is no such stem.")
+    raise NotFound(f"There is no such stem; there are {', '.join(stem.name for stem in stems)}.")
 
 
 def stream_archive(deps: Dependencies, job: Job) -> tuple[AsyncIterator[bytes], str]:

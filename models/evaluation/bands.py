@@ -42,6 +42,9 @@ from models.validation.metrics import improvements, sdr, si_sdr
 from models.validation.rendering import Mix, Sounds, stack, usable
 
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split has the queries.")]
+Rows = Annotated[
+    Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False, show_default="the committed list")
+]
 
 
 @dataclass(frozen=True)
@@ -151,9 +154,7 @@ def evaluate_bands(
     folders: Scores = None,
     bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
-    list_file: Annotated[
-        Path, typer.Option("--list", help="Rows made by draw-bands.", dir_okay=False)
-    ] = band_mixtures.BANDS,
+    list_file: Rows = band_mixtures.BANDS,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
     output: Output = None,

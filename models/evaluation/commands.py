@@ -45,7 +45,14 @@ def evaluate_mixtures(
     half: Annotated[str, typer.Option(help="choose, report or both; the halves share no source group.")] = "both",
     rows: Annotated[int | None, typer.Option(help="Number of rows, from the start of the list.", min=1)] = None,
     list_file: Annotated[
-        Path, typer.Option("--list", help="Rows of another corpus, made by draw.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            "--list",
+            help="Rows of another corpus, made by draw.",
+            exists=True,
+            dir_okay=False,
+            show_default="the committed list",
+        ),
     ] = reporting_mixtures.REPORTING,
     quality: QualityOption = DEFAULT_OPTIONS.quality,
     device: Device = "auto",

@@ -47,7 +47,10 @@ def evaluate_worst(
     figures: Annotated[Path, typer.Option(help="JSON that `evaluate mixtures` wrote.", exists=True, dir_okay=False)],
     weights: WeightsOrRun = "base",
     list_file: Annotated[
-        Path, typer.Option("--list", help="The list of the figures.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            "--list", help="The list of the figures.", exists=True, dir_okay=False, show_default="the committed list"
+        ),
     ] = reporting_mixtures.REPORTING,
     device: Device = "auto",
     cache: Cache = Path(".cache"),

@@ -13,7 +13,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from models.commands import Device
+from models.commands import Device, QualityOption
 from models.console import console, progress_console
 from models.corpus.clips import RATE, Clips
 from models.corpus.decoded import load
@@ -28,6 +28,7 @@ from models.evaluation.reports.bootstrap import Estimate, TwoLevel
 from models.evaluation.reports.json_report import write_rows
 from models.evaluation.reports.summaries import decibels, percent, plain, rows_as_json, table_of, with_interval
 from models.labels import find
+from models.options import DEFAULT_OPTIONS
 from models.queries.query import Query
 from models.validation.metrics import improvements, sdr, si_sdr
 from models.validation.rendering import FRAME, Mix, Sounds, stack
@@ -38,6 +39,9 @@ SPAN = RATE  # samples of the recording that a user points at
 Corpus = Annotated[Path, typer.Option(help="Folder with the corpus, whose valid split and reserved clips are used.")]
 Scores = Annotated[
     list[Path] | None, typer.Option("--scores", help="Folder of MIDI files, again for each. Default: as unpacked.")
+]
+Rows = Annotated[
+    Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False, show_default="the committed list")
 ]
 
 
@@ -183,9 +187,8 @@ def evaluate_practical(
     folders: Scores = None,
     bank: Bank = midi_scores.BANK,
     rows: Annotated[int | None, typer.Option(help="Number of rows, taken evenly from the list.", min=1)] = None,
-    list_file: Annotated[
-        Path, typer.Option("--list", help="Rows made by draw-practical.", dir_okay=False)
-    ] = practical_mixtures.PRACTICAL,
+    list_file: Rows = practical_mixtures.PRACTICAL,
+    quality: QualityOption = DEFAULT_OPTIONS.quality,
     device: Device = "auto",
     cache: Cache = Path(".cache"),
     output: Output = None,
@@ -194,12 +197,13 @@ def evaluate_practical(
     listed = practical_mixtures.read_rows(list_file)
     listed = listed[:: max(1, len(listed) // rows)][:rows] if rows else listed
     sounds, _, _ = _sounds(corpus, cache, folders, bank)
-    subject = ModelUnderTest(load_bundle(weights), device)
+    subject = ModelUnderTest(load_bundle(weights), device, quality)
     shown = track(listed, "practical", console=progress_console, transient=True)
     report = Report(measure(subject, shown, sounds))
     console.print(report.table(f"{subject.model_id}, {len(listed)} practical mixtures: SI-SDR improvement, dB"))
     if output:
         about = {"model": subject.model_id, "list": reporting_mixtures.digest(list_file)}
+        about |= {"quality": quality} if quality != DEFAULT_OPTIONS.quality else {}
         write_rows(about | report.as_json(), output)
 
 

@@ -144,7 +144,14 @@ def evaluate_names(
     ] = None,
     half: Annotated[str, typer.Option(help="choose or report; the halves share no source group.")] = "report",
     list_file: Annotated[
-        Path, typer.Option("--list", help="Mixtures of another corpus, made by draw.", exists=True, dir_okay=False)
+        Path,
+        typer.Option(
+            "--list",
+            help="Mixtures of another corpus, made by draw.",
+            exists=True,
+            dir_okay=False,
+            show_default="the committed list",
+        ),
     ] = reporting_mixtures.REPORTING,
     hold_out: Annotated[
         str, typer.Option("--hold-out", help="Classes that are left out together, with all below them.")

@@ -1,6 +1,6 @@
 """`python -m models train ...` and `python -m models ship`."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,7 +104,12 @@ def train_separator(
     batch: BatchSize = None,
     learning_rate: Rate = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="A field of the recipe, such as room=0.2; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A field of the recipe, such as room=0.2; may be repeated. Fields: "
+            f"{', '.join(field.name for field in fields(Recipe))}.",
+        ),
     ] = None,
     start: Annotated[
         str | None, typer.Option("--from", help="Initial weights: a model's name or folder, or another run.")

@@ -124,7 +124,7 @@ class Service:
         assert response.status_code == 202, response.text
         return response.json()
 
-    def finish(self, job_id: str, stems: dict[str, bytes] | None = None) -> Job:
+    def finish(self, job_id: str, stems: dict[str, bytes] | None = None, warnings: Sequence[str] = ()) -> Job:
         """Claim the job, store stems and publish them, as a worker does."""
         jobs, execution = self.deps.jobs, new_id("exe").lower()
         job = jobs.claim(job_id, execution)
@@ -153,7 +153,7 @@ class Service:
             metrics={"separating": 0.1},
         )
         targets = [TargetState(name=target.name, status="succeeded", presence=0.9) for target in request.targets]
-        assert jobs.publish(job_id, execution, targets, result.model_dump())
+        assert jobs.publish(job_id, execution, targets, result.model_dump(), list(warnings))
         return jobs.get(job_id)
 
     def publish(

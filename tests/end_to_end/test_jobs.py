@@ -130,6 +130,7 @@ def test_a_failed_target_does_not_fail_the_others(
     assert done.status == "succeeded"
     assert done.targets[0].error is not None
     assert (done.targets[0].status, done.targets[0].error.code) == ("failed", code)
+    assert done.targets[0].error.detail.startswith("Example 1: ") == (code in ("audio_undecodable", "audio_too_long"))
     assert done.targets[1].status == "succeeded"
     assert [stem.name for stem in SeparationResult.model_validate(done.result).stems] == ["dog", "residual"]
 

@@ -105,6 +105,11 @@ def test_examples_in_anti_phase_are_heard():
     assert engine().embed([Waveform(torch.stack([wave, -wave]), 32000)]).vector.argmax() == 2
 
 
+def test_a_recording_that_is_no_list_is_refused():
+    with pytest.raises(TypeError, match=r"embed\(\[recording\]\)"):
+        engine().embed(Waveform(torch.rand(1, 32000), 32000))  # type: ignore[arg-type]
+
+
 def test_a_class_is_a_query_by_each_of_its_names():
     model = engine()
     for name in ("Siren", "siren", "/m/03kmc9"):

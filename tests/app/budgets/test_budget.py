@@ -18,7 +18,7 @@ def test_a_key_may_hold_its_share_and_all_keys_the_total() -> None:
     async def run() -> None:
         budget = Budget("slots", "slots", total=4, share=0.5)
         async with budget.hold("a"), budget.hold("a"):
-            with pytest.raises(RateLimited, match="may have 2 slots at once") as refusal:
+            with pytest.raises(RateLimited, match="limit of a key on slots is 2 at once") as refusal:
                 async with budget.hold("a"):
                     pass
             assert refusal.value.retry_after

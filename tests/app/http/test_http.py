@@ -59,6 +59,18 @@ def test_wrong_parameters_are_named(folder_service: Service) -> None:
     assert [error["parameter"] for error in body["errors"]] == ["limit"]
 
 
+@pytest.mark.parametrize(
+    ("path", "here"),
+    [
+        ("/v1/separations", "those here are status, limit, cursor"),
+        ("/v1/limits", "there are none here"),
+    ],
+)
+def test_unknown_parameters_are_refused(folder_service: Service, path: str, here: str) -> None:
+    body = problem(folder_service.client.get(path, params={"limt": 5, "token": "x"}), 422, "request_invalid")
+    assert body["errors"] == [{"parameter": "limt", "detail": f"Unknown; {here}."}]
+
+
 def test_malformed_http_gets_no_traceback(folder_service: Service) -> None:
     with socket.create_connection(folder_service.address, timeout=60) as connection:
         connection.sendall(b"POST /v1/audio HTTP/1.1\r\nContent-Length: x\r\n\r\n")

@@ -43,8 +43,9 @@ def test_page_is_accessible(browser: Browser, folder_service: Service, size: tup
         button(page, "Separate").click()
         page.get_by_text("Waiting for a worker").wait_for()
         check("running")
-        folder_service.finish(newest(folder_service)["id"], STEMS)
+        folder_service.finish(newest(folder_service)["id"], STEMS, ["The recording has a gap at 0.2 s."])
         page.get_by_text("one alone").wait_for()
+        page.get_by_text("The recording has a gap at 0.2 s.").wait_for()
         check("finished")
         for drawer in ("As a request", "History", "Keys") if size == WIDE else ():
             button(page, drawer).click()

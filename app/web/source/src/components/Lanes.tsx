@@ -56,7 +56,7 @@ function State() {
     const hint = state.lanes.length
       ? "Press a name to ask for that sound, or drag over the moment you mean."
       : "Nothing was recognised with certainty. Drag over the sound, or describe it.";
-    return <span class="quiet">{hint}</span>;
+    return <span class="quiet">{[hint, ...state.warnings].join(" ")}</span>;
   }
   return (
     <span class="quiet">

@@ -45,6 +45,11 @@ export function RunPanel() {
       </button>
       <div class="run-state" id="run-state" role="status">
         {job && <JobState job={job} />}
+        {job?.warnings.map((warning) => (
+          <p key={warning} class="advice">
+            {warning}
+          </p>
+        ))}
         {(!job || (blocked.value && !isRunning.value)) && <span class="quiet">{blocked.value ?? "Ready."}</span>}
       </div>
       <Options />

@@ -52,9 +52,9 @@ export function Stems() {
       ))}
       {job.targets
         .filter(({ error }) => error)
-        .map(({ name, error }) => (
+        .map(({ name, error, warnings }) => (
           <p key={name} class="advice wrong">
-            {name}: {error?.detail} <code>{error?.code}</code>
+            {name}: {[error?.detail, ...warnings].join(" ")} <code>{error?.code}</code>
           </p>
         ))}
     </>

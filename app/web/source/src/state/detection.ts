@@ -13,7 +13,7 @@ import { recording, reference, type Recording } from "./recording";
 type State =
   | { kind: "off" }
   | { kind: "listening"; ratio: number; position: number }
-  | { kind: "heard"; lanes: Lane[] }
+  | { kind: "heard"; lanes: Lane[]; warnings: string[] }
   | { kind: "failed"; text: string; code: string | null };
 
 const ITEM = "earmark-detections"; // ids of this tab's detections by upload, track and model
@@ -36,7 +36,7 @@ export async function listen(): Promise<void> {
     const finished = await follow(job, showProgress, signal);
     if (finished.status !== "succeeded") throw new Error(finished.error?.detail ?? "Detection was stopped.");
     const found = lanes(finished.events, await loadPaths());
-    if (!signal.aborted) detection.value = { kind: "heard", lanes: found };
+    if (!signal.aborted) detection.value = { kind: "heard", lanes: found, warnings: finished.warnings };
   } catch (error) {
     if (!signal.aborted) detection.value = { kind: "failed", ...explain(error) };
   }
