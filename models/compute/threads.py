@@ -2,7 +2,8 @@
 
 libgomp's threads spin while they wait, by default for milliseconds. On cores that another program needs, or under a
 cgroup's quota, they burn the time of those that they wait for. Programs therefore call `prepare` before torch is
-imported, which reads its variables once.
+imported, which reads its variables once. numpy's matrix products here are small: of one thread, since OpenBLAS's
+threads spin too, for milliseconds after each, and have no other setting.
 """
 
 import math
@@ -18,8 +19,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 def prepare(threads: int = 0) -> None:
-    """Set this process's variables, as `variables` returns them, for it and its children."""
+    """Set this process's variables, as `variables` returns them, and numpy's, for it and its children."""
     os.environ.update(variables(os.environ, threads))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def variables(
