@@ -63,9 +63,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     resources = [served.resource for served in SERVED_KINDS]
     app.router.routes.extend(PollRoute(resource, deps) for resource in resources)
-    for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, usage):
-        app.include_router(router, dependencies=[Depends(require_known_parameters)])
-    app.include_router(health)
+    lenient = (audio, tus, health)  # players and probes may add parameters of their own
+    for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, usage, health):
+        strict = [] if router in lenient else [Depends(require_known_parameters)]
+        app.include_router(router, dependencies=strict)
     docs.install(app)
     sample_recordings.install(app)
     page.install(app)

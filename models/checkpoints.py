@@ -104,23 +104,21 @@ def model_names() -> list[str]:
     return sorted(config.stem for config in SHIPPED.glob("*.json") if config.with_suffix(".safetensors").is_file())
 
 
-def authors_bundle(
-    detector: str | Path | None = None, separator: str | Path | None = None, name: str = "paper"
-) -> Bundle:
+def authors_bundle(detector: str | Path | None = None, separator: str | Path | None = None) -> Bundle:
     """Return the authors' files as a bundle of the preset `paper`. Raises CheckpointInvalid without a separator."""
     if separator is None:
         raise CheckpointInvalid("the detector's file alone cannot separate: give the separator's file too")
     htsat, unet = load_authors(detector, separator)
     assert unet is not None  # noqa: S101  there is a separator's file
     config = {
-        "name": name,
+        "name": "paper",
         "version": "1",
         "preset": "paper",
         "detector": asdict(htsat.hyper),
         "separator": asdict(unet.hyper),
         "query": asdict(PAPER_RULES),
     }
-    return Bundle(name, "1", htsat, unet, config)
+    return Bundle("paper", "1", htsat, unet, config)
 
 
 # --- presets: how a config becomes networks ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -288,7 +288,8 @@ def convert(
     from models import checkpoints
 
     with progress_console.status("converting"):
-        checkpoints.save(checkpoints.authors_bundle(detector, separator, name), output, half)
+        bundle = checkpoints.authors_bundle(detector, separator)
+        checkpoints.save(replace(bundle, name=name, config=bundle.config | {"name": name}), output, half)
     console.print(f"{shown(output)}: use it with --weights {shown(output)}")
 
 

@@ -389,10 +389,8 @@ def test_the_base_preset_stores_its_query_encoder_once(tmp_path):
 
 
 def test_the_authors_files_become_a_bundle(tmp_path, separator_state):
-    bundle = checkpoints.authors_bundle(
-        separator=save_checkpoint(tmp_path / "separator.ckpt", separator_state), name="mine"
-    )
-    assert (bundle.name, bundle.version, bundle.config["preset"]) == ("mine", "1", "paper")
+    bundle = checkpoints.authors_bundle(separator=save_checkpoint(tmp_path / "separator.ckpt", separator_state))
+    assert (bundle.name, bundle.version, bundle.config["preset"]) == ("paper", "1", "paper")
     assert bundle.config["query"]["least_energy"] == PAPER_RULES.least_energy == 0.1
     built, _ = checkpoints.PRESETS["paper"](json.loads(json.dumps(bundle.config)))
     assert built.hyper == HyperParameters()
