@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from app.audio.routes import router as audio
 from app.audio.schemas import PresignSent, UrlSent
@@ -13,7 +13,6 @@ from app.dependencies import Dependencies
 from app.health.routes import router as health
 from app.http import cors, docs, openapi, problems
 from app.http.observation import ObservationMiddleware
-from app.http.validation import require_known_parameters
 from app.idempotency.middleware import IdempotencyMiddleware
 from app.idempotency.repository import IdempotencyRepository
 from app.job_api.routes import PollRoute
@@ -63,10 +62,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     resources = [served.resource for served in SERVED_KINDS]
     app.router.routes.extend(PollRoute(resource, deps) for resource in resources)
-    lenient = (audio, tus, health)  # players and probes may add parameters of their own
     for router in (audio, tus, *(served.router for served in SERVED_KINDS), labels, models, limits, usage, health):
-        strict = [] if router in lenient else [Depends(require_known_parameters)]
-        app.include_router(router, dependencies=strict)
+        app.include_router(router)
     docs.install(app)
     sample_recordings.install(app)
     page.install(app)

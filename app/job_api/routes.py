@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
@@ -14,6 +14,7 @@ from app.dependencies import Dependencies, InjectedDependencies
 from app.errors import NotFound, RecordUnreadable
 from app.http.conditional import matches_etag
 from app.http.openapi import problems
+from app.http.validation import require_known_parameters
 from app.job_api import event_stream, long_poll
 from app.job_api.resource import JobResource
 from app.job_api.schemas import Answer, Page
@@ -107,6 +108,7 @@ def add_job_routes(
         "",
         newest,
         name="list",
+        dependencies=[Depends(require_known_parameters)],
         response_model=Page[resource.answer],
         responses=problems(422, 503),
         summary=f"List {resource.kind.folder}",

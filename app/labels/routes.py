@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
+from app.http.validation import require_known_parameters
 from app.labels.matching import TextRefused, TextUnknown, Vocabulary
 from app.labels.service import vocabulary
 from app.model_registry.registry import ClassDescription, ModelName, Source
@@ -38,7 +39,7 @@ class LabelsAnswer(BaseModel):
     near: list[str]
 
 
-@router.get("", responses=problems(422, 503))
+@router.get("", dependencies=[Depends(require_known_parameters)], responses=problems(422, 503))
 def search(
     deps: InjectedDependencies,
     q: Annotated[str, Query(max_length=200, description="a text to match; empty: all classes")] = "",

@@ -3,11 +3,12 @@
 from datetime import date
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
+from app.http.validation import require_known_parameters
 from app.records.usage import DayOfUsage
 
 router = APIRouter(prefix="/v1/usage", tags=["limits"])
@@ -42,7 +43,7 @@ class UsageAnswer(BaseModel):
     total: Used
 
 
-@router.get("", responses=problems(422, 503))
+@router.get("", dependencies=[Depends(require_known_parameters)], responses=problems(422, 503))
 def usage(
     deps: InjectedDependencies,
     first: Annotated[date | None, Query(alias="from", description="first day; default: 29 days before `to`")] = None,

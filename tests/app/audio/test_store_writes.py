@@ -62,7 +62,7 @@ def test_a_key_that_fills_its_share_of_the_writes_leaves_others_theirs(
         try:
             first = threads.submit(upload, greedy, wav())
             eventually(lambda: writes.used == 1)
-            assert "1 uploads being stored" in problem(upload(greedy, wav()), 429, "rate_limited")["detail"]
+            assert "uploads being stored is 1 at once" in problem(upload(greedy, wav()), 429, "rate_limited")["detail"]
             second = threads.submit(upload, other, wav())
             eventually(lambda: writes.used == 2)
             problem(upload(third, wav()), 503, "overloaded")

@@ -140,7 +140,7 @@ def test_every_way_to_upload_leaves_other_keys_their_share(small_service: Servic
     refused, accepted = ways_to_upload(greedy, site), ways_to_upload(other, site)
     with unfinished_upload(greedy), unfinished_upload(greedy):
         for send in refused.values():
-            assert "2 uploads in flight" in problem(send(), 429, "rate_limited")["detail"]
+            assert "uploads in flight is 2 at once" in problem(send(), 429, "rate_limited")["detail"]
         for send in accepted.values():
             assert send().is_success
         with unfinished_upload(other), unfinished_upload(other):

@@ -62,13 +62,14 @@ def test_wrong_parameters_are_named(folder_service: Service) -> None:
 @pytest.mark.parametrize(
     ("path", "here"),
     [
-        ("/v1/separations", "those here are status, limit, cursor"),
-        ("/v1/limits", "there are none here"),
+        ("/v1/separations", "status, limit, cursor"),
+        ("/v1/labels", "q, limit, askable, model"),
+        ("/v1/usage", "from, to"),
     ],
 )
 def test_unknown_parameters_are_refused(folder_service: Service, path: str, here: str) -> None:
-    body = problem(folder_service.client.get(path, params={"limt": 5, "token": "x"}), 422, "request_invalid")
-    assert body["errors"] == [{"parameter": "limt", "detail": f"Unknown; {here}."}]
+    body = problem(folder_service.client.get(path, params={"limt": 5}), 422, "request_invalid")
+    assert body["errors"] == [{"parameter": "limt", "detail": f"Unknown; those here are {here}."}]
 
 
 def test_malformed_http_gets_no_traceback(folder_service: Service) -> None:
