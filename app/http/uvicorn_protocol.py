@@ -91,6 +91,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         if self._is_within_budget:
             self.budget.give_back("", 1)
+        for cycle in (self.cycle, self._active):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True  # from now on nothing is written; the application learns of it in its turn
         self.turns.add(self._client_of(self._active), partial(self._end, exc))
 
     def _end(self, exc: Exception | None) -> None:
