@@ -27,9 +27,11 @@ MAX_TRACKS = 32  # that are listed
 MAX_TAG = 100  # characters of a track's title that are kept
 _HEADER_SLACK = 0.25  # seconds by which a header may exceed a limit: padding, which decoding leaves out
 # Reading headers takes 0.1 s, most of it the start of the process, and a tenth of a second more for the largest index
-# of two hours; the clock allows for a machine with other work. A probe yields to the server that answers all requests.
+# of two hours; the clock allows for a machine with other work.
 MEMORY_BYTES = 256 << 20  # address space, of which Python and FFmpeg's libraries take half
-SANDBOX_LIMITS = SandboxLimits(seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0, niceness=5)
+SANDBOX_LIMITS = SandboxLimits(
+    seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0, niceness=priority.NICENESS
+)
 _USUAL_SECONDS = 0.4  # of CPU time; what takes longer, such as a file without a good packet, yields to other probes
 
 

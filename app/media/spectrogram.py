@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from app.media import decoder_process, png
+from app.media import decoder_process, png, priority
 from app.media.probe import MEMORY_BYTES
 from app.media.sandbox import SandboxLimits
 
@@ -52,7 +52,7 @@ SANDBOX_LIMITS = SandboxLimits(
     memory_bytes=MEMORY_BYTES,
     file_bytes=0,
     output_bytes=MAX_WIDTH * MAX_HEIGHT + 65536,
-    niceness=10,
+    niceness=priority.NICENESS,
 )
 
 

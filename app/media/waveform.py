@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import SpanOutside
-from app.media import decoder_process
+from app.media import decoder_process, priority
 from app.media.input_formats import EXACT_DURATION
 from app.media.probe import MEMORY_BYTES
 from app.media.sandbox import SandboxLimits
@@ -34,9 +34,14 @@ _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 _SHORT_BLOCK = 256
 _SAMPLES_OF_BLOCKS = 8192  # per channel, of short blocks that are taken from FFmpeg together
 _MAX_LEVEL = 3e38  # what exceeds a 32-bit float may be infinite
-# Six hours of stereo take half a minute; a slow codec on a slow machine passes. It yields to the server and to probes.
+# Six hours of stereo take half a minute; a slow codec on a slow machine passes.
 SANDBOX_LIMITS = SandboxLimits(
-    seconds=360, cpu_seconds=360, memory_bytes=MEMORY_BYTES, file_bytes=0, output_bytes=16 * MAX_BINS * 64, niceness=10
+    seconds=360,
+    cpu_seconds=360,
+    memory_bytes=MEMORY_BYTES,
+    file_bytes=0,
+    output_bytes=16 * MAX_BINS * 64,
+    niceness=priority.NICENESS,
 )
 
 
