@@ -150,7 +150,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
         (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),
         (("separate", "mixture.flac", "--label", "Dgo"), 1, "Did you mean 'Dog'? Give --query an"),
-        (("separate", "mixture.flac", "--label", "Bark"), 1, "give --query an example"),
+        (("separate", "mixture.flac", "--label", "Bark"), 1, "Give --query an example"),
         (("separate", "mixture.flac", "--text", "a dog barking"), 1, "near it: 'Dog'; give --query an example"),
         (("separate", "mixture.flac", "--label", "Dog", "-o", "dog.flac"), 2, "folder of the stems; --format chooses"),
         (("separate", "mixture.flac", "--text", "dog and siren"), 1, "a target of its own"),

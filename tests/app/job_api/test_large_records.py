@@ -1,7 +1,6 @@
 """Jobs whose large fields are in the store: clients see what they saw when all was in Redis, or a clear error."""
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -229,7 +228,7 @@ def test_deletion_leaves_nothing(service: Service) -> None:
     assert service.stored_keys() == [f"audio/{job['audio']['audio_id']}"]
     assert service.client.get(job["url"]).status_code == 404
     due: Any = service.deps.redis.zrange("earmark:leftovers", 0, -1, withscores=True)
-    latest = time.time() + service.deps.settings.execution_seconds
+    latest = service.deps.clock.now() + service.deps.settings.execution_seconds
     assert {name.decode() for name, _ in due} == {f"detections/{job['id']}", record_folder(job["id"])}
     assert all(score <= latest for _, score in due), "not when the record would have been dropped"
 
