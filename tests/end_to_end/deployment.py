@@ -346,12 +346,20 @@ class Deployment:
                 for child in _children(zygote):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         child.suspend()
-                        if child.status() != psutil.STATUS_ZOMBIE:
+                        if _stops(child):
                             if accept():
                                 return child
                             child.resume()
             time.sleep(0.0005)
         raise AssertionError(f"no worker has decoded within {seconds} s")
+
+
+def _stops(process: psutil.Process) -> bool:
+    """Wait until a suspended process has stopped or ended; return whether it has stopped. One that is ending when the
+    signal is sent never stops."""
+    while (status := process.status()) not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        time.sleep(0.0005)
+    return status == psutil.STATUS_STOPPED
 
 
 def _zygotes(worker: subprocess.Popen) -> list[int]:
