@@ -50,8 +50,7 @@ class Arithmetic:
 
     def accelerate(self, detector: nn.Module, separator: Separator) -> None:
         """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
-        large, and the pointwise ones of another detector. Outputs change by rounding; with `exact`, not at all.
-        Irreversible."""
+        large, and the pointwise ones of others. Outputs change by rounding; with `exact`, not at all. Irreversible."""
         if self.exact:
             return
         separator.fold()
@@ -60,8 +59,9 @@ class Arithmetic:
         if isinstance(separator, UNet):
             separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
-        else:  # not the separator's: in a packed layer's batch, equal queries would round apart
+        elif isinstance(separator, nn.Module):
             pack_pointwise_layers(detector, half=self.bfloat16)
+            pack_pointwise_layers(separator, half=self.bfloat16)
 
     @contextmanager
     def float32(self) -> Iterator[None]:
