@@ -12,7 +12,7 @@ from torch import nn
 
 from models.errors import DeviceUnavailable
 from models.networks import Separator
-from models.networks.packed_layers import pack_linear_layers, pack_pointwise_layers
+from models.networks.packed_layers import pack_linear_layers
 from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -50,18 +50,13 @@ class Arithmetic:
 
     def accelerate(self, detector: nn.Module, separator: Separator) -> None:
         """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
-        large, and the pointwise ones of others. Outputs change by rounding; with `exact`, not at all. Irreversible."""
+        large. Outputs change by rounding; with `exact`, not at all. Irreversible."""
         if self.exact:
             return
         separator.fold()
-        if self.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            return
-        if isinstance(separator, UNet):
+        if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
             separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
-        elif isinstance(separator, nn.Module):
-            pack_pointwise_layers(detector, half=self.bfloat16)
-            pack_pointwise_layers(separator, half=self.bfloat16)
 
     @contextmanager
     def float32(self) -> Iterator[None]:

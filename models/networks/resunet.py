@@ -181,7 +181,7 @@ class ResUNet(nn.Module):
     def predict(self, log_bands: Tensor, feature_map: Tensor, embeddings: Tensor, condition: Tensor) -> Tensor:
         """Features of `encode_mixture`, of B mixtures or of one for all, and condition (B, K) -> mask (B, T, 513)."""
         direction, map_code, film = condition.split(
-            [self.query_size, self.query_ear.out_features, sum(self.film_sizes)], dim=1
+            [self.query_size, self.ear_in.out_channels, sum(self.film_sizes)], dim=1
         )
         films = list(film.split(self.film_sizes, dim=1))
         x = self.stem(log_bands)
