@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
 from models.networks.packed_layers import pack_linear_layers
@@ -42,6 +43,8 @@ class Arithmetic:
 
     def prepare(self, network: nn.Module) -> None:
         """Move a network to the device, in the memory layout that is fastest for its convolutions."""
+        if self.device.type == "cpu":
+            give_signals_a_stack()
         network.to(self.device)
         if not self.exact:
             for module in network.modules():

@@ -1,6 +1,8 @@
 """Packed convolutions compute what the layers that they replace do, and keep their weights once."""
 
 import copy
+import subprocess
+import sys
 from collections.abc import Collection
 
 import pytest
@@ -12,6 +14,7 @@ from models.networks.htsat import HTSAT
 from models.networks.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
 from models.networks.unet import HyperParameters, UNet
 from models.validation.metrics import sdr, si_sdr
+from tests.conftest import REPOSITORY
 from tests.models.demo_recordings import recording
 from tests.models.test_networks import SMALL_EAR
 
@@ -120,3 +123,37 @@ def test_a_packed_network_keeps_no_second_copy_of_its_weights(separator: UNet) -
     left = {name for name, _ in network.named_parameters() if not name.startswith("bin_norm")}
     shifts = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
     assert left == {f"{name}.{kind}" for name in (*shifts, "logits") for kind in ("weight", "bias")}
+
+
+SIGNALS = """
+import os, signal, sys, threading, time
+import torch
+from models.compute.precision import Arithmetic
+from models.networks.packed_layers import pack_linear_layers
+
+signal.signal(signal.SIGUSR1, lambda *_: None)
+torch.set_num_threads(1)
+network = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.Linear(512, 64))
+Arithmetic.of("cpu").prepare(network)
+pack_linear_layers(network, half=False)
+
+def send() -> None:
+    while True:
+        time.sleep(0.0003)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+with torch.inference_mode():
+    tokens = torch.randn(264, 512)
+    expected = network(tokens)
+    threading.Thread(target=send, daemon=True).start()
+    end = time.monotonic() + float(sys.argv[1])
+    while time.monotonic() < end:
+        assert torch.equal(network(tokens), expected)
+os._exit(0)
+"""
+
+
+def test_signals_do_no_harm() -> None:
+    """Without a stack of their own they corrupt the heap, where oneDNN multiplies packed weights on AVX2."""
+    ran = subprocess.run([sys.executable, "-c", SIGNALS, "2"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
