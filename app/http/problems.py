@@ -12,9 +12,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import (
     EarmarkError,
@@ -27,6 +29,7 @@ from app.errors import (
     TusVersionUnsupported,
     UploadTooLarge,
 )
+from app.records import ids
 
 log = logging.getLogger("earmark.http")
 
@@ -42,6 +45,11 @@ NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 _SENTENCES = {  # of Pydantic's errors by type, where its own has Python's words
     UNKNOWN_FIELD: "Unknown field.",
     **dict.fromkeys(NOT_AN_OBJECT, "Input should be an object."),
+}
+_ID = "Input should be the id of {what}: {prefix}_ and 26 characters, from the answer to POST {path}."
+_IDS = {  # what is said of a text that lacks an id's pattern
+    ids.pattern(prefix): _ID.format(prefix=prefix, what=what, path=path)
+    for prefix, what, path in ((ids.AUDIO, "an upload", "/v1/audio"), (ids.QUERY, "a saved query", "/v1/queries"))
 }
 _MAX_ERRORS = 32  # field errors listed in one response
 MAX_TEXT = 200  # characters of a detail, a pointer, a parameter and the path: they may repeat what a client sent
@@ -134,7 +142,7 @@ def install(app: FastAPI) -> None:
             detail = "There is nothing at this path: /docs lists those of the API."
         if error.status_code == 405:
             code, title = "method_not_allowed", "The method is not allowed here"
-        if error.status_code == 405 and "Allow" in headers:
+            headers["Allow"] = ", ".join(_allowed_methods(request)) or headers.get("Allow", "")
             detail = f"This path takes {headers['Allow']}."
         return _response(*_subject(request), error.status_code, code, title, detail, [], headers)
 
@@ -144,12 +152,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, answer_http_exception)
 
 
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at the request's path; the framework names those of the first one only."""
+    at_path = (each for each in iter_route_contexts(request.app.routes) if each.matches(request.scope)[0] != Match.NONE)
+    return sorted(
+        {method for each in at_path for method in each.methods or ()} - {"OPTIONS"}
+    )  # for tus's clients alone
+
+
 def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Convert Pydantic's errors to pointers (`/targets/0/name`) and sentences, without the values that were sent."""
     problems = []
     for error in list(errors)[:_MAX_ERRORS]:
         location, *rest = error["loc"] or ("body",)
-        detail = _SENTENCES.get(error["type"]) or f"{error['msg'].replace(' after validation', '')}."
+        detail = _sentence(error)
         if error["type"] == "json_invalid":
             problems.append({"pointer": "", "detail": "The body is not JSON."})
         elif location == "body":
@@ -157,6 +173,13 @@ def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
         else:
             problems.append({"parameter": str(rest[0]) if rest else str(location), "detail": detail})
     return problems
+
+
+def _sentence(error: Any) -> str:
+    """Return one of Pydantic's errors as a sentence."""
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] in _IDS:
+        return _IDS[error["ctx"]["pattern"]]
+    return _SENTENCES.get(error["type"]) or f"{error['msg'].replace(' after validation', '')}."
 
 
 def _summary(errors: list[dict[str, str]]) -> str:

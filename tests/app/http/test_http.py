@@ -52,6 +52,18 @@ def test_a_refused_method_names_the_allowed_ones(folder_service: Service) -> Non
     answer = folder_service.client.delete("/v1/audio")
     problem(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    answer = folder_service.client.put("/v1/separations")
+    assert answer.headers["allow"] == "GET, POST", "the methods of every route at the path"
+    assert problem(answer, 405, "method_not_allowed")["detail"] == "This path takes GET, POST."
+
+
+@pytest.mark.parametrize("wrong", ["street.wav", "sep_01K00000000000000000000000", ""])
+def test_what_is_no_id_is_told_where_ids_come_from(folder_service: Service, wrong: str) -> None:
+    request = {"mixture": {"audio_id": wrong}, "targets": [{"query_id": wrong}]}
+    answer = folder_service.client.post("/v1/separations", json=request)
+    told = {error["pointer"]: error["detail"] for error in problem(answer, 422, "request_invalid")["errors"]}
+    assert "the id of an upload: aud_" in told["/mixture/audio_id"] and "POST /v1/audio" in told["/mixture/audio_id"]
+    assert "the id of a saved query: qry_" in told["/targets/0/query_id"]
 
 
 def test_wrong_parameters_are_named(folder_service: Service) -> None:
