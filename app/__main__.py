@@ -73,7 +73,10 @@ def serve(
 @cli.command()
 def settings(
     into: Annotated[
-        Path | None, typer.Option(help="Markdown file whose tables, each between two marks, are replaced.")
+        Path | None,
+        typer.Option(
+            help="Markdown file, or folder of such files, whose tables, each between two marks, are replaced."
+        ),
     ] = None,
 ) -> None:
     """Print all settings, and all that clients share, as Markdown tables."""

@@ -1,1 +1,1 @@
-"""Tables of docker/README.md that follow from the settings and from bounds in the code."""
+"""Tables of the manual in docker/ that follow from the settings and from bounds in the code."""

@@ -1,4 +1,4 @@
-"""Markdown tables of docker/README.md: `python -m app settings`."""
+"""Markdown tables of the manual in docker/: `python -m app settings`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -41,22 +41,34 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
-def write_into(document: Path) -> bool:
-    """Replace the tables between their marks in a document; return whether the document changed.
+def find_document(place: Path, name: str) -> Path:
+    """Return the document that has a table's marks: `place`, or one of the Markdown files in that folder.
 
     Raises ValueError if a mark is missing.
     """
-    text = updated = document.read_text(encoding="utf-8")
+    begin, end = marks(name)
+    for document in sorted(place.glob("*.md")) if place.is_dir() else [place]:
+        if end in document.read_text(encoding="utf-8").partition(begin)[2]:
+            return document
+    raise ValueError(f"{place} has no marks {begin} and {end}")
+
+
+def write_into(place: Path) -> bool:
+    """Replace the tables between their marks in a document, or in those of a folder; return whether one changed.
+
+    Raises ValueError if a mark is missing.
+    """
+    documents = {name: find_document(place, name) for name in TABLES}
+    changed = False
     for name, table in TABLES.items():
         begin, end = marks(name)
-        before, found_begin, rest = updated.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not (found_begin and found_end):
-            raise ValueError(f"{document} has no marks {begin} and {end}")
-        updated = f"{before}{begin}\n{table()}\n{end}{after}"
-    if updated != text:
-        document.write_text(updated, encoding="utf-8")
-    return updated != text
+        text = documents[name].read_text(encoding="utf-8")
+        before, _, rest = text.partition(begin)
+        updated = f"{before}{begin}\n{table()}\n{end}{rest.partition(end)[2]}"
+        if updated != text:
+            documents[name].write_text(updated, encoding="utf-8")
+            changed = True
+    return changed
 
 
 def variable(name: str) -> str:

@@ -33,7 +33,7 @@ from worker.metrics import GpuMetrics
 DOCKER = REPOSITORY / "docker"
 KUBERNETES = "1.34"  # release of the schemas that validate the manifests
 NAME = re.compile(r"\bearmark_[a-z0-9_]+\b")
-JOB_BYTES, UPLOAD_BYTES = 20_000, 1_000  # that a record takes in Redis (docker/README.md)
+JOB_BYTES, UPLOAD_BYTES = 20_000, 1_000  # that a record takes in Redis (docker/capacity.md)
 # Kinds without a built-in schema; their fields are checked below.
 CUSTOM_KINDS = {"ScaledObject", "Kustomization"}
 
@@ -322,7 +322,7 @@ def test_every_metric_is_on_the_dashboard(sample_names: dict[str, set[str]]) -> 
 
 
 def test_the_manual_names_all_metrics_and_no_others(sample_names: dict[str, set[str]]) -> None:
-    manual = (DOCKER / "README.md").read_text()
+    manual = "\n".join(path.read_text() for path in sorted(DOCKER.glob("*.md")))
     families = {re.sub("_(total|bucket|sum|count)$", "", name) for name in sample_names}
     named = {re.sub("_(total|bucket|sum|count)$", "", name) for name in NAME.findall(manual)}
     assert {name for name in families ^ named if not name.startswith("earmark_process_")} == set()

@@ -1,4 +1,4 @@
-"""The runbook in docker/README.md: a section for every alert, links that lead somewhere, commands that can be run."""
+"""The runbook, docker/runbook.md: a section for every alert, links that lead somewhere, commands that can be run."""
 
 import re
 import shlex
@@ -15,9 +15,9 @@ from app.__main__ import cli
 from tests.conftest import REPOSITORY
 from tests.docker.test_files import DOCKER, run
 
-README = (DOCKER / "README.md").read_text(encoding="utf-8")
-RUNBOOK = README.partition("\n## Runbook\n")[2].partition("\n## ")[0]
-SECTIONS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^### |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+RUNBOOK = (DOCKER / "runbook.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", RUNBOOK, re.MULTILINE | re.DOTALL))
+DOCUMENTS = ["README.md", *(f"docker/{path.name}" for path in sorted(DOCKER.glob("*.md")))]
 RULES = [
     rule
     for group in yaml.safe_load((DOCKER / "alerts.yml").read_text(encoding="utf-8"))["groups"]
@@ -51,7 +51,7 @@ def commands() -> list[str]:
 def test_every_alert_has_a_section_and_leads_there() -> None:
     assert list(SECTIONS) == [*QUESTIONS, *(rule["alert"] for rule in RULES)]
     for rule in RULES:
-        assert rule["annotations"]["runbook_url"] == f"docker/README.md#{anchor(rule['alert'])}"
+        assert rule["annotations"]["runbook_url"] == f"docker/runbook.md#{anchor(rule['alert'])}"
         assert re.findall(r"^\* \*\*(\w+)\*\*(?:, by code)?:", SECTIONS[rule["alert"]], re.MULTILINE) == [
             "Means",
             "Look",
@@ -59,20 +59,29 @@ def test_every_alert_has_a_section_and_leads_there() -> None:
         ], rule["alert"]
 
 
-@pytest.mark.parametrize("file", ["README.md", "docker/README.md"])
+def test_the_runbook_begins_with_its_sections() -> None:
+    listed = re.findall(r"\[([^]]+)\]\(#([\w-]+)\)", RUNBOOK.partition("\nFor the person")[0])
+    assert listed == [(heading, anchor(heading)) for heading in SECTIONS]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_links_lead_to_sections(file: str) -> None:
-    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    texts = {path: (REPOSITORY / path).read_text(encoding="utf-8") for path in DOCUMENTS}
     headings = {
-        path: {anchor(heading) for heading in re.findall(r"^#+ (.+)$", (REPOSITORY / path).read_text(), re.MULTILINE)}
-        for path in ("README.md", "docker/README.md")
+        (REPOSITORY / path).resolve(): {anchor(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+        for path, text in texts.items()
     }
-    links = re.findall(r"\]\(((?:docker/README\.md)?)#([\w-]+)\)", text)
-    assert links and not [link for path, link in links if link not in headings[path or file]]
+    here = REPOSITORY / file
+    links = re.findall(r"\]\(([^)#:\s]*\.md)?(?:#([\w-]+))?\)", texts[file])
+    found = [((here.parent / path).resolve() if path else here.resolve(), section) for path, section in links]
+    assert found and not [link for link in found if not link[0].exists()]
+    assert not [link for link in found if link[1] and link[0] in headings and link[1] not in headings[link[0]]]
 
 
 def test_the_runbooks_commands_are_commands() -> None:
     assert len(commands()) > 40
-    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    manual = "\n".join(path.read_text(encoding="utf-8") for path in DOCKER.glob("*.md"))
+    blocks = re.findall(r"^```sh\n(.*?)^```", manual, re.MULTILINE | re.DOTALL)
     for text in [*commands(), *blocks]:
         done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=20)
         assert done.returncode == 0, f"{text}: {done.stderr}"

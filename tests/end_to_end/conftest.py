@@ -31,7 +31,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def figures() -> Iterator[Figures]:
-    """Collect the measurements of tests; `make soak` writes them into docker/README.md."""
+    """Collect the measurements of tests; `make soak` writes them into the manual in docker/."""
     figures = Figures()
     yield figures
     if SOAK:

@@ -1,14 +1,15 @@
-"""Measurements of the tests of faults and scheduling, as tables for docker/README.md."""
+"""Measurements of the tests of faults and scheduling, as tables for the manual in docker/."""
 
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.tables.document import find_document
 from tests.end_to_end.deployment import ROOT
 
 SOAK = bool(os.environ.get("EARMARK_SOAK"))
-README = ROOT / "docker" / "README.md"
+MANUAL = ROOT / "docker"
 COLUMNS = {
     "capacity": (
         "what one key does",
@@ -52,14 +53,14 @@ class Figures:
             f"with a load average of {load:.1f} on all of them."
         )
 
-    def write(self, path: Path = README) -> None:
-        """Write the tables between their marks; tables without measurements are unchanged."""
-        text = path.read_text()
+    def write(self, place: Path = MANUAL) -> None:
+        """Write the tables between their marks in a folder's documents; those without measurements are unchanged."""
         for table, rows in self.rows.items():
+            path = find_document(place, table)
+            text = path.read_text()
             lines = [COLUMNS[table], ("---",) * len(COLUMNS[table]), *rows]
             begin, end = f"<!-- {table}: begin -->\n", f"<!-- {table}: end -->"
             before, _, rest = text.partition(begin)
             after = rest.partition(end)[2]
             table_text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-            text = f"{before}{begin}{table_text}\n{self._machine()}\n{end}{after}"
-        path.write_text(text)
+            path.write_text(f"{before}{begin}{table_text}\n{self._machine()}\n{end}{after}")

@@ -1,6 +1,6 @@
 """One key uses all that its budgets allow: the API keeps its memory, and another key its time.
 
-`make soak` runs the attacks at full length and writes what another key notices of them into docker/README.md.
+`make soak` runs the attacks at full length and writes what another key notices of them into docker/capacity.md.
 """
 
 import contextlib

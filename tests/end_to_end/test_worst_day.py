@@ -1,6 +1,7 @@
 """One key's worst day is nobody else's: it attacks in every known way while another key uploads, polls and separates.
 
-In full under `make soak`, where the other key's times before and during the attacks become a table in docker/README.md.
+In full under `make soak`, where the other key's times before and during the attacks become a table in
+docker/capacity.md.
 """
 
 import contextlib
@@ -171,7 +172,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, seaweed: S3Server, smal
     with topology(tmp_path_factory.mktemp("worst-day"), seaweed.settings, **bounds) as running:
         running.redis.config_set("maxmemory", 1 << 30)  # as in docker-compose.yml
         running.python("housekeeping", "app", "housekeeping")
-        for more in ([], ["--short"]) if SOAK else ([],):  # as docker/README.md advises against long jobs
+        for more in ([], ["--short"]) if SOAK else ([],):  # as docker/capacity.md advises against long jobs
             worker = running.python("worker", "worker", "--model", str(small_model), "--device", "cpu", *more)
             os.setpriority(os.PRIO_PROCESS, worker.pid, 10)  # workers have machines of their own
         running.start_apis(port)

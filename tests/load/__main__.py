@@ -1,7 +1,7 @@
 """`python -m tests.load`: load measurements on this machine, compared with a bare FastAPI route and bare RQ.
 
 wrk sends polls and new jobs, an asyncio client sends uploads, and a single client runs jobs one after the other. The
-table is printed, or written with `--into docker/README.md`. For meaningful figures, run nothing else.
+table is printed, or written with `--into docker/capacity.md`. For meaningful figures, run nothing else.
 """
 
 import asyncio

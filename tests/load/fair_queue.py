@@ -1,7 +1,7 @@
 """`python -m tests.load.fair_queue`: calls on a fair queue of many waiting jobs, on a Valkey of its own.
 
 `enter` and `cancel` are whole calls of the job repository, with record, event and RQ entry. The table is printed, or
-written with `--into docker/README.md`.
+written with `--into docker/capacity.md`.
 """
 
 import platform

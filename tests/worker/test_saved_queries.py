@@ -199,7 +199,7 @@ def test_several_embeddings_are_kept_in_the_store(local: Deployment, redis: Redi
     ledger: Any = redis.zrange("earmark:leftovers", 0, -1)
     assert first.encode() in ledger and second.encode() not in ledger
     keys: Any = redis.keys(f"earmark:job:{query.id}*")
-    assert sum(redis.memory_usage(key) or 0 for key in keys) < 20_000  # docker/README.md, Redis memory
+    assert sum(redis.memory_usage(key) or 0 for key in keys) < 20_000  # docker/capacity.md, Redis memory
     local.delete(query)
     assert local.storage.keys("records") == local.storage.keys("queries") == []
 
