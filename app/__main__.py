@@ -22,10 +22,11 @@ KEEP_ALIVE = 10  # s that an idle connection is kept open
 GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
 cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-cli.add_typer(keys, name="keys")
-cli.add_typer(jobs, name="jobs")
-cli.command()(check)
-cli.add_typer(housekeeping, name="housekeeping")
+# Short sentences, since click cuts those of docstrings at the line's end.
+cli.add_typer(keys, name="keys", short_help="Create, list, revoke, export and import API keys.")
+cli.add_typer(jobs, name="jobs", short_help="List, show, cancel and delete the jobs of any key.")
+cli.command(short_help="Try queue, store, keys and clock; say what to do.")(check)
+cli.add_typer(housekeeping, name="housekeeping", short_help="Requeue lost jobs, expire what is old.")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
 
@@ -70,7 +71,7 @@ def serve(
     _serve(settings, listener)
 
 
-@cli.command()
+@cli.command(short_help="Print all settings, and all that clients share.")
 def settings(
     into: Annotated[
         Path | None,

@@ -74,7 +74,9 @@ def _commands(
 
 def _add(name: str, command: Command) -> None:
     # Listed for help and completion: `main` runs it, with the words as they are.
-    @cli.command(name, help=command.sentence, context_settings={"ignore_unknown_options": True})
+    @cli.command(
+        name, help=command.sentence, short_help=command.sentence, context_settings={"ignore_unknown_options": True}
+    )
     def run(words: list[str]) -> None:
         start(name, words)
 

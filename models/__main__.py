@@ -68,9 +68,17 @@ class LazyCommand(TyperCommand):
         around = typer.Typer(**_STYLE)
         if isinstance(found, typer.Typer):
             around.add_typer(found, name=self.name)
-            return typer.main.get_group(around).commands[self.name or ""]
+            group: Any = typer.main.get_group(around).commands[self.name or ""]
+            for command in group.commands.values():  # in full, where click would cut it at the line's end
+                command.short_help = _first_sentence(command.help)
+            return group
         around.command(self.name)(found)
         return typer.main.get_command(around)
+
+
+def _first_sentence(text: str) -> str:
+    start, stop, _ = " ".join(text.split()).partition(". ")
+    return start + stop.rstrip()
 
 
 class LazyGroup(TyperGroup):

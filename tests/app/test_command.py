@@ -20,6 +20,7 @@ def earmark(
 
 def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     said = earmark("--help").stdout
+    assert "..." not in said.partition("Commands:")[2], "sentences are not cut"
     assert all(f"  {name} " in said for name in COMMANDS)
     code = "import sys, app.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

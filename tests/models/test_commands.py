@@ -207,6 +207,8 @@ def test_ctrl_c_is_no_traceback_and_leaves_nothing(folder, weights, capsys, monk
 
 
 def test_help_names_every_command_in_its_own_words():
+    for words in (("--help",), ("train", "--help"), ("corpus", "--help"), ("evaluate", "--help")):
+        assert "..." not in run(*words).partition("Commands:")[2], "sentences are not cut"
     said = " ".join(run("--help").split())
     for name, (place, sentence) in COMMANDS.items():
         own = " ".join((LazyCommand(name, place, sentence).load().help or "").split())
