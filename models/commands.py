@@ -19,7 +19,7 @@ from rich.table import Table
 from models import labels
 from models.console import console, print_json, print_separation, progress_bar, progress_console, shown
 from models.formats import FORMATS
-from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Quality, SeparationOptions
+from models.options import DEFAULT_AUTO, DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, Auto, Quality, SeparationOptions
 
 if TYPE_CHECKING:
     from models.audio import Waveform
@@ -78,6 +78,13 @@ def separate(
         str | None, typer.Option(help="What the examples are, in your own words: name and examples are averaged.")
     ] = None,
     span: Span = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Every sound that is detected; see --most and --threshold.")
+    ] = False,
+    most: Annotated[int, typer.Option(help="With --auto: how many sounds at most.", min=1)] = DEFAULT_AUTO.most,
+    threshold: Annotated[
+        float, typer.Option(help="With --auto: probability that a sound must reach.", min=0.01, max=1)
+    ] = DEFAULT_AUTO.threshold,
     track: Track = None,
     output: Annotated[
         Path | None,
@@ -109,7 +116,7 @@ def separate(
     """Separate sounds from recordings by example, by class, by words, or by spans of the recording.
 
     All examples together are one target, named target; all spans one, named span; each saved query, each class and each
-    text is a target of its own.
+    text is a target of its own. With --auto, each sound that is detected.
 
     Of several recordings, stems keep the tree of a folder or glob, a table and separations.csv in the output folder
     tell what was done, recordings that are done already are skipped, and the exit status is 1 if any has failed.
@@ -120,8 +127,11 @@ def separate(
 
     if output is not None and output.suffix.removeprefix(".").lower() in FORMATS and not output.is_dir():
         raise typer.BadParameter("is the folder of the stems; --format chooses their format", param_hint="--output")
-    if not (query or label or text or span):
-        raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS or --span START-END")
+    named = bool(query or label or text or span)
+    if not (named or auto):
+        raise typer.BadParameter("give a target: --query FILE, --label NAME, --text WORDS, --span START-END or --auto")
+    if named and auto:
+        raise typer.BadParameter("chooses the targets itself: give no other", param_hint="--auto")
     options = SeparationOptions(
         window=window,
         context=context,
@@ -145,28 +155,37 @@ def separate(
         from models.many.journal import print_journal
         from models.many.separating import separate_all
 
-        queries = _queries(engine, None, query or [], query_text, spans, classes, [])
+        chosen = Auto(most, threshold) if auto else _queries(engine, None, query or [], query_text, spans, classes, [])
         with progress_bar("separating") as advance:
-            journal = separate_all(engine, inputs, queries, output or Path("stems"), options, track, advance)
+            journal = separate_all(engine, inputs, chosen, output or Path("stems"), options, track, advance)
         print_journal(journal, as_json)
         return
     mixture = Path(mixtures[0])
     folder = output or Path(f"{mixture.stem}-stems")
     with _recording(mixture, track, near=folder) as recording:
         warnings = recording.warnings
-        queries = _queries(engine, recording, query or [], query_text, spans, classes, warnings)
+        queries = None if auto else _queries(engine, recording, query or [], query_text, spans, classes, warnings)
         with progress_bar("separating") as advance:
-            done = engine.separate_file(
-                recording.path,
-                queries,
-                folder,
-                options,
-                progress=advance,
-                limits=ANY_LENGTH,
-                source_name=mixture.stem,
-            )
-    warnings += done.warnings
-    for warning in done.warnings:
+            if queries is None:
+                from models.detected_targets import separate_detected
+
+                found, done = separate_detected(
+                    engine, recording.path, folder, options, Auto(most, threshold), mixture.stem, advance
+                )
+                told = [*found.warnings, *done.warnings]
+            else:
+                done = engine.separate_file(
+                    recording.path,
+                    queries,
+                    folder,
+                    options,
+                    progress=advance,
+                    limits=ANY_LENGTH,
+                    source_name=mixture.stem,
+                )
+                told = done.warnings
+    warnings += told
+    for warning in told:
         progress_console.print(f"[yellow]{shown(mixture.name)}: {escape(warning)}")
     if as_json:
         stems = [asdict(stem) | {"path": str(stem.path)} for stem in done.stems]

@@ -69,3 +69,14 @@ class SeparationOptions:
 
 
 DEFAULT_OPTIONS = SeparationOptions()
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Targets that the recording itself gives: at most `most` sounds, detected with a probability of `threshold`."""
+
+    most: int = 8
+    threshold: float = 0.3
+
+
+DEFAULT_AUTO = Auto()

@@ -77,10 +77,6 @@ class _Separation:
     def _auto_queries(self, mixture: Recording, auto: AutoRecord) -> dict[str, Query]:
         targets, warnings = auto_targets(self._execution, mixture, auto)
         self._warnings += warnings
-        if not targets:
-            self._warnings.append(
-                f"No sound is detected with a probability of {auto.threshold:g}: there are no targets."
-            )
         self._execution.correct_charge(mixture, len(targets))
         self._states = {state.name: state for state, _ in targets}
         for state, query in targets:

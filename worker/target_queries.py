@@ -8,11 +8,8 @@ from app.errors import AudioTooLong, QueryModelMismatch, RequestInvalid, SpanOut
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
-from models import labels
-from models.audio import Waveform, resample
-from models.errors import LabelUnknown, SilentQuery
-from models.options import SeparationOptions
-from models.queries import auto_targets as detected
+from models.detected_targets import detect_targets
+from models.options import Auto
 from models.queries.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
 from worker.saved_queries import find_embedding
@@ -35,73 +32,16 @@ def target_query(execution: JobExecution, mixture: Recording, target: TargetReco
 def auto_targets(
     execution: JobExecution, mixture: Recording, auto: AutoRecord
 ) -> tuple[list[tuple[TargetState, Query]], list[str]]:
-    """Return a target and its query for each sound that the detector finds, the most probable first, and warnings.
-
-    A query comes from the spans in which its class sounds alone; without such spans it is the class embedding; a class
-    that has no embedding is queried by the spans in which it is most probable. Of classes that are the same sound to
-    the separator, only the first is a target.
-    """
-    engine = execution.context.engine
-    detection = engine.detect_file(
+    """Return a target and its query for each sound that the detector finds, the most probable first, and warnings."""
+    found = detect_targets(
+        execution.context.engine,
         mixture.path,
-        labels.CLASSES,
-        auto.threshold,
+        Auto(auto.max_targets, auto.threshold),
         cancelled=execution.control.is_cancelled,
         limits=execution.recording_limits,
     )
-    queries: dict[str, Query] = {}
-    sounds: dict[str, detected.AutoTarget] = {}
-    for sound in detected.choose_targets(detection, 2 * auto.max_targets, auto.threshold):
-        execution.control.check()
-        query = _sound_query(execution, mixture, sound)
-        if query is not None:
-            name = sound.label.slug[:64]
-            queries[name], sounds[name] = query, sound
-    same = _same_sounds(execution, mixture, queries, list(sounds.values()))
-    chosen = [name for name in queries if name not in same][: auto.max_targets]
-    warnings = [
-        f'"{sounds[name].label.name}" is no target: it is the same sound as "{sounds[other].label.name}" here.'
-        for name, other in same.items()
-        if other in chosen
-    ]
-    return [(TargetState(name=name, label=sounds[name].label.name), queries[name]) for name in chosen], warnings
-
-
-def _same_sounds(
-    execution: JobExecution, mixture: Recording, queries: dict[str, Query], sounds: list[detected.AutoTarget]
-) -> dict[str, str]:
-    rate = mixture.info.rate
-    parts = [
-        read_mono(mixture.path, round(start * rate), round(end * rate)).samples
-        for start, end in detected.compared_spans(sounds)
-    ]
-    if len(queries) < 2 or not parts:
-        return {}
-    engine = execution.context.engine
-    stems = engine.separate(
-        Waveform(resample(torch.cat(parts, dim=1), rate, engine.rate), engine.rate),
-        queries,
-        SeparationOptions(gate=False),
-        cancelled=execution.control.is_cancelled,
-    ).stems
-    return detected.same_sounds({name: stem.samples for name, stem in stems.items()})
-
-
-def _sound_query(execution: JobExecution, mixture: Recording, sound: detected.AutoTarget) -> Query | None:
-    spans = [Span(start=start, end=end) for start, end in sound.spans]
-
-    def class_query() -> Query:
-        return execution.context.engine.label(sound.label.mid)
-
-    def span_query() -> Query:
-        return _span_query(execution, mixture, spans)
-
-    for make_query in (span_query, class_query) if sound.alone else (class_query, span_query):
-        try:
-            return make_query()
-        except (LabelUnknown, SilentQuery):
-            continue
-    return None
+    targets = [(TargetState(name=name, label=found.labels[name].name), query) for name, query in found.queries.items()]
+    return targets, found.warnings
 
 
 def _positive_query(execution: JobExecution, mixture: Recording, target: TargetRecord) -> Query:

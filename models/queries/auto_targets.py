@@ -15,9 +15,8 @@ from torch import Tensor
 from models import labels
 from models.detection import RELEASE, Detection, smooth, spans
 from models.labels import Label
+from models.options import DEFAULT_AUTO
 
-MOST = 8  # classes
-THRESHOLD = 0.3  # of a class's probability
 SAME_SOUND = 0.9  # correlation of two stems from which both hold one sound: the residual would lack it twice
 # Of each class's spans, and of all classes together: they are separated, in memory, to compare the stems.
 _COMPARED_SECONDS, _COMPARED_IN_ALL = 4.0, 20.0
@@ -40,7 +39,9 @@ class AutoTarget:
     alone: bool
 
 
-def choose_targets(found: Detection, most: int = MOST, threshold: float = THRESHOLD) -> list[AutoTarget]:
+def choose_targets(
+    found: Detection, most: int = DEFAULT_AUTO.most, threshold: float = DEFAULT_AUTO.threshold
+) -> list[AutoTarget]:
     """Return up to `most` targets by falling probability, each with a probability of `threshold` or more.
 
     `found` needs tags for all classes (`top=labels.CLASSES`).
@@ -107,7 +108,7 @@ def _target(label: Label, chosen: list[Label], curves: dict[str, np.ndarray], fo
         if other is not label:
             others = np.maximum(others, curves[other.mid])
     sure = min(_SURE, float(curve.max()))
-    alone = np.where(others < RELEASE * THRESHOLD, curve, 0.0)
+    alone = np.where(others < RELEASE * DEFAULT_AUTO.threshold, curve, 0.0)
     by_itself = bool(alone.max() >= _SURE)
     rows = spans(alone if by_itself else curve, sure, sure)
     rows.sort(key=lambda span: -float(curve[span[0] : span[1]].max()))

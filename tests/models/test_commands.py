@@ -113,6 +113,22 @@ def test_separate_takes_words_with_and_without_examples(folder, weights):
     assert np.array_equal(by_name, by_text) and not np.array_equal(heard, both)
 
 
+def test_separate_takes_what_is_detected_for_targets(folder, weights):
+    words = ("--auto", "--residual", "--weights", weights, "--json")
+    answer = json.loads(run("separate", "mixture.flac", *words, "--most", "2", "--threshold", "0.01", "-o", "out"))
+    names = [stem["name"] for stem in answer["stems"]]
+    assert 2 <= len(names) <= 3 and names[-1] == "residual" and set(answer["presence"]) == set(names[:-1])
+    mixture, _ = soundfile.read("mixture.flac", dtype="int32")
+    total = sum(soundfile.read(stem["path"], dtype="int32")[0].astype(np.int64) for stem in answer["stems"])
+    assert np.array_equal(total, mixture)
+    nothing = json.loads(run("separate", "mixture.flac", *words, "--threshold", "1", "-o", "none"))
+    assert [stem["name"] for stem in nothing["stems"]] == ["residual"]
+    assert "No sound is detected with a probability of 1" in nothing["warnings"][0]
+    said = CliRunner().invoke(app, ["separate", "mixture.flac", "--auto", "--threshold", "1", "--weights", weights])
+    assert said.exit_code == 0 and "there are no targets" in " ".join(said.stderr.split())
+    assert not (folder / "mixture-stems").exists()
+
+
 def test_embed_makes_a_query_that_separate_takes(folder, weights):
     said = json.loads(
         run("embed", "example1.wav", "example2.wav", "-o", "mine.safetensors", "--weights", weights, "--json")
@@ -146,6 +162,7 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
     ("arguments", "code", "words"),
     [
         (("separate", "mixture.flac"), 2, "give a target"),
+        (("separate", "mixture.flac", "--auto", "--label", "Dog"), 2, "give no other"),
         (("separate", "nowhere.wav", "--label", "Dog"), 2, "nowhere.wav"),
         (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),

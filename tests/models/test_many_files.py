@@ -145,3 +145,18 @@ def test_one_child_decodes_many_files_and_survives_one_that_crashes_it(clips: Pa
             child.decode(clips / "nowhere.wav", tmp_path / "b.wav")
         assert not (tmp_path / "b.wav").exists()
         assert child.decode(clips / "1.wav", tmp_path / "b.wav").frames == 30005
+
+
+def test_detected_targets_are_those_of_each_recording(clips: Path, weights: str) -> None:
+    command = ("separate", "clips/0.wav", "clips/street/dog.flac", "--auto", "--most", "1", "-o", "out")
+    command += ("--weights", weights, "--format", "wav", "--json")
+    done = json.loads(run(*command, "--threshold", "0.01"))
+    assert [row["status"] for row in done] == ["done"] * 2
+    for row in done:
+        name, presence = row["targets"].rsplit(" ", 1)
+        assert row["stems"] == f"{row['output']}-{name}.wav" and 0 <= float(presence) <= 1
+        assert (Path("out") / row["stems"]).is_file()
+    assert [row["status"] for row in json.loads(run(*command, "--threshold", "0.01"))] == ["skipped"] * 2
+    again = json.loads(run(*command, "--threshold", "1"))
+    assert [(row["status"], row["targets"], row["stems"]) for row in again] == [("done", "", "")] * 2
+    assert all("No sound is detected" in row["warnings"] for row in again)

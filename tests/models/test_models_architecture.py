@@ -16,7 +16,7 @@ ROWS = (
     {"checkpoints", "own_recordings", "plots", "separation"},
     {"console", "named_queries", "short_detections"},
     {"corpus", "engine"},
-    {"runs", "validation"},
+    {"detected_targets", "runs", "validation"},
     {"many"},
     {"bench", "commands"},
     {"training", "evaluation"},  # neither imports the other
