@@ -26,6 +26,7 @@ Block = NDArray[np.float32]
 
 BLOCK_FRAMES = 65536
 # 240 dB above full scale: more overflows float32 in a power spectrum, and is no sound.
+_REPAIR = "export the recording again, from what wrote it."
 _HIGHEST_SAMPLE = np.float32(1e12)
 # An encoder pads one or two packets; if a stream is this much longer than its header says, the header is wrong.
 _PADDING_PACKETS = 4
@@ -182,9 +183,11 @@ def _open_vorbis(path: Path) -> VorbisFile | None:
 def _require_sound(block: Block, seconds: float) -> None:
     highest = max(block.max(initial=0), -block.min(initial=0))
     if not np.isfinite(highest):
-        raise AudioUndecodable(f"samples that are not finite before {seconds:.1f} s")
+        raise AudioUndecodable(f"Samples before {seconds:.1f} s are not finite (NaN or infinity): {_REPAIR}")
     if highest > _HIGHEST_SAMPLE:
-        raise AudioUndecodable(f"samples of {highest:.3g} times full scale before {seconds:.1f} s: this is not sound")
+        raise AudioUndecodable(
+            f"Samples before {seconds:.1f} s are {highest:.3g} times full scale, which is not sound: {_REPAIR}"
+        )
 
 
 def _as_floats(frame: AudioFrame) -> Block:

@@ -247,7 +247,8 @@ def test_audio_in_use_cannot_be_deleted(service: Service) -> None:
         mixture={"audio_id": mixture["id"]}, targets=[{"name": "x", "examples": [{"audio_id": example["id"]}]}]
     )
     for audio in (mixture, example):
-        problem(service.client.delete(f"/v1/audio/{audio['id']}"), 409, "audio_in_use")
+        refusal = problem(service.client.delete(f"/v1/audio/{audio['id']}"), 409, "audio_in_use")
+        assert "cancel the job, or wait" in refusal["detail"]
     service.finish(job["id"])
     for audio in (mixture, example):
         assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
