@@ -37,15 +37,16 @@ def detect_targets(
     auto: Auto = DEFAULT_AUTO,
     *,
     cancelled: Callable[[], bool] = never,
+    progress: Progress | None = None,
     limits: Limits | None = None,
 ) -> DetectedTargets:
     """Return a target for each sound that is detected in a decoded recording, a WAV. Raises Cancelled, MediaError.
 
     A query comes from the spans in which its class sounds alone; without such spans it is the class embedding; a class
     that has no embedding is queried by the spans in which it is most probable. Of classes that are the same sound to
-    the separator, only the first is a target.
+    the separator, only the first is a target. progress: of the detection.
     """
-    found = engine.detect_file(path, labels.CLASSES, auto.threshold, cancelled=cancelled, limits=limits)
+    found = engine.detect_file(path, labels.CLASSES, auto.threshold, cancelled, progress, limits)
     queries: dict[str, Query] = {}
     sounds: dict[str, AutoTarget] = {}
     for sound in choose_targets(found, 2 * auto.most, auto.threshold):
@@ -82,7 +83,7 @@ def separate_detected(
 
     Without targets there is the residual alone, or, if it is not requested, no file.
     """
-    targets = detect_targets(engine, path, auto, limits=ANY_LENGTH)
+    targets = detect_targets(engine, path, auto, progress=progress, limits=ANY_LENGTH)
     if not targets.queries and not options.residual:
         info = soundfile.info(path)
         return targets, SeparatedFiles([], {}, 1.0, info.samplerate, info.channels, info.frames, info.duration)

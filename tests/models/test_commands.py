@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 
 from models import checkpoints
 from models.__main__ import COMMANDS, LazyCommand, app, main
+from models.detected_targets import separate_detected
+from models.engine import Engine
 from models.media import Limits
 from models.networks import htsat, unet
+from models.options import Auto, SeparationOptions
 from models.own_recordings import open_recording
 from models.queries.query import PAPER_RULES
 from tests.conftest import REPOSITORY
@@ -127,6 +130,14 @@ def test_separate_takes_what_is_detected_for_targets(folder, weights):
     said = CliRunner().invoke(app, ["separate", "mixture.flac", "--auto", "--threshold", "1", "--weights", weights])
     assert said.exit_code == 0 and "there are no targets" in " ".join(said.stderr.split())
     assert not (folder / "mixture-stems").exists()
+
+
+def test_the_detection_before_a_separation_shows_its_progress(folder, weights):
+    stages: list[str] = []
+    engine, place = Engine.load(weights), (folder / "example1.wav", folder / "out")
+    options = SeparationOptions(format="wav")
+    separate_detected(engine, *place, options, Auto(1, 1.0), "a", lambda ratio, stage: stages.append(stage))
+    assert stages[0] == "detecting" and stages[-1] == "encoding"
 
 
 def test_embed_makes_a_query_that_separate_takes(folder, weights):
