@@ -248,7 +248,7 @@ def test_audio_in_use_cannot_be_deleted(service: Service) -> None:
     )
     for audio in (mixture, example):
         refusal = problem(service.client.delete(f"/v1/audio/{audio['id']}"), 409, "audio_in_use")
-        assert "cancel the job, or wait" in refusal["detail"]
+        assert "wait until it has finished, or cancel it" in refusal["detail"]
     service.finish(job["id"])
     for audio in (mixture, example):
         assert service.client.delete(f"/v1/audio/{audio['id']}").status_code == 204
