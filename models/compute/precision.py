@@ -13,7 +13,7 @@ from torch import nn
 from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
-from models.networks.packed_layers import pack_linear_layers
+from models.networks.packed_layers import pack_linear_layers, pack_pointwise_layers
 from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,18 @@ class Arithmetic:
 
     def accelerate(self, detector: nn.Module, separator: Separator) -> None:
         """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
-        large. Outputs change by rounding; with `exact`, not at all. Irreversible."""
+        large, and the pointwise ones of another detector. Outputs change by rounding; with `exact`, not at all.
+        Irreversible."""
         if self.exact:
             return
         separator.fold()
-        if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if self.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return
+        if isinstance(separator, UNet):
             separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
+        else:  # not the separator's: in a packed layer's batch, equal queries would round apart
+            pack_pointwise_layers(detector, half=self.bfloat16)
 
     @contextmanager
     def float32(self) -> Iterator[None]:

@@ -93,11 +93,13 @@ class PackedLinear(nn.Module):
     In float32, oneDNN takes half the time of the library that torch uses for unpacked layers on AMD's processors.
     """
 
-    def __init__(self, layer: nn.Linear, half: bool) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv2d, half: bool) -> None:
+        """layer: of a 1 x 1 convolution, the linear layer of each pixel's channels."""
         super().__init__()
+        weight = layer.weight.detach().flatten(1)
         self._weights = {
             dtype: (
-                torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype).contiguous(), None),
+                torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), None),
                 None if layer.bias is None else layer.bias.detach().to(dtype),
             )
             for dtype in ([torch.float32, torch.bfloat16] if half else [torch.float32])
@@ -108,9 +110,28 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], "none", [], "")
 
 
+class PackedPointwise(nn.Module):
+    """A 1 x 1 convolution, (B, C, H, W) to (B, C', H, W), as a packed linear layer, whose weights have one order for
+    images of any size. An unpacked one in one thread and a small batch is left to the slower library."""
+
+    def __init__(self, layer: nn.Conv2d, half: bool) -> None:
+        super().__init__()
+        self._linear = PackedLinear(layer, half)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._linear(image.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+
+
 def pack_linear_layers(network: nn.Module, half: bool) -> None:
     """Replace a network's linear layers by packed ones; `half`: with second weights in bfloat16, unless they are large.
     Irreversible."""
     for name in [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]:
         layer = cast(nn.Linear, network.get_submodule(name))
         network.set_submodule(name, PackedLinear(layer, half and layer.weight.numel() <= _MOST_TWICE))
+
+
+def pack_pointwise_layers(network: nn.Module, half: bool) -> None:
+    """Replace a network's 1 x 1 convolutions by packed ones; `half`: with second weights in bfloat16. Irreversible."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1:
+            network.set_submodule(name, PackedPointwise(layer, half))

@@ -11,7 +11,13 @@ import torch
 from models.audio import mono, resample
 from models.compute.precision import Arithmetic
 from models.networks.htsat import HTSAT
-from models.networks.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
+from models.networks.packed_layers import (
+    PackedConvolution,
+    PackedLinear,
+    PackedPointwise,
+    PackedUpsampling,
+    pack_linear_layers,
+)
 from models.networks.unet import HyperParameters, UNet
 from models.validation.metrics import sdr, si_sdr
 from tests.conftest import REPOSITORY
@@ -76,6 +82,19 @@ def test_a_packed_linear_layer_computes_in_the_number_format_around_it(bias: boo
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(tokens).dtype == torch.bfloat16
         torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.inference_mode()
+def test_a_packed_pointwise_layer_equals_the_plain_one(size: tuple[int, int], layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 48, *size).contiguous(memory_format=layout)
+    plain = torch.nn.Conv2d(48, 24, 1)
+    layer = PackedPointwise(plain, half=HALF)
+    torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+        torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=0.02 if HALF else 1e-5)
 
 
 @torch.inference_mode()
