@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.compute.allocator import return_freed_memory
 from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
@@ -46,7 +47,8 @@ class Arithmetic:
         if self.device.type == "cpu":
             give_signals_a_stack()
         network.to(self.device)
-        if not self.exact:
+        # A separator that will be packed needs no copy of its weights in another layout.
+        if not self.exact and not (self._packs and isinstance(network, UNet)):
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -57,14 +59,19 @@ class Arithmetic:
         Irreversible."""
         if self.exact:
             return
-        separator.fold()
-        if self.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            return
-        if isinstance(separator, UNet):
+        if not self._packs:
+            separator.fold()
+        elif isinstance(separator, UNet):
             separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
-        else:  # not the separator's: in a packed layer's batch, equal queries would round apart
+            return_freed_memory()
+        else:  # not the separator's pointwise layers: in a packed layer's batch, equal queries would round apart
+            separator.fold()
             pack_pointwise_layers(detector, half=self.bfloat16)
+
+    @property
+    def _packs(self) -> bool:
+        return not self.exact and self.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @contextmanager
     def float32(self) -> Iterator[None]:
