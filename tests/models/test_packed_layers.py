@@ -204,7 +204,7 @@ def test_no_more_than_three_images_at_full_resolution_are_in_memory() -> None:
     command = [sys.executable, "-c", PEAK]
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     image_mib = 32 * 512 * 1024 * 4 / 2**20
-    assert float(ran.stdout) < 3.5 * image_mib
+    assert float(ran.stdout) < 3.2 * image_mib  # 2.9; 3.6 if a layer keeps its input
 
 
 SIGNALS = """
