@@ -1,4 +1,4 @@
-"""The allocator keeps the memory of tensors that are freed, so that the next ones need no new pages, or few huge ones."""
+"""The allocator keeps the memory of freed tensors, so that the next ones need no new pages, or few huge ones."""
 
 import subprocess
 import sys
