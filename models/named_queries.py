@@ -40,16 +40,18 @@ class NamedQueries:
 
     def query(self, name: str) -> Query:
         """Return a class's query by its name, slug or mid. Raises LabelUnknown, whose `near` lists similar names."""
-        askable = [label for label in labels.ontology().values() if label.mid in self._embeddings]
-        if not askable:
+        if not self._embeddings:
             raise LabelUnknown(
                 f"{self._model_id} has no embeddings of classes: give it an example of the sound instead"
             )
-        label = labels.find(name)
+        label = labels.lookup(name)
+        if label is None:
+            near = self._vocabulary.near(name)
+            hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+            raise LabelUnknown(f"AudioSet has no class named {name!r}.{hint}", near)
         if label.mid not in self._embeddings:
-            kin = [other for other in askable if set(other.path[1:]) & set(label.path[1:])]
-            near = [other.name for other in sorted(kin, key=lambda other: -len(set(other.path) & set(label.path)))][:5]
-            hint = f" Near it: {', '.join(near)}." if near else ""
+            near = self._vocabulary.near(name)
+            hint = f" Near it: {', '.join(map(repr, near))}." if near else ""
             raise LabelUnknown(f"{self._model_id} has no embedding of {label.name!r}: give it an example.{hint}", near)
         return Query(self._embeddings[label.mid].clone(), self._model_id)
 

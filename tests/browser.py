@@ -32,6 +32,7 @@ def opened(browser: Browser, size: tuple[int, int] = WIDE, dark: bool = False) -
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",  # what moves while a job runs is drawn again sixty times a second
         permissions=["microphone", "clipboard-read", "clipboard-write"],
     )
     context.set_default_timeout(60_000)

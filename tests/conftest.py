@@ -41,9 +41,9 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def field(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def field() -> Folder:
     """Return the folder of media files as phones, recorders, editors and damage make them, each made once."""
-    return Folder(tmp_path_factory.mktemp("field"))
+    return Folder.of_checkout()
 
 
 @pytest.fixture(scope="session")

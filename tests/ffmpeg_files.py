@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 import struct
 import subprocess
@@ -38,25 +40,50 @@ def truth(path: Path, channels: int, filters: str | None = None, options: str = 
 
 
 class Folder:
-    """A folder of sources, and of files made from them, each made once."""
+    """A folder of sources, and of files made from them, each made once; nobody may change one.
+
+    Several processes may have the same folder: a file has its name only when it is complete.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         for name, channels in (("mono", 1), ("stereo", 2), ("surround", 8)):
-            media_files.write_sound(path / f"{name}.wav", noise(RATE, channels), RATE, "PCM_16")
-        run("-f lavfi -i testsrc=d=4:s=64x48:r=25 -pix_fmt yuv420p -c:v mpeg4 picture.mp4", path)
-        run("-stream_loop 7 -i stereo.wav -c:a pcm_s16le -t 8 long.wav", path)
+            sound = noise(RATE, channels)
+            self._write(f"{name}.wav", lambda path, sound=sound: media_files.write_sound(path, sound, RATE, "PCM_16"))
+        self._write_by_ffmpeg("picture.mp4", "-f lavfi -i testsrc=d=4:s=64x48:r=25 -pix_fmt yuv420p -c:v mpeg4")
+        self._write_by_ffmpeg("long.wav", "-stream_loop 7 -i stereo.wav -c:a pcm_s16le -t 8")
+
+    @classmethod
+    def of_checkout(cls) -> Folder:
+        """Return the folder of all tests of this checkout: to make all its files takes 11 s of a processor.
+
+        Its name follows from what makes its files.
+        """
+        version = subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True).stdout
+        makers = [Path(made_by).read_bytes() for made_by in (__file__, media_files.__file__)]
+        digest = hashlib.sha256(b"".join([version, av.__version__.encode(), *makers])).hexdigest()
+        path = Path(__file__).parents[1] / ".cache" / "media-files" / digest[:16]
+        path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
 
     def make(self, name: str) -> Path:
         """Return a file by its name in `LINES` or `MAKERS`."""
-        path = self.path / name
-        if not path.exists():
-            if name in LINES:
+        if name in LINES:
+            if not (self.path / name).exists():
                 for source in set(LINES[name].split()) & LINES.keys():
                     self.make(source)
-                run(f"{LINES[name]} {name}", self.path)
-            else:
-                path.write_bytes(MAKERS[name](self))
+            return self._write_by_ffmpeg(name, LINES[name])
+        return self._write(name, lambda path: path.write_bytes(MAKERS[name](self)))
+
+    def _write_by_ffmpeg(self, name: str, line: str) -> Path:
+        return self._write(name, lambda path: run(f"{line} {path.name}", self.path))
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> Path:
+        path = self.path / name
+        if not path.exists():
+            unfinished = path.with_name(f"{os.getpid()}-{name}")
+            write(unfinished)
+            unfinished.replace(path)
         return path
 
     def read(self, name: str) -> bytes:
@@ -281,7 +308,7 @@ def dsf(samples: Samples, bits_per_sample: int = 1) -> bytes:
 
 def amr_narrow(folder: Folder, muxer: str) -> bytes:
     """Return AMR-NB, which Debian's ffmpeg cannot encode and PyAV's can."""
-    path = folder.path / f"narrow.{muxer}"
+    path = folder.path / f"{os.getpid()}-encoded.{muxer}"
     with av.open(str(path), "w", format=muxer) as container:
         stream = cast(Any, container.add_stream("libopencore_amrnb", rate=8000))
         stream.codec_context.layout, stream.codec_context.format = "mono", "s16"
@@ -292,7 +319,9 @@ def amr_narrow(folder: Folder, muxer: str) -> bytes:
             frame.sample_rate, frame.pts, frame.time_base = 8000, start, Fraction(1, 8000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path.read_bytes()
+    content = path.read_bytes()
+    path.unlink()
+    return content
 
 
 def _crash(folder: Folder) -> bytes:

@@ -6,20 +6,49 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from app.errors import LabelUnknown as RefusedOverHttp
 from app.errors import ModelUnavailable
+from app.job_api.validation import find_class
+from app.labels.matching import near_names
 from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from models.engine import Engine
+from models.errors import LabelUnknown
 from tests.conftest import REPOSITORY
 
 BUILT_IN = REPOSITORY / "app" / "model_registry" / "base.json"
+# Names with a typo, and the name that is suggested first.
+UNKNOWN = {
+    "Brid": "Bird",
+    "Dgo": "Dog",
+    "Rian": "Rain",
+    "Drmu": "Drum",
+    "Bele": "Bell",
+    "Sirn": "Siren",
+    "Ambulence": "Ambulance (siren)",
+}
 
 
-def test_the_description_of_base_is_what_workers_announce() -> None:
-    announced = json.loads(json.dumps(Engine.load("base").describe()))
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.load("base", device="cpu")
+
+
+def test_the_description_of_base_is_what_workers_announce(engine: Engine) -> None:
+    announced = json.loads(json.dumps(engine.describe()))
     assert json.loads(BUILT_IN.read_text()) == announced, (
         "run python -m models describe -o app/model_registry/base.json"
     )
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+def test_the_command_line_and_the_api_suggest_the_same_names(engine: Engine, redis: Redis, text: str) -> None:
+    with pytest.raises(LabelUnknown) as on_command_line:
+        engine.label(text)
+    with pytest.raises(RefusedOverHttp) as over_http:
+        find_class(ModelRegistry(redis, Settings()).resolve(None), text)
+    assert on_command_line.value.near[0] == UNKNOWN[text]
+    assert near_names(on_command_line.value.near[:3]) in over_http.value.detail
 
 
 def test_the_default_model_is_known_before_it_is_announced(redis: Redis) -> None:

@@ -4,6 +4,7 @@ import functools
 import logging
 import threading
 import time
+from contextlib import suppress
 
 import torch
 from redis import Redis
@@ -12,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from rq.exceptions import StopRequested
 
 import app.metrics
 from app.errors import StoreUnavailable
@@ -70,8 +72,11 @@ def work(
         _serve_metrics(engine, settings)
         try:
             worker = wait_for_redis(_make_rq_worker, context, engine.model_id, short, redis, hand_over_after)
-            wait_for_redis(registry.announce, description, worker.name, short)
-            wait_for_redis(context.jobs.fair_queue.fill, engine.model_id)
+            worker.expect_signals()  # before it is announced: who sees it may stop it
+            wait_for_redis(registry.announce, description, worker.name, short, is_stopping=worker.is_told_to_stop)
+            wait_for_redis(context.jobs.fair_queue.fill, engine.model_id, is_stopping=worker.is_told_to_stop)
+        except StopRequested:
+            return
         except REFUSALS as error:
             raise _refused(error) from error
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
@@ -84,7 +89,8 @@ def work(
 def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool) -> None:
     heartbeat.start()
     try:
-        worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
+        with suppress(StopRequested):  # before its loop
+            worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     finally:
         heartbeat.stop()
     if worker.refusal is not None:

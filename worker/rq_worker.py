@@ -230,6 +230,15 @@ class EarmarkWorker(SimpleWorker):
             log_job_description=False,
         )
 
+    def expect_signals(self) -> None:
+        """Let a signal to stop, from now on, end `work` before its first job; RQ's own handlers follow in its loop."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: setattr(self, "is_stopping", True))
+
+    def is_told_to_stop(self) -> bool:
+        """Return whether a signal to stop has arrived."""
+        return self.is_stopping
+
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         """Return `heartbeat_timeout`: RQ's default, the job's timeout and a minute, is far too late."""
         return self.heartbeat_timeout
@@ -346,6 +355,8 @@ class EarmarkWorker(SimpleWorker):
         self._wait_for_redis(super().subscribe)
 
     def check_for_suspension(self, burst: bool) -> None:
+        if self.is_stopping:  # since before RQ's loop and its handlers of signals
+            raise StopRequested
         self._wait_for_redis(super().check_for_suspension, burst)
 
     def dequeue_job_and_maintain_ttl(
@@ -396,7 +407,7 @@ class EarmarkWorker(SimpleWorker):
 
     def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:
         try:
-            return wait_for_redis(call, *arguments, is_stopping=lambda: self.is_stopping)
+            return wait_for_redis(call, *arguments, is_stopping=self.is_told_to_stop)
         except REFUSALS as error:
             self.refusal = error
             raise

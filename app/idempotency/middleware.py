@@ -103,7 +103,9 @@ class IdempotencyMiddleware:
             log.error("%s %s: queue: %s", request.method, request.url.path, error)
             raise QueueUnavailable() from error
         if outcome is None:
-            raise IdempotencyInProgress("The first request with this Idempotency-Key is still being processed.")
+            raise IdempotencyInProgress(
+                "The first request with this Idempotency-Key is still being processed: send this one again later."
+            )
         if isinstance(outcome, Claim):
             return outcome
         if not await self._matches(request, outcome):

@@ -73,11 +73,6 @@ class EventFeed:
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no job is followed, and none is read."""
-        return not self._subscriptions and not self._last_revisions
-
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[Subscription]:
         """Return a subscription to one job, for as long as the context lasts."""

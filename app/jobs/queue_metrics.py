@@ -39,6 +39,9 @@ class QueueMetrics(Collector):
         oldest = GaugeMetricFamily(
             "earmark_jobs_oldest_waiting_seconds", "Seconds that the oldest waiting job has waited", labels=labels
         )
+        audio = GaugeMetricFamily(
+            "earmark_jobs_waiting_audio_seconds", "Seconds of audio of the waiting jobs", labels=labels
+        )
         running = GaugeMetricFamily("earmark_jobs_running", "Jobs that workers hold", labels=labels)
         workers = GaugeMetricFamily("earmark_workers", "Workers alive", labels=labels)
         unfinished = GaugeMetricFamily("earmark_jobs_unfinished", "Jobs that wait or run")
@@ -52,6 +55,7 @@ class QueueMetrics(Collector):
                 name, _, version = model.partition("@")
                 waiting.add_metric([name, version], waiting_count)
                 oldest.add_metric([name, version], fair_queue.oldest_age(model))
+                audio.add_metric([name, version], fair_queue.waiting_seconds(model))
                 running.add_metric([name, version], running_count)
                 workers.add_metric([name, version], counts.get(model) or self._models.worker_count(model))
             unfinished.add_metric([], self._jobs.unfinished_count())
@@ -65,7 +69,7 @@ class QueueMetrics(Collector):
             up.add_metric([], 0)
             return [up]
         up.add_metric([], self._takes_writes())
-        return [up, waiting, oldest, running, workers, unfinished, unreadable, used, limit, evicts]
+        return [up, waiting, oldest, audio, running, workers, unfinished, unreadable, used, limit, evicts]
 
     def _takes_writes(self) -> bool:
         try:

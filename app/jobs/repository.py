@@ -116,7 +116,8 @@ class JobRepository:
         """
         job = self._records.change(job_id, lambda job: lifecycle.request_cancel(job, self._clock.now()), "state")
         if job is None:
-            raise AlreadyFinished()
+            finished = self.get(job_id)
+            raise AlreadyFinished(finished.kind, finished.status)
         return job
 
     def delete(self, job_id: str) -> Job:

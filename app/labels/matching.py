@@ -160,6 +160,7 @@ class Vocabulary(Generic[Class]):
             self._joined["".join(term.stems)].append(term)
             for stem in term.stems:
                 self._by_stem[stem].append(term)
+        self._names = [term for of_class in terms for term in of_class if term.exact > _SYNONYM]
         own = {
             one.label: frozenset(stem for term in of_class for stem in term.stems) - _LIGHT_STEMS
             for one, of_class in zip(self._classes, terms, strict=True)
@@ -187,13 +188,24 @@ class Vocabulary(Generic[Class]):
         return self._ranked(text, _MIN_SCORE)[:limit]
 
     def near(self, text: str) -> list[str]:
-        """Return names of askable classes to suggest in place of one that is not: ancestors of it and similar names."""
+        """Return names of askable classes to suggest in place of one that is not: ancestors of it and similar names.
+
+        A name that differs from the text by a typo counts even if it has few letters: a suggestion need not be sure.
+        """
         if not text.strip():
             return []
         match = self.find(text)
         above = [one.label for one in self._classes if one.askable and match is not None and one.label in match.path]
-        similar = [one.label for one, _ in self._ranked(text, _MIN_NEAR) if one.askable]
-        return list(dict.fromkeys([*reversed(above), *similar]))[:_MAX_SUGGESTIONS]
+        scores, spellings = self._scores(text), self._spellings(text)
+        similarity = {
+            index: (max(scores.get(index, 0.0), spellings.get(index, 0.0)), scores.get(index, 0.0))
+            for index in scores | spellings
+            if self._classes[index].askable
+        }
+        similar = [index for index, (best, _) in similarity.items() if best >= _MIN_NEAR]
+        similar.sort(key=lambda index: (*(-score for score in similarity[index]), self._classes[index].label))
+        names = [*reversed(above), *(self._classes[index].label for index in similar)]
+        return list(dict.fromkeys(names))[:_MAX_SUGGESTIONS]
 
     def resolve(self, text: str) -> list[tuple[Class, float]]:
         """Return the askable classes that a text means, one or a few that it names equally well, with weights that add
@@ -255,6 +267,17 @@ class Vocabulary(Generic[Class]):
             held += weight * match
             whole += weight
         return _INFLECTED * term.exact * (explained / total) * (1 - _MISSING * (1 - held / whole)) if held else 0.0
+
+    def _spellings(self, text: str) -> dict[int, float]:
+        """Return how much the text resembles names of classes, or parts of them, that it is but for a typo."""
+        spellings: dict[int, float] = {}
+        written = _singular(text)
+        for term in self._names:
+            edits = _edits(written, term.singular)
+            if edits is not None:
+                score = _TYPO * term.exact * (1 - edits / (2 * max(len(written), len(term.singular))))
+                spellings[term.entry] = max(spellings.get(term.entry, 0.0), score)
+        return spellings
 
     def _words(self, text: str) -> list[_Word]:
         """Return the words of a text that are not stop words, with what they match; if all are light, none is."""
@@ -369,10 +392,15 @@ def _is_known(matches: Mapping[str, float]) -> bool:
 def _is_typo(one: str, other: str) -> bool:
     """Return whether two words differ by one letter or, if they are long, by two; typos spare the first letter."""
     shorter, longer = sorted((len(one), len(other)))
-    if one[:1] != other[:1] or shorter < 4 or longer < 5:
-        return False
+    return one[:1] == other[:1] and shorter >= 4 and longer >= 5 and _edits(one, other) is not None
+
+
+def _edits(one: str, other: str) -> int | None:
+    """Return the number of letters by which two texts differ, if it is that of a typo: one, or two of a long text."""
+    shorter = min(len(one), len(other))
     allowed = 2 if shorter >= 8 else 1
-    return OSA.distance(one, other, score_cutoff=allowed) <= allowed
+    edits = OSA.distance(one, other, score_cutoff=allowed)
+    return edits if shorter >= 3 and edits <= allowed else None
 
 
 def _fold(text: str) -> str:

@@ -251,7 +251,7 @@ class AudioRepository:
         if outcome == b"missing":
             raise NotFound("There is no such audio.")
         if outcome == b"in use":
-            raise AudioInUse("A waiting or running job uses this audio.")
+            raise AudioInUse("A waiting or running job uses this audio: wait until it has finished, or cancel it.")
         self._quarantine.remove(audio_key(audio_id))
 
     def postpone_expiry(self, audio_id: str, seconds: float) -> None:

@@ -160,7 +160,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             share=_number(settings.queue_audio_seconds * settings.queue_share),
             total=_number(settings.queue_audio_seconds),
             settings=("queue_audio_seconds", "queue_share"),
-            metric="earmark_jobs_oldest_waiting_seconds",
+            metric="earmark_jobs_waiting_audio_seconds",
             alert="EarmarkJobsWaitLong",
             answer="503 `queue_full`",
         ),

@@ -63,7 +63,7 @@ def validation_mixtures(place: Place, rules: QueryRules) -> list[mixtures.Mixtur
     rows = [row for row in listed if {row.target, row.interference, row.query, row.absent} <= there]
     if len(rows) < len(listed) // 2:
         try:
-            rows = mixtures.draw(clips, WATCHED)
+            rows = mixtures.draw(clips, min(WATCHED, 2 * len(clips.clips)))  # of few clips, more are the same again
         except ValueError as fault:
             progress_console.print(f"the run is not validated: {fault}")
             return []

@@ -124,8 +124,14 @@ class Service:
         assert response.status_code == 202, response.text
         return response.json()
 
-    def finish(self, job_id: str, stems: dict[str, bytes] | None = None, warnings: Sequence[str] = ()) -> Job:
-        """Claim the job, store stems and publish them, as a worker does."""
+    def finish(
+        self,
+        job_id: str,
+        stems: dict[str, bytes] | None = None,
+        warnings: Sequence[str] = (),
+        failed: Sequence[TargetState] = (),
+    ) -> Job:
+        """Claim the job, store stems and publish them with targets that have failed, as a worker does."""
         jobs, execution = self.deps.jobs, new_id("exe").lower()
         job = jobs.claim(job_id, execution)
         assert job is not None
@@ -152,12 +158,21 @@ class Service:
             model=ModelRecord(name="base", version="1"),
             metrics={"separating": 0.1},
         )
-        targets = [TargetState(name=target.name, status="succeeded", presence=0.9) for target in request.targets]
+        done = {state.name: state for state in failed}
+        targets = [
+            done.get(target.name, TargetState(name=target.name, status="succeeded", presence=0.9))
+            for target in request.targets
+        ]
         assert jobs.publish(job_id, execution, targets, result.model_dump(), list(warnings))
         return jobs.get(job_id)
 
     def publish(
-        self, job_id: str, result: BaseModel, stored: dict[str, bytes] | None = None, excerpt_bytes: int = 0
+        self,
+        job_id: str,
+        result: BaseModel,
+        stored: dict[str, bytes] | None = None,
+        excerpt_bytes: int = 0,
+        warnings: Sequence[str] = (),
     ) -> Job:
         """Claim a job of any kind, store objects under its prefix as execution `e`, publish, as a worker does."""
         jobs, large_fields = self.deps.jobs, self.deps.large_fields
@@ -166,8 +181,9 @@ class Service:
         for name, content in (stored or {}).items():
             (self.folder / "output").write_bytes(content)
             self.deps.storage.put_file(f"{jobs.output_prefix(job, 'e')}/{name}", self.folder / "output")
-        in_store = large_fields.store_outcome(job, "e", [], result.model_dump(), [])
-        assert jobs.publish(job_id, "e", [], result.model_dump(), stored=in_store, excerpt_bytes=excerpt_bytes)
+        outcome = [], result.model_dump(), list(warnings)  # targets, result, warnings
+        in_store = large_fields.store_outcome(job, "e", *outcome)
+        assert jobs.publish(job_id, "e", *outcome, stored=in_store, excerpt_bytes=excerpt_bytes)
         return jobs.get(job_id)
 
     def saved_query(self, vector: Sequence[float] = VECTOR, version: str = "1", excerpt_bytes: int = 0) -> str:

@@ -11,13 +11,14 @@ from app.media import waveform
 from app.media.probe import MEMORY_BYTES, SANDBOX_LIMITS
 from app.metrics import CALL_BUCKETS
 from app.settings import Settings
-from app.storage import MEMORY_OF_UPLOAD
+from app.storage import CONCURRENT_PARTS, PART_BYTES
 from tests.conftest import REPOSITORY
 from tests.docker.test_files import DOCKER, manifests
 from tests.end_to_end.test_capacity import LIMIT
 
 MIB = 1 << 20
 API = 256 * MIB  # of memory, without uploads: 90 MiB at rest, 25 in the zygote of decoders
+UPLOAD = (CONCURRENT_PARTS + 1) * PART_BYTES  # of memory of a write of the store, at most
 CHILD = 64 * MIB  # of memory of a process that reads a sound file: 40 MiB
 SLACK = 16 * MIB  # of a body beyond its file, at most
 UNITS = {"": 1, "m": MIB, "g": 1 << 30, "k": 1 << 10, "Mi": MIB, "Gi": 1 << 30, "Ki": 1 << 10}
@@ -116,9 +117,9 @@ def test_uploads_in_flight_fit_on_a_disk_and_are_not_in_memory(
 def test_memory_holds_all_uploads_and_the_worst_of_one_key(compose_api: dict[str, Any], pod: dict[str, Any]) -> None:
     """All budgets used with ordinary files, and one key's share of them with files that use all that a child may."""
     children = (SETTINGS.probe_slots, SETTINGS.waveform_slots, SETTINGS.section_slots)
-    ordinary = SETTINGS.store_slots * MEMORY_OF_UPLOAD + sum(children) * CHILD
+    ordinary = SETTINGS.store_slots * UPLOAD + sum(children) * CHILD
     share = SETTINGS.key_share
-    worst = int(SETTINGS.store_slots * share) * MEMORY_OF_UPLOAD + sum(int(n * share) * MEMORY_BYTES for n in children)
+    worst = int(SETTINGS.store_slots * share) * UPLOAD + sum(int(n * share) * MEMORY_BYTES for n in children)
     [tmpfs] = compose_api["tmpfs"]
     in_memory = size(re.findall(r"size=(\w+)", tmpfs)[0])
     for limit in (compose_api["mem_limit"], pod["containers"][0]["resources"]["limits"]["memory"]):

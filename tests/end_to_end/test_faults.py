@@ -3,7 +3,7 @@
 import base64
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ from tests.end_to_end.test_jobs import SUBMIT
 from worker.scratch import Scratch
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200 if SOAK else 300)]
-Deploy = Callable[..., Deployment]
 STAGES = ("decoding", "detecting", "separating", "storing") if SOAK else ("storing",)
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -65,12 +64,26 @@ def pair(fast: Deployment) -> Deployment:
     return fast
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_the_job_of_a_killed_worker_restarts_within_the_limit(deploy: Deploy, figures: Figures, stage: str):
-    """With default settings, in the short run too."""
-    deployment = deploy(**DEFAULTS)
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Iterator[Deployment]:
+    """Housekeeping with default settings, which take no worker for dead that only waits for a busy machine."""
+    deployment = Deployment(tmp_path_factory.mktemp("faults") / "deployment", small_model, DEFAULTS)
     deployment.start_housekeeping()
-    deployment.start_workers(2)
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def default_pair(default: Deployment) -> Deployment:
+    """The same deployment with two idle workers."""
+    default.start_workers(2 - len(default.living_workers()), "--hand-over-after", "0.5")
+    return default
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_job_of_a_killed_worker_restarts_within_the_limit(default_pair: Deployment, figures: Figures, stage: str):
+    """With default settings, in the short run too."""
+    deployment = default_pair
     job = deployment.submit(deployment.upload(seconds=4 * LONG if stage == "separating" else 20.0), DOG)
     with stage_reached(deployment, job, stage) as first:
         victim = worker_of(deployment, job)
@@ -156,7 +169,8 @@ def test_a_full_disk_only_delays_a_job(pair: Deployment, figures: Figures):
     )
 
 
-def test_sigterm_hands_a_job_over_or_lets_it_finish(pair: Deployment, figures: Figures):
+def test_sigterm_hands_a_job_over_or_lets_it_finish(default_pair: Deployment, figures: Figures):
+    pair = default_pair
     job = pair.submit(pair.upload(seconds=4 * LONG if SOAK else 20.0), DOG)
     with stage_reached(pair, job, "separating" if SOAK else "decoding") as first:
         hasty = worker_of(pair, job)

@@ -22,7 +22,7 @@ from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.recordings import RATE
 from tests.ports import free_ports
 
-HOURS = float(os.environ.get("EARMARK_SOAK_HOURS", 1.0 if SOAK else 0.05))
+HOURS = float(os.environ.get("EARMARK_SOAK_HOURS", 1.0 if SOAK else 0.025))
 SHORT = 30.0  # seconds, several windows of the model
 # MiB that a process may need more than for a short recording: half of what the decoded one has.
 GROWTH = max(64, int(HOURS * 3600) * RATE * 4 // 2 >> 20)
@@ -108,7 +108,7 @@ def download(client: httpx.Client, job: dict[str, Any], name: str, path: Path) -
 def test_a_recording_of_hours_is_separated_in_bounded_memory_and_scratch(
     deploy: Callable[..., Deployment], figures: Figures, tmp_path: Path
 ) -> None:
-    """`make test` has three minutes of it and a small model."""
+    """`make test` has a minute and a half of it and a small model."""
     (port,) = free_ports(1)
     deployment = deploy(auth="off")
     api = deployment.start("app", "--port", str(port))

@@ -1,13 +1,16 @@
 """The practical list, and what its scenes are made of."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from models.__main__ import main
 from models.corpus.clips import RATE, Clip, Clips
+from models.corpus.decoded import load
 from models.corpus.rendering.synthesizer import Synthesizer
 from models.corpus.reserved import reserved_groups
 from models.evaluation import practical
@@ -23,8 +26,10 @@ from models.evaluation.practical_mixtures import (
     crowd,
     read_rows,
     siren,
+    write_rows,
 )
 from models.validation.rendering import Mix, Sounds
+from tests.models import tones
 
 
 def test_every_scene_has_its_rows_and_both_halves_of_most() -> None:
@@ -104,3 +109,34 @@ def test_figures_of_rows_and_their_cells() -> None:
     assert found.values["oracle/si_sdri"].min() > 15
     assert report.as_json()["rows"]["values"]["input/si_sdr"] == pytest.approx([0, 5], abs=0.3)
     assert report.table("title").row_count == len(report.cells)
+
+
+def test_the_command_measures_with_the_quality_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of clips needs no score, but the command wants scores, a bank and FluidSynth for those that do."""
+    tones.write(tmp_path, 1.0)
+    for name in ("song.mid", "bank.sf2", "fluidsynth"):
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    clips = load(tmp_path, "valid", tmp_path / "cache").clips
+    target = next(clip for clip in clips if clip.mid == tones.MIDS[0])
+    example = next(clip for clip in clips if clip.mid == target.mid and clip.group != target.group)
+    rain = next(clip for clip in clips if clip.mid == tones.MIDS[3])
+    sounds = {"target": target, "interference": rain, "query": example}
+    clip = {name: f"clip {of.key}" for name, of in sounds.items()}
+    row = PracticalRow(
+        "choose", "Speech in Rain", "Speech", 0.0, target_start=0, interference_start=0, heard="", **clip
+    )
+    write_rows([row], tmp_path / "list.csv")
+    common = {"corpus": tmp_path, "cache": tmp_path / "cache", "scores": tmp_path, "bank": tmp_path / "bank.sf2"}
+    common |= {"list": tmp_path / "list.csv", "device": "cpu"}
+    answers = {}
+    for quality in ("standard", "high"):
+        options = common | {"quality": quality, "output": tmp_path / f"{quality}.json"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        assert main(["evaluate", "practical", *words]) == 0
+        answers[quality] = json.loads((tmp_path / f"{quality}.json").read_text())
+    assert "quality" not in answers["standard"] and answers["high"]["quality"] == "high"
+    standard, high = (answer["rows"]["values"]["practical/own/si_sdri"] for answer in answers.values())
+    assert np.isfinite([standard, high]).all() and standard != high

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,28 @@ def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
     assert timeouts == [True]
 
 
+@pytest.fixture
+def restored_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("restored_handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_stopped_before_its_loop_takes_no_job_and_returns(
+    valkey: ValkeyServer, queue: Queue, number: signal.Signals
+):
+    calls, job = [], queue.enqueue("task")
+    worker = make_worker(valkey, {"task": lambda *arguments: calls.append(arguments)})
+    worker.expect_signals()
+    os.kill(os.getpid(), number)
+    assert not worker.work()
+    assert worker.is_told_to_stop() and calls == [] and queue.job_ids == [job.id]
+
+
+@pytest.mark.usefixtures("restored_handlers")
 def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Queue):
     signals = Signals()
     delays = []
@@ -158,13 +180,8 @@ def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Q
         delays.append(time.monotonic() - start)
         raise RuntimeError("handed over")
 
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     job = queue.enqueue("task", retry=Retry(max=4), job_id="sep_1")
-    try:
-        make_worker(valkey, {"task": task}, signals, hand_over_after=0.5).work()
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    make_worker(valkey, {"task": task}, signals, hand_over_after=0.5).work()
     assert delays[0] > 0.4
     assert job.get_status() == JobStatus.QUEUED
     assert queue.job_ids == [job.id], "another worker can take it at once"

@@ -140,7 +140,7 @@ def measure(songs: Sequence[Song], separate: Separate, direct: bool = False, job
     with (
         tempfile.TemporaryDirectory(prefix="musdb-") as waiting,
         # Spawned: the engine's threads and its device must not be copied into the workers.
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(max(1, min(jobs, len(songs))), mp_context=get_context("spawn")) as pool,
     ):
         pending: deque[Future[SongScores]] = deque()
         for number, song in enumerate(songs):

@@ -155,7 +155,7 @@ def test_a_waiting_job_is_canceled_and_a_running_one_asked_to_stop(
     result = run("cancel", waiting, done, running)
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [f"{waiting}  canceled", f"{running}  asked to stop"]
-    assert f"{done}  The job is already finished" in result.stderr
+    assert f"{done}  The {kind.name} is canceled; only a queued or running one can be canceled" in result.stderr
     url = f"/v1/{kind.folder}/{waiting}"
     assert mine.client.get(url).json()["status"] == "canceled"
     assert jobs.should_stop(running, "e")

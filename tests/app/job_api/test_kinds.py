@@ -78,7 +78,11 @@ def test_canceling(folder_service: Service, resource: JobResource) -> None:
     waiting, running = (create(folder_service, resource.kind).json() for _ in range(2))
     answer = folder_service.client.post(f"{waiting['url']}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (202, "canceled")
-    problem(folder_service.client.post(f"{waiting['url']}/cancel"), 409, "already_over")
+    again = problem(folder_service.client.post(f"{waiting['url']}/cancel"), 409, "already_over")
+    kind = resource.kind.name
+    assert again["detail"] == (
+        f"The {kind} is canceled; only a queued or running one can be canceled: retry it to run it again."
+    )
     folder_service.deps.jobs.claim(running["id"], "a")
     asked = folder_service.client.post(f"{running['url']}/cancel")
     assert asked.status_code == 202 and asked.json()["cancel_requested_at"]

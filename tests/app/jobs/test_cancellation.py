@@ -37,6 +37,17 @@ def test_canceling_a_running_job_asks_its_worker_to_stop(jobs: JobRepository, jo
     assert jobs.get(job.id).status == "canceled"
 
 
+def test_canceling_a_job_that_has_succeeded_says_so_and_what_to_do(jobs: JobRepository, job: Job) -> None:
+    jobs.create(job)
+    jobs.claim(job.id, "a")
+    assert jobs.publish(job.id, "a", DONE, {})
+    with pytest.raises(AlreadyFinished) as raised:
+        jobs.cancel(job.id)
+    assert raised.value.detail == (
+        f"The {job.kind} is succeeded; only a queued or running one can be canceled: delete it to discard what it made."
+    )
+
+
 def test_a_worker_that_reports_reads_its_record_again_only_where_another_process_has_changed_it(
     redis: Redis, jobs: JobRepository, job: Job
 ) -> None:

@@ -170,6 +170,7 @@ def test_the_front_end_exports_metrics_of_the_queue(folder_service: Service) -> 
     )
     assert 0.05 <= float(oldest.split()[-1]) < 60
     assert 'earmark_jobs_running{model="base",version="1"} 0.0' in text
+    assert 'earmark_jobs_waiting_audio_seconds{model="base",version="1"} 1.0' in text
     jobs.cancel(separation["id"])
     assert jobs.fair_queue.oldest_age("base@1") == 0
     assert registry.models()[0][1].name == MODEL["name"]

@@ -47,13 +47,13 @@ class MutatedFile:
 
 def write_originals(folder: Path) -> Originals:
     """Write the originals to a folder and read them."""
-    names = []
+    files = []
     for name, subtype in (
         *(("a.wav", "PCM_16"), ("b.wav", "FLOAT"), ("c.wav", "PCM_24"), ("d.flac", "PCM_16"), ("e.ogg", "VORBIS")),
         *(("f.mp3", "MPEG_LAYER_III"), ("g.aiff", "PCM_16"), ("h.w64", "PCM_16"), ("i.wav", "IMA_ADPCM")),
     ):
         media_files.write_sound(folder / name, noise(9000), 44100, subtype)
-        names.append(name)
+        files.append(folder / name)
     for name, muxer, codec in (
         ("j.m4a", "ipod", "aac"),
         ("k.webm", "webm", "libopus"),
@@ -63,17 +63,17 @@ def write_originals(folder: Path) -> Originals:
         ("o.mka", "matroska", "libopus"),
     ):
         media_files.write_packets(folder / name, noise(9000), 48000, muxer, codec)
-        names.append(name)
-    field = Folder(folder)
+        files.append(folder / name)
+    field = Folder.of_checkout()
     for name in (
         *("alac.caf", "wma2.wma", "aac.ts", "mp2.mpg", "mp3.avi", "aac.flv", "pcm.au", "a.ac3", "a.eac3", "a.wv"),
         *("a.tta", "a.mp1", "narrow.amr", "narrow.3gp", "wide.amr", "a.dsf", "chain.opus", "gap.webm", "obs.mkv"),
         # Clocks and edit lists, and what is named by a number
         *("gap.ogg", "chain.ogg", "late-trimmed.mov", "far.webm", "late.wmv", "aac.avi", "rifx.wav", "tag.ac3"),
     ):
-        names.append(field.make(name).name)
+        files.append(field.make(name))
     media_files.write_flac_silence(folder / "silence.flac", 600, hide_length=True)
-    return Originals([(folder / name).read_bytes() for name in names], (folder / "silence.flac").read_bytes())
+    return Originals([file.read_bytes() for file in files], (folder / "silence.flac").read_bytes())
 
 
 def mutate(number: int, originals: Originals) -> MutatedFile:

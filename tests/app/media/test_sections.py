@@ -59,11 +59,6 @@ def bytes_read() -> Iterator[Callable[[], int]]:
     yield lambda: count() - start
 
 
-@pytest.fixture(scope="module")
-def field(tmp_path_factory: pytest.TempPathFactory) -> ffmpeg_files.Folder:
-    return ffmpeg_files.Folder(tmp_path_factory.mktemp("field"))
-
-
 @pytest.fixture(scope="session")
 def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An hour of silence in FLAC, with a tone of a second at the beginning of every minute."""

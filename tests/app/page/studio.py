@@ -1,5 +1,6 @@
 """Steps of a visitor on the page, and of a worker meanwhile."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from playwright.sync_api import FilePayload, Locator, Page
@@ -67,13 +68,14 @@ def newest(service: Service, kind: str = "separations") -> dict[str, Any]:
     return jobs()[0]
 
 
-def hear(service: Service, *events: tuple[str, float, float]) -> None:
+def hear(service: Service, *events: tuple[str, float, float], warnings: Sequence[str] = ()) -> None:
     """Finish the newest detection, as a worker does."""
     job = newest(service, "detections")
     found = [EventRecord(label=label, mid="/m/0", start=start, end=end, confidence=0.8) for label, start, end in events]
     recording = RecordingRecord(audio_id=job["audio"]["audio_id"], duration=1.0, sample_rate=16000, channels=1)
     model, picture = ModelRecord(name="base", version="1"), PictureRecord(key="none", bytes=0, sha256="0")
-    service.publish(job["id"], DetectionResult(audio=recording, tags=[], events=found, model=model, picture=picture))
+    result = DetectionResult(audio=recording, tags=[], events=found, model=model, picture=picture)
+    service.publish(job["id"], result, warnings=warnings)
 
 
 def violations(page: Page) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Error, Page, Response, Route, expect
 
-from app.jobs.lifecycle import JobError
+from app.jobs.lifecycle import JobError, TargetState
 from app.keys.repository import KeyRepository
 from tests.app.conftest import MODEL, Service, wav
 from tests.app.page.studio import SOUND, STEMS, ask, button, choose, complete, describe, hear, newest, violations, visit
@@ -71,6 +71,28 @@ def test_errors_are_shown_as_sentences_with_their_codes(page: Page, folder_servi
     button(page, "Remove Unicorn").click()
     button(page, "Separate").click()
     page.get_by_text("Waiting for a worker").wait_for()
+
+
+def test_warnings_of_a_detection_and_of_a_failed_target_are_shown(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    choose(page)
+    hear(folder_service, ("Dog", 0.1, 0.5), warnings=["The recording ends after 0.6 s: 0.4 s are missing."])
+    hint = page.get_by_text("Press a name to ask for that sound")
+    expect(hint).to_contain_text("The recording ends after 0.6 s: 0.4 s are missing.")
+    page.get_by_role("button", name="Dog").click()
+    complete(page, "siren", "Siren")
+    button(page, "Separate").click()
+    page.get_by_text("Waiting for a worker").wait_for()
+    job = newest(folder_service)
+    names = [target["name"] for target in job["targets"]]
+    assert len(names) == 2
+    error = JobError(code="audio_silent", detail="The example is silent.")
+    failed = TargetState(name=names[1], status="failed", error=error, warnings=["Its example has a gap at 0.2 s."])
+    folder_service.finish(job["id"], {names[0]: wav(), "residual": wav()}, failed=[failed])
+    advice = page.get_by_text(f"{names[1]}: The example is silent. Its example has a gap at 0.2 s.")
+    expect(advice).to_contain_text("audio_silent")
+    expect(page.get_by_text("one alone")).to_be_visible()
+    assert problems == []
 
 
 def test_a_class_that_cannot_be_asked_for_says_why_and_offers_near_ones(page: Page, folder_service: Service) -> None:
