@@ -123,7 +123,7 @@ class Storage:
 
         with _observe("upload"):
             try:
-                await self._put_parts(key, regroup())
+                await self._put(key, regroup(), limit)
             except Exception as error:
                 if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
@@ -135,18 +135,20 @@ class Storage:
         """Write a local file, which the store's client reads itself, with a few parts of it in memory at a time."""
         with _observe("upload"):
             try:
-                await self._put_parts(key, path)
+                await self._put(key, path, path.stat().st_size)
             except Exception as error:
                 log.error("upload %s: %s", key, error)
                 raise _translate(error) from error
 
-    async def _put_parts(self, key: str, source: AsyncIterator[bytes] | Path) -> None:
+    async def _put(self, key: str, source: AsyncIterator[bytes] | Path, size: int) -> None:
+        """Write an object of at most `size` bytes: in parts, or in one request instead of three if it is one part."""
+        part = PART_BYTES if self._folder is None else _FOLDER_PART_BYTES
         await obstore.put_async(
             self._store,
             _check_key(key),
             source,
-            use_multipart=True,
-            chunk_size=PART_BYTES if self._folder is None else _FOLDER_PART_BYTES,
+            use_multipart=size > part,
+            chunk_size=part,
             max_concurrency=CONCURRENT_PARTS,
         )
 
@@ -167,7 +169,7 @@ class Storage:
                 self._store,
                 _check_key(key),
                 blocks(),
-                use_multipart=True,
+                use_multipart=path.stat().st_size > PART_BYTES,
                 chunk_size=PART_BYTES,
                 max_concurrency=CONCURRENT_PARTS,
             )

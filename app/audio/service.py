@@ -79,8 +79,7 @@ class Uploads:
     ) -> Audio:
         """Write a probed file to the store, and its record."""
         deps, settings = self._deps, self._deps.settings
-        audio_id = audio_id or new_id(AUDIO, await run_in_threadpool(deps.clock.now))
-        await run_in_threadpool(deps.audio.register_write, audio_id)
+        audio_id = await run_in_threadpool(_register_write, deps, audio_id)
         try:
             await deps.storage.put_local(store_key(audio_id), path)
             now = deps.clock.now()
@@ -111,6 +110,13 @@ class Uploads:
         """Delete the uploads of this request, except those that a job needs."""
         for audio in self.created:
             _discard(self._deps, audio.id)
+
+
+def _register_write(deps: Dependencies, audio_id: str | None) -> str:
+    """Register the write of an upload, with a new id unless one is given; return the id."""
+    audio_id = audio_id or new_id(AUDIO, deps.clock.now())
+    deps.audio.register_write(audio_id)
+    return audio_id
 
 
 @asynccontextmanager

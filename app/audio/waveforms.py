@@ -34,9 +34,9 @@ async def whole(deps: Dependencies, drawn: Drawable) -> Waveform:
         return Waveform.from_bytes(await draw_once(deps, budget, key, lambda: _decode(deps, drawn)))
     full = await _load(deps, drawn.upload)
     if full is None:
-        async with deps.budgets.waveforms.hold(deps.caller.key_id):
-            # Another request may have computed it while this one waited.
-            full = await _load(deps, drawn.upload)
+        async with deps.budgets.waveforms.hold(deps.caller.key_id) as hold:
+            if hold.has_waited:  # another request may have computed it meanwhile
+                full = await _load(deps, drawn.upload)
             if full is None:
                 content = await _decode(deps, drawn)
                 await _store(deps, drawn.upload, content)

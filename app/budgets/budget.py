@@ -32,12 +32,13 @@ class _Waiter:
 
 
 class Hold:
-    """An amount that a request holds; it may grow while it is held."""
+    """An amount that a request holds; it may grow while it is held. has_waited: whether the request waited for it."""
 
-    def __init__(self, budget: "Budget", key_id: str, amount: float) -> None:
+    def __init__(self, budget: "Budget", key_id: str, amount: float, has_waited: bool) -> None:
         self._budget = budget
         self._key_id = key_id
         self.amount = amount
+        self.has_waited = has_waited
 
     def grow(self, amount: float) -> None:
         """Hold `amount` more, without waiting. Raises `RateLimited` and `Overloaded`."""
@@ -79,8 +80,7 @@ class Budget:
     @asynccontextmanager
     async def hold(self, key_id: str, amount: float = 1.0) -> AsyncIterator[Hold]:
         """Hold an amount while the block runs. Raises `RateLimited` and `Overloaded`, after `patience` seconds."""
-        await self._acquire(key_id, amount)
-        hold = Hold(self, key_id, amount)
+        hold = Hold(self, key_id, amount, await self._acquire(key_id, amount))
         try:
             yield hold
         finally:
@@ -116,10 +116,11 @@ class Budget:
         self.refused["all"] += 1
         return Overloaded(f"The server has as many {self.noun} as it can take; try again later.")
 
-    async def _acquire(self, key_id: str, amount: float) -> None:
+    async def _acquire(self, key_id: str, amount: float) -> bool:
+        """Add an amount to what a key holds; return whether it waited for it."""
         if not self._waiters.get(key_id) and self._has_room(key_id, amount):
             self._add(key_id, amount)
-            return
+            return False
         if not self.patience:
             raise self.refuse(key_id, amount)
         self._note_shortage(key_id, amount)
@@ -128,9 +129,10 @@ class Budget:
         try:
             async with asyncio.timeout(self.patience):
                 await asyncio.shield(waiter.granted)
+            return True
         except TimeoutError:
             if waiter.granted.done():  # in the same turn of the event loop
-                return
+                return True
             raise self.refuse(key_id, amount) from None
         except BaseException:
             if waiter.granted.done():

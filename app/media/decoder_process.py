@@ -18,7 +18,6 @@ TOO_LONG, OUTSIDE = "too long", "outside"
 SANDBOX = Sandbox(*(f"app.media.{name}" for name in ("probe", "waveform", "spectrogram", "sections", "filter_graph")))
 NO_AUDIO = "The file holds no audio that can be decoded."
 _REFUSED = 1  # exit status
-_SHORT_SECONDS = 1.0  # of CPU time, for minutes of sound; a longer recording yields to others
 
 Result = TypeVar("Result")
 
@@ -53,7 +52,7 @@ def answer(decode: Callable[[], bytes]) -> int:
     """
     from app.media.opening import Refused  # the front end itself loads no decoder
 
-    priority.lower_after(_SHORT_SECONDS)
+    priority.lower_after(priority.SHORT_SECONDS)
     try:
         content, status = decode(), 0
     except (ValueError, OSError, MemoryError) as error:

@@ -4,6 +4,7 @@ another, to which the niceness that both start with is the same."""
 import os
 import signal
 
+SHORT_SECONDS = 0.1  # of CPU time, several times what a probe, or the waveform of some seconds, takes
 NICENESS = 5  # with which every decoder starts: it yields to the server that answers all requests
 _STEP = 5  # of niceness: a third of the CPU time; with less, long work might not end in time on a busy machine
 

@@ -32,7 +32,6 @@ MEMORY_BYTES = 256 << 20  # address space, of which Python and FFmpeg's librarie
 SANDBOX_LIMITS = SandboxLimits(
     seconds=10, cpu_seconds=2, memory_bytes=MEMORY_BYTES, file_bytes=0, niceness=priority.NICENESS
 )
-_USUAL_SECONDS = 0.4  # of CPU time; what takes longer, such as a file without a good packet, yields to other probes
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def main(arguments: list[str]) -> int:
         return 2
     from app.media.opening import Refused
 
-    priority.lower_after(_USUAL_SECONDS)
+    priority.lower_after(priority.SHORT_SECONDS)  # such as a file without a good packet
     try:
         answer, code = dataclasses.asdict(read_headers(Path(arguments[0]).absolute())), 0
     except (ValueError, OSError, MemoryError) as error:

@@ -32,6 +32,8 @@ _LEAST_BIN_SIZE = 16  # samples, if the headers may be wrong about the length: s
 _INITIAL_BIN_SIZE = 1024  # samples, if the headers do not tell the length
 # Samples of a block, up to which it is searched here: 0.08 us a sample, where `astats` takes 50 us for any block.
 _SHORT_BLOCK = 256
+# Samples of a block, up to which many blocks are faster searched together: their first samples, their second ones, ...
+_FEW_SAMPLES = 16
 _SAMPLES_OF_BLOCKS = 8192  # per channel, of short blocks that are taken from FFmpeg together
 _MAX_LEVEL = 3e38  # what exceeds a 32-bit float may be infinite
 # Six hours of stereo take half a minute; a slow codec on a slow machine passes.
@@ -159,8 +161,7 @@ class WaveformBuilder:
         channels = range(1, len(self._minima) + 1)
         for frame in frames:
             if self._block_size <= _SHORT_BLOCK:
-                for block in _split(frame, self._block_size):
-                    self.add(len(block[0]), *zip(*map(_extremes, block), strict=True))
+                self._add_short([_extremes(samples, self._block_size) for samples in _split(frame)], frame.samples)
                 continue
             minima, maxima = (
                 [_parse_level(frame.metadata[f"lavfi.astats.{channel}.{name}_level"]) for channel in channels]
@@ -172,6 +173,20 @@ class WaveformBuilder:
         """Return the waveform of all blocks so far."""
         bin_size = self._block_size * self._blocks_per_bin
         return Waveform(self._sample_rate, self.samples, bin_size, self._minima, self._maxima)
+
+    def _add_short(self, extremes: list[tuple[array[float], array[float]]], samples: int) -> None:
+        """Add many blocks, the minima and maxima of each channel; samples: per channel, of all of them."""
+        minima, maxima = zip(*extremes, strict=True)
+        blocks = len(minima[0])
+        if self._blocks_per_bin == 1 and len(self._minima[0]) + blocks < self._max_bins:
+            for bins, levels in zip((self._minima, self._maxima), (minima, maxima), strict=True):
+                for channel, added in zip(bins, levels, strict=True):
+                    channel.extend(added)
+            self.samples += samples
+            return
+        for block in range(blocks):
+            size = min(self._block_size, samples - block * self._block_size)
+            self.add(size, [levels[block] for levels in minima], [levels[block] for levels in maxima])
 
     def _merge_neighbours(self) -> None:
         for channels, extreme in ((self._minima, min), (self._maxima, max)):
@@ -258,25 +273,40 @@ def _filters(block_size: int) -> list[tuple[str, str]]:
     ]
 
 
-def _split(frame: Any, block_size: int) -> Iterator[list[array[float]]]:
-    """Yield the blocks of a frame of interleaved 32-bit floats, each as the samples of its channels."""
+def _split(frame: Any) -> list[array[float]]:
+    """Return the samples of each channel of a frame of interleaved 32-bit floats."""
     from av.audio.plane import AudioPlane  # the front end itself loads no decoder
 
     channels = frame.layout.nb_channels
     plane: Any = AudioPlane(frame, 0)
     samples = array("f", bytes(plane)[: 4 * channels * frame.samples])
-    split = [samples[channel::channels] for channel in range(channels)]
-    for start in range(0, frame.samples, block_size):
-        yield [channel[start : start + block_size] for channel in split]
+    return [samples[channel::channels] for channel in range(channels)]
 
 
-def _extremes(samples: array[float]) -> tuple[float, float]:
-    """Return the least and the greatest sample; 0 counts for not-a-number, infinities and what exceeds a float."""
-    least, greatest = min(samples), max(samples)
-    if least > -_MAX_LEVEL and greatest < _MAX_LEVEL:  # a comparison with not-a-number is false
-        return least, greatest
-    finite = [sample if abs(sample) < _MAX_LEVEL else 0.0 for sample in samples]
-    return min(finite), max(finite)
+def _extremes(samples: array[float], block_size: int) -> tuple[array[float], array[float]]:
+    """Return the least and the greatest sample of each block, the last of which may be shorter.
+
+    0 counts for not-a-number, infinities and what exceeds a float.
+    """
+    levels = samples.tolist()
+    least, greatest = _least_and_greatest(levels, block_size)
+    # A sum with not-a-number or infinities is not finite; that of floats, a double, is.
+    if not math.isfinite(sum(levels)) or min(least) <= -_MAX_LEVEL or max(greatest) >= _MAX_LEVEL:
+        finite = [level if abs(level) < _MAX_LEVEL else 0.0 for level in levels]
+        least, greatest = _least_and_greatest(finite, block_size)
+    return array("f", least), array("f", greatest)
+
+
+def _least_and_greatest(levels: list[float], block_size: int) -> tuple[list[float], list[float]]:
+    if block_size == 1:
+        return levels, levels
+    if block_size > _FEW_SAMPLES:
+        blocks = [levels[start : start + block_size] for start in range(0, len(levels), block_size)]
+        return list(map(min, blocks)), list(map(max, blocks))
+    whole = len(levels) // block_size * block_size
+    columns = [levels[first:whole:block_size] for first in range(block_size)]
+    rest = [levels[whole:]] if levels[whole:] else []
+    return [*map(min, *columns), *map(min, rest)], [*map(max, *columns), *map(max, rest)]
 
 
 def _parse_level(text: str) -> float:

@@ -13,7 +13,7 @@ import pytest
 from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.settings import Settings
 from app.storage import Storage
-from tests.app.origins import origin
+from tests.app.origins import ok, origin
 from tests.conftest import S3Server
 from tests.full_disk import full_disk, small_disk
 
@@ -104,6 +104,19 @@ def test_a_full_s3_server_reports_it(status: str, code: str, is_full: bool) -> N
         with pytest.raises(StoreUnavailable) as raised:
             storage.put("audio/a", b"1")
     assert isinstance(raised.value, DiskFull) == is_full
+
+
+def test_a_small_object_takes_one_request_to_s3(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"sound")
+    with origin() as server:
+        server.answer = ok(b"", 'ETag: "1"', "Connection: close")
+        storage = Storage.open(S3Server(f"http://{server.address}:{server.port}").settings("few", store_timeout=60))
+        asyncio.run(storage.put_local("audio/a", tmp_path / "in"))
+        asyncio.run(storage.put_stream("audio/b", stream(b"sound"), 5))
+        storage.put_file("audio/c", tmp_path / "in")
+        storage.put("audio/d", b"sound")
+    assert [request.split()[0] for request in server.requests] == [b"PUT"] * 4
+    assert all(request.endswith(b"\r\n\r\nsound") for request in server.requests)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 10), (3, 4), (9, 10), (5, 10)])

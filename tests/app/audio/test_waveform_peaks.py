@@ -52,6 +52,7 @@ def extremes(samples: np.ndarray, bounds: list[int]) -> list[tuple[list[float], 
         (100, 3, 7),
         (20_000, 2, 1),
         (MAX_BINS + 1, 1, 8192),
+        (120_001, 2, 8192),
         (300_000, 3, 2000),
         (3_000_000, 2, 2000),
     ],
@@ -111,6 +112,15 @@ def test_not_a_number_counts_as_silence(tmp_path: Path) -> None:
     full = compute(tmp_path / "a.wav")
     assert all(np.isfinite(levels).all() for levels in [*full.minima, *full.maxima])
     assert full.maxima[0][0] == 0.5 and full.minima[1][2] == -0.25
+
+
+@pytest.mark.parametrize("samples", [9000, 90_000, 900_000])
+def test_not_a_number_between_other_samples_counts_as_silence(tmp_path: Path, samples: int) -> None:
+    sound = np.full((samples, 1), 0.5, np.float32)
+    sound[samples // 2] = np.nan
+    soundfile.write(tmp_path / "a.wav", sound, 44100, subtype="FLOAT")
+    full = compute(tmp_path / "a.wav")
+    assert sorted(full.minima[0])[:2] == [0.0, 0.5] and set(full.maxima[0]) <= {0.0, 0.5}
 
 
 def test_a_file_that_is_no_audio_is_refused(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_a_hold_grows_up_to_the_share() -> None:
     asyncio.run(run())
 
 
+def test_a_request_knows_whether_it_waited() -> None:
+    async def run() -> None:
+        budget = Budget("slots", "slots", total=1, share=None, patience=60)
+
+        async def request() -> bool:
+            async with budget.hold("a") as hold:
+                await asyncio.sleep(0)
+                return hold.has_waited
+
+        assert await asyncio.gather(request(), request()) == [False, True]
+
+    asyncio.run(run())
+
+
 def test_a_new_key_is_served_before_the_many_requests_of_another() -> None:
     async def run() -> None:
         budget = Budget("slots", "slots", total=2, share=0.5, patience=60)
