@@ -29,8 +29,8 @@ from models.separation.speeds import mean_estimate, play
 logger = logging.getLogger(__name__)
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
-_SHORTEST_WINDOW_SECONDS = 0.5
-# Of a window, by which the last may be longer: a recording of 10 s is one window of 10.5 s, not two of 10 and 1.5 s.
+_SHORTEST_WINDOW_SECONDS = 1.0
+# Of a window, by which the last may be longer: a recording of 10 s is one window of 11 s, not two of 10 and 2 s.
 _LONGER = 0.1
 # Stems are resampled in pieces of this length: at 192 kHz, with 8 channels, a window would be 61 MB.
 _PIECE_SECONDS = 1.0
@@ -117,8 +117,8 @@ class Window:
 
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
-    """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a multiple of half a second, or
-    a little longer."""
+    """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds, or a
+    little longer."""
     held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
     first = True
     for block in blocks:
