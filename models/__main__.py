@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from models.compute import threads
-from models.compute.allocator import keep_freed_memory
+from models.compute.allocator import keep_freed_memory, use_huge_pages
 from models.errors import MediaError, ModelsError
 
 _INTERRUPTED = 130
@@ -127,4 +127,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     threads.prepare()
     keep_freed_memory()
+    use_huge_pages()
     sys.exit(main())

@@ -7,7 +7,7 @@ import typer
 
 from app import logs
 from app.settings import Settings
-from models.compute.allocator import keep_freed_memory
+from models.compute.allocator import keep_freed_memory, use_huge_pages
 from models.compute.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
@@ -59,6 +59,7 @@ def main(
         return
     prepare(settings.worker_threads)
     keep_freed_memory()
+    use_huge_pages()
     # After the validation of settings, since importing torch takes seconds, and after `prepare`.
     from worker.decode import SANDBOX
 

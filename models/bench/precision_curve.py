@@ -28,6 +28,7 @@ from models.validation.metrics import sdr
 _POINTS: dict[str, Callable[[UNet], tuple[str, ...]]] = {
     "nothing": lambda separator: (),
     "last block": lambda separator: ("last",),
+    "first and last block": lambda separator: ("encoder.0", "last"),
     "full resolution": lambda separator: separator.full_resolution,
     "two finest levels": lambda separator: ("encoder.1", "decoder.4", *separator.full_resolution),
     "everything": lambda separator: ("encoder", "centre", "decoder", "last"),
@@ -68,7 +69,8 @@ def is_paper(model: str) -> bool:
 def _in_process(model: str, name: str, window: float, seconds: float, folder: Path) -> dict:
     point = json.dumps([name, window])
     arguments = ["--weights", model, "--seconds", str(seconds), "--point", point, "--folder", str(folder)]
-    return json.loads(own_programs.run(["bench", *arguments], model).splitlines()[-1])
+    environment = own_programs.OTHERS if name == AUTHORS else None
+    return json.loads(own_programs.run(["bench", *arguments], model, environment=environment).splitlines()[-1])
 
 
 @torch.inference_mode()

@@ -32,7 +32,8 @@ WAYS = {
 DEMUCS = "hybrid-demucs"  # another program's network, as a model of its own
 NOTES = (
     "Networks only: float32, one query after the other, windows of 10 s that do not overlap, all in memory. The"
-    " authors' way: windows of 3 s every 2 s in batches of 8, float32, Fourier transform by convolution, all in memory."
+    " authors' way: windows of 3 s every 2 s in batches of 8, float32, Fourier transform by convolution, all in memory,"
+    " without huge pages."
     " Hybrid Demucs: torchaudio's hdemucs_high, four stems of stereo at 44.1 kHz in windows of 10 s with a tenth of"
     " overlap, weights by chance. The engine does more: it processes a tenth more audio (context and cross-fades),"
     " detects the presence of targets, measures loudness, and writes the residual too. SNR: to the stems of --precision"
@@ -72,7 +73,10 @@ def measure(way: str, model: str, seconds: float, targets: int, device: str, fol
 
 def _in_process(way: str, model: str, seconds: float, targets: int, device: str, folder: Path) -> dict:
     arguments = ["--weights", model, "--seconds", str(seconds), "--targets", str(targets), "--device", device]
-    printed = own_programs.run(["bench", "--way", way, "--folder", str(folder), *arguments], model)
+    environment = own_programs.OTHERS if way == "authors" else None
+    printed = own_programs.run(
+        ["bench", "--way", way, "--folder", str(folder), *arguments], model, environment=environment
+    )
     return json.loads(printed.splitlines()[-1])
 
 

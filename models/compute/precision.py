@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models.compute.allocator import return_freed_memory
 from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
-from models.networks.packed_layers import pack_linear_layers
+from models.networks.packed_layers import pack_linear_layers, pack_pointwise_layers
 from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -46,20 +47,31 @@ class Arithmetic:
         if self.device.type == "cpu":
             give_signals_a_stack()
         network.to(self.device)
-        if not self.exact:
+        # A separator that will be packed needs no copy of its weights in another layout.
+        if not self.exact and not (self._packs and isinstance(network, UNet)):
             for module in network.modules():
                 if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def accelerate(self, detector: nn.Module, separator: Separator) -> None:
         """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
-        large. Outputs change by rounding; with `exact`, not at all. Irreversible."""
+        large, and the pointwise ones of another detector. Outputs change by rounding; with `exact`, not at all.
+        Irreversible."""
         if self.exact:
             return
-        separator.fold()
-        if isinstance(separator, UNet) and self.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if not self._packs:
+            separator.fold()
+        elif isinstance(separator, UNet):
             separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
+            return_freed_memory()
+        else:  # not the separator's pointwise layers: in a packed layer's batch, equal queries would round apart
+            separator.fold()
+            pack_pointwise_layers(detector, half=self.bfloat16)
+
+    @property
+    def _packs(self) -> bool:
+        return not self.exact and self.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
     @contextmanager
     def float32(self) -> Iterator[None]:

@@ -7,17 +7,18 @@ Letters in shapes: B mixtures, T samples, C channels of a level, D query, K cond
 (B, C, frames, bins).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.packed_layers import pack_convolution
+from models.networks.packed_layers import PackedUpsampling, pack_convolution
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
+Step = Callable[..., Tensor]  # images and the shifts of all layers, of which it takes the next -> an image
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,23 @@ class UNet(nn.Module):
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
         at_full_resolution = run if self.packed else in_float32
+        # An image is let go as soon as the next one is there: at full resolution they are most of the memory.
         skips = []
-        for block in self.encoder:
-            skips.append((run if skips else at_full_resolution)(block, (image,), shifts))
-            image = F.avg_pool2d(skips[-1], 2)
-        image = self.centre(image, shifts)
-        # The images of a level are let go as soon as they are joined: at full resolution they are most of the memory.
+        for block, up in zip(self.encoder, reversed(self.decoder), strict=True):
+            compute = run if skips else at_full_resolution
+            for step in steps(block):
+                image = compute(step, (image,), shifts)
+            skips.append(skip_of(up, image))
+            image = F.avg_pool2d(image, 2)
+        for step in steps(self.centre):
+            image = run(step, (image,), shifts)
         for up in self.decoder:
-            at_level = run if len(skips) > 1 else at_full_resolution
-            image = at_level(up, (image, skips.pop()), shifts)
-            image = at_level(up.get_submodule("block"), (image,), shifts)
-        image = at_full_resolution(self.last, (image,), shifts)
+            compute = run if len(skips) > 1 else at_full_resolution
+            image = compute(up, (image, skips.pop()), shifts)
+            for step in steps(up.get_submodule("block")):
+                image = compute(step, (image,), shifts)
+        for step in steps(self.last):
+            image = at_full_resolution(step, (image,), shifts)
         with torch.autocast(image.device.type, enabled=False):
             logits = self.logits(image.float()).squeeze(1)
         return F.pad(logits, (0, 1)).sigmoid()
@@ -118,19 +125,20 @@ class UNet(nn.Module):
 
         Irreversible: a folded network can be neither trained nor saved.
         """
-        for block in [module for module in self.modules() if isinstance(module, (ConvBlock, UpBlock))]:
-            for name, norm_name in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
-                if hasattr(block, name):
-                    fold_norm(getattr(block, name), getattr(block, norm_name))
-                    setattr(block, norm_name, nn.Identity())
+        for block in self.modules():
+            if isinstance(block, (ConvBlock, UpBlock)):
+                fold_norms(block)
 
     def pack(self, dtype: torch.dtype, float32: Collection[str] = ()) -> None:
-        """Pack the convolutions of a folded network for a CPU (`models.networks.packed_layers`), to compute in `dtype`.
+        """Fold, and pack the convolutions for a CPU (`models.networks.packed_layers`), to compute in `dtype`.
 
-        float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Irreversible.
+        float32: names of the blocks that stay in float32, such as "encoder.0" or "last". Block by block, so that of
+        weights in a mapped file only one block's are in memory twice. Irreversible.
         """
         blocks = [(name, block) for name, block in self.named_modules() if isinstance(block, (ConvBlock, UpBlock))]
         for name, block in blocks:
+            fold_norms(block)
+            block.packed = True
             of_block = torch.float32 if any(f"{name}.".startswith(f"{prefix}.") for prefix in float32) else dtype
             for layer in ("up", "conv1", "conv2"):
                 if hasattr(block, layer):
@@ -150,6 +158,8 @@ class UNet(nn.Module):
 class ConvBlock(nn.Module):
     """Twice: 3 x 3 convolution, batch norm, ReLU, plus the query's shift."""
 
+    packed = False
+
     def __init__(self, before: int, after: int, query_size: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
@@ -159,14 +169,18 @@ class ConvBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(after, momentum=NORM_MOMENTUM)
         self.shift2 = nn.Linear(query_size, after)
 
-    def forward(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        image = relu_and_shift(self.norm1(self.conv1(image)), shifts)
-        return relu_and_shift(self.norm2(self.conv2(image)), shifts)
+    def first(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        return rectify_and_shift(self.norm1(self.conv1(image)), shifts, rectified=self.packed)
+
+    def second(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        return rectify_and_shift(self.norm2(self.conv2(image)), shifts, rectified=self.packed)
 
 
 class UpBlock(nn.Module):
     """A transposed convolution that doubles frames and bins, its output beside the encoder's image; and the block over
     both, which `UNet.predict` calls."""
+
+    packed = False
 
     def __init__(self, before: int, after: int, query_size: int) -> None:
         super().__init__()
@@ -176,15 +190,41 @@ class UpBlock(nn.Module):
         self.block = ConvBlock(2 * after, after, query_size)
 
     def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        image = relu_and_shift(self.norm(self.up(image)), shifts)
+        """skip: the encoder's image; of a packed network, already joined (`PackedUpsampling.join`)."""
+        if self.packed:
+            return self.up(image, next(shifts), skip)
+        image = rectify_and_shift(self.norm(self.up(image)), shifts)
         image = image[:, :, : skip.shape[2], : skip.shape[3]]  # without the last row and column
         return torch.cat([image, skip], dim=1)
 
 
-def relu_and_shift(image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-    """Apply ReLU and add the next shift. `image` is overwritten: at full resolution memory limits the speed."""
+def steps(block: nn.Module) -> tuple[Step, Step]:
+    """Return the two layers of a `ConvBlock`; both together would keep its input until the end."""
+    assert isinstance(block, ConvBlock)  # noqa: S101  a module list does not know
+    return block.first, block.second
+
+
+def skip_of(up: nn.Module, image: Tensor) -> Tensor:
+    """Return what an `UpBlock` joins its output with, for the encoder's image."""
+    upsampling = up.get_submodule("up")
+    return upsampling.join(image) if isinstance(upsampling, PackedUpsampling) else image
+
+
+def rectify_and_shift(image: Tensor, shifts: Iterator[Tensor], rectified: bool = False) -> Tensor:
+    """Apply ReLU, unless the image is `rectified`, and add the next shift. `image` is overwritten: at full resolution
+    memory limits the speed."""
     shift = next(shifts).to(image.dtype)
-    return image.relu_() + shift if torch.is_grad_enabled() else image.relu_().add_(shift)
+    image = image if rectified else image.relu_()
+    return image + shift if torch.is_grad_enabled() else image.add_(shift)
+
+
+def fold_norms(block: ConvBlock | UpBlock) -> None:
+    """Merge a block's batch norms, not those of the block in it, into its convolutions."""
+    for name, norm_name in (("up", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
+        norm = getattr(block, norm_name, None)
+        if isinstance(norm, nn.BatchNorm2d):
+            fold_norm(getattr(block, name), norm)
+            setattr(block, norm_name, nn.Identity())
 
 
 @torch.no_grad()
@@ -197,16 +237,16 @@ def fold_norm(layer: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> No
     layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
 
 
-def run(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the block's output, in the number format of its packed convolutions or of autocast."""
-    return block(*images, shifts)
+def run(step: Step, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """Return the step's output, in the number format of its packed convolutions or of autocast."""
+    return step(*images, shifts)
 
 
-def in_float32(block: nn.Module, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the block's output in float32, even under autocast.
+def in_float32(step: Step, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
+    """Return the step's output in float32, even under autocast.
 
     Blocks at full resolution determine the estimate's noise: with them in bfloat16 it lies 23 dB below the exact
     output, without 42 dB.
     """
     with torch.autocast(images[0].device.type, enabled=False):
-        return block(*(image.float() for image in images), shifts)
+        return step(*(image.float() for image in images), shifts)

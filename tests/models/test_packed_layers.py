@@ -1,6 +1,7 @@
 """Packed convolutions compute what the layers that they replace do, and keep their weights once."""
 
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Collection
@@ -11,7 +12,14 @@ import torch
 from models.audio import mono, resample
 from models.compute.precision import Arithmetic
 from models.networks.htsat import HTSAT
-from models.networks.packed_layers import PackedConvolution, PackedLinear, PackedUpsampling, pack_linear_layers
+from models.networks.packed_layers import (
+    PackedConvolution,
+    PackedLinear,
+    PackedPixels,
+    PackedPointwise,
+    PackedUpsampling,
+    pack_linear_layers,
+)
 from models.networks.unet import HyperParameters, UNet
 from models.validation.metrics import sdr, si_sdr
 from tests.conftest import REPOSITORY
@@ -58,10 +66,45 @@ def test_a_packed_layer_equals_the_plain_one(channels: tuple[int, int], size: tu
     torch.manual_seed(0)
     images = torch.randn(2, channels[0], *size)
     plain = torch.nn.Conv2d(*channels, 3, padding=1)
-    up = torch.nn.ConvTranspose2d(*channels, 3, stride=2)
     torch.testing.assert_close(PackedConvolution.of(plain, torch.float32)(images), plain(images), rtol=0, atol=1e-5)
-    expected = up(images)[:, :, :-1, :-1]
-    torch.testing.assert_close(PackedUpsampling(up, torch.float32)(images), expected, rtol=0, atol=1e-5)
+    rectified = PackedConvolution.of(plain, torch.float32, relu=True)(images)
+    torch.testing.assert_close(rectified, plain(images).relu(), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_packed_layer_answers_in_channels_last_to_an_image_of_one_channel_too() -> None:
+    """In another layout, the next layer would convert what it gets, at the price of its products."""
+    answer = PackedConvolution.of(torch.nn.Conv2d(1, 8, 3, padding=1), torch.float32)(torch.randn(1, 1, 5, 7))
+    assert answer.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 16)])
+@torch.inference_mode()
+def test_a_packed_layer_of_pixels_equals_the_plain_one_whatever_the_batch(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    image, plain = torch.randn(1, 48, *size), torch.nn.Conv2d(48, 24, 1)
+    assert plain.bias is not None
+    for dtype in [torch.float32, *([torch.bfloat16] if HALF else [])]:
+        layer = PackedPixels(plain.weight, plain.bias, dtype)
+        answer = layer(image.expand(3, -1, -1, -1))
+        error = 1e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(answer[:1].float(), plain(image).relu(), rtol=0, atol=error)
+        assert torch.equal(answer, layer(image).expand(3, -1, -1, -1))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+@pytest.mark.parametrize("channels", [(3, 5), (32, 16)])
+@torch.inference_mode()
+def test_a_packed_upsampling_joins_what_the_plain_one_gives_with_the_skipped_image(
+    channels: tuple[int, int], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    images, shift = torch.randn(2, channels[0], *size), torch.randn(2, channels[1], 1, 1)
+    skip = torch.randn(2, 4, 2 * size[0], 2 * size[1])
+    plain = torch.nn.ConvTranspose2d(*channels, 3, stride=2)
+    layer = PackedUpsampling(plain, torch.float32)
+    expected = torch.cat([plain(images)[:, :, :-1, :-1].relu() + shift, skip], dim=1)
+    torch.testing.assert_close(layer(images, shift, layer.join(skip)), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -76,6 +119,19 @@ def test_a_packed_linear_layer_computes_in_the_number_format_around_it(bias: boo
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(tokens).dtype == torch.bfloat16
         torch.testing.assert_close(layer(tokens), plain(tokens), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 16)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@torch.inference_mode()
+def test_a_packed_pointwise_layer_equals_the_plain_one(size: tuple[int, int], layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 48, *size).contiguous(memory_format=layout)
+    plain = torch.nn.Conv2d(48, 24, 1)
+    layer = PackedPointwise(plain, half=HALF)
+    torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+        torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=0.02 if HALF else 1e-5)
 
 
 @torch.inference_mode()
@@ -123,6 +179,32 @@ def test_a_packed_network_keeps_no_second_copy_of_its_weights(separator: UNet) -
     left = {name for name, _ in network.named_parameters() if not name.startswith("bin_norm")}
     shifts = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
     assert left == {f"{name}.{kind}" for name in (*shifts, "logits") for kind in ("weight", "bias")}
+
+
+PEAK = """
+import torch
+from models.bench.machine import peak_mib
+from models.networks.unet import HyperParameters, UNet
+
+torch.set_num_threads(1)
+separator = UNet(HyperParameters(query_size=4, channels=(32, 4, 4, 4, 4, 4))).eval()
+separator.pack(torch.float32)
+with torch.inference_mode():
+    image, condition = torch.rand(1, 1, 512, 1024), separator.condition(torch.rand(1, 4))
+    separator.predict(image[:, :, :64], condition)
+    before = peak_mib()
+    separator.predict(image, condition)
+    print(peak_mib() - before)
+"""
+
+
+def test_no_more_than_three_images_at_full_resolution_are_in_memory() -> None:
+    """The joined ones, of twice the channels, and the next; beside them those of a few channels."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    command = [sys.executable, "-c", PEAK]
+    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    image_mib = 32 * 512 * 1024 * 4 / 2**20
+    assert float(ran.stdout) < 3.2 * image_mib  # 2.9; 3.6 if a layer keeps its input
 
 
 SIGNALS = """
