@@ -5,6 +5,7 @@ Shapes: C channels, n samples. Samples are float32, nominally in [-1, 1].
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from models.media.conversion import CANCELLATION, BlockResampler
 _SPAN_SLACK = 0.01
 # More channels than any array of microphones has are the samples of a transposed recording.
 _MOST_CHANNELS = 1024
+_ENERGY_BLOCK = 65536  # samples whose squares are added in float32
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,18 @@ def mono(samples: Tensor) -> Tensor:
     """
     if samples.shape[0] == 1:
         return samples[0]
-    samples = samples.contiguous()  # of interleaved channels, as files have them, sums take ten times as long
+    if samples.device.type == "cpu" and not samples.is_contiguous():
+        # Of interleaved channels, as files have them: numpy takes a ninth of torch's time.
+        samples = torch.from_numpy(np.ascontiguousarray(samples.numpy()))
     mean = samples.mean(dim=0)
-    powers = samples.double().square().sum(dim=1)
-    loudest = int(powers.argmax())
-    if mean.double().square().sum() <= CANCELLATION * powers[loudest]:
-        return samples[loudest]
-    return mean
+    energies = [_energy(channel) for channel in samples]
+    loudest = energies.index(max(energies))
+    return samples[loudest] if _energy(mean) <= CANCELLATION * energies[loudest] else mean
+
+
+def _energy(samples: Tensor) -> float:
+    """Return the sum of the squares (n,) -> (), to compare it: to six digits, however many samples there are."""
+    return sum(float(part @ part) for part in samples.split(_ENERGY_BLOCK))
 
 
 def peak(samples: Tensor) -> float:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from models.compute.threads import ONE_THREAD
 from models.encoding import WavWriter
 from models.errors import AudioTooLong, AudioTooWide, AudioUndecodable, MediaError
 from models.media.limits import Limits, MediaInfo
-from models.media.reader import open_audio
+from models.media.reader import AudioReader, open_audio, open_plain
 
 _ERRORS: dict[str, type[MediaError]] = {error.code: error for error in (AudioUndecodable, AudioTooLong, AudioTooWide)}
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +30,29 @@ def decode(path: str | Path, target: str | Path, limits: Limits | None = None, t
 
     Returns its properties with the exact number of frames. Raises as `open_audio`; a failure leaves no target.
     """
-    with (
-        open_audio(path, limits, track) as reader,
-        WavWriter(Path(target), reader.rate, reader.channels, 32, reader.info.mask) as writer,
-    ):
+    with open_audio(path, limits, track) as reader:
+        return _write(reader, Path(target), lambda: None)
+
+
+def convert_plain(
+    path: Path, target: Path, limits: Limits, track: int | None = None, check: Callable[[], object] = lambda: None
+) -> MediaInfo | None:
+    """Do the same with a file that needs no decoder (`open_plain`), so that it needs no child process either, however
+    little it is trusted. Returns None for any other file.
+
+    `check()` is called before each block. Raises as `decode`, and what `check` raises.
+    """
+    plain = open_plain(path, track)
+    if plain is None:
+        return None
+    with open_audio(path, limits, track, plain) as reader:
+        return _write(reader, target, check)
+
+
+def _write(reader: AudioReader, target: Path, check: Callable[[], object]) -> MediaInfo:
+    with WavWriter(target, reader.rate, reader.channels, 32, reader.info.mask) as writer:
         for block in reader:
+            check()
             writer.write(block)
     return reader.info
 

@@ -40,12 +40,25 @@ _SPEAKERS = {
 _NO_AUDIO = "the file holds no audio that can be decoded"
 
 
-def open_audio(path: str | Path, limits: Limits | None = None, track: int | None = None) -> AudioReader:
+def open_audio(
+    path: str | Path, limits: Limits | None = None, track: int | None = None, plain: PlainWav | None = None
+) -> AudioReader:
     """Open an audio track of a media file, counted from 1 (by default the first that can be read), as an AudioReader.
 
-    Raises AudioUndecodable, AudioTooLong, AudioTooWide, FileNotFoundError.
+    plain: what `open_plain` has returned for it. Raises AudioUndecodable, AudioTooLong, AudioTooWide,
+    FileNotFoundError.
     """
-    return AudioReader(Path(path), limits or Limits(), track)
+    return AudioReader(Path(path), limits or Limits(), track, plain)
+
+
+def open_plain(path: Path, track: int | None = None) -> PlainWav | None:
+    """Return a file whose samples are read as they stand, without a decoder; None for any other, or another track."""
+    if track not in (None, 1):
+        return None  # the file's list of tracks tells what there is
+    try:
+        return PlainWav(path)
+    except ValueError:
+        return None
 
 
 class AudioReader:
@@ -57,11 +70,11 @@ class AudioReader:
     scale. Afterwards `info` is exact, and holds warnings.
     """
 
-    def __init__(self, path: Path, limits: Limits, track: int | None = None) -> None:
+    def __init__(self, path: Path, limits: Limits, track: int | None = None, plain: PlainWav | None = None) -> None:
         self._limits = limits
         self._vorbis: VorbisFile | None = None
         try:
-            self._media = _open_plain(path, track) or MediaFile(path, track)
+            self._media = plain or open_plain(path, track) or MediaFile(path, track)
         except Refused as error:
             raise AudioUndecodable(str(error)) from error
         try:
@@ -158,15 +171,6 @@ def _speaker_mask(channels: list[str]) -> int:
     """Return the mask of channels by FFmpeg's names; 0 unless it names each one's speaker."""
     mask = sum({_SPEAKERS.get(name, 0) for name in channels})
     return mask if mask.bit_count() == len(channels) else 0
-
-
-def _open_plain(path: Path, track: int | None) -> PlainWav | None:
-    if track not in (None, 1):
-        return None  # the file's list of tracks tells what there is
-    try:
-        return PlainWav(path)
-    except ValueError:
-        return None
 
 
 def _open_vorbis(path: Path) -> VorbisFile | None:

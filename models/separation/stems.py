@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ class Spool:
         the end."""
         stems = np.empty((len(self._rows), count, self._channels), np.float32)
         for stem, row in zip(stems, self._rows, strict=True):
-            stem[:] = row.read(count * self._channels).reshape(count, self._channels)
+            row.read(stem.reshape(-1))
         return torch.from_numpy(stems).transpose(1, 2)
 
     def __enter__(self) -> "Spool":
@@ -157,7 +157,7 @@ class _Row:
         self._start = folder / prefix
         self._file_bytes = file_bytes
         self._paths: list[Path] = []
-        self._file: BinaryIO | None = None
+        self._file: BufferedIOBase | None = None
         self._number = 0  # of the next file to read
         self._deletes = False
 
@@ -174,23 +174,21 @@ class _Row:
         self._close_file()
         self._number, self._deletes = 0, deletes
 
-    def read(self, count: int) -> NDArray[np.float32]:
-        """Return the next `count` numbers. Raises ValueError beyond the end."""
-        numbers, filled = np.empty(count, np.float32), 0
-        while filled < count:
+    def read(self, numbers: NDArray[np.float32]) -> None:
+        """Fill an array with the next numbers. Raises ValueError beyond the end."""
+        rest = numbers.view(np.uint8).data
+        while rest:
             if self._file is None:
                 if self._number == len(self._paths):
                     raise ValueError("the mixture is longer than it was when it was separated")
                 self._file = self._paths[self._number].open("rb")
                 self._number += 1
-            part = np.fromfile(self._file, np.float32, count - filled)
-            numbers[filled : filled + len(part)] = part
-            filled += len(part)
-            if filled < count:
+            filled = self._file.readinto(rest)
+            rest = rest[filled:]
+            if not filled:
                 self._close_file()
                 if self._deletes:
                     self._paths[self._number - 1].unlink()
-        return numbers
 
     def close(self) -> None:
         """Delete all files."""

@@ -51,6 +51,53 @@ def test_media_are_decoded_to_float_wav(tmp_path: Path, folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["mixture.wav"]
 
 
+# Less than any child process needs to start.
+NO_CHILD = replace(fitting_sandbox(Limits()), memory_bytes=1 << 20)
+
+
+def test_plain_wav_is_converted_without_a_child(tmp_path: Path, folder: Path) -> None:
+    media_files.write_sound(tmp_path / "upload.wav", noise(100_000), 44100, "PCM_16")
+    info = decode(tmp_path / "upload.wav", folder / "mixture.wav", sandbox_limits=NO_CHILD)
+    assert (info.container, info.codec, info.rate, info.channels, info.frames) == (
+        "wav",
+        "pcm_s16le",
+        44100,
+        2,
+        100_000,
+    )
+    expected, _ = soundfile.read(tmp_path / "upload.wav", dtype="float32")
+    np.testing.assert_array_equal(soundfile.read(folder / "mixture.wav", dtype="float32")[0], expected)
+    assert soundfile.info(folder / "mixture.wav").subtype == "FLOAT"
+    assert [path.name for path in folder.iterdir()] == ["mixture.wav"]
+
+
+def test_a_wav_that_may_hold_another_codec_is_left_to_the_child(tmp_path: Path, folder: Path) -> None:
+    """The samples begin like a frame of MPEG audio, for which FFmpeg would load its decoder."""
+    content = wav_bytes(b"\xff\xfb" + noise(10_000).astype(np.float32).tobytes()[:40_000], 2, 44100, 16)
+    (tmp_path / "upload").write_bytes(content)
+    with pytest.raises(AudioUndecodable):
+        decode(tmp_path / "upload", folder / "mixture.wav", sandbox_limits=NO_CHILD)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("limits", "cancelled", "error"),
+    [
+        (Limits(seconds=2), False, AudioTooLong),
+        (Limits(channels=1), False, AudioTooWide),
+        (Limits(lowest_rate=48000), False, AudioUndecodable),
+        (Limits(), True, Cancelled),
+    ],
+)
+def test_plain_wav_has_the_same_limits(
+    tmp_path: Path, folder: Path, limits: Limits, cancelled: bool, error: type[Exception]
+) -> None:
+    media_files.write_sound(tmp_path / "upload.wav", noise(200_000), 44100, "PCM_16")
+    with pytest.raises(error):
+        decode(tmp_path / "upload.wav", folder / "mixture.wav", limits, cancelled=lambda: cancelled)
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("name", media_files.not_media())
 def test_files_without_audio_raise_a_typed_error(tmp_path: Path, folder: Path, name: str) -> None:
     media_files.write_packets(tmp_path / "secret.mp3", noise(44100), 44100, "mp3", "libmp3lame")
@@ -122,11 +169,11 @@ def test_a_killed_decoder_is_an_error_of_this_file_alone(hour: Path, folder: Pat
 
 def test_the_zygote_has_one_thread_and_starts_once(tmp_path: Path, folder: Path) -> None:
     """A process with several threads cannot fork safely: numeric libraries would start some when they are imported."""
-    media_files.write_sound(tmp_path / "a.wav", noise(1000), 8000, "PCM_16")
-    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    media_files.write_sound(tmp_path / "a.flac", noise(1000), 8000, "PCM_16")
+    decode(tmp_path / "a.flac", folder / "mixture.wav")
     zygotes = [child for child in psutil.Process().children() if "models.media.decoding" in child.cmdline()]
     assert [zygote.num_threads() for zygote in zygotes] == [1]
-    decode(tmp_path / "a.wav", folder / "mixture.wav")
+    decode(tmp_path / "a.flac", folder / "mixture.wav")
     assert zygotes[0].is_running() and not zygotes[0].children()
 
 
