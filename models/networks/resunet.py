@@ -6,7 +6,7 @@ quarter tone above) every 10 ms and spread back to the FFT's bins: resolution is
 and bands cost a fifth of bins.
 """
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +122,40 @@ class ResUNet(nn.Module):
         nn.init.normal_(self.query_film.weight, std=0.02)
         nn.init.zeros_(self.query_film.bias)
         nn.init.zeros_(self.recurrent_out.weight)
+
+    def film_places(self) -> dict[str, slice]:
+        """Return where each block's scales and shifts are among the rows of `query_film`, by the block's name."""
+        widths = [(f"encoder.{level}", blocks) for level, blocks in enumerate(self.encoder)]
+        widths += [(f"decoder.{level}", blocks) for level, blocks in reversed(list(enumerate(self.decoder)))]
+        names = [f"{level}.{at}" for level, blocks in widths for at, _ in enumerate(blocks.children())]
+        ends = list(accumulate(self.film_sizes))
+        return {name: slice(end - size, end) for name, size, end in zip(names, self.film_sizes, ends, strict=True)}
+
+    def is_deeper_than(self, other: "ResUNet") -> bool:
+        """Return whether this network has all entries of another, of the same shapes, and more blocks."""
+        own, others = self.state_dict(), other.state_dict()
+        return self.film_places().keys() > other.film_places().keys() and all(
+            name in own and (own[name].shape == entry.shape or name.startswith("query_film."))
+            for name, entry in others.items()
+        )
+
+    def deepen(self, shallow: "ResUNet") -> dict[str, Tensor]:
+        """Return a state of this network that answers as one with fewer blocks does: the others are identities.
+
+        Their first convolutions and scales are this network's own, so that a mean of this network and of what it was
+        deepened from halves what they add.
+        """
+        deep = {name: entry.clone() for name, entry in self.state_dict().items()}
+        places, before = self.film_places(), shallow.film_places()
+        for name in places.keys() - before.keys():
+            deep[f"{name}.conv2.weight"].zero_()
+        for name, entry in shallow.state_dict().items():
+            if name.startswith("query_film."):
+                for block, rows in before.items():
+                    deep[name][places[block]] = entry[rows]
+            else:
+                deep[name] = entry
+        return deep
 
     def forward(self, mixtures: Tensor, queries: Tensor) -> Tensor:
         """(B, T) at 32 kHz, (B, D) -> (B, T)."""

@@ -97,13 +97,22 @@ def class_mids(names: str) -> tuple[str, ...]:
     return tuple(sorted(with_descendants(found)))
 
 
+def separator_sizes(source: str) -> dict[str, Any]:
+    """Return the sizes of the separator of a run or of a model that differ from the defaults."""
+    is_run = (Path(source) / SETUP).exists()
+    return read_setup(Path(source))["sizes"] if is_run else load_model(source).config["separator"]
+
+
 def separator_weights(source: str, network: nn.Module) -> dict[str, torch.Tensor]:
     """Return the separator's state of a run or of a model, including the queries' mean and deviation, for a network of
-    the same sizes. Raises ValueError, which names both, for one of others."""
+    the same sizes, or of more blocks: these begin as identities. Raises ValueError, which names both, for one of other
+    sizes."""
     is_run = (Path(source) / SETUP).exists()
-    found = (load_separator(Path(source))[1] if is_run else load_model(source).separator).state_dict()
-    wanted = network.state_dict()
-    shapes = [{name: tuple(entry.shape) for name, entry in state.items()} for state in (found, wanted)]
+    separator = load_separator(Path(source))[1] if is_run else load_model(source).separator
+    if isinstance(network, ResUNet) and isinstance(separator, ResUNet) and network.is_deeper_than(separator):
+        return network.deepen(separator)
+    found = separator.state_dict()
+    shapes = [{name: tuple(entry.shape) for name, entry in state.items()} for state in (found, network.state_dict())]
     if shapes[0] != shapes[1]:
         name = next(name for name in (*shapes[1], *shapes[0]) if shapes[0].get(name) != shapes[1].get(name))
         theirs, own = (f"{sum(map(math.prod, each.values())):,} weights" for each in shapes)

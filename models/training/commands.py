@@ -112,7 +112,12 @@ def train_separator(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Initial weights: a model's name or folder, or another run.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Initial weights and sizes: a model's name or folder, or another run. With more --blocks than it has, "
+            "these begin as identities.",
+        ),
     ] = None,
     prior: Annotated[bool, typer.Option(help="Correct examples by a PLDA prior fitted to the training clips.")] = True,
     share: Annotated[
@@ -120,6 +125,9 @@ def train_separator(
     ] = 1.0,
     channels: Annotated[
         str, typer.Option(help="Of the levels of the U-Net, such as 32,64,128,256: four, or the paper's six.")
+    ] = "",
+    blocks: Annotated[
+        str, typer.Option(help="Residual blocks of the levels of the default U-Net, such as 1,2,2,1; see --from.")
     ] = "",
     bias_only: Annotated[
         bool, typer.Option("--bias-only", help="The query is only added to the channels, as in the paper.")
@@ -141,9 +149,13 @@ def train_separator(
         raise typer.BadParameter(f"--recipe is default or paper, not {recipe}")
     by_paper = recipe == "paper"
     switched = bias_only or query != run_folder.QUERIES[0] or loss != LOSSES[0]
-    if by_paper and (change or start or switched):
+    if by_paper and (change or start or blocks or switched):
         raise typer.BadParameter("the paper's recipe is fixed: leave out other options, or --recipe paper")
-    sizes: dict[str, Any] = {"channels": [int(width) for width in channels.split(",")]} if channels else {}
+    sizes: dict[str, Any] = run_folder.separator_sizes(start) if start else {}
+    if channels:
+        sizes["channels"] = [int(width) for width in channels.split(",")]
+    if blocks:
+        sizes["blocks"] = [int(count) for count in blocks.split(",")]
     if bias_only:
         sizes["scales"] = False
     setup = setups.SeparatorSetup(

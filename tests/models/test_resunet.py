@@ -5,15 +5,22 @@ import copy
 import pytest
 import torch
 
+from models.networks import QueryEncoder
 from models.networks.resunet import FilmBlock, ResUNet, band_matrices
 from models.networks.yamnet import Yamnet
+
+
+def small(
+    query_encoder: QueryEncoder, channels: tuple[int, ...] = (8, 8, 16, 16), blocks: tuple[int, ...] = (1, 1, 1, 1)
+) -> ResUNet:
+    return ResUNet(query_encoder, bands=64, channels=channels, blocks=blocks, code=8, recurrent=8).eval()
 
 
 @pytest.fixture(scope="module")
 def network() -> ResUNet:
     torch.manual_seed(0)
     detector = Yamnet(list(range(521))).eval()
-    separator = ResUNet(detector, bands=64, channels=(8, 8, 16, 16), blocks=(1, 1, 1, 1), code=8, recurrent=8).eval()
+    separator = small(detector)
     torch.nn.init.normal_(separator.recurrent_out.weight, std=0.1)
     for name, weight in separator.named_parameters():
         if name.endswith("conv2.weight"):  # zero at the start of training: then nothing would depend on anything
@@ -85,6 +92,27 @@ def test_silence_stays_silence(network: ResUNet) -> None:
 def test_the_query_encoder_is_shared_and_not_part_of_the_separators_state(network: ResUNet) -> None:
     names = [*network.state_dict(), *dict(network.named_parameters())]
     assert not any(name.startswith("ear.") for name in names)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("blocks", [(1, 1, 2, 1), (2, 1, 1, 3)])
+def test_a_deeper_network_begins_as_the_shallow_one(network: ResUNet, blocks: tuple[int, ...]) -> None:
+    deeper = small(network.query_encoder, blocks=blocks)
+    for weight in deeper.parameters():
+        torch.nn.init.normal_(weight, std=0.1)  # as after training
+    assert deeper.is_deeper_than(network) and not network.is_deeper_than(deeper)
+    deeper.load_state_dict(deeper.deepen(network))
+    magnitude = network.spectrum(torch.randn(2, 32_000) * 0.1).abs()
+    queries = torch.rand(2, 1024)
+    masks = [each.mask(magnitude, each.condition(queries)) for each in (network, deeper)]
+    torch.testing.assert_close(*masks, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [((8, 8, 16, 32), (2, 2, 2, 2)), ((8, 8, 16, 16), (1, 1, 1, 1))])
+def test_networks_of_other_sizes_are_not_deeper(
+    network: ResUNet, channels: tuple[int, ...], blocks: tuple[int, ...]
+) -> None:
+    assert not small(network.query_encoder, channels, blocks).is_deeper_than(network)
 
 
 @pytest.mark.parametrize("bands", [64, 128])

@@ -135,9 +135,12 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
     assert engine.detect(sound).framewise.shape[0] >= 49, "a row every 20 ms"
 
     # A second stage begins where the first ended, and what ships may be a mean of both.
+    # It has the sizes of the first, and here blocks that the first lacks.
     second = ["--ear", "ear", "--run", "second", "--from", "cut", "--learning-rate", "0.1", "--set", "room=0.5"]
-    assert main(["train", "separator", *common, *sizes, *second]) == 0
-    assert json.loads(Path("second/run.json").read_text())["recipe"]["room"] == 0.5
+    assert main(["train", "separator", *common, "--batch", "2", *second, "--blocks", "1,2,3,1"]) == 0
+    setup = json.loads(Path("second/run.json").read_text())
+    assert setup["recipe"]["room"] == 0.5
+    assert setup["sizes"] == {"channels": [8, 8, 8, 8], "blocks": [1, 2, 3, 1]}
     # It ships without a curve where it was killed before its first validation.
     whole = torch.load("second/checkpoint.pt", weights_only=True)
     whole["state"]["rows"] = []
@@ -150,6 +153,8 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
     name = "head_norm.weight"
     assert not torch.allclose(first[name], last[name], rtol=1e-4)
     torch.testing.assert_close(shipped[name], (2 * first[name] + last[name]) / 3, rtol=1e-6, atol=0)
+    name = "encoder.2.2.conv2.weight"  # of a block that the first lacks, where it is as if it were zero
+    torch.testing.assert_close(shipped[name], last[name] / 3, rtol=2e-3, atol=1e-7)  # float16
 
     # Only networks of the same sizes have a mean, or can begin where another ended.
     assert main(["ship", "--run", "second", "--name", "model", "--output", "other", "--blend", "base"]) == 1
