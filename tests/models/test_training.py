@@ -158,7 +158,8 @@ def test_from_labels_alone_to_a_model_with_a_held_out_class(
 
     # Only networks of the same sizes have a mean, or can begin where another ended.
     assert main(["ship", "--run", "second", "--name", "model", "--output", "other", "--blend", "base"]) == 1
-    assert main(["train", "separator", *common, *sizes, "--ear", "ear", "--run", "third", "--from", "base"]) == 1
+    third = ["--ear", "ear", "--run", "third", "--from", "base", "--blocks", "1,2,3,1"]
+    assert main(["train", "separator", *common, *sizes, *third]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     base = checkpoints.load("base").separator
     base_size, run_size = (sum(entry.numel() for entry in state.values()) for state in (base.state_dict(), last))
