@@ -149,8 +149,8 @@ def separate(
     if several and spans:
         raise typer.BadParameter("--span selects parts of one recording: give one file")
     engine = _engine(weights, detector, separator, device, precision)
-    named = [(name, engine.label(name)) for name in label or []]  # first: of an unknown name it lists near ones
-    classes = [(labels.find(name).slug, query) for name, query in named]
+    of_labels = [(name, engine.label(name)) for name in label or []]  # first: of an unknown name it lists near ones
+    classes = [(labels.find(name).slug, query) for name, query in of_labels]
     classes += [(slug(words), _text_query(engine, words)) for words in text or []]
     if several:
         from models.many.journal import print_journal
