@@ -24,7 +24,10 @@ import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
+
+from app.media.priority import NICENESS
 
 MAX_MESSAGE_BYTES = 65536
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -124,6 +127,15 @@ class Zygote:
             os._exit(status)
 
 
+def _lower_session(niceness: int) -> None:
+    """Give this session, that of all decoders, a niceness. Raises OSError.
+
+    Where Linux groups processes by session (autogroup), one is as much as another, such as the server's, whatever the
+    niceness of its processes is.
+    """
+    Path("/proc/self/autogroup").write_text(str(niceness))
+
+
 def _set_limits(limits: Mapping[str, tuple[int, int]]) -> None:
     for name, (soft, hard) in limits.items():
         kind = getattr(resource, name)
@@ -148,6 +160,8 @@ def _send(link: socket.socket, message: Mapping[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     """Run the zygote; it ends when its caller's process does."""
     descriptor, *modules = arguments
+    with suppress(OSError):  # not grouped by session, or not told of it
+        _lower_session(NICENESS)
     for module in modules:
         with suppress(Exception):  # the child that needs it tells why
             import_module(module)

@@ -17,6 +17,7 @@ from typing import Protocol
 import psutil
 import pytest
 
+from app.media.priority import NICENESS
 from app.media.sandbox import Outcome, Sandbox, SandboxLimits
 from tests.conftest import REPOSITORY
 
@@ -59,6 +60,12 @@ def test_children_share_a_session_in_which_their_niceness_counts_and_each_leads_
     first, second = run(text).output.split(), run(text).output.split()
     assert first == second == [str(os.getsid(zygote().pid)).encode(), b"True"]
     assert int(first[0]) != os.getsid(0)  # beside the caller, all of them together count as one
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="Linux does not group processes by session here")
+def test_the_session_of_all_children_yields_to_the_callers(run: Run) -> None:
+    outcome = run("print(open('/proc/self/autogroup').read())")
+    assert outcome.output.split()[-2:] == [b"nice", str(NICENESS).encode()]
 
 
 def test_a_program_that_succeeds(run: Run) -> None:
