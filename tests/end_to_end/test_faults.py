@@ -84,7 +84,8 @@ def default_pair(default: Deployment) -> Deployment:
 def test_the_job_of_a_killed_worker_restarts_within_the_limit(default_pair: Deployment, figures: Figures, stage: str):
     """With default settings, in the short run too."""
     deployment = default_pair
-    job = deployment.submit(deployment.upload(seconds=4 * LONG if stage == "separating" else 20.0), DOG)
+    seconds = {"separating": 4 * LONG, "storing": LONG}.get(stage, 20.0)  # the store is to fail before it is needed
+    job = deployment.submit(deployment.upload(seconds=seconds), DOG)
     with stage_reached(deployment, job, stage) as first:
         victim = worker_of(deployment, job)
         children = psutil.Process(victim.pid).children(recursive=True)
