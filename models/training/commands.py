@@ -11,7 +11,7 @@ from models.console import progress_console
 from models.runs import run_folder
 from models.training import detector as detecting
 from models.training import paper, setups, shipping, trainers
-from models.training.loop import Schedule
+from models.training.loop import OPTIMIZERS, Schedule
 from models.training.progress import training_bar
 from models.training.recipe import Recipe, with_batch, with_changes
 from models.training.separator import LOSSES
@@ -37,6 +37,7 @@ Rate = Annotated[float | None, typer.Option("--learning-rate", help="The peak; w
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Devices = Annotated[int, typer.Option(help="Processes: a GPU each. Or start this command with torchrun.", min=1)]
 Precision = Annotated[str, typer.Option(help="auto, bf16-mixed, 32-true.")]
+Optimizer = Annotated[str, typer.Option(help=f"{' or '.join(OPTIMIZERS)}.")]
 Seed = Annotated[int, typer.Option(help="Of batches, masks and first weights.")]
 
 
@@ -62,6 +63,7 @@ def train_detector(
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = setups.AUTO,
+    optimizer: Optimizer = "adamw",
     seed: Seed = 0,
 ) -> None:
     """Train a transformer detector (ST-SED / HTS-AT) from clip-level labels, and from a teacher if there is one."""
@@ -81,7 +83,7 @@ def train_detector(
             recipe=detecting.PAPER_RECIPE,
         )
     setup = replace(setup, recipe=with_batch(setup.recipe, batch))
-    schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed)
+    schedule = _schedule(detecting.SCHEDULE, minutes, steps, learning_rate, seed, optimizer)
     with training_bar("detector") as (report, advance):
         trainers.train_detector(run, setup, schedule, setups.Machine(accelerator, devices, precision), report, advance)
 
@@ -142,6 +144,7 @@ def train_separator(
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = setups.AUTO,
+    optimizer: Optimizer = "adamw",
     seed: Seed = 0,
 ) -> None:
     """Train a separator on mixtures of labelled clips, with examples as queries."""
@@ -172,7 +175,7 @@ def train_separator(
         prior and not by_paper,
         share,
     )
-    schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed)
+    schedule = _schedule(paper.SCHEDULE if by_paper else Schedule(), minutes, steps, learning_rate, seed, optimizer)
     with training_bar("separator") as (report, advance):
         trainers.train_separator(run, setup, schedule, setups.Machine(accelerator, devices, precision), report, advance)
 
@@ -211,7 +214,9 @@ def name_classes(
 
 
 def _schedule(
-    schedule: Schedule, minutes: float, steps: int | None, learning_rate: float | None, seed: int
+    schedule: Schedule, minutes: float, steps: int | None, learning_rate: float | None, seed: int, optimizer: str
 ) -> Schedule:
+    if optimizer not in OPTIMIZERS:
+        raise typer.BadParameter(f"--optimizer is {' or '.join(OPTIMIZERS)}, not {optimizer}")
     rate = schedule.learning_rate if learning_rate is None else learning_rate
-    return replace(schedule, minutes=minutes, steps=steps, learning_rate=rate, seed=seed)
+    return replace(schedule, minutes=minutes, steps=steps, learning_rate=rate, seed=seed, optimizer=optimizer)

@@ -1,4 +1,4 @@
-"""The training loop of all networks: AdamW, averaged weights, a schedule by time or by steps, bfloat16, several
+"""The training loop of all networks: AdamW or Muon, averaged weights, a schedule by time or by steps, bfloat16, several
 processes, and checkpoints from which a run resumes exactly.
 
 Lightning Fabric provides devices, precision and processes. A step depends on its number alone, which seeds the batches
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from models.runs.run_folder import CHECKPOINT, LOG
+from models.training.muon import Muon
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "muon": Muon}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Schedule:
     """Length and learning rate of a run.
 
     steps: length of the run, or None for `minutes` of training (without pauses). The learning rate is warmed up, then
-    constant, then decays to zero from the share `decay_from` of the run. ema: decay of the averaged weights.
+    constant, then decays to zero from the share `decay_from` of the run. ema: decay of the averaged weights. optimizer:
+    one of OPTIMIZERS.
     """
 
     minutes: float = 60.0
@@ -48,6 +52,7 @@ class Schedule:
     checkpoint_minutes: float = 1.0
     validate_minutes: float = 5.0
     seed: int = 0
+    optimizer: str = "adamw"
 
     def progress(self, step: int, seconds: float) -> float:
         """Return the share of the run that is done, 0 to 1."""
@@ -109,7 +114,7 @@ class Loop:
         self.state = State()
         self.recent_loss = math.nan  # mean over some tens of steps of this call, for people who watch
         folder.mkdir(parents=True, exist_ok=True)
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[schedule.optimizer](
             [weight for weight in learner.parameters() if weight.requires_grad],
             lr=schedule.learning_rate,
             weight_decay=schedule.weight_decay,

@@ -20,7 +20,7 @@ from models.training.recipe import Recipe
 from models.training.separator import LOSSES
 
 AUTO = "auto"
-COURSE = ("seed", "learning_rate", "precision")
+COURSE = ("seed", "learning_rate", "precision", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def course(schedule: Schedule, machine: Machine) -> dict[str, Any]:
     """Return what else decides how a run goes; its length does not, so that a run can be made longer."""
-    return dict(zip(COURSE, (schedule.seed, schedule.learning_rate, machine.precision), strict=True))
+    values = (schedule.seed, schedule.learning_rate, machine.precision, schedule.optimizer)
+    return dict(zip(COURSE, values, strict=True))
 
 
 def plain(setup: DetectorSetup | SeparatorSetup) -> dict[str, Any]:

@@ -70,11 +70,12 @@ def numbers(step: int, part: int = 0, parts: int = 1) -> Numbers:
     return Numbers(torch.randn(4, 3, generator=torch.Generator().manual_seed(step)))
 
 
-@pytest.mark.parametrize("kind", ["separator", "detector"])
-def test_an_interrupted_run_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "optimizer"), [("separator", "adamw"), ("separator", "muon"), ("detector", "adamw")])
+def test_an_interrupted_run_ends_in_the_same_weights(kind: str, optimizer: str, tmp_path: Path) -> None:
     learner = separator if kind == "separator" else detector
+    short = replace(SHORT, optimizer=optimizer)
     drawn = mixer(queries=2 if kind == "separator" else 0, absent=0.1)
-    whole = Loop(fabric(), learner(), tmp_path / "whole", SHORT)
+    whole = Loop(fabric(), learner(), tmp_path / "whole", short)
     whole.run(drawn.batch)
 
     class Interrupted(Exception):
@@ -84,10 +85,10 @@ def test_an_interrupted_run_ends_in_the_same_weights(kind: str, tmp_path: Path) 
         if loop.state.step == 4:  # one step after a checkpoint: that step is done again
             raise Interrupted
 
-    first = Loop(fabric(), learner(), tmp_path / "parts", replace(SHORT, checkpoint_minutes=0.0))
+    first = Loop(fabric(), learner(), tmp_path / "parts", short)
     with pytest.raises(Interrupted):
         first.run(drawn.batch, advance=stop)
-    second = Loop(fabric(), learner(), tmp_path / "parts", SHORT)
+    second = Loop(fabric(), learner(), tmp_path / "parts", short)
     assert 0 < second.state.step < 6
     second.run(drawn.batch)
     assert second.state.step == 6
