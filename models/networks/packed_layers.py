@@ -91,8 +91,7 @@ class PackedUpsampling(nn.Module):
 
     An even row of the output sees two rows of the input, an odd one sees one, and columns alike. So it is four
     convolutions, of 2 x 2, 2 x 1, 1 x 2 and 1 x 1, whose outputs interleave: no product is wasted, and oneDNN's own
-    primitive takes 2 to 15 times as long. They are written to their places in the joined image, which `join` makes:
-    large images are the most of a separation's memory, and their new pages a third of a layer's time.
+    primitive takes 2 to 15 times as long. They are written to their places in the joined image at once.
     """
 
     def __init__(self, layer: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
@@ -109,18 +108,12 @@ class PackedUpsampling(nn.Module):
         )
         self.phases.append(PackedPixels(weight[:, :, 1:2, 1:2], layer.bias, dtype))
 
-    def join(self, image: Tensor) -> Tensor:
-        """(B, S, 2H, 2W) -> an image (B, C' + S, 2H, 2W) with this one in its last channels, to be filled by
-        `forward`."""
-        batch, channels, height, width = image.shape
+    def forward(self, image: Tensor, skip: Tensor, shift: Tensor) -> Tensor:
+        """(B, C, H, W), skip (B, S, 2H, 2W) and shift (B, C', 1, 1) -> (B, C' + S, 2H, 2W)."""
+        (batch, _, height, width), channels = image.shape, self._channels + skip.shape[1]
         # Channels-last: a pixel's channels lie next to each other.
-        joined = torch.empty(batch, height, width, self._channels + channels, dtype=self._dtype).permute(0, 3, 1, 2)
-        joined[:, self._channels :] = image
-        return joined
-
-    def forward(self, image: Tensor, shift: Tensor, joined: Tensor) -> Tensor:
-        """(B, C, H, W) and shift (B, C', 1, 1) -> `joined`, whose first C' channels are overwritten."""
-        height, width = image.shape[2:]
+        joined = skip.new_empty(batch, 2 * height, 2 * width, channels, dtype=self._dtype).permute(0, 3, 1, 2)
+        joined[:, self._channels :] = skip
         image = image.to(self._dtype, memory_format=torch.channels_last)
         shift, upsampled = shift.to(self._dtype), joined[:, : self._channels]
         for number, phase in enumerate(self.phases):

@@ -7,18 +7,19 @@ Letters in shapes: B mixtures, T samples, C channels of a level, D query, K cond
 (B, C, frames, bins).
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.networks.packed_layers import PackedUpsampling, pack_convolution
+from models.networks.packed_layers import pack_convolution
+from models.networks.strips import JoinedStrips, Layer, Rows, Striped, join, rows_of
 from models.spectrum import istft, stft
 
 NORM_MOMENTUM = 0.01  # of all batch norms, as published
-Step = Callable[..., Tensor]  # images and the shifts of all layers, of which it takes the next -> an image
 
 
 @dataclass(frozen=True)
@@ -98,27 +99,48 @@ class UNet(nn.Module):
         sizes = [layer.out_features for layer in self.shift_layers()]
         shifts = iter(condition.float()[:, :, None, None].split(sizes, dim=1))
         image = image.expand(len(condition), -1, -1, -1)
-        at_full_resolution = run if self.packed else in_float32
+        logits = self._packed_logits(image, shifts) if self.packed else self._logits(image, shifts)
+        return F.pad(logits.squeeze(1), (0, 1)).sigmoid()
+
+    def _logits(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        """First image and the shifts of all layers to the logits (B, 1, T, bins - 1)."""
         # An image is let go as soon as the next one is there: at full resolution they are most of the memory.
         skips = []
-        for block, up in zip(self.encoder, reversed(self.decoder), strict=True):
-            compute = run if skips else at_full_resolution
-            for step in steps(block):
-                image = compute(step, (image,), shifts)
-            skips.append(skip_of(up, image))
+        for block in self.encoder:
+            compute = run if skips else in_float32
+            for layer in layers(block, shifts):
+                image = compute(layer, image)
+            skips.append(image)
             image = F.avg_pool2d(image, 2)
-        for step in steps(self.centre):
-            image = run(step, (image,), shifts)
+        for layer in layers(self.centre, shifts):
+            image = run(layer, image)
         for up in self.decoder:
-            compute = run if len(skips) > 1 else at_full_resolution
-            image = compute(up, (image, skips.pop()), shifts)
-            for step in steps(up.get_submodule("block")):
-                image = compute(step, (image,), shifts)
-        for step in steps(self.last):
-            image = at_full_resolution(step, (image,), shifts)
-        with torch.autocast(image.device.type, enabled=False):
-            logits = self.logits(image.float()).squeeze(1)
-        return F.pad(logits, (0, 1)).sigmoid()
+            compute = run if len(skips) > 1 else in_float32
+            image = compute(up, image, skips.pop(), next(shifts))
+            for layer in layers(up.get_submodule("block"), shifts):
+                image = compute(layer, image)
+        for layer in layers(self.last, shifts):
+            image = in_float32(layer, image)
+        return in_float32(self.logits, image)
+
+    def _packed_logits(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
+        """The same, in the number formats of the packed layers and in strips. No image of full resolution is in memory
+        whole: what the encoder makes of the first is computed again for the decoder."""
+        skips: list[Rows] = []
+        for block in self.encoder:
+            skip, image = encode(layers(block, shifts), image, kept=bool(skips))
+            skips.append(skip)
+        for layer in layers(self.centre, shifts):
+            image = layer(image)
+        for up in self.decoder[:-1]:
+            upsample = partial(up, shift=next(shifts))
+            strips = decode(upsample, layers(up.get_submodule("block"), shifts), image, skips.pop())
+            image = join(strips, 2 * image.shape[2])
+        up = self.decoder[-1]
+        upsample = partial(up, shift=next(shifts))
+        of_both = [*layers(up.get_submodule("block"), shifts), *layers(self.last, shifts)]
+        strips = decode(upsample, of_both, image, skips.pop())
+        return join((in_float32(self.logits, strip) for strip in strips), 2 * image.shape[2])
 
     def fold(self) -> None:
         """Merge the batch norms into the convolutions, for faster inference. Outputs change by rounding only.
@@ -169,11 +191,11 @@ class ConvBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(after, momentum=NORM_MOMENTUM)
         self.shift2 = nn.Linear(query_size, after)
 
-    def first(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        return rectify_and_shift(self.norm1(self.conv1(image)), shifts, rectified=self.packed)
+    def first(self, image: Tensor, shift: Tensor) -> Tensor:
+        return rectify_and_shift(self.norm1(self.conv1(image)), shift, rectified=self.packed)
 
-    def second(self, image: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        return rectify_and_shift(self.norm2(self.conv2(image)), shifts, rectified=self.packed)
+    def second(self, image: Tensor, shift: Tensor) -> Tensor:
+        return rectify_and_shift(self.norm2(self.conv2(image)), shift, rectified=self.packed)
 
 
 class UpBlock(nn.Module):
@@ -189,31 +211,54 @@ class UpBlock(nn.Module):
         self.shift = nn.Linear(query_size, after)
         self.block = ConvBlock(2 * after, after, query_size)
 
-    def forward(self, image: Tensor, skip: Tensor, shifts: Iterator[Tensor]) -> Tensor:
-        """skip: the encoder's image; of a packed network, already joined (`PackedUpsampling.join`)."""
+    def forward(self, image: Tensor, skip: Tensor, shift: Tensor) -> Tensor:
+        """skip: the encoder's image, of twice the frames and bins."""
         if self.packed:
-            return self.up(image, next(shifts), skip)
-        image = rectify_and_shift(self.norm(self.up(image)), shifts)
+            return self.up(image, skip, shift)
+        image = rectify_and_shift(self.norm(self.up(image)), shift)
         image = image[:, :, : skip.shape[2], : skip.shape[3]]  # without the last row and column
         return torch.cat([image, skip], dim=1)
 
 
-def steps(block: nn.Module) -> tuple[Step, Step]:
-    """Return the two layers of a `ConvBlock`; both together would keep its input until the end."""
+def layers(block: nn.Module, shifts: Iterator[Tensor]) -> tuple[Layer, Layer]:
+    """Return the two layers of a `ConvBlock` with the next of the shifts; both in one would keep its input until the
+    end."""
     assert isinstance(block, ConvBlock)  # noqa: S101  a module list does not know
-    return block.first, block.second
+    return partial(block.first, shift=next(shifts)), partial(block.second, shift=next(shifts))
 
 
-def skip_of(up: nn.Module, image: Tensor) -> Tensor:
-    """Return what an `UpBlock` joins its output with, for the encoder's image."""
-    upsampling = up.get_submodule("up")
-    return upsampling.join(image) if isinstance(upsampling, PackedUpsampling) else image
+def encode(layers: Sequence[Layer], image: Tensor, kept: bool) -> tuple[Rows, Tensor]:
+    """Return the rows of what a block's layers make of an image, `kept` or else computed again whenever they are read,
+    and the mean of every 2 x 2 of its pixels."""
+    batch, _, height, width = image.shape
+    made = Striped(layers, rows_of(image), batch, height, width)
+    whole, halved = JoinedStrips(height), JoinedStrips(height // 2)
+    for strip in made.strips():
+        halved.append(F.avg_pool2d(strip, 2))
+        if kept:
+            whole.append(strip)
+    return rows_of(whole.image) if kept else made, halved.image
 
 
-def rectify_and_shift(image: Tensor, shifts: Iterator[Tensor], rectified: bool = False) -> Tensor:
-    """Apply ReLU, unless the image is `rectified`, and add the next shift. `image` is overwritten: at full resolution
+def decode(
+    upsample: Callable[[Tensor, Tensor], Tensor], layers: Sequence[Layer], image: Tensor, skip: Rows
+) -> Iterator[Tensor]:
+    """Return strips of what layers make of an image, upsampled, beside the encoder's."""
+
+    def read(first: int, last: int) -> Tensor:
+        # Of the upsampled rows, an even one depends on the image's row before its own too.
+        start, end = max(first // 2 - 1, 0), (last + 1) // 2
+        joined = upsample(image[:, :, start:end], skip(2 * start, 2 * end))
+        return joined[:, :, first - 2 * start : last - 2 * start]
+
+    batch, _, height, width = image.shape
+    return Striped(layers, read, batch, 2 * height, 2 * width).strips()
+
+
+def rectify_and_shift(image: Tensor, shift: Tensor, rectified: bool = False) -> Tensor:
+    """Apply ReLU, unless the image is `rectified`, and add the shift. `image` is overwritten: at full resolution
     memory limits the speed."""
-    shift = next(shifts).to(image.dtype)
+    shift = shift.to(image.dtype)
     image = image if rectified else image.relu_()
     return image + shift if torch.is_grad_enabled() else image.add_(shift)
 
@@ -237,16 +282,16 @@ def fold_norm(layer: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> No
     layer.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
 
 
-def run(step: Step, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the step's output, in the number format of its packed convolutions or of autocast."""
-    return step(*images, shifts)
+def run(layer: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """Return the layer's output, in the number format of autocast."""
+    return layer(*images)
 
 
-def in_float32(step: Step, images: tuple[Tensor, ...], shifts: Iterator[Tensor]) -> Tensor:
-    """Return the step's output in float32, even under autocast.
+def in_float32(layer: Callable[..., Tensor], *images: Tensor) -> Tensor:
+    """Return the layer's output in float32, even under autocast.
 
     Blocks at full resolution determine the estimate's noise: with them in bfloat16 it lies 23 dB below the exact
     output, without 42 dB.
     """
     with torch.autocast(images[0].device.type, enabled=False):
-        return step(*(image.float() for image in images), shifts)
+        return layer(*(image.float() for image in images))
