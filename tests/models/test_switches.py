@@ -17,10 +17,9 @@ from models.labels import find
 from models.networks.resunet import ResUNet
 from models.networks.yamnet import Yamnet
 from models.runs import assembly, clip_embeddings, run_folder
-from models.training.losses import waveform_l1
 from models.training.mixing import Mixer
 from models.training.recipe import Recipe
-from models.training.separator import SeparatorLearner
+from models.training.separator import SeparatorLearner, waveform_l1
 from tests.models import small_corpus, tones
 
 LONGEST = 0.7  # seconds of a clip: nobody learns much here

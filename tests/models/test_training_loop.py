@@ -17,9 +17,9 @@ from models.networks.htsat import HyperParameters
 from models.runs.run_folder import CHECKPOINT, LOG, load_average
 from models.training.detector import DetectorLearner
 from models.training.loop import Learner, Loop, Schedule
-from models.training.losses import separation_loss
 from models.training.mixing import Batch
 from models.training.progress import training_bar
+from models.training.separator import separation_loss
 from models.validation.metrics import si_sdr
 from tests.conftest import REPOSITORY
 from tests.models.gradients import gradients
