@@ -41,6 +41,14 @@ def main(
             "--short", help="Take only short jobs (EARMARK_SHORT_SECONDS), so that long ones never block them."
         ),
     ] = False,
+    one_job: Annotated[
+        bool,
+        typer.Option(
+            "--one-job",
+            help="Do not run a short job beside another one; without this, a process that computes on a CPU with two "
+            "threads or more does.",
+        ),
+    ] = False,
     burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
     hand_over_after: Annotated[
         float, typer.Option(help="Seconds a job may still run after SIGTERM before it returns to the queue.")
@@ -75,6 +83,7 @@ def main(
             burst=burst,
             hand_over_after=hand_over_after,
             short=short,
+            one_job=one_job,
         )
     except WorkerUnusable as error:
         typer.secho(f"The worker cannot start: {error}", fg="red", err=True)
