@@ -7,7 +7,7 @@ import typer
 
 from app import logs
 from app.settings import Settings
-from models.compute.allocator import keep_freed_memory, use_huge_pages
+from models.compute.allocator import keep_freed_memory, use_huge_pages, use_one_heap
 from models.compute.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
@@ -67,6 +67,7 @@ def main(
         return
     prepare(settings.worker_threads)
     keep_freed_memory()
+    use_one_heap()  # two jobs at a time: each thread would keep the memory of its job
     use_huge_pages()
     # After the validation of settings, since importing torch takes seconds, and after `prepare`.
     from worker.decode import SANDBOX
