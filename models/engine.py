@@ -49,8 +49,8 @@ class Separation:
 
 
 class Engine:
-    """A model on a device. Not safe for use by several threads. It changes the bundle's networks irreversibly: do not
-    pass the same bundle to another engine or to `checkpoints.save`."""
+    """A model on a device. Several threads may use one on a CPU, and a single one on a GPU. It changes the bundle's
+    networks irreversibly: do not pass the same bundle to another engine or to `checkpoints.save`."""
 
     def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
         self.observe_batch: Callable[[int], object] | None = None  # called with the number of masks of each batch

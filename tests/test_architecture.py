@@ -33,9 +33,9 @@ APP_ROWS = (
 )
 # The rooms of the worker, and the rooms of the front end that it may use.
 WORKER_ROWS = (
-    {"metrics", "scratch", "stage_timer", "decode", "rq_worker"},
-    {"context"},
-    {"execution"},
+    {"metrics", "scratch", "stage_timer", "decode", "rq_worker", "registry_heartbeat", "shared_threads"},
+    {"context", "thread_worker"},
+    {"execution", "short_jobs"},
     {"saved_queries"},
     {"target_queries", "detecting", "embedding"},
     {"separating"},

@@ -7,7 +7,7 @@ import typer
 
 from app import logs
 from app.settings import Settings
-from models.compute.allocator import keep_freed_memory, use_huge_pages
+from models.compute.allocator import keep_freed_memory, use_huge_pages, use_one_heap
 from models.compute.threads import prepare
 from worker.pool import EXIT_UNUSABLE, WorkersUnusable, run
 
@@ -41,6 +41,14 @@ def main(
             "--short", help="Take only short jobs (EARMARK_SHORT_SECONDS), so that long ones never block them."
         ),
     ] = False,
+    one_job: Annotated[
+        bool,
+        typer.Option(
+            "--one-job",
+            help="Do not run a short job beside another one; without this, a process that computes on a CPU with two "
+            "threads or more does.",
+        ),
+    ] = False,
     burst: Annotated[bool, typer.Option("--burst", help="Exit when the queue is empty.")] = False,
     hand_over_after: Annotated[
         float, typer.Option(help="Seconds a job may still run after SIGTERM before it returns to the queue.")
@@ -59,6 +67,7 @@ def main(
         return
     prepare(settings.worker_threads)
     keep_freed_memory()
+    use_one_heap()  # two jobs at a time: each thread would keep the memory of its job
     use_huge_pages()
     # After the validation of settings, since importing torch takes seconds, and after `prepare`.
     from worker.decode import SANDBOX
@@ -75,6 +84,7 @@ def main(
             burst=burst,
             hand_over_after=hand_over_after,
             short=short,
+            one_job=one_job,
         )
     except WorkerUnusable as error:
         typer.secho(f"The worker cannot start: {error}", fg="red", err=True)

@@ -1,7 +1,7 @@
 """The worker context that all tasks share, and the progress reports and cancellation of one execution."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from app.jobs.large_fields import LargeFields
@@ -12,6 +12,7 @@ from app.storage import Storage
 from models.errors import Cancelled
 from worker.rq_worker import Signals
 from worker.scratch import Scratch
+from worker.shared_threads import SharedThreads
 
 if TYPE_CHECKING:
     from models.engine import Engine
@@ -22,9 +23,10 @@ PROGRESS_SECONDS = 0.25  # between two reports of progress: each is an event, wh
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One worker process's model, stores and signals; the same for every job.
+    """One worker's model, stores and signals; the same for every job.
 
     progress_seconds: between two reports of progress, and before the first one; a job that takes less has none.
+    threads: those of this process, which another worker in it shares.
     """
 
     engine: "Engine"
@@ -35,6 +37,7 @@ class WorkerContext:
     signals: Signals
     settings: Settings
     progress_seconds: float = PROGRESS_SECONDS
+    threads: SharedThreads = field(default_factory=SharedThreads)
 
     @property
     def large_fields(self) -> LargeFields:
@@ -58,7 +61,11 @@ class ExecutionControl:
         self._reached: tuple[float, str] | None = None  # not reported yet
 
     def is_cancelled(self) -> bool:
-        """Whether to stop: the record is cancelled, RQ's stop command came, or the worker shuts down."""
+        """Whether to stop: the record is cancelled, RQ's stop command came, or the worker shuts down.
+
+        Called between two windows, it also corrects the number of threads that this thread computes with.
+        """
+        self._context.threads.take_share()
         if self._context.signals.stop.is_set() or self._context.signals.hand_over.is_set():
             return True
         self._report_if_due()

@@ -1,5 +1,6 @@
 """The work of a detection: decode, detect, draw the timeline, store it."""
 
+import threading
 from dataclasses import asdict, replace
 
 from app.records.detections import DetectionRequest, DetectionResult, EventRecord, PictureRecord, TagRecord
@@ -11,6 +12,7 @@ DETECTING, DRAWING = 0.1, 0.95
 # The metric of the result that a stage's seconds count towards.
 STAGE_METRICS = {"decoding": "decoding", "detecting": "detecting", "drawing": "encoding", "storing": "encoding"}
 PICTURE_CLASSES = 32  # more rows cannot be read
+_DRAWING = threading.Lock()  # matplotlib draws in one thread at a time
 
 
 def detect(execution: JobExecution) -> Outcome:
@@ -30,7 +32,8 @@ def detect(execution: JobExecution) -> Outcome:
     )
     execution.enter(DRAWING, "drawing")
     picture_path = execution.folder / "timeline.png"
-    draw_detection(replace(detection, tags=detection.tags[:PICTURE_CLASSES]), picture_path)
+    with _DRAWING:
+        draw_detection(replace(detection, tags=detection.tags[:PICTURE_CLASSES]), picture_path)
     execution.enter(DRAWING, "storing")
     key, stored = execution.store(picture_path)
     published, warnings = _limit_events(detection, execution.context.settings.detection_events)

@@ -77,7 +77,7 @@ def _work_and_publish(work: Work, execution: JobExecution) -> None:
     is_published, is_unknown, stored = False, False, None
     try:
         execution.load_request()
-        with context.scratch.job() as execution.folder:
+        with context.scratch.job() as execution.folder, context.threads.job():
             outcome = work(execution)
         result = outcome.result.model_dump()
         stored = execution.store_outcome(outcome, result)

@@ -2,9 +2,9 @@
 
 import functools
 import logging
-import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from typing import TypeVar
 
 import torch
 from redis import Redis
@@ -30,11 +30,17 @@ from models.engine import Engine
 from models.errors import ModelsError
 from worker import metrics
 from worker.context import WorkerContext
+from worker.registry_heartbeat import RegistryHeartbeat
 from worker.rq_worker import REFUSALS, EarmarkWorker, Signals, wait_for_redis
 from worker.scratch import Scratch
+from worker.shared_threads import SharedThreads
+from worker.short_jobs import ShortJobs
 from worker.tasks import TASKS
+from worker.thread_worker import ThreadWorker
 
 logger = logging.getLogger("earmark.worker")
+
+RqWorker = TypeVar("RqWorker", bound=EarmarkWorker)
 
 REDIS_RETRIES = 20  # up to 2 s apart, so that a restart of the server fails no job
 
@@ -56,46 +62,61 @@ def work(
     burst: bool,
     hand_over_after: float,
     short: bool = False,
+    one_job: bool = False,
 ) -> None:
     """Run jobs of a model until a signal to stop. Raises WorkerUnusable, WorkerLost.
 
     model: a preset's name or a folder. burst: return when the queue is empty. hand_over_after: as in `EarmarkWorker`.
-    short: take short jobs only.
+    short: take short jobs only. one_job: run no short job beside another one, as on a GPU, with one thread and in a
+    burst.
     """
     start = time.monotonic()
     engine = _load_engine(model, device, precision)
-    description = engine.describe()
     redis = _connect_with_retries(settings)
     registry = ModelRegistry(redis, settings)
-    context = _make_context(engine, redis, settings)
-    try:
+    with ExitStack() as stack:
+        context = _make_context(engine, redis, settings)
+        stack.callback(context.scratch.close)
         _serve_metrics(engine, settings)
         try:
-            worker = wait_for_redis(_make_rq_worker, context, engine.model_id, short, redis, hand_over_after)
+            worker = wait_for_redis(_make_rq_worker, EarmarkWorker, context, short, hand_over_after)
             worker.expect_signals()  # before it is announced: who sees it may stop it
-            wait_for_redis(registry.announce, description, worker.name, short, is_stopping=worker.is_told_to_stop)
+            heartbeat = RegistryHeartbeat(registry, engine, worker.name, short, settings.heartbeat_seconds)
+            wait_for_redis(heartbeat.announce, is_stopping=worker.is_told_to_stop)
             wait_for_redis(context.jobs.fair_queue.fill, engine.model_id, is_stopping=worker.is_told_to_stop)
+            short_jobs = None
+            if not one_job and not burst and engine.device == "cpu" and context.threads.total > 1:
+                beside = _make_context(engine, _connect_with_retries(settings), settings, context.threads)
+                stack.callback(beside.scratch.close)
+                is_stopping = worker.is_told_to_stop
+                short_jobs = wait_for_redis(_make_short_jobs, beside, hand_over_after, is_stopping=is_stopping)
+                worker.on_stop = short_jobs.worker.stop
         except StopRequested:
             return
         except REFUSALS as error:
             raise _refused(error) from error
         logger.info("%s is ready after %.1f s, on %s", engine.model_id, time.monotonic() - start, engine.device)
-        heartbeat = _WorkerHeartbeat(registry, engine, worker.name, short, settings.heartbeat_seconds)
-        _take_jobs(worker, heartbeat, burst)
-    finally:
-        context.scratch.close()
+        _take_jobs(worker, heartbeat, short_jobs, burst)
 
 
-def _take_jobs(worker: EarmarkWorker, heartbeat: "_WorkerHeartbeat", burst: bool) -> None:
+def _take_jobs(worker: EarmarkWorker, heartbeat: RegistryHeartbeat, short_jobs: ShortJobs | None, burst: bool) -> None:
     heartbeat.start()
+    if short_jobs is not None:
+        short_jobs.start()
     try:
         with suppress(StopRequested):  # before its loop
             worker.work(burst=burst, logging_level="WARNING")  # `worker.job_run` logs each job
     finally:
+        if short_jobs is not None:
+            short_jobs.worker.stop()  # where no signal has told it to
         heartbeat.stop()
-    if worker.refusal is not None:
-        raise _refused(worker.refusal)
-    if not burst and not worker.is_stopping:  # RQ logs an error and returns normally
+        if short_jobs is not None:
+            short_jobs.join()
+    is_lost = short_jobs is not None and short_jobs.is_lost
+    refusal = worker.refusal or (short_jobs.worker.refusal if short_jobs is not None else None)
+    if refusal is not None:
+        raise _refused(refusal)
+    if not burst and (is_lost or not worker.is_stopping):  # RQ logs an error and returns normally
         raise WorkerLost("RQ has stopped; its messages above say why")
 
 
@@ -130,7 +151,9 @@ def _connect_with_retries(settings: Settings) -> Redis:
     return redis
 
 
-def _make_context(engine: Engine, redis: Redis, settings: Settings) -> WorkerContext:
+def _make_context(
+    engine: Engine, redis: Redis, settings: Settings, threads: SharedThreads | None = None
+) -> WorkerContext:
     try:
         return WorkerContext(
             engine=engine,
@@ -140,6 +163,7 @@ def _make_context(engine: Engine, redis: Redis, settings: Settings) -> WorkerCon
             scratch=Scratch(settings.home / "scratch"),
             signals=Signals(),
             settings=settings,
+            threads=threads or SharedThreads(),
         )
     except StoreUnavailable as error:
         raise WorkerUnusable(error.detail) from error
@@ -147,15 +171,14 @@ def _make_context(engine: Engine, redis: Redis, settings: Settings) -> WorkerCon
         raise WorkerUnusable(f"no scratch folder: {error}") from error
 
 
-def _make_rq_worker(
-    context: WorkerContext, model: str, short: bool, redis: Redis, hand_over_after: float
-) -> EarmarkWorker:
+def _make_rq_worker(kind: type[RqWorker], context: WorkerContext, short: bool, hand_over_after: float) -> RqWorker:
+    model = context.engine.model_id
     overrun = JobError(
         code="timed_out", detail="The job did not stop at its timeout, and its worker process was ended."
     )
-    return EarmarkWorker(
+    return kind(
         queue_name(model, short),
-        connection=redis,
+        connection=context.jobs.redis,
         tasks={name: functools.partial(task, context) for name, task in TASKS.items()},
         signals=context.signals,
         heartbeat_seconds=context.settings.heartbeat_seconds,
@@ -166,37 +189,9 @@ def _make_rq_worker(
     )
 
 
-class _WorkerHeartbeat(threading.Thread):
-    """Sends the worker's heartbeat to the model registry, and announces the model again if the server has lost it."""
-
-    def __init__(self, registry: ModelRegistry, engine: Engine, worker: str, short: bool, interval: float) -> None:
-        super().__init__(name="earmark-worker-heartbeat", daemon=True)
-        self._registry = registry
-        self._description = engine.describe()
-        self._model = engine.model_id
-        self._worker = worker
-        self._short = short
-        self._interval = interval
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self._stopping.wait(self._interval):
-            try:
-                self._beat()
-            except RedisError as error:
-                logger.warning("Redis does not answer: %s", error)
-
-    def _beat(self) -> None:
-        if self._registry.is_announced(self._model):
-            self._registry.heartbeat(self._model, self._worker, self._short)
-        else:
-            logger.warning("Redis has lost its content; announcing %s again", self._model)
-            self._registry.announce(self._description, self._worker, self._short)
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join()
-        try:
-            self._registry.leave(self._model, self._worker)
-        except RedisError as error:
-            logger.warning("could not sign off at the model registry: %s", error)
+def _make_short_jobs(context: WorkerContext, hand_over_after: float) -> ShortJobs:
+    """Return the thread for short jobs. context: its own, except for the model and the threads of computation."""
+    worker = _make_rq_worker(ThreadWorker, context, True, hand_over_after)
+    registry = ModelRegistry(context.jobs.redis, context.settings)
+    interval = context.settings.heartbeat_seconds
+    return ShortJobs(worker, RegistryHeartbeat(registry, context.engine, worker.name, True, interval))

@@ -189,6 +189,7 @@ class EarmarkWorker(SimpleWorker):
     hand_over_after: s that a job may still run after SIGTERM before it is handed over, back to the queue.
     on_overrun: called with the ids of a job and its execution just before the process ends because of that job.
     on_idle: called after each job, before the next one is taken.
+    on_stop: called when a signal to stop arrives; with True when a second one does, to hand the job over now.
     overrun_grace: s past its timeout that a job may still run before the process ends.
     """
 
@@ -207,6 +208,7 @@ class EarmarkWorker(SimpleWorker):
         hand_over_after: float,
         on_overrun: Callable[[str, str], object],
         on_idle: Callable[[], object] = lambda: None,
+        on_stop: Callable[[bool], object] = lambda now: None,
         overrun_grace: float = OVERRUN_GRACE,
     ) -> None:
         self.signals = signals
@@ -215,6 +217,7 @@ class EarmarkWorker(SimpleWorker):
         self.hand_over_after = hand_over_after
         self.on_overrun = on_overrun
         self.on_idle = on_idle
+        self.on_stop = on_stop
         self.overrun_grace = overrun_grace
         self.is_stopping = False
         self.refusal: RedisError | None = None  # of Redis, because of which the loop has ended
@@ -428,7 +431,9 @@ class EarmarkWorker(SimpleWorker):
         timer = threading.Timer(self.hand_over_after, self.signals.hand_over.set)
         timer.daemon = True
         timer.start()
+        self.on_stop(False)
 
     def request_force_stop(self, signum: int, frame: Any) -> None:
         """On a second signal, hand the job over now, between two batches."""
         self.signals.hand_over.set()
+        self.on_stop(True)

@@ -12,14 +12,27 @@ from collections.abc import Mapping, MutableMapping
 # Of glibc's malloc.h. With them blocks of up to 32 MiB come from the heap, of which up to 64 MiB stay when they are
 # free: as it does by itself once a program has freed a block of 32 MiB.
 _OPTIONS = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+_ONE_HEAP = {-8: 1}  # M_ARENA_MAX
 
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Set this process's allocator; return whether it is: not another C library's, nor where the user has set it."""
+    return _set(_OPTIONS, environment)
+
+
+def use_one_heap(environment: Mapping[str, str] = os.environ) -> bool:
+    """Let all threads that start from now on allocate from one heap; return as `keep_freed_memory` does.
+
+    By default each has one of its own, and keeps what it frees: two that compute hold a quarter more.
+    """
+    return _set(_ONE_HEAP, environment)
+
+
+def _set(options: Mapping[int, int], environment: Mapping[str, str]) -> bool:
     if "GLIBC_TUNABLES" in environment or any(name.startswith("MALLOC_") for name in environment):
         return False
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    return set_option is not None and all(set_option(name, value) for name, value in _OPTIONS.items())
+    return set_option is not None and all(set_option(name, value) for name, value in options.items())
 
 
 def return_freed_memory() -> None:

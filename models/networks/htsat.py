@@ -326,9 +326,10 @@ class WindowAttention(nn.Module):
             windows = grid[0] * grid[1] // (self.window[0] * self.window[1])
             return bias.repeat(windows, 1, 1).unsqueeze(0)
         place = (grid, shift, bias.device)
-        if place not in self._masks:  # computed once for each size and device
-            self._masks = {place: shift_mask(grid, self.window, shift).to(bias.device)}
-        return (bias + self._masks[place].unsqueeze(1)).flatten(0, 1).unsqueeze(0)
+        masks = self._masks
+        if place not in masks:  # computed once for each size and device; another thread may replace it meanwhile
+            self._masks = masks = {place: shift_mask(grid, self.window, shift).to(bias.device)}
+        return (bias + masks[place].unsqueeze(1)).flatten(0, 1).unsqueeze(0)
 
 
 class PatchMerging(nn.Module):

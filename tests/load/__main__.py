@@ -298,7 +298,7 @@ def sharing(table: Table, running: Topology, api: str, model: str, jobs: int) ->
             program = running.spawn(
                 "workers", [sys.executable, *words], {**os.environ, **running.settings.as_environment()}
             )
-            eventually(lambda processes=processes: running.registry.workers_by_name().get("base", 0) == processes)
+            eventually(lambda processes=processes: running.registry.workers_by_name().get("base", 0) >= processes)
             started, before = time.monotonic(), _processor_seconds(running, program)
             urls = [client.post("/v1/separations", json=body).raise_for_status().json()["url"] for _ in range(jobs)]
             for url in urls:

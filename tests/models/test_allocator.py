@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.compute.allocator import keep_freed_memory, use_huge_pages
+from models.compute.allocator import keep_freed_memory, use_huge_pages, use_one_heap
 from tests.conftest import REPOSITORY
 
 _COUNT = """
@@ -42,6 +42,39 @@ def test_freed_memory_is_used_again() -> None:
 @pytest.mark.parametrize("name", ["GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_"])
 def test_the_users_own_settings_win(name: str) -> None:
     assert not keep_freed_memory({name: "131072"})
+    assert not use_one_heap({name: "131072"})
+
+
+_THREADS = """
+import ctypes, sys, threading
+from models.compute.allocator import use_one_heap
+if sys.argv[1] == "one" and not use_one_heap({}):
+    sys.exit("another allocator")
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+addresses = []
+threads = [threading.Thread(target=lambda: addresses.append(libc.malloc(ctypes.c_size_t(1000)))) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+(heap,) = [line.split()[0].split("-") for line in open("/proc/self/maps") if "[heap]" in line]
+print(sum(int(heap[0], 16) <= address < int(heap[1], 16) for address in addresses))
+"""
+
+
+def allocations_in_the_main_heap(how: str) -> int:
+    """Return how many of three threads have allocated from the process's own heap."""
+    ran = subprocess.run([sys.executable, "-c", _THREADS, how], cwd=REPOSITORY, env={}, capture_output=True, text=True)
+    if "another allocator" in ran.stderr:
+        pytest.skip("the C library is not glibc")
+    assert ran.returncode == 0, ran.stderr
+    return int(ran.stdout)
+
+
+def test_threads_share_one_heap() -> None:
+    assert allocations_in_the_main_heap("one") == 3
+    assert allocations_in_the_main_heap("default") < 3
 
 
 _HUGE = """
