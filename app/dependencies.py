@@ -21,6 +21,7 @@ from app.keys.quotas import Quotas
 from app.keys.signed_urls import UrlSigner
 from app.local_copies import LocalCopies
 from app.media.drawing_cache import DrawingCache
+from app.media.single_flight import SingleFlight
 from app.metrics import Metrics
 from app.model_registry.registry import ModelRegistry
 from app.outbound import OutboundClient
@@ -48,6 +49,7 @@ class Dependencies:
     large_fields_cache: LargeFieldsCache  # for code on the event loop only
     local_copies: LocalCopies  # for code on the event loop only
     drawing_cache: DrawingCache  # for code on the event loop only
+    drawings_in_progress: SingleFlight  # for code on the event loop only
     event_feed: EventFeed
     audio: AudioRepository
     model_registry: ModelRegistry
@@ -80,6 +82,7 @@ class Dependencies:
             large_fields_cache=LargeFieldsCache(large_fields, storage, settings),
             local_copies=LocalCopies(storage, settings.local_copies, settings.fetch_timeout),
             drawing_cache=DrawingCache(settings.drawing_cache),
+            drawings_in_progress=SingleFlight(),
             event_feed=EventFeed(settings),
             audio=AudioRepository(redis, settings),
             model_registry=model_registry,

@@ -1,9 +1,10 @@
 """What spectrograms and waveforms of stored recordings, uploads and stems alike, have in common."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from app.budgets.budget import Budget
 from app.dependencies import Dependencies
@@ -12,6 +13,8 @@ from app.records.audio import Audio, store_key
 
 CACHE_CONTROL = "private, max-age=3600"  # the bytes of uploads and stems never change
 LEAST_SECONDS = 0.001  # of a section
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,26 @@ async def open_locally(deps: Dependencies, drawn: Drawable) -> AsyncIterator[Pat
         yield path
 
 
-async def draw_once(deps: Dependencies, budget: Budget, key: str, draw: Callable[[], Awaitable[bytes]]) -> bytes:
+async def draw_together(deps: Dependencies, key: str, draw: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Draw once for all requests of an API key that wait for the same drawing.
+
+    It is canceled, and its decoder killed, when all of them are. Raises what `draw` raises.
+    """
+    return await deps.drawings_in_progress.run((deps.caller.key_id, key), draw)
+
+
+async def draw_once(
+    deps: Dependencies, budget: Budget, key: str, draw: Callable[[], Coroutine[Any, Any, bytes]]
+) -> bytes:
     """Return a drawing from the cache, or draw it while holding one of a budget.
 
     Raises `RateLimited`, `Overloaded`, and what `draw` raises.
     """
-    content = deps.drawing_cache.get(key)
-    if content is None:
+
+    async def hold_and_draw() -> bytes:
         async with budget.hold(deps.caller.key_id):
-            # Another request may have drawn it while this one waited.
-            content = deps.drawing_cache.get(key) or await draw()
+            content = await draw()
         deps.drawing_cache.put(key, content)
-    return content
+        return content
+
+    return deps.drawing_cache.get(key) or await draw_together(deps, key, hold_and_draw)

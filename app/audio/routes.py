@@ -109,6 +109,7 @@ async def content(audio_id: str, request: Request, deps: InjectedDependencies) -
 @router.get("/{audio_id}/peaks", responses=problems(404, 422, 503))
 async def get_peaks(
     audio_id: str,
+    request: Request,
     response: Response,
     deps: InjectedDependencies,
     points: Points = 2000,
@@ -118,7 +119,7 @@ async def get_peaks(
 ) -> PeaksAnswer:
     """Get the waveform's peaks: the minimum and maximum sample of each channel at each point."""
     drawn = Drawable.of_upload(await service.find_async(deps, audio_id), track)
-    answer = await peaks.peaks(deps, drawn, points, start, end)
+    answer = await peaks.peaks(request, deps, drawn, points, start, end)
     response.headers["Cache-Control"] = CACHE_CONTROL
     return answer
 

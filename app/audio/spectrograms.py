@@ -22,7 +22,7 @@ async def respond(
     `Overloaded`, `ClientGone`.
     """
     if end is None:
-        end = (await waveforms.whole(deps, drawn)).seconds
+        end = (await bodies.run_while_connected(request, waveforms.whole(deps, drawn))).seconds
     require_section(deps, start, end)
     tile = Tile(start, end, width, height)
     key = drawn.identify("spectrogram", spectrogram.VERSION, tile)

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from starlette.concurrency import run_in_threadpool
 
 from app.audio import service
-from app.audio.drawings import Drawable, draw_once, open_locally
+from app.audio.drawings import Drawable, draw_once, draw_together, open_locally
 from app.dependencies import Dependencies
 from app.errors import NotFound
 from app.media import waveform
+from app.media.single_flight import finish
 from app.media.waveform import Waveform
 from app.records.audio import Audio, waveform_key
 
@@ -29,19 +30,21 @@ async def whole(deps: Dependencies, drawn: Drawable) -> Waveform:
 
     Raises `AudioUndecodable`, `AudioTooLong`, `NotFound`, `StoreUnavailable`, `RateLimited`, `Overloaded`.
     """
-    if drawn.upload is None:
-        key, budget = drawn.identify("waveform"), deps.budgets.waveforms
+    key, budget, upload = drawn.identify("waveform"), deps.budgets.waveforms, drawn.upload
+    if upload is None:
         return Waveform.from_bytes(await draw_once(deps, budget, key, lambda: _decode(deps, drawn)))
-    full = await _load(deps, drawn.upload)
-    if full is None:
-        async with deps.budgets.waveforms.hold(deps.caller.key_id) as hold:
-            if hold.has_waited:  # another request may have computed it meanwhile
-                full = await _load(deps, drawn.upload)
-            if full is None:
-                content = await _decode(deps, drawn)
-                await _store(deps, drawn.upload, content)
-                full = Waveform.from_bytes(content)
-    return full
+
+    async def compute() -> Waveform:
+        async with budget.hold(deps.caller.key_id) as hold:
+            # Another process may have computed it while this one waited.
+            kept = await _load(deps, upload) if hold.has_waited else None
+            if kept is not None:
+                return kept
+            content = await _decode(deps, drawn)
+            await finish(_store(deps, upload, content))  # or what it has stored of a deleted upload would stay
+            return Waveform.from_bytes(content)
+
+    return await _load(deps, upload) or await draw_together(deps, key, compute)
 
 
 async def section(deps: Dependencies, drawn: Drawable, start: float, end: float) -> Waveform:

@@ -21,12 +21,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.media.zygote import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 # The folder of our packages. A child does not import from its working folder, which may hold untrusted files.
 _ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +46,8 @@ _POLL_SECONDS = 0.05
 # Reads after the child has ended: enough for a full pipe. A pipe that still fills belongs to a process that left the
 # child's group.
 _MAX_DRAIN_READS = 64
+# More than budgets allow children at once.
+_MAX_THREADS = 1024
 # Children that are forked for one call while the zygote dies, which ends them: for lack of memory, or with a signal to
 # all processes of a service. That it is dead may be found only when the next request is sent.
 _TRIES = 3
@@ -144,21 +149,27 @@ class Sandbox:
     ) -> Outcome:
         """Call `run` in a thread. Cancelling the task kills the child and waits for its end."""
         import asyncio  # not at the top: zygotes import this module too
-        from concurrent.futures import ThreadPoolExecutor
 
         stop = threading.Event()
         call = partial(self.run, module, arguments, limits, folder=folder, cancelled=stop.is_set)
-        # A thread of its own: those that callers share are as few as the processors, and may all wait for long
-        # children.
-        executor = ThreadPoolExecutor(1, "earmark-child")
-        running = asyncio.get_running_loop().run_in_executor(executor, call)
-        executor.shutdown(wait=False)
+        running = asyncio.get_running_loop().run_in_executor(self._threads, call)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             stop.set()
             await asyncio.wait([running])
             raise
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """Threads that wait for children, as many as there have been children at once.
+
+        Threads of their own: those that callers share are as few as the processors, and may all wait for long children.
+        They stay: an event loop that starts a thread stands still until the system runs it, 12 ms on a busy machine.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # not at the top: zygotes import this module too
+
+        return ThreadPoolExecutor(_MAX_THREADS, "earmark-child")
 
     def start(self) -> None:
         """Start the zygote ahead of the first child, which else waits for its imports."""

@@ -98,6 +98,7 @@ async def stem(
 async def stem_peaks(
     job_id: str,
     name: str,
+    request: Request,
     response: Response,
     deps: InjectedDependencies,
     points: Points = 2000,
@@ -105,7 +106,7 @@ async def stem_peaks(
     end: End = None,
 ) -> PeaksAnswer:
     """The peaks of a stem's waveform, like those of an upload."""
-    answer = await peaks.peaks(deps, await _drawable(deps, job_id, name), points, start, end)
+    answer = await peaks.peaks(request, deps, await _drawable(deps, job_id, name), points, start, end)
     response.headers["Cache-Control"] = CACHE_CONTROL
     return answer
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from PIL import Image
@@ -42,6 +43,19 @@ def _strict_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> It
 def strict_service(_strict_service: Service, redis: Redis) -> Service:
     """The front end with keys and without a cache of drawings, for 4 sections; nothing waits."""
     return empty(_strict_service)
+
+
+@pytest.fixture(scope="module")
+def _long_service(valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("long")
+    choices: dict[str, Any] = {**LIMITS, "recording_seconds": 3600.0}
+    yield from serve(Settings(home=folder, redis_url=valkey.connection_url, **choices), folder)
+
+
+@pytest.fixture
+def long_service(_long_service: Service, redis: Redis) -> Service:
+    """The front end for recordings of an hour, which take seconds to decode."""
+    return empty(_long_service)
 
 
 def colors(answer: httpx.Response) -> np.ndarray:
@@ -188,6 +202,53 @@ def test_a_client_that_leaves_gives_up_its_place(folder_service: Service) -> Non
         eventually(lambda: sections.waiting == 0)
     finally:
         sections.give_back("", sections.total)
+
+
+def ask(service: Service, path: str) -> socket.socket:
+    """Send a request and return its connection, to be closed before the response."""
+    connection = socket.create_connection(service.address, timeout=60)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return connection
+
+
+@pytest.mark.parametrize("drawing", ["peaks?", "spectrogram?", "peaks?start=0.25&end=0.75&"])
+def test_a_drawing_waits_for_as_long_as_one_client_does(folder_service: Service, drawing: str) -> None:
+    """Requests for the same drawing wait together, and hold one place."""
+    url = f"/v1/audio/{folder_service.recording()['id']}/{drawing}"
+    budgets = folder_service.deps.budgets
+    budget = budgets.sections if "start" in drawing else budgets.waveforms
+    budget.take("", budget.total)
+    try:
+        with ask(folder_service, f"{url}points=10"):
+            eventually(lambda: budget.waiting == 1)
+            with ask(folder_service, url):
+                eventually(lambda: budgets.requests.used == 2)
+            eventually(lambda: budgets.requests.used == 1)
+            assert budget.waiting == 1
+        eventually(lambda: budget.waiting == budgets.requests.used == 0)
+    finally:
+        budget.give_back("", budget.total)
+
+
+def decoders() -> list[psutil.Process]:
+    """Return the processes that decode for this process: the children of its zygote."""
+    [zygote] = [child for child in psutil.Process().children() if "app.media.zygote" in child.cmdline()]
+    return zygote.children()
+
+
+@pytest.mark.parametrize("drawing", ["peaks", "spectrogram", "peaks?start=1&end=1800", "spectrogram?start=1&end=1800"])
+def test_a_decoder_is_killed_when_no_client_waits_for_it(long_service: Service, drawing: str) -> None:
+    media_files.write_flac_silence(long_service.folder / "long.flac", 1800)
+    audio_id = long_service.upload((long_service.folder / "long.flac").read_bytes())["id"]
+    eventually(lambda: not decoders())  # that of the probe
+    with ask(long_service, f"/v1/audio/{audio_id}/{drawing}"):
+        eventually(decoders)
+        [decoder] = decoders()
+    eventually(lambda: not decoder.is_running())
+    budgets = long_service.deps.budgets
+    eventually(lambda: budgets.waveforms.used == budgets.sections.used == 0)
+    assert not decoders()
+    assert long_service.stored_keys() == [store_key(audio_id)]  # without a waveform: it was not finished
 
 
 @pytest.mark.parametrize("drawing", ["spectrogram", "peaks"])

@@ -342,6 +342,19 @@ def test_children_do_not_wait_for_the_threads_of_other_calls(sandbox: Sandbox) -
     asyncio.run(asyncio.wait_for(run_beside_a_long_call(), 60))
 
 
+def test_threads_that_wait_for_children_stay_for_the_next(sandbox: Sandbox) -> None:
+    """An event loop that starts a thread waits until it runs."""
+
+    async def run_one_after_another(count: int) -> None:
+        for _ in range(count):
+            await sandbox.run_async(SCRIPT, ["print('done')"], GENEROUS)
+
+    before = set(threading.enumerate())
+    asyncio.run(run_one_after_another(12))
+    started = {thread for thread in threading.enumerate() if thread.name.startswith("earmark-child")} - before
+    assert len(started) < 6  # one has not always gone back to wait when the next child is asked for
+
+
 def _noting(note: Path) -> str:
     """Return a script that writes its process id into a file and hangs."""
     return f"import os, pathlib; pathlib.Path({str(note)!r}).write_text(str(os.getpid())); {HUNG}"
