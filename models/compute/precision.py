@@ -14,7 +14,7 @@ from models.compute.allocator import return_freed_memory
 from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
-from models.networks.packed_layers import pack_linear_layers, pack_pointwise_layers
+from models.networks.packed_layers import pack_convolutions, pack_linear_layers
 from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Arithmetic:
 
     def accelerate(self, detector: nn.Module, separator: Separator) -> None:
         """Merge the layers of a prepared separator; on a CPU, pack those of the paper's two networks, whose weights are
-        large, and the pointwise ones of another detector. Outputs change by rounding; with `exact`, not at all.
+        large, and the convolutions of another detector. Outputs change by rounding; with `exact`, not at all.
         Irreversible."""
         if self.exact:
             return
@@ -67,7 +67,7 @@ class Arithmetic:
             return_freed_memory()
         else:  # not the separator's pointwise layers: in a packed layer's batch, equal queries would round apart
             separator.fold()
-            pack_pointwise_layers(detector, half=self.bfloat16)
+            pack_convolutions(detector, half=self.bfloat16)
 
     @property
     def _packs(self) -> bool:

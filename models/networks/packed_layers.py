@@ -6,9 +6,11 @@ an unpacked one brings them into that order at every call. Images are in channel
 Letters in shapes: B images, C channels, H x W pixels.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _ONE = [1, 1]
@@ -18,6 +20,13 @@ _EXPECTED_SIZE = [16, 16]
 # Weights that are held in bfloat16 beside float32. Above are those of the paper's last stage: over half of its weights,
 # and a sixth of its products.
 _MOST_TWICE = 1 << 22
+
+
+class RectifiedConvolution(nn.Conv2d):
+    """A convolution and its ReLU, which a packed layer computes in one pass."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu(super().forward(input), inplace=True)
 
 
 class PackedConvolution(nn.Module):
@@ -138,6 +147,7 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, half: bool) -> None:
         """layer: of a 1 x 1 convolution, the linear layer of each pixel's channels."""
         super().__init__()
+        self._activation = "relu" if isinstance(layer, RectifiedConvolution) else "none"
         weight = layer.weight.detach().flatten(1)
         self._weights = {
             dtype: (
@@ -148,8 +158,14 @@ class PackedLinear(nn.Module):
         }
 
     def forward(self, tokens: Tensor) -> Tensor:
-        dtype = torch.bfloat16 if len(self._weights) > 1 and torch.is_autocast_enabled("cpu") else torch.float32
-        return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], "none", [], "")
+        dtype = _dtype_around(self._weights)
+        return torch.ops.mkldnn._linear_pointwise(tokens.to(dtype), *self._weights[dtype], self._activation, [], "")
+
+
+def _dtype_around(weights: Mapping[torch.dtype, object]) -> torch.dtype:
+    """Return the number format to compute in: autocast's, if there are weights for it."""
+    half = torch.bfloat16 in weights and torch.is_autocast_enabled("cpu")
+    return torch.bfloat16 if half else torch.float32
 
 
 class PackedPointwise(nn.Module):
@@ -164,6 +180,33 @@ class PackedPointwise(nn.Module):
         return self._linear(image.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
 
 
+class PackedRectified(nn.Module):
+    """A convolution of one channel each or of few, of any stride, and its ReLU, (B, C, H, W) to (B, C', H', W'): the
+    same numbers as unpacked ones give, without a pass over the image for the ReLU."""
+
+    def __init__(self, layer: RectifiedConvolution, half: bool) -> None:
+        super().__init__()
+        assert layer.bias is not None and not isinstance(layer.padding, str)  # noqa: S101
+        self._layout = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+        self._weights = {
+            dtype: (
+                torch.ops.mkldnn._reorder_convolution_weight(
+                    layer.weight.detach().to(dtype, memory_format=torch.contiguous_format),
+                    *self._layout,
+                    [1, layer.in_channels, *_EXPECTED_SIZE],
+                ),
+                layer.bias.detach().to(dtype),
+            )
+            for dtype in ([torch.float32, torch.bfloat16] if half else [torch.float32])
+        }
+
+    def forward(self, image: Tensor) -> Tensor:
+        dtype = _dtype_around(self._weights)
+        return torch.ops.mkldnn._convolution_pointwise(
+            in_channels_last(image, dtype), *self._weights[dtype], *self._layout, "relu", [], ""
+        )
+
+
 def pack_linear_layers(network: nn.Module, half: bool) -> None:
     """Replace a network's linear layers by packed ones; `half`: with second weights in bfloat16, unless they are large.
     Irreversible."""
@@ -172,8 +215,11 @@ def pack_linear_layers(network: nn.Module, half: bool) -> None:
         network.set_submodule(name, PackedLinear(layer, half and layer.weight.numel() <= _MOST_TWICE))
 
 
-def pack_pointwise_layers(network: nn.Module, half: bool) -> None:
-    """Replace a network's 1 x 1 convolutions by packed ones; `half`: with second weights in bfloat16. Irreversible."""
+def pack_convolutions(network: nn.Module, half: bool) -> None:
+    """Replace a network's 1 x 1 convolutions, and all those that end in a ReLU, by packed ones; `half`: with second
+    weights in bfloat16. Irreversible."""
     for name, layer in list(network.named_modules()):
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1:
             network.set_submodule(name, PackedPointwise(layer, half))
+        elif isinstance(layer, RectifiedConvolution):
+            network.set_submodule(name, PackedRectified(layer, half))

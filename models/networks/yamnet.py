@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks import DetectorOutput
+from models.networks.packed_layers import RectifiedConvolution
 
 BANDS = 64
 PATCH_FRAMES = 96  # 0.96 s
@@ -66,13 +67,15 @@ class Yamnet(nn.Module):
         self.classes_out = classes
         self.probabilities = probabilities
         self.window_samples = 20 * HOP_FRAMES * HEARD_HOP * self.scale  # 9.6 s
-        self.stem = nn.Conv2d(1, 32, 3, stride=2)
+        self.stem = RectifiedConvolution(1, 32, 3, stride=2)
         channels = [32] + [width for _, width in BLOCKS]
         self.depthwise = nn.ModuleList(
-            nn.Conv2d(c, c, 3, stride, padding=2 - stride, groups=c)
+            RectifiedConvolution(c, c, 3, stride, padding=2 - stride, groups=c)
             for c, (stride, _) in zip(channels, BLOCKS, strict=False)
         )
-        self.pointwise = nn.ModuleList(nn.Conv2d(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False))
+        self.pointwise = nn.ModuleList(
+            RectifiedConvolution(c, width, 1) for c, (_, width) in zip(channels, BLOCKS, strict=False)
+        )
         self.classes = nn.Linear(channels[-1], len(class_indices))
         self.embedding_size = len(class_indices) if probabilities else channels[-1]
         self.register_buffer("class_indices", torch.tensor(class_indices), persistent=False)
@@ -89,7 +92,7 @@ class Yamnet(nn.Module):
         padded = F.pad(waveforms, (before, samples - before - waveforms.shape[-1]))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)  # (B, rows, frames, bands)
         scores, latent = self.score_patches(patches.flatten(0, 1))
-        embedding = self._query(scores, latent, rows)
+        embedding = _mean_of_rows(scores if self.probabilities else latent, rows)
         scores = scores.unflatten(0, (-1, rows))
         framewise = scores.new_zeros(*scores.shape[:2], self.classes_out)
         framewise[..., self.class_indices] = scores
@@ -101,20 +104,24 @@ class Yamnet(nn.Module):
         least = (PATCH_FRAMES - 1) * hop + HEARD_WINDOW * self.scale
         padded = F.pad(waveforms, (0, max(0, least - waveforms.shape[-1])))
         patches = self.log_mel(padded).unfold(1, PATCH_FRAMES, HOP_FRAMES).transpose(2, 3)
-        return self._query(*self.score_patches(patches.flatten(0, 1)), patches.shape[1])
-
-    def _query(self, scores: Tensor, latent: Tensor, rows: int) -> Tensor:
-        """Outputs of `score_patches` for windows of `rows` patches each -> their queries (B, D)."""
-        return (scores if self.probabilities else latent).unflatten(0, (-1, rows)).mean(1)
+        latent = self.embed_patches(patches.flatten(0, 1))
+        return _mean_of_rows(self._scores(latent) if self.probabilities else latent, patches.shape[1])
 
     def score_patches(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel patches (N, 96, 64) -> scores (N, 521) and embeddings (N, 1024)."""
-        embedding = self.deep(self.map(patches)).mean((2, 3))
-        return torch.sigmoid(self.classes(embedding)), embedding
+        embedding = self.embed_patches(patches)
+        return self._scores(embedding), embedding
+
+    def embed_patches(self, patches: Tensor) -> Tensor:
+        """Log-mel patches (N, 96, 64) -> embeddings (N, 1024)."""
+        return self.deep(self.map(patches)).mean((2, 3))
+
+    def _scores(self, embeddings: Tensor) -> Tensor:
+        return torch.sigmoid(self.classes(embeddings))
 
     def score_embeddings(self, embeddings: Tensor) -> Tensor:
         """Queries (N, D) -> the classes' probabilities (N, 521); of a mean of patches, those of its embedding."""
-        return embeddings if self.probabilities else torch.sigmoid(self.classes(embeddings))
+        return embeddings if self.probabilities else self._scores(embeddings)
 
     def encode_spectrum(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """See `networks.QueryEncoder`; the feature map is that of `map`, an embedding covers two columns (320 ms)."""
@@ -127,8 +134,7 @@ class Yamnet(nn.Module):
 
     def map(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, frames, 64) -> the 512-channel map (B, 512, frames / 16, 4), of any number of frames."""
-        x = F.relu(self.stem(pad_end(log_mel.unsqueeze(1))))
-        return self._blocks(x, 0, MAP_BLOCKS)
+        return self._blocks(self.stem(pad_end(log_mel.unsqueeze(1))), 0, MAP_BLOCKS)
 
     def deep(self, feature_map: Tensor) -> Tensor:
         """Feature map -> the last layer's (B, 1024, frames / 32, 2), whose mean is the embedding."""
@@ -158,8 +164,13 @@ class Yamnet(nn.Module):
         for index in range(first, last):
             if BLOCKS[index][0] == 2:
                 x = pad_end(x)
-            x = F.relu(self.pointwise[index](F.relu(self.depthwise[index](x), inplace=True)), inplace=True)
+            x = self.pointwise[index](self.depthwise[index](x))
         return x
+
+
+def _mean_of_rows(patches: Tensor, rows: int) -> Tensor:
+    """Vectors of the patches of windows of `rows` patches each (B * rows, D) -> their means (B, D)."""
+    return patches.unflatten(0, (-1, rows)).mean(1)
 
 
 def pad_end(x: Tensor) -> Tensor:

@@ -17,10 +17,14 @@ from models.networks.packed_layers import (
     PackedLinear,
     PackedPixels,
     PackedPointwise,
+    PackedRectified,
     PackedUpsampling,
+    RectifiedConvolution,
+    pack_convolutions,
     pack_linear_layers,
 )
 from models.networks.unet import HyperParameters, UNet
+from models.networks.yamnet import Yamnet
 from models.validation.metrics import sdr, si_sdr
 from tests.conftest import REPOSITORY
 from tests.models.demo_recordings import recording
@@ -134,6 +138,35 @@ def test_a_packed_pointwise_layer_equals_the_plain_one(size: tuple[int, int], la
         torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=0.02 if HALF else 1e-5)
 
 
+@pytest.mark.parametrize(("channels", "groups"), [((1, 32), 1), ((48, 48), 48)])
+@pytest.mark.parametrize("stride", [1, 2])
+@torch.inference_mode()
+def test_a_packed_layer_that_ends_in_a_relu_gives_the_same_numbers(
+    channels: tuple[int, int], groups: int, stride: int
+) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, channels[0], 9, 17).contiguous(memory_format=torch.channels_last)
+    plain = RectifiedConvolution(*channels, 3, stride, padding=1, groups=groups)
+    layer = PackedRectified(plain, half=HALF)
+    assert layer(images).min() == 0
+    torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+        assert layer(images).dtype == (torch.bfloat16 if HALF else torch.float32)
+        torch.testing.assert_close(layer(images), plain(images), rtol=0, atol=0.02 if HALF else 1e-5)
+
+
+@torch.inference_mode()
+def test_a_packed_query_encoder_hears_the_same(mixture: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    detector = Yamnet(list(range(521))).eval()
+    expected, packed = detector.embed(mixture), copy.deepcopy(detector)
+    pack_convolutions(packed, half=HALF)
+    assert not any(isinstance(module, torch.nn.Conv2d) for module in packed.modules())
+    torch.testing.assert_close(packed.embed(mixture), expected, rtol=1e-4, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+        assert torch.cosine_similarity(packed.embed(mixture).float(), expected).min() > 0.995
+
+
 @torch.inference_mode()
 def test_a_packed_detector_hears_the_same(mixture: torch.Tensor) -> None:
     torch.manual_seed(0)
@@ -185,6 +218,7 @@ PEAK = """
 import torch
 from models.bench.machine import peak_mib
 from models.networks.unet import HyperParameters, UNet
+from models.networks.yamnet import Yamnet
 
 torch.set_num_threads(1)
 separator = UNet(HyperParameters(query_size=4, channels=(32, 4, 4, 4, 4, 4))).eval()
