@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from models.compute.allocator import return_freed_memory
 from models.compute.signal_stack import give_signals_a_stack
 from models.errors import DeviceUnavailable
 from models.networks import Separator
-from models.networks.packed_layers import pack_convolutions, pack_linear_layers
+from models.networks.packed_layers import pack_convolutions, pack_linear_layers, pack_square_convolutions
 from models.networks.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -59,14 +59,16 @@ class Arithmetic:
         Irreversible."""
         if self.exact:
             return
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
         if not self._packs:
             separator.fold()
         elif isinstance(separator, UNet):
-            separator.pack(torch.bfloat16 if self.bfloat16 else torch.float32, separator.full_resolution)
+            separator.pack(dtype, separator.full_resolution)
             pack_linear_layers(detector, half=self.bfloat16)
             return_freed_memory()
         else:  # not the separator's pointwise layers: in a packed layer's batch, equal queries would round apart
             separator.fold()
+            pack_square_convolutions(cast(nn.Module, separator), dtype)
             pack_convolutions(detector, half=self.bfloat16)
 
     @property

@@ -30,11 +30,10 @@ class RectifiedConvolution(nn.Conv2d):
 
 
 class PackedConvolution(nn.Module):
-    """A convolution of stride 1 with bias, and with `relu` its ReLU: (B, C, H, W) of any type to `dtype`, float32 or
-    bfloat16."""
+    """A convolution of stride 1, and with `relu` its ReLU: (B, C, H, W) of any type to `dtype`, float32 or bfloat16."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, padding: tuple[int, ...], dtype: torch.dtype, relu: bool = False
+        self, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], dtype: torch.dtype, relu: bool = False
     ) -> None:
         super().__init__()
         self._dtype = dtype
@@ -49,11 +48,11 @@ class PackedConvolution(nn.Module):
             1,
             [1, weight.shape[1], *_EXPECTED_SIZE],
         )
-        self._bias = bias.detach().to(dtype)
+        self._bias = None if bias is None else bias.detach().to(dtype)
 
     @classmethod
     def of(cls, layer: nn.Conv2d, dtype: torch.dtype, relu: bool = False) -> "PackedConvolution":
-        assert layer.bias is not None and not isinstance(layer.padding, str)  # noqa: S101  of a folded network
+        assert not isinstance(layer.padding, str)  # noqa: S101
         return cls(layer.weight, layer.bias, layer.padding, dtype, relu)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -223,3 +222,12 @@ def pack_convolutions(network: nn.Module, half: bool) -> None:
             network.set_submodule(name, PackedPointwise(layer, half))
         elif isinstance(layer, RectifiedConvolution):
             network.set_submodule(name, PackedRectified(layer, half))
+
+
+def pack_square_convolutions(network: nn.Module, dtype: torch.dtype) -> None:
+    """Replace a network's 3 x 3 convolutions of stride 1 by packed ones that compute in `dtype`. Irreversible."""
+    for name, layer in list(network.named_modules()):
+        if not isinstance(layer, nn.Conv2d) or layer.groups > 1:
+            continue
+        if layer.kernel_size == (3, 3) and layer.stride == (1, 1):
+            network.set_submodule(name, PackedConvolution.of(layer, dtype))

@@ -22,6 +22,7 @@ from models.networks.packed_layers import (
     RectifiedConvolution,
     pack_convolutions,
     pack_linear_layers,
+    pack_square_convolutions,
 )
 from models.networks.unet import HyperParameters, UNet
 from models.networks.yamnet import Yamnet
@@ -73,6 +74,23 @@ def test_a_packed_layer_equals_the_plain_one(channels: tuple[int, int], size: tu
     torch.testing.assert_close(PackedConvolution.of(plain, torch.float32)(images), plain(images), rtol=0, atol=1e-5)
     rectified = PackedConvolution.of(plain, torch.float32, relu=True)(images)
     torch.testing.assert_close(rectified, plain(images).relu(), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_square_convolutions_of_a_network_are_packed_with_and_without_bias() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last)
+    layers = [
+        torch.nn.Conv2d(8, 8, 3, padding=1),
+        torch.nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        torch.nn.Conv2d(8, 8, 3, stride=2),
+        torch.nn.Conv2d(8, 4, 1),
+    ]
+    network = torch.nn.Sequential(*layers)
+    expected = network(images)
+    pack_square_convolutions(network, torch.float32)
+    assert [isinstance(layer, PackedConvolution) for layer in network] == [True, True, False, False]
+    torch.testing.assert_close(network(images), expected, rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
