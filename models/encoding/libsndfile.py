@@ -85,7 +85,9 @@ class FlacWriter(AudioWriter):
                 self._file.write(integers(block, 16).T.astype(np.int16))
             else:
                 # libsndfile takes integers at the top of 32 bits.
-                self._file.write(integers(block, 24).T.astype(np.int32) << 8)
+                samples = integers(block, 24)
+                samples *= np.float32(1 << 8)
+                self._file.write(samples.T.astype(np.int32))
 
 
 class VorbisWriter(ResamplingWriter):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.encoding.writer import AudioWriter, Block, delete_on_failure, integers
 
@@ -31,8 +32,8 @@ class WavWriter(AudioWriter):
             opened.callback(self._file.close)
             self._file.write(self._header())
 
-    def quantise(self, block: Block) -> Block:
-        return block if self.bit_depth == 32 else super().quantise(block)
+    def quantise(self, block: NDArray[np.floating]) -> Block:
+        return block.astype(np.float32, copy=False) if self.bit_depth == 32 else super().quantise(block)
 
     def close(self) -> None:
         if self._file.closed:

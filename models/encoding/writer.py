@@ -41,12 +41,14 @@ class AudioWriter(ABC):
         self.frames += block.shape[1]
         self._append(block)
 
-    def quantise(self, block: Block) -> Block:
+    def quantise(self, block: NDArray[np.floating]) -> Block:
         """Return the samples as a reader of the file gets them: rounded and clipped to integers, clipped to 1 for lossy
         codecs (whose coding error is not included), unchanged for 32-bit float."""
         if self.bit_depth is None:
             return np.clip(block, -1.0, 1.0, dtype=np.float32)
-        return (integers(block, self.bit_depth) * np.float32(2.0 ** (1 - self.bit_depth))).astype(np.float32)
+        samples = integers(block, self.bit_depth)
+        samples *= np.float32(2.0 ** (1 - self.bit_depth))
+        return samples
 
     @abstractmethod
     def close(self) -> None:
@@ -113,8 +115,11 @@ def delete_on_failure(path: Path) -> Iterator[ExitStack]:
         opened.pop_all()
 
 
-def integers(block: Block, bit_depth: int) -> NDArray[np.float32]:
-    """Return samples as integers of a bit depth, rounded and clipped."""
-    # In float32 scaling by a power of two and rounding are both exact, and 24-bit integers fit its mantissa.
-    full = np.float32(2.0 ** (bit_depth - 1))
-    return np.clip(np.rint(block.astype(np.float32) * full), -full, full - 1)
+def integers(block: NDArray[np.floating], bit_depth: int) -> Block:
+    """Return samples as integers of a bit depth, rounded and clipped. float64 is rounded once: not to float32 first,
+    which 24 bits would notice."""
+    # Scaling by a power of two and rounding are exact, in float32 too, and 24-bit integers fit its mantissa.
+    full = 2.0 ** (bit_depth - 1)
+    scaled = block * block.dtype.type(full)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, -full, full - 1, out=scaled).astype(np.float32, copy=False)

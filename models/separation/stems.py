@@ -269,20 +269,22 @@ def write(
         def encode(number: int, quantised: NDArray[np.float32]) -> None:
             writers[number].write(quantised)
             meters[number].add(quantised)
-            peaks[number] = max(peaks[number], np.abs(quantised).max(initial=0))
+            peaks[number] = max(peaks[number], quantised.max(initial=0), -quantised.min(initial=0))
 
         # Encoders and meters of several stems run side by side, and beside the preparation of the next block.
         with ThreadPoolExecutor(min(torch.get_num_threads(), len(names))) as threads:
             encoding: list[Future[None]] = []
             for mixture, stems in separated.blocks(for_the_last_time=True):
                 left = mixture.astype(np.float64)
-                left *= gain
+                if gain != 1:
+                    left *= gain
+                    stems = stems * np.float32(gain)
                 quantised = []
                 for stem, writer in zip(stems, writers, strict=False):
-                    quantised.append(writer.quantise(stem * np.float32(gain)))
+                    quantised.append(writer.quantise(stem))
                     left -= quantised[-1]
                 if options.residual:
-                    quantised.append(writers[-1].quantise(_round(left, writers[-1].bit_depth)))
+                    quantised.append(writers[-1].quantise(left))
                 for each in encoding:
                     each.result()
                 encoding = [threads.submit(encode, *block) for block in enumerate(quantised)]
@@ -300,17 +302,6 @@ def write(
         for name, writer, peak, meter in zip(names, writers, peaks, meters, strict=True)
     ]
     return files, gain
-
-
-def _round(samples: NDArray[np.float64], bit_depth: int | None) -> NDArray[np.float32]:
-    """Round, in place, to the steps of an integer format before the conversion to float32, whose rounding 24 bits would
-    notice."""
-    if bit_depth in (16, 24):
-        full = 2.0 ** (bit_depth - 1)
-        samples *= full
-        np.rint(samples, out=samples)
-        samples *= 1 / full
-    return samples.astype(np.float32)
 
 
 def _gain(separated: SpooledStems, options: SeparationOptions, writer: AudioWriter) -> float:
