@@ -13,7 +13,7 @@ from models.audio import Waveform, mono, require_finite, require_inside, resampl
 from models.compute.batches import Failure, run_in_batches
 from models.compute.precision import Arithmetic, Precision
 from models.detection import Detection
-from models.errors import Cancelled, SilentQuery
+from models.errors import Cancelled
 from models.media import Limits, check_format
 from models.named_queries import NamedQueries
 from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
@@ -153,14 +153,11 @@ class Engine:
             recordings = [_span(recordings[0], start, end) for start, end in spans]
         prior = None if from_mixture else self._bundle.prior
         part = "span" if from_mixture or spans is not None else "example"
-        made = query.embed(self._runner, self._heard(recordings), self._rules, self.model_id, prior, part)
+        made_of = (self._rules, self.model_id, prior, part)
         if not surroundings:
-            return made
-        try:
-            around = query.embed(self._runner, [torch.cat(self._heard(surroundings))], self._rules, self.model_id)
-        except SilentQuery:  # nothing to take off
-            return made
-        return made.apart_from(around)
+            return query.embed(self._runner, self._heard(recordings), *made_of)
+        around = torch.cat(self._heard(surroundings))
+        return query.embed_apart(self._runner, self._heard(recordings), around, *made_of)
 
     def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
         """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to

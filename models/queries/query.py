@@ -197,16 +197,50 @@ def embed(
     prior: corrects the embedding towards the class of the sound; None if the recordings are parts of the mixture.
     part: what errors call a recording. Raises SilentQuery if one holds no sound, ExampleTooShort.
     """
-    means, all_windows, seconds = [], [], 0.0
-    for number, recording in enumerate(recordings, 1):
-        name = f"{part} {number}" if len(recordings) > 1 else f"the {part}"
-        windows = cut(recording, embedder.rate, rules, name)
-        embeddings = torch.cat([embedder.embed(batch) for batch in windows.waveforms.split(BATCH)])
-        means.append(embeddings.mean(0))
-        all_windows.append(embeddings)
-        seconds += windows.seconds
-    vector = torch.stack(means).mean(0)
-    coherence = F.cosine_similarity(torch.cat(all_windows), vector[None], dim=1).mean().clamp(0, 1).item()
+    cuts = _cut_each(recordings, embedder.rate, rules, part)
+    return _query_of(cuts, [_embed_windows(embedder, windows.waveforms) for windows in cuts], model, prior)
+
+
+def embed_apart(
+    embedder: Embedder,
+    recordings: Sequence[Tensor],
+    around: Tensor,
+    rules: QueryRules,
+    model: str,
+    prior: PLDAPrior | None = None,
+    part: str = "span",
+) -> Query:
+    """Make one query as `embed` does, apart from its surroundings (n,) unless these are silent; all windows share
+    batches, since small ones take longer for each."""
+    try:
+        rest = cut(around, embedder.rate, rules)
+    except SilentQuery:  # nothing to take off
+        return embed(embedder, recordings, rules, model, prior, part)
+    cuts = _cut_each(recordings, embedder.rate, rules, part)
+    together = [*cuts, rest]
+    embeddings = _embed_windows(embedder, torch.cat([windows.waveforms for windows in together]))
+    *own, others = embeddings.split([len(windows.waveforms) for windows in together])
+    return _query_of(cuts, own, model, prior).apart_from(_query_of([rest], [others], model))
+
+
+def _cut_each(recordings: Sequence[Tensor], rate: int, rules: QueryRules, part: str) -> list[Windows]:
+    return [
+        cut(recording, rate, rules, f"{part} {number}" if len(recordings) > 1 else f"the {part}")
+        for number, recording in enumerate(recordings, 1)
+    ]
+
+
+def _embed_windows(embedder: Embedder, waveforms: Tensor) -> Tensor:
+    """Windows (N, T) -> (N, D)."""
+    return torch.cat([embedder.embed(batch) for batch in waveforms.split(BATCH)])
+
+
+def _query_of(
+    cuts: Sequence[Windows], embeddings: Sequence[Tensor], model: str, prior: PLDAPrior | None = None
+) -> Query:
+    """Return the query of recordings whose windows have these embeddings, (N, D) each."""
+    vector = torch.stack([of_recording.mean(0) for of_recording in embeddings]).mean(0)
+    coherence = F.cosine_similarity(torch.cat(list(embeddings)), vector[None], dim=1).mean().clamp(0, 1).item()
     if prior is not None:
         vector = prior.posterior_mean(vector.cpu())
     warnings = []
@@ -215,7 +249,7 @@ def embed(
             f"The examples differ a lot (coherence {coherence:.2f}): one or two clean seconds of the same sound "
             "separate better than many different ones."
         )
-    return Query(vector.cpu(), model, coherence, seconds, warnings)
+    return Query(vector.cpu(), model, coherence, sum(windows.seconds for windows in cuts), warnings)
 
 
 class AllWindows(NamedTuple):

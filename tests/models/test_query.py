@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.errors import QueryModelMismatch, SilentQuery
-from models.queries.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, surroundings
+from models.queries.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, embed_apart, surroundings
 
 RATE = 32_000
 
@@ -164,3 +164,16 @@ def test_a_span_is_taken_apart_from_other_sounds_but_not_from_its_own() -> None:
     assert torch.allclose(span.apart_from(Query(2 * (sound + other), "tests@1")).vector, span.vector)
     signed = Query(-sound, "tests@1")
     assert signed.apart_from(around) is signed
+
+
+def test_a_query_apart_from_its_surroundings_is_the_one_of_both_embedded_alone() -> None:
+    spans, around = [tone(500, 2.0), tone(500, 1.0) + tone(9000, 1.0)], tone(9000, 6.0)
+    own, rest = embed(Bands(), spans, BASE_RULES, "tests@1"), embed(Bands(), [around], BASE_RULES, "tests@1")
+    made, expected = embed_apart(Bands(), spans, around, BASE_RULES, "tests@1"), own.apart_from(rest)
+    torch.testing.assert_close(made.vector, expected.vector)
+    assert not torch.allclose(made.vector, own.vector)
+    assert (made.coherence, made.seconds_used) == (pytest.approx(own.coherence), own.seconds_used)
+    for nothing in (torch.zeros(RATE), torch.zeros(0)):
+        assert torch.equal(embed_apart(Bands(), spans, nothing, BASE_RULES, "tests@1").vector, own.vector)
+    with pytest.raises(SilentQuery, match="span 2 is silent"):
+        embed_apart(Bands(), [spans[0], torch.zeros(RATE)], around, BASE_RULES, "tests@1")
