@@ -203,8 +203,8 @@ def test_spans_and_examples_may_be_as_short_as_a_query_needs(folder_service: Ser
 @pytest.mark.parametrize("field", ["examples", "not_examples"])
 def test_an_example_that_is_too_short_is_refused_at_once(folder_service: Service, field: str) -> None:
     crumb = {"audio_id": folder_service.upload(wav(0.05))["id"]}
-    sent = {"mixture": {"audio_id": folder_service.recording()["id"]}}
-    sent["targets"] = [{**(DOG if field == "not_examples" else {"name": "x"}), field: [crumb]}]
+    target = {**(DOG if field == "not_examples" else {"name": "x"}), field: [crumb]}
+    sent = {"mixture": {"audio_id": folder_service.recording()["id"]}, "targets": [target]}
     told = problem(folder_service.client.post("/v1/separations", json=sent), 422, "request_invalid")
     assert told["errors"][0]["pointer"] == f"/targets/0/{field}/0/audio_id"
     assert "at least 0.1 s; this one lasts 0.050 s" in told["detail"]
