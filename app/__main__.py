@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from app.check.commands import check
+from app.console.help import Commands
 from app.housekeeping.commands import commands as housekeeping
 from app.job_admin.commands import commands as jobs
 from app.keys.commands import commands as keys
@@ -21,12 +22,11 @@ _OTHER_FILES = 1024  # that an API process may have open beside its connections:
 KEEP_ALIVE = 10  # s that an idle connection is kept open
 GRACEFUL_TIMEOUT = 10  # s that running requests may take when the server stops
 
-cli = typer.Typer(help=__doc__, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-# Short sentences, since click cuts those of docstrings at the line's end.
-cli.add_typer(keys, name="keys", short_help="Create, list, revoke, export and import API keys.")
-cli.add_typer(jobs, name="jobs", short_help="List, show, cancel and delete the jobs of any key.")
-cli.command(short_help="Try queue, store, keys and clock; say what to do.")(check)
-cli.add_typer(housekeeping, name="housekeeping", short_help="Requeue lost jobs, expire what is old.")
+cli = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+cli.add_typer(keys, name="keys")
+cli.add_typer(jobs, name="jobs")
+cli.command()(check)
+cli.add_typer(housekeeping, name="housekeeping")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0: a free one.  [default: 8000]")]
 
@@ -71,7 +71,7 @@ def serve(
     _serve(settings, listener)
 
 
-@cli.command(short_help="Print all settings, and all that clients share.")
+@cli.command()
 def settings(
     into: Annotated[
         Path | None,

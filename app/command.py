@@ -35,6 +35,7 @@ COMMANDS = {
     "separate": Command(("models", "separate"), "Separate sounds from recordings.", ("worker",)),
     "detect": Command(("models", "detect"), "Detect the sounds in recordings.", ("worker",)),
     "embed": Command(("models", "embed"), "Make a query from examples of a sound.", ("worker",)),
+    "labels": Command(("models", "labels"), "Search the classes that --label takes.", ("worker",)),
     "convert": Command(("models", "convert"), "Convert the authors' checkpoints.", ("worker",)),
     "describe": Command(("models", "describe"), "Describe a model: its version and classes.", ("worker",)),
     "corpus": Command(("models", "corpus"), "Check, count and pack labelled audio.", ("worker", "train")),

@@ -1,8 +1,9 @@
-"""python -m models: separate, detect, embed, convert, describe; corpus, train, ship, name-classes; evaluate ..."""
+"""python -m models: separate, detect, embed, labels; convert, describe; corpus, train, ship, name-classes; ..."""
 
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,19 +13,26 @@ from models.compute import threads
 from models.compute.allocator import keep_freed_memory, use_huge_pages
 from models.errors import MediaError, ModelsError
 
-_INTERRUPTED = 130
+_USAGE, _INTERRUPTED = 2, 130
 _STYLE: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 # The module that has a command, its name there, and the first sentence of its help. Modules are imported when their
 # command runs, since torch takes a second and what training needs two more.
 COMMANDS = {
     "separate": (
-        "models.commands:separate",
+        "models.commands.separate:separate",
         "Separate sounds from recordings by example, by class, by words, or by spans of the recording.",
     ),
-    "detect": ("models.commands:detect", "Detect the sounds in recordings: tags, and events with their start and end."),
-    "embed": ("models.commands:embed", "Make a query from examples of a sound and save it for separate --query."),
-    "convert": ("models.commands:convert", "Convert the authors' files to a folder for --weights, without pickles."),
-    "describe": ("models.commands:describe", "Describe a model: its version and classes."),
+    "detect": (
+        "models.commands.detect:detect",
+        "Detect the sounds in recordings: tags, and events with their start and end.",
+    ),
+    "embed": ("models.commands.embed:embed", "Make a query from examples of a sound and save it for separate --query."),
+    "labels": ("models.commands.labels:labels", "Search the classes that --label takes."),
+    "convert": (
+        "models.commands.model:convert",
+        "Convert the authors' files to a folder for --weights, without pickles.",
+    ),
+    "describe": ("models.commands.model:describe", "Describe a model: its version and classes."),
     "ship": (
         "models.training.commands:ship",
         "Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest.",
@@ -121,6 +129,10 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             sys.stderr.write("stopped\n")
+        words = sys.argv[1:] if arguments is None else arguments
+        dashed = next((word for word in words if word.startswith("-") and Path(word).is_file()), None)
+        if end.code == _USAGE and dashed is not None:
+            sys.stderr.write(f"For the file of this name, write ./{dashed}\n")
         return end.code if isinstance(end.code, int) else 1
     except ModelsError as error:
         text = error.detail if isinstance(error, MediaError) else str(error)

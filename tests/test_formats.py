@@ -1,4 +1,5 @@
-"""Output formats stand twice, since the front end may not import `models`: both have to say the same.
+"""Output formats, and the shortest example, stand twice, since the front end may not import `models`: both have to say
+the same.
 
 Containers and codecs of inputs are compared in `tests/app/media/test_probe.py`.
 """
@@ -8,6 +9,7 @@ from typing import get_args
 import pytest
 
 from app.errors import FormatUnsupported
+from app.job_api.validation import SHORTEST_SECONDS
 from app.records.audio import Audio
 from app.records.separations import Format, OutputRecord
 from app.separations import validation
@@ -16,6 +18,7 @@ from models.encoding import check_format
 from models.errors import FormatUnsupported as EncoderRefuses
 from models.formats import FORMATS
 from models.options import SeparationOptions
+from models.queries import query
 
 RATE = 44100
 
@@ -57,3 +60,7 @@ def test_the_front_end_accepts_what_the_encoder_can_write(format: Format) -> Non
 def test_defaults_of_requests_are_those_of_the_engine(output: Output | OutputRecord) -> None:
     options = SeparationOptions()
     assert output.model_dump() == {name: getattr(options, name) for name in type(output).model_fields}
+
+
+def test_the_front_end_knows_the_shortest_example() -> None:
+    assert SHORTEST_SECONDS == query.SHORTEST_SECONDS

@@ -1,1 +1,1 @@
-"""Common parts of operators' commands: opening the deployment, and the exit if it does not answer."""
+"""Common parts of operators' commands: opening the deployment, the exit if it does not answer, and help."""

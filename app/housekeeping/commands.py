@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from app.console.deployment import Embedded, exit_on_failure, open_deployment
+from app.console.help import Commands
 from app.settings import Settings
 
-commands = typer.Typer()
+commands = typer.Typer(cls=Commands)
 
 
 @commands.callback(invoke_without_command=True)

@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from app.console.deployment import Embedded, open_deployment, print_error
+from app.console.help import Commands
 from app.errors import EarmarkError, StoreUnavailable
 from app.job_admin.all_jobs import AllJobs
 from app.jobs.kinds import KINDS
 from app.jobs.lifecycle import Job, Status
 
-commands = typer.Typer(help=__doc__, no_args_is_help=True)
+commands = typer.Typer(cls=Commands, help="List, show, cancel and delete the jobs of any key.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(metavar="ID", help="Id of the job, such as sep_01J...")]
 JobIds = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of the jobs.")]
 

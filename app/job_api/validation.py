@@ -20,6 +20,8 @@ from app.records.shared import ExampleRecord, MatchedClass, ModelRecord, Recordi
 from app.settings import Settings
 
 HEADER_SLACK = 0.1  # seconds by which a header may be wrong about the end of a recording
+SHORTEST_SECONDS = 0.1  # of an example, or a span: `models.queries.query` has the same number
+_ROUNDING = 5e-5  # seconds: of what lies so close to it the worker decides, which counts samples
 
 
 def model_record(description: ModelDescription) -> ModelRecord:
@@ -82,8 +84,8 @@ def recording_record(recording: Audio, track: int | None = None) -> RecordingRec
 def find_examples(deps: Dependencies, references: Sequence[AudioReference], *pointer: str | int) -> list[Audio]:
     """Return the uploads that are examples of one sound.
 
-    Raises `RequestInvalid` for too many and for duplicates, `NotFound`, and `AudioTooLong` where headers tell the
-    duration for sure; the worker checks the others.
+    Raises `RequestInvalid` for too many and for duplicates, `NotFound`; and where headers tell the duration for sure
+    `AudioTooLong`, and `RequestInvalid` for one that is too short; the worker checks the others.
     """
     if len(references) > deps.settings.examples:
         detail = f"There may be at most {deps.settings.examples} examples."
@@ -93,7 +95,10 @@ def find_examples(deps: Dependencies, references: Sequence[AudioReference], *poi
         field = (*pointer, index, "audio_id")
         example = find_recording(deps, reference.audio_id, *field)
         examples.append(choose_track(example, reference.track, *pointer, index, "track"))
-        _require_short(exact_duration(example, reference.track), deps.settings, *field)
+        seconds = exact_duration(example, reference.track)
+        if seconds is not None:
+            require_length("An example", seconds, *field)
+            _require_short(seconds, deps.settings, *field)
     if len({(reference.audio_id, reference.track) for reference in references}) != len(references):
         raise RequestInvalid("An example is named twice.", [field_error("Named twice.", *pointer)])
     return examples
@@ -133,7 +138,14 @@ def match_text(description: ModelDescription, text: str, *pointer: str | int) ->
     return [MatchedClass(label=match.label, weight=weight) for match, weight in matches]
 
 
-def _require_short(seconds: float | None, settings: Settings, *pointer: str | int) -> None:
-    if seconds is not None and seconds > settings.example_seconds + HEADER_SLACK:
+def require_length(part: str, seconds: float, *pointer: str | int) -> None:
+    """Require that an example, or a span, lasts as long as a query needs. Raises `RequestInvalid`."""
+    if seconds < SHORTEST_SECONDS - _ROUNDING:
+        detail = f"{part} must last at least {SHORTEST_SECONDS:g} s; this one lasts {seconds:.3f} s."
+        raise RequestInvalid(detail, [field_error(detail, *pointer)])
+
+
+def _require_short(seconds: float, settings: Settings, *pointer: str | int) -> None:
+    if seconds > settings.example_seconds + HEADER_SLACK:
         detail = f"An example may last {settings.example_seconds:g} s; this one lasts {seconds:.1f} s."
         raise AudioTooLong(detail, [field_error(detail, *pointer)])

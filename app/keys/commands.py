@@ -8,12 +8,15 @@ from typing import Annotated
 import typer
 
 from app.console.deployment import Embedded, open_deployment, print_error
+from app.console.help import Commands
 from app.keys.names import KeyNames
 from app.keys.repository import KeyRepository
 from app.keys.transfer import from_lines, require_name, to_line
 from app.records.usage import Usage
 
-commands = typer.Typer(help=__doc__, no_args_is_help=True)
+commands = typer.Typer(
+    cls=Commands, help="Create, list, revoke, export and import API keys; show their usage.", no_args_is_help=True
+)
 
 
 @commands.command()

@@ -5,7 +5,7 @@ Every function raises an error that points at the field, and none has a side eff
 
 from app.errors import FormatUnsupported, NameReserved, RequestInvalid, SpanOutside
 from app.http.problems import field_error
-from app.job_api.validation import HEADER_SLACK
+from app.job_api.validation import HEADER_SLACK, require_length
 from app.records.audio import Audio
 from app.records.separations import AutoRecord, OutputRecord, Span
 from app.separations.names import fold
@@ -46,8 +46,8 @@ def require_distinct_names(names: list[str]) -> None:
 
 
 def span_records(spans: list[SpanSent], seconds: float | None, settings: Settings, *pointer: str | int) -> list[Span]:
-    """Return the records of spans: no more than are allowed, all within the mixture of so many seconds, if that is
-    known for sure; the worker checks them again."""
+    """Return the records of spans: no more than are allowed, all as long as a query needs, and within the mixture of so
+    many seconds, if that is known for sure; the worker checks them again."""
     if len(spans) > settings.examples:
         detail = f"A target may have at most {settings.examples} spans."
         raise RequestInvalid(detail, [field_error(detail, *pointer)])
@@ -55,6 +55,7 @@ def span_records(spans: list[SpanSent], seconds: float | None, settings: Setting
         if seconds is not None and (span.start >= seconds or span.end > seconds + HEADER_SLACK):
             detail = f"The mixture lasts {seconds:.2f} s."
             raise SpanOutside(detail, [field_error(detail, *pointer, number)])
+        require_length("A span", span.end - span.start, *pointer, number)
     return [Span(start=span.start, end=span.end) for span in spans]
 
 

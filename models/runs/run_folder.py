@@ -1,7 +1,7 @@
 """A run's folder: the setup (`run.json`), the averaged weights of its checkpoint, and the log.
 
-A run is of a detector or of a separator; the setup of a separator's run names its query encoder: the teacher's folder
-or a detector's run. Training writes these folders; shipping and evaluation read them.
+A run is of a detector or of a separator; the setup of a separator's run names its query encoder: the teacher's folder,
+a detector's run or a model. Training writes these folders; shipping and evaluation read them.
 """
 
 import json
@@ -125,9 +125,9 @@ def separator_weights(source: str, network: nn.Module) -> dict[str, torch.Tensor
 
 
 def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str = QUERIES[0]) -> Any:
-    """Load the teacher from its folder, or the detector of a run, in eval mode and frozen.
+    """Load the teacher from its folder, or the detector of a run or of a model, in eval mode and frozen.
 
-    Raises ValueError if it was trained on held-out classes, or has no such queries.
+    Raises ValueError if it was trained on held-out classes, or has no such queries; CheckpointInvalid.
     """
     if query not in QUERIES:
         raise ValueError(f"a query is one of {', '.join(QUERIES)}, not {query}")
@@ -143,7 +143,13 @@ def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str 
         load_average(source, query_encoder)
         return query_encoder.eval().requires_grad_(False)
     if held_out:
-        raise ValueError("a teacher knows all classes: with classes held out, train a detector from labels first")
+        raise ValueError(
+            "a teacher knows all classes, as a model does: with classes held out, train a detector from labels first"
+        )
+    if not teacher.is_folder(source):
+        if query != QUERIES[0]:
+            raise ValueError(f"queries of {query} are the teacher's: {source} is a model")
+        return load_model(source).detector.eval().requires_grad_(False)
     return teacher.load(source, probabilities=query == "probabilities")
 
 

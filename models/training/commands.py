@@ -93,7 +93,7 @@ def train_separator(
     corpus: CorporaOption,
     query_encoder: Annotated[
         Path,
-        typer.Option("--ear", help="Query encoder: the teacher's folder, or a detector's run.", exists=True),
+        typer.Option("--ear", help="Query encoder: a model, the teacher's folder, or a detector's run."),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log.")] = Path("runs/separator"),
     recipe: Annotated[

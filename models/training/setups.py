@@ -74,8 +74,9 @@ class DetectorSetup:
 
 @dataclass(frozen=True)
 class SeparatorSetup:
-    """Setup of a separator's run. query_encoder: the teacher's folder or a detector's run. sizes: of the ResUNet, or
-    the paper's UNet. start: initial weights: a shipped model's name, a model's folder or another run; None: random.
+    """Setup of a separator's run. query_encoder: a model, the teacher's folder or a detector's run.
+    sizes: of the ResUNet, or the paper's UNet. start: initial weights: a shipped model's name, a model's folder or
+    another run; None: random.
     query: what represents an example, the encoder's "embeddings" or the teacher's "probabilities" of classes.
     loss: see SeparatorLearner; the paper's separator has its own.
     prior: whether examples are corrected by a PLDA prior (`models.queries.plda`).

@@ -28,6 +28,15 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
     assert not heavy & set(loaded.stdout.split())
 
 
+def test_help_of_groups_lists_whole_sentences() -> None:
+    for words in (["serve"], ["keys"], ["jobs"], ["housekeeping"]):
+        listed = earmark(*words, "--help", environment={"COLUMNS": "60"}).stdout.partition("Commands:")[2]
+        assert listed and "..." not in listed, words
+    assert "Delete jobs, in whatever state, with their stems and all else that they have stored." in " ".join(
+        earmark("jobs", "--help").stdout.split()
+    )
+
+
 def test_the_version_is_told() -> None:
     assert earmark("--version").stdout == f"earmark {metadata.version('earmark')}\n"
 

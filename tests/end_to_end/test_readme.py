@@ -143,7 +143,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         for line in block("sh", "earmark detect").splitlines()
         if line.startswith(".venv/bin/earmark")
     ]
-    assert len(lines) == 10
+    assert len(lines) == 12
     folders = [tmp_path / str(number) for number in range(len(lines))]
     for folder in folders:
         folder.mkdir()

@@ -116,6 +116,45 @@ def test_separate_takes_words_with_and_without_examples(folder, weights):
     assert np.array_equal(by_name, by_text) and not np.array_equal(heard, both)
 
 
+def test_separate_takes_off_what_the_sounds_are_not(folder, weights):
+    words = ("separate", "mixture.flac", "--query", "example1.wav", "--weights", weights)
+    for place, more in (("plain", ()), ("class", ("--not-label", "siren")), ("sound", ("--not-query", "example2.wav"))):
+        run(*words, *more, "-o", place)
+    plain, less, least = (soundfile.read(f"{place}/mixture-target.flac")[0] for place in ("plain", "class", "sound"))
+    assert not np.array_equal(plain, less) and not np.array_equal(plain, least) and not np.array_equal(less, least)
+    run("separate", "mixture.flac", "example2.wav", *words[2:], "--not-label", "Siren", "-o", "many")
+    assert np.array_equal(soundfile.read("many/mixture-target.flac")[0], less)
+
+
+def test_labels_answers_as_the_api_does(weights):
+    answer = json.loads(run("labels", "my", "dog", "--weights", weights, "--json"))
+    assert (answer["refusal"], answer["near"]) == (None, [])
+    assert answer["data"][0] == {
+        "label": "Dog",
+        "mid": "/m/0bt9lr",
+        "slug": "dog",
+        "path": ["Animal", "Domestic animals, pets", "Dog"],
+        "askable": True,
+        "source": "clips",
+        "score": pytest.approx(0.99, abs=0.02),
+    }
+    answer = json.loads(run("labels", "doog", "--weights", weights, "--json"))
+    assert "'Dog'" in answer["refusal"] and answer["near"] == ["Dog"]
+    everything, others = (
+        json.loads(run("labels", *more, "--limit", "1000", "--weights", weights, "--json"))["data"]
+        for more in ((), ("--not-askable",))
+    )
+    assert [one["label"] for one in everything if one not in others] == ["Dog", "Siren"]
+    said = CliRunner().invoke(app, ("labels", "dog and siren", "--limit", "1", "--weights", weights))
+    assert "Dog" in said.stdout and "a target of its own" in " ".join(said.stderr.split())
+
+
+def test_a_file_that_begins_with_a_dash_is_named_with_its_folder(folder, capsys):
+    (folder / "mixture.flac").rename(folder / "-mixture.flac")
+    assert "write ./-mixture.flac" in fails(capsys, "detect", "-mixture.flac")[1]
+    assert "write ./" not in fails(capsys, "detect", "-nothing.flac")[1]
+
+
 def test_separate_takes_what_is_detected_for_targets(folder, weights):
     words = ("--auto", "--residual", "--weights", weights, "--json")
     answer = json.loads(run("separate", "mixture.flac", *words, "--most", "2", "--threshold", "0.01", "-o", "out"))
@@ -174,6 +213,14 @@ def fails(capsys, *arguments: str) -> tuple[int, str]:
     [
         (("separate", "mixture.flac"), 2, "give a target"),
         (("separate", "mixture.flac", "--auto", "--label", "Dog"), 2, "give no other"),
+        (("separate", "mixture.flac", "--auto", "--not-label", "Dog"), 2, "give no other"),
+        (("separate", "mixture.flac", "--label", "Dog", "--not-label", "Dgo"), 1, "Did you mean 'Dog'?"),
+        (("separate", "mixture.flac", "--label", "Dog", "--not-label", "dog"), 1, "is the same sound as dog: nothing"),
+        (
+            ("separate", "mixture.flac", "--label", "Dog", "--not-label", "Siren", "--not-query", "example1.wav"),
+            2,
+            "at most one of",
+        ),
         (("separate", "nowhere.wav", "--label", "Dog"), 2, "nowhere.wav"),
         (("separate", "mixture.flac", "--span", "3"), 2, "START-END"),
         (("separate", "mixture.flac", "--span", "2-9"), 1, "not inside the recording"),

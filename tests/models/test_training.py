@@ -22,6 +22,7 @@ from models.experiments.zero_shot_training import HELD_OUT
 from models.labels import find
 from models.networks.yamnet import Yamnet
 from models.runs import clip_embeddings, run_folder
+from models.runs.clip_embeddings import weights_digest
 from models.training import setups
 from models.validation import mixtures
 from tests.models import small_corpus
@@ -256,6 +257,25 @@ def test_an_encoder_trained_on_a_held_out_class_is_refused(corpus: Path, capsys:
     assert "base is shipped with the program, and would be lost" in capsys.readouterr().err
     assert main(["ship", "--run", "ear", "--output", "made"]) == 1
     assert "ship the run of a separator" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ear")
+def test_a_model_is_a_query_encoder_too(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["train", "separator", "--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu", "--steps", "1"]
+    sizes = ["--channels", "8,8,8,8"]
+    assert main([*common, *sizes, "--ear", "base", "--run", "cut"]) == 0
+    made = run_folder.load_separator(Path("cut"))[0]
+    assert weights_digest(made) == weights_digest(checkpoints.load("base").detector)
+    assert main(["ship", "--run", "cut", "--output", "made", "--name", "made"]) == 0
+    assert main([*common, *sizes, "--ear", "made", "--run", "again"]) == 0
+    for options, said in (
+        (["--ear", "nowhere"], "nowhere: neither a folder nor one of the shipped models"),
+        (["--ear", "base", "--hold-out", "Siren"], "a teacher knows all classes, as a model does"),
+        (["--ear", "base", "--query", "probabilities"], "queries of probabilities are the teacher's: base is a model"),
+    ):
+        assert main([*common, *options, "--run", "other"]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+        assert not Path("other").exists()
 
 
 @pytest.mark.usefixtures("ear")

@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, Response, Route, expect
 
 from app.jobs.lifecycle import JobError, TargetState
 from app.keys.repository import KeyRepository
-from tests.app.conftest import MODEL, Service, wav
+from tests.app.conftest import MODEL, Service, eventually, wav
 from tests.app.page.studio import SOUND, STEMS, ask, button, choose, complete, describe, hear, newest, violations, visit
 from tests.browser import NARROW, WIDE, opened
 from tests.ffmpeg_files import run
@@ -165,6 +166,49 @@ def test_the_last_chosen_recording_is_used(page: Page, folder_service: Service) 
     with contextlib.suppress(Error):  # the page may have aborted it
         held[0].continue_()
     expect(page.get_by_role("heading", name="street.wav")).to_be_visible()
+    assert problems == []
+
+
+def test_the_detection_of_a_replaced_recording_is_canceled(page: Page, folder_service: Service) -> None:
+    """Whether it waits, runs, or is only being created."""
+    service = folder_service
+    problems = visit(page, service)
+
+    def detections(count: int) -> list[dict[str, Any]]:
+        def listed() -> list[dict[str, Any]]:
+            return service.client.get("/v1/detections").json()["data"]
+
+        eventually(lambda: len(listed()) == count)
+        return listed()
+
+    def status(job: dict[str, Any]) -> str:
+        return service.deps.jobs.get(job["id"]).status
+
+    choose(page)
+    [waiting] = detections(1)
+    page.get_by_text("waiting, place").wait_for()
+    button(page, "New recording").click()
+    choose(page)
+    [running, _] = detections(2)
+    eventually(lambda: status(waiting) == "canceled")
+    service.deps.jobs.claim(running["id"], "a")
+    service.deps.jobs.report_progress(running["id"], "a", 0.5, "detecting")
+    page.get_by_text("listening, 50 %").wait_for()
+    held: list[Route] = []
+    page.route("**/v1/detections", lambda route: held.append(route), times=1)
+    button(page, "New recording").click()
+    eventually(lambda: service.deps.jobs.get(running["id"]).cancel_requested_at)
+    choose(page)
+    eventually(lambda: page.evaluate("0") == 0 and held)  # evaluating lets the route be handled
+    button(page, "New recording").click()
+    held[0].continue_()
+    with page.expect_response("**/cancel"):
+        choose(page)
+    last, *earlier = detections(4)
+    assert [job["status"] for job in earlier] == ["canceled", "running", "canceled"]
+    hear(service, ("Dog", 0.0, 0.5))
+    expect(page.locator(".heard")).to_have_count(1)
+    assert status(last) == "succeeded"
     assert problems == []
 
 

@@ -123,6 +123,11 @@ WRONG: dict[str, tuple[Any, str, list[str]]] = {
         "request_invalid",
         ["/targets/0/spans/0"],
     ),
+    "span too short": (
+        {"targets": [{"name": "x", "spans": [{"start": 0, "end": 0.5}, {"start": 0.5, "end": 0.599}]}]},
+        "request_invalid",
+        ["/targets/0/spans/1"],
+    ),
     "span before": (
         {"targets": [{"name": "x", "spans": [{"start": -1, "end": 0.5}]}]},
         "request_invalid",
@@ -185,6 +190,24 @@ def test_the_duration_of_the_first_track_refuses_no_span_of_another(folder_servi
         folder_service.client.post("/v1/separations", json={"mixture": mixture, "targets": late}), 422, "span_outside"
     )
     assert told["errors"][0]["pointer"] == "/targets/0/spans/0"
+
+
+def test_spans_and_examples_may_be_as_short_as_a_query_needs(folder_service: Service) -> None:
+    """3.3 - 3.2 is less than 0.1, in binary numbers."""
+    mixture, shortest = (folder_service.upload(wav(seconds))["id"] for seconds in (4.0, 0.1))
+    spans = [{"start": 3.2, "end": 3.3}, {"start": 0, "end": 0.1}]
+    targets = [{"name": "span", "spans": spans}, {"name": "example", "examples": [{"audio_id": shortest}]}]
+    folder_service.separate(mixture={"audio_id": mixture}, targets=targets)
+
+
+@pytest.mark.parametrize("field", ["examples", "not_examples"])
+def test_an_example_that_is_too_short_is_refused_at_once(folder_service: Service, field: str) -> None:
+    crumb = {"audio_id": folder_service.upload(wav(0.05))["id"]}
+    target = {**(DOG if field == "not_examples" else {"name": "x"}), field: [crumb]}
+    sent = {"mixture": {"audio_id": folder_service.recording()["id"]}, "targets": [target]}
+    told = problem(folder_service.client.post("/v1/separations", json=sent), 422, "request_invalid")
+    assert told["errors"][0]["pointer"] == f"/targets/0/{field}/0/audio_id"
+    assert "at least 0.1 s; this one lasts 0.050 s" in told["detail"]
 
 
 def test_every_field_of_a_target(folder_service: Service) -> None:

@@ -2,7 +2,7 @@
 
 import { computed, effect, signal, untracked } from "@preact/signals";
 import { request } from "../api/client";
-import { follow } from "../api/follow";
+import { follow, isFinished } from "../api/follow";
 import type { Detection, DetectionRequest, Label } from "../api/types";
 import { lanes, type Lane } from "../timeline/lanes";
 import { chosenModel } from "./models";
@@ -31,18 +31,22 @@ export async function listen(): Promise<void> {
   stopListening();
   const { signal } = (current = new AbortController());
   detection.value = { kind: "listening", ratio: 0, position: 0 };
+  const asked = wanted(opened);
+  let job: Detection | null = null;
   try {
-    const job = await start(wanted(opened), signal);
-    const finished = await follow(job, showProgress, signal);
-    if (finished.status !== "succeeded") throw new Error(finished.error?.detail ?? "Detection was stopped.");
-    const found = lanes(finished.events, await loadPaths());
-    if (!signal.aborted) detection.value = { kind: "heard", lanes: found, warnings: finished.warnings };
+    job = await start(asked, signal);
+    signal.throwIfAborted();
+    job = await follow(job, showProgress, signal);
+    if (job.status !== "succeeded") throw new Error(job.error?.detail ?? "Detection was stopped.");
+    const found = lanes(job.events, await loadPaths());
+    if (!signal.aborted) detection.value = { kind: "heard", lanes: found, warnings: job.warnings };
   } catch (error) {
     if (!signal.aborted) detection.value = { kind: "failed", ...explain(error) };
+    else if (job && !isFinished(job)) cancel(asked, job);
   }
 }
 
-/** Forgets what was heard. */
+/** Forgets what was heard, and cancels a detection that has not finished. */
 export function stopListening(): void {
   current.abort();
   detection.value = { kind: "off" };
@@ -58,15 +62,23 @@ function wanted(opened: Recording): DetectionRequest {
 }
 
 async function start(json: DetectionRequest, signal: AbortSignal): Promise<Detection> {
-  const known = remembered();
-  const id = known[keyOf(json)];
+  const id = remembered()[keyOf(json)];
   if (id) {
     const earlier = await request<Detection>(`/v1/detections/${id}`, { signal }).catch(() => null);
     if (earlier && earlier.status !== "failed" && earlier.status !== "canceled") return earlier;
   }
-  const job = await request<Detection>("/v1/detections", { json, signal });
-  sessionStorage.setItem(ITEM, JSON.stringify({ ...known, [keyOf(json)]: job.id }));
+  // Without `signal`: a job whose id did not arrive could not be canceled.
+  const job = await request<Detection>("/v1/detections", { json });
+  sessionStorage.setItem(ITEM, JSON.stringify({ ...remembered(), [keyOf(json)]: job.id }));
   return job;
+}
+
+/** Cancels a detection that nobody waits for any more, such as of a recording that was replaced. */
+function cancel(asked: DetectionRequest, job: Detection): void {
+  const known = remembered();
+  if (known[keyOf(asked)] === job.id) delete known[keyOf(asked)];
+  sessionStorage.setItem(ITEM, JSON.stringify(known));
+  request(`/v1/detections/${job.id}/cancel`, { method: "POST" }).catch(() => {}); // it may have finished, or be gone
 }
 
 function keyOf({ audio_id, track, model }: DetectionRequest): string {
