@@ -9,6 +9,7 @@ ModelsError
   TextRefused           a text names several sounds, or what is not wanted
     TextUnknown         no class with an embedding is surely meant by it
   Cancelled             the caller cancelled the operation
+  NothingLeft           a negative query is the same sound as the query
   SpanOutside           a span is not inside its recording
   DeviceUnavailable     no such accelerator on this machine
   CorpusInvalid         not a readable corpus of labelled audio
@@ -78,6 +79,12 @@ class Cancelled(ModelsError):
     """The caller's `cancelled` callback returned true."""
 
     code = "canceled"
+
+
+class NothingLeft(ModelsError):
+    """The negative query is the same sound as the query it is taken off."""
+
+    code = "request_invalid"
 
 
 class SpanOutside(ModelsError):

@@ -1,5 +1,6 @@
 """`python -m worker`: load a model and run its jobs from the queue until a signal to stop."""
 
+import os
 import sys
 from typing import Annotated, Literal
 
@@ -102,4 +103,4 @@ def _start_several(settings: Settings, hand_over_after: float) -> None:
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name=os.environ.get("_EARMARK_PROGRAM"))  # `earmark` sets it

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from app.errors import AudioTooLong, QueryModelMismatch, RequestInvalid, SpanOutside
+from app.errors import AudioTooLong, QueryModelMismatch, SpanOutside
 from app.jobs.lifecycle import TargetState
 from app.records.separations import AutoRecord, Span, TargetRecord
 from app.records.shared import EmbeddingRecord, MatchedClass, embedding_mismatch, unpack_vector
@@ -14,19 +14,12 @@ from models.queries.query import Query, surroundings
 from worker.execution import JobExecution, Recording, read_mono
 from worker.saved_queries import find_embedding
 
-_LEAST_NORM = 0.05  # of the query's norm that must remain after the negative query is subtracted; less is noise
-
 
 def target_query(execution: JobExecution, mixture: Recording, target: TargetRecord) -> Query:
     """Return the query of one target. Raises the EarmarkError or ModelsError that the target fails with."""
     query = _positive_query(execution, mixture, target)
     negative = _negative_query(execution, target)
-    if negative is None:
-        return query
-    difference = query.without(negative)
-    if difference.vector.norm() < _LEAST_NORM * query.vector.norm():
-        raise RequestInvalid("The negative query is the same sound as the target: nothing remains to be separated.")
-    return difference
+    return query if negative is None else query.without(negative)
 
 
 def auto_targets(

@@ -28,6 +28,7 @@ from models.commands import (
     read_examples,
 )
 from models.console import print_json, print_separation, progress_bar, progress_console, shown
+from models.errors import NothingLeft
 from models.formats import FORMATS
 from models.options import DEFAULT_AUTO, DEFAULT_OPTIONS, Auto, SeparationOptions
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from models.engine import Engine
     from models.own_recordings import OwnRecording
     from models.queries.query import Query
-
-_LEAST_NORM = 0.05  # of the query's norm that must remain without the negative query, as for workers; less is noise
 
 
 def separate(
@@ -237,10 +236,11 @@ def _embed(engine: Engine, examples: list[Path], warnings: list[str]) -> Query |
 
 
 def _without(query: Query, negative: Query, name: str) -> Query:
-    remainder = query.without(negative)
-    if remainder.vector.norm() < _LEAST_NORM * query.vector.norm():
-        raise ValueError(f"--not-label or --not-query is the same sound as {name}: nothing remains to be separated")
-    return remainder
+    try:
+        return query.without(negative)
+    except NothingLeft:
+        message = f"--not-label or --not-query is the same sound as {name}: nothing remains to be separated"
+        raise NothingLeft(message) from None
 
 
 def _text_query(engine: Engine, text: str) -> Query:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.errors import ExampleTooShort, QueryModelMismatch, SilentQuery
+from models.errors import ExampleTooShort, NothingLeft, QueryModelMismatch, SilentQuery
 from models.networks import ENCODER_LEVEL
 from models.queries.plda import PLDAPrior, root
 
@@ -30,6 +30,7 @@ LABEL_WEIGHT = 0.5
 # What is taken off a span's query for its surroundings: all of them up to the first cosine, nothing from the second on,
 # where they are the same sound. Measured on the practical list (the card has the table).
 APART = (0.8, 0.95)
+LEAST_NORM = 0.05  # of a query's norm that must remain without its negative query; less is noise
 SURROUNDING_SECONDS = 5.0  # of the recording before and after a span
 
 
@@ -85,11 +86,13 @@ class Query:
     def without(self, other: "Query") -> "Query":
         """Return this query with its component along `other` removed, a negative query, and the warnings of both.
 
-        Raises QueryModelMismatch.
+        Raises QueryModelMismatch, and NothingLeft if both are the same sound.
         """
         require_model(other, self.model)
         direction = F.normalize(other.vector, dim=0)
         remainder = self.vector - (self.vector @ direction) * direction
+        if remainder.norm() < LEAST_NORM * self.vector.norm():
+            raise NothingLeft("The negative query is the same sound as the target: nothing remains to be separated.")
         warnings = [*self.warnings, *(f"Negative query: {warning}" for warning in other.warnings)]
         return replace(self, vector=remainder, warnings=warnings)
 

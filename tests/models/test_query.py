@@ -1,12 +1,13 @@
 """Examples to queries: silence, levels, coherence, files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.errors import QueryModelMismatch, SilentQuery
+from models.errors import NothingLeft, QueryModelMismatch, SilentQuery
 from models.queries.query import BASE_RULES, LABEL_WEIGHT, PAPER_RULES, Query, cut, embed, embed_apart, surroundings
 
 RATE = 32_000
@@ -86,6 +87,9 @@ def test_without_takes_away_what_the_other_query_holds() -> None:
     left = both.without(high)
     assert torch.cosine_similarity(left.vector, high.vector, dim=0).abs() < 1e-4
     assert torch.cosine_similarity(left.vector, low.vector, dim=0) > 0.99
+
+    with pytest.raises(NothingLeft):
+        high.without(replace(high, vector=high.vector * 3))
 
 
 def test_a_query_survives_its_file(tmp_path: Path) -> None:
