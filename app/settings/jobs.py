@@ -89,8 +89,8 @@ class JobSettings(BaseModel):
     short_seconds: float = Field(
         default=60.0,
         ge=0,
-        description="audio seconds, as charged to the quota, up to which a job counts as short, for workers started "
-        "with --short",
+        description="audio seconds, as charged to the quota, up to which a job counts as short: for workers started "
+        "with --short, and to run beside another job",
     )
 
     # Rules beyond types

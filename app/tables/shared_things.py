@@ -167,9 +167,9 @@ def shared_things(settings: Settings) -> list[SharedThing]:
         SharedThing(
             what="workers' time",
             share="in proportion to `keys create --priority`",
-            total=f"one job a worker process, {_number(settings.execution_timeout(0))} s each and "
-            f"{settings.job_timeout_factor:g} s for a second of its recording, x {settings.high_quality_factor:g} with "
-            "`quality` high",
+            total=f"one job a worker process and a short one beside it, {_number(settings.execution_timeout(0))} s "
+            f"each and {settings.job_timeout_factor:g} s for a second of its recording, "
+            f"x {settings.high_quality_factor:g} with `quality` high",
             settings=(
                 *("ready_jobs", "short_seconds", "job_timeout", "job_timeout_factor", "high_quality_factor"),
                 "job_attempts",
@@ -179,7 +179,7 @@ def shared_things(settings: Settings) -> list[SharedThing]:
             answer="202; the job waits for its turn",
         ),
         SharedThing(
-            what="scratch of a worker, for one job at a time",
+            what="scratch of a worker, for a job and a short one",
             share=f"{_number(settings.scratch_bytes, 'bytes')} a job",
             total="the same, for each worker process",
             settings=("scratch_bytes",),
