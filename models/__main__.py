@@ -35,7 +35,7 @@ COMMANDS = {
     "describe": ("models.commands.model:describe", "Describe a model: its version and classes."),
     "ship": (
         "models.training.commands:ship",
-        "Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest.",
+        "Make a model of a run: averaged weights in float16 and int8, class embeddings, presence rule, manifest.",
     ),
     "name-classes": (
         "models.training.commands:name_classes",

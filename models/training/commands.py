@@ -192,7 +192,7 @@ def ship(
         typer.Option(help="A model or run to average the weights with, such as its start; may be repeated."),
     ] = None,
 ) -> None:
-    """Make a model of a run: averaged weights in float16, class embeddings, presence rule, manifest."""
+    """Make a model of a run: averaged weights in float16 and int8, class embeddings, presence rule, manifest."""
     made = shipping.ship(run, name, version, output, blend or ())
     progress_console.print(
         f"{name}@{version} is in {output or checkpoints.SHIPPED}: {len(made.class_embeddings)} classes by name"
