@@ -138,5 +138,8 @@ def test_the_command_measures_with_the_quality_that_is_asked_for(
         assert main(["evaluate", "practical", *words]) == 0
         answers[quality] = json.loads((tmp_path / f"{quality}.json").read_text())
     assert "quality" not in answers["standard"] and answers["high"]["quality"] == "high"
-    standard, high = (answer["rows"]["values"]["practical/own/si_sdri"] for answer in answers.values())
+    standard, high = (
+        [answer["rows"]["values"][f"practical/{query}/si_sdri"] for query in practical.QUERIES]
+        for answer in answers.values()
+    )
     assert np.isfinite([standard, high]).all() and standard != high
