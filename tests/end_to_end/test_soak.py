@@ -14,7 +14,7 @@ from tests.end_to_end.deployment import Deployment
 from tests.end_to_end.faults import DEFAULTS, DOG, RECOVERY_LIMIT, assert_done_once
 from tests.end_to_end.figures import SOAK, Figures
 
-JOBS = int(os.environ.get("EARMARK_SOAK_JOBS", 1000 if SOAK else 12))
+JOBS = int(os.environ.get("EARMARK_SOAK_JOBS", 1000 if SOAK else 60))
 WORKERS = 3 if SOAK else 2
 KILLS = None if SOAK else 1  # None: until the last job is done
 SEED = 6
