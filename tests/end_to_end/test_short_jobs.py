@@ -13,7 +13,7 @@ from tests.end_to_end.deployment import Deployment
 from tests.end_to_end.faults import DOG, assert_done_once, suspended_decoder
 
 TWO_THREADS = ("--threads", "2", "--hand-over-after", "0.5")
-LONG = 450.0  # s: five of them for the worker of a quiet machine
+LONG = 450.0  # s of audio, for which a worker takes five seconds on a quiet machine
 
 
 @pytest.fixture
