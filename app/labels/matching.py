@@ -207,6 +207,17 @@ class Vocabulary(Generic[Class]):
         names = [*reversed(above), *(self._classes[index].label for index in similar)]
         return list(dict.fromkeys(names))[:_MAX_SUGGESTIONS]
 
+    def refusal(self, text: str) -> tuple[str | None, list[str]]:
+        """Return why `resolve` refuses a text, if it does, and names to suggest instead. No text is not refused."""
+        try:
+            if text.strip():
+                self.resolve(text)
+        except TextUnknown as error:
+            return str(error), error.near
+        except TextRefused as error:
+            return str(error), []
+        return None, []
+
     def resolve(self, text: str) -> list[tuple[Class, float]]:
         """Return the askable classes that a text means, one or a few that it names equally well, with weights that add
         up to 1, the heaviest first.

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 from app.dependencies import InjectedDependencies
 from app.http.openapi import problems
 from app.http.validation import require_known_parameters
-from app.labels.matching import TextRefused, TextUnknown, Vocabulary
 from app.labels.service import vocabulary
 from app.model_registry.registry import ClassDescription, ModelName, Source
 
@@ -53,23 +52,10 @@ def search(
     classes = vocabulary(described)
     matches = classes.search(q, len(described.classes))
     chosen = [(label, score) for label, score in matches if askable in (None, label.askable)][:limit]
-    refusal, near = _refusal(classes, q)
+    refusal, near = classes.refusal(q)
     return LabelsAnswer(data=[_answer(*one) for one in chosen], refusal=refusal, near=near)
 
 
 def _answer(label: ClassDescription, score: float) -> LabelAnswer:
     reason = None if label.askable else "The model has no embedding of this class: give an example of it, or a span."
     return LabelAnswer(**label.model_dump(), reason=reason, score=round(score, 3))
-
-
-def _refusal(classes: Vocabulary[ClassDescription], text: str) -> tuple[str | None, list[str]]:
-    """Return why a target with this text would be refused, and names to suggest in its place."""
-    if not text.strip():
-        return None, []
-    try:
-        classes.resolve(text)
-    except TextUnknown as error:
-        return str(error), error.near
-    except TextRefused as error:
-        return str(error), []
-    return None, []

@@ -13,7 +13,6 @@ from models.console import console, print_json, progress_console
 
 if TYPE_CHECKING:
     from models.labels import KnownClass
-    from models.queries.matching import Vocabulary
 
 
 def labels(
@@ -37,7 +36,7 @@ def labels(
         known = NamedQueries(checkpoints.load(weights)).classes()
     classes = Vocabulary(known)
     matches = [one for one in classes.search(words, len(known)) if askable in (None, one[0].askable)]
-    refusal, near = _refusal(classes, words)
+    refusal, near = classes.refusal(words)
     if as_json:
         print_json({"data": [_answer(*match) for match in matches[:limit]], "refusal": refusal, "near": near})
         return
@@ -56,18 +55,3 @@ def _answer(one: KnownClass, score: float) -> dict[str, Any]:
     """Return a class with the field names of `GET /v1/labels`."""
     names = ("label", "mid", "slug", "path", "askable", "source")
     return {name: getattr(one, name) for name in names} | {"score": round(score, 3)}
-
-
-def _refusal(classes: Vocabulary[KnownClass], text: str) -> tuple[str | None, list[str]]:
-    """Return why a target with this text would be refused, and names to suggest in its place."""
-    from models.queries.matching import TextRefused, TextUnknown
-
-    if not text.strip():
-        return None, []
-    try:
-        classes.resolve(text)
-    except TextUnknown as error:
-        return str(error), error.near
-    except TextRefused as error:
-        return str(error), []
-    return None, []

@@ -25,8 +25,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def pages(how: str) -> int:
     """Return how many pages the system has cleared for ten arrays, one after the other."""
-    environment = {"MALLOC_MMAP_THRESHOLD_": "131072"} if how == "returned" else {}
-    command = [sys.executable, "-c", _COUNT, how]
+    return printed_number(_COUNT, how, {"MALLOC_MMAP_THRESHOLD_": "131072"} if how == "returned" else {})
+
+
+def printed_number(script: str, how: str, environment: dict[str, str]) -> int:
+    """Return what a script prints in a process of its own; skip where mallopt is another allocator's, or none."""
+    command = [sys.executable, "-c", script, how]
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if "another allocator" in ran.stderr:
         pytest.skip("the C library is not glibc")
@@ -65,11 +69,7 @@ print(sum(int(heap[0], 16) <= address < int(heap[1], 16) for address in addresse
 
 def allocations_in_the_main_heap(how: str) -> int:
     """Return how many of three threads have allocated from the process's own heap."""
-    ran = subprocess.run([sys.executable, "-c", _THREADS, how], cwd=REPOSITORY, env={}, capture_output=True, text=True)
-    if "another allocator" in ran.stderr:
-        pytest.skip("the C library is not glibc")
-    assert ran.returncode == 0, ran.stderr
-    return int(ran.stdout)
+    return printed_number(_THREADS, how, {})
 
 
 def test_threads_share_one_heap() -> None:
