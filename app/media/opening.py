@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import av.logging
+import av.subtitles.stream  # PyAV imports it with its first file: in every child of a sandbox anew
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.stream import AudioStream
 from av.container import InputContainer

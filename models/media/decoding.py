@@ -109,9 +109,9 @@ def report(source: Path, target: Path, limits: Limits, track: int | None) -> dic
         return {"ok": dataclasses.asdict(decode(source, target, limits, track))}
     except MediaError as error:
         return {"error": {"code": error.code, "detail": error.detail}}
-    except MemoryError:
-        return {"error": {"code": AudioUndecodable.code, "detail": "decoding needs more memory than allowed"}}
-    except OSError as error:
+    except (MemoryError, OSError) as error:
+        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+            return {"error": {"code": AudioUndecodable.code, "detail": "decoding needs more memory than allowed"}}
         if error.errno != errno.EFBIG:
             raise
         return {"error": {"code": AudioTooLong.code, "detail": "the decoded recording is larger than allowed"}}
