@@ -1,51 +1,36 @@
 """The engine: the public interface of the models. Makes queries, detections and stems of recordings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models import audio, checkpoints, detection, short_detections
+from models import checkpoints, detection, short_detections
 from models.audio import Waveform, mono, require_finite, require_inside, resample
-from models.compute.batches import Failure, run_in_batches
+from models.compute.batches import Failure
 from models.compute.precision import Arithmetic, Precision
 from models.detection import Detection
-from models.errors import Cancelled
-from models.media import Limits, check_format
+from models.media import Limits
 from models.named_queries import NamedQueries
-from models.options import DEFAULT_OPTIONS, SPEEDS, THRESHOLD, TOP, SeparationOptions
+from models.options import DEFAULT_OPTIONS, THRESHOLD, TOP, SeparationOptions
 from models.queries import query
 from models.queries.excerpts import excerpts
 from models.queries.profiles import Profiles
 from models.queries.query import Query, QueryRules, require_model
-from models.separation import stems
-from models.separation.detector_runner import Decision, DetectorRunner, PresenceTracker
-from models.separation.long_recordings import Masking, Source, Windows, at_rate, never
-from models.separation.long_recordings import stems as separated_blocks
+from models.separation.detector_runner import DetectorRunner, PresenceTracker
+from models.separation.long_recordings import Source, at_rate, never
 from models.separation.presence import Rule
-from models.separation.separated_files import Progress, Separated, SeparatedFiles, output_folder, reporter
-from models.separation.short_recordings import RecordingFile, ShortRecording, read_short, separate_short
+from models.separation.separated_files import Progress, SeparatedFiles
+from models.separation.separator_runner import Separation, SeparatorRunner
+from models.separation.short_recordings import RecordingFile
 from models.separation.sources import in_file, in_memory
-from models.separation.stems import HeldStems, Spool, SpooledStems, StemFile, apply_gates
+from models.separation.stems import StemFile
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
-
-# Memory for the masks of one batch: more is no faster on a CPU, and on a GPU this fills the device.
-_MASKING_BYTES = {"cpu": 1 << 25, "cuda": 1 << 32}
-_MOST_OF_FREE = 0.5  # of a GPU's free memory: other processes may share it, and networks need more than masks
-_MOST_MASKS = 16
-
-
-@dataclass(frozen=True)
-class Separation:
-    """Stems by their queries' names, the residual of the mixture, and each target's presence, 0 to 1."""
-
-    stems: dict[str, Waveform]
-    residual: Waveform
-    presence: dict[str, float]
 
 
 class Engine:
@@ -53,21 +38,21 @@ class Engine:
     networks irreversibly: do not pass the same bundle to another engine or to `checkpoints.save`."""
 
     def __init__(self, bundle: checkpoints.Bundle, device: str = "auto", precision: Precision = "auto") -> None:
-        self.observe_batch: Callable[[int], object] | None = None  # called with the number of masks of each batch
         self._arithmetic = Arithmetic.of(device, precision)
         self._bundle = bundle
-        self._detector, self._separator = bundle.detector, bundle.separator
-        self._arithmetic.prepare(self._detector)
-        self._arithmetic.prepare(self._separator)
-        self._arithmetic.accelerate(self._detector, self._separator)
-        self._runner = DetectorRunner(self._detector, self._arithmetic)
+        self._detector = bundle.detector
+        self._arithmetic.prepare(bundle.detector)
+        self._arithmetic.prepare(bundle.separator)
+        self._arithmetic.accelerate(bundle.detector, bundle.separator)
+        self._detector_runner = DetectorRunner(self._detector, self._arithmetic)
         self._rules = QueryRules(**bundle.config["query"])
         self._named = NamedQueries(bundle)
-        self._profiles = Profiles(bundle.prior, bundle.clip_embeddings)
-        self._gates = bundle.presence is not None
         # Without a fitted rule, presence is estimated by the default one, and no stem is attenuated.
         whole = {"window_seconds": self._detector.window_samples / self._detector.rate}
-        self._rule = Rule.of(bundle.presence if bundle.presence is not None else whole)
+        rule = Rule.of(whole if bundle.presence is None else bundle.presence)
+        track = partial(PresenceTracker, self._detector_runner, rule, Profiles(bundle.prior, bundle.clip_embeddings))
+        gates = bundle.presence is not None
+        self._separator_runner = SeparatorRunner(bundle.separator, self._arithmetic, track, gates)
 
     @classmethod
     def load(
@@ -95,7 +80,11 @@ class Engine:
     @property
     def rate(self) -> int:
         """Sample rate of the networks in Hz."""
-        return self._separator.rate
+        return self._separator_runner.rate
+
+    def observe_batches(self, observe: Callable[[int], object]) -> None:
+        """Call `observe` with the number of masks of each batch of separations from here on."""
+        self._separator_runner.observe_batch = observe
 
     def understands(self, made_by: str) -> bool:
         """Return whether queries of a model, such as "base@3", can be used: it is this version, or an earlier one with
@@ -155,9 +144,9 @@ class Engine:
         part = "span" if from_mixture or spans is not None else "example"
         made_of = (self._rules, self.model_id, prior, part)
         if not surroundings:
-            return query.embed(self._runner, self._heard(recordings), *made_of)
+            return query.embed(self._detector_runner, self._heard(recordings), *made_of)
         around = torch.cat(self._heard(surroundings))
-        return query.embed_apart(self._runner, self._heard(recordings), around, *made_of)
+        return query.embed_apart(self._detector_runner, self._heard(recordings), around, *made_of)
 
     def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
         """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to
@@ -231,7 +220,7 @@ class Engine:
         return short_detections.run(
             paths,
             self._detector,
-            self._runner.framewise,
+            self._detector_runner.framewise,
             limits,
             finish=lambda short, curve: self._timeline(curve, short.samples, top, threshold),
             run_long=lambda path: self.detect_file(path, top, threshold, limits=limits),
@@ -251,7 +240,7 @@ class Engine:
                 yield block
 
         blocks = (mono(block) for block in at_rate(replace(source, blocks=count_blocks), detector.rate))
-        curve, samples = detection.framewise(detector, blocks, self._runner.framewise, cancelled)
+        curve, samples = detection.framewise(detector, blocks, self._detector_runner.framewise, cancelled)
         return self._timeline(curve, samples, top, threshold)
 
     def _timeline(self, curve: Tensor, samples: int, top: int, threshold: float) -> Detection:
@@ -275,25 +264,7 @@ class Engine:
         progress(ratio, stage). Raises Cancelled, QueryModelMismatch, ValueError for impossible windows or names, and
         for recordings that are empty or hold samples that are not finite.
         """
-        if not recording.frames:
-            raise ValueError("the recording is empty")
-        require_finite(recording)
-        source = in_memory(recording)
-        report = reporter(progress)
-        plan = self._plan(queries, options)
-        blocks: list[list[Tensor]] = [[] for _ in queries]
-        decisions = self._separate(
-            source, plan, lambda target, block: blocks[target].append(block), report, cancelled
-        ).decisions
-        joined = [torch.cat(of_query, dim=1) for of_query in blocks]
-        found = torch.stack(joined) if joined else torch.zeros(0, *recording.samples.shape)
-        found = apply_gates(found, [decision.gate for decision in decisions], 0, recording.rate)
-        report(1.0, "encoding")
-        return Separation(
-            {name: Waveform(stem, recording.rate) for name, stem in zip(queries, found, strict=True)},
-            Waveform(recording.samples - found.sum(dim=0), recording.rate),
-            {name: decision.presence for name, decision in zip(queries, decisions, strict=True)},
-        )
+        return self._separator_runner.separate(recording, self._vectors(queries), options, progress, cancelled)
 
     def separate_file(
         self,
@@ -313,24 +284,10 @@ class Engine:
         float32 in a temporary folder inside `folder` until they are encoded. A failure leaves no files. Raises what
         `separate` raises, and subclasses of MediaError for the file or format.
         """
-        with in_file(Path(path), limits) as source:
-            check_format(options.format, source.rate, source.channels, options.bit_depth)
-            if not queries and not options.residual:
-                raise ValueError("no queries and no residual: there is nothing to write")
-            report = reporter(progress)
-            plan = self._plan(queries, options)
-            with output_folder(Path(folder)) as place, Spool(place, len(queries), source.channels) as spool:
-                done = self._separate(source, plan, spool.append, report, cancelled)
-                gates = [decision.gate for decision in done.decisions]
-                written = stems.write(
-                    SpooledStems(source, spool, gates, cancelled, done.peak),
-                    list(queries),
-                    Path(folder),
-                    options,
-                    lambda count: report(count / done.frames, "encoding"),
-                    source_name,
-                )
-        return SeparatedFiles.of(source, done, list(queries), written)
+        vectors, target = self._vectors(queries), Path(folder)
+        return self._separator_runner.separate_file(
+            Path(path), vectors, target, options, progress, cancelled, limits, source_name
+        )
 
     def separate_files(
         self,
@@ -344,139 +301,11 @@ class Engine:
 
         Recordings that fit a window share batches, which are written while the next one is computed.
         """
-        self._plan(queries, options)  # raises what concerns all of them
+        yield from self._separator_runner.separate_files(recordings, self._vectors(queries), options, limits)
 
-        def separate(short: Sequence[ShortRecording]) -> list[tuple[Tensor, Sequence[Decision]]]:
-            plan = self._plan(queries, options, short[0].window.samples.shape[1])
-            return separate_short(short, plan.masking, windows, self.rate, lambda: self._tracker(plan), plan.gates)
-
-        def read(one: RecordingFile) -> ShortRecording | None:
-            with in_file(one.path, limits) as source:
-                check_format(options.format, source.rate, source.channels, options.bit_depth)
-                return read_short(one, source, windows, self.rate) if queries else None
-
-        def write(short: ShortRecording, found: Tensor, decisions: Sequence[Decision]) -> SeparatedFiles:
-            gates = [decision.gate for decision in decisions]
-            spooled = SpooledStems(in_memory(short.recording, short.mask), HeldStems(found), gates, peak=short.peak)
-            short.file.folder.mkdir(parents=True, exist_ok=True)
-            place, name = short.file.folder, short.file.source_name
-            written = stems.write(spooled, list(queries), place, options, lambda count: None, name)
-            batch = options.batch or self._masks_at_once(short.window.samples.shape[1])
-            computation = self._computation(batch, len(SPEEDS[options.quality]))
-            done = Separated(decisions, short.recording.frames, short.peak, computation)
-            return SeparatedFiles.of(spooled.source, done, list(queries), written)
-
-        def separate_long(one: RecordingFile) -> SeparatedFiles:
-            return self.separate_file(
-                one.path, queries, one.folder, options, limits=limits, source_name=one.source_name
-            )
-
-        windows = Windows.of(self._separator, options)
-        yield from run_in_batches(
-            recordings,
-            read,
-            shape=lambda short: short.window.samples.shape,
-            room=lambda shape: self._plan(queries, options, shape[1]).at_once,
-            compute=separate,
-            finish=lambda short, found: write(short, *found),
-            run_long=separate_long,
-        )
-
-    def _plan(self, queries: Mapping[str, Query], options: SeparationOptions, window: int | None = None) -> "_Plan":
-        """window: samples of the windows that are to be masked, by default the options'."""
-        stems.check_names(list(queries))
-        for one in queries.values():
-            self.accept(one)
-        windows = Windows.of(self._separator, options)
-        gates = options.gate and self._gates
-        if not queries:
-            return _Plan(torch.zeros(0, self._separator.query_size), windows, None, gates)
-        vectors = torch.stack([one.vector.float() for one in queries.values()])
-        with torch.inference_mode(), self._arithmetic.float32():
-            conditions = self._separator.condition(vectors.to(self._arithmetic.device))
-        masking = Masking(
-            self._separator,
-            conditions,
-            batch=options.batch or self._masks_at_once(window or windows.size),
-            speeds=SPEEDS[options.quality],
-            joint=options.joint,
-            exhaustive=options.exhaustive,
-            autocast=self._arithmetic.masks,
-            observe=self.observe_batch,
-        )
-        return _Plan(vectors, windows, masking, gates)
-
-    def _masks_at_once(self, window: int) -> int:
-        needed = self._separator.mask_bytes * window / self.rate
-        memory: float = _MASKING_BYTES.get(self._arithmetic.device.type, 0)
-        if self._arithmetic.device.type == "cuda":
-            memory = min(memory, _MOST_OF_FREE * torch.cuda.mem_get_info(self._arithmetic.device)[0])
-        return min(max(int(memory / needed), 1), _MOST_MASKS)
-
-    def _separate(
-        self,
-        source: Source,
-        plan: "_Plan",
-        keep: Callable[[int, Tensor], None],
-        report: Progress,
-        cancelled: Callable[[], bool],
-    ) -> "Separated":
-        """Separate, and pass the query and samples (C, n) of stems' blocks to `keep`."""
-        read, peak = 0, 0.0
-
-        def count_blocks() -> Iterator[Tensor]:
-            nonlocal read, peak
-            for block in source.blocks():
-                if cancelled():
-                    raise Cancelled("the separation was cancelled")
-                read += block.shape[1]
-                peak = max(peak, audio.peak(block))
-                yield block
-
-        report(0.0, "detecting")
-        counted = replace(source, blocks=count_blocks)
-        if plan.masking is None:
-            for _ in counted.blocks():
-                pass
-            return Separated([], read, peak, self._computation(0, 0))
-        total = plan.windows.count(round(source.frames * self.rate / source.rate)) if source.frames else None
-        tracker = self._tracker(plan)
-        for target, block in separated_blocks(
-            counted,
-            plan.masking,
-            plan.windows,
-            self.rate,
-            hear=tracker.add_mixture,
-            observe=tracker.add_estimate,
-            windowed=lambda done: report(done / total if total else 0.0, "separating"),
-            cancelled=cancelled,
-        ):
-            keep(target, block)
-        computation = self._computation(plan.masking.batch, len(plan.masking.speeds))
-        return Separated(tracker.decide(plan.gates), read, peak, computation)
-
-    def _computation(self, batch: int, speeds: int) -> dict[str, int]:
-        bits = 16 if self._arithmetic.bfloat16 else 32
-        return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits, "speeds": speeds}
-
-    def _tracker(self, plan: "_Plan") -> PresenceTracker:
-        return PresenceTracker(self._runner, self._rule, self._profiles, plan.queries)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A separation before its recording is read: queries (Q, D), how the recording is cut into windows, masking (None
-    without queries), and whether absent targets are attenuated."""
-
-    queries: Tensor
-    windows: Windows
-    masking: Masking | None
-    gates: bool
-
-    @property
-    def at_once(self) -> int:
-        """Number of windows in a batch."""
-        return self.masking.windows if self.masking is not None else 1
+    def _vectors(self, queries: Mapping[str, Query]) -> dict[str, Tensor]:
+        """Return the vector (D,) of each query. Raises QueryModelMismatch."""
+        return {name: self.accept(one).vector for name, one in queries.items()}
 
 
 def _span(recording: Waveform, start: float, end: float) -> Waveform:

@@ -126,7 +126,7 @@ def _refused(error: RedisError) -> WorkerUnusable:
 
 def _serve_metrics(engine: Engine, settings: Settings) -> None:
     """Serve this worker's metrics to Prometheus."""
-    engine.observe_batch = metrics.batch_size.observe
+    engine.observe_batches(metrics.batch_size.observe)
     device = torch.device(engine.device)
     if device.type == "cuda":
         metrics.watch_gpu(torch.cuda.get_device_properties(device).uuid)
