@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -23,7 +22,7 @@ from obstore.store import LocalStore, S3Store
 
 from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
 from app.metrics import store_seconds
-from app.settings import Settings
+from app.settings import Bucket, Settings
 
 log = logging.getLogger("earmark.storage")
 
@@ -76,17 +75,17 @@ class Storage:
     @classmethod
     def open(cls, settings: Settings) -> "Storage":
         """Open the store that the settings name; create its folder if it does not exist."""
-        location = settings.store_location
-        if not location.startswith("s3://"):
-            folder = Path(location)
+        bucket = settings.bucket
+        if bucket is None:
+            folder = Path(settings.store_location)
             try:
                 return cls(LocalStore(folder, mkdir=True, automatic_cleanup=True), folder=folder)
             except (BaseError, OSError) as error:
                 log.error("cannot open the store's folder: %s", error)
                 raise _translate(error, "The store's folder cannot be opened.") from error
-        store = _s3(settings, settings.store_endpoint)
+        store = _s3(settings, bucket, settings.store_endpoint)
         public = settings.store_public_endpoint
-        return cls(store, signer=_s3(settings, public) if public else store)
+        return cls(store, signer=_s3(settings, bucket, public) if public else store)
 
     @property
     def can_sign(self) -> bool:
@@ -378,9 +377,8 @@ def _check_key(key: str) -> str:
     return key
 
 
-def _s3(settings: Settings, endpoint: str | None) -> S3Store:
-    location = urlsplit(settings.store_location)
-    options: dict = {"region": settings.store_region, "prefix": location.path.strip("/") or None}
+def _s3(settings: Settings, bucket: Bucket, endpoint: str | None) -> S3Store:
+    options: dict = {"region": settings.store_region, "prefix": bucket.prefix or None}
     if endpoint:
         options["endpoint"] = endpoint
     if settings.store_access_key and settings.store_secret_key:
@@ -388,7 +386,7 @@ def _s3(settings: Settings, endpoint: str | None) -> S3Store:
         options["secret_access_key"] = settings.store_secret_key.get_secret_value()
     timeout = timedelta(seconds=settings.store_timeout)
     return S3Store(
-        location.netloc,
+        bucket.name,
         client_options={
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": timedelta(seconds=5),

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 import httpx
 
 from app.errors import StoreUnavailable
-from app.records import ids
+from app.jobs.kinds import KINDS
 from app.settings import Settings
 
 _DAY = 86400.0
@@ -28,14 +28,16 @@ def days_by_prefix(settings: Settings) -> dict[str, int]:
     """Return after how many days the rules delete objects with a prefix of the keys that housekeeping knows."""
     uploads = settings.upload_retention + 2 * settings.upload_timeout
     outputs, records = settings.stem_retention, settings.stem_retention + settings.record_retention
-    seconds = {"audio/": uploads, "outlines/": uploads, "incoming/": uploads, "separations/": outputs}
-    seconds |= {"detections/": outputs, f"records/{ids.SEPARATION}_": records, f"records/{ids.DETECTION}_": records}
+    seconds = {"audio/": uploads, "outlines/": uploads, "incoming/": uploads}
+    for kind in KINDS.values():
+        if not kind.kept:
+            seconds |= {f"{kind.folder}/": outputs, f"records/{kind.prefix}_": records}
     return {prefix: math.ceil(each / _DAY) + _MARGIN for prefix, each in seconds.items()}
 
 
 def document(settings: Settings) -> str:
     """Return the rules as S3's XML."""
-    bucket_prefix = f"{urlsplit(settings.store_location).path.strip('/')}/".lstrip("/")
+    bucket_prefix = f"{settings.bucket.prefix}/".lstrip("/") if settings.bucket is not None else ""
     rules = [_rule("unfinished", bucket_prefix, "AbortIncompleteMultipartUpload", "DaysAfterInitiation", 2)]
     for prefix, days in days_by_prefix(settings).items():
         name = prefix.strip("/_").replace("/", "-")
@@ -57,10 +59,10 @@ def request(settings: Settings, method: str, body: bytes = b"") -> httpx.Respons
     Raises `StoreUnavailable`, also where the settings have no keys of the store.
     """
     access, secret = settings.store_access_key, settings.store_secret_key
-    if not (settings.store_location.startswith("s3://") and access and secret):
+    if settings.bucket is None or not (access and secret):
         raise StoreUnavailable("It needs a store on S3, with EARMARK_STORE_ACCESS_KEY and EARMARK_STORE_SECRET_KEY.")
     endpoint = settings.store_endpoint or f"https://s3.{settings.store_region}.amazonaws.com"
-    path = f"{urlsplit(endpoint).path}/{quote(urlsplit(settings.store_location).netloc)}"
+    path = f"{urlsplit(endpoint).path}/{quote(settings.bucket.name)}"
     time = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     headers = {
         "content-md5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),

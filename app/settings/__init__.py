@@ -6,7 +6,8 @@ program that starts others (`python -m app --embedded`) passes its settings on w
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 import typer
 from pydantic import SecretStr, ValidationError, model_validator
@@ -20,6 +21,13 @@ from app.settings.jobs import JobSettings
 from app.settings.limits import LimitSettings
 from app.settings.retention import RetentionSettings
 from app.settings.server import ServerSettings
+
+
+class Bucket(NamedTuple):
+    """A bucket of S3, and the prefix of the deployment's keys in it, without slashes at its ends."""
+
+    name: str
+    prefix: str
 
 
 # Pydantic takes the fields of the last base first: rules about two settings, and the table in docker/README.md, need
@@ -65,9 +73,17 @@ class Settings(
     @property
     def store_location(self) -> str:
         """The absolute path of the folder, or the s3:// URL."""
-        if self.store.startswith("s3://"):
+        if self.bucket is not None:
             return self.store
         return str((Path(self.store) if self.store else self.home / "store").absolute())
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """The bucket that is the store; None if a folder is."""
+        if not self.store.startswith(rules.S3):
+            return None
+        location = urlsplit(self.store)
+        return Bucket(location.netloc, location.path.strip("/"))
 
     @property
     def execution_seconds(self) -> float:

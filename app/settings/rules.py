@@ -15,7 +15,7 @@ from redis.connection import parse_url
 
 from app.settings.environment import is_service_link
 
-_S3 = "s3://"
+S3 = "s3://"
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]"
 _PREFIX = r"([A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*)?/?"  # slash-separated words, like keys
 _ORIGIN = r"https?://[a-z0-9.\-\[\]:]+"
@@ -39,8 +39,8 @@ def require_redis(value: str) -> str:
 
 def require_store(value: str) -> str:
     """Require a folder, or a bucket and a prefix."""
-    if value.startswith(_S3):
-        bucket, _, prefix = value.removeprefix(_S3).partition("/")
+    if value.startswith(S3):
+        bucket, _, prefix = value.removeprefix(S3).partition("/")
         if not re.fullmatch(_BUCKET, bucket) or not re.fullmatch(_PREFIX, prefix):
             raise ValueError("must be s3://BUCKET or s3://BUCKET/PREFIX")
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", value):
@@ -52,7 +52,7 @@ def require_store(value: str) -> str:
 
 def require_s3(value: str | None, fields: ValidationInfo) -> str | None:
     """A folder has no endpoint: EARMARK_STORE is missing, or misses its s3://."""
-    if value and not fields.data.get("store", _S3).startswith(_S3):
+    if value and not fields.data.get("store", S3).startswith(S3):
         raise ValueError("is for S3, but EARMARK_STORE is a folder")
     return value
 
@@ -61,7 +61,7 @@ def require_twin(value: SecretStr | None, fields: ValidationInfo) -> SecretStr |
     """Require both keys of S3 or none."""
     access_key = fields.data.get("store_access_key")
     is_half = bool(value and value.get_secret_value()) != bool(access_key and access_key.get_secret_value())
-    if is_half and fields.data.get("store", "").startswith(_S3):
+    if is_half and fields.data.get("store", "").startswith(S3):
         raise ValueError("EARMARK_STORE_ACCESS_KEY and EARMARK_STORE_SECRET_KEY must be set together")
     return value
 
