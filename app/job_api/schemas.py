@@ -1,13 +1,13 @@
 """Schemas that requests for jobs of every kind, and responses about them, share."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from app.http.validation import RequestModel
 from app.jobs.kinds import KINDS
-from app.jobs.lifecycle import Job, JobError, Progress, Status
+from app.jobs.lifecycle import Job, JobError, Progress, Status, TerminalStatus
 from app.keys.signed_urls import Sign
 from app.model_registry.registry import ModelName
 from app.outbound import LONGEST_URL
@@ -31,14 +31,13 @@ class AudioReference(RequestModel):
     track: Track | None = None
 
 
-Ending = Literal["succeeded", "failed", "canceled"]
-
-
 class WebhookSent(RequestModel):
     """The address to notify when the job has finished, and in which states; by default in all."""
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_URL)]
-    events: list[Ending] = Field(default=["succeeded", "failed", "canceled"], min_length=1, max_length=3)
+    events: list[TerminalStatus] = Field(
+        default=list(get_args(TerminalStatus)), min_length=1, max_length=len(get_args(TerminalStatus))
+    )
 
 
 class JobOptions(RequestModel):

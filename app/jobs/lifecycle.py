@@ -18,7 +18,7 @@ whose step finished the job may repeat it, which changes nothing: the reply to t
 
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,8 +30,9 @@ STORED_SCHEMA = 2  # of a record with stored fields, which earlier releases woul
 # Version -> the upgrade to the next one; without an entry, records of that version are read as they are.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
-TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
+TerminalStatus = Literal["succeeded", "failed", "canceled"]
+Status = Literal["queued", "running", TerminalStatus]
+TERMINAL: frozenset[Status] = frozenset(get_args(TerminalStatus))
 _MINIMUM_PROGRESS = 0.01  # less is no event
 
 
