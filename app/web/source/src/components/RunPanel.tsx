@@ -4,20 +4,11 @@ import { batch } from "@preact/signals";
 import type { Format, Separation } from "../api/types";
 import { apiKey } from "../api/client";
 import { playbackFailure, playing, togglePlay } from "../playback/transport";
-import { BIT_DEPTHS } from "../request/output";
+import { FORMATS } from "../request/output";
 import { chosenModel, modelId, models } from "../state/models";
 import { options, setOptions, setOutput } from "../state/options";
 import { blocked, cancel, isRunning, retry, run, sending, separation } from "../state/separation";
 import { Icon } from "./icons";
-
-const FORMATS: [Format, string][] = [
-  ["flac", "FLAC, lossless"],
-  ["wav", "WAV"],
-  ["mp3", "MP3"],
-  ["ogg", "Ogg Vorbis"],
-  ["opus", "Opus"],
-  ["m4a", "M4A (AAC)"],
-];
 
 const STAGES: Record<string, string> = {
   queued: "Waiting for a worker",
@@ -130,7 +121,7 @@ function seconds({ started_at, finished_at }: Separation): string {
 
 function Options() {
   const { output, listens, webhook } = options.value;
-  const depths = BIT_DEPTHS[output.format];
+  const depths = FORMATS[output.format].bitDepths;
   const setFormat = (format: Format): void => {
     batch(() => {
       const { bit_depth: _, ...rest } = output;
@@ -144,7 +135,7 @@ function Options() {
         <label>
           Format
           <select value={output.format} onChange={(event) => setFormat(event.currentTarget.value as Format)}>
-            {FORMATS.map(([value, name]) => (
+            {Object.entries(FORMATS).map(([value, { name }]) => (
               <option key={value} value={value}>
                 {name}
               </option>

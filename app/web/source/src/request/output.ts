@@ -1,8 +1,7 @@
-// Formats of stems.
+// Formats of stems, and what the service does when a request does not say.
 
-import type { Output } from "../api/types";
+import type { Format, Output } from "../api/types";
 
-/** What the service does when a request does not say. */
 export const DEFAULTS: Output = {
   format: "flac",
   residual: true,
@@ -11,5 +10,12 @@ export const DEFAULTS: Output = {
   quality: "standard",
 };
 
-/** Bit depths that a format can be asked for; the first is the default. */
-export const BIT_DEPTHS: Partial<Record<Output["format"], number[]>> = { flac: [24, 16], wav: [32, 24, 16] };
+/** Names of formats, and the bit depths that they can be asked for; the first is the default. */
+export const FORMATS: Record<Format, { name: string; bitDepths?: number[] }> = {
+  flac: { name: "FLAC, lossless", bitDepths: [24, 16] },
+  wav: { name: "WAV", bitDepths: [32, 24, 16] },
+  mp3: { name: "MP3" },
+  ogg: { name: "Ogg Vorbis" },
+  opus: { name: "Opus" },
+  m4a: { name: "M4A (AAC)" },
+};

@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
+import openapi from "../../../../../openapi.json";
 import type { Target } from "../state/targets";
 import { buildRequest, type Choices, readNegative, readQuery } from "./build";
-import { DEFAULTS } from "./output";
+import { DEFAULTS, FORMATS } from "./output";
 import { snippet } from "./snippets";
 
 const target = (fields: Partial<Target>): Target => ({
@@ -31,6 +32,19 @@ const TARGETS = [
   }),
   target({ name: "mine", query: { kind: "saved", id: "qry_1", name: "mine" } }),
 ];
+
+describe("output", () => {
+  const { format, bit_depth: _, ...others } = openapi.components.schemas.Output.properties;
+
+  it("has the formats of the service", () => {
+    expect(Object.keys(FORMATS).sort()).toEqual([...format.enum].sort());
+  });
+
+  it("has the defaults of the service", () => {
+    const defaults = Object.entries({ format, ...others }).map(([name, field]) => [name, field.default]);
+    expect(DEFAULTS).toEqual(Object.fromEntries(defaults));
+  });
+});
 
 describe("request", () => {
   it("says each way of asking, and of the output only what is not default", () => {
