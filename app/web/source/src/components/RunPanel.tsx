@@ -12,9 +12,7 @@ import { Icon } from "./icons";
 
 const STAGES: Record<string, string> = {
   queued: "Waiting for a worker",
-  downloading: "Fetching the recording",
   decoding: "Decoding",
-  embedding: "Listening to the examples",
   detecting: "Listening to the recording",
   separating: "Separating",
   encoding: "Writing the stems",
