@@ -33,7 +33,8 @@ APP_ROWS = (
 )
 # The rooms of the worker, and the rooms of the front end that it may use.
 WORKER_ROWS = (
-    {"metrics", "scratch", "stage_timer", "decode", "rq_worker", "registry_heartbeat", "shared_threads"},
+    {"metrics", "scratch", "stage_timer", "decode", "redis_retries", "job_heartbeat", "registry_heartbeat"},
+    {"rq_worker", "shared_threads"},
     {"context", "thread_worker"},
     {"execution", "short_jobs"},
     {"saved_queries"},

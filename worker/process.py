@@ -30,8 +30,9 @@ from models.engine import Engine
 from models.errors import ModelsError
 from worker import metrics
 from worker.context import WorkerContext
+from worker.redis_retries import REFUSALS, wait_for_redis
 from worker.registry_heartbeat import RegistryHeartbeat
-from worker.rq_worker import REFUSALS, EarmarkWorker, Signals, wait_for_redis
+from worker.rq_worker import EarmarkWorker, Signals
 from worker.scratch import Scratch
 from worker.shared_threads import SharedThreads
 from worker.short_jobs import ShortJobs

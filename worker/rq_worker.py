@@ -7,7 +7,6 @@ about a job is then left to housekeeping, since the job's record is the truth.
 """
 
 import functools
-import itertools
 import logging
 import math
 import os
@@ -16,13 +15,13 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, TypeVar
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 from rq import Retry, SimpleWorker, worker_registration
 from rq.exceptions import StopRequested
 from rq.executions import Execution
@@ -34,53 +33,20 @@ from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, WorkerStatus
 
 from app import logs
+from worker.job_heartbeat import JobHeartbeat
+from worker.redis_retries import REFUSALS, tolerate_redis_errors, wait_for_redis
 
 logger = logging.getLogger("earmark.worker")
 
 OVERRUN_GRACE = 30.0  # s past a job's timeout after which the process ends if the job still runs
-EXIT_OVERRUN = 70
 WORKER_TTL = 30  # s; an idle worker blocks on its queue for 15 s less
 # Pauses in s of a worker whose machine has a problem: before a retry of the job, by its attempts; and before the next
 # job, by how many in a row have met the problem.
 TROUBLE_PAUSES = (2.0, 4.0, 8.0, 15.0)
-REDIS_PAUSES = (0.5, 1.0, 2.0, 4.0)  # s between tries while Redis does not execute a command; the last one repeats
-# Errors of Redis that waiting does not mend: the password, and what the account may do.
-REFUSALS = (AuthenticationError, NoPermissionError)
 BAD_ENTRY_PAUSE = 1.0  # s after an entry of the queue that RQ cannot read; housekeeping replaces it
 
 Task = Callable[..., Retry | None]
 Reply = TypeVar("Reply")
-
-
-def wait_for_redis(
-    call: Callable[..., Reply], *arguments: Any, is_stopping: Callable[[], bool] = lambda: False
-) -> Reply:
-    """Return what a call returns once Redis executes it: an absent server may start, a full one gets room.
-
-    Raises StopRequested as soon as `is_stopping()`, and REFUSALS.
-    """
-    for seconds in itertools.chain(REDIS_PAUSES, itertools.repeat(REDIS_PAUSES[-1])):
-        try:
-            return call(*arguments)
-        except REFUSALS:
-            raise
-        except RedisError as error:
-            logger.warning("Redis does not execute a command, next try in %g s: %s", seconds, error)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if is_stopping():
-                raise StopRequested
-            time.sleep(0.1)
-    raise AssertionError  # the pauses never end
-
-
-@contextmanager
-def _tolerate_redis_errors() -> Iterator[None]:
-    """Log errors of Redis: for what nobody needs, or housekeeping does again."""
-    try:
-        yield
-    except RedisError as error:
-        logger.warning("Redis does not execute a command: %s", error)
 
 
 class TaskRefused(Exception):
@@ -134,47 +100,6 @@ class WorkerJob(Job):
         if task is None:
             raise TaskRefused(f"not a task: {self.func_name!r}")
         return functools.partial(task, self.execution_id)
-
-
-class Heartbeat(threading.Thread):
-    """Sends the heartbeat of a running job, and ends the process if the job still runs at `deadline`.
-
-    interval: s between beats. deadline: of the monotonic clock. on_overrun: called just before the process ends.
-    """
-
-    def __init__(
-        self, beat: Callable[[], None], interval: float, deadline: float, on_overrun: Callable[[], object]
-    ) -> None:
-        super().__init__(name="earmark-heartbeat", daemon=True)
-        self.beat = beat
-        self.interval = interval
-        self.deadline = deadline
-        self.on_overrun = on_overrun
-        self.stopping = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopping.wait(self.interval):
-            if time.monotonic() > self.deadline:
-                self.end_process()
-            try:
-                self.beat()
-            except RedisError as error:
-                logger.warning("heartbeat lost: %s", error)
-            except Exception:  # the deadline must still be checked
-                logger.exception("heartbeat failed")
-
-    def end_process(self) -> None:
-        """End the process at once with EXIT_OVERRUN: an exception would not reach a call that never returns."""
-        logger.critical("a job ignores its timeout: this process ends")
-        try:
-            self.on_overrun()
-        finally:
-            os._exit(EXIT_OVERRUN)
-
-    def stop(self) -> None:
-        """Stop after the job has ended, and wait for a beat in progress."""
-        self.stopping.set()
-        self.join()
 
 
 class EarmarkWorker(SimpleWorker):
@@ -257,9 +182,9 @@ class EarmarkWorker(SimpleWorker):
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job in the main thread, beside a thread that sends its heartbeat."""
         self.signals.clear()
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             self._run_job(job, queue)
-        with _tolerate_redis_errors():  # whatever became of the job
+        with tolerate_redis_errors():  # whatever became of the job
             self.on_idle()
         self.set_state(WorkerStatus.IDLE)
         self._pause_in_trouble()
@@ -287,9 +212,9 @@ class EarmarkWorker(SimpleWorker):
         while time.monotonic() < end and not self.is_stopping:
             time.sleep(0.1)
 
-    def _heartbeat(self, job: Job, execution: Execution) -> Heartbeat:
+    def _heartbeat(self, job: Job, execution: Execution) -> JobHeartbeat:
         timeout = float(job.timeout or self.queue_class.DEFAULT_TIMEOUT)
-        return Heartbeat(
+        return JobHeartbeat(
             beat=lambda: self.maintain_heartbeats(job, execution),
             interval=self.heartbeat_seconds,
             deadline=time.monotonic() + timeout + self.overrun_grace,
@@ -313,14 +238,14 @@ class EarmarkWorker(SimpleWorker):
     def handle_job_success(
         self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             if not self._is_reassigned(job, execution):
                 super().handle_job_success(job, queue, started_job_registry, execution)
 
     def handle_job_retry(
         self, job: Job, queue: Queue, retry: Retry, started_job_registry: StartedJobRegistry, execution: Execution
     ) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             if not self._is_reassigned(job, execution):
                 super().handle_job_retry(job, queue, retry, started_job_registry, execution)
 
@@ -379,11 +304,11 @@ class EarmarkWorker(SimpleWorker):
                 time.sleep(BAD_ENTRY_PAUSE)
 
     def run_maintenance_tasks(self) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             super().run_maintenance_tasks()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             try:
                 if pipeline is not None:
                     super().heartbeat(timeout, pipeline)
@@ -397,15 +322,15 @@ class EarmarkWorker(SimpleWorker):
                 raise StopRequested from error
 
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             super().set_state(state, pipeline)
 
     def set_shutdown_requested_date(self) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             super().set_shutdown_requested_date()
 
     def register_death(self) -> None:
-        with _tolerate_redis_errors():
+        with tolerate_redis_errors():
             super().register_death()
 
     def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
+from worker.redis_retries import REFUSALS, wait_for_redis
 from worker.registry_heartbeat import RegistryHeartbeat
-from worker.rq_worker import REFUSALS, wait_for_redis
 from worker.thread_worker import ThreadWorker
 
 logger = logging.getLogger("earmark.worker")

