@@ -6,15 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-# Of a folder, files with these suffixes are recordings. Files that are named, or that a glob finds, may have any.
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("aac", "ac3", "aif", "aifc", "aiff", "amr", "au", "avi", "caf", "dsf", "eac3", "flac", "flv", "m2ts", "m4a"),
-        *("m4b", "m4v", "mka", "mkv", "mov", "mp2", "mp3", "mp4", "mpeg", "mpg", "oga", "ogg", "opus", "snd", "tta"),
-        *("ts", "w64", "wav", "wave", "webm", "wma", "wv"),
-    )
-)
+from models.media.suffixes import is_recording
 
 
 class NothingFound(ValueError):
@@ -60,7 +52,7 @@ def _find(argument: str, several: bool, output: Path) -> Iterator[tuple[Path, Pu
         return
     if path.is_dir():
         top = path.absolute().parent if several and path.name not in ("", "..") else path.absolute()
-        files = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES)
+        files = sorted(each for each in path.rglob("*") if is_recording(each.name))
     else:
         top = Path(*_before_wildcard(path)).absolute()
         files = sorted(Path(each) for each in glob.glob(argument, recursive=True))  # noqa: PTH207 - of any root

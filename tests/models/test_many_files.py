@@ -11,6 +11,7 @@ import soundfile
 from models.many.inputs import NothingFound, find
 from models.media import ANY_LENGTH, AudioUndecodable
 from models.media.serving import DecodingChild
+from tests.field_truth import CONTAINERS, FAULTS
 from tests.models.bands import tone
 from tests.models.test_commands import fails, run
 from tests.models.test_commands import weights as weights
@@ -121,6 +122,12 @@ def test_arguments_are_files_folders_and_globs(clips: Path, arguments: list[str]
     (clips / "out" / "0-dog.flac").write_text("")
     found = find(arguments, Path("clips/out"))
     assert {(one.folder / one.name).as_posix() for one in found} == places
+
+
+@pytest.mark.parametrize("name", [*CONTAINERS, *FAULTS])
+def test_recordings_of_every_format_are_found_in_folders(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert [each.path.name for each in find([str(tmp_path)], tmp_path / "out")] == [name]
 
 
 def test_what_is_not_there_or_would_be_overwritten_is_told(clips: Path) -> None:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from models.corpus.reading import FileAudio, Segment
 from models.corpus.sources.recordings import Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
-from models.corpus.sources.shards import AUDIO
 from models.corpus.splits import canonical_split, split_of
 from models.errors import CorpusInvalid
 from models.labels import ontology
+from models.media.suffixes import is_recording
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,8 @@ def _audio_below(folder: Path) -> dict[str, Path]:
     for above, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            stem, _, suffix = name.rpartition(".")
-            if suffix.lower() in AUDIO:
-                found.setdefault(stem, Path(above) / name)
+            if is_recording(name):
+                found.setdefault(name.rpartition(".")[0], Path(above) / name)
     return found
 
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from models.corpus.sources import csv_tables, musdb18, packed_hdf5, shards
 from models.corpus.sources.csv_tables import Tables
@@ -27,6 +27,25 @@ class Files(Protocol):
     def files(self) -> Iterator[Path]: ...
 
 
+class Kind(NamedTuple):
+    """A kind of corpus. open: a path and a split of it -> its recordings. splits: of a path. is_at: whether a folder is
+    one, or what is not empty then. suffixes: of files that are one by themselves."""
+
+    open: Callable[[Path, str], Source]
+    splits: Callable[[Path], tuple[str, ...]]
+    is_at: Callable[[Path], object]
+    suffixes: tuple[str, ...] = ()
+
+
+# In the order in which a folder is taken for one.
+KINDS = (
+    Kind(Shards, shards.splits, shards.splits),
+    Kind(Musdb, musdb18.splits, musdb18.is_musdb18),
+    Kind(Tables, csv_tables.splits, csv_tables.table_files, (".csv",)),
+    Kind(Packed, packed_hdf5.splits, packed_hdf5.hdf5_files, packed_hdf5.SUFFIXES),
+)
+
+
 def open_source(path: Path, split: str) -> Source:
     """Open one split of the corpus at `path`.
 
@@ -39,13 +58,12 @@ def open_source(path: Path, split: str) -> Source:
     if split not in known:
         named = f"a file's name is its split ({split}.csv, {split}-000.tar), or a CSV has a column split"
         raise CorpusInvalid(f"{path} has no split {split!r}; it has {', '.join(known)}: {named}")
-    return _kind(path)(path, split)
+    return _kind(path).open(path, split)
 
 
 def splits_of(path: Path) -> tuple[str, ...]:
     """Return the splits of the corpus at `path`. Raises as `open_source`."""
-    kinds = {Shards: shards.splits, Musdb: musdb18.splits, Tables: csv_tables.splits, Packed: packed_hdf5.splits}
-    return kinds[_kind(path)](path)
+    return _kind(path).splits(path)
 
 
 def fingerprint(source: Files) -> str:
@@ -59,23 +77,15 @@ def fingerprint(source: Files) -> str:
     return digest.hexdigest()
 
 
-def _kind(path: Path) -> type[Shards] | type[Musdb] | type[Tables] | type[Packed]:
+def _kind(path: Path) -> Kind:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if path.is_file():
-        if path.suffix.lower() in packed_hdf5.SUFFIXES:
-            return Packed
-        if path.suffix.lower() == ".csv":
-            return Tables
+    is_file = path.is_file()
+    for kind in KINDS:
+        if path.suffix.lower() in kind.suffixes if is_file else kind.is_at(path):
+            return kind
+    if is_file:
         raise CorpusInvalid(f"{path} is neither a CSV nor an HDF5 file; give its folder")
-    if shards.splits(path):
-        return Shards
-    if musdb18.is_musdb18(path):
-        return Musdb
-    if csv_tables.table_files(path):
-        return Tables
-    if packed_hdf5.hdf5_files(path):
-        return Packed
     raise CorpusInvalid(
         f"{path} holds no corpus: no WebDataset shards (SPLIT-000.tar), no MUSDB18, no CSV with AudioSet's segments or "
         "with columns path and labels, no packed HDF5"

@@ -13,10 +13,7 @@ from typing import Any
 
 from models.corpus.reading import MemberAudio
 from models.corpus.sources.recordings import Fault, Recording, Unusable, key_of, kind_of, mids_of, unique
-
-AUDIO = frozenset(
-    ("aac", "aif", "aiff", "flac", "m4a", "mka", "mkv", "mov", "mp3", "mp4", "oga", "ogg", "opus", "w64", "wav", "webm")
-)
+from models.media.suffixes import is_recording
 
 _NAME = re.compile(r"(?P<split>.+?)(?:-(?P<number>\d+))?\.tar")
 # Keys of the JSON that are fields of a recording, or follow from them.
@@ -58,11 +55,11 @@ def read_shard(path: Path) -> Iterator[Recording | Fault]:
                 if not member.isfile():
                     continue
                 key, _, suffix = member.name.removeprefix("./").rpartition(".")
-                if suffix.lower() not in AUDIO | {"json"}:
+                part = "json" if suffix.lower() == "json" else "audio"
+                if part == "audio" and not is_recording(member.name):
                     yield Fault(f"{path.name}:{member.name}", "neither audio nor JSON")
                     continue
                 pair = waiting.setdefault(key, {})
-                part = "json" if suffix.lower() == "json" else "audio"
                 if part in pair:
                     yield Fault(f"{path.name}:{member.name}", "duplicate key", key)
                     continue

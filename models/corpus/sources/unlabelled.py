@@ -6,8 +6,8 @@ from pathlib import Path
 
 from models.corpus.reading import FileAudio
 from models.corpus.sources.recordings import Fault, Recording, key_of
-from models.corpus.sources.shards import AUDIO
 from models.errors import CorpusInvalid
+from models.media.suffixes import is_recording
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Unlabelled:
     def files(self) -> Iterator[Path]:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is not a folder")
-        found = sorted(path for path in self.root.rglob("*") if path.suffix[1:].lower() in AUDIO and path.is_file())
+        found = sorted(path for path in self.root.rglob("*") if is_recording(path.name) and path.is_file())
         if not found:
             raise CorpusInvalid(f"{self.root} holds no audio files")
         yield from found
