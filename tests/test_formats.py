@@ -1,5 +1,5 @@
-"""Output formats, and the shortest example, stand twice, since the front end may not import `models`: both have to say
-the same.
+"""Output formats, qualities and the shortest example stand twice, since the front end may not import `models`: both
+have to say the same.
 
 Containers and codecs of inputs are compared in `tests/app/media/test_probe.py`.
 """
@@ -11,13 +11,13 @@ import pytest
 from app.errors import FormatUnsupported
 from app.job_api.validation import SHORTEST_SECONDS
 from app.records.audio import Audio
-from app.records.separations import Format, OutputRecord
+from app.records.separations import Format, OutputRecord, Quality
 from app.separations import validation
 from app.separations.schemas import Output
 from models.encoding import check_format
 from models.errors import FormatUnsupported as EncoderRefuses
 from models.formats import FORMATS
-from models.options import SeparationOptions
+from models.options import SPEEDS, SeparationOptions
 from models.queries import query
 
 RATE = 44100
@@ -54,6 +54,10 @@ def test_the_front_end_accepts_what_the_encoder_can_write(format: Format) -> Non
     answers = {case: front_end_accepts(format, *case) for case in cases}
     assert answers == {case: encoder_accepts(format, *case) for case in cases}
     assert set(answers.values()) == {True, False}
+
+
+def test_the_front_end_offers_the_qualities_that_there_are() -> None:
+    assert set(get_args(Quality)) == set(SPEEDS)
 
 
 @pytest.mark.parametrize("output", [Output(), OutputRecord()], ids=["request", "record"])
