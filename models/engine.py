@@ -70,7 +70,7 @@ class Engine:
 
     @property
     def model_id(self) -> str:
-        """Name and version, such as "base@1"; queries of other models are refused."""
+        """Name and version, such as "base@1"; `understands` tells whose queries it takes."""
         return self._bundle.model_id
 
     @property

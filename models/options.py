@@ -40,7 +40,7 @@ class SeparationOptions:
     residual: also write what the targets leave of the mixture.
 
     Raises ValueError for lengths or a batch that make no sense, FormatUnsupported for the format or its bit depth.
-    Whether the window has room for its context and overlap depends on the model: `separation.Windows.of` checks it.
+    Whether the window has room for its context and overlap depends on the model: `Windows.of` checks it.
     """
 
     window: float = 10.0

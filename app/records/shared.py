@@ -24,7 +24,7 @@ class ModelRecord(BaseModel):
 
     @property
     def id(self) -> str:
-        """Name and version, such as `base@1`. Embeddings of another version cannot be used."""
+        """Name and version, such as `base@1`."""
         return f"{self.name}@{self.version}"
 
 

@@ -172,7 +172,8 @@ class SeparatorRunner:
         )
 
     def _plan(self, queries: Mapping[str, Tensor], options: SeparationOptions, window: int | None = None) -> "_Plan":
-        """window: samples of the windows that are to be masked, by default the options'."""
+        """Return what a separation needs before its recording is read. window: samples of the windows that are to be
+        masked, by default the options'. Raises ValueError for impossible windows or names."""
         stems.check_names(list(queries))
         windows = Windows.of(self._separator, options)
         gates = options.gate and self._gates
@@ -194,6 +195,7 @@ class SeparatorRunner:
         return _Plan(vectors, windows, masking, gates)
 
     def _masks_at_once(self, window: int) -> int:
+        """Return how many masks of windows of so many samples fit the device's memory."""
         needed = self._separator.mask_bytes * window / self.rate
         memory: float = _MASKING_BYTES.get(self._arithmetic.device.type, 0)
         if self._arithmetic.device.type == "cuda":
@@ -243,6 +245,7 @@ class SeparatorRunner:
         return Separated(tracker.decide(plan.gates), read, peak, computation)
 
     def _computation(self, batch: int, speeds: int) -> dict[str, int]:
+        """Return `SeparatedFiles.computation`."""
         bits = 16 if self._arithmetic.bfloat16 else 32
         return {"threads": torch.get_num_threads(), "batch": batch, "bits": bits, "speeds": speeds}
 
