@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric import Fabric
 
-from models.networks.htsat import HyperParameters
 from models.runs.run_folder import CHECKPOINT, LOG, load_average
 from models.training.detector import DetectorLearner
 from models.training.loop import Learner, Loop, Schedule
@@ -23,13 +22,11 @@ from models.training.separator import separation_loss
 from models.validation.metrics import si_sdr
 from tests.conftest import REPOSITORY
 from tests.models.gradients import gradients
+from tests.models.small_detector import DETECTOR
 from tests.models.small_separator import mixer, separator
 
 STEPS = 100  # until one batch is overfitted: the loss is at -20 after 40, and at -26 after 60
 SHORT = Schedule(steps=6, warmup_steps=2, checkpoint_minutes=0.0, validate_minutes=1e9, ema=0.9)
-DETECTOR = HyperParameters(
-    patch=(8, 2), runs=1, channels=8, depths=(1, 2), heads=(2, 2), window_size=800, merge_time=False, level=0.08
-)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
