@@ -18,7 +18,10 @@ def convert(
     separator: Annotated[Path, typer.Option(help="The authors' zeroshot_asp_full.ckpt.", exists=True, dir_okay=False)],
     detector: DetectorFile = None,
     name: Annotated[str, typer.Option(help="Name of the model, by which requests ask for it.")] = "paper",
-    half: Annotated[bool, typer.Option("--half", help="Store matrices as float16: half the size.")] = False,
+    half: Annotated[
+        bool,
+        typer.Option("--half", help="Store weights as float16, the separator's large matrices as int8: half the size."),
+    ] = False,
 ) -> None:
     """Convert the authors' files to a folder for --weights, without pickles."""
     from models import checkpoints
