@@ -5,13 +5,15 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, Response, Route, expect
 
 from app.jobs.lifecycle import JobError, TargetState
 from app.keys.repository import KeyRepository
+from app.records.separations import Format
+from app.separations.validation import BIT_DEPTHS
 from tests.app.conftest import MODEL, Service, eventually, wav
 from tests.app.page.studio import SOUND, STEMS, ask, button, choose, complete, describe, hear, newest, violations, visit
 from tests.browser import NARROW, WIDE, opened
@@ -286,6 +288,21 @@ def test_a_removal_is_taken_back(page: Page, folder_service: Service) -> None:
         expect(page.get_by_text("the class Dog")).to_be_visible()
         expect(page.get_by_text("Removed Dog.")).to_be_hidden()
         expect(button(page, "Separate")).to_be_enabled()
+    assert problems == []
+
+
+def test_formats_and_bit_depths_are_those_of_the_service(page: Page, folder_service: Service) -> None:
+    problems = visit(page, folder_service)
+    choose(page)
+    page.get_by_text("Options").click()
+    values = "options => options.map((option) => option.value)"
+    formats = page.get_by_label("Format")
+    assert set(formats.locator("option").evaluate_all(values)) == set(get_args(Format))
+    for format in get_args(Format):
+        formats.select_option(format)
+        depths = page.get_by_label("Bits per sample").locator("option")
+        expect(depths).to_have_count(len(BIT_DEPTHS.get(format, ())))
+        assert {int(depth) for depth in depths.evaluate_all(values)} == set(BIT_DEPTHS.get(format, ()))
     assert problems == []
 
 

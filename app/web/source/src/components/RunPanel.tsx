@@ -119,7 +119,7 @@ function seconds({ started_at, finished_at }: Separation): string {
 
 function Options() {
   const { output, listens, webhook } = options.value;
-  const depths = FORMATS[output.format].bitDepths;
+  const depths = FORMATS[output.format]?.bitDepths; // a page of another release may have stored another format
   const setFormat = (format: Format): void => {
     batch(() => {
       const { bit_depth: _, ...rest } = output;
