@@ -5,6 +5,6 @@ resonances. `warnings`, `nature`, `machines` and `animals` draw the parameters o
 it; `catalogue` lists them by class; `sounds` makes clips of them. Each draw is another source, so they never end.
 
 A class belongs here if YAMNet has it, or a class above or below it, among its first ten of 521 for half of the sources
-(`tests/models/test_corpus_synthesis.py`). Footsteps, applause, brooks, keyboards and cats made in these ways do not
-reach that.
+(`tests/models/test_corpus_synthesis.py`); fires, engines, hum and barks come close. Footsteps, applause, brooks,
+keyboards and cats made in these ways do not.
 """
