@@ -1,4 +1,4 @@
-"""`python -m models corpus ...`: pack, render, stats, check, manifest."""
+"""`python -m models corpus ...`: pack, render, synthesise, stats, check, manifest."""
 
 import csv
 import json
@@ -142,6 +142,39 @@ def render_songs(
     console.print(
         f"{tally.rows - len(tally.faults)} songs, {tally.clips} parts, {tally.seconds / 3600:.2f} h of parts in "
         f"{tally.shards} shards; sources in {output / 'manifest.csv'}"
+    )
+    _report(tally.faults, None)
+
+
+@app.command("synthesise")
+def synthesise_sounds(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.", file_okay=False)],
+    hours: Annotated[float, typer.Option(min=0.001, help="Of sounds.")],
+    seed: Annotated[int, typer.Option(help="The same seed makes the same sounds.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=20.0, help="Of a clip at most.")] = 10.0,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    workers: Workers = WORKERS,
+    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+) -> None:
+    """Make everyday sounds by rule: sirens, alarms, rain, water, engines, tools, animals, footsteps.
+
+    Every source, such as a siren, is drawn anew and has two clips, which share a group. An interrupted call resumes
+    when it is called again.
+    """
+    from models.corpus.synthesis import sounds  # it imports torch, which takes seconds
+
+    check_format(format, 32_000, 1)
+    mean = sounds.TAKES * (min(sounds.SHORTEST, seconds) + seconds) / 2
+    made = sounds.Sounds(seed, math.ceil(hours * 3600 / mean))
+    output.mkdir(parents=True, exist_ok=True)
+    settings = Settings(format, shard_mb, seconds)
+    with _bar("synthesising", made.count) as advance:
+        tally = pack(made, output, settings, workers, _tally_reporter(advance), made.encode, made.about())
+    entries = [entry for entry in open_source(output, made.split) if isinstance(entry, Recording)]
+    manifests.write_rows(manifests.rows(entries, made.split), output / "manifest.csv")
+    console.print(
+        f"{tally.rows} sources, {tally.clips} clips, {tally.seconds / 3600:.2f} h in {tally.shards} shards; "
+        f"listed in {output / 'manifest.csv'}"
     )
     _report(tally.faults, None)
 
