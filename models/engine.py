@@ -146,7 +146,9 @@ class Engine:
         if not surroundings:
             return query.embed(self._detector_runner, self._heard(recordings), *made_of)
         around = torch.cat(self._heard(surroundings))
-        return query.embed_apart(self._detector_runner, self._heard(recordings), around, *made_of)
+        # What is taken off the query may be less precise, as embeddings that only decide presence.
+        sketch = self._detector_runner.sketch if self._arithmetic.bfloat16 else None
+        return query.embed_apart(self._detector_runner, self._heard(recordings), around, *made_of, sketch)
 
     def excerpts(self, recordings: Sequence[Waveform], most_seconds: float) -> list[Waveform]:
         """Return the parts of examples that `embed` makes their query of, at most so many seconds of them together, to

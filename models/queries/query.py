@@ -5,7 +5,7 @@ averaged within a recording and then over recordings. The threshold of silence a
 the model: `QueryRules`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -201,7 +201,7 @@ def embed(
     part: what errors call a recording. Raises SilentQuery if one holds no sound, ExampleTooShort.
     """
     cuts = _cut_each(recordings, embedder.rate, rules, part)
-    return _query_of(cuts, [_embed_windows(embedder, windows.waveforms) for windows in cuts], model, prior)
+    return _query_of(cuts, [_embed_windows(embedder.embed, windows.waveforms) for windows in cuts], model, prior)
 
 
 def embed_apart(
@@ -212,17 +212,26 @@ def embed_apart(
     model: str,
     prior: PLDAPrior | None = None,
     part: str = "span",
+    sketch: Callable[[Tensor], Tensor] | None = None,
 ) -> Query:
-    """Make one query as `embed` does, apart from its surroundings (n,) unless these are silent; all windows share
-    batches, since small ones take longer for each."""
+    """Make one query as `embed` does, apart from its surroundings (n,) unless these are silent.
+
+    sketch: a faster embedding, for the windows of the surroundings; without one all windows share batches, since small
+    ones take longer for each.
+    """
     try:
         rest = cut(around, embedder.rate, rules)
     except SilentQuery:  # nothing to take off
         return embed(embedder, recordings, rules, model, prior, part)
     cuts = _cut_each(recordings, embedder.rate, rules, part)
-    together = [*cuts, rest]
-    embeddings = _embed_windows(embedder, torch.cat([windows.waveforms for windows in together]))
-    *own, others = embeddings.split([len(windows.waveforms) for windows in together])
+    counts = [len(windows.waveforms) for windows in cuts]
+    waveforms = torch.cat([windows.waveforms for windows in cuts])
+    if sketch is None:
+        embeddings = _embed_windows(embedder.embed, torch.cat([waveforms, rest.waveforms]))
+        *own, others = embeddings.split([*counts, len(rest.waveforms)])
+    else:
+        own = _embed_windows(embedder.embed, waveforms).split(counts)
+        others = _embed_windows(sketch, rest.waveforms)
     return _query_of(cuts, own, model, prior).apart_from(_query_of([rest], [others], model))
 
 
@@ -233,9 +242,9 @@ def _cut_each(recordings: Sequence[Tensor], rate: int, rules: QueryRules, part: 
     ]
 
 
-def _embed_windows(embedder: Embedder, waveforms: Tensor) -> Tensor:
+def _embed_windows(embed: Callable[[Tensor], Tensor], waveforms: Tensor) -> Tensor:
     """Windows (N, T) -> (N, D)."""
-    return torch.cat([embedder.embed(batch) for batch in waveforms.split(BATCH)])
+    return torch.cat([embed(batch) for batch in waveforms.split(BATCH)])
 
 
 def _query_of(

@@ -16,7 +16,8 @@ class DetectorRunner:
     """A detector on its device.
 
     Queries and timelines are computed in float32 whatever the precision, since queries are saved and compared later.
-    Embeddings that only decide presence may be computed in bfloat16, which changes a cosine by less than 0.005.
+    Embeddings that only decide presence, or that are taken off a span's query for its surroundings, may be computed in
+    bfloat16, which changes a cosine by less than 0.005.
     """
 
     def __init__(self, detector, arithmetic: Arithmetic) -> None:

@@ -19,7 +19,7 @@ from models.engine import Engine
 from models.errors import QueryModelMismatch
 from models.labels import find
 from models.options import SeparationOptions
-from models.queries.query import Query
+from models.queries.query import Query, surroundings
 from models.validation import mixtures
 from models.validation.metrics import attenuation, sdr, si_sdr
 from tests.models.demo_recordings import recording
@@ -147,6 +147,19 @@ def test_precision_auto_is_close_to_exact(exact: Engine, auto: Engine) -> None:
         .samples
         for engine in (exact, auto)
     ]
+    ratios = [si_sdr(stem, target.samples).mean() for stem in stems]
+    assert abs(ratios[0] - ratios[1]) < 0.05
+    assert sdr(stems[1], stems[0]).min() > 30
+
+
+def test_a_span_apart_from_its_surroundings_is_close_to_the_exact_one(exact: Engine, auto: Engine) -> None:
+    mixture, target = recording("mixture"), recording("target")
+    spans = [(1.0, 2.0)]
+    around = [mixture.span(*part) for part in surroundings(spans, mixture.duration)]
+    stems = []
+    for engine in (exact, auto):
+        query = engine.embed([mixture], spans, from_mixture=True, surroundings=around)
+        stems.append(engine.separate(mixture, {"birds": query}, SeparationOptions(gate=False)).stems["birds"].samples)
     ratios = [si_sdr(stem, target.samples).mean() for stem in stems]
     assert abs(ratios[0] - ratios[1]) < 0.05
     assert sdr(stems[1], stems[0]).min() > 30

@@ -181,3 +181,17 @@ def test_a_query_apart_from_its_surroundings_is_the_one_of_both_embedded_alone()
         assert torch.equal(embed_apart(Bands(), spans, nothing, BASE_RULES, "tests@1").vector, own.vector)
     with pytest.raises(SilentQuery, match="span 2 is silent"):
         embed_apart(Bands(), [spans[0], torch.zeros(RATE)], around, BASE_RULES, "tests@1")
+
+
+def test_a_sketch_embeds_the_surroundings_and_nothing_else() -> None:
+    spans, around, sketched = [tone(500, 2.0), tone(500, 1.0) + tone(9000, 1.0)], tone(9000, 6.0), []
+
+    def sketch(windows: torch.Tensor) -> torch.Tensor:
+        sketched.append(len(windows))
+        return Bands().embed(windows)
+
+    made = embed_apart(Bands(), spans, around, BASE_RULES, "tests@1", sketch=sketch)
+    expected = embed_apart(Bands(), spans, around, BASE_RULES, "tests@1")
+    assert sum(sketched) == len(cut(around, RATE, BASE_RULES).waveforms)
+    torch.testing.assert_close(made.vector, expected.vector)
+    assert (made.coherence, made.seconds_used) == (pytest.approx(expected.coherence), expected.seconds_used)
