@@ -62,6 +62,11 @@ def istft(spectrum: Tensor, fft_size: int, hop: int, samples: int, window_size: 
     return summed.flatten(1)[:, inside] / weights.flatten()[inside]
 
 
+def power(spectrum: Tensor) -> Tensor:
+    """Return |spectrum|^2 of a complex one; the square of `abs` takes three times as long."""
+    return spectrum.real.square() + spectrum.imag.square()
+
+
 def loudness(magnitude: Tensor, window_size: int) -> Tensor:
     """Return the RMS (B,) of waveforms over their active frames, from their magnitudes (B, frames, bins)."""
     power = magnitude.square().mean(2)

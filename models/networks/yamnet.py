@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import spectrum
 from models.networks import DetectorOutput
 from models.networks.packed_layers import RectifiedConvolution
 
@@ -144,7 +145,7 @@ class Yamnet(nn.Module):
         """(B, T) -> (B, frames, 64); frame i begins at sample i * hop."""
         size = HEARD_FFT * self.scale
         margin = (size - HEARD_WINDOW * self.scale) // 2  # torch.stft centres the window in the FFT
-        spectrum = torch.stft(
+        frames = torch.stft(
             F.pad(waveforms, (margin, margin)),
             size,
             HEARD_HOP * self.scale,
@@ -153,7 +154,7 @@ class Yamnet(nn.Module):
             center=False,
             return_complex=True,
         )
-        magnitude = spectrum[:, : HEARD_FFT // 2 + 1].abs().transpose(1, 2)
+        magnitude = spectrum.power(frames[:, : HEARD_FFT // 2 + 1]).sqrt().transpose(1, 2)
         return self.log_mel_of_magnitude(magnitude / self.scale)
 
     def log_mel_of_magnitude(self, magnitude: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models import spectrum
 from models.audio import Resampler
 from models.errors import Cancelled
 from models.networks import Separator
@@ -30,8 +31,11 @@ logger = logging.getLogger(__name__)
 
 # The last window is padded to a multiple of this, so that a short rest does not cost a full window.
 _SHORTEST_WINDOW_SECONDS = 1.0
-# Of a window, by which the last may be longer: a recording of 10 s is one window of 11 s, not two of 10 and 2 s.
+# Of a window, by which the last may be longer: a recording of 10 s is one window of 10.5 s, not two of 10 and 2 s.
 _LONGER = 0.1
+# A longer window is padded to a multiple of this: nothing of 10 s, the clips that most people have, after half a second
+# of context. Not every window, since the library of convolutions keeps 10 MB for each shape.
+_LONGER_BY_SECONDS = 0.5
 # Stems are resampled in pieces of this length: at 192 kHz, with 8 channels, a window would be 61 MB.
 _PIECE_SECONDS = 1.0
 
@@ -118,7 +122,7 @@ class Window:
 
 def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) -> Iterator[Window]:
     """Cut a stream of (C, n) blocks into windows of one size; the last may be shorter, a whole number of seconds, or a
-    little longer."""
+    little longer, a multiple of half a second."""
     held = torch.zeros(channels, windows.context)  # begins where the next window begins, context included
     first = True
     for block in blocks:
@@ -128,6 +132,8 @@ def cut(blocks: Iterable[Tensor], channels: int, windows: Windows, rate: int) ->
             held = held[:, windows.stride :]
             first = False
     quantum = windows.size if windows.size < rate else round(_SHORTEST_WINDOW_SECONDS * rate)
+    if held.shape[1] > windows.size >= rate:
+        quantum = round(_LONGER_BY_SECONDS * rate)
     size = min(windows.longest_end, quantum * math.ceil(max(held.shape[1], 1) / quantum))
     samples = torch.nn.functional.pad(held, (0, size - held.shape[1]))
     yield Window(samples, first, True, held.shape[1] - windows.context)
@@ -207,13 +213,13 @@ class Masking:
         spectra = self._separator.spectrum(mixtures.to(self._conditions.device).flatten(0, 1))
         spectra = spectra.unflatten(0, (count, channels))
         # The channels' mean power: the mean of samples is silent for channels in anti-phase.
-        magnitude = spectra.abs()[:, 0] if channels == 1 else _power(spectra).mean(dim=1).sqrt()
+        magnitude = spectrum.power(spectra).mean(dim=1).sqrt()
         if self._joint:
             masks = torch.cat(list(self._masks(magnitude))).unflatten(0, (count, self.queries))
-            for spectrum, mask in zip(spectra, masks, strict=True):
-                magnitudes = wiener.magnitudes(spectrum, mask, self._exhaustive)
-                for share in wiener.shares(spectrum, magnitudes)[: self.queries]:
-                    yield self._separator.waveform(spectrum * share, samples).cpu()
+            for mixture, mask in zip(spectra, masks, strict=True):
+                magnitudes = wiener.magnitudes(mixture, mask, self._exhaustive)
+                for share in wiener.shares(mixture, magnitudes)[: self.queries]:
+                    yield self._separator.waveform(mixture * share, samples).cpu()
             return
         done = 0
         for masks in self._masks(magnitude):
@@ -253,11 +259,6 @@ class Masking:
             if len(conditions) == 1:
                 raise
             return None
-
-
-def _power(spectra: Tensor) -> Tensor:
-    """Return |spectra|^2; the square of `abs` takes three times as long."""
-    return spectra.real.square() + spectra.imag.square()
 
 
 def never() -> bool:

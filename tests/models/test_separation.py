@@ -115,7 +115,7 @@ def test_a_recording_a_little_longer_than_a_window_is_one() -> None:
     """Ten seconds are the clips that most people have; a second window would cost a fifth more."""
     windows = in_seconds(10, 0.5, 0.5)
     (window,) = cut([noise(1, 10 * RATE)], 1, windows, RATE)
-    assert (window.samples.shape[1], window.core, windows.count(10 * RATE)) == (11 * RATE, 10 * RATE, 1)
+    assert (window.samples.shape[1], window.core, windows.count(10 * RATE)) == (10.5 * RATE, 10 * RATE, 1)
     assert windows.count(11 * RATE) == 2
 
 
