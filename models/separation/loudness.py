@@ -52,33 +52,36 @@ class _Filter:
     the state before it, so that matrix products do what a loop over samples would. (scipy has such a loop, but takes as
     long to import as a minute of stereo to measure.)
 
-    Of one chunk, y = x @ outputs + state @ responses, and the next state is x @ drives + state @ decay.
+    Of one chunk, y = x @ outputs + state @ responses, and the next state is x @ drives + state @ decay. States are
+    float64, since errors would add up in them.
     """
 
     def __init__(self, rate: int, channels: int) -> None:
-        self._outputs, self._responses, self._drives, self._decay = _matrices(rate)
+        outputs, responses, self._drives, self._decay = _matrices(rate)
+        self._outputs = np.concatenate([outputs, responses]).astype(np.float32)
         self._state = np.zeros((channels, len(self._decay)))
-        self._waiting = np.zeros((channels, 0))
+        self._waiting = np.zeros((channels, 0), np.float32)
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """Take (C, n) and return what is ready, whole chunks."""
-        held = np.concatenate([self._waiting, block], axis=1)
+        """Take (C, n) float32 and return what is ready, whole chunks."""
+        held = np.concatenate([self._waiting, block], axis=1, dtype=np.float32)
         count = held.shape[1] // _CHUNK
         chunks = held[:, : count * _CHUNK].reshape(len(held), count, _CHUNK)
         self._waiting = held[:, count * _CHUNK :]
         # The states after each chunk are sums over those before it, here by doubling.
-        states = np.concatenate([self._state[:, None], chunks @ self._drives], axis=1)
+        states = np.concatenate([self._state[:, None], chunks.astype(np.float64) @ self._drives], axis=1)
         decay, distance = self._decay, 1
         while distance <= count:
             states[:, distance:] += states[:, :-distance] @ decay
             decay, distance = decay @ decay, 2 * distance
         self._state = states[:, -1]
-        return (chunks @ self._outputs + states[:, :-1] @ self._responses).reshape(len(held), -1)
+        inputs = np.concatenate([chunks, states[:, :-1].astype(np.float32)], axis=2)
+        return (inputs @ self._outputs).reshape(len(held), -1)
 
     def rest(self) -> np.ndarray:
         """Return what `feed` has not returned yet, at the end."""
         left = self._waiting.shape[1]
-        return self.feed(np.zeros((len(self._waiting), _CHUNK - left)))[:, :left]
+        return self.feed(np.zeros((len(self._waiting), _CHUNK - left), np.float32))[:, :left]
 
 
 @cache
@@ -109,7 +112,7 @@ class LoudnessMeter:
         self._filter = _Filter(rate, channels)
         self._weights = _weights(channels)
         self._step = round(_STEP_SECONDS * rate)
-        self._left = np.zeros((channels, 0))
+        self._left = np.zeros((channels, 0), np.float32)
         self._energies: list[float] = []  # weighted energy of each whole step
 
     def add(self, block: np.ndarray) -> None:
@@ -118,8 +121,9 @@ class LoudnessMeter:
     def _measure(self, filtered: np.ndarray) -> None:
         held = np.concatenate([self._left, filtered], axis=1)
         steps = held.shape[1] // self._step
-        whole = held[:, : steps * self._step].reshape(len(held), steps, self._step)
-        self._energies += (self._weights @ np.square(whole).sum(axis=2)).tolist()
+        whole = held[:, : steps * self._step].reshape(len(held), steps, 1, self._step)
+        energies = np.matmul(whole, whole.transpose(0, 1, 3, 2))[:, :, 0, 0]
+        self._energies += (self._weights @ energies).tolist()
         self._left = held[:, steps * self._step :]
 
     def loudness(self) -> float | None:
