@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app,
         [PresignSent, *(resource.body for resource in resources), UrlSent],
         {f"/v1/{resource.kind.folder}": resource.body_for_upload for resource in resources},
+        {resource.kind.name: resource.answer for resource in resources},
     )
     # The last one added is the outermost: observation, CORS, authentication, concurrency, idempotency, routes.
     app.add_middleware(

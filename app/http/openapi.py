@@ -20,6 +20,11 @@ _IDEMPOTENCY_KEY = {
     "description": "Identifies all attempts at one request: it is processed once, and its response replayed for a day.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
+_WEBHOOK_HEADERS = {
+    "webhook-id": "Identifies the message: the same in each attempt to deliver it.",
+    "webhook-timestamp": "Seconds since 1970 of this attempt.",
+    "webhook-signature": "`v1,` and the base64 of HMAC-SHA256 over id, timestamp and body, with dots between them.",
+}
 FILE = {"type": "string", "format": "binary"}
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -56,12 +61,15 @@ def to_json(app: FastAPI) -> str:
 
 
 def describe(
-    app: FastAPI, bodies: list[type[BaseModel]], upload_bodies: dict[str, dict[str, Any]] | None = None
+    app: FastAPI,
+    bodies: list[type[BaseModel]],
+    upload_bodies: dict[str, dict[str, Any]] | None = None,
+    webhooks: dict[str, type[BaseModel]] | None = None,
 ) -> None:
     """Extend the OpenAPI document of the application.
 
     bodies: the models that routes only refer to. upload_bodies: by path, an example of the body that creates a job from
-    an upload.
+    an upload. webhooks: by kind of job, the model of what is posted when one has finished.
     """
 
     def build() -> dict[str, Any]:
@@ -80,6 +88,7 @@ def describe(
             _replace_validation_errors(document)
             _describe_middleware(document)
             links.add_links(document, upload_bodies or {})
+            document["webhooks"] = {kind: {"post": _webhook(kind, model)} for kind, model in (webhooks or {}).items()}
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = document
@@ -104,6 +113,32 @@ def _describe_middleware(document: dict[str, Any]) -> None:
                 operation["responses"].setdefault(str(status), response)
             if method == "post":
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+
+
+def _webhook(kind: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the request that a webhook's URL gets about a finished job: the job in an envelope, and a signature."""
+    types = [f"{kind}.{ending}" for ending in ("succeeded", "failed", "canceled")]
+    envelope = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "enum": types},
+            "timestamp": {"type": "string", "format": "date-time", "description": "when the job finished"},
+            "data": reference(model)["schema"],
+        },
+        "required": ["type", "timestamp", "data"],
+    }
+    return {
+        "operationId": f"{kind}_finished",
+        "summary": f"A {kind} has finished",
+        "description": "Posted to the webhook of a request, signed by Standard Webhooks. Any 2xx accepts it; otherwise "
+        "it comes again, for a day.",
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in _WEBHOOK_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": envelope}}},
+        "responses": {"2XX": {"description": "Received"}},
+    }
 
 
 def _replace_validation_errors(document: dict[str, Any]) -> None:

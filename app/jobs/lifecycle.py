@@ -51,7 +51,9 @@ class Progress(BaseModel):
 
 
 class TargetState(BaseModel):
-    """The outcome of one target. `matched`: the classes that its text means; only of a target with a text."""
+    """The outcome of one target. `label`: its class, if it was asked for by label or found by `auto`. `matched`: the
+    classes that its text means; only of a target with a text. `presence`: the probability that it is in the mixture.
+    `coherence`: how alike the examples of its query sound, 0 to 1."""
 
     name: str
     label: str | None = None

@@ -28,9 +28,16 @@ _BODY = json_or_form(
     SeparationCreate,
     {
         "mixture": FILE,
-        "query": {"type": "array", "items": FILE, "description": "examples of one target"},
+        "query": {"type": "array", "items": FILE, "description": "examples of one target, named `target`"},
+        "span": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "START-END in seconds, such as `3.2-5.0`: parts of the mixture that are heard for one "
+            "target, named `span`",
+        },
         "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
         "text": {"type": "array", "items": {"type": "string"}, "description": "a target each, in words of your own"},
+        "not_label": {"type": "string", "description": "a class that the targets are not, though similar"},
         "track": {
             "type": "integer",
             "minimum": 1,

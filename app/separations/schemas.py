@@ -43,7 +43,7 @@ Number = Annotated[float, Field(ge=-_MAX_NUMBER, le=_MAX_NUMBER, allow_inf_nan=F
 
 
 class SpanSent(RequestModel):
-    """A stretch of the mixture, in seconds."""
+    """A stretch of the mixture, in seconds, of at least 0.1 s."""
 
     start: Seconds
     end: Seconds
@@ -59,6 +59,8 @@ class Target(RequestModel):
     """One sound to separate, queried in exactly one way, or by examples and by what they are (`label` or `text`); the
     name of a target with a `label` or a `text` defaults to its slug, with a `query_id` to that of the saved query.
 
+    `examples`: recordings of the sound, of at least 0.1 s each. `spans`: where it is heard in the mixture.
+    `label`: a class's name or slug; `GET /v1/labels` has them, and finds them by other words.
     `text`: a sound in words of your own, such as `a dog barking`; it means one class, or a weighted mean of close ones.
     `query_id`: a saved query that has succeeded. `embedding`: a query's numbers, made by `model`. `not_examples` or
     `not_label`: a negative query, a similar sound that the target is not.
@@ -133,7 +135,8 @@ class SeparationCreate(Options):
 
 
 class StemAnswer(BaseModel):
-    """A stem. Peak: linear, full scale is 1; loudness: LUFS."""
+    """A stem, or the residual: what remains of the mixture. Peak: linear, full scale is 1; loudness: LUFS, null if it
+    is silent."""
 
     name: str
     url: str
@@ -147,7 +150,8 @@ class StemAnswer(BaseModel):
 
 
 class SeparationAnswer(JobAnswer):
-    """A separation. `gain`: the factor applied to all stems and the mixture so that nothing clips."""
+    """A separation. `gain`: the factor applied to all stems and the mixture so that nothing clips. `metrics`: seconds
+    of its stages, and figures of the computation; null until it has succeeded."""
 
     archive_url: str
     mixture: RecordingRecord

@@ -22,3 +22,17 @@ def test_generated_clients_get_short_names_and_can_download_stems() -> None:
     assert len(ids) == len(set(ids)) and not any("_v1_" in each for each in ids)
     stem = document["paths"]["/v1/separations/{job_id}/stems/{name}"]["get"]["responses"]["200"]
     assert stem["content"]["audio/*"]["schema"] == {"type": "string", "format": "binary"}
+
+
+def test_receivers_of_webhooks_find_the_message_and_its_signature() -> None:
+    document = json.loads((REPOSITORY / "openapi.json").read_text(encoding="utf-8"))
+    assert set(document["webhooks"]) == {"separation", "detection", "query"}
+    finished = document["webhooks"]["separation"]["post"]
+    message = finished["requestBody"]["content"]["application/json"]["schema"]
+    assert message["properties"]["data"] == {"$ref": "#/components/schemas/SeparationAnswer"}
+    assert message["required"] == ["type", "timestamp", "data"]
+    assert {each["name"] for each in finished["parameters"]} == {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    }

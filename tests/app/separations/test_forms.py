@@ -49,6 +49,40 @@ def test_each_text_of_a_form_is_a_target(service: Service) -> None:
     ]
 
 
+def test_a_form_has_spans_and_what_no_target_is(service: Service) -> None:
+    data = {"span": ["0.1-0.3", "0.5-0.75"], "text": "a dog", "not_label": "Male speech, man speaking"}
+    answer = service.client.post("/v1/separations", files=form(wav(0.5)), data=data)
+    assert answer.status_code == 202, answer.text
+    request = SeparationRequest.model_validate(service.deps.jobs.get(answer.json()["id"]).request)
+    assert [target.name for target in request.targets] == ["target", "span", "a-dog"]
+    assert [(span.start, span.end) for span in request.targets[1].spans] == [(0.1, 0.3), (0.5, 0.75)]
+    assert {target.not_label for target in request.targets} == {"Male speech, man speaking"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"span": "3"}, "/span"),
+        ({"span": "1:00-2:00"}, "/span"),
+        ({"span": "0.5-0.2"}, "/span"),
+        ({"span": "0-nan"}, "/span"),
+        ({"span": "0.1-0.15"}, "/targets/0/spans/0"),
+        ({"label": "Dog", "not_label": ""}, "/not_label"),
+        ({"label": "Dog", "not_label": "Unicorn"}, "/targets/0/not_label"),
+        ({"label": "Dog", "not_label": "dog"}, "/targets/0/not_label"),
+        ({"not_label": "Dog"}, "/query"),
+        ({"options": '{"auto": {}}', "not_label": "Dog"}, "/options/auto"),
+    ],
+)
+def test_spans_and_not_label_of_a_form_have_pointers(
+    folder_service: Service, fields: dict[str, Any], pointer: str
+) -> None:
+    answer = folder_service.client.post("/v1/separations", files=form(), data=fields)
+    assert answer.status_code == 422, answer.text
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    assert folder_service.stored_keys() == []
+
+
 @pytest.mark.parametrize(
     ("files", "fields", "code"),
     [
