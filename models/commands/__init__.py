@@ -51,7 +51,10 @@ Track = Annotated[
 QualityOption = Annotated[
     Quality, typer.Option("--quality", help=f"high: mean of {len(SPEEDS['high'])} speeds, as many times as slow.")
 ]
-Span = Annotated[list[str] | None, typer.Option("--span", help="A part in seconds, START-END; repeatable.")]
+Span = Annotated[
+    list[str] | None,
+    typer.Option("--span", help="A part of at least 0.1 s, START-END: 3.2-5.0, or 1:02:03-1:02:05.5; repeatable."),
+]
 
 
 def find_inputs(arguments: list[str], output: Path) -> list[Input]:
@@ -100,6 +103,16 @@ def read_examples(
 def parse_span(text: str) -> tuple[float, float]:
     start, _, end = text.partition("-")
     try:
-        return float(start), float(end)
+        return _seconds(start), _seconds(end)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a span: write START-END in seconds, such as 3.2-5.0") from None
+        message = f"{text!r} is not a span: write START-END in seconds, or as a clock, such as 3.2-5.0 or 12:03-12:05.5"
+        raise typer.BadParameter(message) from None
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds that 75.5, 1:15.5 and 0:01:15.5 mean. Raises ValueError."""
+    *clock, last = text.split(":")
+    seconds = float(last)
+    if len(clock) > 2 or (clock and seconds >= 60) or (len(clock) == 2 and int(clock[1]) >= 60):
+        raise ValueError(text)
+    return seconds + sum(int(part) * 60.0**power for power, part in enumerate(reversed(clock), start=1))

@@ -108,12 +108,16 @@ def separate(
     text is a target of its own. With --auto, each sound that is detected.
 
     Of several recordings, stems keep the tree of a folder or glob, a table and separations.csv in the output folder
-    tell what was done, recordings that are done already are skipped, and the exit status is 1 if any has failed.
+    tell what was done, recordings that are done already are skipped, and the exit status is 1 if any has failed. Stems
+    that earlier runs left below a folder are no recordings of it.
     """
+    from models.many.earlier_stems import FOLDER_END
     from models.many.inputs import is_one
     from models.media import ANY_LENGTH
     from models.queries.matching import slug
 
+    if str(output) == "-":
+        raise typer.BadParameter("is the folder of the stems, which are files", param_hint="--output")
     if output is not None and output.suffix.removeprefix(".").lower() in FORMATS and not output.is_dir():
         raise typer.BadParameter("is the folder of the stems; --format chooses their format", param_hint="--output")
     named = bool(query or label or text or span)
@@ -157,7 +161,7 @@ def separate(
         print_journal(journal, as_json)
         return
     mixture = Path(mixtures[0])
-    folder = output or Path(f"{mixture.stem}-stems")
+    folder = output or Path(f"{mixture.stem}{FOLDER_END}")
     with decode(mixture, track, near=folder) as recording:
         warnings = [*recording.warnings, *warnings]
         queries = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from models.many.earlier_stems import without_earlier_stems
 from models.media.suffixes import is_recording
 
 
@@ -31,9 +32,9 @@ def find(arguments: Sequence[str], output: Path) -> list[Input]:
     """Return the recordings of files, folders and globs, each once, in order.
 
     A folder keeps its tree, without its own name if it is the only argument; what a glob finds keeps its tree below
-    the part that has no wildcard. Hidden files, and what is in the folder `output`, are left out. Of recordings that
-    differ in their suffix alone, the outputs begin with the whole file name. Raises NothingFound; ValueError for
-    recordings that would have the same outputs.
+    the part that has no wildcard. Hidden files, and what is in the folder `output`, are left out, and of a folder the
+    stems of earlier separations. Of recordings that differ in their suffix alone, the outputs begin with the whole file
+    name. Raises NothingFound; ValueError for recordings that would have the same outputs.
     """
     found: dict[Path, Input] = {}
     for argument in arguments:
@@ -52,7 +53,10 @@ def _find(argument: str, several: bool, output: Path) -> Iterator[tuple[Path, Pu
         return
     if path.is_dir():
         top = path.absolute().parent if several and path.name not in ("", "..") else path.absolute()
-        files = sorted(each for each in path.rglob("*") if is_recording(each.name))
+        found = sorted(each for each in path.rglob("*") if is_recording(each.name))
+        files = without_earlier_stems(path, found)
+    elif argument == "-" or path.exists():
+        raise NothingFound(f"{argument}: recordings are files; write what comes through a pipe into one first")
     else:
         top = Path(*_before_wildcard(path)).absolute()
         files = sorted(Path(each) for each in glob.glob(argument, recursive=True))  # noqa: PTH207 - of any root

@@ -10,6 +10,7 @@ from models.compute.batches import Failure
 from models.detected_targets import separate_detected
 from models.engine import Engine, SeparatedFiles
 from models.errors import ModelsError
+from models.many.earlier_stems import TABLE
 from models.many.inputs import Input
 from models.many.journal import Journal
 from models.many.running import run_all
@@ -36,7 +37,7 @@ def separate_all(
     output.mkdir(parents=True, exist_ok=True)
     shown = ["duration", *(["targets"] if isinstance(queries, Auto) else [f"presence of {name}" for name in queries])]
     made_of = [engine.model_id, asdict(options), _digests(queries), track]
-    journal = Journal(output / "separations.csv", shown, ["gain", "stems"], inputs, made_of)
+    journal = Journal(output / TABLE, shown, ["gain", "stems"], inputs, made_of)
 
     def stems_exist(row: dict[str, str]) -> bool:
         names = row.get("stems", "").split("|")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,39 @@ def test_arguments_are_files_folders_and_globs(clips: Path, arguments: list[str]
 def test_recordings_of_every_format_are_found_in_folders(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     assert [each.path.name for each in find([str(tmp_path)], tmp_path / "out")] == [name]
+
+
+def _leave_stems(clips: Path) -> None:
+    """Leave what separations of many recordings, and of one, have written below a folder."""
+    (clips / "dogs" / "street").mkdir(parents=True)
+    for name in ("0-dog", "street/long-dog"):
+        (clips / "dogs" / f"{name}.flac").write_text("")
+    (clips / "dogs" / "separations.csv").write_text("recording,stems\n0,0-dog.flac\nlong,street/long-dog.flac\n")
+    (clips / "street-stems").mkdir()
+    (clips / "street-stems" / "street-dog.flac").write_text("")
+
+
+def test_stems_of_earlier_separations_are_recordings_only_where_they_are_named(clips: Path) -> None:
+    _leave_stems(clips)
+    (clips / "dogs" / "new.flac").write_text("")  # not written by it
+    (clips / "street-stems" / "other.flac").write_text("")
+
+    def places(*arguments: str) -> set[str]:
+        return {(one.folder / one.name).as_posix() for one in find(arguments, Path("out"))}
+
+    assert places("clips") == {*EVERYTHING, "dogs/new", "street-stems/other"}
+    assert places("clips/dogs") == {"0-dog", "street/long-dog", "new"}
+    assert places("clips/street-stems", "clips/dogs/0-dog.flac") == {
+        *("street-stems/street-dog", "street-stems/other", "0-dog"),
+    }
+    assert places("clips/dogs/*.flac") == {"0-dog", "new"}
+
+
+def test_what_comes_through_a_pipe_is_refused_with_advice(clips: Path) -> None:
+    os.mkfifo("pipe")
+    for argument in ("-", "pipe"):
+        with pytest.raises(NothingFound, match="write what comes through a pipe into"):
+            find([argument], Path("out"))
 
 
 def test_what_is_not_there_or_would_be_overwritten_is_told(clips: Path) -> None:
