@@ -130,8 +130,8 @@ def _webhook(kind: str, model: type[BaseModel]) -> dict[str, Any]:
     return {
         "operationId": f"{kind}_finished",
         "summary": f"A {kind} has finished",
-        "description": "Posted to the webhook of a request, signed by Standard Webhooks. Any 2xx accepts it; otherwise "
-        "it comes again, for a day.",
+        "description": "Posted to the webhook of a request, signed by Standard Webhooks. Any 2xx accepts it, and "
+        "410 refuses it for good; otherwise it comes again, for a day.",
         "parameters": [
             {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
             for name, text in _WEBHOOK_HEADERS.items()
