@@ -126,7 +126,7 @@ class Storage:
             except Exception as error:
                 if failure is not None:  # obstore wraps the source's error: raise the original
                     raise failure from None
-                log.error("upload %s: %s", key, error)
+                log.error("upload %s: %s", key, _in_short(error))
                 raise _translate(error) from error
         return StoredObject(size, digest.hexdigest())
 
@@ -136,7 +136,7 @@ class Storage:
             try:
                 await self._put(key, path, path.stat().st_size)
             except Exception as error:
-                log.error("upload %s: %s", key, error)
+                log.error("upload %s: %s", key, _in_short(error))
                 raise _translate(error) from error
 
     async def _put(self, key: str, source: AsyncIterator[bytes] | Path, size: int) -> None:
@@ -337,8 +337,13 @@ def _translate_errors(operation: str, key: str) -> Iterator[None]:
                 raise _translate(error) from error
             raise NotFound("The object is not in the store.") from error
         except BaseError as error:
-            log.error("%s %s: %s", operation, key, error)
+            log.error("%s %s: %s", operation, key, _in_short(error))
             raise _translate(error) from error
+
+
+def _in_short(error: Exception) -> str:
+    """Return the text of an error without the structures of obstore at its end: thirty lines about one address."""
+    return str(error).partition("\n\nDebug source:")[0]
 
 
 def _translate(error: Exception, detail: str = "") -> StoreUnavailable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from app.budgets.redis_memory import MemoryReading
 from app.errors import EarmarkError, NotFound, StoreUnavailable
@@ -97,8 +97,12 @@ def _queue(redis: Redis) -> Finding:
         server: Any = redis.info("server")
         name = server.get("server_name", "redis").capitalize()
         return Finding("queue", "ok", f"{name} {server.get('valkey_version') or server['redis_version']} takes writes")
+    except AuthenticationError as error:
+        advice = "correct the password in EARMARK_REDIS_URL, redis://:PASSWORD@HOST:6379/0"
+        return Finding("queue", "fault", str(error), advice)
     except RedisError as error:
-        return Finding("queue", "fault", str(error), "start the server, or correct EARMARK_REDIS_URL")
+        advice = "start the server, or correct EARMARK_REDIS_URL: rediss:// where it speaks TLS, redis:// where not"
+        return Finding("queue", "fault", str(error), advice)
 
 
 def _memory_policy(redis: Redis, _: Settings) -> Finding:

@@ -242,11 +242,13 @@ def test_a_server_that_does_not_respond_is_soon_unavailable() -> None:
     assert time.monotonic() - start < 60
 
 
-def test_wrong_credentials_are_refused_and_not_shown(seaweed: S3Server) -> None:
+def test_wrong_credentials_are_refused_and_not_shown(seaweed: S3Server, caplog: pytest.LogCaptureFixture) -> None:
     wrong = S3Server(seaweed.endpoint, secret_key="another")
     with pytest.raises(StoreUnavailable) as refused:
         Storage.open(wrong.settings("p")).check()
     assert "another" not in refused.value.detail and seaweed.access_key not in refused.value.detail
+    assert "SignatureDoesNotMatch" in caplog.text and "another" not in caplog.text
+    assert "Debug source" not in caplog.text, "the answer of the store is what helps, not obstore's structures"
 
 
 def test_partial_files_of_killed_writers_are_deleted(tmp_path: Path) -> None:
