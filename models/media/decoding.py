@@ -22,6 +22,7 @@ from models.media.reader import AudioReader, open_audio, open_plain
 
 _ERRORS: dict[str, type[MediaError]] = {error.code: error for error in (AudioUndecodable, AudioTooLong, AudioTooWide)}
 ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = "python -m models.media"
 FAILED = "the decoder failed on this file"
 
 
@@ -91,7 +92,8 @@ def read_report(returncode: int, output: bytes, errors: bytes) -> MediaInfo:
         raise AudioUndecodable(f"the decoder crashed on this file ({signal.Signals(-returncode).name})")
     if returncode == 2:
         # This machine or a defect is the cause, not the file.
-        raise OSError(f"the decoder failed: {errors.decode(errors='replace').strip()[-500:]}")
+        told = errors.decode(errors="replace").strip()[-500:].removeprefix(f"{_PROGRAM}: ")
+        raise OSError(f"the decoder failed: {told}")
     try:
         report = json.loads(output)
         if "ok" in report:
@@ -120,7 +122,7 @@ def report(source: Path, target: Path, limits: Limits, track: int | None) -> dic
 def main(words: list[str] | None = None) -> int:
     """Run `python -m models.media decode IN OUT [--limits JSON] [--track N]`: print one line of JSON, {"ok": {...}} or
     {"error": {"code", "detail"}}, and return 0 or 1."""
-    parser = argparse.ArgumentParser(prog="python -m models.media", description="Decode a media file to float WAV.")
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description="Decode a media file to float WAV.")
     parser.add_argument("command", choices=["decode"])
     parser.add_argument("source", type=Path, metavar="IN")
     parser.add_argument("target", type=Path, metavar="OUT")
@@ -134,7 +136,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         answer = report(given.source, given.target, limits, given.track)
     except OSError as error:
-        sys.stderr.write(f"python -m models.media: {error.strerror}\n")
+        sys.stderr.write(f"{_PROGRAM}: {error.strerror}\n")
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -38,7 +38,9 @@ class DecodingChild:
             line = b""
         try:
             if line:
-                return read_report(2 if b'"machine"' in line[:10] else 0, line, line)
+                if b'"machine"' in line[:10]:
+                    return read_report(2, b"", json.loads(line)["machine"].encode())
+                return read_report(0, line, b"")
             self._process = None
             orders.close()
             answers.close()

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from app.errors import DiskFull
 from models import encoding
 from models.encoding import AudioWriter, open_writer
 from models.formats import FORMATS
+from models.media import ANY_LENGTH, decode_in_child
+from models.media.serving import DecodingChild
 from models.options import SeparationOptions
 from models.separation.long_recordings import Source
 from models.separation.stems import Spool, SpooledStems, write
-from tests.full_disk import full_disk
+from tests.full_disk import full_disk, small_disk
 
 CHANNELS = {"wav": 6, "flac": 6}  # of two, the others
 MASK = 0x3F
@@ -43,6 +46,16 @@ def test_a_writer_on_a_full_disk_raises_what_the_system_says(format: str, tmp_pa
             writer.write(noise)
     assert raised.value.errno in DiskFull.errnos
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoder_on_a_full_disk_tells_what_the_system_says_and_nothing_else(tmp_path: Path):
+    source, target = tmp_path / "source.wav", tmp_path / "small" / "decoded.wav"
+    soundfile.write(source, np.zeros((300_000, 1), np.float32), 48000)
+    with small_disk(target.parent), DecodingChild(ANY_LENGTH) as child:
+        for decode in (decode_in_child, lambda path, into, limits: child.decode(path, into)):
+            with pytest.raises(OSError, match=r"^the decoder failed: No space left on device$"):
+                decode(source, target, ANY_LENGTH)
+            assert not target.exists()
 
 
 @pytest.mark.parametrize("frames", [1000, 30000])
