@@ -15,7 +15,10 @@ class BackendSettings(BaseModel):
         default=Path(".earmark"), description="folder of the embedded service: data of the queue, store, logs"
     )
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", repr=False, description="Redis or Valkey server, with persistence enabled"
+        default="redis://127.0.0.1:6379/0",
+        repr=False,
+        description="Redis or Valkey server, with persistence enabled: redis://:PASSWORD@HOST:6379/0; by TLS, "
+        "rediss://, and ?ssl_ca_certs=FILE for an authority of your own",
     )
     redis_timeout: float = Field(
         default=5.0, gt=0, description="seconds to connect, and to wait for the reply to one command"
