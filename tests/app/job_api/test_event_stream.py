@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +97,9 @@ def test_events_of_an_unknown_job_are_not_found(folder_service: Service, job_id:
     problem(folder_service.client.get(f"/v1/separations/{job_id}/events"), 404, "not_found")
 
 
-def test_events_arrive_as_they_happen(folder_service: Service) -> None:
+def test_events_arrive_as_they_happen(folder_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the next comment, for which the test would wait too long."""
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 3600.0)
     job = folder_service.separate()
     jobs = folder_service.deps.jobs
     with folder_service.client.stream("GET", job["events_url"]) as answer:
@@ -106,13 +107,9 @@ def test_events_arrive_as_they_happen(folder_service: Service) -> None:
         assert next(events).job["status"] == "queued"
         jobs.claim(job["id"], "a")
         assert next(events).job["status"] == "running"
-        delays = []
         for number in range(1, 11):
-            begun = time.monotonic()
             jobs.report_progress(job["id"], "a", number / 20, "separating")
             assert next(events).job["progress"]["ratio"] == number / 20
-            delays.append(time.monotonic() - begun)
-        assert sorted(delays)[5] < event_stream.HEARTBEAT_SECONDS / 3, "not with the next comment"
         jobs.cancel(job["id"])
         assert next(events).job["cancel_requested_at"] is not None
         jobs.confirm_cancel(job["id"], "a")

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.conftest import REPOSITORY
 GENEROUS = SandboxLimits(seconds=60, cpu_seconds=20, memory_bytes=1 << 30, file_bytes=1 << 20)
 HUNG = "import time; time.sleep(600)"
 SCRIPT = "tests.app.media.script"
+SELECT_LIMIT = 1024  # FD_SETSIZE: select() takes no descriptor from here on
 
 
 class Run(Protocol):
@@ -262,6 +264,18 @@ def test_a_zygote_that_has_died_unnoticed_is_replaced(run: Run) -> None:
         assert not running.done()
         first.kill()
         assert running.result().is_success
+
+
+def test_a_zygote_may_start_while_a_thousand_files_are_open() -> None:
+    """As in a server with as many connections, whose zygote has died."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(2048, hard)), hard))
+        while opened.enter_context(Path(os.devnull).open()).fileno() <= SELECT_LIMIT:
+            pass
+        sandbox = opened.enter_context(closing(Sandbox(SCRIPT)))
+        assert sandbox.run(SCRIPT, ["print('done')"], GENEROUS).output == b"done\n"
 
 
 def test_a_zygote_that_cannot_start_is_an_error_of_this_machine() -> None:
