@@ -204,13 +204,13 @@ def test_a_decoder_past_its_time_limit_is_killed(hour: Path, folder: Path) -> No
 @pytest.mark.parametrize(
     ("limit", "error", "message"),
     [
-        ({"memory_bytes": 128 << 20}, AudioUndecodable, "more memory than allowed"),
+        ({"memory_bytes": 128 << 20}, AudioUndecodable, None),
         ({"file_bytes": 1 << 20}, AudioTooLong, "larger than allowed"),
     ],
     ids=["memory", "file"],
 )
 def test_a_bomb_hits_the_limits_of_the_sandbox(
-    hour: Path, folder: Path, limit: dict[str, int], error: type[MediaError], message: str
+    hour: Path, folder: Path, limit: dict[str, int], error: type[MediaError], message: str | None
 ) -> None:
     with pytest.raises(error, match=message):
         decode(hour, folder / "mixture.wav", sandbox_limits=replace(fitting_sandbox(Limits()), **limit))
