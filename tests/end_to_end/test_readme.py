@@ -72,7 +72,7 @@ def test_the_library_and_a_network_of_ones_own(folder: Path) -> None:
     assert "encoding 100%" in printed
     assert {path.name for path in (folder / "stems").iterdir()} == {"bird.wav", "residual.wav"}
     frames = soundfile.info(RECORDINGS / "mixture.flac").frames
-    assert printed[-1] == f"filter@7 torch.Size([2, {frames}])"
+    assert printed[-1] == f"filter@8 torch.Size([2, {frames}])"
 
 
 def test_the_resumable_upload(service: str, folder: Path) -> None:

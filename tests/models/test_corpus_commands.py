@@ -16,6 +16,7 @@ from models.corpus.duplicates import ALIKE, SAME, alike, correlation, thumbnail
 from models.corpus.measurements import count_clipping, measure_corpus
 from models.corpus.reading import FileAudio
 from models.corpus.statistics import count_classes, totals
+from models.corpus.synthesis.catalogue import CATALOGUE
 from models.errors import ModelsError
 from models.labels import find
 from tests.media_files import write_packets
@@ -108,15 +109,20 @@ def test_a_manifest_is_sorted_with_one_row_a_class(corpus: Path, tmp_path: Path)
     assert ",,,Speech,/m/09x0r,train" in rows and ",,,Piano,/m/05r5c,valid" in rows
 
 
-def test_the_manifest_of_the_shipped_model_is_of_the_shared_corpus_and_of_rendered_songs(
+def test_the_manifest_of_the_shipped_model_is_of_the_shared_corpus_and_of_what_the_project_makes(
     shared: Path, tmp_path: Path
 ) -> None:
     run("manifest", shared / "corpus", "--split", "train", "-o", tmp_path / "manifest.csv")
     shipped = Path(__file__).parents[2] / "models" / "weights" / "base.manifest.csv"
     trained, of_corpus = (set(path.read_text().splitlines()) for path in (shipped, tmp_path / "manifest.csv"))
     assert of_corpus <= trained
-    of_songs = {row.split(",")[0] for row in trained - of_corpus}
-    assert of_songs == {"fluid-soundfont-gm", "musescore-general-soundfont-lossless", "freepats"}  # banks, and a choir
+    made = {row.split(",")[0] for row in trained - of_corpus}
+    banks = {"fluid-soundfont-gm", "musescore-general-soundfont-lossless", "freepats"}  # of songs, and a choir
+    assert made == banks | {"synthesis"}
+    with shipped.open(newline="") as file:
+        by_rule = [row for row in csv.DictReader(file) if row["package"] == "synthesis"]
+    makers = {f"{maker.__module__.rpartition('.')[2]}/{maker.__name__}": label for label, maker in CATALOGUE}
+    assert all(makers[row["path"].rpartition("/")[0]] == row["label"] for row in by_rule)
 
 
 def test_check_of_a_good_corpus_ends_with_0(corpus: Path) -> None:
