@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.storage import Storage
 from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.end_to_end.recordings import RATE, flac, noise
+from tests.live_folders import files_below
 from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,7 +330,7 @@ class Deployment:
 
     def temporary_files(self) -> list[Path]:
         """Return the files that jobs left in their temporary folders."""
-        return [path for path in (self.folder / "scratch").rglob("*") if path.is_file() and path.name != "lock"]
+        return [path for path in files_below(self.folder / "scratch") if path.name != "lock"]
 
     def suspend_decoder(
         self, workers: Iterable[subprocess.Popen], accept: Callable[[], object] = lambda: True, seconds: float = TIMEOUT

@@ -21,6 +21,7 @@ from app.settings import Settings
 from tests.end_to_end.deployment import ONE_THREAD, ROOT, TIMEOUT, eventually
 from tests.end_to_end.log_secrets import require_no_secrets, secrets_of
 from tests.end_to_end.recordings import RATE
+from tests.live_folders import files_below
 from tests.media_files import noise, not_media, wav_bytes, write_flac_silence
 
 CODES = {"audio_undecodable", "audio_too_long", "audio_too_wide"}
@@ -101,7 +102,7 @@ class Service:
     def files(self) -> list[Path]:
         """Return the files in the store and in temporary folders."""
         folders = (self.home / "store", self.home / "scratch")
-        return [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
+        return [path for folder in folders for path in files_below(folder) if path.name != "lock"]
 
 
 def sound(seconds: float) -> bytes:

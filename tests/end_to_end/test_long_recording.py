@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.end_to_end.conftest import is_ready
 from tests.end_to_end.deployment import Deployment, eventually
 from tests.end_to_end.figures import SOAK, Figures
 from tests.end_to_end.recordings import RATE
+from tests.live_folders import files_below
 from tests.ports import free_ports
 
 HOURS = float(os.environ.get("EARMARK_SOAK_HOURS", 1.0 if SOAK else 0.025))
@@ -55,11 +56,9 @@ def watched(folder: Path) -> Iterator[Peak]:
     def watch() -> None:
         while not ended.wait(0.2):
             size = 0
-            for path in folder.rglob("*"):
-                try:
-                    size += path.stat().st_blocks * 512 if path.is_file() else 0
-                except FileNotFoundError:
-                    continue
+            for path in files_below(folder):
+                with suppress(FileNotFoundError):
+                    size += path.stat().st_blocks * 512
             peak.bytes = max(peak.bytes, size)
 
     watcher = threading.Thread(target=watch)
