@@ -290,14 +290,11 @@ class EarmarkWorker(SimpleWorker):
     def dequeue_job_and_maintain_ttl(
         self, timeout: int | None, max_idle_time: int | None = None
     ) -> tuple[Job, Queue] | None:
-        """Take the next job; entries that RQ cannot read are left to housekeeping. Raises REFUSALS, which end the
-        loop."""
+        """Take the next job; entries that RQ cannot read are left to housekeeping."""
         while True:
             try:
                 return self._wait_for_redis(super().dequeue_job_and_maintain_ttl, timeout, max_idle_time)
             except StopRequested:
-                raise
-            except REFUSALS:
                 raise
             except Exception:
                 logger.exception("an entry of the queue cannot be read")
@@ -334,11 +331,13 @@ class EarmarkWorker(SimpleWorker):
             super().register_death()
 
     def _wait_for_redis(self, call: Callable[..., Reply], *arguments: Any) -> Reply:
+        """Return what a call returns. Raises StopRequested, which ends `work` before its loop or in it, also when Redis
+        refuses the worker."""
         try:
             return wait_for_redis(call, *arguments, is_stopping=self.is_told_to_stop)
         except REFUSALS as error:
             self.refusal = error
-            raise
+            raise StopRequested from error
 
     def teardown(self) -> None:
         """Sign off, unless Redis would refuse that too."""

