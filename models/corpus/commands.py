@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -20,7 +20,7 @@ from models.corpus import manifest as manifests
 from models.corpus.decoded import write_faults
 from models.corpus.duplicates import Pair
 from models.corpus.measurements import CorpusMeasurements, Measurement, measure_corpus
-from models.corpus.packing import Settings, Tally, pack
+from models.corpus.packing import Encoded, Rows, Settings, Tally, pack
 from models.corpus.rendering import sources
 from models.corpus.rendering.singing import validation_groups, voices
 from models.corpus.rendering.synthesizer import synthesizer
@@ -48,6 +48,9 @@ Corpus = Annotated[
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Only this split; repeatable. Default: all.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes.", show_default="one a processor")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.", file_okay=False)]
+ShardSize = Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")]
+AudioFormat = Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")]
 FaultsFile = Annotated[
     Path | None, typer.Option("--faults", help="CSV file for all faults: place, reason, detail.", dir_okay=False)
 ]
@@ -58,9 +61,9 @@ def pack_corpus(
     source: Corpus,
     output: Annotated[Path, typer.Argument(help="Folder for the shards.", file_okay=False)],
     split: Splits = None,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    shard_mb: ShardSize = 24,
     workers: Workers = WORKERS,
-    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+    format: AudioFormat = "opus",
     max_seconds: Annotated[
         float, typer.Option(min=0.1, help="Longer recordings are cut into pieces of this length, which share a group.")
     ] = 10,
@@ -91,7 +94,7 @@ def pack_corpus(
 
 @app.command("render")
 def render_songs(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.", file_okay=False)],
+    output: Output,
     hours: Annotated[
         float, typer.Option(min=0.001, help="Of songs; their parts together are four to five times that.")
     ],
@@ -114,9 +117,9 @@ def render_songs(
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=2.0, max=20.0, help="Of a song's excerpt.")] = 10.0,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    shard_mb: ShardSize = 24,
     workers: Workers = WORKERS,
-    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+    format: AudioFormat = "opus",
 ) -> None:
     """Render songs part by part, to clips that add up to a band in time and in key; needs FluidSynth.
 
@@ -131,14 +134,8 @@ def render_songs(
     with progress_console.status("reading the sources"):
         apart_from = validation_groups(vocals) if vocals else frozenset()
         sung = voices(vocals) if vocals else ()
-    count = math.ceil(hours * 3600 / seconds)
-    songs = Songs(seed, count, banks, sources.score_folders(scores), sung, apart_from)
-    output.mkdir(parents=True, exist_ok=True)
-    settings = Settings(format, shard_mb, seconds)
-    with _bar("rendering", count) as advance:
-        tally = pack(songs, output, settings, workers, _tally_reporter(advance), songs.encode, songs.about())
-    entries = [entry for entry in open_source(output, songs.split) if isinstance(entry, Recording)]
-    manifests.write_rows(manifests.rows(entries, songs.split), output / "manifest.csv")
+    songs = Songs(seed, math.ceil(hours * 3600 / seconds), banks, sources.score_folders(scores), sung, apart_from)
+    tally = _make("rendering", songs, output, Settings(format, shard_mb, seconds), workers)
     console.print(
         f"{tally.rows - len(tally.faults)} songs, {tally.clips} parts, {tally.seconds / 3600:.2f} h of parts in "
         f"{tally.shards} shards; sources in {output / 'manifest.csv'}"
@@ -148,15 +145,15 @@ def render_songs(
 
 @app.command("synthesise")
 def synthesise_sounds(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.", file_okay=False)],
+    output: Output,
     hours: Annotated[float, typer.Option(min=0.001, help="Of sounds.")],
     seed: Annotated[int, typer.Option(help="The same seed makes the same sounds.")] = 0,
     seconds: Annotated[float, typer.Option(min=1.0, max=20.0, help="Of a clip at most.")] = 10.0,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="MiB after which a shard is closed.")] = 24,
+    shard_mb: ShardSize = 24,
     workers: Workers = WORKERS,
-    format: Annotated[str, typer.Option(help="opus, flac, or another that audio is written in.")] = "opus",
+    format: AudioFormat = "opus",
 ) -> None:
-    """Make everyday sounds by rule: sirens, alarms, rain, water, engines, tools, animals, footsteps.
+    """Make everyday sounds by rule: sirens, horns, alarms, bells, weather, fire, engines, tools, animals.
 
     Every source, such as a siren, is drawn anew and has two clips, which share a group. An interrupted call resumes
     when it is called again.
@@ -166,12 +163,7 @@ def synthesise_sounds(
     check_format(format, 32_000, 1)
     mean = sounds.TAKES * (min(sounds.SHORTEST, seconds) + seconds) / 2
     made = sounds.Sounds(seed, math.ceil(hours * 3600 / mean))
-    output.mkdir(parents=True, exist_ok=True)
-    settings = Settings(format, shard_mb, seconds)
-    with _bar("synthesising", made.count) as advance:
-        tally = pack(made, output, settings, workers, _tally_reporter(advance), made.encode, made.about())
-    entries = [entry for entry in open_source(output, made.split) if isinstance(entry, Recording)]
-    manifests.write_rows(manifests.rows(entries, made.split), output / "manifest.csv")
+    tally = _make("synthesising", made, output, Settings(format, shard_mb, seconds), workers)
     console.print(
         f"{tally.rows} sources, {tally.clips} clips, {tally.seconds / 3600:.2f} h in {tally.shards} shards; "
         f"listed in {output / 'manifest.csv'}"
@@ -300,6 +292,25 @@ def _bar(doing: str, rows: int) -> Iterator[Callable[[int, float], None]]:
             progress.update(task, advance=count, speed=speed)
 
         yield advance
+
+
+class _Made(Rows, Protocol):
+    """Clips that the project makes: `count` rows, each encoded by itself."""
+
+    @property
+    def count(self) -> int: ...
+    def encode(self, row: int, settings: Settings) -> Encoded: ...
+    def about(self) -> dict[str, Any]: ...
+
+
+def _make(doing: str, made: _Made, output: Path, settings: Settings, workers: int) -> Tally:
+    """Make clips and pack them, and list their sources in `manifest.csv`."""
+    output.mkdir(parents=True, exist_ok=True)
+    with _bar(doing, made.count) as advance:
+        tally = pack(made, output, settings, workers, _tally_reporter(advance), made.encode, made.about())
+    entries = [entry for entry in open_source(output, made.split) if isinstance(entry, Recording)]
+    manifests.write_rows(manifests.rows(entries, made.split), output / "manifest.csv")
+    return tally
 
 
 def _tally_reporter(advance: Callable[[int, float], None]) -> Callable[[Tally], None]:
