@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from app.labels import matching as front_end
+from app.labels.wording import slug
 from app.model_registry.registry import ClassDescription
 from models import labels
 from models.labels import KnownClass
@@ -200,4 +201,4 @@ def test_no_text_is_too_odd(text: str) -> None:
     [("A dog, barking!", "a-dog-barking"), ("Pájaros", "pajaros"), ("Tür", "tur"), ("a" * 99, "a" * 64), ("犬", "")],
 )
 def test_a_targets_name_is_made_of_its_text(text: str, name: str) -> None:
-    assert front_end.slug(text) == name
+    assert slug(text) == name

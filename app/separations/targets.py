@@ -7,7 +7,7 @@ from app.errors import NotFound, QueryModelMismatch, RequestInvalid
 from app.http.problems import field_error
 from app.job_api import validation as job_validation
 from app.jobs.lifecycle import TargetState
-from app.labels.matching import slug
+from app.labels.wording import slug
 from app.model_registry.registry import ModelDescription
 from app.queries import service as queries
 from app.records.separations import TargetRecord

@@ -114,7 +114,7 @@ def separate(
     from models.many.earlier_stems import FOLDER_END
     from models.many.inputs import is_one
     from models.media import ANY_LENGTH
-    from models.queries.matching import slug
+    from models.queries.wording import slug
 
     if str(output) == "-":
         raise typer.BadParameter("is the folder of the stems, which are files", param_hint="--output")

@@ -1,8 +1,8 @@
 """Matching of a text to classes: what people type, such as `a dog barking`, to the classes of AudioSet that it means.
 
-One rule for the front end and for the command line. Neither package may import the other, so this file stands in both,
-`app/labels/matching.py` and `models/queries/matching.py`; it imports nothing of either, and a test keeps the two
-identical. Its data, names and synonyms, are in `models/audioset/` and reach the front end with the descriptions of
+One rule for the front end and for the command line. Neither package may import the other, so this file and `wording`
+beside it stand in both, `app/labels/` and `models/queries/`; they import nothing else of either, and a test keeps them
+the same. The data, names and synonyms, are in `models/audioset/` and reach the front end with the descriptions of
 models.
 
 A class has several terms: its name, the parts of its name (`Male speech, man speaking` has two), and its synonyms. A
@@ -12,14 +12,13 @@ follows `in the`. `resolve` accepts only what a text surely means; `search` also
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
-from rapidfuzz.distance import OSA
+from models.queries import wording
 
 SURE = 0.7  # least score of a class that a text resolves to, chosen on the `tune` half of tests/phrases.csv
 _TIE = 0.005  # of scores: a text that names classes equally well asks for their mean
@@ -37,44 +36,6 @@ _PATH, _DESCRIPTION = 0.6, 0.5  # a text that names a class above, or has words 
 _TYPO, _PREFIX = 0.9, 0.7  # a word that resembles one of a term, or that one of them begins with the other
 _LONG = 5  # letters: a word with fewer resembles too many others, as `best` does `beast`, to be surely a typo
 _LIGHT_WEIGHT, _AFTER_PREPOSITION, _UNKNOWN = 0.05, 0.1, 0.5  # weights of words in a text; of the others 1
-
-# Words in English, German, French and Spanish, without accents.
-_STOP_WORDS = """
-a an the this that these those my your his her their our some any it its is are was be being to of for as at from i we
-you want need please only just give me hear isolate extract separate get find keep nothing but very and s t
-der die das den dem des ein eine einen einem einer mein meine von vom zum zur nur bitte
-le la les l un une du de d mon ma mes qui c est ce seulement
-el los las lo una unos unas del mi mis que es solo por favor
-"""
-_LIGHT_WORDS = """
-sound sounds noise noises audio recording track clip sample effect song music melody part line group bunch chord chords
-note notes man woman men women male female guy lady boy girl kid kids child children toddler teenager wife husband mum
-mom dad mother father person people someone somebody human adult loud loudly quiet quietly soft softly heavy heavily
-deep clear clean faint muffled weird strange strong annoying gently hard high low fast slow big small little old young
-angry happy single several many lot two three main lead solo background constant continuous continuously long short
-repeatedly distant distantly far away near close nearby past overhead outside inside off on out up down by being playing
-play plays played going runs making make makes passing moving coming flying flies approaching approaches falling falls
-driving drives blowing blows hit hits hitting
-gerausch gerausche klang ton laut mann frau leute bruit bruits son sons fort homme femme gens
-ruido ruidos sonido sonidos fuerte hombre mujer gente
-"""
-_PREPOSITION_WORDS = """
-in on at near from behind through under outside inside against for into during around across onto next
-im auf am bei hinter dans sur sous en sobre desde
-"""
-_STOP = frozenset(_STOP_WORDS.split())
-_LIGHT = frozenset(_LIGHT_WORDS.split())
-_PREPOSITIONS = frozenset(_PREPOSITION_WORDS.split())
-_NEGATION = re.compile(
-    r"\b(without|not|no|never|except|excluding|exclude|minus|remove|removed|removing|delete|mute|suppress|eliminate|"
-    r"everything but|all but|anything but|get rid|rid of|take out|cut out|leave out|filter out|other than|apart from|"
-    r"ohne|nicht|kein|keine|keinen|ausser|entferne|entfernen|sans|pas|sauf|aucun|aucune|enlever|supprimer|"
-    r"sin|excepto|menos|salvo|quitar|eliminar)\b"
-)
-_BETWEEN_SOUNDS = re.compile(
-    r"[,;+/|]|\b(?:and|or|plus|und|oder|et|ou|y|with|while|over|then|followed by|mit|avec|con|pendant que|mientras)\b"
-)
-_SURELY_SEVERAL = re.compile(r"[,;+/|]|\b(?:and|or|plus|und|oder|et|ou|y)\b")
 
 SEVERAL = (
     "{text!r} names more than one sound. Ask for each as a target of its own, so that each gets a stem of its own: "
@@ -154,7 +115,12 @@ class Vocabulary(Generic[Class]):
         self._joined: dict[str, list[_Term]] = defaultdict(list)  # without spaces: `gun shot` is `gunshot`
         self._by_stem: dict[str, list[_Term]] = defaultdict(list)
         terms = [_terms(index, one) for index, one in enumerate(self._classes)]
-        self._forms = {token: _stem(token) for one in self._classes for text in _texts(one) for token in _tokens(text)}
+        self._forms = {
+            token: wording.stem(token)
+            for one in self._classes
+            for text in _texts(one)
+            for token in wording.tokens(text)
+        }
         for term in (term for of_class in terms for term in of_class):
             self._whole[frozenset(term.stems)].append(term)
             self._joined["".join(term.stems)].append(term)
@@ -162,21 +128,24 @@ class Vocabulary(Generic[Class]):
                 self._by_stem[stem].append(term)
         self._names = [term for of_class in terms for term in of_class if term.exact > _SYNONYM]
         own = {
-            one.label: frozenset(stem for term in of_class for stem in term.stems) - _LIGHT_STEMS
+            one.label: frozenset(stem for term in of_class for stem in term.stems) - wording.LIGHT_STEMS
             for one, of_class in zip(self._classes, terms, strict=True)
         }
         self._above = [frozenset().union(*(own.get(name, ()) for name in one.path[:-1])) for one in self._classes]
         self._paths = [
-            frozenset(part for name in one.path[:-1] for part in (_fold(name), *_parts(name))) for one in self._classes
+            frozenset(part for name in one.path[:-1] for part in (wording.fold(name), *_parts(name)))
+            for one in self._classes
         ]
-        self._descriptions = [frozenset(_stems(one.description)) for one in self._classes]
+        self._descriptions = [frozenset(wording.stems(one.description)) for one in self._classes]
         for one in reversed(self._classes):  # the first of two classes with the same text is found
-            self._by_identifier |= dict.fromkeys((_fold(one.mid), _fold(one.slug), _fold(one.label)), one)
+            self._by_identifier |= dict.fromkeys(
+                (wording.fold(one.mid), wording.fold(one.slug), wording.fold(one.label)), one
+            )
         self._matches = lru_cache(maxsize=4096)(self._compare)
 
     def find(self, text: str) -> Class | None:
         """Return the class with this name, slug or Freebase id, ignoring case."""
-        return self._by_identifier.get(_fold(text))
+        return self._by_identifier.get(wording.fold(text))
 
     def search(self, text: str, limit: int) -> list[tuple[Class, float]]:
         """Return matching classes with their scores, 0 to 1, the best first, askable ones first among equals.
@@ -226,7 +195,7 @@ class Vocabulary(Generic[Class]):
         """
         whole = self._whole_match(text)
         if not whole:
-            if _NEGATION.search(_plain(text)):
+            if wording.NEGATION.search(wording.plain(text)):
                 raise TextRefused(NEGATED.format(text=text))
             self._require_one_sound(text)
         matches = whole or self._sure(text)
@@ -247,12 +216,12 @@ class Vocabulary(Generic[Class]):
         """Return the scores of all classes that have anything to do with a text, by their index."""
         scores: dict[int, float] = defaultdict(float)
         identified = self.find(text)
-        folded, words = _fold(text), self._words(text)
+        folded, words = wording.fold(text), self._words(text)
         for term in {term for word in words for stem in word.matches for term in self._by_stem[stem]}:
             scores[term.entry] = max(scores[term.entry], self._score(term, words))
         for index, score in self._whole_scores(text).items():
             scores[index] = max(scores[index], score)
-        described = set(_stems(text))
+        described = set(wording.stems(text))
         for index, one in enumerate(self._classes):
             if one is identified:
                 scores[index] = 1.0
@@ -274,7 +243,7 @@ class Vocabulary(Generic[Class]):
             total += word.weight
         for stem in term.stems:
             match, weight = max((word.matches.get(stem, 0.0), word.weight) for word in words)
-            weight = max(weight if match else 0.0, _LIGHT_WEIGHT) if stem in _LIGHT_STEMS else 1.0
+            weight = max(weight if match else 0.0, _LIGHT_WEIGHT) if stem in wording.LIGHT_STEMS else 1.0
             held += weight * match
             whole += weight
         return _INFLECTED * term.exact * (explained / total) * (1 - _MISSING * (1 - held / whole)) if held else 0.0
@@ -282,9 +251,9 @@ class Vocabulary(Generic[Class]):
     def _spellings(self, text: str) -> dict[int, float]:
         """Return how much the text resembles names of classes, or parts of them, that it is but for a typo."""
         spellings: dict[int, float] = {}
-        written = _singular(text)
+        written = wording.singular(text)
         for term in self._names:
-            edits = _edits(written, term.singular)
+            edits = wording.edits(written, term.singular)
             if edits is not None:
                 score = _TYPO * term.exact * (1 - edits / (2 * max(len(written), len(term.singular))))
                 spellings[term.entry] = max(spellings.get(term.entry, 0.0), score)
@@ -294,11 +263,11 @@ class Vocabulary(Generic[Class]):
         """Return the words of a text that are not stop words, with what they match; if all are light, none is."""
         words: list[tuple[str, float]] = []
         after_preposition = False
-        for token in _tokens(text)[:_MAX_WORDS]:
-            if token in _PREPOSITIONS and any(weight > _LIGHT_WEIGHT for _, weight in words):
+        for token in wording.tokens(text)[:_MAX_WORDS]:
+            if token in wording.PREPOSITIONS and any(weight > _LIGHT_WEIGHT for _, weight in words):
                 after_preposition = True
-            elif token not in _STOP and token not in _PREPOSITIONS:
-                weight = _LIGHT_WEIGHT if token in _LIGHT else _AFTER_PREPOSITION if after_preposition else 1.0
+            elif token not in wording.STOP and token not in wording.PREPOSITIONS:
+                weight = _LIGHT_WEIGHT if token in wording.LIGHT else _AFTER_PREPOSITION if after_preposition else 1.0
                 words.append((token, weight))
         if all(weight == _LIGHT_WEIGHT for _, weight in words):
             words = [(token, 1.0) for token, _ in words]
@@ -308,7 +277,7 @@ class Vocabulary(Generic[Class]):
     def _compare(self, token: str) -> Mapping[str, float]:
         """Return the stems of the vocabulary that a word matches: its own, those that it begins or that begin it, and,
         if the vocabulary does not have it, those of words that differ by a typo."""
-        stem = _stem(token)
+        stem = wording.stem(token)
         found = {
             other: _PREFIX
             for other in self._by_stem
@@ -316,7 +285,9 @@ class Vocabulary(Generic[Class]):
         }
         if stem in self._by_stem:
             return found | {stem: 1.0}
-        similar = {other: min(len(token), len(form)) for form, other in self._forms.items() if _is_typo(token, form)}
+        similar = {
+            other: min(len(token), len(form)) for form, other in self._forms.items() if wording.is_typo(token, form)
+        }
         return found | {other: _TYPO if length >= _LONG else _PREFIX for other, length in similar.items()}
 
     # Sure matches
@@ -327,15 +298,20 @@ class Vocabulary(Generic[Class]):
         if identified is not None:
             return [(identified, 1.0)]
         scores = self._whole_scores(text)
-        if _SURELY_SEVERAL.search(_plain(text)):  # `drums and bass` are two sounds, `drum and bass` is one
-            tokens = _tokens(text)
-            scores = {index: scores[index] for index in scores if tokens in map(_tokens, _texts(self._classes[index]))}
+        if wording.SURELY_SEVERAL.search(wording.plain(text)):
+            # `drums and bass` are two sounds, `drum and bass` is one.
+            tokens = wording.tokens(text)
+            scores = {
+                index: score
+                for index, score in scores.items()
+                if tokens in map(wording.tokens, _texts(self._classes[index]))
+            }
         return self._best(scores)
 
     def _whole_scores(self, text: str) -> dict[int, float]:
         """Return the scores of the classes with a term that has the words of a text and no others."""
         scores: dict[int, float] = {}
-        singular, found = _singular(text), _stems(text)
+        singular, found = wording.singular(text), wording.stems(text)
         for term in [*self._whole.get(frozenset(found), []), *self._joined.get("".join(found), [])]:
             score = term.exact if term.singular == singular else _INFLECTED * term.exact
             scores[term.entry] = max(scores.get(term.entry, 0.0), score)
@@ -360,19 +336,20 @@ class Vocabulary(Generic[Class]):
 
     def _require_one_sound(self, text: str) -> None:
         """Raise TextRefused if what stands around an `and` or a comma are sounds of their own."""
-        plain = _plain(text)
-        found = {part.strip(): self._whole_match(part) or self._sure(part) for part in _BETWEEN_SOUNDS.split(plain)}
-        sounds = {part: matches for part, matches in found.items() if matches or not _LIGHT.issuperset(_content(part))}
-        if len(sounds) < 2 or not (all if not _SURELY_SEVERAL.search(plain) else any)(sounds.values()):
+        plain = wording.plain(text)
+        found = {
+            part.strip(): self._whole_match(part) or self._sure(part) for part in wording.BETWEEN_SOUNDS.split(plain)
+        }
+        sounds = {
+            part: matches
+            for part, matches in found.items()
+            if matches or not wording.LIGHT.issuperset(wording.content(part))
+        }
+        if len(sounds) < 2 or not (all if not wording.SURELY_SEVERAL.search(plain) else any)(sounds.values()):
             return
         first, *others = [matches[0][0] if matches else None for matches in sounds.values()]
         if not all(first and other and _related(first, other) for other in others):
             raise TextRefused(SEVERAL.format(text=text, parts="; ".join(map(repr, sounds))))
-
-
-def slug(text: str) -> str:
-    """`A dog, barking` -> a-dog-barking: a target's name, of at most 64 letters, digits and hyphens."""
-    return "-".join(re.findall("[a-z0-9]+", _plain(text)))[:64].strip("-")
 
 
 def _related(one: Named, other: Named) -> bool:
@@ -381,7 +358,7 @@ def _related(one: Named, other: Named) -> bool:
 
 
 def _terms(index: int, one: Named) -> list[_Term]:
-    terms = [_Term(index, _singular(text), _stems(text), exact) for text, exact in _texts(one).items()]
+    terms = [_Term(index, wording.singular(text), wording.stems(text), exact) for text, exact in _texts(one).items()]
     return [term for term in terms if term.stems]
 
 
@@ -393,66 +370,8 @@ def _texts(one: Named) -> dict[str, float]:
 
 def _parts(label: str) -> list[str]:
     """`Gunshot, gunfire` -> gunshot, gunfire; `Police car (siren)` -> police car."""
-    return [_fold(part) for part in re.sub(r"\(.*?\)", "", label).split(",") if part.strip()]
+    return [wording.fold(part) for part in re.sub(r"\(.*?\)", "", label).split(",") if part.strip()]
 
 
 def _is_known(matches: Mapping[str, float]) -> bool:
     return any(value >= _TYPO for value in matches.values())
-
-
-def _is_typo(one: str, other: str) -> bool:
-    """Return whether two words differ by one letter or, if they are long, by two; typos spare the first letter."""
-    shorter, longer = sorted((len(one), len(other)))
-    return one[:1] == other[:1] and shorter >= 4 and longer >= 5 and _edits(one, other) is not None
-
-
-def _edits(one: str, other: str) -> int | None:
-    """Return the number of letters by which two texts differ, if it is that of a typo: one, or two of a long text."""
-    shorter = min(len(one), len(other))
-    allowed = 2 if shorter >= 8 else 1
-    edits = OSA.distance(one, other, score_cutoff=allowed)
-    return edits if shorter >= 3 and edits <= allowed else None
-
-
-def _fold(text: str) -> str:
-    return " ".join(text.casefold().replace("_", " ").split())
-
-
-def _plain(text: str) -> str:
-    """Return a text in lower case, without accents, with `and` for `&` and `not` for `n't`."""
-    letters = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(letter for letter in letters if not unicodedata.combining(letter)).replace("&", " and ")
-    return plain.replace("\u2019", "'").replace("n't", " not").replace("dont ", "do not ").replace("'s", "")
-
-
-def _tokens(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", _plain(text))
-
-
-def _content(text: str) -> list[str]:
-    return [token for token in _tokens(text) if token not in _STOP]
-
-
-def _singular(text: str) -> str:
-    """Return a text's words in their order, without stop words and plurals: `the barking dogs` -> barking dog."""
-    return " ".join(word[:-1] if word.endswith("s") and not word.endswith("ss") else word for word in _content(text))
-
-
-def _stems(text: str) -> tuple[str, ...]:
-    """Return the distinct stems of a text's words, without stop words: `barking dogs` -> bark, dog."""
-    return tuple(dict.fromkeys(map(_stem, _content(text))))
-
-
-def _stem(word: str) -> str:
-    if word.endswith(("ies", "ied")) and len(word) > 4:
-        return word[:-3] + "y"
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            word = word.removesuffix(ending)
-            if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
-                word = word[:-1]
-            break
-    return word[:-1] if word.endswith("e") and len(word) > 3 else word
-
-
-_LIGHT_STEMS = frozenset(map(_stem, _LIGHT))
