@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 
@@ -16,6 +16,7 @@ from app.http.observation import ObservationMiddleware
 from app.idempotency.middleware import IdempotencyMiddleware
 from app.idempotency.repository import IdempotencyRepository
 from app.job_api.routes import PollRoute
+from app.jobs.lifecycle import TerminalStatus
 from app.keys.concurrency import ConcurrencyMiddleware
 from app.keys.middleware import AuthenticationMiddleware, Authenticator
 from app.labels.routes import router as labels
@@ -72,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         [PresignSent, *(resource.body for resource in resources), UrlSent],
         {f"/v1/{resource.kind.folder}": resource.body_for_upload for resource in resources},
         {resource.kind.name: resource.answer for resource in resources},
+        get_args(TerminalStatus),
     )
     # The last one added is the outermost: observation, CORS, authentication, concurrency, idempotency, routes.
     app.add_middleware(

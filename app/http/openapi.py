@@ -1,6 +1,7 @@
 """Parts of the OpenAPI document that FastAPI cannot infer: problems, forms, streamed bodies, effects of middleware."""
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -65,11 +66,13 @@ def describe(
     bodies: list[type[BaseModel]],
     upload_bodies: dict[str, dict[str, Any]] | None = None,
     webhooks: dict[str, type[BaseModel]] | None = None,
+    endings: Sequence[str] = (),
 ) -> None:
     """Extend the OpenAPI document of the application.
 
     bodies: the models that routes only refer to. upload_bodies: by path, an example of the body that creates a job from
-    an upload. webhooks: by kind of job, the model of what is posted when one has finished.
+    an upload. webhooks: by kind of job, the model of what is posted when one has finished. endings: the statuses in
+    which a job may finish.
     """
 
     def build() -> dict[str, Any]:
@@ -88,7 +91,9 @@ def describe(
             _replace_validation_errors(document)
             _describe_middleware(document)
             links.add_links(document, upload_bodies or {})
-            document["webhooks"] = {kind: {"post": _webhook(kind, model)} for kind, model in (webhooks or {}).items()}
+            document["webhooks"] = {
+                kind: {"post": _webhook(kind, model, endings)} for kind, model in (webhooks or {}).items()
+            }
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
             app.openapi_schema = document
@@ -115,13 +120,12 @@ def _describe_middleware(document: dict[str, Any]) -> None:
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
 
 
-def _webhook(kind: str, model: type[BaseModel]) -> dict[str, Any]:
+def _webhook(kind: str, model: type[BaseModel], endings: Sequence[str]) -> dict[str, Any]:
     """Return the request that a webhook's URL gets about a finished job: the job in an envelope, and a signature."""
-    types = [f"{kind}.{ending}" for ending in ("succeeded", "failed", "canceled")]
     envelope = {
         "type": "object",
         "properties": {
-            "type": {"type": "string", "enum": types},
+            "type": {"type": "string", "enum": [f"{kind}.{ending}" for ending in endings]},
             "timestamp": {"type": "string", "format": "date-time", "description": "when the job finished"},
             "data": reference(model)["schema"],
         },
