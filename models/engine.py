@@ -32,6 +32,8 @@ from models.separation.stems import StemFile
 
 __all__ = ["Engine", "SeparatedFiles", "Separation", "SeparationOptions", "StemFile"]
 
+_USUAL_RATE = 44100  # Hz
+
 
 class Engine:
     """A model on a device. Several threads may use one on a CPU, and a single one on a GPU. It changes the bundle's
@@ -98,6 +100,15 @@ class Engine:
             return replace(query, model=self.model_id)
         require_model(query, self.model_id)
         return query
+
+    def warm_up(self) -> None:
+        """Separate 10 s of noise, so that the first recording takes no longer than later ones: kernels are made when a
+        shape is first computed, and memory is slow when it is first used."""
+        noise = 0.1 * torch.randn(2, 10 * _USUAL_RATE, generator=torch.Generator().manual_seed(0))
+        recording = Waveform(noise, _USUAL_RATE)
+        part, rest = recording.span(0.0, 2.0), recording.span(2.0, 6.0)
+        query = self.embed([part], from_mixture=True, surroundings=[rest])
+        self.separate(recording, {"noise": query})
 
     def describe(self) -> dict[str, Any]:
         """Return the description that a worker announces: the model, and the classes that it detects or separates."""

@@ -73,6 +73,8 @@ def work(
     """
     start = time.monotonic()
     engine = _load_engine(model, device, precision)
+    if not burst:  # there the first job may be the only one
+        engine.warm_up()
     redis = _connect_with_retries(settings)
     registry = ModelRegistry(redis, settings)
     with ExitStack() as stack:

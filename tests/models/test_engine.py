@@ -51,6 +51,16 @@ def level(samples) -> float:
     return 10 * np.log10(np.mean(np.square(np.asarray(samples, np.float64))) + 1e-20)
 
 
+def test_warming_up_computes_every_network_and_changes_no_result():
+    mixture, batches = recording(2), []
+    cold, warm = engine(), engine()
+    warm.observe_batches(batches.append)
+    warm.warm_up()
+    assert batches, "nothing was separated"
+    expected, found = (model.separate(mixture, {"it": ask(1)}).stems["it"] for model in (cold, warm))
+    assert torch.equal(expected.samples, found.samples)
+
+
 def test_an_example_takes_its_sound_out_of_a_mixture():
     model = engine()
     mixture, example = recording(2), Waveform(tone(1, 11025, 22050)[None], 22050)
