@@ -39,6 +39,7 @@ EarmarkError                    internal                  500
     QueueUnavailable            queue_unavailable         503
     StoreUnavailable            store_unavailable         503
       DiskFull                  disk_full                 503
+      StoreRefused              store_unavailable         503   the store refuses this server, whoever asks
     ModelUnavailable            model_unavailable         503
     Overloaded                  overloaded                503   a budget that all share is used up
   RecordTooNew                  internal                  500   written by a newer release
@@ -399,6 +400,17 @@ class DiskFull(StoreUnavailable):
     code = "disk_full"
     title = "A disk of the server is full"
     errnos = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the last where `ulimit` bounds the size of files
+
+
+class StoreRefused(StoreUnavailable):
+    """The object store refuses this server: its keys, its rights, or a bucket that does not exist.
+
+    Waiting does not mend it. advice: for the operator, the store's reason and the settings to look at.
+    """
+
+    def __init__(self, detail: str, advice: str) -> None:
+        super().__init__(detail)
+        self.advice = advice
 
 
 class ModelUnavailable(Unavailable):

@@ -5,6 +5,7 @@ whose source fails, leaves nothing under its key. Media types and file names are
 store's error messages are logged and not sent to clients.
 """
 
+import errno
 import hashlib
 import logging
 import re
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, S3Store
 
-from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import DiskFull, NotFound, StoreRefused, StoreUnavailable, UploadTooLarge
 from app.metrics import store_seconds
 from app.settings import Bucket, Settings
 
@@ -36,6 +37,16 @@ CONCURRENT_PARTS = 4  # that are sent at once; one more fills meanwhile
 _CHUNK_BYTES = 256 * 1024  # of a stream that is read or written
 _NO_BUCKET = "<Code>NoSuchBucket</Code>"  # in an answer of S3
 _PAGE = 1000  # objects of one page of a listing
+_CHECK_FOLDER = "readiness"
+_READ_ONLY = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+# What to look at where S3 refuses a call, by its code.
+_ADVICE = {
+    "AccessDenied": "the rights of EARMARK_STORE_ACCESS_KEY in the bucket of EARMARK_STORE",
+    "InvalidAccessKeyId": "EARMARK_STORE_ACCESS_KEY",
+    "RequestTimeTooSkewed": "the clock of this machine",
+    "SignatureDoesNotMatch": "EARMARK_STORE_SECRET_KEY",
+}
+_ADVICE_ELSE = "EARMARK_STORE, EARMARK_STORE_ENDPOINT, EARMARK_STORE_ACCESS_KEY and EARMARK_STORE_SECRET_KEY"
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ def check_size(size: int, limit: int) -> None:
 class Storage:
     """The object store of one deployment. May be shared between threads; needs no closing.
 
-    Every method raises `StoreUnavailable` if the store does not respond; methods that read raise `NotFound`.
+    Every method raises `StoreUnavailable` if the store does not respond, and `StoreRefused` if it refuses this server;
+    methods that read raise `NotFound`.
     """
 
     def __init__(self, store: LocalStore | S3Store, signer: S3Store | None = None, folder: Path | None = None) -> None:
@@ -275,15 +287,23 @@ class Storage:
         """Return the object's path, for reading only, if the store is a folder of this machine; None otherwise."""
         return self._folder / _check_key(key) if self._folder else None
 
-    def check(self) -> None:
-        """Raise `StoreUnavailable` unless the store responds."""
-        with _translate_errors("check", "readiness"):
+    def check(self, writes: bool = True) -> None:
+        """Raise `StoreUnavailable` unless the store responds, lets itself be listed and, if asked, written.
+
+        A full one does: then the errors of uploads and jobs say so.
+        """
+        with suppress(DiskFull), _translate_errors("check", _CHECK_FOLDER):
             if self._folder is not None:
                 if not self._folder.is_dir():
                     raise StoreUnavailable()
             else:
-                for _ in obstore.list(self._store, "readiness", chunk_size=1):
+                for _ in obstore.list(self._store, _CHECK_FOLDER, chunk_size=1):
                     pass
+            if writes:
+                key = f"{_CHECK_FOLDER}/written"
+                obstore.put(self._store, key, b"1")
+                with suppress(BaseError, FileNotFoundError):  # another process has deleted it, or this one may not
+                    obstore.delete(self._store, key)
 
     async def require_bucket(self) -> None:
         """Raise `StoreUnavailable` if the store's bucket does not exist; asks until it has been seen once.
@@ -292,7 +312,7 @@ class Storage:
         """
         if not self._has_bucket:
             with _translate_errors("check", "bucket"):
-                async for _ in obstore.list(self._store, "readiness", chunk_size=1):
+                async for _ in obstore.list(self._store, _CHECK_FOLDER, chunk_size=1):
                     break
             self._has_bucket = True
 
@@ -349,11 +369,20 @@ def _in_short(error: Exception) -> str:
 def _translate(error: Exception, detail: str = "") -> StoreUnavailable:
     """Return our error for one of obstore's, which has the system's number of an error, or S3's code, in its text."""
     text = str(error)
-    number = re.search(r"\(os error (\d+)\)", text)
-    if (number and int(number[1]) in DiskFull.errnos) or _FULL.search(text):
+    found = re.search(r"\(os error (\d+)\)", text)
+    number = int(found[1]) if found else None
+    if number in DiskFull.errnos or _FULL.search(text):
         return DiskFull("The store's disk is full.")
+    if number in _READ_ONLY:
+        return StoreRefused("The store's folder may not be used.", "Look at the owner and the mode of EARMARK_STORE.")
     if _NO_BUCKET in text:
-        return StoreUnavailable("The bucket of the object store does not exist.")
+        advice = "NoSuchBucket: look at EARMARK_STORE and EARMARK_STORE_ENDPOINT."
+        return StoreRefused("The bucket of the object store does not exist.", advice)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or re.search(r"status code: 40[13]\b", text):
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        reason = code[1] if code else "it does not say why"
+        advice = f"{reason}: look at {_ADVICE.get(reason, _ADVICE_ELSE)}."
+        return StoreRefused("The object store refuses this server's account.", advice)
     return StoreUnavailable(detail)
 
 

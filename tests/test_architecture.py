@@ -33,7 +33,10 @@ APP_ROWS = (
 )
 # The rooms of the worker, and the rooms of the front end that it may use.
 WORKER_ROWS = (
-    {"metrics", "scratch", "stage_timer", "decode", "redis_retries", "job_heartbeat", "registry_heartbeat"},
+    {
+        *("metrics", "scratch", "stage_timer", "decode", "redis_retries", "store_access", "job_heartbeat"),
+        "registry_heartbeat",
+    },
     {"rq_worker", "shared_threads"},
     {"context", "thread_worker"},
     {"execution", "short_jobs"},

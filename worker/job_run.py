@@ -13,12 +13,13 @@ from redis.exceptions import RedisError, ResponseError
 from rq import Retry
 
 from app import logs
-from app.errors import AlreadyFinished, DiskFull, EarmarkError, NotFound, Unavailable
+from app.errors import AlreadyFinished, DiskFull, EarmarkError, NotFound, StoreRefused, Unavailable
 from app.jobs.lifecycle import JobError, StoredFields
 from models.errors import Cancelled, ModelsError
 from worker.context import WorkerContext
 from worker.execution import JobExecution, NoTargetLeft, Outcome
 from worker.rq_worker import TROUBLE_PAUSES, TimedOut
+from worker.store_access import find_refusal
 
 logger = logging.getLogger("earmark.worker")
 
@@ -56,6 +57,8 @@ def run(work: Work, context: WorkerContext, execution_id: str, job_id: str) -> R
         logger.info("%s: no target left: %s", job_id, error.error.detail)
     except RedisError:
         raise  # RQ and housekeeping recover from a failure of Redis
+    except StoreRefused as error:
+        return _release_or_retry(execution, error)
     except Unavailable as error:
         return _retry(execution, error)
     except OSError as error:
@@ -154,6 +157,19 @@ def _retry(execution: JobExecution, error: Exception) -> Retry | None:
     is_typed = isinstance(error, EarmarkError)
     _fail(execution, error.code if is_typed else "internal", error.detail if is_typed else INTERNAL)
     return None
+
+
+def _release_or_retry(execution: JobExecution, error: StoreRefused) -> Retry | None:
+    """Release the job, which costs it no attempt, and end this worker if the store refuses it altogether: it would use
+    up the attempts of all jobs. Retry where only this job's objects are refused."""
+    context, job = execution.context, execution.job
+    context.signals.refusal = find_refusal(context.storage)
+    if context.signals.refusal is None:
+        return _retry(execution, error)
+    if not context.jobs.release(job.id, execution.id):
+        return None
+    logger.error("%s: released, since the store refuses this worker", job.id)
+    return RETRY
 
 
 def _retry_after_pause(execution: JobExecution, error: OSError) -> Retry | None:

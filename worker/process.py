@@ -16,7 +16,7 @@ from redis.retry import Retry
 from rq.exceptions import StopRequested
 
 import app.metrics
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.jobs.lifecycle import JobError
 from app.jobs.repository import JobRepository
 from app.jobs.rq_queues import queue_name
@@ -36,6 +36,7 @@ from worker.rq_worker import EarmarkWorker, Signals
 from worker.scratch import Scratch
 from worker.shared_threads import SharedThreads
 from worker.short_jobs import ShortJobs
+from worker.store_access import open_store
 from worker.tasks import TASKS
 from worker.thread_worker import ThreadWorker
 
@@ -72,13 +73,14 @@ def work(
     burst.
     """
     start = time.monotonic()
+    storage = _open_store(settings)
     engine = _load_engine(model, device, precision)
     if not burst:  # there the first job may be the only one
         engine.warm_up()
     redis = _connect_with_retries(settings)
     registry = ModelRegistry(redis, settings)
     with ExitStack() as stack:
-        context = _make_context(engine, redis, settings)
+        context = _make_context(engine, redis, storage, settings)
         stack.callback(context.scratch.close)
         _serve_metrics(engine, settings)
         try:
@@ -89,7 +91,7 @@ def work(
             wait_for_redis(context.jobs.fair_queue.fill, engine.model_id, is_stopping=worker.is_told_to_stop)
             short_jobs = None
             if not one_job and not burst and engine.device == "cpu" and context.threads.total > 1:
-                beside = _make_context(engine, _connect_with_retries(settings), settings, context.threads)
+                beside = _make_context(engine, _connect_with_retries(settings), storage, settings, context.threads)
                 stack.callback(beside.scratch.close)
                 is_stopping = worker.is_told_to_stop
                 short_jobs = wait_for_redis(_make_short_jobs, beside, hand_over_after, is_stopping=is_stopping)
@@ -123,7 +125,9 @@ def _take_jobs(worker: EarmarkWorker, heartbeat: RegistryHeartbeat, short_jobs: 
         raise WorkerLost("RQ has stopped; its messages above say why")
 
 
-def _refused(error: RedisError) -> WorkerUnusable:
+def _refused(error: RedisError | StoreRefused) -> WorkerUnusable:
+    if isinstance(error, StoreRefused):
+        return WorkerUnusable(f"{error.detail} {error.advice}")
     return WorkerUnusable(f"Redis refuses the password or the account in EARMARK_REDIS_URL: {error}")
 
 
@@ -137,6 +141,15 @@ def _serve_metrics(engine: Engine, settings: Settings) -> None:
         app.metrics.serve(settings.worker_metrics_port, settings.metrics_host)
     except OSError as error:
         raise WorkerUnusable(f"port {settings.worker_metrics_port} for metrics: {error.strerror}") from error
+
+
+def _open_store(settings: Settings) -> Storage:
+    try:
+        return open_store(settings)
+    except StoreRefused as error:
+        raise _refused(error) from error
+    except StoreUnavailable as error:
+        raise WorkerUnusable(error.detail) from error
 
 
 def _load_engine(model: str, device: str, precision: Precision) -> Engine:
@@ -155,21 +168,19 @@ def _connect_with_retries(settings: Settings) -> Redis:
 
 
 def _make_context(
-    engine: Engine, redis: Redis, settings: Settings, threads: SharedThreads | None = None
+    engine: Engine, redis: Redis, storage: Storage, settings: Settings, threads: SharedThreads | None = None
 ) -> WorkerContext:
     try:
         return WorkerContext(
             engine=engine,
             jobs=JobRepository(redis, settings),
             quotas=Quotas(redis, settings),
-            storage=Storage.open(settings),
+            storage=storage,
             scratch=Scratch(settings.home / "scratch"),
             signals=Signals(),
             settings=settings,
             threads=threads or SharedThreads(),
         )
-    except StoreUnavailable as error:
-        raise WorkerUnusable(error.detail) from error
     except OSError as error:
         raise WorkerUnusable(f"no scratch folder: {error}") from error
 

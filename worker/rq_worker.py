@@ -33,6 +33,7 @@ from rq.utils import now
 from rq.worker.base import SHUTDOWN_SIGNAL, WorkerStatus
 
 from app import logs
+from app.errors import StoreRefused
 from worker.job_heartbeat import JobHeartbeat
 from worker.redis_retries import REFUSALS, tolerate_redis_errors, wait_for_redis
 
@@ -72,12 +73,14 @@ class Signals:
         self.stop = threading.Event()
         self.hand_over = threading.Event()
         self.trouble = threading.Event()  # this machine has a problem, such as a full disk
+        self.refusal: StoreRefused | None = None  # of the store, which refuses this worker's next jobs too
 
     def clear(self) -> None:
         """Reset all events before the next job."""
         self.stop.clear()
         self.hand_over.clear()
         self.trouble.clear()
+        self.refusal = None
 
 
 class WorkerJob(Job):
@@ -145,7 +148,7 @@ class EarmarkWorker(SimpleWorker):
         self.on_stop = on_stop
         self.overrun_grace = overrun_grace
         self.is_stopping = False
-        self.refusal: RedisError | None = None  # of Redis, because of which the loop has ended
+        self.refusal: RedisError | StoreRefused | None = None  # because of which the loop has ended
         self.trouble_count = 0  # jobs in a row that ended in trouble
         job_class = type("TaskJob", (WorkerJob,), {"tasks": dict(tasks)})
         super().__init__(
@@ -180,13 +183,17 @@ class EarmarkWorker(SimpleWorker):
         self.last_cleaned_at = now()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run a job in the main thread, beside a thread that sends its heartbeat."""
+        """Run a job in the main thread, beside a thread that sends its heartbeat. Raises StopRequested if the store
+        refuses this worker."""
         self.signals.clear()
         with tolerate_redis_errors():
             self._run_job(job, queue)
         with tolerate_redis_errors():  # whatever became of the job
             self.on_idle()
         self.set_state(WorkerStatus.IDLE)
+        if self.signals.refusal is not None:
+            self.refusal = self.signals.refusal
+            raise StopRequested
         self._pause_in_trouble()
 
     def _run_job(self, job: Job, queue: Queue) -> None:
@@ -341,7 +348,7 @@ class EarmarkWorker(SimpleWorker):
 
     def teardown(self) -> None:
         """Sign off, unless Redis would refuse that too."""
-        if self.refusal is None:
+        if not isinstance(self.refusal, RedisError):
             super().teardown()
 
     def kill_horse(self, sig: signal.Signals = SHUTDOWN_SIGNAL) -> None:

@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from app.budgets.redis_memory import MemoryReading
-from app.errors import EarmarkError, NotFound, StoreUnavailable
+from app.errors import EarmarkError, NotFound, StoreRefused, StoreUnavailable
 from app.jobs.housekeeping_metrics import Rounds
 from app.keys.exposure import ExposedWithoutKeys, check_exposure
 from app.keys.repository import KeyRepository
@@ -72,7 +72,7 @@ def _store(settings: Settings) -> Finding:
     try:
         storage = Storage.open(settings)
         step = "list"
-        storage.check()
+        storage.check(writes=False)
         step = "write"
         storage.put(key, content)
         step = "read"
@@ -84,6 +84,8 @@ def _store(settings: Settings) -> Finding:
             return Finding("store", "fault", "it keeps what was deleted", advice)
         except NotFound:
             pass
+    except StoreRefused as error:
+        return Finding("store", "fault", f"{step}: {error.detail}", error.advice)
     except (StoreUnavailable, NotFound) as error:
         return Finding("store", "fault", f"{step}: {error.detail}", advice)
     if not is_same:

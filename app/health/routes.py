@@ -45,6 +45,8 @@ async def alive() -> Alive:
 async def ready(deps: InjectedDependencies) -> Ready:
     """Check that jobs can be accepted: Redis takes writes, and the last check of the store did not fail.
 
+    The store is listed, and written to once a minute.
+
     A slow store delays the response by 1.5 s at most, and makes nothing unready.
     """
     answer = await run_sync(_check, deps, limiter=_CHECKS)

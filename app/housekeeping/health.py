@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
-from app.errors import EarmarkError
+from app.errors import EarmarkError, StoreRefused
 
 
 class Health:
@@ -42,6 +42,8 @@ class Health:
 
 
 def _describe(error: Exception) -> str:
+    if isinstance(error, StoreRefused):
+        return f"{error.detail} {error.advice}"
     if isinstance(error, EarmarkError):
         return error.detail
     return f"Redis: {error}" if isinstance(error, RedisError) else f"{type(error).__name__}; see the log"

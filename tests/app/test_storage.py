@@ -5,12 +5,14 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.errors import DiskFull, NotFound, StoreUnavailable, UploadTooLarge
+from app.errors import DiskFull, NotFound, StoreRefused, StoreUnavailable, UploadTooLarge
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.origins import ok, origin
@@ -221,8 +223,30 @@ def test_signed_urls_name_the_public_endpoint(seaweed: S3Server) -> None:
     assert Storage.open(settings).signed_url("audio/a", 60).startswith("http://store.example:1234/earmark/p/audio/a?")
 
 
-def test_a_store_that_responds_is_ready(storage: Storage) -> None:
+def test_a_store_that_responds_is_ready_and_nothing_is_left(storage: Storage) -> None:
     storage.check()
+    storage.check(writes=False)
+    assert storage.keys("readiness") == []
+
+
+def test_a_store_that_is_full_is_ready(tmp_path: Path) -> None:
+    """Jobs can be deleted there, which makes room."""
+    storage = Storage.open(Settings(home=tmp_path))
+    with full_disk(size=0):
+        with pytest.raises(DiskFull):
+            storage.put("audio/a", b"1")
+        storage.check()
+
+
+def test_a_folder_that_may_not_be_written_refuses(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "read-only", "ro"):
+        storage = Storage.open(Settings(home=tmp_path, store=str(tmp_path / "read-only")))
+        storage.check(writes=False)
+        with pytest.raises(StoreRefused) as refused:
+            storage.check()
+        assert "EARMARK_STORE" in refused.value.advice and str(tmp_path) not in refused.value.detail
+        with pytest.raises(StoreRefused):
+            storage.put("audio/a", b"1")
 
 
 def test_a_missing_folder_is_unavailable(tmp_path: Path) -> None:
@@ -242,13 +266,30 @@ def test_a_server_that_does_not_respond_is_soon_unavailable() -> None:
     assert time.monotonic() - start < 60
 
 
-def test_wrong_credentials_are_refused_and_not_shown(seaweed: S3Server, caplog: pytest.LogCaptureFixture) -> None:
-    wrong = S3Server(seaweed.endpoint, secret_key="another")
-    with pytest.raises(StoreUnavailable) as refused:
-        Storage.open(wrong.settings("p")).check()
-    assert "another" not in refused.value.detail and seaweed.access_key not in refused.value.detail
-    assert "SignatureDoesNotMatch" in caplog.text and "another" not in caplog.text
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [({"secret_key": "another"}, "SignatureDoesNotMatch"), ({"access_key": "another"}, "InvalidAccessKeyId")],
+)
+def test_wrong_credentials_are_refused_and_not_shown(
+    seaweed: S3Server, wrong: dict[str, str], code: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Storage.open(replace(seaweed, **wrong).settings("p"))
+    (name,) = wrong
+    for call in (storage.check, partial(storage.put, "audio/a", b"1"), partial(storage.get, "audio/a")):
+        with pytest.raises(StoreRefused) as refused:
+            call()
+        assert refused.value.advice == f"{code}: look at EARMARK_STORE_{name.upper()}."
+        assert "another" not in refused.value.detail and seaweed.access_key not in refused.value.detail
+    assert code in caplog.text and "another" not in caplog.text
     assert "Debug source" not in caplog.text, "the answer of the store is what helps, not obstore's structures"
+
+
+def test_a_missing_bucket_is_refused_and_not_made(seaweed: S3Server) -> None:
+    storage = Storage.open(seaweed.settings("p").model_copy(update={"store": "s3://no-such-bucket/p"}))
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match="bucket of the object store does not exist") as refused:
+            storage.check()
+        assert "EARMARK_STORE" in refused.value.advice
 
 
 def test_partial_files_of_killed_writers_are_deleted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from rq import Retry
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.jobs import kinds
 from app.jobs.kinds import DETECTION, KINDS, SEPARATION, Kind
 from app.jobs.lifecycle import Job, TargetState
@@ -31,6 +31,7 @@ from models.engine import Engine
 from models.media import MediaInfo
 from tests.app.large_jobs import detection_result
 from tests.app.records import new_job
+from tests.conftest import S3Server
 from tests.end_to_end.small_model import save_small_model
 from tests.media_files import noise
 from worker import job_run
@@ -171,6 +172,31 @@ def test_a_temporary_error_is_retried_until_the_last_attempt(context: WorkerCont
     ended = context.jobs.get(job.id)
     assert ended.error is not None
     assert ended.error.code == "store_unavailable"
+
+
+def refuse(_: JobExecution) -> Outcome:
+    raise StoreRefused("It refuses.", "Look at its keys.")
+
+
+@pytest.mark.parametrize("wrong", [{"secret_key": "another"}, {"access_key": "another"}])
+def test_a_store_that_refuses_the_worker_costs_a_job_no_attempt(
+    context: WorkerContext, job: Job, seaweed: S3Server, wrong: dict[str, str]
+):
+    refused = replace(context, storage=Storage.open(replace(seaweed, **wrong).settings("p")))
+    for number in range(context.settings.job_attempts + 1):
+        assert job_run.run(refuse, refused, f"e{number}", job.id) is RETRY
+        left = context.jobs.get(job.id)
+        assert (left.status, left.attempts, left.error) == ("queued", 0, None)
+        assert isinstance(refused.signals.refusal, StoreRefused), "the worker ends"
+
+
+def test_a_store_that_refuses_one_object_costs_a_job_its_attempts(context: WorkerContext, job: Job):
+    """No worker could do the job, and the others are not concerned."""
+    assert job_run.run(refuse, context, "e1", job.id) is RETRY
+    assert job_run.run(refuse, context, "e2", job.id) is None
+    ended = context.jobs.get(job.id)
+    assert ended.error is not None and ended.error.code == "store_unavailable"
+    assert context.signals.refusal is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Readiness beside a store that is slow or away."""
 
 import asyncio
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,13 @@ import pytest
 
 from app.errors import StoreUnavailable
 from app.metrics import PROCESS
+from app.settings import Settings
 from app.storage import Storage
 from app.storage_probe import StorageProbe
 from tests.app.conftest import LIMITS, eventually, problem, serve
 from tests.app.relay import relay
 from tests.conftest import S3Server
+from tests.full_disk import small_disk
 
 
 def test_a_store_that_takes_seconds_to_respond_makes_no_api_unready(
@@ -31,6 +35,37 @@ def test_a_store_that_takes_seconds_to_respond_makes_no_api_unready(
             slow.pause = 0.0
             slow.open()
             eventually(lambda service=service: service.client.get("/readyz").status_code == 200)
+
+
+def test_a_store_that_refuses_the_account_makes_an_api_unready(seaweed: S3Server, valkey: Any, tmp_path: Path) -> None:
+    wrong = replace(seaweed, secret_key="another")
+    for service in serve(wrong.settings("p", home=tmp_path, redis_url=valkey.connection_url, **LIMITS), tmp_path):
+        eventually(lambda service=service: service.client.get("/readyz").status_code == 503)
+        document = problem(service.client.get("/readyz"), 503, "store_unavailable")
+        assert document["detail"] == "The object store refuses this server's account."
+
+
+def test_a_store_that_takes_no_writes_any_more_is_not_ready(tmp_path: Path) -> None:
+    async def run() -> None:
+        probe = StorageProbe(storage, 60.0, keep_seconds=0.0, stale_seconds=0.0, write_seconds=0.0)
+        seldom = StorageProbe(storage, 60.0, keep_seconds=0.0, stale_seconds=0.0)
+        for each in (probe, seldom):
+            await each.check()
+        remount(folder, "ro")
+        with pytest.raises(StoreUnavailable, match="may not be used"):
+            await probe.check()
+        await seldom.check()  # it has written lately
+        remount(folder, "rw")
+        await probe.check()
+
+    folder = tmp_path / "store"
+    with small_disk(folder):
+        storage = Storage.open(Settings(home=tmp_path))
+        asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def remount(folder: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(folder)], check=True)
 
 
 def checks() -> float:

@@ -1,12 +1,13 @@
 """Metrics of what housekeeping is behind with, by the clock of the server."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from app.errors import StoreUnavailable
+from app.errors import StoreRefused, StoreUnavailable
 from app.housekeeping.health import Health
 from app.housekeeping.sweeps import Housekeeping
 from app.jobs.housekeeping_metrics import HousekeepingMetrics, Rounds
@@ -17,6 +18,7 @@ from app.redis_client import server_clock
 from app.settings import Settings
 from app.storage import Storage
 from tests.app.records import new_audio
+from tests.conftest import S3Server
 
 
 def read(redis: Redis) -> dict[str, float]:
@@ -73,6 +75,14 @@ class BrokenStore(Storage):
 
     def pages(self, prefix: str):
         raise StoreUnavailable("It is away.")
+
+
+def test_a_store_that_refuses_housekeeping_is_reported(redis: Redis, seaweed: S3Server, tmp_path: Path) -> None:
+    settings, health = replace(seaweed, access_key="another").settings("p", home=tmp_path), Health()
+    with pytest.raises(StoreRefused):
+        Housekeeping(redis, Storage.open(settings), settings, health).sweep()
+    is_well, page = health.report()
+    assert not is_well and "InvalidAccessKeyId: look at EARMARK_STORE_ACCESS_KEY." in page
 
 
 def test_a_part_that_failed_stays_reported_until_it_succeeds(redis: Redis, tmp_path: Path) -> None:
