@@ -55,6 +55,7 @@ class _Separation:
             mixture=mixture.record(files.duration),
             stems=stems,
             gain=files.gain,
+            quality=self._request.output.quality,
             model=self._execution.model,
             metrics=self._execution.timer.metrics(STAGE_METRICS, files.duration) | files.computation,
         )

@@ -51,7 +51,7 @@ _stage_duration = Histogram(
 )
 _real_time_factor = Histogram(
     "earmark_job_real_time_factor_ratio",
-    "Seconds of work per second of recording; quality: high if the masks of several speeds were averaged",
+    "Seconds of work per second of recording; quality: of the stems, standard for other kinds",
     ["kind", "model", "quality"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=PROCESS,
@@ -93,8 +93,7 @@ def _observe_result(job: Job, result: dict[str, Any]) -> None:
     seconds_by_stage = {name: of for name, of in metrics.items() if name not in COMPUTATION}
     factor = seconds_by_stage.pop("real_time_factor", None)
     if factor is not None:
-        quality = "high" if metrics.get("speeds", 1) > 1 else "standard"
-        _real_time_factor.labels(job.kind, job.model_name, quality).observe(factor)
+        _real_time_factor.labels(job.kind, job.model_name, result.get("quality", "standard")).observe(factor)
     for stage, seconds in seconds_by_stage.items():
         _stage_duration.labels(job.kind, job.model_name, stage).observe(seconds)
     recording = result.get("mixture") or result.get("audio") or {}

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.records.shared import EmbeddingRecord, ExampleRecord, MatchedClass, ModelRecord, RecordingRecord
 
@@ -88,12 +88,13 @@ COMPUTATION = ("threads", "batch", "bits", "speeds")
 
 class SeparationResult(BaseModel):
     """`Job.result` of a separation. `metrics` in seconds: decoding, separating, encoding; real_time_factor; and
-    COMPUTATION."""
+    COMPUTATION. `quality`: of the stems, whatever was requested of a worker of an earlier release."""
 
     model_config = ConfigDict(extra="ignore")
 
     mixture: RecordingRecord
     stems: list[StemRecord]
     gain: float = 1.0
+    quality: Quality = Field(default="standard", exclude_if=lambda quality: quality == "standard")
     model: ModelRecord
     metrics: dict[str, float] = {}

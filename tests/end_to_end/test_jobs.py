@@ -75,7 +75,7 @@ def test_stems_and_residual_are_stored_once_and_add_up(
     assert np.abs(total - np.round(samples * 2**15) / 2**15).max() < 1e-5
     assert set(result.metrics) == {"decoding", "separating", "encoding", "real_time_factor", *COMPUTATION}
     assert all(figure > 0 for figure in result.metrics.values())
-    assert result.metrics["speeds"] == speeds
+    assert (result.metrics["speeds"], result.quality) == (speeds, quality)
 
 
 SUBMIT: dict[str, Callable[[Deployment, str], Job]] = {

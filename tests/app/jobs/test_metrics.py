@@ -23,6 +23,7 @@ from tests.ports import free_ports
 
 RESULT = {
     "mixture": {"duration": 12.5},
+    "quality": "high",
     "metrics": {
         "decoding": 0.5,
         "separating": 2.0,
@@ -30,7 +31,7 @@ RESULT = {
         "real_time_factor": 0.22,
         "threads": 2,
         "batch": 9,
-        "speeds": 3,
+        "speeds": 1,
     },
 }
 
@@ -138,6 +139,16 @@ def test_the_steps_of_a_job_are_counted(
     assert sum(finished) == sum(
         amount for (name, *_), amount in expected.items() if name == "earmark_jobs_finished_total"
     )
+
+
+def test_a_result_of_an_earlier_release_is_of_standard_quality(jobs: JobRepository) -> None:
+    """Its workers do not know another one."""
+    model = new_id("m")
+    job = jobs.create(new_job().model_copy(update={"model": model})).job
+    claim(jobs, job)
+    assert jobs.publish(job.id, "a", job.targets, {name: RESULT[name] for name in ("mixture", "metrics")})
+    name = "earmark_job_real_time_factor_ratio_count"
+    assert value(name, kind="separation", model=model, quality="standard") == 1
 
 
 def test_calls_of_the_store_are_counted_by_outcome(tmp_path: Path) -> None:
