@@ -387,6 +387,13 @@ class JobRepository:
         retention = self._settings.stem_retention + self._settings.record_retention
         return sum(self.listing.trim(kind, retention) for kind in KINDS.values())
 
+    def kept_count(self, owner: str) -> int:
+        """Return how many jobs and saved queries of an owner are kept."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            for kind in KINDS.values():
+                pipe.zcard(self.listing.key(owner, kind.name))
+            return sum(pipe.execute())
+
     def unfinished_count(self) -> int:
         """Return the number of jobs that wait or run, of all models."""
         return self.redis.scard(OPEN_JOBS_KEY)

@@ -15,6 +15,8 @@ from app.settings import Settings
 
 router = APIRouter(prefix="/v1/limits", tags=["limits"])
 
+_OF_KEYS = ("excerpt_bytes", "kept_jobs", "kept_uploads")  # without a key they do not apply
+
 
 class Limits(BaseModel):
     """Limits in bytes, seconds, hertz and counts; null: no limit. `charge`: how audio seconds are counted."""
@@ -32,6 +34,9 @@ class Limits(BaseModel):
     stored_bytes: int
     examples: int
     excerpt_bytes: int | None
+    kept_jobs: int | None
+    kept_uploads: int | None
+    awaited_uploads: int
     requests_per_minute: int | None
     audio_seconds_per_day: int | None
     charge: str
@@ -41,8 +46,7 @@ class Limits(BaseModel):
         """Return the settings' limits with a caller's rate limit and quotas."""
         shared = {name: getattr(settings, name) for name in cls.model_fields if name in Settings.model_fields}
         allowance = caller.allowance
-        own: dict[str, Any] = {
-            "excerpt_bytes": settings.excerpt_bytes if caller.key_id else None,
+        own: dict[str, Any] = ({} if caller.key_id else dict.fromkeys(_OF_KEYS)) | {
             "requests_per_minute": (allowance.rate or None) if allowance else None,
             "audio_seconds_per_day": (allowance.quota or None) if allowance else None,
         }
@@ -51,11 +55,15 @@ class Limits(BaseModel):
 
 class Left(BaseModel):
     """What the caller has left: requests in this minute, audio seconds today, bytes that its saved queries may keep of
-    their examples; null: no limit."""
+    their examples, jobs and saved queries, uploads, and presigned and resumable uploads that are not complete; null: no
+    limit."""
 
     requests: int | None
     audio_seconds_today: int | None
     excerpt_bytes: int | None
+    kept_jobs: int | None
+    kept_uploads: int | None
+    awaited_uploads: int
 
 
 class LimitsAnswer(BaseModel):
@@ -76,10 +84,16 @@ async def limits(deps: InjectedDependencies) -> LimitsAnswer:
 
 
 def _left(deps: Dependencies) -> Left:
-    caller, allowance = deps.caller, deps.caller.allowance
-    excerpts = deps.settings.excerpt_bytes - deps.jobs.excerpt_bytes.total(caller.key_id) if caller.key_id else None
+    owner, allowance = deps.caller.key_id, deps.caller.allowance
+    used = {"awaited_uploads": deps.audio.awaited_count(owner)}
+    if owner:
+        used["excerpt_bytes"] = deps.jobs.excerpt_bytes.total(owner)
+        used["kept_jobs"] = deps.jobs.kept_count(owner)
+        used["kept_uploads"] = deps.audio.kept_count(owner)
+    left: dict[str, Any] = dict.fromkeys(_OF_KEYS)
+    left |= {name: max(0, getattr(deps.settings, name) - amount) for name, amount in used.items()}
     return Left(
         requests=allowance.requests_left if allowance and allowance.rate else None,
         audio_seconds_today=allowance.audio_seconds_left if allowance and allowance.quota else None,
-        excerpt_bytes=None if excerpts is None else max(0, excerpts),
+        **left,
     )

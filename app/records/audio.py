@@ -165,6 +165,14 @@ class AudioRepository:
             detail = "uploads are kept already: delete some, or wait until they expire."
             self._require_room(_ids_key(owner), self._settings.kept_uploads, detail)
 
+    def kept_count(self, owner: str) -> int:
+        """Return how many uploads an owner keeps."""
+        return self._count(_ids_key(owner))
+
+    def awaited_count(self, owner: str) -> int:
+        """Return how many pending uploads an owner has."""
+        return self._count(_pending_ids_key(owner))
+
     def register_write(self, audio_id: str) -> None:
         """Register bytes before they are written; orphans unless `create` follows within the upload's time."""
         self._orphans.add(None, store_key(audio_id), self._clock.now() + 2 * self._settings.upload_timeout)
@@ -262,6 +270,10 @@ class AudioRepository:
         """Return ids of expired uploads, the oldest first; some may still be in use."""
         members: Any = self._redis.zrange(AUDIO_EXPIRY_KEY, 0, self._clock.now(), byscore=True, offset=0, num=limit)
         return [member.decode() for member in members]
+
+    def _count(self, ids_key: str) -> int:
+        count: Any = self._redis.zcount(ids_key, f"({self._clock.now()}", "+inf")
+        return count
 
     def _require_room(self, ids_key: str, limit: int, detail: str) -> None:
         now = self._clock.now()

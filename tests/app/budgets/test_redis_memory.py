@@ -112,16 +112,24 @@ def test_a_key_that_has_used_up_its_bytes_gets_no_claim_and_another_key_does(min
 # Kept records
 
 
+def left_of(service: Service, name: str) -> tuple[int, int]:
+    """Return a limit, and what the key has left of it, as the front end tells them."""
+    told = service.client.get("/v1/limits").json()
+    return told["limits"][name], told["left"][name]
+
+
 def test_a_key_keeps_so_many_jobs_and_no_more(mine: Service) -> None:
     jobs = [mine.separate() for _ in range(3)]
     request = {"mixture": {"audio_id": mine.recording()["id"]}, "targets": [{"label": "Dog"}]}
     answer = mine.client.post("/v1/separations", json=request)
     assert "delete some" in problem(answer, 429, "quota_exceeded")["detail"]
+    assert left_of(mine, "kept_jobs") == (3, 0)
     mine.client.post(f"/v1/separations/{jobs[0]['id']}/cancel")
     problem(mine.client.post(f"/v1/separations/{jobs[0]['id']}/retry"), 429, "quota_exceeded")
     assert gauges(mine)['earmark_budget_refused_total{budget="kept_jobs",scope="key"}'] >= 1
     mine.with_key().separate()
     assert mine.client.delete(jobs[0]["url"].partition("?")[0]).status_code == 204
+    assert left_of(mine, "kept_jobs") == (3, 1)
     assert mine.client.post("/v1/separations", json=request).status_code == 202
 
 
@@ -129,10 +137,12 @@ def test_a_key_keeps_so_many_uploads_and_no_more(mine: Service) -> None:
     uploads = [mine.recording() for _ in range(3)]
     answer = mine.client.post("/v1/audio", files={"file": ("a.wav", wav())})
     problem(answer, 429, "quota_exceeded")
+    assert left_of(mine, "kept_uploads") == (3, 0)
     assert 0 < int(answer.headers["retry-after"]) <= 86400
     assert gauges(mine)['earmark_budget_refused_total{budget="kept_uploads",scope="key"}'] >= 1
     mine.with_key().upload()
     assert mine.client.delete(f"/v1/audio/{uploads[0]['id']}").status_code == 204
+    assert left_of(mine, "kept_uploads") == (3, 1)
     assert mine.client.post("/v1/audio", files={"file": ("a.wav", wav())}).status_code == 201
 
 
