@@ -37,6 +37,11 @@ _BODY = json_or_form(
         },
         "label": {"type": "array", "items": {"type": "string"}, "description": "a target each"},
         "text": {"type": "array", "items": {"type": "string"}, "description": "a target each, in words of your own"},
+        "not_query": {
+            "type": "array",
+            "items": FILE,
+            "description": "examples of a sound that the targets are not, though similar",
+        },
         "not_label": {"type": "string", "description": "a class that the targets are not, though similar"},
         "track": {
             "type": "integer",

@@ -62,6 +62,38 @@ def test_a_form_has_spans_and_what_no_target_is(service: Service) -> None:
     assert {target.not_label for target in request.targets} == {"Male speech, man speaking"}
 
 
+def test_a_form_has_examples_of_what_no_target_is(service: Service) -> None:
+    unlike = [("not_query", (f"{number}.wav", wav(0.5))) for number in range(2)]
+    answer = service.client.post("/v1/separations", files=[*form(wav(0.5)), *unlike], data={"text": "a dog"})
+    assert answer.status_code == 202, answer.text
+    job = service.deps.jobs.get(answer.json()["id"])
+    targets = SeparationRequest.model_validate(job.request).targets
+    assert [(target.name, len(target.examples)) for target in targets] == [("target", 1), ("a-dog", 0)]
+    negatives = [[example.audio_id for example in target.not_examples] for target in targets]
+    assert negatives[0] == negatives[1] and len(set(negatives[0])) == 2
+    assert len(set(job.audio_ids)) == 4 and len(service.stored_keys()) == 4
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "pointer"),
+    [
+        ([], {"not_label": "Siren", "label": "Dog"}, "/not_label"),
+        ([], {}, "/query"),
+        ([], {"options": '{"auto": {}}'}, "/options/auto"),
+        ([b"no audio"], {"label": "Dog"}, "/not_query/1"),
+        ([wav(), wav()], {"label": "Dog"}, "/not_query"),
+    ],
+)
+def test_examples_of_what_no_target_is_are_checked_and_deleted(
+    folder_service: Service, files: list[bytes], fields: dict[str, Any], pointer: str
+) -> None:
+    unlike = [("not_query", ("a.wav", content)) for content in [wav(), *files]]
+    answer = folder_service.client.post("/v1/separations", files=[*form(), *unlike], data=fields)
+    assert answer.status_code == 422, answer.text
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    assert folder_service.stored_keys() == []
+
+
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
