@@ -88,7 +88,7 @@ def main(
             one_job=one_job,
         )
     except WorkerUnusable as error:
-        typer.secho(f"The worker cannot start: {error}", fg="red", err=True)
+        typer.secho(f"The worker cannot run jobs: {error}", fg="red", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from None
     except WorkerLost as error:
         typer.secho(f"The worker ends: {error}", fg="red", err=True)

@@ -13,12 +13,12 @@ from app.settings import Settings
 from app.supervisor import Program, Supervisor, stop_on_signals
 from models.compute import threads
 
-EXIT_UNUSABLE = 2  # the exit status of a worker that cannot start, and so need not be restarted
+EXIT_UNUSABLE = 2  # the exit status of a worker that cannot run jobs, and so need not be restarted
 PATIENCE = 20.0  # s beyond `hand_over_after` that a worker may take to hand its job over
 
 
 class WorkersUnusable(Exception):
-    """A worker cannot start; its own message says why."""
+    """A worker cannot run jobs; its own message says why."""
 
 
 def run(settings: Settings, options: Sequence[str], hand_over_after: float) -> None:

@@ -48,7 +48,7 @@ REDIS_RETRIES = 20  # up to 2 s apart, so that a restart of the server fails no 
 
 
 class WorkerUnusable(Exception):
-    """The worker cannot start; the message says why."""
+    """The worker cannot run jobs; the message says why."""
 
 
 class WorkerLost(Exception):

@@ -59,7 +59,7 @@ def busy_worker(deployment: Deployment) -> int:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--model", "no-such-model"), "\nThe worker cannot start: the model no-such-model does not load"),
+        (("--model", "no-such-model"), "\nThe worker cannot run jobs: the model no-such-model does not load"),
         (("--burst",), "--processes 1"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_worker_with_a_wrong_key_ends_before_it_takes_a_job(seaweed: S3Server,
     )
     assert program.returncode == EXIT_UNUSABLE, program.stderr
     message = "The object store refuses this server's account. SignatureDoesNotMatch: look at EARMARK_STORE_SECRET_KEY."
-    assert f"\nThe worker cannot start: {message}\n" in program.stderr
+    assert f"\nThe worker cannot run jobs: {message}\n" in program.stderr
     assert "Traceback" not in program.stderr and "another" not in program.stderr
 
 
