@@ -135,6 +135,11 @@ def load_query_encoder(source: Path, held_out: tuple[str, ...] = (), query: str 
         if query != QUERIES[0]:
             raise ValueError(f"queries of {query} are the teacher's: {source} is the run of a detector")
         setup = read_setup(source)
+        if setup["kind"] != "detector":
+            raise ValueError(
+                f"{source} is the run of a {setup['kind']}: a query encoder is a detector's run, such as its own, "
+                f"{setup['ear']}, or a model"
+            )
         if not set(held_out) <= set(setup["place"]["held_out"]):
             raise ValueError(f"the detector of {source} was trained on held-out classes: train one without them")
         if setup["teacher"] and held_out:

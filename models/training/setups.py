@@ -11,8 +11,9 @@ from lightning.fabric import Fabric
 
 from models.compute.precision import has_bfloat16
 from models.compute.threads import usable_cores
+from models.errors import DeviceUnavailable
 from models.networks.htsat import SMALL, HyperParameters
-from models.runs.run_folder import QUERIES, SETUP, Place, read_setup
+from models.runs.run_folder import CHECKPOINT, QUERIES, SETUP, Place, read_setup
 from models.training import detector
 from models.training.detector import Lessons
 from models.training.loop import Schedule
@@ -38,12 +39,17 @@ class Machine:
         """Return the machine with the precision that a run has, or is to have."""
         if self.precision != AUTO:
             return self
-        begun = read_setup(run).get("precision") if (run / SETUP).exists() else None
+        begun = read_setup(run).get("precision") if _has_begun(run) else None
         kind = "cuda" if self.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
         return replace(self, precision=begun or ("bf16-mixed" if has_bfloat16(kind) else "32-true"))
 
     def fabric(self) -> Fabric:
-        """Launch Fabric: after this call there are `devices` processes (or those of torchrun)."""
+        """Launch Fabric: after this call there are `devices` processes (or those of torchrun).
+
+        Raises DeviceUnavailable without a GPU where `accelerator` is cuda.
+        """
+        if self.accelerator == "cuda" and not torch.cuda.is_available():
+            raise DeviceUnavailable("this machine has no cuda: use --accelerator auto or cpu")
         # torchrun has started the processes already, and sets their number.
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.devices))
         nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
@@ -95,11 +101,14 @@ class SeparatorSetup:
 
 
 def write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
-    """Write the setup; a resumed run must have the same. Raises ValueError."""
+    """Write the setup; a resumed run must have the same, unless it ended before its first checkpoint: there is nothing
+    to resume then. Raises ValueError."""
     path = run / SETUP
-    if path.exists():
+    if _has_begun(run):
         # Runs of earlier releases do not tell their course: they go on with the one given.
         before = {name: setup[name] for name in COURSE} | read_setup(run)
+        if before["kind"] != setup["kind"]:
+            raise ValueError(f"{run} holds another run, of a {before['kind']}: give --run a new folder")
         # They lack some fields too, whose defaults change nothing.
         fields = {"place": asdict(Place.of(before)), "recipe": asdict(Recipe()) | before["recipe"]}
         before |= json.loads(json.dumps(fields, default=str))
@@ -111,6 +120,12 @@ def write(run: Path, setup: dict[str, Any], fabric: Fabric) -> None:
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(setup, indent=2) + "\n")
     fabric.barrier()
+
+
+def _has_begun(run: Path) -> bool:
+    """Return whether a run has a checkpoint to go on from; one that was refused or stopped at its start has only a
+    setup."""
+    return (run / SETUP).exists() and (run / CHECKPOINT).exists()
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:

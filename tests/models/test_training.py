@@ -233,6 +233,28 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
     assert json.loads(Path("ear/run.json").read_text()) == json.loads(written) | {"precision": here}
 
 
+def test_a_start_that_is_refused_leaves_its_folder_free(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["train", "separator", "--corpus", str(corpus), "--batch", "2", "--accelerator", "cpu", "--steps", "1"]
+    assert main([*common, "--ear", "base", "--run", "cut", "--channels", "8,8"]) == 1
+    assert "need four levels, not 2" in capsys.readouterr().err
+    assert main([*common, "--ear", "base", "--run", "cut", "--channels", "8,8,8,8"]) == 0
+    assert json.loads(Path("cut/run.json").read_text())["sizes"]["channels"] == [8, 8, 8, 8]
+    assert main([*common, "--ear", "base", "--run", "cut", "--channels", "8,8,8,16"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_so(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "detector", "--corpus", str(corpus), "--accelerator", "cuda", "--run", "ear"]) == 1
+    assert "no cuda: use --accelerator auto or cpu" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("names", [("Dog", "Siren"), ("Music", "Piano"), ()])
 def test_too_few_classes_to_watch_by_are_said_so(names: tuple[str, ...]) -> None:
     random = np.random.default_rng(0)
@@ -253,6 +275,8 @@ def test_an_encoder_trained_on_a_held_out_class_is_refused(corpus: Path, capsys:
     assert "was trained on held-out classes" in capsys.readouterr().err
     assert main(["train", "detector", *common, "--hold-out", "Dog", "--run", "ear"]) == 1
     assert "holds another run" in capsys.readouterr().err
+    assert main(["train", "separator", *common, "--ear", "ear", "--run", "ear"]) == 1
+    assert "ear holds another run, of a detector" in capsys.readouterr().err
     assert main(["ship", "--run", "ear"]) == 1
     assert "base is shipped with the program, and would be lost" in capsys.readouterr().err
     assert main(["ship", "--run", "ear", "--output", "made"]) == 1
@@ -269,6 +293,7 @@ def test_a_model_is_a_query_encoder_too(corpus: Path, capsys: pytest.CaptureFixt
     assert main(["ship", "--run", "cut", "--output", "made", "--name", "made"]) == 0
     assert main([*common, *sizes, "--ear", "made", "--run", "again"]) == 0
     for options, said in (
+        (["--ear", "cut"], "cut is the run of a separator: a query encoder is a detector's run, such as its own, base"),
         (["--ear", "nowhere"], "nowhere: neither a folder nor one of the shipped models"),
         (["--ear", "base", "--hold-out", "Siren"], "a teacher knows all classes, as a model does"),
         (["--ear", "base", "--query", "probabilities"], "queries of probabilities are the teacher's: base is a model"),
