@@ -27,6 +27,7 @@ SEED = 2027
 HALVES = ("choose", "report")
 SECONDS = (2, 4)
 EXAMPLES = 4
+TRIES = 5000  # for a row, before the corpus is said to have too few sounds that go together
 OVERLAP = 0.5  # share of the target's sounding part in which the interference must sound too
 LOUDEST_RATIO = 10.0  # largest power of the interference's loudest frame over the target's
 
@@ -107,7 +108,8 @@ def _blocks(classes: dict[str, set[str]]) -> list[tuple[set[str], set[str]]]:
 
 
 def draw(clips: Clips, training: Clips, count: int = ROWS, seed: int = SEED) -> list[MixtureRow]:
-    """Draw rows, target classes evenly within each half. Raises ValueError if a half has no class with two groups."""
+    """Draw rows, target classes evenly within each half. Raises ValueError if a half has no class with two groups, or
+    no sounds that go with a target."""
     groups = usable(clips)
     trained: dict[str, list[str]] = defaultdict(list)
     choosing = np.random.default_rng([seed, len(HALVES)])
@@ -153,7 +155,7 @@ class _Drawer:
 
     def _row(self, half: str, mid: str, group: str, seconds: int) -> MixtureRow:
         samples = seconds * RATE
-        while True:
+        for _ in range(TRIES):
             target = self._one(self._groups[mid][group])
             target_start = random_start(self._clips.waveform(target), samples, self._random)
             sound = self._sounds.segment(target.key, target_start, samples)
@@ -176,6 +178,11 @@ class _Drawer:
                 absent.key,
                 pool[int(self._random.integers(len(pool)))] if pool else "",
             )
+        name = self._groups[mid][group][0].label
+        raise ValueError(
+            f"half {half!r} has no two sounds of other classes, unrelated to {name} and to each other, to be its "
+            "interference and absent: this corpus is too small"
+        )
 
     def _examples(self, mid: str, target_group: str) -> list[str]:
         """Draw examples, one from each group before a second one of any."""

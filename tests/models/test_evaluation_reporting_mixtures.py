@@ -18,7 +18,7 @@ from models.evaluation.mixture_figures import in_sparse
 from models.evaluation.reporting_mixtures import MixtureRow
 from models.labels import find
 from models.validation.rendering import Sounds, add_third, loudest_start, mix_sources, sounding
-from tests.models import tones
+from tests.models import small_corpus, tones
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,30 @@ def mixture_rows(clips: Clips) -> list[MixtureRow]:
 
 def keys(row: MixtureRow) -> set[str]:
     return {row.target, row.interference, *row.examples, row.absent}
+
+
+def test_a_corpus_without_sounds_that_go_together_is_refused() -> None:
+    of_two_classes = small_corpus.clips(("Dog", "Siren"))
+    with pytest.raises(ValueError, match="this corpus is too small"):
+        reporting_mixtures.draw(of_two_classes, of_two_classes, 4)
+    twice = Clips(
+        np.tile(of_two_classes.samples, 2),
+        [
+            Clip(
+                f"{at}{clip.key}",
+                clip.start + at * len(of_two_classes.samples),
+                RATE,
+                clip.mids,
+                f"{at}{clip.group}",
+                "effect",
+                {},
+            )
+            for at in range(2)
+            for clip in of_two_classes.clips
+        ],
+    )
+    with pytest.raises(ValueError, match="no two sounds of other classes, unrelated to"):
+        reporting_mixtures.draw(twice, twice, 4)
 
 
 def test_halves_lengths_and_classes_are_drawn_evenly(mixture_rows: list[MixtureRow]) -> None:
